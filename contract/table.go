@@ -1,0 +1,112 @@
+package contract
+
+import "strings"
+
+// Lane says what may happen to an event that cannot be delivered. Callers never
+// choose a lane: [Table] does.
+type Lane string
+
+const (
+	// Essential work is retried until it is done, definitely rejected, or taken
+	// over by an operator.
+	Essential Lane = "essential"
+	// NonEssential work has bounded attempts and age. It may be late, or
+	// dropped with a counter, and never delays essential work.
+	NonEssential Lane = "nonessential"
+)
+
+// Lanes lists both lanes, essential first.
+func Lanes() []Lane { return []Lane{Essential, NonEssential} }
+
+// Service names a producer of events.
+type Service string
+
+const (
+	// Member owns the truth about members and drives the saga.
+	Member Service = "member"
+	// Storage provisions members' storage.
+	Storage Service = "storage"
+)
+
+// Type is a CloudEvents type, for example "storage.provision".
+type Type string
+
+const (
+	// StorageProvision commands that the member's storage exist. Data: [StorageCommand].
+	StorageProvision Type = "storage.provision"
+	// StorageDeprovision commands that the member's storage not exist, for good. Data: [StorageCommand].
+	StorageDeprovision Type = "storage.deprovision"
+	// StorageProvisioned replies that the storage exists. Data: [StorageReply].
+	StorageProvisioned Type = "storage.provisioned"
+	// StorageRejected replies that the command was definitely refused. Data: [StorageReply].
+	StorageRejected Type = "storage.rejected"
+	// StorageDeprovisioned replies that nothing is left. Data: [StorageReply].
+	StorageDeprovisioned Type = "storage.deprovisioned"
+	// MemberSignedUp says that somebody became a member. Data: [SignedUp].
+	MemberSignedUp Type = "member.signed-up"
+	// StorageAttemptFailed tells of one failed attempt that will be repeated. Data: [StorageReply].
+	StorageAttemptFailed Type = "storage.attempt-failed"
+)
+
+// Route is one row of [Table]: where an event type travels and why.
+type Route struct {
+	Type     Type
+	Lane     Lane
+	Producer Service
+	// Why the type is in its lane.
+	Why string
+	// Undelivered says what happens when it cannot be delivered.
+	Undelivered string
+}
+
+// Table is the one place where event types are assigned to lanes. The README
+// shows it on its first screen, and a test keeps the two equal.
+func Table() []Route {
+	return []Route{
+		{StorageProvision, Essential, Member, "a member without storage was promised something we did not give",
+			"retried for ever; re-driven by timers; after 24 h shown to operators and still retried"},
+		{StorageDeprovision, Essential, Member, "a member who left must leave nothing behind",
+			"retried for ever; re-driven by timers; after 24 h shown to operators and still retried"},
+		{StorageProvisioned, Essential, Storage, "only this reply makes a signup ready",
+			"repeated for every repeated command"},
+		{StorageRejected, Essential, Storage, "an operator has to decide",
+			"repeated for every repeated command"},
+		{StorageDeprovisioned, Essential, Storage, "only this reply closes a withdrawal",
+			"repeated for every repeated command"},
+		{MemberSignedUp, NonEssential, Member, "feeds the welcome mail: pleasant, not promised",
+			"bounded attempts and age, then dropped and counted"},
+		{StorageAttemptFailed, NonEssential, Storage, "tells operators why a signup is late",
+			"dropped with its stream's age limit; the saga does not depend on it"},
+	}
+}
+
+// RouteOf returns the table row of a type; false if the type is unknown.
+func RouteOf(t Type) (Route, bool) {
+	for _, r := range Table() {
+		if r.Type == t {
+			return r, true
+		}
+	}
+	return Route{}, false
+}
+
+// SubjectPrefix is what all subjects of a lane begin with; the event type follows.
+func SubjectPrefix(l Lane) string { return "signup." + string(l) + "." }
+
+// Stream names the JetStream stream of one producer and lane. Each stream has
+// exactly one writing service, so that the broker can refuse a wrong writer.
+func Stream(producer Service, l Lane) string {
+	return strings.ToUpper(string(producer) + "_" + string(l))
+}
+
+// Subjects lists the subjects of one producer and lane: the configuration of
+// its [Stream].
+func Subjects(producer Service, l Lane) []string {
+	var subjects []string
+	for _, r := range Table() {
+		if r.Producer == producer && r.Lane == l {
+			subjects = append(subjects, SubjectPrefix(l)+string(r.Type))
+		}
+	}
+	return subjects
+}

@@ -1,0 +1,8 @@
+module github.com/signup-saga/signup-saga/storage-svc
+
+go 1.26.0
+
+replace github.com/signup-saga/signup-saga/contract => ../contract
+replace github.com/signup-saga/signup-saga/outbox => ../outbox
+replace github.com/signup-saga/signup-saga/service => ../service
+replace github.com/signup-saga/signup-saga/devstack/testenv => ../devstack/testenv
