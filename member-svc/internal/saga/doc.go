@@ -1,0 +1,32 @@
+// Package saga decides what happens to a signup. It is a pure engine: a saga, an
+// event and a time go in, the next saga and the events to publish come out. It
+// does no I/O, reads no clock and draws no random number, so its tests explore
+// the real function exhaustively.
+//
+//	                 signed up
+//	                     │
+//	                     ▼      provisioned            withdraw
+//	 timer: ┌──── provisioning ─────────────► ready ────────────┐
+//	 again  └───────►│  ▲  │                    ▲               │
+//	                 │  │  └── withdraw ────────┼───────────┐   │
+//	rejected,        │  │ retry                 │           ▼   ▼     deprovisioned
+//	gave up,         │  │ (generation + 1)      │        withdrawing ─────────────► withdrawn
+//	reply ahead      ▼  │                       │         │  ▲    ▲                     ▲
+//	            needs_attention ── provisioned ─┘         │  │    │                     │
+//	                    └────────── withdraw ─────────────┼──┼────┘                     │
+//	                               rejected, gave up,     ▼  │ retry (generation + 1)   │
+//	                               reply ahead   withdraw_needs_attention ──────────────┘
+//
+// Rules that the picture cannot show:
+//
+//   - A time-out means unknown, never failed. The timer sends the command again;
+//     only a definite rejection, or the give-up age, asks for a person, and even
+//     then a late success still makes the saga ready.
+//   - The generation belongs to the Member service and only grows, by an operator's
+//     retry or a withdrawal. Timers repeat a generation. A reply above the saga's
+//     own generation proves that the Member database lost its newest rows: a person
+//     has to look, and the next generation starts above the one observed.
+//   - The version counts transitions and orders everything; a repeated command
+//     does not move it, since nothing has become known.
+//   - A reply that fits no state is recorded and changes nothing.
+package saga
