@@ -1,0 +1,138 @@
+package postgres
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"syscall"
+)
+
+// Account is the user that runs the server. PostgreSQL refuses to run as root.
+type Account struct {
+	// Name is used in messages.
+	Name     string
+	uid, gid uint32
+	switched bool // the account differs from the one devstack runs as
+}
+
+// CurrentAccount returns the user devstack runs as, or an unprivileged one when that is root.
+func CurrentAccount() Account {
+	if os.Getuid() != 0 {
+		return Account{Name: strconv.Itoa(os.Getuid()), uid: uint32(os.Getuid()), gid: uint32(os.Getgid())}
+	}
+	for _, name := range []string{"postgres", "nobody"} {
+		u, err := user.Lookup(name)
+		if err != nil {
+			continue
+		}
+		uid, err1 := strconv.ParseUint(u.Uid, 10, 32)
+		gid, err2 := strconv.ParseUint(u.Gid, 10, 32)
+		if err1 == nil && err2 == nil && uid != 0 {
+			return Account{Name: name, uid: uint32(uid), gid: uint32(gid), switched: true}
+		}
+	}
+	const overflow = 65534 // the id that Linux shows for an owner it has no name for
+	return Account{Name: strconv.Itoa(overflow), uid: overflow, gid: overflow, switched: true}
+}
+
+// Own gives a file or folder to the account.
+func (a Account) own(path string) error {
+	if !a.switched {
+		return nil
+	}
+	return os.Chown(path, int(a.uid), int(a.gid))
+}
+
+// as makes cmd run as the account.
+func (a Account) as(cmd *exec.Cmd) {
+	if a.switched {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: a.uid, Gid: a.gid}}
+	}
+}
+
+// Reaches tells whether the account may enter dir and every folder above it. A folder that does not exist yet counts as
+// entered.
+func (a Account) Reaches(dir string) bool {
+	if !a.switched {
+		return true
+	}
+	for ; ; dir = filepath.Dir(dir) {
+		if info, err := os.Stat(dir); err == nil && !a.enters(info) {
+			return false
+		}
+		if dir == filepath.Dir(dir) {
+			return true
+		}
+	}
+}
+
+func (a Account) enters(info os.FileInfo) bool {
+	const owner, group, other = 0o100, 0o010, 0o001
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	switch {
+	case ok && stat.Uid == a.uid:
+		return info.Mode()&owner != 0
+	case ok && stat.Gid == a.gid:
+		return info.Mode()&group != 0
+	default:
+		return info.Mode()&other != 0
+	}
+}
+
+// TempDir returns the folder for throw-away directories: the usual one, unless the account cannot enter it.
+func (a Account) TempDir() string {
+	if dir := os.TempDir(); a.Reaches(dir) {
+		return dir
+	}
+	return "/tmp"
+}
+
+// cacheDir returns where a fetched server is kept: a place the account can read.
+func cacheDir(a Account) string {
+	candidates := []string{"/var/cache/signup-saga"}
+	if !a.switched {
+		candidates = nil
+		if dir, err := os.UserCacheDir(); err == nil {
+			candidates = append(candidates, filepath.Join(dir, "signup-saga"))
+		}
+	}
+	candidates = append(candidates, filepath.Join(a.TempDir(), "signup-saga-cache-"+strconv.Itoa(os.Getuid())))
+	for _, dir := range candidates {
+		if os.MkdirAll(dir, 0o755) == nil && a.Reaches(dir) { //nolint:gosec // the server runs as another user
+			return dir
+		}
+	}
+	return candidates[len(candidates)-1]
+}
+
+// Place returns the folder for the cluster of a stack in dir, which exists: a folder in dir where the account can get there.
+// A stack directory that only root may enter is opened for passing through; its files stay as private as they are. When
+// already a folder above it is closed, the cluster is kept below /var/lib and dir/postgres leads there.
+func (a Account) Place(dir string) (string, error) {
+	inside := filepath.Join(dir, "postgres")
+	if a.Reaches(dir) {
+		return inside, nil
+	}
+	if a.Reaches(filepath.Dir(dir)) {
+		info, err := os.Stat(dir)
+		if err != nil {
+			return "", err
+		}
+		return inside, os.Chmod(dir, info.Mode().Perm()|0o001)
+	}
+	name := sha256.Sum256([]byte(dir))
+	outside := filepath.Join("/var/lib/signup-saga", hex.EncodeToString(name[:8]))
+	if err := os.MkdirAll(outside, 0o755); err != nil { //nolint:gosec // the account has to get there
+		return "", err
+	}
+	if err := os.Symlink(outside, inside); err != nil && !errors.Is(err, fs.ErrExist) {
+		return "", err
+	}
+	return outside, nil
+}

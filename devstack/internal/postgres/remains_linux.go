@@ -1,0 +1,21 @@
+package postgres
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// removeUnusedSegment gives the children of a killed server a moment to let go of the segment.
+func removeUnusedSegment(id int) {
+	for deadline := time.Now().Add(3 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		var desc unix.SysvShmDesc
+		if _, err := unix.SysvShmCtl(id, unix.IPC_STAT, &desc); err != nil {
+			return
+		}
+		if desc.Nattch == 0 {
+			_, _ = unix.SysvShmCtl(id, unix.IPC_RMID, nil) // already gone is just as well
+			return
+		}
+	}
+}

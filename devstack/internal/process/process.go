@@ -1,0 +1,301 @@
+// Package process runs the components of the stack as child processes that can be stopped, killed, paused and started again,
+// and that never outlive devstack.
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"runtime"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// State says what a Daemon is doing.
+type State string
+
+// The states of a Daemon. Killed and Stopped were asked for; Died was not.
+const (
+	Stopped State = "stopped"
+	Running State = "running"
+	Paused  State = "paused"
+	Killed  State = "killed"
+	Died    State = "died"
+)
+
+// ErrNotReady is wrapped by Start when the process runs but did not answer in time. It keeps running.
+var ErrNotReady = errors.New("not ready yet")
+
+// ErrDied is wrapped by Start when the process ended before it was ready.
+var ErrDied = errors.New("ended before it was ready")
+
+// stopLimit bounds how long Stop waits for a process to end by itself before it is killed. It is longer than the drain time of
+// the services.
+const stopLimit = 30 * time.Second
+
+// Daemon is one component. Fill in the exported fields, then call its methods; they are safe for concurrent use and run one
+// at a time.
+type Daemon struct {
+	// Name is used in errors.
+	Name string
+	// Command returns a fresh command for each start.
+	Command func() (*exec.Cmd, error)
+	// Ready returns nil once the process does its work. It is polled while Start waits. Optional.
+	Ready func(ctx context.Context) error
+	// StopSignal asks the process to end. Zero means SIGTERM.
+	StopSignal syscall.Signal
+	// DeathSignal is what the kernel sends to the process when devstack itself dies. Zero means SIGKILL.
+	DeathSignal syscall.Signal
+	// Family extends Kill, Pause and Resume to the children of the process.
+	Family bool
+	// AfterKill clears away what a killed process could not. Optional.
+	AfterKill func()
+	// OnDeath is called, on its own goroutine, when the process ends without having been asked to. Optional.
+	OnDeath func(exit string)
+
+	operation sync.Mutex // held by Start, Stop, Kill, Pause and Resume
+
+	mu    sync.Mutex // guards what follows
+	state State
+	since time.Time
+	exit  string
+	cmd   *exec.Cmd
+	done  chan struct{} // closed once cmd has been waited for
+}
+
+// Status is a snapshot of a Daemon.
+type Status struct {
+	State State     `json:"state"`
+	PID   int       `json:"pid,omitempty"`
+	Since time.Time `json:"since"`
+	// Exit says how a process that was not asked to end did so.
+	Exit string `json:"exit,omitempty"`
+}
+
+// Status returns what the process is doing now.
+func (d *Daemon) Status() Status {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := Status{State: d.state, Since: d.since, Exit: d.exit}
+	if s.State == "" {
+		s.State = Stopped
+	}
+	if d.alive() {
+		s.PID = d.cmd.Process.Pid
+	}
+	return s
+}
+
+// Start starts the process and waits until it is ready, it ends or ctx is done. Starting a running process does nothing.
+func (d *Daemon) Start(ctx context.Context) error {
+	d.operation.Lock()
+	defer d.operation.Unlock()
+	done, err := d.launch()
+	if done == nil || err != nil {
+		return err
+	}
+	return d.awaitReady(ctx, done)
+}
+
+// launch starts the process. A nil channel and error mean that it already runs.
+func (d *Daemon) launch() (<-chan struct{}, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.alive() {
+		if d.state == Paused {
+			return nil, fmt.Errorf("%s is paused: resume it", d.Name)
+		}
+		return nil, nil
+	}
+	cmd, err := d.Command()
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", d.Name, err)
+	}
+	if err := Start(cmd, d.DeathSignal); err != nil {
+		return nil, fmt.Errorf("start %s: %w", d.Name, err)
+	}
+	d.cmd, d.done = cmd, make(chan struct{})
+	d.set(Running)
+	go d.wait(cmd, d.done)
+	return d.done, nil
+}
+
+func (d *Daemon) awaitReady(ctx context.Context, done <-chan struct{}) error {
+	if d.Ready == nil {
+		return nil
+	}
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := d.Ready(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-done:
+			return fmt.Errorf("%s %w: %s", d.Name, ErrDied, d.Status().Exit)
+		case <-ctx.Done():
+			return fmt.Errorf("%s is %w: %w", d.Name, ErrNotReady, err)
+		case <-tick.C:
+		}
+	}
+}
+
+// wait reaps the process and notes how it ended.
+func (d *Daemon) wait(cmd *exec.Cmd, done chan struct{}) {
+	err := cmd.Wait()
+	exit := "exit status 0"
+	if err != nil {
+		exit = err.Error()
+	}
+	d.mu.Lock()
+	unexpected := d.state == Running || d.state == Paused
+	if unexpected {
+		d.set(Died)
+		d.exit = exit
+	}
+	close(done)
+	d.mu.Unlock()
+	if unexpected && d.OnDeath != nil {
+		d.OnDeath(exit)
+	}
+}
+
+// Stop asks the process to end, waits for it, and kills it when ctx is done or half a minute has passed.
+func (d *Daemon) Stop(ctx context.Context) error {
+	d.operation.Lock()
+	defer d.operation.Unlock()
+	cmd, done := d.leave(Stopped)
+	if cmd == nil {
+		return nil
+	}
+	signal := d.StopSignal
+	if signal == 0 {
+		signal = syscall.SIGTERM
+	}
+	if err := cmd.Process.Signal(signal); err == nil {
+		d.signalAll(cmd, syscall.SIGCONT) // a paused process must wake up to see the signal
+	}
+	ctx, cancel := context.WithTimeout(ctx, stopLimit)
+	defer cancel()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		d.kill(cmd, done)
+		return fmt.Errorf("%s did not stop in time and was killed", d.Name)
+	}
+}
+
+// Kill ends the process at once, as a power cut would. Killing a process that does not run does nothing.
+func (d *Daemon) Kill() error {
+	d.operation.Lock()
+	defer d.operation.Unlock()
+	cmd, done := d.leave(Killed)
+	if cmd != nil {
+		d.kill(cmd, done)
+	}
+	return nil
+}
+
+// kill freezes the parent first, so that no child is born between listing the children and killing them.
+func (d *Daemon) kill(cmd *exec.Cmd, done <-chan struct{}) {
+	_ = cmd.Process.Signal(syscall.SIGSTOP)
+	d.signalAll(cmd, syscall.SIGKILL)
+	<-done
+	if d.AfterKill != nil {
+		d.AfterKill()
+	}
+}
+
+// Pause freezes the process.
+func (d *Daemon) Pause() error { return d.move(Running, Paused, syscall.SIGSTOP) }
+
+// Resume lets a paused process go on.
+func (d *Daemon) Resume() error { return d.move(Paused, Running, syscall.SIGCONT) }
+
+func (d *Daemon) move(from, to State, signal syscall.Signal) error {
+	d.operation.Lock()
+	defer d.operation.Unlock()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.state == to {
+		return nil
+	}
+	if d.state != from || !d.alive() {
+		return fmt.Errorf("%s is not %s", d.Name, from)
+	}
+	if err := cmdSignal(d.cmd, signal); err != nil {
+		return fmt.Errorf("signal %s: %w", d.Name, err)
+	}
+	d.signalAll(d.cmd, signal)
+	d.set(to)
+	return nil
+}
+
+func cmdSignal(cmd *exec.Cmd, signal syscall.Signal) error { return cmd.Process.Signal(signal) }
+
+// signalAll reaches the children before the process itself, which may reap and replace them.
+func (d *Daemon) signalAll(cmd *exec.Cmd, signal syscall.Signal) {
+	if d.Family {
+		for _, pid := range children(cmd.Process.Pid) {
+			_ = syscall.Kill(pid, signal)
+		}
+	}
+	_ = cmd.Process.Signal(signal)
+}
+
+// leave notes the wanted end, so that wait does not report it as a death. It returns nil when nothing runs.
+func (d *Daemon) leave(to State) (*exec.Cmd, <-chan struct{}) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.alive() {
+		return nil, nil
+	}
+	d.set(to)
+	return d.cmd, d.done
+}
+
+func (d *Daemon) set(s State) { d.state, d.since, d.exit = s, time.Now(), "" }
+
+func (d *Daemon) alive() bool {
+	if d.cmd == nil {
+		return false
+	}
+	select {
+	case <-d.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// Start starts cmd in a process group of its own and has the kernel signal it when this process dies (SIGKILL when signal is
+// zero). The kernel ties that promise to the thread that started the child, so every child is started from one thread that
+// lives as long as the process does.
+func Start(cmd *exec.Cmd, signal syscall.Signal) error {
+	if signal == 0 {
+		signal = syscall.SIGKILL
+	}
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Setpgid = true
+	dieWithParent(cmd.SysProcAttr, signal)
+	result := make(chan error, 1)
+	starter() <- func() { result <- cmd.Start() }
+	return <-result
+}
+
+var starter = sync.OnceValue(func() chan<- func() {
+	work := make(chan func())
+	go func() {
+		runtime.LockOSThread()
+		for start := range work {
+			start()
+		}
+	}()
+	return work
+})

@@ -1,0 +1,32 @@
+//go:build unix && !linux
+
+package process
+
+import (
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// dieWithParent does nothing: only Linux can tie the life of a child to its parent's.
+func dieWithParent(*syscall.SysProcAttr, syscall.Signal) {}
+
+// children lists the processes whose parent is pid.
+func children(pid int) []int {
+	out, err := exec.Command("ps", "-axo", "pid=,ppid=").Output()
+	if err != nil {
+		return nil
+	}
+	var found []int
+	for line := range strings.Lines(string(out)) {
+		fields := strings.Fields(line)
+		if len(fields) != 2 || fields[1] != strconv.Itoa(pid) {
+			continue
+		}
+		if child, err := strconv.Atoi(fields[0]); err == nil {
+			found = append(found, child)
+		}
+	}
+	return found
+}

@@ -1,0 +1,138 @@
+package testenv
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"testing"
+)
+
+// NATSServer is a NATS server with JetStream in a process of its own, which a test may treat as badly as it likes. It keeps
+// its port and, but for Wipe, its messages. Its methods fail the test on trouble and must be called by the test's goroutine.
+type NATSServer struct {
+	// URL is the client URL; it stays the same over restarts.
+	URL string
+	// Dir holds the messages.
+	Dir string
+
+	t     testing.TB
+	addr  string
+	child *child // nil while the server is down
+}
+
+// NATS starts a NATS server that ends with the test.
+func NATS(t testing.TB) *NATSServer {
+	t.Helper()
+	addr, err := freeAddress()
+	if err != nil {
+		t.Fatalf("find a port for NATS: %v", err)
+	}
+	// The server's process may still write while the test's own folder is removed, so Dir is removed after its end.
+	dir, err := os.MkdirTemp("", "testenv-nats-")
+	if err != nil {
+		t.Fatalf("make a folder for NATS: %v", err)
+	}
+	s := &NATSServer{URL: "nats://" + addr, Dir: dir, t: t, addr: addr}
+	t.Cleanup(s.close)
+	s.Start()
+	return s
+}
+
+// Start starts the server again and waits until JetStream takes messages.
+func (s *NATSServer) Start() {
+	s.t.Helper()
+	if s.child != nil {
+		return
+	}
+	started, _, err := launch("NATS_URL", "nats", "--dir", s.Dir, "--addr", s.addr)
+	if err != nil {
+		s.t.Fatalf("start NATS: %v", err)
+	}
+	s.child = started
+}
+
+// Stop ends the server in order.
+func (s *NATSServer) Stop() {
+	s.t.Helper()
+	if s.child == nil {
+		return
+	}
+	if err := s.child.close(); err != nil {
+		s.t.Errorf("stop NATS: %v", err)
+	}
+	s.child = nil
+}
+
+// Kill ends the server at once, as kill -9 does.
+func (s *NATSServer) Kill() {
+	if s.child != nil {
+		s.child.kill()
+		s.child = nil
+	}
+}
+
+// Wipe kills the server, deletes all that it stored, and starts it again.
+func (s *NATSServer) Wipe() {
+	s.t.Helper()
+	s.Kill()
+	if err := empty(s.Dir); err != nil {
+		s.t.Fatalf("wipe NATS: %v", err)
+	}
+	s.Start()
+}
+
+// Pause freezes the server; its connections stay open and silent.
+func (s *NATSServer) Pause() { s.signal(syscall.SIGSTOP) }
+
+// Resume lets a paused server go on.
+func (s *NATSServer) Resume() { s.signal(syscall.SIGCONT) }
+
+func (s *NATSServer) signal(sig syscall.Signal) {
+	s.t.Helper()
+	if s.child == nil {
+		s.t.Fatal("NATS does not run")
+	}
+	if err := s.child.cmd.Process.Signal(sig); err != nil {
+		s.t.Fatalf("signal NATS: %v", err)
+	}
+}
+
+func (s *NATSServer) close() {
+	s.Kill()
+	if err := os.RemoveAll(s.Dir); err != nil {
+		s.t.Errorf("remove the folder of NATS: %v", err)
+	}
+}
+
+func empty(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		errs = append(errs, os.RemoveAll(filepath.Join(dir, e.Name())))
+	}
+	return errors.Join(errs...)
+}
+
+// freeAddress picks a port below those that the system gives to outgoing connections: one of these could otherwise take the
+// port while the server is down.
+func freeAddress() (string, error) {
+	const low, high, attempts = 10000, 30000, 100
+	var last error
+	for range attempts {
+		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(low+rand.IntN(high-low)))
+		l, err := net.Listen("tcp4", addr)
+		if err == nil {
+			return addr, l.Close()
+		}
+		last = err
+	}
+	return "", fmt.Errorf("no free port: %w", last)
+}
