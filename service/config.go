@@ -1,0 +1,185 @@
+package service
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/caarlos0/env/v11"
+	"github.com/lmittmann/tint"
+)
+
+// Common is the configuration that every service has; services embed it.
+type Common struct {
+	NATSURL         string        `env:"NATS_URL" envDefault:"nats://127.0.0.1:4222" help:"NATS server; an absent one is waited for"`
+	NATSReplicas    int           `env:"NATS_REPLICAS" envDefault:"1" help:"replicas of each stream"`
+	DrainDelay      time.Duration `env:"DRAIN_DELAY" envDefault:"5s" help:"from readiness off to the listener closing"`
+	DrainTimeout    time.Duration `env:"DRAIN_TIMEOUT" envDefault:"20s" help:"for everything after DRAIN_DELAY at shutdown"`
+	DatabaseTimeout time.Duration `env:"DATABASE_TIMEOUT" envDefault:"2500ms" help:"for the database work of one request"`
+	LogFormat       string        `env:"LOG_FORMAT" envDefault:"text" help:"text or json"`
+	LogLevel        string        `env:"LOG_LEVEL" envDefault:"info" help:"debug, info, warn or error"`
+}
+
+// Validate reports everything that is wrong with the common configuration.
+func (c Common) Validate() []error {
+	var errs []error
+	if c.NATSReplicas < 1 || c.NATSReplicas > 5 {
+		errs = append(errs, errors.New("NATS_REPLICAS: must be 1 to 5"))
+	}
+	if c.DrainDelay < 0 {
+		errs = append(errs, errors.New("DRAIN_DELAY: must not be negative"))
+	}
+	if c.DrainTimeout <= 0 {
+		errs = append(errs, errors.New("DRAIN_TIMEOUT: must be positive"))
+	}
+	if c.DatabaseTimeout <= 0 {
+		errs = append(errs, errors.New("DATABASE_TIMEOUT: must be positive"))
+	}
+	if c.LogFormat != "text" && c.LogFormat != "json" {
+		errs = append(errs, errors.New("LOG_FORMAT: must be text or json"))
+	}
+	if err := new(slog.LevelVar).UnmarshalText([]byte(c.LogLevel)); err != nil {
+		errs = append(errs, errors.New("LOG_LEVEL: must be debug, info, warn or error"))
+	}
+	return errs
+}
+
+// LoadConfig fills the struct that cfg points to from variables named by its
+// `env` tags (github.com/caarlos0/env). An empty variable counts as unset.
+// NAME_FILE supplies NAME from a file, without the final line break, unless NAME
+// itself is set. The error lists every problem at once, those of cfg's optional
+// Validate() []error (each beginning with "NAME: ") included, and never shows a
+// value.
+func LoadConfig(getenv func(string) string, cfg any) error {
+	params, err := env.GetFieldParams(cfg)
+	if err != nil {
+		return fmt.Errorf("describe configuration: %w", err)
+	}
+	var errs []error
+	vars := make(map[string]string)
+	for _, p := range params {
+		value, err := lookup(getenv, p.Key)
+		if err != nil {
+			errs = append(errs, err)
+		} else if value != "" {
+			vars[p.Key] = value
+		}
+	}
+	if err := env.ParseWithOptions(cfg, env.Options{Environment: vars}); err != nil {
+		errs = append(errs, describe(cfg, err)...)
+	}
+	if v, ok := cfg.(interface{ Validate() []error }); ok {
+		errs = addNew(errs, v.Validate())
+	}
+	if len(errs) > 0 {
+		return fmt.Errorf("configuration:\n%w", errors.Join(errs...))
+	}
+	return nil
+}
+
+func lookup(getenv func(string) string, name string) (string, error) {
+	if v := getenv(name); v != "" {
+		return v, nil
+	}
+	path := getenv(name + "_FILE")
+	if path == "" {
+		return "", nil
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("%s_FILE: %w", name, err)
+	}
+	return strings.TrimRight(string(b), "\r\n"), nil
+}
+
+// addNew appends the errors whose variable has none yet: one that could not be
+// read fails its validation too, which says nothing new.
+func addNew(errs, more []error) []error {
+	known := make(map[string]bool)
+	for _, err := range errs {
+		name, _, _ := strings.Cut(err.Error(), ":")
+		known[strings.TrimSuffix(name, "_FILE")] = true
+	}
+	for _, err := range more {
+		if name, _, _ := strings.Cut(err.Error(), ":"); !known[name] {
+			errs = append(errs, err)
+		}
+	}
+	return errs
+}
+
+// describe names the variables in errors that the parser describes by field.
+func describe(cfg any, err error) []error {
+	var all env.AggregateError
+	if !errors.As(err, &all) {
+		return []error{err}
+	}
+	var errs []error
+	for _, e := range all.Errors {
+		var parse env.ParseError
+		var unset env.VarIsNotSetError
+		switch {
+		case errors.As(e, &parse):
+			f, _ := reflect.TypeOf(cfg).Elem().FieldByName(parse.Name)
+			name, _, _ := strings.Cut(f.Tag.Get("env"), ",")
+			errs = append(errs, fmt.Errorf("%s: not a valid %s", name, parse.Type))
+		case errors.As(e, &unset):
+			errs = append(errs, fmt.Errorf("%s: required", unset.Key))
+		default:
+			errs = append(errs, e)
+		}
+	}
+	return errs
+}
+
+// ConfigVar describes one variable for documentation.
+type ConfigVar struct {
+	Name     string
+	Default  string
+	Required bool
+	Help     string // from the field's `help` tag
+}
+
+// ConfigDoc lists the variables of the struct that cfg points to, in the order
+// of its fields, embedded ones included.
+func ConfigDoc(cfg any) []ConfigVar {
+	var vars []ConfigVar
+	t := reflect.TypeOf(cfg).Elem()
+	for _, f := range reflect.VisibleFields(t) {
+		tag, ok := f.Tag.Lookup("env")
+		if !ok {
+			continue
+		}
+		name, options, _ := strings.Cut(tag, ",")
+		vars = append(vars, ConfigVar{
+			Name: name, Default: f.Tag.Get("envDefault"), Help: f.Tag.Get("help"),
+			Required: strings.Contains(options, "required"),
+		})
+	}
+	return vars
+}
+
+// NewLogger returns a logger that writes to w: one JSON object a line with
+// format "json", else text for people, coloured if w is a terminal. An unknown
+// level means info.
+func NewLogger(w io.Writer, format, level string) *slog.Logger {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		l = slog.LevelInfo
+	}
+	if format == "json" {
+		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l}))
+	}
+	terminal := false
+	if f, ok := w.(*os.File); ok {
+		if info, err := f.Stat(); err == nil {
+			terminal = info.Mode()&os.ModeCharDevice != 0
+		}
+	}
+	return slog.New(tint.NewTextHandler(w, &tint.Options{Level: l, TimeFormat: time.TimeOnly, NoColor: !terminal}))
+}

@@ -1,0 +1,213 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+const (
+	ackWait         = 30 * time.Second
+	fetchHeartbeat  = time.Second // a server silent for twice as long is asked anew
+	consumerRequest = 2 * time.Second
+)
+
+// Message is one message of a stream. Stream sequences are not given: they start
+// again when a broker loses its data, so nothing may depend on them.
+type Message struct {
+	Subject string
+	Headers map[string][]string // names in exact case
+	Body    []byte
+}
+
+// ConsumerConfig names a durable consumer.
+type ConsumerConfig struct {
+	Stream   string
+	Durable  string
+	Subjects []string // filter; empty takes all
+	Batch    int      // most messages that handle is given at once
+	Log      *slog.Logger
+}
+
+// Consume hands the stream's messages to handle, in batches of what has arrived
+// (one message is not kept waiting for others), and acknowledges a batch when
+// handle returns nil. It returns nil when ctx ends, and not before.
+//
+// If handle fails, the same batch is tried again, with full-jitter back-off up
+// to 5 s, and nothing more than one batch is taken from the server meanwhile. A
+// message that can never succeed is for handle to put aside. Messages may come
+// again and in another order: handle must be idempotent, and should write to
+// Postgres only, since after 30 s another replica is given the same messages.
+//
+// The consumer is created if it is missing, reading the stream from its
+// beginning, and never changed. The stream is waited for. A broker that is away,
+// paused, or returns without its data is followed: the consumer is looked up,
+// and if need be created, again.
+func Consume(ctx context.Context, nc *nats.Conn, cfg ConsumerConfig, handle func(ctx context.Context, batch []Message) error) error {
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return fmt.Errorf("consume %s: %w", cfg.Stream, err)
+	}
+	c := &consumer{cfg: cfg, nc: nc, js: js, handle: handle}
+	name := "consume " + cfg.Stream
+	for failures := 0; ctx.Err() == nil; {
+		received, err := c.session(ctx)
+		if received {
+			failures = 0
+		}
+		if err == nil || ctx.Err() != nil {
+			continue
+		}
+		failures++
+		logFailure(cfg.Log, name, failures, err)
+		pause(ctx, Backoff(failures, 50*time.Millisecond, time.Second))
+	}
+	return nil
+}
+
+type consumer struct {
+	cfg    ConsumerConfig
+	nc     *nats.Conn
+	js     jetstream.JetStream
+	handle func(ctx context.Context, batch []Message) error
+}
+
+// session looks the consumer up and fetches from it until something is wrong.
+func (c *consumer) session(ctx context.Context) (received bool, err error) {
+	s := &consumerSession{consumer: c, reconnects: c.nc.Stats().Reconnects}
+	if s.jsc, err = c.bind(ctx); err != nil {
+		return false, err
+	}
+	for ctx.Err() == nil {
+		got, err := s.fetch(ctx)
+		received = received || got
+		if err != nil {
+			return received, err
+		}
+	}
+	return received, nil
+}
+
+// bind finds the durable consumer, or creates it.
+func (c *consumer) bind(ctx context.Context) (jetstream.Consumer, error) {
+	ctx, cancel := context.WithTimeout(ctx, consumerRequest)
+	defer cancel()
+	found, err := c.js.Consumer(ctx, c.cfg.Stream, c.cfg.Durable)
+	if !errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return found, err
+	}
+	return c.js.CreateConsumer(ctx, c.cfg.Stream, jetstream.ConsumerConfig{
+		Durable:        c.cfg.Durable,
+		FilterSubjects: c.cfg.Subjects,
+		DeliverPolicy:  jetstream.DeliverAllPolicy,
+		AckPolicy:      jetstream.AckExplicitPolicy,
+		AckWait:        ackWait,
+		MaxDeliver:     -1,
+		MaxAckPending:  4 * c.cfg.Batch,
+	})
+}
+
+type consumerSession struct {
+	*consumer
+	jsc        jetstream.Consumer
+	reconnects uint64
+}
+
+// fetch asks for up to a batch once and handles what comes of it, as it comes.
+func (s *consumerSession) fetch(ctx context.Context) (received bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	began := time.Now()
+	fetched, err := s.jsc.Fetch(s.cfg.Batch, jetstream.FetchContext(ctx), jetstream.FetchHeartbeat(fetchHeartbeat))
+	if err != nil {
+		return false, err
+	}
+	// Whatever is left when this ends goes back to the server at once, so that
+	// another replica need not wait for the acknowledgement's deadline.
+	defer func() {
+		cancel()
+		for m := range fetched.Messages() {
+			_ = m.Nak() // unsent, it is delivered again after ackWait
+		}
+	}()
+	for first := range fetched.Messages() {
+		received = true
+		batch := s.gather(first, fetched.Messages())
+		if err := s.process(ctx, batch); err != nil {
+			return received, err
+		}
+	}
+	if err := fetched.Error(); err != nil {
+		return received, err
+	}
+	if !received && time.Since(began) < fetchHeartbeat {
+		return false, errors.New("the server ended an empty fetch early")
+	}
+	return received, nil
+}
+
+// gather adds to first what has already arrived.
+func (s *consumerSession) gather(first jetstream.Msg, more <-chan jetstream.Msg) []jetstream.Msg {
+	batch := []jetstream.Msg{first}
+	for len(batch) < s.cfg.Batch {
+		select {
+		case m, ok := <-more:
+			if !ok {
+				return batch
+			}
+			batch = append(batch, m)
+		default:
+			return batch
+		}
+	}
+	return batch
+}
+
+// process repeats handle until it succeeds, then acknowledges.
+func (s *consumerSession) process(ctx context.Context, batch []jetstream.Msg) error {
+	messages := make([]Message, len(batch))
+	for i, m := range batch {
+		messages[i] = Message{Subject: m.Subject(), Headers: m.Headers(), Body: m.Data()}
+	}
+	for failures := 1; ; failures++ {
+		err := s.handle(ctx, messages)
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		logFailure(s.cfg.Log, "handle "+s.cfg.Stream, failures, err)
+		pause(ctx, Backoff(failures, 50*time.Millisecond, 5*time.Second))
+	}
+	return s.acknowledge(ctx, batch)
+}
+
+// acknowledge tells the server that batch is done, provided that it is still the
+// consumer that delivered it. An acknowledgement names its message by stream and
+// consumer sequence only; after a broker lost its data those numbers belong to
+// other messages, which must not be acknowledged unseen.
+func (s *consumerSession) acknowledge(ctx context.Context, batch []jetstream.Msg) error {
+	if now := s.nc.Stats().Reconnects; now != s.reconnects {
+		ctx, cancel := context.WithTimeout(ctx, consumerRequest)
+		defer cancel()
+		created := s.jsc.CachedInfo().Created
+		info, err := s.jsc.Info(ctx)
+		if err != nil {
+			return fmt.Errorf("look up consumer after reconnect: %w", err)
+		}
+		if !info.Created.Equal(created) {
+			return errors.New("the consumer is another one since the reconnect")
+		}
+		s.reconnects = now
+	}
+	for _, m := range batch {
+		_ = m.Ack() // unsent, the batch is delivered again, which handle allows
+	}
+	return nil
+}

@@ -1,0 +1,197 @@
+package service
+
+import (
+	"bytes"
+	"context"
+	stdjson "encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"mime"
+	"net/http"
+	"os"
+	"runtime/debug"
+	"strconv"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+const maxBody = 8 << 10
+
+// Problem is an RFC 9457 answer, and an error: a [Handler] returns it.
+type Problem struct {
+	Type   string       `json:"type"`
+	Title  string       `json:"title"`
+	Status int          `json:"status"`
+	Detail string       `json:"detail,omitempty"`
+	Code   string       `json:"code"` // snake_case, stable
+	Errors []FieldError `json:"errors,omitempty"`
+	// RetryAfter, if positive, becomes the header, in whole seconds.
+	RetryAfter time.Duration `json:"-"`
+}
+
+// FieldError says what is wrong with one field. It never holds the value.
+type FieldError struct {
+	Pointer string `json:"pointer"` // JSON Pointer, "/username"
+	Detail  string `json:"detail"`
+}
+
+// NewProblem fills in the type and title that belong to status and code.
+func NewProblem(status int, code, detail string, errs ...FieldError) *Problem {
+	return &Problem{Type: "urn:signup-saga:problem:" + code, Title: http.StatusText(status), Status: status, Detail: detail, Code: code, Errors: errs}
+}
+
+// Error returns the code and the detail.
+func (p *Problem) Error() string { return p.Code + ": " + p.Detail }
+
+// Handler answers a request, or returns an error before it has written anything.
+type Handler func(w http.ResponseWriter, r *http.Request) error
+
+// Adapt makes an http.HandlerFunc of h. Errors that are, or wrap, a [Problem]
+// are written as such; others go through mapErr (which may be nil) and, if that
+// returns nil, are logged and answered 500. A panic is logged once and answered
+// 500. Only the route's pattern is logged: paths hold capabilities.
+func Adapt(log *slog.Logger, mapErr func(error) *Problem, h Handler) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		rw := &recorder{ResponseWriter: w}
+		defer func() {
+			v := recover()
+			if v == nil {
+				return
+			}
+			if v == http.ErrAbortHandler {
+				panic(v)
+			}
+			log.Error("panic", "method", r.Method, "route", r.Pattern, "panic", v, "stack", string(debug.Stack()))
+			if rw.wrote {
+				panic(http.ErrAbortHandler) // the answer is broken: let the client see that
+			}
+			WriteProblem(rw, internalProblem())
+		}()
+		err := h(rw, r)
+		if err == nil {
+			return
+		}
+		p := toProblem(err, mapErr)
+		if p == nil {
+			p = internalProblem()
+			log.Error("request failed", "method", r.Method, "route", r.Pattern, "error", err)
+		}
+		if !rw.wrote {
+			WriteProblem(rw, p)
+		}
+	}
+}
+
+func toProblem(err error, mapErr func(error) *Problem) *Problem {
+	var p *Problem
+	if errors.As(err, &p) {
+		return p
+	}
+	if mapErr != nil {
+		if p = mapErr(err); p != nil {
+			return p
+		}
+	}
+	if errors.Is(err, context.Canceled) {
+		return NewProblem(499, "client_closed_request", "the client went away")
+	}
+	return nil
+}
+
+func internalProblem() *Problem {
+	return NewProblem(http.StatusInternalServerError, "internal", "something went wrong; it has been logged")
+}
+
+// recorder remembers whether an answer was begun.
+type recorder struct {
+	http.ResponseWriter
+	wrote bool
+}
+
+func (r *recorder) WriteHeader(status int) {
+	r.wrote = true
+	r.ResponseWriter.WriteHeader(status)
+}
+
+func (r *recorder) Write(b []byte) (int, error) {
+	r.wrote = true
+	return r.ResponseWriter.Write(b)
+}
+
+// Unwrap serves http.ResponseController.
+func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+// WriteProblem writes p as application/problem+json.
+func WriteProblem(w http.ResponseWriter, p *Problem) {
+	if p.RetryAfter > 0 {
+		seconds := (p.RetryAfter + time.Second - 1) / time.Second
+		w.Header().Set("Retry-After", strconv.Itoa(int(seconds)))
+	}
+	if p.Status == http.StatusUnauthorized {
+		w.Header().Set("WWW-Authenticate", "Bearer")
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	writeJSON(w, p.Status, "application/problem+json", p)
+}
+
+// WriteJSON writes v, encoded by encoding/json, with the given status. The error
+// (v cannot be encoded) comes before anything is written.
+func WriteJSON(w http.ResponseWriter, status int, v any) error {
+	return writeJSON(w, status, "application/json", v)
+}
+
+func writeJSON(w http.ResponseWriter, status int, contentType string, v any) error {
+	var body bytes.Buffer
+	if err := stdjson.NewEncoder(&body).Encode(v); err != nil {
+		return fmt.Errorf("encode answer: %w", err)
+	}
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Content-Length", strconv.Itoa(body.Len()))
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	// A failing write means that the client is gone: there is nobody to tell.
+	_, _ = w.Write(body.Bytes())
+	return nil
+}
+
+// DecodeJSON reads the request's body into dst, strictly: one value of at most
+// 8 KiB, UTF-8, no unknown or duplicate member, names in exact case. Errors are
+// a [Problem]: 400 invalid_json, 408, 413 body_too_large, 415.
+func DecodeJSON(w http.ResponseWriter, r *http.Request, dst any) error {
+	media, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if charset := params["charset"]; err != nil || media != "application/json" || (charset != "" && charset != "utf-8" && charset != "UTF-8") {
+		return NewProblem(http.StatusUnsupportedMediaType, "unsupported_media_type", "the body must be application/json in UTF-8")
+	}
+	err = json.UnmarshalRead(http.MaxBytesReader(w, r.Body, maxBody), dst, json.RejectUnknownMembers(true))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &tooLarge):
+		return NewProblem(http.StatusRequestEntityTooLarge, "body_too_large", fmt.Sprintf("the body must not exceed %d bytes", tooLarge.Limit))
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return NewProblem(http.StatusRequestTimeout, "request_timeout", "the body did not arrive in time")
+	}
+	return NewProblem(http.StatusBadRequest, "invalid_json", "the body is not the JSON expected here", jsonError(err))
+}
+
+// jsonError says where and what, without the offending value.
+func jsonError(err error) FieldError {
+	var semantic *json.SemanticError
+	var syntactic *jsontext.SyntacticError
+	switch {
+	case errors.As(err, &syntactic) && errors.Is(err, jsontext.ErrDuplicateName):
+		return FieldError{string(syntactic.JSONPointer), "duplicate member"}
+	case errors.As(err, &syntactic):
+		return FieldError{string(syntactic.JSONPointer), "malformed JSON"}
+	case errors.As(err, &semantic) && errors.Is(err, json.ErrUnknownName):
+		return FieldError{string(semantic.JSONPointer), "unknown member"}
+	case errors.As(err, &semantic):
+		return FieldError{string(semantic.JSONPointer), "wrong type or out of range"}
+	default:
+		return FieldError{"", "incomplete body"}
+	}
+}

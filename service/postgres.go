@@ -1,0 +1,170 @@
+package service
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	_ "github.com/jackc/pgx/v5/stdlib" // the database/sql driver that goose needs
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/lock"
+)
+
+const (
+	connectTimeout  = 2 * time.Second
+	defaultMaxConns = 16
+)
+
+// OpenPool opens a pool and waits, with back-off, until Postgres answers; it
+// fails only for a malformed url or when ctx ends. A connection attempt takes at
+// most 2 s. The pool has 16 connections unless the url sets pool_max_conns.
+func OpenPool(ctx context.Context, url string, log *slog.Logger) (*pgxpool.Pool, error) {
+	cfg, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, fmt.Errorf("database url: %w", err)
+	}
+	cfg.ConnConfig.ConnectTimeout = connectTimeout
+	if !strings.Contains(url, "pool_max_conns") {
+		cfg.MaxConns = defaultMaxConns
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("database pool: %w", err)
+	}
+	if err := waitFor(ctx, "postgres", log, pool.Ping); err != nil {
+		pool.Close()
+		return nil, err
+	}
+	return pool, nil
+}
+
+// waitFor calls ready, with back-off, until it succeeds or ctx ends.
+func waitFor(ctx context.Context, what string, log *slog.Logger, ready func(context.Context) error) error {
+	for attempt := 1; ; attempt++ {
+		try, cancel := context.WithTimeout(ctx, 2*connectTimeout)
+		err := ready(try)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("waiting for %s: %w", what, errors.Join(ctx.Err(), err))
+		}
+		logFailure(log, "waiting for "+what, attempt, err)
+		pause(ctx, Backoff(attempt, 50*time.Millisecond, time.Second))
+	}
+}
+
+// Unavailable reports whether err says that the database could not be reached or
+// did not answer in time, rather than that it refused the work. The outcome of a
+// commit that failed so is unknown.
+func Unavailable(err error) bool {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		// 08 connection, 53 resources, 57 operator intervention (shutdown, time-outs).
+		switch pg.Code[:2] {
+		case "08", "53", "57":
+			return true
+		}
+		return pg.Code == "25006" // read-only: a demoted primary
+	}
+	var connect *pgconn.ConnectError
+	var network net.Error
+	return errors.As(err, &connect) || errors.As(err, &network) || pgconn.Timeout(err) ||
+		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, net.ErrClosed) || pgconn.SafeToRetry(err) ||
+		strings.Contains(fmt.Sprint(err), "conn closed") || strings.Contains(fmt.Sprint(err), "unexpected EOF")
+}
+
+// MigrationSet is a directory of goose migrations with the table that holds its
+// version, so that a library and the service that uses it evolve independently.
+type MigrationSet struct {
+	FS    fs.FS // with the .sql files in its root
+	Table string
+}
+
+// Migrate waits for Postgres, then applies what is missing of each set, in
+// order. Several processes may call it at once: a session lock lets one work.
+func Migrate(ctx context.Context, url string, log *slog.Logger, sets ...MigrationSet) error {
+	db, err := sql.Open("pgx", url)
+	if err != nil {
+		return fmt.Errorf("database url: %w", err)
+	}
+	defer db.Close()
+	if err := waitFor(ctx, "postgres", log, db.PingContext); err != nil {
+		return err
+	}
+	// Poll for the lock each second, for up to five minutes.
+	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 300))
+	if err != nil {
+		return fmt.Errorf("migration lock: %w", err)
+	}
+	for _, s := range sets {
+		provider, err := goose.NewProvider(goose.DialectPostgres, db, s.FS,
+			goose.WithTableName(s.Table), goose.WithSessionLocker(locker), goose.WithDisableGlobalRegistry(true))
+		if err != nil {
+			return fmt.Errorf("migrations of %s: %w", s.Table, err)
+		}
+		results, err := provider.Up(ctx)
+		if err != nil {
+			return fmt.Errorf("migrate %s: %w", s.Table, err)
+		}
+		for _, r := range results {
+			log.Info("migrated", "set", s.Table, "migration", r.Source.Path, "took", r.Duration)
+		}
+	}
+	return nil
+}
+
+// WaitMigrated waits until the database has at least the newest version of each
+// set. A newer database is welcome: during a rollout the old program runs on it.
+func WaitMigrated(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger, sets ...MigrationSet) error {
+	for _, s := range sets {
+		want, err := newest(s.FS)
+		if err != nil {
+			return fmt.Errorf("migrations of %s: %w", s.Table, err)
+		}
+		query := "-- name: schemaVersion\nSELECT coalesce(max(version_id), 0) FROM " + pgx.Identifier{s.Table}.Sanitize() + " WHERE is_applied"
+		err = waitFor(ctx, "schema "+s.Table, log, func(ctx context.Context) error {
+			var have int64
+			if err := pool.QueryRow(ctx, query).Scan(&have); err != nil {
+				return err
+			}
+			if have < want {
+				return fmt.Errorf("version %d, need %d: run migrate", have, want)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func newest(fsys fs.FS) (int64, error) {
+	files, err := fs.Glob(fsys, "*.sql")
+	if err != nil {
+		return 0, err
+	}
+	var highest int64
+	for _, f := range files {
+		v, err := goose.NumericComponent(f)
+		if err != nil {
+			return 0, err
+		}
+		highest = max(highest, v)
+	}
+	if highest == 0 {
+		return 0, errors.New("no migrations found")
+	}
+	return highest, nil
+}

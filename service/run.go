@@ -1,0 +1,142 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Main runs run as the whole program. The first SIGTERM or interrupt cancels its
+// context, a second one exits at once with status 130. An error is printed to
+// standard error and exits with status 1; being told to stop while still waiting
+// for something is not an error.
+func Main(run func(ctx context.Context, args []string, getenv func(string) string, stdout io.Writer) error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGTERM, os.Interrupt)
+	go func() {
+		<-signals
+		cancel()
+		<-signals
+		os.Exit(130)
+	}()
+	err := run(ctx, os.Args[1:], os.Getenv, os.Stdout)
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// Task is a part of a service that runs until its context ends. Returning
+// earlier, with an error or without, stops the whole process.
+type Task struct {
+	Name string
+	Run  func(ctx context.Context) error
+}
+
+// Process is a running service. Its fields say what belongs to it; [Process.Run]
+// starts everything and stops it in the one order that loses nothing:
+//
+//	readiness off → DrainDelay → HTTP drain → relays → workers → closers
+//
+// Requests end before the relays, so that the relays still publish what the last
+// request committed; workers end before the connections that they use.
+type Process struct {
+	Log     *slog.Logger
+	Health  *Health
+	Servers []*Server // listening already
+	Relays  []Task
+	Workers []Task
+	// Closers run last, in order: NATS, then pools.
+	Closers []func(ctx context.Context) error
+
+	DrainDelay   time.Duration // lets load balancers see that readiness is off
+	DrainTimeout time.Duration // bounds everything after DrainDelay together
+}
+
+// Run returns nil after an orderly stop, when ctx ended. If a server fails or a
+// task returns by itself, it stops the rest in the same order, without the
+// delay, and returns why.
+func (p *Process) Run(ctx context.Context) error {
+	failed := make(chan error, len(p.Servers)+len(p.Relays)+len(p.Workers))
+	for _, s := range p.Servers {
+		go func() { failed <- s.Serve() }()
+	}
+	stopWorkers := p.start(ctx, p.Workers, failed)
+	stopRelays := p.start(ctx, p.Relays, failed)
+
+	var cause error
+	select {
+	case <-ctx.Done():
+		p.Log.Info("draining", "delay", p.DrainDelay)
+		p.beginDrain()
+		pause(context.WithoutCancel(ctx), p.DrainDelay)
+	case cause = <-failed:
+		p.Log.Error("stopping", "error", cause)
+		p.beginDrain()
+	}
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.DrainTimeout)
+	defer cancel()
+	errs := []error{cause, p.shutdownServers(drain), stopRelays(drain), stopWorkers(drain)}
+	for _, c := range p.Closers {
+		errs = append(errs, c(drain))
+	}
+	p.Log.Info("stopped")
+	return errors.Join(errs...)
+}
+
+// start runs tasks under a context of their own, which outlives ctx until the
+// returned function is called; that one waits for them.
+func (p *Process) start(ctx context.Context, tasks []Task, failed chan<- error) (stop func(context.Context) error) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var wg sync.WaitGroup
+	for _, t := range tasks {
+		wg.Go(func() {
+			if err := t.Run(ctx); ctx.Err() == nil {
+				failed <- fmt.Errorf("%s ended: %w", t.Name, errors.Join(err, errEndedEarly))
+			}
+		})
+	}
+	return func(drain context.Context) error {
+		cancel()
+		done := make(chan struct{})
+		go func() { wg.Wait(); close(done) }()
+		select {
+		case <-done:
+			return nil
+		case <-drain.Done():
+			return fmt.Errorf("tasks did not stop: %w", drain.Err())
+		}
+	}
+}
+
+var errEndedEarly = errors.New("ended before it was told to")
+
+func (p *Process) beginDrain() {
+	if p.Health != nil {
+		p.Health.SetDraining()
+	}
+	for _, s := range p.Servers {
+		s.BeginDrain()
+	}
+}
+
+func (p *Process) shutdownServers(ctx context.Context) error {
+	errs := make([]error, len(p.Servers))
+	var wg sync.WaitGroup
+	for i, s := range p.Servers {
+		wg.Go(func() { errs[i] = s.Shutdown(ctx) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}

@@ -1,0 +1,150 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// acceptQuiet is how long nobody may arrive before the accept queue counts
+	// as empty: enough for the handshakes that were under way to end.
+	acceptQuiet = 100 * time.Millisecond
+	// acceptDrain bounds the draining of the accept queue as a whole, for
+	// platforms where new handshakes cannot be refused meanwhile.
+	acceptDrain = time.Second
+)
+
+// errDrained ends http.Server.Serve when the accept queue is empty.
+var errDrained = errors.New("listener drained")
+
+// ServerConfig configures a [Server].
+type ServerConfig struct {
+	Name    string // for logs: "public", "admin"
+	Addr    string // "127.0.0.1:8080"; port 0 takes a free one
+	Handler http.Handler
+	Log     *slog.Logger
+}
+
+// Server is an HTTP server that stops without failing a request. Closing a
+// listening socket resets every connection that the kernel has accepted and the
+// program has not: clients see "connection reset" for requests that may or may
+// not have been carried out. Shutdown therefore first has the kernel drop new
+// handshakes (Linux; see listener_linux.go), serves what is in the accept queue,
+// and only then closes. Clients that come later are refused, which is safe to
+// retry elsewhere.
+//
+// A client that sends on a kept-alive connection in the very moment in which it
+// is closed may still lose: HTTP/1.1 cannot avoid that. So BeginDrain, called
+// DRAIN_DELAY earlier, has every response say Connection: close, and leaves idle
+// connections open meanwhile.
+type Server struct {
+	cfg      ServerConfig
+	http     http.Server
+	listener *drainListener
+	draining atomic.Bool
+	served   chan struct{}
+}
+
+// NewServer returns a server that does nothing yet.
+func NewServer(cfg ServerConfig) *Server {
+	s := &Server{cfg: cfg, served: make(chan struct{})}
+	s.http = http.Server{
+		Handler:           http.HandlerFunc(s.serveHTTP),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      15 * time.Second,
+		IdleTimeout:       60 * time.Second,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
+	}
+	return s
+}
+
+func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
+	if s.draining.Load() {
+		w.Header().Set("Connection", "close")
+	}
+	s.cfg.Handler.ServeHTTP(w, r)
+}
+
+// Listen binds the address.
+func (s *Server) Listen() error {
+	l, err := net.Listen("tcp", s.cfg.Addr)
+	if err != nil {
+		return fmt.Errorf("listen for %s: %w", s.cfg.Name, err)
+	}
+	s.listener = &drainListener{TCPListener: l.(*net.TCPListener)}
+	s.cfg.Log.Info("listening", "name", s.cfg.Name, "addr", s.Addr())
+	return nil
+}
+
+// Addr returns the bound address, after Listen.
+func (s *Server) Addr() string { return s.listener.Addr().String() }
+
+// Serve serves until Shutdown (nil) or until the listener fails.
+func (s *Server) Serve() error {
+	defer close(s.served)
+	err := s.http.Serve(s.listener)
+	if errors.Is(err, errDrained) || errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("serve %s: %w", s.cfg.Name, err)
+}
+
+// BeginDrain makes every response from now on end its connection.
+func (s *Server) BeginDrain() { s.draining.Store(true) }
+
+// Shutdown stops taking connections, serves those that were made, waits for
+// requests in flight, and closes. When ctx ends first, it closes what is left
+// and returns the context's error. Serve must have been called.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.BeginDrain()
+	if err := s.listener.drain(); err != nil {
+		s.cfg.Log.Debug("new handshakes cannot be held back", "error", err)
+	}
+	select {
+	case <-s.served:
+	case <-ctx.Done():
+	}
+	if err := s.http.Shutdown(ctx); err != nil {
+		return fmt.Errorf("shut down %s: %w", s.cfg.Name, errors.Join(err, s.http.Close()))
+	}
+	return nil
+}
+
+// drainListener accepts as usual until drain; from then on until nobody has
+// arrived for acceptQuiet.
+type drainListener struct {
+	*net.TCPListener
+	drainUntil atomic.Pointer[time.Time]
+}
+
+func (l *drainListener) drain() error {
+	err := refuseHandshakes(l.TCPListener)
+	until := time.Now().Add(acceptDrain)
+	l.drainUntil.Store(&until)
+	return errors.Join(err, l.SetDeadline(time.Now().Add(acceptQuiet)))
+}
+
+// Accept implements net.Listener. It returns errDrained when draining is done.
+func (l *drainListener) Accept() (net.Conn, error) {
+	conn, err := l.TCPListener.Accept()
+	until := l.drainUntil.Load()
+	if until == nil {
+		return conn, err
+	}
+	if err != nil {
+		return nil, errDrained
+	}
+	next := time.Now().Add(acceptQuiet)
+	if next.After(*until) {
+		next = *until
+	}
+	return conn, l.SetDeadline(next)
+}
