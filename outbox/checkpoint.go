@@ -1,0 +1,172 @@
+package outbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// errSuperseded means that another relay has written the next checkpoint, or
+// that a crash of the database took the last one back.
+var errSuperseded = errors.New("another relay is in charge")
+
+// checkpoints reads and appends the rows of one lane's checkpoint table.
+type checkpoints struct {
+	pool *pgxpool.Pool
+	lane string
+	me   string // uuid of this relay
+}
+
+// holder says who wrote the newest checkpoint.
+type holder struct {
+	leader string // empty: handed over
+	fresh  bool   // written less than staleAfter ago by the database's clock
+}
+
+type deadEvent struct {
+	row row
+	err error
+}
+
+const selectCheckpoint = `
+SELECT c.n, coalesce(c.leader::text, '') AS leader, c.hi, g.gaps, g.n AS gaps_at, g.xid AS gaps_xid,
+       coalesce(c.stream_id, 'epoch') AS stream_id, c.stream_seq, c.published_at > clock_timestamp() - $1::interval AS fresh
+FROM %[1]s c JOIN %[1]s g ON g.n = coalesce(c.gaps_at, c.n) `
+
+// newest loads the last checkpoint. It walks one index entry, no dead rows.
+func (c checkpoints) newest(ctx context.Context) (position, holder, error) {
+	return c.load(ctx, "newestCheckpoint", "ORDER BY c.n DESC LIMIT 1", staleAfter)
+}
+
+// before loads the newest checkpoint older than window, or the start of the
+// lane if there is none.
+func (c checkpoints) before(ctx context.Context, window time.Duration) (position, error) {
+	p, _, err := c.load(ctx, "checkpointBefore", "WHERE c.published_at < clock_timestamp() - $1::interval ORDER BY c.n DESC LIMIT 1", window)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return position{}, nil
+	}
+	return p, err
+}
+
+func (c checkpoints) load(ctx context.Context, name, tail string, d time.Duration) (position, holder, error) {
+	var (
+		p       position
+		h       holder
+		gaps    []byte
+		gapsXid uint64
+	)
+	sql := "-- name: " + name + fmt.Sprintf(selectCheckpoint, table("checkpoint", c.lane)) + tail
+	err := c.pool.QueryRow(ctx, sql, d).Scan(&p.n, &h.leader, &p.hi, &gaps, &p.gapsAt, &gapsXid, &p.streamID, &p.streamSeq, &h.fresh)
+	if err != nil {
+		return p, h, fmt.Errorf("load checkpoint of lane %s: %w", c.lane, err)
+	}
+	if p.streamID.Unix() == 0 {
+		p.streamID = time.Time{}
+	}
+	var ranges [][3]uint64
+	if err := json.Unmarshal(gaps, &ranges); err != nil {
+		return p, h, fmt.Errorf("gaps of checkpoint %d of lane %s: %w", p.gapsAt, c.lane, err)
+	}
+	for _, g := range ranges {
+		p.gaps = append(p.gaps, gap{int64(g[0]), int64(g[1]), g[2]})
+	}
+	p.gaps = stamped(p.gaps, gapsXid)
+	return p, h, nil
+}
+
+// takeOver makes this relay the leader from checkpoint p on.
+func (c checkpoints) takeOver(ctx context.Context, p position) (position, error) {
+	return c.insert(ctx, p, p, &c.me, nil, nil)
+}
+
+// handOver lets any other relay lead at once.
+func (c checkpoints) handOver(ctx context.Context, p position) error {
+	_, err := c.insert(ctx, p, p, nil, &c.me, nil)
+	return err
+}
+
+// append writes next as the successor of prev, and the dead events with it. It
+// returns next as stored, or errSuperseded. It does not wait for the disk: a
+// checkpoint that a crash takes back is found again in the stream.
+func (c checkpoints) append(ctx context.Context, prev, next position, dead []deadEvent) (position, error) {
+	return c.insert(ctx, prev, next, &c.me, &c.me, dead)
+}
+
+// insert writes checkpoint prev.n+1 if prev.n is there and, where author is
+// given, was written by author; the primary key lets only one relay win.
+func (c checkpoints) insert(ctx context.Context, prev, next position, leader, author *string, dead []deadEvent) (position, error) {
+	var (
+		gaps     []byte
+		gapsAt   *int64
+		streamID *time.Time
+		deadIDs  = make([]int64, 0, len(dead))
+		deadWhy  = make([]string, 0, len(dead))
+	)
+	if sameGaps(prev.gaps, next.gaps) {
+		gapsAt = &prev.gapsAt
+	} else {
+		gaps = encodeGaps(next.gaps)
+	}
+	if !next.streamID.IsZero() {
+		streamID = &next.streamID
+	}
+	for _, d := range dead {
+		deadIDs, deadWhy = append(deadIDs, d.row.ID), append(deadWhy, d.err.Error())
+	}
+	var xid uint64
+	err := c.pool.QueryRow(ctx, `-- name: appendCheckpoint
+WITH relaxed AS (SELECT set_config('synchronous_commit', 'off', true)),
+cp AS (
+    INSERT INTO `+table("checkpoint", c.lane)+` (n, leader, hi, gaps, gaps_at, stream_id, stream_seq)
+    SELECT $1::bigint + 1, $2::uuid, $3::bigint, $4::json, $5::bigint, $6::timestamptz, $7::bigint FROM relaxed
+    WHERE EXISTS (SELECT FROM `+table("checkpoint", c.lane)+` WHERE n = $1 AND ($8::uuid IS NULL OR leader = $8::uuid))
+    RETURNING xid),
+dead AS (
+    INSERT INTO `+table("dead", c.lane)+` (id, event_id, type, error)
+    SELECT e.id, e.event_id, e.type, d.error
+    FROM cp, unnest($9::bigint[], $10::text[]) d(id, error) JOIN `+table("event", c.lane)+` e USING (id)
+    ON CONFLICT (id) DO NOTHING)
+SELECT xid FROM cp`,
+		prev.n, leader, next.hi, gaps, gapsAt, streamID, next.streamSeq, author, deadIDs, deadWhy).Scan(&xid)
+	var pgErr *pgconn.PgError
+	switch {
+	case errors.Is(err, pgx.ErrNoRows), errors.As(err, &pgErr) && pgErr.Code == "23505": // unique_violation
+		return prev, errSuperseded
+	case err != nil:
+		return prev, fmt.Errorf("append checkpoint to lane %s: %w", c.lane, err)
+	}
+	next.n = prev.n + 1
+	if gapsAt != nil {
+		next.gapsAt = *gapsAt
+	} else {
+		next.gapsAt, next.gaps = next.n, stamped(next.gaps, xid)
+	}
+	return next, nil
+}
+
+func sameGaps(a, b []gap) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if a[i] != b[i] {
+			return false
+		}
+	}
+	return true
+}
+
+func encodeGaps(gaps []gap) []byte {
+	ranges := make([][3]uint64, 0, len(gaps))
+	for _, g := range gaps {
+		ranges = append(ranges, [3]uint64{uint64(g.from), uint64(g.to), g.stamp})
+	}
+	b, _ := json.Marshal(ranges) // arrays of numbers always encode
+	return b
+}

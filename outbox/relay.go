@@ -1,0 +1,327 @@
+package outbox
+
+import (
+	"context"
+	cryptorand "crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Hooks observe a relay. Every field may be nil; calls come from the relay's
+// goroutine and must not block.
+type Hooks struct {
+	// Published is called after a batch and its checkpoint are stored.
+	Published func(events int, took time.Duration)
+	// Died is called for each event that went to the dead table.
+	Died func(eventID string, err error)
+	// Led is called when this relay gains (true) or gives up (false) leadership.
+	Led func(leading bool)
+	// Recovered is called when events were found in the stream that no
+	// checkpoint knew of: an acknowledgement or a checkpoint was lost.
+	Recovered func(events int)
+	// BrokerLost is called when the stream was found replaced or rolled back,
+	// before events of the replay window are published again.
+	BrokerLost func()
+	// Foreign is called when the stream holds a message that this outbox did
+	// not write. Somebody else publishes into the stream: that is an alarm.
+	Foreign func(seq uint64)
+	// Fault injects an error before a step ("read", "publish", "checkpoint"), or
+	// after one that happened ("published", "checkpointed"). For tests.
+	Fault func(point string) error
+}
+
+// RelayConfig configures [NewRelay]. Lane, Pool, NATS, Stream, Source and
+// SubjectPrefix are required.
+type RelayConfig struct {
+	Lane string
+	// Pool reads and writes the lane's tables, always on the primary.
+	Pool *pgxpool.Pool
+	NATS *nats.Conn
+	// Stream is created if it is missing and never changed; see [StreamConfig].
+	Stream jetstream.StreamConfig
+	// Source is the CloudEvents source of every event, for example "/member-svc".
+	Source string
+	// SubjectPrefix, followed by the event's type, is the subject it is published on.
+	SubjectPrefix string
+	// ReplayWindow is how far back events are published again when the broker
+	// has lost data. Default 1 hour.
+	ReplayWindow time.Duration
+	Log          *slog.Logger
+	Hooks        Hooks
+}
+
+const (
+	heartbeatEvery = 2 * time.Second        // an idle leader's sign of life
+	staleAfter     = 3 * heartbeatEvery     // a leader silent for longer is replaced
+	standbyPoll    = 500 * time.Millisecond // how often a standby looks at the leader
+	lookEvery      = 5 * time.Second        // how often an idle leader looks at the stream
+	busyPoll       = 100 * time.Millisecond // safety poll after work, and while gaps are open
+	idlePoll       = time.Second            // safety poll otherwise
+	ioTimeout      = 5 * time.Second        // bound of each broker and database call
+	maxBackoff     = 500 * time.Millisecond // after trouble with the broker or the database
+	handedOver     = "handed over"          // body of the wake-up that calls the standbys
+)
+
+// Relay publishes the committed events of one lane into its stream, each
+// exactly once. Run one in every replica: they elect a leader among themselves
+// through the checkpoint table, and the broker refuses all others.
+type Relay struct {
+	RelayConfig
+	wake   chan struct{} // this process committed events
+	called chan string   // another replica did, or handed over
+	cp     checkpoints
+	stream stream
+}
+
+// NewRelay checks the configuration. It does no I/O.
+func NewRelay(c RelayConfig) (*Relay, error) {
+	if c.Lane == "" || c.Pool == nil || c.NATS == nil || c.Stream.Name == "" || c.Source == "" || c.SubjectPrefix == "" {
+		return nil, errors.New("outbox: Lane, Pool, NATS, Stream, Source and SubjectPrefix are required")
+	}
+	if c.ReplayWindow == 0 {
+		c.ReplayWindow = time.Hour
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	c.Log = c.Log.With("lane", c.Lane, "stream", c.Stream.Name)
+	js, err := jetstream.New(c.NATS, jetstream.WithDefaultTimeout(ioTimeout))
+	if err != nil {
+		return nil, fmt.Errorf("outbox: %w", err)
+	}
+	return &Relay{
+		RelayConfig: c,
+		wake:        make(chan struct{}, 1),
+		called:      make(chan string, 1),
+		cp:          checkpoints{pool: c.Pool, lane: c.Lane, me: newID()},
+		stream:      stream{js: js, config: c.Stream, source: c.Source, prefix: c.SubjectPrefix},
+	}, nil
+}
+
+// Wake tells the relay that events were committed. It never blocks, may be
+// called from anywhere and reaches the leader also from another replica.
+// Forgetting to call it delays events by at most a second.
+func (r *Relay) Wake() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run relays until ctx ends; then it finishes the batch in flight and hands
+// over leadership. Trouble with the broker or the database is waited out, and
+// logged when it begins and when it is over. The returned error is ctx's.
+func (r *Relay) Run(ctx context.Context) error {
+	sub, err := r.NATS.Subscribe(r.wakeSubject(), func(m *nats.Msg) {
+		select {
+		case r.called <- string(m.Data):
+		default:
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("outbox: %w", err)
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+
+	for failures := 0; ctx.Err() == nil; {
+		err := r.lead(ctx, func() {
+			if failures > 0 {
+				r.Log.Info("outbox: relaying again", "after_failures", failures)
+			}
+			failures = 0
+		})
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case errors.Is(err, errSuperseded), refused(err):
+			r.Log.Info("outbox: looking again", "err", err) // another relay, or a late batch of ours, was there
+		case failures == 0:
+			r.Log.Warn("outbox: waiting", "err", err)
+		default:
+			r.Log.Debug("outbox: still waiting", "err", err)
+		}
+		failures++
+		select {
+		case <-ctx.Done():
+		case <-time.After(rand.N(min(maxBackoff, 20*time.Millisecond<<min(failures, 5)))):
+		}
+	}
+	return context.Cause(ctx)
+}
+
+// lead waits for leadership, finds out where the stream stands, and relays. It
+// returns at the first error: whatever was in memory may be wrong then, and
+// the next call starts from the tables and the stream again.
+func (r *Relay) lead(ctx context.Context, healthy func()) error {
+	p, err := r.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	if p, err = r.reconcile(ctx, p); err != nil {
+		return err
+	}
+	call(r.Hooks.Led, true)
+	defer call(r.Hooks.Led, false)
+	s := session{Relay: r, p: p, written: time.Now(), looked: time.Now(), reconnects: r.NATS.Stats().Reconnects}
+	for ctx.Err() == nil {
+		// A step in flight is finished even when ctx ends: it is short, and
+		// what it published is then known.
+		busy, err := s.step(context.WithoutCancel(ctx))
+		if err != nil {
+			return err
+		}
+		healthy()
+		if !busy {
+			s.rest(ctx)
+		}
+	}
+	return r.resign(context.WithoutCancel(ctx), s.p)
+}
+
+// acquire returns the newest checkpoint once this relay may write the next.
+func (r *Relay) acquire(ctx context.Context) (position, error) {
+	for {
+		p, h, err := timed(ctx, r.cp.newest)
+		switch {
+		case err != nil:
+			return p, err
+		case h.leader == r.cp.me:
+			return p, nil
+		case h.leader == "" || !h.fresh:
+			p, err = r.cp.takeOver(ctx, p)
+			if err == nil {
+				r.Log.Info("outbox: leading", "checkpoint", p.n, "instead_of", h.leader)
+			}
+			return p, err
+		}
+		if err := r.standBy(ctx); err != nil {
+			return p, err
+		}
+	}
+}
+
+// standBy passes local wake-ups on to the leader until it is time to look again.
+func (r *Relay) standBy(ctx context.Context) error {
+	t := time.NewTimer(standbyPoll)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-t.C:
+			return nil
+		case why := <-r.called:
+			if why == handedOver {
+				return nil
+			}
+		case <-r.wake:
+			// Lost if the broker is away; the leader's poll stands behind it.
+			_ = r.NATS.Publish(r.wakeSubject(), nil)
+		}
+	}
+}
+
+func (r *Relay) resign(ctx context.Context, p position) error {
+	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
+	defer cancel()
+	if err := r.cp.handOver(ctx, p); err != nil {
+		return err
+	}
+	r.Log.Info("outbox: handed over", "checkpoint", p.n+1)
+	if r.NATS.IsConnected() {
+		_ = r.NATS.Publish(r.wakeSubject(), []byte(handedOver))
+		_ = r.NATS.FlushWithContext(ctx)
+	}
+	return nil
+}
+
+// reconcile compares the position with the stream and returns the one to go on
+// from, written as a checkpoint if it differs.
+func (r *Relay) reconcile(ctx context.Context, p position) (position, error) {
+	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
+	defer cancel()
+	if !r.NATS.IsConnected() {
+		return p, nats.ErrDisconnected
+	}
+	id, last, err := r.stream.look(ctx)
+	if err != nil {
+		return p, err
+	}
+	next := p
+	switch {
+	case p.streamID.IsZero(): // the lane's first look at its stream
+		next.streamID, next.streamSeq = id, 0
+	case !id.Equal(p.streamID) || last < p.streamSeq:
+		if next, err = r.rewind(ctx, p, id, last); err != nil {
+			return p, err
+		}
+	case last == p.streamSeq:
+		return p, nil
+	}
+	if last > next.streamSeq {
+		if next, err = r.absorb(ctx, next, last); err != nil {
+			return p, err
+		}
+	}
+	return r.cp.append(ctx, p, next, nil)
+}
+
+// rewind returns the position from before the replay window: the broker has
+// lost messages, and nobody knows which of them had been consumed.
+func (r *Relay) rewind(ctx context.Context, p position, id time.Time, last uint64) (position, error) {
+	old, err := r.cp.before(ctx, r.ReplayWindow)
+	if err != nil {
+		return p, err
+	}
+	r.Log.Warn("outbox: the broker lost data, publishing again", "stream_was", p.streamID, "stream_is", id,
+		"sequence_was", p.streamSeq, "sequence_is", last, "from_event", old.hi, "to_event", p.hi)
+	if r.Hooks.BrokerLost != nil {
+		r.Hooks.BrokerLost()
+	}
+	old.streamID, old.streamSeq = id, last
+	if !id.Equal(p.streamID) {
+		old.streamSeq = 0 // a new stream may hold events of a relay that died right after creating it
+	}
+	return old, nil
+}
+
+// absorb returns the position after the events that the stream holds beyond
+// it: their acknowledgement or their checkpoint was lost.
+func (r *Relay) absorb(ctx context.Context, p position, last uint64) (position, error) {
+	rows, foreign, err := r.stream.own(ctx, r.Pool, r.Lane, p.streamSeq, last)
+	if err != nil {
+		return p, err
+	}
+	if foreign != 0 {
+		r.Log.Error("outbox: somebody else publishes into this stream", "sequence", foreign)
+		call(r.Hooks.Foreign, foreign)
+	}
+	if len(rows) > 0 {
+		r.Log.Info("outbox: found events whose acknowledgement was lost", "events", len(rows))
+		call(r.Hooks.Recovered, len(rows))
+	}
+	p = p.absorb(rows)
+	p.streamSeq = last
+	return p, nil
+}
+
+func (r *Relay) wakeSubject() string { return "outbox.wake." + r.Stream.Name }
+
+func timed[A, B any](ctx context.Context, f func(context.Context) (A, B, error)) (A, B, error) {
+	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
+	defer cancel()
+	return f(ctx)
+}
+
+func newID() string {
+	var b [16]byte
+	_, _ = cryptorand.Read(b[:]) // never fails
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}

@@ -1,0 +1,61 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Querier runs one query; pools, connections and transactions do.
+type Querier interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// Status is what a lane looks like in the database, whichever process relays it.
+type Status struct {
+	// Leader is the id of the relay in charge; empty after a hand-over.
+	Leader string
+	// Lag is an upper bound of the number of committed events not yet
+	// published: rolled-back ids count until the relay has passed them.
+	Lag int64
+	// OldestPending is when the oldest unpublished event was appended; zero
+	// when all are published. Events of transactions that stayed open while
+	// later ones were published are not counted.
+	OldestPending time.Time
+	// PublishedAt is when the relay last wrote a checkpoint, by the database's clock.
+	PublishedAt time.Time
+	// Dead is the number of events that could not be published for a defect of their own.
+	Dead int64
+}
+
+// ReadStatus reads a lane's status in one round trip, in time independent of
+// the number of events.
+func ReadStatus(ctx context.Context, q Querier, lane string) (Status, error) {
+	var (
+		s      Status
+		leader *string
+		oldest *time.Time
+	)
+	err := q.QueryRow(ctx, `-- name: laneStatus
+SELECT c.leader::text, greatest(m.id - c.hi, 0), o.created_at, c.published_at, (SELECT count(*) FROM `+table("dead", lane)+`)
+FROM (SELECT * FROM `+table("checkpoint", lane)+` ORDER BY n DESC LIMIT 1) c
+CROSS JOIN (SELECT coalesce(max(id), 0) AS id FROM `+table("event", lane)+`) m
+LEFT JOIN LATERAL (SELECT e.created_at FROM `+table("event", lane)+` e WHERE e.id > c.hi ORDER BY e.id LIMIT 1) o ON true`).
+		Scan(&leader, &s.Lag, &oldest, &s.PublishedAt, &s.Dead)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return s, fmt.Errorf("lane %s has no checkpoint: was outbox_create_lane called?", lane)
+	}
+	if err != nil {
+		return s, fmt.Errorf("status of lane %s: %w", lane, err)
+	}
+	if leader != nil {
+		s.Leader = *leader
+	}
+	if oldest != nil {
+		s.OldestPending = *oldest
+	}
+	return s, nil
+}
