@@ -1,0 +1,97 @@
+// Package drive moves open sagas: by the replies of the Storage service, and by
+// timers where none came.
+package drive
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+
+	"github.com/signup-saga/signup-saga/contract"
+	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
+	"github.com/signup-saga/signup-saga/member-svc/internal/store"
+	"github.com/signup-saga/signup-saga/service"
+)
+
+var kinds = map[contract.Type]saga.Kind{
+	contract.StorageProvisioned:   saga.Provisioned,
+	contract.StorageRejected:      saga.Rejected,
+	contract.StorageDeprovisioned: saga.Deprovisioned,
+	contract.StorageAttemptFailed: saga.AttemptFailed,
+}
+
+// Replies returns a handler for the messages of the Storage service. A batch is one
+// transaction; duplicates and replies that come late or in another order are for the
+// engine to see through. observe is called with each outcome: one of [saga.Outcome],
+// "unknown_saga" or "malformed".
+func Replies(st *store.Store, log *slog.Logger, observe func(outcome string)) func(context.Context, []service.Message) error {
+	return func(ctx context.Context, batch []service.Message) error {
+		changes := make([]store.Change, 0, len(batch))
+		for _, m := range batch {
+			change, err := decode(m)
+			if err != nil { // it will never be better; the timer asks Storage again
+				log.Error("malformed reply skipped", "saga_id", change.SagaID, "error", err)
+				observe("malformed")
+				continue
+			}
+			changes = append(changes, change)
+		}
+		return apply(ctx, st, log, observe, changes)
+	}
+}
+
+// apply stores all changes in one transaction or, when the database refuses the data
+// of one, each in its own: one strange reply must not hold up the others.
+func apply(ctx context.Context, st *store.Store, log *slog.Logger, observe func(string), changes []store.Change) error {
+	results, err := st.Apply(ctx, changes...)
+	if store.Defective(err) {
+		if len(changes) == 1 {
+			log.Error("reply refused by the database", "saga_id", changes[0].SagaID, "error", err)
+			observe("malformed")
+			return nil
+		}
+		for _, c := range changes {
+			if err := apply(ctx, st, log, observe, []store.Change{c}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for _, r := range results {
+		if r.Outcome == "" {
+			log.Warn("reply for an unknown saga", "saga_id", r.Change.SagaID, "kind", r.Event.Kind)
+			observe("unknown_saga")
+			continue
+		}
+		observe(string(r.Outcome))
+	}
+	return err
+}
+
+func decode(m service.Message) (store.Change, error) {
+	e, err := contract.Parse(m.Headers, m.Body)
+	if err != nil {
+		return store.Change{SagaID: e.SagaID}, err
+	}
+	var reply contract.StorageReply
+	if err := e.DataTo(&reply); err != nil {
+		return store.Change{SagaID: e.SagaID}, err
+	}
+	event := saga.Event{Kind: kinds[e.Type], MessageID: clean(e.ID), Generation: reply.Generation, Attempt: min(max(reply.Attempt, 0), 1<<30)}
+	if event.Kind == saga.Rejected {
+		event.Error.Class = string(saga.Rejected)
+	}
+	if reply.Error != nil {
+		event.Error = contract.StorageError{Class: clean(reply.Error.Class), Message: clean(reply.Error.Message), Fingerprint: clean(reply.Error.Fingerprint)}
+	}
+	return store.Change{SagaID: reply.SagaID, Event: event}, nil
+}
+
+// clean makes a foreign text fit for a Postgres column and a person's screen.
+func clean(s string) string {
+	s = strings.ReplaceAll(strings.ToValidUTF8(s, ""), "\x00", "")
+	if len(s) > 500 {
+		s = strings.ToValidUTF8(s[:500], "")
+	}
+	return s
+}

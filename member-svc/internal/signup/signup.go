@@ -1,0 +1,182 @@
+// Package signup turns a request into a member. It checks what can be checked for
+// free, asks the database what it knows, hashes the password in a bounded queue, and
+// commits everything in one round trip. It talks to nothing but Postgres.
+package signup
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/gofrs/uuid/v5"
+
+	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
+	"github.com/signup-saga/signup-saga/member-svc/internal/store"
+)
+
+// Errors of [Service.SignUp]; an [Invalid] is the other one.
+var (
+	ErrTaken       = errors.New("the username is taken")
+	ErrKeyReused   = errors.New("the idempotency key belongs to another request")
+	ErrBusy        = errors.New("too many passwords wait to be hashed")
+	ErrUnavailable = errors.New("the database did not answer in time")
+)
+
+// Request is the body of POST /v1/members.
+type Request struct {
+	Username string `json:"username"`
+	Password string `json:"password"`
+	Plan     string `json:"plan,omitempty"`
+	Email    string `json:"email,omitempty"`
+}
+
+// Config configures a [Service].
+type Config struct {
+	Plans           []string // that anyone may choose; the first one is the default
+	PasswordMin     int      // characters
+	Secret          []byte   // keys the HMAC of request bodies
+	DatabaseTimeout time.Duration
+}
+
+// Service signs members up. Safe for concurrent use.
+type Service struct {
+	cfg    Config
+	store  *store.Store
+	hasher *Hasher
+	step   saga.Step
+}
+
+// New returns a service.
+func New(cfg Config, st *store.Store, hasher *Hasher, step saga.Step) *Service {
+	return &Service{cfg, st, hasher, step}
+}
+
+// Answer is a signup as the client is told of it. Body is the same, byte for byte,
+// whenever the request is repeated.
+type Answer struct {
+	SignupID string
+	Body     json.RawMessage
+	Replayed bool
+}
+
+// SignUp makes a member, or finds the one that an earlier request with the same
+// idempotency key ("" without) made. Nothing outside the Member database can fail it.
+func (s *Service) SignUp(ctx context.Context, req Request, key string) (Answer, error) {
+	m, err := s.check(&req)
+	if err != nil {
+		return Answer{}, err
+	}
+	a := attempt{member: m, key: key, mac: s.bodyHMAC(req)}
+	known, err := s.lookUp(ctx, a)
+	if err != nil {
+		return Answer{}, err
+	}
+	if answer, err := a.settled(known); err != nil || answer.Body != nil {
+		return answer, err
+	}
+	if a.member.PasswordHash, err = s.hasher.Hash(ctx, req.Password); err != nil {
+		return Answer{}, err
+	}
+	return s.commit(ctx, a, known.Now)
+}
+
+// attempt is one request on its way.
+type attempt struct {
+	member   store.Member
+	key      string
+	mac      []byte
+	signupID string // "" until there is one
+}
+
+func (s *Service) commit(ctx context.Context, a attempt, now time.Time) (Answer, error) {
+	sagaID, err := uuid.NewV7()
+	if err != nil {
+		return Answer{}, err
+	}
+	a.signupID = newSignupID()
+	record, effects := s.store.Begin(sagaID.String(), a.signupID, a.member, now)
+	body, err := json.Marshal(NewView(record, s.step))
+	if err != nil {
+		return Answer{}, err
+	}
+	var key *store.Key
+	if a.key != "" {
+		key = &store.Key{Value: a.key, BodyHMAC: a.mac, Response: body}
+	}
+	// A client that leaves now does not tear the connection: its retry finds the member.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.DatabaseTimeout)
+	defer cancel()
+	failure := s.store.SignUp(ctx, a.member, record, effects, key)
+	if failure == nil {
+		return Answer{SignupID: a.signupID, Body: body}, nil
+	}
+	// The name or the key exists, or the connection broke and nobody knows whether the
+	// commit happened. Ask again what is known, the key before the name: a client's own
+	// account is never "taken".
+	known, err := s.lookUp(ctx, a)
+	switch {
+	case err != nil:
+		return Answer{}, fmt.Errorf("%w; before: %w", err, failure)
+	case known.Exists:
+		return Answer{SignupID: a.signupID, Body: body}, nil
+	}
+	if answer, err := a.settled(known); err != nil || answer.Body != nil {
+		return answer, err
+	}
+	return Answer{}, fmt.Errorf("%w: %w", ErrUnavailable, failure)
+}
+
+// settled answers from what is known already: neither an answer nor an error means go on.
+func (a attempt) settled(known store.Known) (Answer, error) {
+	switch {
+	case known.Response != nil && !hmac.Equal(known.BodyHMAC, a.mac):
+		return Answer{}, ErrKeyReused
+	case known.Response != nil:
+		var first View
+		err := json.Unmarshal(known.Response, &first)
+		return Answer{SignupID: first.SignupID, Body: known.Response, Replayed: true}, err
+	case known.Taken:
+		return Answer{}, ErrTaken
+	}
+	return Answer{}, nil
+}
+
+func (s *Service) lookUp(ctx context.Context, a attempt) (store.Known, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.DatabaseTimeout)
+	defer cancel()
+	known, err := s.store.LookUp(ctx, a.member.UsernameKey, a.key, a.signupID)
+	if err != nil {
+		return known, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return known, nil
+}
+
+// Find returns the signup with this id, or [store.ErrNotFound].
+func (s *Service) Find(ctx context.Context, signupID string) (View, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.DatabaseTimeout)
+	defer cancel()
+	r, err := s.store.Find(ctx, signupID)
+	return NewView(r, s.step), err
+}
+
+// bodyHMAC is keyed, so that a stolen database does not let anyone try passwords
+// against it at the speed of SHA-256.
+func (s *Service) bodyHMAC(req Request) []byte {
+	body, _ := json.Marshal(req) // strings always encode; check has filled in the defaults
+	h := hmac.New(sha256.New, s.cfg.Secret)
+	h.Write(body)
+	return h.Sum(nil)
+}
+
+// newSignupID returns a capability: whoever knows it may read the signup.
+func newSignupID() string {
+	var b [20]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return "sgn_" + hex.EncodeToString(b[:])
+}

@@ -1,0 +1,115 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
+	"github.com/signup-saga/signup-saga/outbox"
+)
+
+// KeyLifetime is how long an idempotency key is remembered.
+const KeyLifetime = 24 * time.Hour
+
+// Member is a new member.
+type Member struct {
+	ID           string // UUIDv7
+	Username     string // as typed
+	UsernameKey  string // what is unique about it
+	Email        string // "" without
+	Plan         string
+	PasswordHash string
+}
+
+// Key is an idempotency key with what it protects.
+type Key struct {
+	Value    string
+	BodyHMAC []byte
+	Response []byte
+}
+
+// Known is what the database knows about a signup that somebody asks for.
+type Known struct {
+	Now      time.Time
+	Taken    bool // the username
+	Exists   bool // a signup of this very signup id: it was committed
+	BodyHMAC []byte
+	Response []byte // of the first request with this key; nil: the key is new
+}
+
+// LookUp reads, in one round trip, all that decides about a signup: before hashing,
+// and again when the outcome of [Store.SignUp] is in doubt.
+func (s *Store) LookUp(ctx context.Context, usernameKey, key, signupID string) (Known, error) {
+	rows, err := s.pool.Query(ctx, `-- name: lookUpSignup
+SELECT now() AS now, k.body_hmac, k.response,
+       EXISTS (SELECT FROM member WHERE username_key = $1) AS taken,
+       EXISTS (SELECT FROM signup_saga WHERE signup_id = $3) AS exists
+FROM (VALUES (1)) AS always LEFT JOIN idempotency_key k ON k.key = $2 AND k.expires_at > now()`, usernameKey, key, signupID)
+	if err != nil {
+		return Known{}, err
+	}
+	return one[Known](rows)
+}
+
+// Begin decides what a new signup looks like. It writes nothing.
+func (s *Store) Begin(sagaID, signupID string, m Member, now time.Time) (Record, []saga.Effect) {
+	next, effects, _ := s.step.Decide(saga.Saga{ID: sagaID, MemberID: m.ID, SignupID: signupID}, saga.Event{Kind: saga.SignedUp}, now)
+	return Record{Saga: next, Username: m.Username, Plan: m.Plan, Now: now}, effects
+}
+
+// SignUp stores a new member, the saga, its first timeline row, the idempotency key
+// if there is one, and the events: one batch, which Postgres runs as one implicit
+// transaction in one round trip. A name or key that exists is [ErrTaken]. Any other
+// error leaves open whether it was committed: [Store.LookUp] tells.
+func (s *Store) SignUp(ctx context.Context, m Member, r Record, effects []saga.Effect, key *Key) error {
+	b := new(pgx.Batch)
+	b.Queue(`-- name: insertMember
+INSERT INTO member (id, username, username_key, email, plan, password_hash, created_at)
+VALUES ($1, $2, $3, nullif($4, ''), $5, $6, $7)`, m.ID, m.Username, m.UsernameKey, m.Email, m.Plan, m.PasswordHash, r.CreatedAt)
+	b.Queue(`-- name: insertSaga
+INSERT INTO signup_saga (id, member_id, signup_id, state, generation, version, opened_at, commanded_at, due_at, created_at, updated_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, now(), $8, $9, $10)`,
+		r.ID, r.MemberID, r.SignupID, r.State, r.Generation, r.Version, r.OpenedAt, r.DueAt, r.CreatedAt, r.UpdatedAt)
+	timeline(b, r.Saga, saga.Event{Kind: saga.SignedUp}, saga.Advanced)
+	if key != nil {
+		b.Queue("-- name: forgetExpiredKey\nDELETE FROM idempotency_key WHERE key = $1 AND expires_at <= now()", key.Value)
+		b.Queue(`-- name: insertKey
+INSERT INTO idempotency_key (key, member_id, body_hmac, response, expires_at) VALUES ($1, $2, $3, $4, now() + make_interval(secs => $5))`,
+			key.Value, m.ID, key.BodyHMAC, key.Response, KeyLifetime.Seconds())
+	}
+	if err := queueEffects(b, r, effects); err != nil { // last, so that a failed signup draws no event id
+		return err
+	}
+	err := s.pool.SendBatch(ctx, b).Close()
+	if pg := new(pgconn.PgError); errors.As(err, &pg) && pg.Code == "23505" {
+		return fmt.Errorf("%w: %w", ErrTaken, err)
+	}
+	if err == nil {
+		s.wake()
+	}
+	return err
+}
+
+// ForgetExpiredKeys removes up to limit idempotency keys whose time is over and
+// returns how many there were.
+func (s *Store) ForgetExpiredKeys(ctx context.Context, limit int) (int64, error) {
+	tag, err := s.pool.Exec(ctx, `-- name: forgetExpiredKeys
+DELETE FROM idempotency_key WHERE key IN (SELECT key FROM idempotency_key WHERE expires_at <= now() LIMIT $1)`, limit)
+	return tag.RowsAffected(), err
+}
+
+func queueEffects(b *pgx.Batch, r Record, effects []saga.Effect) error {
+	for _, f := range effects {
+		e, err := message(r, f)
+		if err != nil {
+			return err
+		}
+		outbox.AppendBatch(b, e)
+	}
+	return nil
+}

@@ -1,0 +1,116 @@
+// Package store keeps members and their sagas in Postgres. Everything that
+// belongs together is written in one transaction: the rows, the timeline, the
+// operator's audit row and the outbox events that tell others of it.
+//
+// Times come from the database's clock, order from versions. A Store is safe for
+// concurrent use; its errors are Postgres errors unless documented otherwise.
+package store
+
+import (
+	"context"
+	"embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/gofrs/uuid/v5"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/signup-saga/signup-saga/contract"
+	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
+	"github.com/signup-saga/signup-saga/outbox"
+)
+
+// Migrations is the Member database's schema, for goose. The outbox's migrations
+// have to be applied first.
+//
+//go:embed migrations/*.sql
+var Migrations embed.FS
+
+// Errors that callers tell apart.
+var (
+	ErrNotFound = errors.New("no such signup")
+	ErrTaken    = errors.New("the username or the idempotency key exists already")
+	ErrStale    = errors.New("the saga has another version by now")
+)
+
+// QuotaBytes is the size of each plan's storage.
+var QuotaBytes = map[string]int64{"free": 5 << 30, "plus": 100 << 30, "pro": 1 << 40}
+
+// Store reads and writes the Member database.
+type Store struct {
+	pool *pgxpool.Pool
+	step saga.Step
+	wake func()
+}
+
+// New returns a store whose sagas go through step. It calls wake after each commit
+// that may have appended outbox events; wake must not block.
+func New(pool *pgxpool.Pool, step saga.Step, wake func()) *Store {
+	return &Store{pool, step, wake}
+}
+
+// Record is a saga with the facts shown beside it, and the database's time when it was read.
+type Record struct {
+	saga.Saga
+	Username string
+	Plan     string
+	Now      time.Time
+}
+
+const selectRecord = `SELECT s.*, m.username, m.plan, now() AS now FROM signup_saga s JOIN member m ON m.id = s.member_id`
+
+// Find returns the signup that a client knows by its signup id, or [ErrNotFound].
+func (s *Store) Find(ctx context.Context, signupID string) (Record, error) {
+	rows, err := s.pool.Query(ctx, "-- name: findSignup\n"+selectRecord+" WHERE s.signup_id = $1", signupID)
+	if err != nil {
+		return Record{}, err
+	}
+	return one[Record](rows)
+}
+
+// message is the one place where an effect becomes an event on the wire.
+func message(r Record, effect saga.Effect) (outbox.Event, error) {
+	route, ok := contract.RouteOf(effect.Type)
+	if !ok {
+		return outbox.Event{}, fmt.Errorf("event type %s is in no lane", effect.Type)
+	}
+	var data any
+	switch effect.Type {
+	case contract.MemberSignedUp:
+		data = contract.SignedUp{MemberID: r.MemberID, SagaID: r.ID}
+	case contract.StorageDeprovision:
+		data = contract.StorageCommand{MemberID: r.MemberID, SagaID: r.ID, Generation: r.Generation}
+	default:
+		data = contract.StorageCommand{MemberID: r.MemberID, SagaID: r.ID, Generation: r.Generation, QuotaBytes: QuotaBytes[r.Plan]}
+	}
+	id, err := uuid.NewV7()
+	if err != nil {
+		return outbox.Event{}, err
+	}
+	payload, err := json.Marshal(data)
+	return outbox.Event{
+		Lane: string(route.Lane), ID: id.String(), Key: r.MemberID, Type: string(effect.Type), Payload: payload,
+		Headers: contract.Event{SagaID: r.ID, Generation: r.Generation}.Headers(),
+	}, err
+}
+
+// one scans the only row, or reports ErrNotFound.
+func one[T any](rows pgx.Rows) (T, error) {
+	v, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[T])
+	if errors.Is(err, pgx.ErrNoRows) {
+		return v, ErrNotFound
+	}
+	return v, err
+}
+
+// Defective reports whether Postgres refused the data itself, so that the same write
+// can never succeed.
+func Defective(err error) bool {
+	pg := new(pgconn.PgError)
+	return errors.As(err, &pg) && (strings.HasPrefix(pg.Code, "22") || strings.HasPrefix(pg.Code, "23"))
+}
