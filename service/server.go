@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -18,6 +19,9 @@ const (
 	// acceptDrain bounds the draining of the accept queue as a whole, for
 	// platforms where new handshakes cannot be refused meanwhile.
 	acceptDrain = time.Second
+	// firstRequest is how long a client that has connected may take to send its
+	// request before it is closed on.
+	firstRequest = 2 * time.Second
 )
 
 // errDrained ends http.Server.Serve when the accept queue is empty.
@@ -49,11 +53,14 @@ type Server struct {
 	listener *drainListener
 	draining atomic.Bool
 	served   chan struct{}
+
+	mu    sync.Mutex
+	conns map[net.Conn]http.ConnState // open ones, for Shutdown
 }
 
 // NewServer returns a server that does nothing yet.
 func NewServer(cfg ServerConfig) *Server {
-	s := &Server{cfg: cfg, served: make(chan struct{})}
+	s := &Server{cfg: cfg, served: make(chan struct{}), conns: make(map[net.Conn]http.ConnState)}
 	s.http = http.Server{
 		Handler:           http.HandlerFunc(s.serveHTTP),
 		ReadHeaderTimeout: 5 * time.Second,
@@ -61,6 +68,7 @@ func NewServer(cfg ServerConfig) *Server {
 		WriteTimeout:      15 * time.Second,
 		IdleTimeout:       60 * time.Second,
 		MaxHeaderBytes:    16 << 10,
+		ConnState:         s.track,
 		ErrorLog:          slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
 	}
 	return s
@@ -75,7 +83,10 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 
 // Listen binds the address.
 func (s *Server) Listen() error {
-	l, err := net.Listen("tcp", s.cfg.Addr)
+	// Multipath TCP, Go's default for listeners, supports no socket filter.
+	var config net.ListenConfig
+	config.SetMultipathTCP(false)
+	l, err := config.Listen(context.Background(), "tcp", s.cfg.Addr)
 	if err != nil {
 		return fmt.Errorf("listen for %s: %w", s.cfg.Name, err)
 	}
@@ -112,10 +123,42 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	case <-s.served:
 	case <-ctx.Done():
 	}
+	s.awaitRequests(ctx)
 	if err := s.http.Shutdown(ctx); err != nil {
 		return fmt.Errorf("shut down %s: %w", s.cfg.Name, errors.Join(err, s.http.Close()))
 	}
 	return nil
+}
+
+func (s *Server) track(c net.Conn, state http.ConnState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if state == http.StateClosed || state == http.StateHijacked {
+		delete(s.conns, c)
+	} else {
+		s.conns[c] = state
+	}
+}
+
+// awaitRequests waits until no request is in flight or about to come.
+// http.Server.Shutdown does not: it hangs up on connections whose first request
+// arrives after it was called, and may have been accepted long before.
+func (s *Server) awaitRequests(ctx context.Context) {
+	deadline := time.Now().Add(firstRequest)
+	for ctx.Err() == nil && s.busy(time.Now().Before(deadline)) {
+		pause(ctx, 5*time.Millisecond)
+	}
+}
+
+func (s *Server) busy(countNew bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, state := range s.conns {
+		if state == http.StateActive || (countNew && state == http.StateNew) {
+			return true
+		}
+	}
+	return false
 }
 
 // drainListener accepts as usual until drain; from then on until nobody has

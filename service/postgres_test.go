@@ -1,0 +1,157 @@
+package service_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"testing"
+	"testing/fstest"
+	"testing/synctest"
+	"time"
+
+	"github.com/signup-saga/signup-saga/devstack/testenv"
+	"github.com/signup-saga/signup-saga/service"
+)
+
+func migrations(versions ...string) service.MigrationSet {
+	set := service.MigrationSet{Table: "test_version", FS: fstest.MapFS{}}
+	for _, v := range versions {
+		set.FS.(fstest.MapFS)[v+"_x.sql"] = &fstest.MapFile{Data: []byte("-- +goose Up\nCREATE TABLE t" + v + " (id int);\n")}
+	}
+	return set
+}
+
+func TestMigrateConcurrentlyAndWait(t *testing.T) {
+	url := testenv.Database(t, "empty", nil)
+	pool, err := service.OpenPool(t.Context(), url, discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	waited := make(chan error, 1)
+	go func() { waited <- service.WaitMigrated(t.Context(), pool, discard(), migrations("1", "2")) }()
+
+	if err := service.Migrate(t.Context(), url, discard(), migrations("1")); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-waited:
+		t.Fatalf("did not wait for version 2: %v", err)
+	default:
+	}
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Go(func() {
+			if err := service.Migrate(t.Context(), url, discard(), migrations("1", "2")); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if err := <-waited; err != nil {
+		t.Error(err)
+	}
+	// An older program starts on a newer database.
+	if err := service.WaitMigrated(t.Context(), pool, discard(), migrations("1")); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestOpenPoolWaitsUntilToldToStop(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	l.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	_, err = service.OpenPool(ctx, "postgres://x@"+addr+"/x", discard())
+	if !errors.Is(err, context.DeadlineExceeded) || !service.Unavailable(err) {
+		t.Errorf("err = %v", err)
+	}
+	if _, err := service.OpenPool(t.Context(), "://", discard()); err == nil {
+		t.Error("a malformed url was accepted")
+	}
+}
+
+func TestUnavailable(t *testing.T) {
+	url := testenv.Database(t, "empty", nil)
+	pool, err := service.OpenPool(t.Context(), url, discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	_, err = pool.Exec(t.Context(), "SELECT 1/0")
+	if err == nil || service.Unavailable(err) {
+		t.Errorf("division by zero: %v", err)
+	}
+	_, err = pool.Exec(t.Context(), "SELECT pg_terminate_backend(pg_backend_pid())")
+	if !service.Unavailable(err) {
+		t.Errorf("terminated: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err = pool.Exec(ctx, "SELECT pg_sleep(10)"); !service.Unavailable(err) {
+		t.Errorf("timed out: %v", err)
+	}
+}
+
+func TestBackoffStaysBelowItsLimits(t *testing.T) {
+	for attempt, limit := range map[int]time.Duration{0: 100, 1: 100, 2: 200, 4: 800, 5: 1000, 40: 1000, 1000: 1000} {
+		var most time.Duration
+		for range 2000 {
+			most = max(most, service.Backoff(attempt, 100, 1000))
+		}
+		if most >= limit || most < limit/2 {
+			t.Errorf("attempt %d: up to %d, want just below %d", attempt, most, limit)
+		}
+	}
+}
+
+func TestLoopWaitsWakesAndBacksOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		var mu sync.Mutex
+		calls := 0
+		wake := make(chan struct{}, 1)
+		result := func() (bool, error) { return false, nil }
+		go service.Loop(ctx, "test", time.Second, wake, discard(), func(context.Context) (bool, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			calls++
+			return result()
+		})
+		check := func(what string, want int) {
+			t.Helper()
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			if calls != want {
+				t.Fatalf("%s: %d calls, want %d", what, calls, want)
+			}
+		}
+		check("start", 1)
+		<-time.After(time.Second)
+		check("interval", 2)
+		wake <- struct{}{}
+		check("wake", 3)
+		mu.Lock()
+		result = func() (bool, error) { return calls < 10, nil }
+		mu.Unlock()
+		wake <- struct{}{}
+		check("more", 10)
+		mu.Lock()
+		result = func() (bool, error) { return false, errors.New("broken") }
+		mu.Unlock()
+		<-time.After(time.Minute)
+		synctest.Wait()
+		mu.Lock()
+		defer mu.Unlock()
+		if calls < 20 || calls > 120 {
+			t.Errorf("%d calls in a minute of failures", calls)
+		}
+	})
+}
