@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/gofrs/uuid/v5"
@@ -20,12 +21,11 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
 )
 
-// Errors of [Service.SignUp]; an [Invalid] is the other one.
+// Errors of [Service.SignUp], beside [Invalid] and those of the database.
 var (
-	ErrTaken       = errors.New("the username is taken")
-	ErrKeyReused   = errors.New("the idempotency key belongs to another request")
-	ErrBusy        = errors.New("too many passwords wait to be hashed")
-	ErrUnavailable = errors.New("the database did not answer in time")
+	ErrTaken     = errors.New("the username is taken")
+	ErrKeyReused = errors.New("the idempotency key belongs to another request")
+	ErrBusy      = errors.New("too many passwords wait to be hashed")
 )
 
 // Request is the body of POST /v1/members.
@@ -129,7 +129,7 @@ func (s *Service) commit(ctx context.Context, a attempt, now time.Time) (Answer,
 	if answer, err := a.settled(known); err != nil || answer.Body != nil {
 		return answer, err
 	}
-	return Answer{}, fmt.Errorf("%w: %w", ErrUnavailable, failure)
+	return Answer{}, failure
 }
 
 // settled answers from what is known already: neither an answer nor an error means go on.
@@ -150,15 +150,14 @@ func (a attempt) settled(known store.Known) (Answer, error) {
 func (s *Service) lookUp(ctx context.Context, a attempt) (store.Known, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.DatabaseTimeout)
 	defer cancel()
-	known, err := s.store.LookUp(ctx, a.member.UsernameKey, a.key, a.signupID)
-	if err != nil {
-		return known, fmt.Errorf("%w: %w", ErrUnavailable, err)
-	}
-	return known, nil
+	return s.store.LookUp(ctx, a.member.UsernameKey, a.key, a.signupID)
 }
 
 // Find returns the signup with this id, or [store.ErrNotFound].
 func (s *Service) Find(ctx context.Context, signupID string) (View, error) {
+	if random, ok := strings.CutPrefix(signupID, idPrefix); !ok || strings.Trim(random, "0123456789abcdef") != "" {
+		return View{}, store.ErrNotFound
+	}
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.DatabaseTimeout)
 	defer cancel()
 	r, err := s.store.Find(ctx, signupID)
@@ -174,9 +173,11 @@ func (s *Service) bodyHMAC(req Request) []byte {
 	return h.Sum(nil)
 }
 
+const idPrefix = "sgn_"
+
 // newSignupID returns a capability: whoever knows it may read the signup.
 func newSignupID() string {
 	var b [20]byte
 	_, _ = rand.Read(b[:]) // never fails
-	return "sgn_" + hex.EncodeToString(b[:])
+	return idPrefix + hex.EncodeToString(b[:])
 }

@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -15,9 +14,6 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 )
 
-// ErrCursor reports a cursor that [Store.List] did not make.
-var ErrCursor = errors.New("unknown cursor")
-
 // Filter selects sagas; zero fields select all.
 type Filter struct {
 	State         saga.State
@@ -26,7 +22,7 @@ type Filter struct {
 	CreatedAfter  time.Time
 	CreatedBefore time.Time
 	Limit         int
-	Cursor        string
+	After         Cursor // only what is older than it
 }
 
 // Moment is a row of a saga's timeline.
@@ -40,13 +36,32 @@ type Moment struct {
 	Actor      string    `json:"actor"`
 }
 
-type position struct {
+// Cursor is a place in the list of sagas; zero is its beginning.
+type Cursor struct {
 	At time.Time
 	ID string
 }
 
-// List returns a page of sagas, newest first, and the cursor of the next page; "" at the end.
-func (s *Store) List(ctx context.Context, f Filter) ([]Record, string, error) {
+// String encodes a cursor for a URL; "" for the zero cursor.
+func (c Cursor) String() string {
+	if c.ID == "" {
+		return ""
+	}
+	return base64.RawURLEncoding.EncodeToString([]byte(c.At.UTC().Format(time.RFC3339Nano) + " " + c.ID))
+}
+
+// ParseCursor reads what String wrote.
+func ParseCursor(text string) (c Cursor, err error) {
+	raw, _ := base64.RawURLEncoding.DecodeString(text)
+	at, id, _ := strings.Cut(string(raw), " ")
+	c.ID = id
+	_, badID := uuid.FromString(id)
+	c.At, err = time.Parse(time.RFC3339Nano, at)
+	return c, errors.Join(err, badID)
+}
+
+// List returns a page of sagas, newest first, and the cursor of the next page; zero at the end.
+func (s *Store) List(ctx context.Context, f Filter) ([]Record, Cursor, error) {
 	var where []string
 	var args []any
 	and := func(condition string, values ...any) {
@@ -72,28 +87,21 @@ func (s *Store) List(ctx context.Context, f Filter) ([]Record, string, error) {
 	if !f.CreatedBefore.IsZero() {
 		and("s.created_at < ?", f.CreatedBefore)
 	}
-	if f.Cursor != "" {
-		var p position
-		raw, _ := base64.RawURLEncoding.DecodeString(f.Cursor)
-		err := json.Unmarshal(raw, &p)
-		if _, bad := uuid.FromString(p.ID); err != nil || bad != nil {
-			return nil, "", ErrCursor
-		}
-		and("(s.created_at, s.id) < (?, ?)", p.At, p.ID)
+	if f.After.ID != "" {
+		and("(s.created_at, s.id) < (?, ?)", f.After.At, f.After.ID)
 	}
 	args = append(args, f.Limit+1)
 	rows, err := s.pool.Query(ctx, fmt.Sprintf("-- name: listSagas\n%s WHERE %s ORDER BY s.created_at DESC, s.id DESC LIMIT $%d",
 		selectRecord, strings.Join(where, " AND "), len(args)), args...)
 	if err != nil {
-		return nil, "", err
+		return nil, Cursor{}, err
 	}
 	page, err := pgx.CollectRows(rows, pgx.RowToStructByName[Record])
 	if err != nil || len(page) <= f.Limit {
-		return page, "", err
+		return page, Cursor{}, err
 	}
 	last := page[f.Limit-1]
-	next, err := json.Marshal(position{last.CreatedAt, last.ID})
-	return page[:f.Limit], base64.RawURLEncoding.EncodeToString(next), err
+	return page[:f.Limit], Cursor{last.CreatedAt, last.ID}, nil
 }
 
 // Get returns one saga and its timeline, oldest first, or [ErrNotFound].

@@ -1,0 +1,103 @@
+// Package api is member-svc's HTTP: a public listener for clients, and an admin
+// listener for operators, probes and metrics.
+package api
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
+	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
+	"github.com/signup-saga/signup-saga/member-svc/internal/store"
+	"github.com/signup-saga/signup-saga/service"
+)
+
+// API answers requests.
+type API struct {
+	Signups         *signup.Service
+	Store           *store.Store
+	Step            saga.Step
+	Metrics         *Metrics
+	DatabaseTimeout time.Duration // for each request of the admin listener
+	Log             *slog.Logger
+}
+
+var (
+	errNotRetryable = errors.New("only a saga that needs attention can be retried")
+	errNoRoute      = errors.New("no such resource")
+	errMethod       = errors.New("the resource does not know this method")
+	errRate         = errors.New("too many requests from this address")
+)
+
+// problem is the one place where errors become answers. Errors that it does not know
+// are logged and answered 500.
+func problem(err error) *service.Problem {
+	var invalid signup.Invalid
+	switch {
+	case errors.As(err, &invalid):
+		return service.NewProblem(http.StatusUnprocessableEntity, "validation_failed", invalid.Error(), invalid.Fields...)
+	case errors.Is(err, signup.ErrTaken):
+		return service.NewProblem(http.StatusConflict, "username_taken", signup.ErrTaken.Error())
+	case errors.Is(err, signup.ErrKeyReused):
+		return service.NewProblem(http.StatusUnprocessableEntity, "idempotency_key_reused", signup.ErrKeyReused.Error())
+	case errors.Is(err, signup.ErrBusy):
+		return later(service.NewProblem(http.StatusServiceUnavailable, "busy", signup.ErrBusy.Error()), time.Second)
+	case errors.Is(err, errRate):
+		return service.NewProblem(http.StatusTooManyRequests, "rate_limited", errRate.Error())
+	case errors.Is(err, store.ErrNotFound), errors.Is(err, errNoRoute):
+		return service.NewProblem(http.StatusNotFound, "not_found", errNoRoute.Error())
+	case errors.Is(err, errMethod):
+		return service.NewProblem(http.StatusMethodNotAllowed, "method_not_allowed", errMethod.Error())
+	case errors.Is(err, store.ErrStale):
+		return service.NewProblem(http.StatusPreconditionFailed, "version_mismatch", store.ErrStale.Error())
+	case errors.Is(err, errNotRetryable):
+		return service.NewProblem(http.StatusConflict, "not_retryable", errNotRetryable.Error())
+	case service.Unavailable(err), errors.Is(err, store.ErrTaken): // the latter: taken, and free again since
+		return later(service.NewProblem(http.StatusServiceUnavailable, "unavailable", "the database did not answer in time"), 2*time.Second)
+	default:
+		return nil
+	}
+}
+
+func later(p *service.Problem, after time.Duration) *service.Problem {
+	p.RetryAfter = after
+	return p
+}
+
+func invalid(pointer, detail string) error {
+	return signup.Invalid{Fields: []service.FieldError{{Pointer: pointer, Detail: detail}}}
+}
+
+func (a *API) handle(h service.Handler) http.HandlerFunc { return service.Adapt(a.Log, problem, h) }
+
+func (a *API) fail(err error) http.HandlerFunc {
+	return a.handle(func(http.ResponseWriter, *http.Request) error { return err })
+}
+
+func (a *API) router() chi.Router {
+	r := chi.NewRouter()
+	r.NotFound(a.fail(errNoRoute))
+	r.MethodNotAllowed(a.fail(errMethod))
+	return r
+}
+
+// deadline bounds the database work of a request.
+func deadline(d time.Duration) func(http.Handler) http.Handler {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			ctx, cancel := context.WithTimeout(r.Context(), d)
+			defer cancel()
+			next.ServeHTTP(w, r.WithContext(ctx))
+		})
+	}
+}
+
+func setETag(w http.ResponseWriter, version int64) {
+	w.Header().Set("ETag", `"`+strconv.FormatInt(version, 10)+`"`)
+}

@@ -1,0 +1,84 @@
+package api
+
+import (
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/httprate"
+
+	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
+	"github.com/signup-saga/signup-saga/service"
+)
+
+// Public returns the handler of the public listener. Each address may sign up
+// perMinute times a minute.
+func (a *API) Public(perMinute int) http.Handler {
+	r := a.router()
+	r.Use(private)
+	limit := httprate.Limit(perMinute, time.Minute, httprate.WithKeyFuncs(httprate.KeyByIP), httprate.WithLimitHandler(a.fail(errRate)))
+	r.With(limit).Post("/v1/members", a.handle(a.signUp))
+	r.Get("/v1/signups/{signup_id}", a.handle(a.showSignup))
+	return r
+}
+
+// private keeps capabilities out of caches and of other sites' logs.
+func private(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "no-store")
+		w.Header().Set("Referrer-Policy", "no-referrer")
+		next.ServeHTTP(w, r)
+	})
+}
+
+func (a *API) signUp(w http.ResponseWriter, r *http.Request) (err error) {
+	began, outcome := time.Now(), "created"
+	defer func() { a.Metrics.signedUp(outcome, err, time.Since(began)) }()
+	var req signup.Request
+	if err := service.DecodeJSON(w, r, &req); err != nil {
+		return err
+	}
+	key, err := idempotencyKey(r)
+	if err != nil {
+		return err
+	}
+	answer, err := a.Signups.SignUp(r.Context(), req, key)
+	if err != nil {
+		return err
+	}
+	if answer.Replayed {
+		outcome = "replayed"
+		w.Header().Set("Idempotent-Replayed", "true")
+	}
+	w.Header().Set("Location", "/v1/signups/"+answer.SignupID)
+	return service.WriteJSON(w, http.StatusCreated, answer.Body)
+}
+
+// idempotencyKey returns the header's value, bare or quoted; "" without one.
+func idempotencyKey(r *http.Request) (string, error) {
+	values := r.Header.Values("Idempotency-Key")
+	if len(values) == 0 {
+		return "", nil
+	}
+	key := strings.TrimSpace(values[0])
+	if len(key) > 1 && key[0] == '"' && key[len(key)-1] == '"' {
+		key = key[1 : len(key)-1]
+	}
+	if len(values) > 1 || key == "" || len(key) > 255 || strings.ContainsFunc(key, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return "", service.NewProblem(http.StatusBadRequest, "invalid_idempotency_key", "Idempotency-Key must be one value of 1 to 255 printable ASCII characters")
+	}
+	return key, nil
+}
+
+func (a *API) showSignup(w http.ResponseWriter, r *http.Request) error {
+	view, err := a.Signups.Find(r.Context(), chi.URLParam(r, "signup_id"))
+	if err != nil {
+		return err
+	}
+	setETag(w, view.Version)
+	if !view.State.Settled() {
+		w.Header().Set("Retry-After", "1")
+	}
+	return service.WriteJSON(w, http.StatusOK, view)
+}
