@@ -35,6 +35,8 @@ type stdio struct {
 	in       *os.File
 	out, err io.Writer
 	getenv   func(string) string
+	// hurry is done when the user has asked twice to end: what still runs is then killed.
+	hurry context.Context
 }
 
 type command func(ctx context.Context, args []string, io stdio) error
@@ -44,15 +46,23 @@ var errUsage = errors.New("usage")
 
 func commands() map[string]command {
 	return map[string]command{
+		"up":       runUp,
+		"status":   runStatus,
+		"wipe":     operate("wipe"),
+		"kill":     operate("kill"),
+		"stop":     operate("stop"),
+		"start":    operate("start"),
+		"pause":    operate("pause"),
+		"resume":   operate("resume"),
 		"postgres": runPostgres,
 		"nats":     runNATS,
+		"smtp":     runSMTP,
 	}
 }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	defer stop()
-	err := run(ctx, os.Args[1:], stdio{in: os.Stdin, out: os.Stdout, err: os.Stderr, getenv: os.Getenv})
+	ctx, hurry := asked()
+	err := run(ctx, os.Args[1:], stdio{in: os.Stdin, out: os.Stdout, err: os.Stderr, getenv: os.Getenv, hurry: hurry})
 	switch {
 	case errors.Is(err, errUsage):
 		os.Exit(2)
@@ -60,6 +70,21 @@ func main() {
 		fmt.Fprintln(os.Stderr, "devstack:", err)
 		os.Exit(1)
 	}
+}
+
+// asked returns a context that is done at the first request to end, and one that is done at the second.
+func asked() (once, twice context.Context) {
+	once, first := context.WithCancel(context.Background())
+	twice, second := context.WithCancel(context.Background())
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	go func() {
+		<-signals
+		first()
+		<-signals
+		second()
+	}()
+	return once, twice
 }
 
 func run(ctx context.Context, args []string, io stdio) error {

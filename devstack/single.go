@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,10 +8,10 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/signup-saga/signup-saga/devstack/internal/mailbox"
 	"github.com/signup-saga/signup-saga/devstack/internal/natsserver"
 	"github.com/signup-saga/signup-saga/devstack/internal/port"
 	"github.com/signup-saga/signup-saga/devstack/internal/postgres"
-	"github.com/signup-saga/signup-saga/devstack/internal/scratch"
 )
 
 // startLimit bounds the start of one component.
@@ -38,47 +37,45 @@ func runPostgres(ctx context.Context, args []string, io stdio) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, leave()) }()
-	cluster, log, err := openCluster(ctx, home, account, io)
+	log := filepath.Join(home, "postgres.log")
+	cluster, err := openCluster(ctx, home, log, account, io)
 	if err != nil {
 		return unlessEnded(ctx, err)
 	}
-	defer log.Close()
 	defer func() { err = errors.Join(err, cluster.Close(context.WithoutCancel(ctx))) }()
 	died := make(chan string, 1)
 	cluster.OnDeath = func(exit string) { died <- exit }
 	limited, done := context.WithTimeout(ctx, startLimit)
 	defer done()
 	if err := cluster.Start(limited); err != nil {
-		return unlessEnded(ctx, withTail(err, log.Name()))
+		return unlessEnded(ctx, withTail(err, log))
 	}
 	fmt.Fprintf(io.out, "DATABASE_URL=%s\n", cluster.URL("postgres"))
 	select {
 	case exit := <-died:
-		return withTail(fmt.Errorf("postgres ended: %s", exit), log.Name())
+		return withTail(fmt.Errorf("postgres ended: %s", exit), log)
 	case <-ctx.Done():
 		return nil
 	}
 }
 
-func openCluster(ctx context.Context, home string, account postgres.Account, io stdio) (*postgres.Cluster, *os.File, error) {
+func openCluster(ctx context.Context, home, log string, account postgres.Account, io stdio) (*postgres.Cluster, error) {
 	binaries, err := postgres.NewFinder(account, io.getenv, func(note string) { fmt.Fprintln(io.err, note) }).Find(ctx)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	dir, err := account.Place(home)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	free, err := port.Free()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	log, err := os.OpenFile(filepath.Join(home, "postgres.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-	if err != nil {
-		return nil, nil, err
-	}
-	cluster, err := postgres.Open(ctx, postgres.Config{Dir: dir, Port: free, Binaries: binaries, Account: account, Log: log})
-	return cluster, log, err
+	return postgres.Open(ctx, postgres.Config{
+		Dir: dir, Port: free, Binaries: binaries, Account: account,
+		Log: func() (*os.File, error) { return os.OpenFile(log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600) },
+	})
 }
 
 func runNATS(ctx context.Context, args []string, io stdio) error {
@@ -97,45 +94,14 @@ func runNATS(ctx context.Context, args []string, io stdio) error {
 	return natsserver.Run(ctx, *addr, *dir, func(url string) { fmt.Fprintf(io.out, "NATS_URL=%s\n", url) })
 }
 
-// enter returns the absolute path of the folder to work in, which is a throw-away one when dir is empty. Only one devstack
-// may work in a folder; leave lets the next one in.
-func enter(dir string, account postgres.Account) (path string, leave func() error, err error) {
-	base := account.TempDir()
-	scratch.Sweep(base, postgres.Vacate)
-	if dir == "" {
-		made, err := scratch.New(base)
-		if err != nil {
-			return "", nil, err
-		}
-		return made.Path, made.Remove, nil
-	}
-	if path, err = filepath.Abs(dir); err != nil {
-		return "", nil, err
-	}
-	if err := os.MkdirAll(path, 0o755); err != nil { //nolint:gosec // a database server that runs as another user passes through
-		return "", nil, err
-	}
-	lock, err := scratch.Lock(filepath.Join(path, ".lock"))
-	if err != nil {
-		return "", nil, fmt.Errorf("another devstack works in %s: %w", path, err)
-	}
-	return path, lock.Close, nil
-}
-
-// unlessEnded hides an error whose cause is that the user ended the command.
-func unlessEnded(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
-	}
-	return err
-}
-
-// withTail adds the end of a log to an error.
-func withTail(err error, log string) error {
-	const size = 2000
-	content, readErr := os.ReadFile(log)
-	if readErr != nil || len(content) == 0 {
+func runSMTP(ctx context.Context, args []string, io stdio) error {
+	flags := newFlags("smtp", "[--addr HOST:PORT] [--http HOST:PORT]", io)
+	addr := flags.String("addr", "127.0.0.1:1025", "accept mails on this `address`")
+	page := flags.String("http", "127.0.0.1:8025", "show them on this `address`")
+	if _, err := parse(flags, args, 0); err != nil {
 		return err
 	}
-	return fmt.Errorf("%w\n%s ends with:\n%s", err, log, bytes.TrimSpace(content[max(0, len(content)-size):]))
+	ctx, cancel := untilEOF(ctx, io.in)
+	defer cancel()
+	return mailbox.Run(ctx, *addr, *page, func(url string) { fmt.Fprintf(io.out, "MAIL_URL=%s\n", url) })
 }

@@ -38,8 +38,8 @@ type Config struct {
 	Binaries Binaries
 	// Account runs the server.
 	Account Account
-	// Log receives what the server prints. It is written to directly, so it must be a file.
-	Log *os.File
+	// Log opens the file for what the server prints, at each start.
+	Log func() (*os.File, error)
 }
 
 // Cluster is a private PostgreSQL cluster. Start, Stop, Kill, Pause, Resume and Status are those of process.Daemon.
@@ -70,6 +70,7 @@ func Open(ctx context.Context, config Config) (*Cluster, error) {
 	c.Daemon = &process.Daemon{
 		Name:        "postgres",
 		Command:     c.command,
+		Log:         config.Log,
 		Ready:       c.answers,
 		StopSignal:  syscall.SIGINT,  // fast shutdown: sessions are ended, everything is on disk
 		DeathSignal: syscall.SIGQUIT, // immediate shutdown: works even when some backends are frozen
@@ -134,10 +135,10 @@ func (c *Cluster) create(ctx context.Context) error {
 	if err := c.config.Account.own(draft); err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, filepath.Join(c.config.Binaries.Dir, "initdb"), "--pgdata", c.data(), "--username", superuser,
+	cmd := exec.Command(filepath.Join(c.config.Binaries.Dir, "initdb"), "--pgdata", c.data(), "--username", superuser,
 		"--pwfile", draft, "--auth", "scram-sha-256", "--locale", "C", "--encoding", "UTF8", "--no-instructions")
 	c.prepare(cmd)
-	if out, err := cmd.CombinedOutput(); err != nil {
+	if out, err := process.Run(ctx, cmd); err != nil {
 		return fmt.Errorf("initdb: %w: %s", err, strings.TrimSpace(string(out)))
 	}
 	return os.Rename(draft, c.passwordFile())
@@ -171,7 +172,6 @@ func (c *Cluster) command() (*exec.Cmd, error) {
 	}
 	cmd := exec.Command(filepath.Join(c.config.Binaries.Dir, "postgres"), args...)
 	c.prepare(cmd)
-	cmd.Stdout, cmd.Stderr = c.config.Log, c.config.Log
 	return cmd, nil
 }
 

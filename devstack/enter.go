@@ -1,0 +1,55 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/signup-saga/signup-saga/devstack/internal/postgres"
+	"github.com/signup-saga/signup-saga/devstack/internal/scratch"
+)
+
+// enter returns the absolute path of the folder to work in, which is a throw-away one when dir is empty. Only one devstack
+// may work in a folder; leave lets the next one in.
+func enter(dir string, account postgres.Account) (path string, leave func() error, err error) {
+	base := account.TempDir()
+	scratch.Sweep(base, postgres.Vacate)
+	if dir == "" {
+		made, err := scratch.New(base)
+		if err != nil {
+			return "", nil, err
+		}
+		return made.Path, made.Remove, nil
+	}
+	if path, err = filepath.Abs(dir); err != nil {
+		return "", nil, err
+	}
+	if err := os.MkdirAll(path, 0o755); err != nil { //nolint:gosec // a database server that runs as another user passes through
+		return "", nil, err
+	}
+	lock, err := scratch.Lock(filepath.Join(path, ".lock"))
+	if err != nil {
+		return "", nil, fmt.Errorf("another devstack works in %s: %w", path, err)
+	}
+	return path, lock.Close, nil
+}
+
+// unlessEnded hides an error whose cause is that the user ended the command.
+func unlessEnded(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// withTail adds the end of a log to an error.
+func withTail(err error, log string) error {
+	const size = 2000
+	content, readErr := os.ReadFile(log)
+	if readErr != nil || len(content) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w\n%s ends with:\n%s", err, log, bytes.TrimSpace(content[max(0, len(content)-size):]))
+}

@@ -1,0 +1,107 @@
+package stack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/signup-saga/signup-saga/devstack/internal/process"
+)
+
+// ErrUnknownVerb is returned by Do for a verb that it does not know.
+var ErrUnknownVerb = errors.New("unknown verb")
+
+// Do carries out one of kill, stop, start, pause, resume (any component) and wipe (nats only), and says what it did.
+// Doing what is done already is no error.
+func (s *Stack) Do(ctx context.Context, verb, name string) (string, error) {
+	select {
+	case <-s.ready:
+	default:
+		return "", errors.New("the stack is still starting")
+	}
+	c, err := s.component(name)
+	if err != nil {
+		return "", err
+	}
+	switch verb {
+	case "kill":
+		return name + " is killed", c.Kill()
+	case "stop":
+		return name + " is stopped", c.Stop(ctx)
+	case "start":
+		return s.restart(ctx, c)
+	case "pause":
+		return name + " is paused", c.Pause()
+	case "resume":
+		return name + " goes on", c.Resume()
+	case "wipe":
+		return s.wipe(ctx, c)
+	default:
+		return "", fmt.Errorf("%w %q", ErrUnknownVerb, verb)
+	}
+}
+
+// restart starts a component. One that runs but is not ready, perhaps because something it needs is down, counts as started.
+func (s *Stack) restart(ctx context.Context, c *component) (string, error) {
+	err := s.startComponent(ctx, c.Name, restartLimit)
+	if errors.Is(err, process.ErrNotReady) {
+		return c.Name + " runs, but is not ready yet", nil
+	}
+	return c.Name + " runs", err
+}
+
+// wipe loses all that NATS has stored, as a lost disk would.
+func (s *Stack) wipe(ctx context.Context, c *component) (string, error) {
+	if c.Name != natsName {
+		return "", fmt.Errorf("only %s can be wiped", natsName)
+	}
+	if err := c.Kill(); err != nil {
+		return "", err
+	}
+	entries, err := os.ReadDir(s.natsDir())
+	if err != nil {
+		return "", err
+	}
+	for _, e := range entries {
+		if err := os.RemoveAll(filepath.Join(s.natsDir(), e.Name())); err != nil {
+			return "", err
+		}
+	}
+	_, err = s.restart(ctx, c)
+	return "nats has lost everything and runs again", err
+}
+
+// Status is a snapshot of a stack.
+type Status struct {
+	// Dir is the folder of the stack.
+	Dir string `json:"dir"`
+	// Ready is set once all components have been started; it stays set when they are killed later.
+	Ready      bool              `json:"ready"`
+	Components []ComponentStatus `json:"components"`
+}
+
+// ComponentStatus is a snapshot of one component.
+type ComponentStatus struct {
+	Name string `json:"name"`
+	process.Status
+	// URL is where the component listens.
+	URL string `json:"url"`
+	Log string `json:"log"`
+}
+
+// Status returns what every component is doing.
+func (s *Stack) Status() Status {
+	status := Status{Dir: s.options.Dir}
+	select {
+	case <-s.ready:
+		status.Ready = true
+	default:
+	}
+	for _, c := range s.components {
+		status.Components = append(status.Components,
+			ComponentStatus{Name: c.Name, Status: c.Status(), URL: c.url, Log: s.logPath(c.Name)})
+	}
+	return status
+}

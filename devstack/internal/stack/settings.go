@@ -1,0 +1,99 @@
+package stack
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/signup-saga/signup-saga/devstack/internal/port"
+)
+
+// settings are what a stack keeps over restarts: its ports and its secrets. It is used by one goroutine, but for release.
+type settings struct {
+	Ports   map[string]int    `json:"ports"`
+	Secrets map[string]string `json:"secrets"`
+
+	path string
+	mu   sync.Mutex
+	held map[string]net.Listener // ports that nobody may take before their component starts
+}
+
+func loadSettings(dir string) (*settings, error) {
+	s := &settings{
+		Ports: map[string]int{}, Secrets: map[string]string{},
+		path: filepath.Join(dir, "devstack.json"), held: map[string]net.Listener{},
+	}
+	content, err := os.ReadFile(s.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return s, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(content, s); err != nil {
+		return nil, fmt.Errorf("%s: %w", s.path, err)
+	}
+	return s, nil
+}
+
+func (s *settings) save() error {
+	content, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writeFile(s.path, append(content, '\n'))
+}
+
+// port returns the port of a listener, the one it had before if possible, and holds it until release.
+func (s *settings) port(name string, preferred int) (int, error) {
+	if kept := s.Ports[name]; kept != 0 {
+		preferred = kept
+	}
+	held, number, err := port.Hold(preferred)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", name, err)
+	}
+	s.Ports[name], s.held[name] = number, held
+	return number, nil
+}
+
+// release lets the named listeners' components take their ports.
+func (s *settings) release(names ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, name := range names {
+		if held := s.held[name]; held != nil {
+			_ = held.Close()
+			delete(s.held, name)
+		}
+	}
+}
+
+func (s *settings) releaseAll() {
+	for name := range s.Ports {
+		s.release(name)
+	}
+}
+
+// secret returns a secret that nobody can guess.
+func (s *settings) secret(name string) string {
+	if s.Secrets[name] == "" {
+		s.Secrets[name] = rand.Text() + rand.Text()
+	}
+	return s.Secrets[name]
+}
+
+// writeFile replaces a private file at once, so that nobody reads half of it.
+func writeFile(path string, content []byte) error {
+	draft := path + ".new"
+	if err := os.WriteFile(draft, content, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(draft, path)
+}
