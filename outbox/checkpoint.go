@@ -44,17 +44,28 @@ func (c checkpoints) newest(ctx context.Context) (position, holder, error) {
 	return c.load(ctx, "newestCheckpoint", "ORDER BY c.n DESC LIMIT 1", staleAfter)
 }
 
-// before loads the newest checkpoint older than window, or the start of the
-// lane if there is none.
-func (c checkpoints) before(ctx context.Context, window time.Duration) (position, error) {
-	p, _, err := c.load(ctx, "checkpointBefore", "WHERE c.published_at < clock_timestamp() - $1::interval ORDER BY c.n DESC LIMIT 1", window)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return position{}, nil
+// replayStart loads the position from which every event is published again that
+// was published in the window before the last publication, and the number of the
+// oldest checkpoint that such a replay may need. The window ends at the last
+// publication, not now: however long the broker was away, what was published
+// right before may be unconsumed. Within the window the lowest hi counts, for it
+// may contain replays of its own.
+func (c checkpoints) replayStart(ctx context.Context, window time.Duration) (p position, oldest int64, err error) {
+	checkpoint := table("checkpoint", c.lane)
+	err = c.pool.QueryRow(ctx, `-- name: replayWindow
+WITH newest AS (SELECT stream_id, stream_seq FROM `+checkpoint+` ORDER BY n DESC LIMIT 1),
+last AS (SELECT min(c.published_at) AS at FROM `+checkpoint+` c JOIN newest USING (stream_id, stream_seq)),
+start AS (SELECT coalesce(max(c.n), 0) AS n FROM `+checkpoint+` c, last WHERE c.published_at < last.at - $1::interval),
+lowest AS (SELECT c.n FROM `+checkpoint+` c, start WHERE c.n >= start.n ORDER BY c.hi, c.n LIMIT 1)
+SELECT lowest.n, (SELECT min(least(c.n, c.gaps_at)) FROM `+checkpoint+` c, start WHERE c.n >= start.n) FROM lowest`, window).Scan(&p.n, &oldest)
+	if err != nil {
+		return p, 0, fmt.Errorf("find replay window of lane %s: %w", c.lane, err)
 	}
-	return p, err
+	p, _, err = c.load(ctx, "checkpoint", "WHERE c.n = $2", staleAfter, p.n)
+	return p, oldest, err
 }
 
-func (c checkpoints) load(ctx context.Context, name, tail string, d time.Duration) (position, holder, error) {
+func (c checkpoints) load(ctx context.Context, name, tail string, args ...any) (position, holder, error) {
 	var (
 		p       position
 		h       holder
@@ -62,7 +73,7 @@ func (c checkpoints) load(ctx context.Context, name, tail string, d time.Duratio
 		gapsXid uint64
 	)
 	sql := "-- name: " + name + fmt.Sprintf(selectCheckpoint, table("checkpoint", c.lane)) + tail
-	err := c.pool.QueryRow(ctx, sql, d).Scan(&p.n, &h.leader, &p.hi, &gaps, &p.gapsAt, &gapsXid, &p.streamID, &p.streamSeq, &h.fresh)
+	err := c.pool.QueryRow(ctx, sql, args...).Scan(&p.n, &h.leader, &p.hi, &gaps, &p.gapsAt, &gapsXid, &p.streamID, &p.streamSeq, &h.fresh)
 	if err != nil {
 		return p, h, fmt.Errorf("load checkpoint of lane %s: %w", c.lane, err)
 	}

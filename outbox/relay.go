@@ -50,11 +50,13 @@ type RelayConfig struct {
 	Source string
 	// SubjectPrefix, followed by the event's type, is the subject it is published on.
 	SubjectPrefix string
-	// ReplayWindow is how far back events are published again when the broker
-	// has lost data. Default 1 hour.
+	// ReplayWindow is how far back from the last publication events are
+	// published again when the broker has lost data. Default 1 hour.
 	ReplayWindow time.Duration
-	Log          *slog.Logger
-	Hooks        Hooks
+	// Retention is how long published events are kept in their table. Default 7 days.
+	Retention time.Duration
+	Log       *slog.Logger
+	Hooks     Hooks
 }
 
 const (
@@ -87,6 +89,9 @@ func NewRelay(c RelayConfig) (*Relay, error) {
 	}
 	if c.ReplayWindow == 0 {
 		c.ReplayWindow = time.Hour
+	}
+	if c.Retention == 0 {
+		c.Retention = 7 * 24 * time.Hour
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -170,6 +175,7 @@ func (r *Relay) lead(ctx context.Context, healthy func()) error {
 	call(r.Hooks.Led, true)
 	defer call(r.Hooks.Led, false)
 	s := session{Relay: r, p: p, written: time.Now(), looked: time.Now(), reconnects: r.NATS.Stats().Reconnects}
+	defer r.retainBeside(ctx)()
 	for ctx.Err() == nil {
 		// A step in flight is finished even when ctx ends: it is short, and
 		// what it published is then known.
@@ -276,7 +282,7 @@ func (r *Relay) reconcile(ctx context.Context, p position) (position, error) {
 // rewind returns the position from before the replay window: the broker has
 // lost messages, and nobody knows which of them had been consumed.
 func (r *Relay) rewind(ctx context.Context, p position, id time.Time, last uint64) (position, error) {
-	old, err := r.cp.before(ctx, r.ReplayWindow)
+	old, _, err := r.cp.replayStart(ctx, r.ReplayWindow)
 	if err != nil {
 		return p, err
 	}
