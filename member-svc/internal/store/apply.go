@@ -191,7 +191,7 @@ FROM redrive_budget FOR UPDATE`, perSecond).Scan(&allowed); err != nil || allowe
 			return err
 		}
 		rows, err := tx.Query(ctx, "-- name: claimDue\n"+selectRecord+`
-WHERE s.due_at <= now() AND (s.commanded_at < coalesce($1, 'infinity')
+WHERE s.due_at <= now() AND (s.commanded_at < coalesce($1::timestamptz, 'infinity')
       OR s.state IN ('provisioning', 'withdrawing') AND s.opened_at <= now() - make_interval(secs => $2))
 ORDER BY s.due_at LIMIT $3 FOR NO KEY UPDATE OF s SKIP LOCKED`, published, s.step.GiveUpAge.Seconds(), min(limit, allowed))
 		if err != nil {

@@ -1,0 +1,73 @@
+// Package storetest gives tests a fresh, migrated Member database.
+package storetest
+
+import (
+	"context"
+	"io/fs"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/signup-saga/signup-saga/devstack/testenv"
+	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
+	"github.com/signup-saga/signup-saga/member-svc/internal/store"
+	"github.com/signup-saga/signup-saga/outbox"
+	"github.com/signup-saga/signup-saga/service"
+)
+
+// Step is the step that tests use: the defaults of the service.
+var Step = saga.Provision(30*time.Second, 24*time.Hour)
+
+// URL returns the URL of a fresh Member database, dropped when the test ends.
+func URL(t testing.TB) string {
+	t.Helper()
+	return testenv.Database(t, "member", func(ctx context.Context, url string) error {
+		lanes, err := fs.Sub(outbox.Migrations, "migrations")
+		if err != nil {
+			return err
+		}
+		members, err := fs.Sub(store.Migrations, "migrations")
+		if err != nil {
+			return err
+		}
+		return service.Migrate(ctx, url, slog.New(slog.DiscardHandler),
+			service.MigrationSet{FS: lanes, Table: "outbox_version"}, service.MigrationSet{FS: members, Table: "member_version"})
+	})
+}
+
+// Open returns a pool on a fresh Member database.
+func Open(t testing.TB) *pgxpool.Pool {
+	t.Helper()
+	return Connect(t, URL(t))
+}
+
+// Connect returns a pool that is closed when the test ends.
+func Connect(t testing.TB, url string) *pgxpool.Pool {
+	t.Helper()
+	pool, err := pgxpool.New(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	return pool
+}
+
+// Count returns the number a query selects.
+func Count(t testing.TB, pool *pgxpool.Pool, sql string, args ...any) int {
+	t.Helper()
+	var n int
+	if err := pool.QueryRow(t.Context(), "-- name: testCount\n"+sql, args...).Scan(&n); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	return n
+}
+
+// Exec runs a statement.
+func Exec(t testing.TB, pool *pgxpool.Pool, sql string, args ...any) {
+	t.Helper()
+	if _, err := pool.Exec(t.Context(), "-- name: testExec\n"+sql, args...); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+}
