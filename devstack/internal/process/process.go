@@ -215,8 +215,9 @@ func (d *Daemon) Kill() error {
 // kill freezes the parent first, so that no child is born between listing the children and killing them.
 func (d *Daemon) kill(cmd *exec.Cmd, done <-chan struct{}) {
 	_ = cmd.Process.Signal(syscall.SIGSTOP)
-	d.signalAll(cmd, syscall.SIGKILL)
+	family := d.signalAll(cmd, syscall.SIGKILL)
 	<-done
+	reap(family)
 	if d.AfterKill != nil {
 		d.AfterKill()
 	}
@@ -239,24 +240,22 @@ func (d *Daemon) move(from, to State, signal syscall.Signal) error {
 	if d.state != from || !d.alive() {
 		return fmt.Errorf("%s is not %s", d.Name, from)
 	}
-	if err := cmdSignal(d.cmd, signal); err != nil {
-		return fmt.Errorf("signal %s: %w", d.Name, err)
-	}
 	d.signalAll(d.cmd, signal)
 	d.set(to)
 	return nil
 }
 
-func cmdSignal(cmd *exec.Cmd, signal syscall.Signal) error { return cmd.Process.Signal(signal) }
-
-// signalAll reaches the children before the process itself, which may reap and replace them.
-func (d *Daemon) signalAll(cmd *exec.Cmd, signal syscall.Signal) {
+// signalAll reaches the children before the process itself, which may reap and replace them. It returns the children.
+func (d *Daemon) signalAll(cmd *exec.Cmd, signal syscall.Signal) []int {
+	var family []int
 	if d.Family {
-		for _, pid := range children(cmd.Process.Pid) {
-			_ = syscall.Kill(pid, signal)
-		}
+		family = children(cmd.Process.Pid)
+	}
+	for _, pid := range family {
+		_ = syscall.Kill(pid, signal)
 	}
 	_ = cmd.Process.Signal(signal)
+	return family
 }
 
 // leave notes the wanted end, so that wait does not report it as a death. It returns nil when nothing runs.
@@ -303,6 +302,7 @@ func Start(cmd *exec.Cmd, signal syscall.Signal) error {
 
 var starter = sync.OnceValue(func() chan<- func() {
 	work := make(chan func())
+	adoptOrphans()
 	go func() {
 		runtime.LockOSThread()
 		for start := range work {

@@ -5,7 +5,13 @@ import (
 	"os"
 	"strconv"
 	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
+
+// reapLimit bounds the wait for killed processes to end.
+const reapLimit = 2 * time.Second
 
 func dieWithParent(attr *syscall.SysProcAttr, signal syscall.Signal) { attr.Pdeathsig = signal }
 
@@ -32,4 +38,22 @@ func children(pid int) []int {
 		}
 	}
 	return found
+}
+
+// adoptOrphans makes this process the parent of every descendant whose parent dies. In a container nobody else may collect
+// them. Where the kernel refuses, they are left to whoever adopts them.
+func adoptOrphans() { _ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }
+
+// reap collects killed processes that this process has adopted.
+func reap(pids []int) {
+	deadline := time.Now().Add(reapLimit)
+	for _, pid := range pids {
+		for time.Now().Before(deadline) {
+			collected, err := syscall.Wait4(pid, nil, syscall.WNOHANG, nil)
+			if collected == pid || (err != nil && err != syscall.EINTR) { //nolint:errorlint // a bare errno
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
 }
