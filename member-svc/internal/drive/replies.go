@@ -3,6 +3,7 @@
 package drive
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"strings"
@@ -78,11 +79,11 @@ func decode(m service.Message) (store.Change, error) {
 		return store.Change{SagaID: e.SagaID}, err
 	}
 	event := saga.Event{Kind: kinds[e.Type], MessageID: clean(e.ID), Generation: reply.Generation, Attempt: min(max(reply.Attempt, 0), 1<<30)}
-	if event.Kind == saga.Rejected {
-		event.Error.Class = string(saga.Rejected)
-	}
 	if reply.Error != nil {
 		event.Error = contract.StorageError{Class: clean(reply.Error.Class), Message: clean(reply.Error.Message), Fingerprint: clean(reply.Error.Fingerprint)}
+	}
+	if event.Kind == saga.Rejected { // a person will have to look: there has to be a reason
+		event.Error.Class = cmp.Or(event.Error.Class, string(saga.Rejected))
 	}
 	return store.Change{SagaID: reply.SagaID, Event: event}, nil
 }

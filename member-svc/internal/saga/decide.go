@@ -85,6 +85,8 @@ func (st Step) reply(s Saga, e Event, now time.Time) (Saga, []Effect, Outcome) {
 		return settle(s, Withdrawn, contract.StorageError{}, now)
 	case e.Kind == Rejected && e.Generation == s.Generation && (s.State.Open() || s.ErrorClass == ClassGaveUp):
 		return settle(s, s.State.attention(), e.Error, now)
+	case e.Kind == Rejected && e.Generation == s.Generation && s.State == s.State.attention():
+		return s, nil, Unchanged
 	default:
 		return s, nil, Recorded
 	}

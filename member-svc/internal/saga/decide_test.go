@@ -36,6 +36,7 @@ func TestTransitions(t *testing.T) {
 		"provisioned":                     {[]Event{reply(Provisioned, 1)}, soon, Ready, 1, Advanced},
 		"provisioned twice":               {[]Event{reply(Provisioned, 1), reply(Provisioned, 1)}, soon, Ready, 1, Unchanged},
 		"rejected":                        {[]Event{reply(Rejected, 1)}, soon, NeedsAttention, 1, Advanced},
+		"rejected twice":                  {[]Event{reply(Rejected, 1), reply(Rejected, 1)}, soon, NeedsAttention, 1, Unchanged},
 		"rejected, then provisioned":      {[]Event{reply(Rejected, 1), reply(Provisioned, 1)}, soon, Ready, 1, Advanced},
 		"rejected after ready":            {[]Event{reply(Provisioned, 1), reply(Rejected, 1)}, soon, Ready, 1, Recorded},
 		"retried":                         {[]Event{reply(Rejected, 1), retry}, soon, Provisioning, 2, Advanced},

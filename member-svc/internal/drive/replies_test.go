@@ -1,0 +1,115 @@
+package drive_test
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/signup-saga/signup-saga/contract"
+	"github.com/signup-saga/signup-saga/devstack/testenv"
+	"github.com/signup-saga/signup-saga/member-svc/internal/drive"
+	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
+	"github.com/signup-saga/signup-saga/member-svc/internal/store"
+	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
+	"github.com/signup-saga/signup-saga/service"
+)
+
+func TestMain(m *testing.M) { testenv.Main(m) }
+
+const (
+	goldenMember = "01999e5c-0000-7000-8000-00000000000a"
+	goldenSaga   = "01999e5c-0000-7000-8000-00000000000b"
+)
+
+func message(typ contract.Type, id, data string) service.Message {
+	return service.Message{
+		Headers: map[string][]string{"ce-specversion": {"1.0"}, "ce-id": {id}, "ce-source": {"/storage-svc"}, "ce-type": {string(typ)}},
+		Body:    []byte(data),
+	}
+}
+
+func reply(typ contract.Type, sagaID, rest string) service.Message {
+	return message(typ, "id-"+rest, fmt.Sprintf(`{"member_id":%q,"saga_id":%q,"generation":1%s}`, goldenMember, sagaID, rest))
+}
+
+func open(t *testing.T) (*store.Store, func(...service.Message) map[string]int) {
+	t.Helper()
+	st := store.New(storetest.Open(t), storetest.Step, func() {})
+	m := store.Member{ID: goldenMember, Username: "mina", UsernameKey: "mina", Plan: "free", PasswordHash: "x"}
+	r, effects := st.Begin(goldenSaga, "sgn_0123456789abcdef0123456789abcdef", m, time.Now())
+	if err := st.SignUp(t.Context(), m, r, effects, nil); err != nil {
+		t.Fatal(err)
+	}
+	return st, func(batch ...service.Message) map[string]int {
+		t.Helper()
+		outcomes := map[string]int{}
+		if err := drive.Replies(st, slog.New(slog.DiscardHandler), func(o string) { outcomes[o]++ })(t.Context(), batch); err != nil {
+			t.Fatal(err)
+		}
+		return outcomes
+	}
+}
+
+// The golden messages of the contract mean what they mean for ever.
+func TestGoldenMessages(t *testing.T) {
+	for typ, want := range map[contract.Type]struct {
+		state   saga.State
+		outcome saga.Outcome
+	}{
+		contract.StorageProvisioned:   {saga.Ready, saga.Advanced},
+		contract.StorageRejected:      {saga.NeedsAttention, saga.Advanced},
+		contract.StorageAttemptFailed: {saga.Provisioning, saga.Recorded},
+		contract.StorageDeprovisioned: {saga.NeedsAttention, saga.Advanced}, // of a generation that we never sent
+	} {
+		raw, err := os.ReadFile("../../../contract/testdata/v1/" + string(typ) + ".json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		st, handle := open(t)
+		m := service.Message{Headers: map[string][]string{"content-type": {contract.StructuredContentType}}, Body: raw}
+		if outcomes := handle(m); outcomes[string(want.outcome)] != 1 {
+			t.Errorf("%s: %v, want %s", typ, outcomes, want.outcome)
+		}
+		got, timeline, err := st.Get(t.Context(), goldenSaga)
+		if err != nil || got.State != want.state || len(timeline) != 2 {
+			t.Errorf("%s: %s, %d lines, %v; want %s", typ, got.State, len(timeline), err, want.state)
+		}
+		handle(m, m)
+		if _, again, _ := st.Get(t.Context(), goldenSaga); len(again) != 2 {
+			t.Errorf("%s: duplicates left %d lines", typ, len(again))
+		}
+	}
+}
+
+// Nothing that Storage could send holds up the replies beside it.
+func TestStrangeRepliesDoNotHoldUpOthers(t *testing.T) {
+	st, handle := open(t)
+	outcomes := handle(
+		service.Message{Body: []byte("\xff")},
+		message(contract.StorageProvisioned, "1", `{"member_id":""}`),
+		reply(contract.StorageProvisioned, "01999e5c-0000-7000-8000-0000000000ff", ""),
+		reply(contract.StorageProvisioned, "not a uuid", ""),
+		reply(contract.StorageAttemptFailed, goldenSaga, `,"attempt":-5,"error":{"class":"x\u0000","message":"\u0000zero","fingerprint":""}`),
+		reply(contract.StorageAttemptFailed, goldenSaga, `,"attempt":9000000000`),
+		reply(contract.StorageProvisioned, goldenSaga, ""),
+	)
+	if outcomes["malformed"] != 2 || outcomes["unknown_saga"] != 2 || outcomes[string(saga.Recorded)] != 2 || outcomes[string(saga.Advanced)] != 1 {
+		t.Errorf("%v", outcomes)
+	}
+	if got, _, err := st.Get(t.Context(), goldenSaga); err != nil || got.State != saga.Ready {
+		t.Errorf("%s, %v", got.State, err)
+	}
+}
+
+// A rejection without a class would break a constraint: it gets one.
+func TestRejectionWithoutReason(t *testing.T) {
+	st, handle := open(t)
+	if outcomes := handle(reply(contract.StorageRejected, goldenSaga, `,"error":{"class":"","message":"","fingerprint":""}`)); outcomes[string(saga.Advanced)] != 1 {
+		t.Errorf("%v", outcomes)
+	}
+	if got, _, err := st.Get(t.Context(), goldenSaga); err != nil || got.State != saga.NeedsAttention || got.ErrorClass != "rejected" {
+		t.Errorf("%+v %v", got.Saga, err)
+	}
+}
