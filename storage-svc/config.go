@@ -1,0 +1,63 @@
+package main
+
+import (
+	"errors"
+	"net"
+	"time"
+
+	"github.com/signup-saga/signup-saga/service"
+)
+
+// migrateConfig is what the migrate subcommand needs.
+type migrateConfig struct {
+	service.Common
+	DatabaseURL string `env:"STORAGE_DATABASE_URL,required" help:"the Storage database; migrate needs the role that owns the schema"`
+}
+
+// probeConfig is what the healthcheck subcommand needs.
+type probeConfig struct {
+	Addr string `env:"STORAGE_HTTP_ADDR" envDefault:"127.0.0.1:8090" help:"internal listener"`
+}
+
+// config is what the serve subcommand needs.
+type config struct {
+	migrateConfig
+	probeConfig
+	Token            string        `env:"STORAGE_TOKEN,required" help:"bearer token of the internal listener"`
+	ProviderDir      string        `env:"PROVIDER_DIR,required" help:"directory of the members' storages"`
+	ProviderLedger   string        `env:"PROVIDER_LEDGER" help:"file to which effective creates and deletes are appended, for audits"`
+	ProviderTimeout  time.Duration `env:"PROVIDER_TIMEOUT" envDefault:"5s" help:"for one call of the provider"`
+	Workers          int           `env:"STORAGE_WORKERS" envDefault:"16" help:"provider calls at the same time"`
+	Lease            time.Duration `env:"STORAGE_LEASE" envDefault:"15s" help:"how long a worker has a storage to itself"`
+	Faults           string        `env:"STORAGE_FAULTS" envDefault:"off" help:"on serves /v1/faults, for demonstrations and tests"`
+	BackoffBase      time.Duration `env:"BACKOFF_BASE" envDefault:"200ms" help:"limit of the first random back-off; doubles"`
+	BackoffCap       time.Duration `env:"BACKOFF_CAP" envDefault:"30s" help:"longest back-off"`
+	OutageBackoffCap time.Duration `env:"OUTAGE_BACKOFF_CAP" envDefault:"5s" help:"longest back-off while the provider is away"`
+}
+
+// Validate implements what service.LoadConfig looks for.
+func (c config) Validate() []error {
+	errs := c.Common.Validate()
+	if _, _, err := net.SplitHostPort(c.Addr); err != nil {
+		errs = append(errs, errors.New("STORAGE_HTTP_ADDR: must be host:port"))
+	}
+	if c.ProviderTimeout <= 0 {
+		errs = append(errs, errors.New("PROVIDER_TIMEOUT: must be positive"))
+	}
+	// The rest of the lease is for writing the result.
+	if c.Lease < 2*c.ProviderTimeout {
+		errs = append(errs, errors.New("STORAGE_LEASE: must be at least twice PROVIDER_TIMEOUT"))
+	}
+	if c.Workers < 1 || c.Workers > 1000 {
+		errs = append(errs, errors.New("STORAGE_WORKERS: must be 1 to 1000"))
+	}
+	if c.Faults != "on" && c.Faults != "off" {
+		errs = append(errs, errors.New("STORAGE_FAULTS: must be on or off"))
+	}
+	for name, d := range map[string]time.Duration{"BACKOFF_BASE": c.BackoffBase, "BACKOFF_CAP": c.BackoffCap, "OUTAGE_BACKOFF_CAP": c.OutageBackoffCap} {
+		if d <= 0 {
+			errs = append(errs, errors.New(name+": must be positive"))
+		}
+	}
+	return errs
+}

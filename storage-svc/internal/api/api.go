@@ -1,0 +1,159 @@
+// Package api is the internal HTTP listener of the Storage service.
+package api
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/gofrs/uuid/v5"
+
+	"github.com/signup-saga/signup-saga/contract"
+	"github.com/signup-saga/signup-saga/service"
+	"github.com/signup-saga/signup-saga/storage-svc/internal/provider"
+	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
+	"github.com/signup-saga/signup-saga/storage-svc/internal/store"
+)
+
+// API answers requests.
+type API struct {
+	Store   *store.Store
+	Tokens  *service.Tokens
+	Health  *service.Health
+	Metrics http.Handler
+	Log     *slog.Logger
+	Timeout time.Duration // of the database work of one request
+	Faults  bool          // serve /v1/faults
+}
+
+// Handler returns the routes. All but the probes and metrics need a token.
+func (a *API) Handler() http.Handler {
+	r := chi.NewRouter()
+	r.NotFound(a.adapt(func(http.ResponseWriter, *http.Request) error { return notFound("no such resource") }))
+	r.MethodNotAllowed(a.adapt(func(http.ResponseWriter, *http.Request) error {
+		return service.NewProblem(http.StatusMethodNotAllowed, "method_not_allowed", "the resource does not know this method")
+	}))
+	r.Get("/livez", a.Health.LiveHandler)
+	r.Get("/readyz", a.Health.ReadyHandler)
+	r.Method(http.MethodGet, "/metrics", a.Metrics)
+	r.Group(func(r chi.Router) {
+		r.Use(a.Tokens.Require(service.RoleOperator))
+		r.Get("/v1/storages/{member_id}", a.adapt(a.getStorage))
+		if a.Faults {
+			r.Get("/v1/faults", a.adapt(a.getFaults))
+			r.Put("/v1/faults", a.adapt(a.putFaults))
+		}
+	})
+	return r
+}
+
+// adapt gives each request its time for the database.
+func (a *API) adapt(h service.Handler) http.HandlerFunc {
+	return service.Adapt(a.Log, problem, func(w http.ResponseWriter, r *http.Request) error {
+		ctx, cancel := context.WithTimeout(r.Context(), a.Timeout)
+		defer cancel()
+		return h(w, r.WithContext(ctx))
+	})
+}
+
+// problem maps every error of this service to its answer.
+func problem(err error) *service.Problem {
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return notFound("no such storage")
+	case service.Unavailable(err):
+		p := service.NewProblem(http.StatusServiceUnavailable, "unavailable", "the database does not answer")
+		p.RetryAfter = time.Second
+		return p
+	}
+	return nil
+}
+
+func notFound(detail string) *service.Problem {
+	return service.NewProblem(http.StatusNotFound, "not_found", detail)
+}
+
+// storage is one storage as this API shows it.
+type storage struct {
+	MemberID       string                 `json:"member_id"`
+	SagaID         string                 `json:"saga_id"`
+	Generation     int64                  `json:"generation"`
+	Desired        provision.Desired      `json:"desired"`
+	Status         provision.Status       `json:"status"`
+	QuotaBytes     int64                  `json:"quota_bytes"`
+	Attempts       int                    `json:"attempts"`
+	OutageAttempts int                    `json:"outage_attempts"`
+	NextAttemptAt  *time.Time             `json:"next_attempt_at,omitempty"`
+	LastError      *contract.StorageError `json:"last_error,omitempty"`
+	Version        int64                  `json:"version"`
+	CreatedAt      time.Time              `json:"created_at"`
+	UpdatedAt      time.Time              `json:"updated_at"`
+}
+
+func (a *API) getStorage(w http.ResponseWriter, r *http.Request) error {
+	id, err := uuid.FromString(chi.URLParam(r, "member_id"))
+	if err != nil {
+		return store.ErrNotFound
+	}
+	s, err := a.Store.Get(r.Context(), id.String())
+	if err != nil {
+		return err
+	}
+	if s.NextAttemptAt != nil {
+		utc := s.NextAttemptAt.UTC()
+		s.NextAttemptAt = &utc
+	}
+	return service.WriteJSON(w, http.StatusOK, storage{
+		MemberID: s.MemberID, SagaID: s.SagaID, Generation: s.Generation, Desired: s.Desired, Status: s.Status,
+		QuotaBytes: s.QuotaBytes, Attempts: s.Attempts, OutageAttempts: s.OutageAttempts, NextAttemptAt: s.NextAttemptAt,
+		LastError: s.Error(), Version: s.Version, CreatedAt: s.CreatedAt.UTC(), UpdatedAt: s.UpdatedAt.UTC(),
+	})
+}
+
+func (a *API) getFaults(w http.ResponseWriter, r *http.Request) error {
+	f, err := a.Store.Fault(r.Context())
+	if err != nil {
+		return err
+	}
+	return service.WriteJSON(w, http.StatusOK, f)
+}
+
+func (a *API) putFaults(w http.ResponseWriter, r *http.Request) error {
+	body := struct {
+		Mode        provider.Mode `json:"mode"`
+		Probability *float64      `json:"probability"`
+		LatencyMS   int           `json:"latency_ms"`
+	}{}
+	if err := service.DecodeJSON(w, r, &body); err != nil {
+		return err
+	}
+	f := provider.Fault{Mode: body.Mode, Probability: 1, LatencyMS: body.LatencyMS}
+	if body.Probability != nil {
+		f.Probability = *body.Probability
+	}
+	if errs := validate(f); len(errs) > 0 {
+		return service.NewProblem(http.StatusUnprocessableEntity, "validation_failed", "the setting is not valid", errs...)
+	}
+	if err := a.Store.SetFault(r.Context(), f); err != nil {
+		return err
+	}
+	a.Log.Warn("provider fault set", "mode", f.Mode, "probability", f.Probability, "latency_ms", f.LatencyMS)
+	return service.WriteJSON(w, http.StatusOK, f)
+}
+
+func validate(f provider.Fault) []service.FieldError {
+	var errs []service.FieldError
+	if !f.Mode.Known() {
+		errs = append(errs, service.FieldError{Pointer: "/mode", Detail: "must be none, outage, slow, flaky, reject or hang"})
+	}
+	if !(f.Probability >= 0 && f.Probability <= 1) {
+		errs = append(errs, service.FieldError{Pointer: "/probability", Detail: "must be 0 to 1"})
+	}
+	if f.LatencyMS < 0 || f.LatencyMS > provider.MaxLatencyMS {
+		errs = append(errs, service.FieldError{Pointer: "/latency_ms", Detail: "must be 0 to 60000"})
+	}
+	return errs
+}

@@ -1,0 +1,108 @@
+package provider
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
+)
+
+// Mode is a way in which a provider misbehaves.
+type Mode string
+
+// The modes.
+const (
+	ModeNone   Mode = "none"
+	ModeOutage Mode = "outage" // away for everybody
+	ModeSlow   Mode = "slow"   // answers after the latency
+	ModeFlaky  Mode = "flaky"  // fails, in half of the cases after having done the work
+	ModeReject Mode = "reject" // refuses for good
+	ModeHang   Mode = "hang"   // never answers
+)
+
+// Fault is how the provider shall misbehave.
+type Fault struct {
+	Mode        Mode    `json:"mode" db:"mode"`
+	Probability float64 `json:"probability" db:"probability"` // of each call, 0 to 1
+	LatencyMS   int     `json:"latency_ms" db:"latency_ms"`   // for slow, milliseconds
+}
+
+// MaxLatencyMS is the longest latency of a [Fault].
+const MaxLatencyMS = 60_000
+
+// Known reports whether m is one of the modes.
+func (m Mode) Known() bool {
+	return slices.Contains([]Mode{ModeNone, ModeOutage, ModeSlow, ModeFlaky, ModeReject, ModeHang}, m)
+}
+
+// faultTTL is how old the setting may be: replicas follow each other this fast.
+const faultTTL = 200 * time.Millisecond
+
+// Faulty is a provider that fails on purpose, as a setting tells that all
+// replicas share. For demonstrations and tests.
+type Faulty struct {
+	Provider provision.Provider
+	// Load reads the setting; if it fails, the last one stays.
+	Load func(ctx context.Context) (Fault, error)
+
+	mu     sync.Mutex
+	fault  Fault
+	loaded time.Time
+}
+
+// Create calls the provider's, or fails.
+func (f *Faulty) Create(ctx context.Context, s provision.Storage) error {
+	return f.call(ctx, s, f.Provider.Create)
+}
+
+// Remove calls the provider's, or fails.
+func (f *Faulty) Remove(ctx context.Context, s provision.Storage) error {
+	return f.call(ctx, s, f.Provider.Remove)
+}
+
+func (f *Faulty) call(ctx context.Context, s provision.Storage, do func(context.Context, provision.Storage) error) error {
+	fault := f.current(ctx)
+	if rand.Float64() >= fault.Probability {
+		return do(ctx, s)
+	}
+	switch fault.Mode {
+	case ModeOutage:
+		return &provision.Failure{Class: provision.ClassOutage, Err: errors.New("connection refused (injected)")}
+	case ModeReject:
+		return &provision.Failure{Class: provision.ClassRejected, Err: errors.New("quota not available (injected)")}
+	case ModeHang:
+		<-ctx.Done()
+		return ctx.Err()
+	case ModeSlow:
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Duration(fault.LatencyMS) * time.Millisecond):
+		}
+	case ModeFlaky:
+		var err error
+		if rand.N(2) == 0 {
+			err = do(ctx, s)
+		}
+		return errors.Join(errors.New("connection reset (injected)"), err)
+	}
+	return do(ctx, s)
+}
+
+// current returns the setting. Whoever finds it old reads it, the others wait:
+// a call that began after a change must not go by the old one for long.
+func (f *Faulty) current(ctx context.Context) Fault {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if time.Since(f.loaded) < faultTTL {
+		return f.fault
+	}
+	if fault, err := f.Load(ctx); err == nil {
+		f.fault, f.loaded = fault, time.Now()
+	}
+	return f.fault
+}

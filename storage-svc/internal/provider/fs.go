@@ -1,0 +1,259 @@
+package provider
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/gofrs/uuid/v5"
+
+	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
+)
+
+const (
+	ownerFile  = "owner"
+	tmpDir     = ".tmp"
+	staleAfter = time.Hour // for temporary files of processes that died
+)
+
+// FS keeps storages in a local directory, shared by any number of processes:
+//
+//	<dir>/<shard>/<member id>/owner   the marker
+//	<dir>/<shard>/<member id>/…       the member's data
+//
+// The marker appears by link(2) and changes by rename(2), both of a complete,
+// synced file, so it is never seen half-written, and of two creators exactly one
+// succeeds. Everything is synced before success is reported.
+type FS struct {
+	dir    string
+	ledger *Ledger
+}
+
+// NewFS returns a provider in dir, which it creates. The ledger may be nil.
+func NewFS(dir string, ledger *Ledger) (*FS, error) {
+	tmp := filepath.Join(dir, tmpDir)
+	if err := os.MkdirAll(tmp, 0o750); err != nil {
+		return nil, fmt.Errorf("provider directory: %w", err)
+	}
+	entries, err := os.ReadDir(tmp)
+	if err != nil {
+		return nil, fmt.Errorf("provider directory: %w", err)
+	}
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > staleAfter {
+			_ = os.Remove(filepath.Join(tmp, e.Name())) // another process may have been quicker
+		}
+	}
+	return &FS{dir: dir, ledger: ledger}, nil
+}
+
+// marker is the content of the owner file.
+type marker struct {
+	MemberID   string `json:"member_id"`
+	Generation int64  `json:"generation"`
+	QuotaBytes int64  `json:"quota_bytes,omitempty"`
+	Tombstone  bool   `json:"tombstone,omitempty"`
+}
+
+// key returns shard and directory of a member. The shard comes from the last
+// digits: a time-ordered id begins like its neighbours.
+func (p *FS) key(memberID string) (key, dir string, err error) {
+	if _, err := uuid.FromString(memberID); err != nil || len(memberID) != 36 {
+		return "", "", &provision.Failure{Class: provision.ClassRejected, Err: errors.New("the member id is not a UUID")}
+	}
+	key = memberID[34:] + "/" + memberID
+	return key, filepath.Join(p.dir, filepath.FromSlash(key)), nil
+}
+
+// Create makes the member's storage exist; it may exist already.
+func (p *FS) Create(ctx context.Context, s provision.Storage) error {
+	key, dir, err := p.key(s.MemberID)
+	if err != nil {
+		return err
+	}
+	return classified(p.locked(ctx, dir, func() error {
+		line := Line{Op: OpCreate, MemberID: s.MemberID, Generation: s.Generation, Key: key}
+		created, err := p.link(dir, marker{MemberID: s.MemberID, Generation: s.Generation, QuotaBytes: s.QuotaBytes})
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(syncDir(dir), syncDir(filepath.Dir(dir))); err != nil {
+			return err
+		}
+		if created {
+			return p.ledger.Append(line)
+		}
+		return p.ledger.AppendMissing(line)
+	}))
+}
+
+// link creates the marker, or finds that it is the member's already.
+func (p *FS) link(dir string, m marker) (created bool, err error) {
+	owner := filepath.Join(dir, ownerFile)
+	have, err := readMarker(owner)
+	if errors.Is(err, fs.ErrNotExist) {
+		var tmp string
+		if tmp, err = p.writeTemp(m); err != nil {
+			return false, err
+		}
+		defer os.Remove(tmp)
+		if err = os.Link(tmp, owner); err == nil {
+			return true, nil
+		}
+		if !errors.Is(err, fs.ErrExist) {
+			return false, err
+		}
+		have, err = readMarker(owner)
+	}
+	switch {
+	case err != nil:
+		return false, err
+	case have.MemberID != m.MemberID:
+		return false, &provision.Failure{Class: provision.ClassRejected, Err: errors.New("the place belongs to another member")}
+	case have.Tombstone:
+		return false, &provision.Failure{Class: provision.ClassRejected, Err: provision.ErrTombstoned}
+	}
+	return false, nil
+}
+
+// Remove makes the member's storage not exist, for good. The tombstone comes
+// first, then the data goes: until the next call that finds any left.
+func (p *FS) Remove(ctx context.Context, s provision.Storage) error {
+	key, dir, err := p.key(s.MemberID)
+	if err != nil {
+		return err
+	}
+	return classified(p.locked(ctx, dir, func() error {
+		line := Line{Op: OpDelete, MemberID: s.MemberID, Generation: s.Generation, Key: key}
+		removed, err := p.bury(dir, marker{MemberID: s.MemberID, Generation: s.Generation, Tombstone: true})
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(syncDir(dir), syncDir(filepath.Dir(dir))); err != nil {
+			return err
+		}
+		if removed {
+			err = p.ledger.Append(line)
+		} else {
+			err = p.ledger.AppendMissing(line)
+		}
+		return errors.Join(err, removeData(dir))
+	}))
+}
+
+// bury replaces the marker by a tombstone and reports whether it was a live one.
+func (p *FS) bury(dir string, m marker) (removed bool, err error) {
+	owner := filepath.Join(dir, ownerFile)
+	have, err := readMarker(owner)
+	if err == nil && have.Tombstone {
+		return false, nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, err
+	}
+	removed = err == nil
+	tmp, err := p.writeTemp(m)
+	if err != nil {
+		return false, err
+	}
+	if err := os.Rename(tmp, owner); err != nil {
+		return false, errors.Join(err, os.Remove(tmp))
+	}
+	return removed, nil
+}
+
+// locked creates the member's directory and runs fn. With a ledger it holds a
+// lock on the directory meanwhile, which other processes respect: what fn does
+// to the marker and the line it writes about it must not be interleaved with
+// another's. The marker itself needs no lock, and without a ledger there is none.
+func (p *FS) locked(ctx context.Context, dir string, fn func() error) error {
+	shard := filepath.Dir(dir)
+	if _, err := os.Stat(shard); errors.Is(err, fs.ErrNotExist) {
+		if err := os.MkdirAll(shard, 0o750); err != nil {
+			return err
+		}
+		if err := syncDir(p.dir); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(dir, 0o750); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if p.ledger == nil {
+		return fn()
+	}
+	unlock, err := lockFile(ctx, dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(fn(), unlock())
+}
+
+func (p *FS) writeTemp(m marker) (name string, err error) {
+	f, err := os.CreateTemp(filepath.Join(p.dir, tmpDir), "owner-")
+	if err != nil {
+		return "", err
+	}
+	err = json.NewEncoder(f).Encode(m)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return "", errors.Join(err, os.Remove(f.Name()))
+	}
+	return f.Name(), nil
+}
+
+func readMarker(path string) (m marker, err error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return m, err
+	}
+	if err := json.Unmarshal(b, &m); err != nil {
+		return m, &provision.Failure{Class: provision.ClassRejected, Err: errors.New("the marker is damaged")}
+	}
+	return m, nil
+}
+
+func removeData(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name() != ownerFile {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
+		}
+	}
+	return err
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// classified calls errors that every member meets alike an outage. Paths are
+// left out: errors are shown to operators, grouped by their words.
+func classified(err error) error {
+	var path *fs.PathError
+	var link *os.LinkError
+	switch {
+	case errors.As(err, &path):
+		err = fmt.Errorf("%s: %w", path.Op, path.Err)
+	case errors.As(err, &link):
+		err = fmt.Errorf("%s: %w", link.Op, link.Err)
+	}
+	for _, everybody := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, syscall.EIO, syscall.ESTALE, fs.ErrPermission, fs.ErrNotExist} {
+		if errors.Is(err, everybody) {
+			return &provision.Failure{Class: provision.ClassOutage, Err: err}
+		}
+	}
+	return err
+}

@@ -1,0 +1,175 @@
+package provider
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Op is what a ledger line tells of.
+type Op string
+
+// The operations.
+const (
+	OpCreate Op = "create"
+	OpDelete Op = "delete"
+)
+
+// Line is one line of the ledger, as JSON.
+type Line struct {
+	At         time.Time `json:"at"`
+	Op         Op        `json:"op"`
+	MemberID   string    `json:"member_id"`
+	Generation int64     `json:"generation"`
+	Key        string    `json:"key"`
+}
+
+// Ledger is a file to which every effective create and delete is appended, for
+// an auditor that trusts nobody: a storage that was created twice shows up as
+// two lines. Processes share the file. A nil Ledger records nothing.
+//
+// A process may die after the marker changed and before the line is written.
+// The change was effective, and whoever repeats the operation only finds it done:
+// it therefore writes the line if it is missing ([Ledger.AppendMissing]). One
+// that did change the marker writes its line without looking, so that a second
+// create can never hide. Callers hold the member's lock from the change to the
+// line; otherwise a repeater could write the line of one that is still alive.
+type Ledger struct {
+	path string
+
+	mu   sync.Mutex
+	seen map[string]Op // last operation by member, of what was read so far
+	read int64         // bytes
+}
+
+// OpenLedger creates the file if need be, and ends a line that a crash of the
+// machine left incomplete.
+func OpenLedger(path string) (*Ledger, error) {
+	l := &Ledger{path: path, seen: make(map[string]Op)}
+	err := l.exclusively(func(f *os.File) error {
+		info, err := f.Stat()
+		if err != nil || info.Size() == 0 {
+			return err
+		}
+		last := make([]byte, 1)
+		if _, err := f.ReadAt(last, info.Size()-1); err != nil || last[0] == '\n' {
+			return err
+		}
+		_, err = f.WriteString("\n")
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open ledger: %w", err)
+	}
+	return l, syncDir(filepath.Dir(path))
+}
+
+// Append writes the line and syncs it.
+func (l *Ledger) Append(line Line) error {
+	if l == nil {
+		return nil
+	}
+	line.At = time.Now().UTC()
+	b, err := json.Marshal(line)
+	if err != nil {
+		return fmt.Errorf("ledger: %w", err)
+	}
+	err = l.exclusively(func(f *os.File) error {
+		_, err := f.Write(append(b, '\n')) // one write: a killed process leaves a line or none
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("ledger: %w", err)
+	}
+	return nil
+}
+
+// AppendMissing writes the line unless the member has one for this operation. A
+// delete is missing only where there is a create: removing what never existed
+// has no effect to tell of.
+func (l *Ledger) AppendMissing(line Line) error {
+	if l == nil {
+		return nil
+	}
+	last, err := l.last(line.MemberID)
+	if err != nil {
+		return fmt.Errorf("read ledger: %w", err)
+	}
+	if (line.Op == OpCreate && last == "") || (line.Op == OpDelete && last == OpCreate) {
+		return l.Append(line)
+	}
+	return nil
+}
+
+// last returns the member's last operation, after reading what was added.
+func (l *Ledger) last(memberID string) (Op, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f, err := os.Open(l.path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.NewSectionReader(f, l.read, 1<<62))
+	if err != nil {
+		return "", err
+	}
+	b = b[:bytes.LastIndexByte(b, '\n')+1]
+	l.read += int64(len(b))
+	for text := range bytes.Lines(b) {
+		var line Line
+		if json.Unmarshal(text, &line) == nil { // else cut off by a crash of the machine
+			l.seen[line.MemberID] = line.Op
+		}
+	}
+	return l.seen[memberID], nil
+}
+
+// exclusively opens the file for appending, locks it against other processes,
+// and syncs after fn, when others may write already.
+func (l *Ledger) exclusively(fn func(f *os.File) error) error {
+	f, err := os.OpenFile(l.path, os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o640)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for err = syscall.EINTR; errors.Is(err, syscall.EINTR); {
+		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX)
+	}
+	if err != nil {
+		return os.NewSyscallError("flock", err)
+	}
+	err = fn(f)
+	return errors.Join(err, syscall.Flock(int(f.Fd()), syscall.LOCK_UN), f.Sync())
+}
+
+// lockFile locks a file or directory against other processes and goroutines,
+// until ctx ends: its holder may be suspended. A holder that dies lets go.
+func lockFile(ctx context.Context, path string) (unlock func() error, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return f.Close, nil
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
+			return nil, errors.Join(os.NewSyscallError("flock", err), f.Close())
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(fmt.Errorf("lock %s: %w", filepath.Base(path), ctx.Err()), f.Close())
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+}

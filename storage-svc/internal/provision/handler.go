@@ -1,0 +1,147 @@
+package provision
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+
+	"github.com/gofrs/uuid/v5"
+
+	"github.com/signup-saga/signup-saga/contract"
+	"github.com/signup-saga/signup-saga/service"
+)
+
+// DeadLetter is a message that can never be applied, put aside for a person.
+type DeadLetter struct {
+	Fingerprint string // equal for repetitions of the same message
+	Subject     string
+	SagaID      string // empty if unknown
+	Generation  int64
+	Reason      string
+	Headers     []byte // JSON
+	Body        []byte
+	Reply       *Reply // the negative answer, if it is known whom to answer
+}
+
+// Inbox is where the Handler puts commands, in one transaction per call.
+type Inbox interface {
+	Apply(ctx context.Context, commands []Command, dead []DeadLetter) error
+	// Defective reports whether err was caused by the data of a message, which
+	// repeating cannot cure.
+	Defective(err error) bool
+}
+
+// Handler applies storage commands.
+type Handler struct {
+	Inbox Inbox
+	Wake  func() // called after commands were stored
+	Log   *slog.Logger
+	// Poisoned, if not nil, is told how many messages were put aside.
+	Poisoned func(n int)
+}
+
+// Handle applies a batch of messages. It fails only for reasons that have
+// nothing to do with a message: if one of them spoils the transaction, each is
+// applied on its own and the culprit is put aside.
+func (h *Handler) Handle(ctx context.Context, batch []service.Message) error {
+	err := h.apply(ctx, batch, nil)
+	if err == nil || !h.Inbox.Defective(err) {
+		return err
+	}
+	for i := range batch {
+		err := h.apply(ctx, batch[i:i+1], nil)
+		if err != nil && h.Inbox.Defective(err) {
+			err = h.apply(ctx, batch[i:i+1], err)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// apply stores a batch; with a defect, the messages go to the dead letters.
+func (h *Handler) apply(ctx context.Context, batch []service.Message, defect error) error {
+	var commands []Command
+	var dead []DeadLetter
+	for _, m := range batch {
+		e, c, err := parse(m)
+		if err == nil {
+			err = defect
+		}
+		if err != nil {
+			dead = append(dead, deadLetter(m, e, err))
+			continue
+		}
+		commands = append(commands, c)
+	}
+	if err := h.Inbox.Apply(ctx, commands, dead); err != nil {
+		return err
+	}
+	for _, d := range dead {
+		h.Log.Error("message put aside", "subject", d.Subject, "saga", d.SagaID, "reason", d.Reason, "fingerprint", d.Fingerprint)
+	}
+	if len(dead) > 0 && h.Poisoned != nil {
+		h.Poisoned(len(dead))
+	}
+	h.Wake()
+	return nil
+}
+
+// parse returns what it could read of the event also beside an error.
+func parse(m service.Message) (contract.Event, Command, error) {
+	e, err := contract.Parse(m.Headers, m.Body)
+	if err != nil {
+		return e, Command{}, err
+	}
+	var data contract.StorageCommand
+	if err := e.DataTo(&data); err != nil {
+		return e, Command{}, err
+	}
+	c := Command{Generation: data.Generation, QuotaBytes: data.QuotaBytes}
+	switch e.Type {
+	case contract.StorageProvision:
+		c.Desired = Present
+	case contract.StorageDeprovision:
+		c.Desired = Absent
+	default:
+		return e, c, fmt.Errorf("%w: %s is not a storage command", contract.ErrMalformed, e.Type)
+	}
+	var ok1, ok2 bool
+	c.MemberID, ok1 = canonical(data.MemberID)
+	c.SagaID, ok2 = canonical(data.SagaID)
+	if !ok1 || !ok2 {
+		return e, c, fmt.Errorf("%w: member_id and saga_id must be UUIDs", contract.ErrMalformed)
+	}
+	return e, c, nil
+}
+
+func canonical(id string) (string, bool) {
+	u, err := uuid.FromString(id)
+	return u.String(), err == nil
+}
+
+func deadLetter(m service.Message, e contract.Event, reason error) DeadLetter {
+	sum := sha256.Sum256(append([]byte(m.Subject+"\x00"+e.SagaID+"\x00"), m.Body...))
+	headers, _ := json.Marshal(m.Headers) // a map of strings always encodes
+	d := DeadLetter{
+		Fingerprint: hex.EncodeToString(sum[:]), Subject: printable(m.Subject),
+		Reason: printable(reason.Error()), Headers: headers, Body: m.Body,
+	}
+	saga, sagaKnown := canonical(e.SagaID)
+	member, memberKnown := canonical(e.Subject)
+	if !sagaKnown {
+		return d
+	}
+	d.SagaID, d.Generation = saga, max(e.Generation, 0)
+	if memberKnown && e.Generation >= 1 {
+		d.Reply = &Reply{Type: contract.StorageRejected, Data: contract.StorageReply{
+			MemberID: member, SagaID: saga, Generation: e.Generation,
+			Error: storageError(ClassPoison, d.Reason),
+		}}
+	}
+	return d
+}

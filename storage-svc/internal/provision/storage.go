@@ -1,0 +1,131 @@
+package provision
+
+import (
+	"time"
+
+	"github.com/signup-saga/signup-saga/contract"
+)
+
+// Desired is what the Member service wants.
+type Desired string
+
+// The desired states. Absent is final.
+const (
+	Present Desired = "present"
+	Absent  Desired = "absent"
+)
+
+// Status is how far a storage is on its way to the desired state.
+type Status string
+
+// The statuses; all but Pending are settled, until a newer generation comes.
+const (
+	Pending  Status = "pending"
+	Ready    Status = "ready"
+	Removed  Status = "absent"
+	Rejected Status = "rejected" // definitely refused by the provider
+)
+
+// Storage is one member's storage as it is in the database.
+type Storage struct {
+	MemberID       string     `db:"member_id"`
+	SagaID         string     `db:"saga_id"`
+	Generation     int64      `db:"generation"`
+	Desired        Desired    `db:"desired"`
+	Status         Status     `db:"status"`
+	QuotaBytes     int64      `db:"quota_bytes"`
+	Attempts       int        `db:"attempts"`        // of this generation, without those an outage spoilt
+	OutageAttempts int        `db:"outage_attempts"` // those
+	NextAttemptAt  *time.Time `db:"next_attempt_at"` // while pending
+	LeaseToken     *string    `db:"lease_token"`     // of the worker that has it in hand
+	LeaseUntil     *time.Time `db:"lease_until"`
+	LastErrorClass *string    `db:"last_error_class"`
+	LastError      *string    `db:"last_error"`
+	Version        int64      `db:"version"`
+	CreatedAt      time.Time  `db:"created_at"`
+	UpdatedAt      time.Time  `db:"updated_at"`
+}
+
+// Error returns the last error as it is told to others, or nil.
+func (s Storage) Error() *contract.StorageError {
+	if s.LastErrorClass == nil || s.LastError == nil {
+		return nil
+	}
+	return &contract.StorageError{
+		Class: *s.LastErrorClass, Message: *s.LastError, Fingerprint: fingerprint(Class(*s.LastErrorClass), *s.LastError),
+	}
+}
+
+// Reply is an event to be: what the Member service is told about a storage.
+type Reply struct {
+	Type contract.Type
+	Data contract.StorageReply
+}
+
+// Reply tells the current state. Only a settled storage has one.
+func (s Storage) Reply() (Reply, bool) {
+	r := Reply{Data: contract.StorageReply{
+		MemberID: s.MemberID, SagaID: s.SagaID, Generation: s.Generation, Attempt: s.Attempts,
+	}}
+	switch s.Status {
+	case Ready:
+		r.Type, r.Data.QuotaBytes = contract.StorageProvisioned, s.QuotaBytes
+	case Removed:
+		r.Type = contract.StorageDeprovisioned
+	case Rejected:
+		r.Type, r.Data.Error = contract.StorageRejected, s.Error()
+	default:
+		return Reply{}, false
+	}
+	return r, true
+}
+
+// Command is a storage command that could be parsed.
+type Command struct {
+	MemberID, SagaID string // canonical UUIDs
+	Generation       int64
+	Desired          Desired
+	QuotaBytes       int64
+}
+
+// New returns the pending storage that a member's first command makes.
+func (c Command) New() Storage {
+	return Storage{
+		MemberID: c.MemberID, SagaID: c.SagaID, Generation: c.Generation,
+		Desired: c.Desired, Status: Pending, QuotaBytes: c.QuotaBytes, Version: 1,
+	}
+}
+
+// Decide says what a command changes about an existing storage, and what is
+// answered at once. A changed storage is pending and due, its attempts are
+// counted anew, and its lease is left alone: the worker that holds it finds its
+// result refused by the version.
+func Decide(s Storage, c Command) (next Storage, changed bool, reply *Reply) {
+	if c.Generation <= s.Generation {
+		// A duplicate, or overtaken. While it is pending the worker will answer.
+		if r, settled := s.Reply(); settled {
+			reply = &r
+		}
+		return s, false, reply
+	}
+	if s.Desired == Absent && c.Desired == Present {
+		return s, false, removedForGood(c)
+	}
+	next = s
+	next.SagaID, next.Generation, next.Desired, next.Status = c.SagaID, c.Generation, c.Desired, Pending
+	if c.Desired == Present {
+		next.QuotaBytes = c.QuotaBytes
+	}
+	next.Attempts, next.OutageAttempts, next.LastErrorClass, next.LastError = 0, 0, nil, nil
+	next.Version++
+	return next, true, nil
+}
+
+// removedForGood answers with the command's own generation: a reply of an older
+// one would be taken for a late answer, and the saga would ask for ever.
+func removedForGood(c Command) *Reply {
+	return &Reply{Type: contract.StorageRejected, Data: contract.StorageReply{
+		MemberID: c.MemberID, SagaID: c.SagaID, Generation: c.Generation,
+		Error: storageError(ClassRejected, ErrTombstoned.Error()),
+	}}
+}

@@ -1,0 +1,241 @@
+// Package store is the Storage service's database: what is desired and reached
+// for each member, dead letters, and the outbox events that go with every change.
+package store
+
+import (
+	"context"
+	"embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/gofrs/uuid/v5"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/signup-saga/signup-saga/contract"
+	"github.com/signup-saga/signup-saga/outbox"
+	"github.com/signup-saga/signup-saga/service"
+	"github.com/signup-saga/signup-saga/storage-svc/internal/provider"
+	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// Migrations returns what the database needs, in order: the outbox, then the
+// tables of this service.
+func Migrations() ([]service.MigrationSet, error) {
+	lanes, err1 := fs.Sub(outbox.Migrations, "migrations")
+	own, err2 := fs.Sub(migrations, "migrations")
+	return []service.MigrationSet{{FS: lanes, Table: "outbox_version"}, {FS: own, Table: "storage_version"}}, errors.Join(err1, err2)
+}
+
+// Store is safe for concurrent use.
+type Store struct {
+	pool *pgxpool.Pool
+	wake func() // after a commit that may have appended events
+}
+
+// New returns a Store. wake, which may be nil, is called after commits with
+// events; it must not block.
+func New(pool *pgxpool.Pool, wake func()) *Store { return &Store{pool: pool, wake: wake} }
+
+// ErrNotFound says that there is no such storage.
+var ErrNotFound = errors.New("storage not found")
+
+const columns = `member_id::text, saga_id::text, generation, desired, status, quota_bytes, attempts, outage_attempts,
+	next_attempt_at, lease_token::text, lease_until, last_error_class, last_error, version, created_at, updated_at`
+
+// Get returns one member's storage; the id must be a UUID.
+func (s *Store) Get(ctx context.Context, memberID string) (provision.Storage, error) {
+	rows, _ := s.pool.Query(ctx, "-- name: getStorage\nSELECT "+columns+" FROM storage WHERE member_id = $1", memberID)
+	found, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[provision.Storage])
+	if errors.Is(err, pgx.ErrNoRows) {
+		return found, ErrNotFound
+	}
+	if err != nil {
+		return found, fmt.Errorf("get storage: %w", err)
+	}
+	return found, nil
+}
+
+// Claim leases up to n due storages, by the database's clock. Storages that are
+// leased, or locked at this moment, are passed over.
+func (s *Store) Claim(ctx context.Context, n int, lease time.Duration) ([]provision.Storage, error) {
+	token, err := uuid.NewV4()
+	if err != nil {
+		return nil, fmt.Errorf("lease token: %w", err)
+	}
+	rows, _ := s.pool.Query(ctx, `-- name: claimDue
+WITH due AS MATERIALIZED (
+	SELECT member_id AS id FROM storage
+	WHERE status = 'pending' AND next_attempt_at <= now() AND (lease_until IS NULL OR lease_until <= now())
+	ORDER BY next_attempt_at LIMIT $1 FOR UPDATE SKIP LOCKED
+)
+UPDATE storage SET lease_token = $2, lease_until = now() + $3
+FROM due WHERE member_id = due.id
+RETURNING `+columns, n, token.String(), lease)
+	due, err := pgx.CollectRows(rows, pgx.RowToStructByName[provision.Storage])
+	if err != nil {
+		return nil, fmt.Errorf("claim storages: %w", err)
+	}
+	return due, nil
+}
+
+// Finish implements provision.Queue. A stale result gives up its lease, if that
+// is still its own, so that a newer command need not wait for it to run out.
+func (s *Store) Finish(ctx context.Context, results []provision.Result) (stale int, err error) {
+	err = outbox.InTx(ctx, s.pool, s.wake, func(tx pgx.Tx) error {
+		written, err := finish(ctx, tx, results)
+		if err != nil {
+			return err
+		}
+		stale = len(results) - len(written)
+		var events []outbox.Event
+		for _, r := range results {
+			next, ok := written[r.Was.MemberID]
+			if !ok || r.Reply == nil {
+				continue
+			}
+			if r.Reply.Type == contract.StorageAttemptFailed {
+				r.Reply.Data.NextAttemptAt = next
+			}
+			events, err = appendReply(events, *r.Reply)
+			if err != nil {
+				return err
+			}
+		}
+		return outbox.Append(ctx, tx, events...)
+	})
+	if err != nil {
+		return 0, fmt.Errorf("finish attempts: %w", err)
+	}
+	return stale, nil
+}
+
+// finish updates what is still as it was claimed and returns the time of the
+// next attempt by member. Rows are locked in the order of their ids first, as
+// Apply does, so that the two cannot deadlock.
+func finish(ctx context.Context, tx pgx.Tx, results []provision.Result) (map[string]*time.Time, error) {
+	var r resultColumns
+	for _, result := range results {
+		r.add(result)
+	}
+	rows, _ := tx.Query(ctx, `-- name: finishAttempts
+WITH result AS MATERIALIZED (
+	SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::text[], $5::int[], $6::int[], $7::interval[], $8::text[], $9::text[])
+		AS r (id, was, token, next_status, next_attempts, next_outage_attempts, delay, error_class, error)
+), locked AS MATERIALIZED (
+	SELECT member_id AS id FROM storage WHERE member_id = ANY($1) ORDER BY member_id FOR UPDATE
+), written AS (
+	UPDATE storage SET status = next_status, attempts = next_attempts, outage_attempts = next_outage_attempts,
+		next_attempt_at = CASE next_status WHEN 'pending' THEN now() + delay END,
+		lease_token = NULL, lease_until = NULL, last_error_class = error_class, last_error = error,
+		version = version + 1, updated_at = now()
+	FROM result JOIN locked USING (id)
+	WHERE member_id = id AND version = was AND lease_token = token
+	RETURNING member_id, next_attempt_at
+)
+SELECT member_id::text, next_attempt_at FROM written`,
+		r.id, r.was, r.token, r.status, r.attempts, r.outageAttempts, r.delay, r.errorClass, r.error)
+	written := make(map[string]*time.Time, len(results))
+	var id string
+	var next *time.Time
+	if _, err := pgx.ForEachRow(rows, []any{&id, &next}, func() error { written[id] = next; next = nil; return nil }); err != nil {
+		return nil, err
+	}
+	if len(written) == len(results) {
+		return written, nil
+	}
+	_, err := tx.Exec(ctx, `-- name: releaseStaleLeases
+UPDATE storage SET lease_token = NULL, lease_until = NULL
+FROM unnest($1::uuid[], $2::uuid[]) AS r (id, token)
+WHERE member_id = id AND lease_token = token`, r.id, r.token)
+	return written, err
+}
+
+// resultColumns holds results column by column, for unnest.
+type resultColumns struct {
+	id, status               []string
+	was                      []int64
+	token, errorClass, error []*string
+	attempts, outageAttempts []int
+	delay                    []time.Duration
+}
+
+func (c *resultColumns) add(r provision.Result) {
+	c.id, c.was, c.token = append(c.id, r.Was.MemberID), append(c.was, r.Was.Version), append(c.token, r.Was.LeaseToken)
+	c.status, c.delay = append(c.status, string(r.Next.Status)), append(c.delay, r.Delay)
+	c.attempts, c.outageAttempts = append(c.attempts, r.Next.Attempts), append(c.outageAttempts, r.Next.OutageAttempts)
+	c.errorClass, c.error = append(c.errorClass, r.Next.LastErrorClass), append(c.error, r.Next.LastError)
+}
+
+// appendReply makes an event of a reply, on the lane that the contract says,
+// with a new id: a repeated reply is a new event.
+func appendReply(events []outbox.Event, r provision.Reply) ([]outbox.Event, error) {
+	route, ok := contract.RouteOf(r.Type)
+	if !ok {
+		return nil, fmt.Errorf("no route for %q", r.Type)
+	}
+	id, err := uuid.NewV7()
+	if err != nil {
+		return nil, fmt.Errorf("event id: %w", err)
+	}
+	payload, err := json.Marshal(r.Data)
+	if err != nil {
+		return nil, fmt.Errorf("encode %s: %w", r.Type, err)
+	}
+	return append(events, outbox.Event{
+		Lane: string(route.Lane), ID: id.String(), Key: r.Data.MemberID, Type: string(r.Type), Payload: payload,
+		Headers: contract.Event{SagaID: r.Data.SagaID, Generation: r.Data.Generation}.Headers(),
+	}), nil
+}
+
+// Defective implements provision.Inbox: data exceptions and violated constraints.
+func (s *Store) Defective(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && (pg.Code[:2] == "22" || pg.Code[:2] == "23")
+}
+
+// Fault returns how the provider shall misbehave.
+func (s *Store) Fault(ctx context.Context) (provider.Fault, error) {
+	rows, _ := s.pool.Query(ctx, "-- name: getFault\nSELECT mode, probability, latency_ms FROM provider_fault")
+	f, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[provider.Fault])
+	if err != nil {
+		return f, fmt.Errorf("get fault: %w", err)
+	}
+	return f, nil
+}
+
+// SetFault changes it for all replicas.
+func (s *Store) SetFault(ctx context.Context, f provider.Fault) error {
+	_, err := s.pool.Exec(ctx, "-- name: setFault\nUPDATE provider_fault SET mode = $1, probability = $2, latency_ms = $3", f.Mode, f.Probability, f.LatencyMS)
+	if err != nil {
+		return fmt.Errorf("set fault: %w", err)
+	}
+	return nil
+}
+
+// Stats counts for metrics.
+type Stats struct {
+	Pending     int64   `db:"pending"`
+	Oldest      float64 `db:"oldest"` // seconds since the oldest pending storage was asked for or last tried
+	DeadLetters int64   `db:"dead_letters"`
+}
+
+// Stats reads them.
+func (s *Store) Stats(ctx context.Context) (Stats, error) {
+	rows, _ := s.pool.Query(ctx, `-- name: stats
+SELECT count(*) AS pending, coalesce(extract(epoch FROM max(now() - updated_at)), 0)::float8 AS oldest,
+	(SELECT count(*) FROM dead_letter) AS dead_letters
+FROM storage WHERE status = 'pending'`)
+	st, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Stats])
+	if err != nil {
+		return st, fmt.Errorf("stats: %w", err)
+	}
+	return st, nil
+}
