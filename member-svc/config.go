@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -46,13 +45,13 @@ func (c Config) Validate() []error {
 	errs := c.Common.Validate()
 	require := func(ok bool, name, what string) {
 		if !ok {
-			errs = append(errs, fmt.Errorf("%s: %w", name, errors.New(what)))
+			errs = append(errs, fmt.Errorf("%s: %s", name, what))
 		}
 	}
 	require(len(c.IdempotencySecret) >= 32, "IDEMPOTENCY_SECRET", "must have at least 32 characters")
-	for name, addr := range map[string]string{"MEMBER_HTTP_ADDR": c.HTTPAddr, "MEMBER_ADMIN_ADDR": c.AdminAddr, "SMTP_ADDR": c.SMTPAddr} {
-		_, _, err := net.SplitHostPort(addr)
-		require(err == nil, name, "must be host:port")
+	for _, v := range [][2]string{{"MEMBER_HTTP_ADDR", c.HTTPAddr}, {"MEMBER_ADMIN_ADDR", c.AdminAddr}, {"SMTP_ADDR", c.SMTPAddr}} {
+		_, _, err := net.SplitHostPort(v[1])
+		require(err == nil, v[0], "must be host:port")
 	}
 	require(c.MailMaxAttempts > 0 && c.MailMaxAge > 0, "MAIL_MAX_ATTEMPTS, MAIL_MAX_AGE", "must be positive")
 	require(c.HashMemoryKiB >= 8*uint32(c.HashParallelism) && c.HashTime > 0 && c.HashParallelism > 0, "HASH_MEMORY_KIB, HASH_TIME, HASH_PARALLELISM",

@@ -28,11 +28,12 @@ type API struct {
 	Log             *slog.Logger
 }
 
+// Answers that are no error of any package below.
 var (
-	errNotRetryable = errors.New("only a saga that needs attention can be retried")
-	errNoRoute      = errors.New("no such resource")
-	errMethod       = errors.New("the resource does not know this method")
-	errRate         = errors.New("too many requests from this address")
+	errNoRoute      = service.NewProblem(http.StatusNotFound, "not_found", "no such resource")
+	errMethod       = service.NewProblem(http.StatusMethodNotAllowed, "method_not_allowed", "the resource does not know this method")
+	errRate         = service.NewProblem(http.StatusTooManyRequests, "rate_limited", "too many requests from this address")
+	errNotRetryable = service.NewProblem(http.StatusConflict, "not_retryable", "only a saga that needs attention can be retried")
 )
 
 // problem is the one place where errors become answers. Errors that it does not know
@@ -48,16 +49,10 @@ func problem(err error) *service.Problem {
 		return service.NewProblem(http.StatusUnprocessableEntity, "idempotency_key_reused", signup.ErrKeyReused.Error())
 	case errors.Is(err, signup.ErrBusy):
 		return later(service.NewProblem(http.StatusServiceUnavailable, "busy", signup.ErrBusy.Error()), time.Second)
-	case errors.Is(err, errRate):
-		return service.NewProblem(http.StatusTooManyRequests, "rate_limited", errRate.Error())
-	case errors.Is(err, store.ErrNotFound), errors.Is(err, errNoRoute):
-		return service.NewProblem(http.StatusNotFound, "not_found", errNoRoute.Error())
-	case errors.Is(err, errMethod):
-		return service.NewProblem(http.StatusMethodNotAllowed, "method_not_allowed", errMethod.Error())
+	case errors.Is(err, store.ErrNotFound):
+		return errNoRoute
 	case errors.Is(err, store.ErrStale):
 		return service.NewProblem(http.StatusPreconditionFailed, "version_mismatch", store.ErrStale.Error())
-	case errors.Is(err, errNotRetryable):
-		return service.NewProblem(http.StatusConflict, "not_retryable", errNotRetryable.Error())
 	case service.Unavailable(err), errors.Is(err, store.ErrTaken): // the latter: taken, and free again since
 		return later(service.NewProblem(http.StatusServiceUnavailable, "unavailable", "the database did not answer in time"), 2*time.Second)
 	default:

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"github.com/signup-saga/signup-saga/contract"
 	"github.com/signup-saga/signup-saga/devstack/testenv"
 	"github.com/signup-saga/signup-saga/member-svc/internal/drive"
@@ -36,7 +38,12 @@ func reply(typ contract.Type, sagaID, rest string) service.Message {
 
 func open(t *testing.T) (*store.Store, func(...service.Message) map[string]int) {
 	t.Helper()
-	st := store.New(storetest.Open(t), storetest.Step, func() {})
+	return openOn(t, storetest.Open(t))
+}
+
+func openOn(t *testing.T, pool *pgxpool.Pool) (*store.Store, func(...service.Message) map[string]int) {
+	t.Helper()
+	st := store.New(pool, storetest.Step, func() {})
 	m := store.Member{ID: goldenMember, Username: "mina", UsernameKey: "mina", Plan: "free", PasswordHash: "x"}
 	r, effects := st.Begin(goldenSaga, "sgn_0123456789abcdef0123456789abcdef", m, time.Now())
 	if err := st.SignUp(t.Context(), m, r, effects, nil); err != nil {
@@ -96,6 +103,23 @@ func TestStrangeRepliesDoNotHoldUpOthers(t *testing.T) {
 		reply(contract.StorageProvisioned, goldenSaga, ""),
 	)
 	if outcomes["malformed"] != 2 || outcomes["unknown_saga"] != 2 || outcomes[string(saga.Recorded)] != 2 || outcomes[string(saga.Advanced)] != 1 {
+		t.Errorf("%v", outcomes)
+	}
+	if got, _, err := st.Get(t.Context(), goldenSaga); err != nil || got.State != saga.Ready {
+		t.Errorf("%s, %v", got.State, err)
+	}
+}
+
+// A reply that the database refuses, for a reason that nobody foresaw, is put aside alone.
+func TestRefusedReplyIsPutAside(t *testing.T) {
+	pool := storetest.Open(t)
+	st, handle := openOn(t, pool)
+	storetest.Exec(t, pool, "ALTER TABLE saga_event ADD CHECK (detail <> 'poison')")
+	outcomes := handle(
+		reply(contract.StorageAttemptFailed, goldenSaga, `,"error":{"class":"x","message":"poison","fingerprint":""}`),
+		reply(contract.StorageProvisioned, goldenSaga, ""),
+	)
+	if outcomes["malformed"] != 1 || outcomes[string(saga.Advanced)] != 1 {
 		t.Errorf("%v", outcomes)
 	}
 	if got, _, err := st.Get(t.Context(), goldenSaga); err != nil || got.State != saga.Ready {

@@ -1,6 +1,7 @@
 package signup
 
 import (
+	"errors"
 	"fmt"
 	"net/mail"
 	"slices"
@@ -56,27 +57,26 @@ func (s *Service) check(req *Request) (store.Member, error) {
 // UsernameCaseMapped, ASCII only.
 func UsernameKey(username string) (string, error) {
 	if strings.ContainsFunc(username, func(r rune) bool { return r > '~' }) {
-		return "", fmt.Errorf("a username is ASCII only")
+		return "", errors.New("a username is ASCII only")
 	}
 	return precis.UsernameCaseMapped.String(username)
 }
 
-// guessed are the parts that guessable long passwords are made of, longest first.
+// guessed are the parts that guessable long passwords are made of, longest first:
+// words, and what lies side by side on a keyboard or in a sequence.
 var guessed = func() []string {
-	words := []string{
-		"password", "passwort", "passw0rd", "p@ssword", "p@ssw0rd", "iloveyou", "letmein", "welcome", "football", "baseball", "princess",
-		"sunshine", "trustno1", "changeme", "superman", "batman", "dragon", "monkey", "master", "shadow", "secret", "admin", "login",
-		"hello", "qazwsx", "1q2w3e4r", "1q2w3e", "zaq12wsx", "abc123", "pass", "test", "user", "love",
-	}
-	for _, run := range []string{"qwertyuiop", "qwertzuiop", "asdfghjkl", "zxcvbnm", "yxcvbnm", "abcdefghijklmnopqrstuvwxyz", "12345678901234567890", "9876543210"} {
-		for n := len(run); n >= 4; n-- { // keyboard rows and sequences, from any key on
-			for i := 0; i+n <= len(run); i++ {
-				words = append(words, run[i:i+n])
+	parts := strings.Fields(`password passwort passw0rd p@ssword p@ssw0rd iloveyou letmein welcome football baseball princess
+		sunshine trustno1 changeme superman batman dragon monkey master shadow secret admin login hello qazwsx 1q2w3e4r
+		1q2w3e zaq12wsx abc123 pass test user love`)
+	for _, run := range strings.Fields(`qwertyuiop qwertzuiop asdfghjkl zxcvbnm yxcvbnm abcdefghijklmnopqrstuvwxyz 12345678901234567890 9876543210`) {
+		for n := 4; n <= len(run); n++ {
+			for i := range len(run) - n + 1 {
+				parts = append(parts, run[i:i+n])
 			}
 		}
 	}
-	slices.SortStableFunc(words, func(a, b string) int { return len(b) - len(a) })
-	return words
+	slices.SortStableFunc(parts, func(a, b string) int { return len(b) - len(a) })
+	return parts
 }()
 
 // common reports whether little of a password is left once the username and the
@@ -90,8 +90,8 @@ func common(password, usernameKey string) bool {
 	for _, r := range rest {
 		distinct[r] = true
 	}
-	for _, word := range guessed {
-		rest = strings.ReplaceAll(rest, word, "")
+	for _, part := range guessed {
+		rest = strings.ReplaceAll(rest, part, "")
 	}
 	return len(distinct) < 5 || utf8.RuneCountInString(rest) < 5
 }

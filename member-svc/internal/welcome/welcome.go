@@ -5,6 +5,7 @@
 package welcome
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/gofrs/uuid/v5"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/wneessen/go-mail"
@@ -74,14 +76,15 @@ func (m *Mailer) Queue(ctx context.Context, batch []service.Message) error {
 		if err == nil {
 			err = e.DataTo(&data)
 		}
-		if err != nil {
+		id, bad := uuid.FromString(data.MemberID)
+		if err := errors.Join(err, bad); err != nil {
 			m.cfg.Log.Warn("malformed event skipped", "error", err)
 			continue
 		}
-		members = append(members, data.MemberID)
+		members = append(members, id.String())
 	}
 	_, err := m.pool.Exec(ctx, `-- name: queueMails
-INSERT INTO mail (member_id, kind) SELECT id, 'welcome' FROM member WHERE id::text = ANY ($1) AND email IS NOT NULL
+INSERT INTO mail (member_id, kind) SELECT id, 'welcome' FROM member WHERE id = ANY ($1::text[]::uuid[]) AND email IS NOT NULL
 ON CONFLICT DO NOTHING`, members)
 	return err
 }
@@ -93,21 +96,26 @@ func (m *Mailer) Work(ctx context.Context) (more bool, err error) {
 	if err != nil || len(due) == 0 {
 		return false, err
 	}
-	dialed, cancel := context.WithTimeout(ctx, sendTimeout)
+	dialCtx, cancel := context.WithTimeout(ctx, sendTimeout)
 	defer cancel()
-	if err := m.client.DialWithContext(dialed); err != nil {
-		for _, l := range due {
-			if err := m.postpone(ctx, l, 0, err); err != nil {
-				return false, err
-			}
-		}
-		return false, fmt.Errorf("mail server: %w", err)
+	away := m.client.DialWithContext(dialCtx)
+	if away == nil {
+		defer func() { _ = m.client.Close() }()
 	}
-	defer func() { _ = m.client.Close() }()
+	// What the mail server said is written down even when we are told to stop.
+	write := context.WithoutCancel(ctx)
 	for _, l := range due {
-		if err := m.send(ctx, l); err != nil {
+		if cause := cmp.Or(away, ctx.Err()); cause != nil {
+			err = m.postpone(write, l, 0, cause)
+		} else {
+			err = m.send(write, l)
+		}
+		if err != nil {
 			return false, err
 		}
+	}
+	if away != nil {
+		return false, fmt.Errorf("mail server: %w", away)
 	}
 	return len(due) == batchSize, nil
 }

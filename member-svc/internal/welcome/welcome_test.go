@@ -29,18 +29,25 @@ type mailbox struct {
 	mu     sync.Mutex
 	mails  []string // raw
 	refuse func(to string) error
+	breaks bool // the connection, in the middle of the conversation
 }
 
-func (m *mailbox) NewSession(*smtp.Conn) (smtp.Session, error) { return &session{m: m}, nil }
+func (m *mailbox) NewSession(c *smtp.Conn) (smtp.Session, error) {
+	return &session{m: m, conn: c.Conn()}, nil
+}
 
 type session struct {
-	m  *mailbox
-	to string
+	m    *mailbox
+	conn net.Conn
+	to   string
 }
 
 func (s *session) Mail(string, *smtp.MailOptions) error { return nil }
 func (s *session) Rcpt(to string, _ *smtp.RcptOptions) error {
 	s.to = to
+	if s.m.breaks {
+		return s.conn.Close()
+	}
 	if s.m.refuse != nil {
 		return s.m.refuse(to)
 	}
@@ -184,6 +191,20 @@ func TestRefusals(t *testing.T) {
 	}
 	if f.counted["dropped"] != 2 || f.counted["delayed"] != 2 {
 		t.Errorf("counted %v", f.counted)
+	}
+}
+
+func TestBrokenConversationIsNoAttempt(t *testing.T) {
+	f := open(t, (&mailbox{breaks: true}).listen(t, "127.0.0.1:0"))
+	f.queue(t, signedUp(f.member(t, "mina", "mina@example.org")), signedUp(f.member(t, "nora", "nora@example.org")))
+	for range 4 {
+		if _, err := f.mailer.Work(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		f.due(t)
+	}
+	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM mail WHERE state = 'queued' AND attempts = 0"); n != 2 {
+		t.Errorf("%d mails wait, want 2", n)
 	}
 }
 
