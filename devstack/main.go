@@ -46,6 +46,7 @@ var errUsage = errors.New("usage")
 
 func commands() map[string]command {
 	return map[string]command{
+		"demo":     runDemo,
 		"up":       runUp,
 		"status":   runStatus,
 		"wipe":     operate("wipe"),

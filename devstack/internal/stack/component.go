@@ -62,6 +62,11 @@ func (s *Stack) watch(c *component) *component {
 		return command()
 	}
 	c.OnDeath = func(exit string) {
+		select {
+		case <-s.ready:
+		default:
+			return // Start returns it as an error
+		}
 		s.options.Note(fmt.Sprintf("%s ended by itself: %s (log: %s)", c.Name, exit, s.logPath(c.Name)))
 	}
 	return c

@@ -1,0 +1,112 @@
+package demo
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// ledger compares what was promised with what happened, from records of different owners: the client's list of accepted
+// signups, the Member database, and the provider's own file of what it created and deleted.
+type ledger struct {
+	accepted int
+	ready    int // ready for the member, and there at the provider
+	lost     int // accepted, but unknown to the Member database, or ready without a storage
+	doubles  int // storages created twice, or for nobody
+}
+
+func (l ledger) balances() bool { return l.ready == l.accepted && l.lost == 0 && l.doubles == 0 }
+
+// balance draws up the ledger. States are those of the Member database by member id, created is the number of storages that
+// the provider created for each member since the story began.
+func balance(promises []accepted, states map[string]string, created map[string]int) ledger {
+	l := ledger{accepted: len(promises)}
+	promised := map[string]bool{}
+	for _, p := range promises {
+		promised[p.MemberID] = true
+		state, known := states[p.MemberID]
+		switch {
+		case !known, state == "ready" && created[p.MemberID] == 0:
+			l.lost++
+		case state == "ready":
+			l.ready++
+		}
+	}
+	for member, times := range created {
+		if promised[member] {
+			times--
+		}
+		l.doubles += times
+	}
+	return l
+}
+
+// createdBy counts the storages that the provider has created for each member, from its file.
+func createdBy(path string) (map[string]int, error) {
+	created := map[string]int{}
+	file, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return created, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	lines := bufio.NewScanner(file)
+	for lines.Scan() {
+		var entry struct {
+			Op       string `json:"op"`
+			MemberID string `json:"member_id"`
+		}
+		if err := json.Unmarshal(lines.Bytes(), &entry); err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		if entry.Op == "create" {
+			created[entry.MemberID]++
+		}
+	}
+	return created, lines.Err()
+}
+
+// memberStates reads the state of every saga from the Member database.
+func memberStates(ctx context.Context, databaseURL string) (map[string]string, error) {
+	rows, err := query(ctx, databaseURL, "-- name: memberStates\nSELECT member_id::text AS id, state AS value FROM signup_saga")
+	if err != nil {
+		return nil, err
+	}
+	states := map[string]string{}
+	for _, r := range rows {
+		states[r.ID] = r.Value
+	}
+	return states, nil
+}
+
+// waitingMails counts the welcome mails that are neither sent nor dropped, from the Member database.
+func waitingMails(ctx context.Context, databaseURL string) (int, error) {
+	rows, err := query(ctx, databaseURL, `-- name: waitingMails
+		SELECT id::text AS id, '' AS value
+		FROM member LEFT JOIN mail ON mail.member_id = member.id
+		WHERE email IS NOT NULL AND coalesce(mail.state, 'queued') = 'queued'`)
+	return len(rows), err
+}
+
+type row struct{ ID, Value string }
+
+func query(ctx context.Context, databaseURL, sql string) ([]row, error) {
+	conn, err := pgx.Connect(ctx, databaseURL)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	rows, err := conn.Query(ctx, sql)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByName[row])
+}

@@ -1,0 +1,151 @@
+package demo
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"golang.org/x/term"
+)
+
+const (
+	frameEvery = 100 * time.Millisecond
+	titleWidth = 58 // columns before the result of a step
+	lineWidth  = 110
+)
+
+var frames = []rune("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏")
+
+// Screen prints the story: on a terminal with one live line for the current step, elsewhere a line per step. Its methods may be
+// called from several goroutines.
+type Screen struct {
+	out    io.Writer
+	live   bool
+	colour bool
+
+	mu      sync.Mutex
+	title   string // "" between steps
+	detail  string
+	frame   int
+	started time.Time
+	stop    chan struct{}
+	stopped chan struct{}
+}
+
+// NewScreen returns a screen on out. It is live and coloured only on a terminal; NO_COLOR turns colours off.
+func NewScreen(out io.Writer, getenv func(string) string) *Screen {
+	live := IsTerminal(out) && getenv("TERM") != "dumb"
+	return &Screen{out: out, live: live, colour: live && getenv("NO_COLOR") == ""}
+}
+
+// IsTerminal tells whether a person reads out.
+func IsTerminal(out io.Writer) bool {
+	file, ok := out.(*os.File)
+	return ok && term.IsTerminal(int(file.Fd()))
+}
+
+// Print prints lines between steps.
+func (s *Screen) Print(format string, args ...any) { fmt.Fprintf(s.out, format+"\n", args...) }
+
+// Begin starts a step.
+func (s *Screen) Begin(title string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.title, s.detail, s.started = title, "", time.Now()
+	if !s.live {
+		return
+	}
+	s.stop, s.stopped = make(chan struct{}), make(chan struct{})
+	s.draw()
+	go s.animate(s.stop, s.stopped)
+}
+
+// Update says how far the step is. It is shown only while the step lasts, and only on a terminal.
+func (s *Screen) Update(format string, args ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.detail = fmt.Sprintf(format, args...)
+}
+
+// Done ends the step with its result.
+func (s *Screen) Done(format string, args ...any) {
+	s.end(s.green("✓"), fmt.Sprintf(format, args...))
+}
+
+// Fail ends the step, if there is one.
+func (s *Screen) Fail() { s.end(s.red("✗"), "") }
+
+// Elapsed is the time since the step began.
+func (s *Screen) Elapsed() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return time.Since(s.started)
+}
+
+func (s *Screen) end(mark, result string) {
+	s.mu.Lock()
+	title, stop, stopped := s.title, s.stop, s.stopped
+	s.title, s.stop = "", nil
+	s.mu.Unlock()
+	if title == "" {
+		return
+	}
+	if stop != nil {
+		close(stop)
+		<-stopped
+	}
+	fmt.Fprintf(s.out, "  %s %s%s\n", mark, pad(title, titleWidth), s.dim(result))
+}
+
+func (s *Screen) animate(stop <-chan struct{}, stopped chan<- struct{}) {
+	defer close(stopped)
+	tick := time.NewTicker(frameEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-stop:
+			fmt.Fprint(s.out, "\r\x1b[K")
+			return
+		case <-tick.C:
+			s.mu.Lock()
+			s.frame++
+			s.draw()
+			s.mu.Unlock()
+		}
+	}
+}
+
+// draw shows the current step on one line that never wraps. The caller holds the lock.
+func (s *Screen) draw() {
+	if s.title == "" {
+		return
+	}
+	width := lineWidth
+	if file, ok := s.out.(*os.File); ok {
+		if columns, _, err := term.GetSize(int(file.Fd())); err == nil && columns > 0 {
+			width = columns - 1
+		}
+	}
+	line := []rune(fmt.Sprintf("  %c %s%s", frames[s.frame%len(frames)], pad(s.title, titleWidth), s.detail))
+	fmt.Fprintf(s.out, "\r\x1b[K%s", string(line[:min(len(line), width)]))
+}
+
+func pad(text string, width int) string {
+	return text + strings.Repeat(" ", max(1, width-utf8.RuneCountInString(text)))
+}
+
+func (s *Screen) bold(text string) string  { return s.style("1", text) }
+func (s *Screen) dim(text string) string   { return s.style("2", text) }
+func (s *Screen) green(text string) string { return s.style("32", text) }
+func (s *Screen) red(text string) string   { return s.style("31", text) }
+
+func (s *Screen) style(code, text string) string {
+	if !s.colour || text == "" {
+		return text
+	}
+	return "\x1b[" + code + "m" + text + "\x1b[0m"
+}
