@@ -16,7 +16,11 @@ import (
 	"github.com/signup-saga/signup-saga/devstack/internal/stack"
 )
 
-const callLimit = 10 * time.Second
+const (
+	callLimit = 10 * time.Second
+	// faultSettles is twice the time for which a storage service may go by an older setting.
+	faultSettles = 400 * time.Millisecond
+)
 
 // client speaks to the services as a browser, an operator and a broken provider would.
 type client struct {
@@ -83,10 +87,18 @@ func (c *client) retry(ctx context.Context, sagaID, reason string) error {
 	return c.call(ctx, http.MethodPost, address, c.to.Get("ADMIN_TOKEN"), map[string]string{"reason": reason}, http.StatusAccepted, nil)
 }
 
-// provider makes the storage provider misbehave, or stop to ("none").
+// provider makes the storage provider misbehave, or stop to ("none"), and returns when every replica goes by it.
 func (c *client) provider(ctx context.Context, mode string) error {
 	body := map[string]any{"mode": mode, "probability": 1, "latency_ms": 0}
-	return c.call(ctx, http.MethodPut, c.to.Get("STORAGE_URL")+"/v1/faults", c.to.Get("STORAGE_TOKEN"), body, http.StatusOK, nil)
+	if err := c.call(ctx, http.MethodPut, c.to.Get("STORAGE_URL")+"/v1/faults", c.to.Get("STORAGE_TOKEN"), body, http.StatusOK, nil); err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(faultSettles):
+		return nil
+	}
 }
 
 // mails returns how many mails the mail server has received since it started.
