@@ -1,6 +1,7 @@
 package api
 
 import (
+	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -17,10 +18,16 @@ import (
 func (a *API) Public(perMinute int) http.Handler {
 	r := a.router()
 	r.Use(private)
-	limit := httprate.Limit(perMinute, time.Minute, httprate.WithKeyFuncs(httprate.KeyByIP), httprate.WithLimitHandler(a.fail(errRate)))
+	limit := httprate.LimitBy(perMinute, time.Minute, address, httprate.WithLimitHandler(a.fail(errRate)))
 	r.With(limit).Post("/v1/members", a.handle(a.signUp))
 	r.Get("/v1/signups/{signup_id}", a.handle(a.showSignup))
 	return r
+}
+
+// address is whom a request is counted against: the peer, not a header that it could invent.
+func address(r *http.Request) (string, error) {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	return httprate.CanonicalizeIP(host), err
 }
 
 // private keeps capabilities out of caches and of other sites' logs.

@@ -60,7 +60,7 @@ func apply(ctx context.Context, st *store.Store, log *slog.Logger, observe func(
 	}
 	for _, r := range results {
 		if r.Outcome == "" {
-			log.Warn("reply for an unknown saga", "saga_id", r.Change.SagaID, "kind", r.Event.Kind)
+			log.Warn("reply for an unknown saga", "saga_id", r.SagaID, "kind", r.Event.Kind)
 			observe("unknown_saga")
 			continue
 		}

@@ -73,7 +73,7 @@ var everything = []string{"member", "signup_saga", "saga_event", "idempotency_ke
 func TestSignUpStoresEverythingOrNothing(t *testing.T) {
 	f := open(t)
 	for i, table := range everything { // break each statement in turn
-		storetest.Exec(t, f.pool, fmt.Sprintf(`CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''injected''; END'`))
+		storetest.Exec(t, f.pool, `CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''injected''; END'`)
 		storetest.Exec(t, f.pool, fmt.Sprintf("CREATE TRIGGER broken BEFORE INSERT ON %s FOR EACH ROW EXECUTE FUNCTION refuse()", table))
 		m, r, effects := f.begin(fmt.Sprintf("mina%d", i))
 		if err := f.SignUp(t.Context(), m, r, effects, &store.Key{Value: "k", BodyHMAC: []byte("x"), Response: []byte("y")}); err == nil {
