@@ -134,6 +134,7 @@ func (b *bench) begin() pgx.Tx {
 	if err != nil {
 		b.t.Fatal(err)
 	}
+	b.t.Cleanup(func() { _ = tx.Rollback(context.Background()) }) // closing the pool waits for it
 	return tx
 }
 
@@ -512,6 +513,34 @@ UPDATE outbox_event_essential SET created_at = created_at - interval '8 days'`);
 	b.wantExactly(append(want, fresh...))
 	b.nats.Wipe()
 	b.eventually("the replay of what is left", func() bool { return len(b.stored()) == 3 })
+}
+
+// A crash took checkpoint 1 of relay A back, and relay B wrote another one in
+// its place: what A remembers is void.
+func TestCheckpointNeedsItsPredecessorFromTheSameRelay(t *testing.T) {
+	b := newBench(t)
+	ctx := t.Context()
+	relayA, relayB := checkpoints{b.pool, lane, newID()}, checkpoints{b.pool, lane, newID()}
+	p, _, err := relayA.newest(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ofA, err := relayA.takeOver(ctx, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.pool.Exec(ctx, "DELETE FROM outbox_checkpoint_essential WHERE n = $1", ofA.n); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := relayA.append(ctx, ofA, ofA, nil); !errors.Is(err, errSuperseded) {
+		t.Errorf("append after a lost checkpoint: %v", err)
+	}
+	if _, err := relayB.takeOver(ctx, p); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := relayA.append(ctx, ofA, ofA, nil); !errors.Is(err, errSuperseded) {
+		t.Errorf("append behind another relay's checkpoint: %v", err)
+	}
 }
 
 // A replay that was cut short by another loss is not forgotten.
