@@ -2,7 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 
 	"github.com/signup-saga/signup-saga/devstack/internal/demo"
 	"github.com/signup-saga/signup-saga/devstack/internal/stack"
@@ -17,13 +21,13 @@ func runDemo(ctx context.Context, args []string, io stdio) error {
 		return err
 	}
 	screen := demo.NewScreen(io.out, io.getenv)
-	options.Note = func(line string) { screen.Update("%s", line) }
+	options.Note = screen.Note
 	screen.Print("\n  Signup Saga: nothing outside the member database can make a signup fail\n")
 	screen.Begin("PostgreSQL, NATS, a mail server and two services start")
 	err := withStack(ctx, options, io, func(s *stack.Stack) error {
 		screen.Done("ready after %.1f s", screen.Elapsed().Seconds())
 		if err := demo.Run(ctx, s, screen); err != nil {
-			return unlessEnded(ctx, err)
+			return unlessEnded(ctx, errors.Join(err, s.Deaths()))
 		}
 		if io.getenv("ONCE") == "1" || !demo.IsTerminal(io.out) {
 			return nil
@@ -46,9 +50,25 @@ func whatNext(s *stack.Stack) string {
     curl -i $MEMBER_URL/v1/members -H 'Content-Type: application/json' \
       -d '{"username":"mina","password":"correct horse battery"}'
     curl -s $ADMIN_URL/admin/v1/sagas -H "Authorization: Bearer $ADMIN_TOKEN"
-    devstack kill nats --dir %[1]s       # or storage, smtp, postgres; then: start
-    devstack wipe nats --dir %[1]s       # lose every message on purpose
+    %[3]s kill nats --dir %[1]s     # or storage, smtp, postgres; then: start
+    %[3]s wipe nats --dir %[1]s     # lose every message on purpose
 
   Mails: %[2]s    Logs: %[1]s/log
-`, s.Dir(), v("MAIL_URL"))
+`, s.Dir(), v("MAIL_URL"), ownName())
+}
+
+// ownName is how this program can be called again from the same folder.
+func ownName() string {
+	path, err := os.Executable()
+	if err != nil || strings.Contains(path, "go-build") {
+		return "go run ./devstack" // go run deletes what it has built
+	}
+	here, err := os.Getwd()
+	if err != nil {
+		return path
+	}
+	if short, err := filepath.Rel(here, path); err == nil && !strings.HasPrefix(short, "..") {
+		return "./" + short
+	}
+	return path
 }

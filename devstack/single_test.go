@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -43,8 +44,16 @@ func TestPostgresEndsWithStandardInput(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil || !strings.HasPrefix(line, "DATABASE_URL=") {
+		t.Errorf("printed %q, error %v", line, err)
 	}
 	if err := in.Close(); err != nil {
 		t.Fatal(err)

@@ -86,11 +86,11 @@ The stack is ready. Ctrl-C ends it.
   viewer     %[9]s
   storage    %[10]s   (service token)
 
-  operate    devstack kill storage --dir %[11]s
+  operate    %[12]s kill storage --dir %[11]s
   settings   %[11]s/devstack.env
   logs       %[11]s/log
 `, v("MEMBER_URL"), v("ADMIN_URL"), v("ADMIN_TOKEN"), v("STORAGE_URL"), v("MAIL_URL"), v("MEMBER_DATABASE_URL"),
-		v("STORAGE_DATABASE_URL"), v("NATS_URL"), v("VIEWER_TOKEN"), v("STORAGE_TOKEN"), s.Dir())
+		v("STORAGE_DATABASE_URL"), v("NATS_URL"), v("VIEWER_TOKEN"), v("STORAGE_TOKEN"), s.Dir(), ownName())
 }
 
 // client finds the running stack that a command means.

@@ -254,6 +254,25 @@ func TestChildrenEndWhenDevstackIsKilled(t *testing.T) {
 	}
 }
 
+// With DATABASE_URL the stack uses that server, and leaves its life to others.
+func TestAStackOnAGivenServer(t *testing.T) {
+	tmp := tempDir(t)
+	server := launch(t, tmp, nil, "postgres")
+	url := server.url(t)
+	query(t, url, "CREATE ROLE admin LOGIN CREATEDB CREATEROLE PASSWORD 'admin'")
+	given := "postgres://admin:admin@" + url[strings.LastIndex(url, "@")+1:]
+	dir := filepath.Join(tmp, "stack")
+	up := launch(t, tmp, []string{"DATABASE_URL=" + given}, "up", "--dir", dir, "--bin", bin(t))
+	eventually(t, "the stack", func() bool { return strings.Contains(up.printed(t), "The stack is ready") })
+	env := readEnv(t, filepath.Join(dir, "devstack.env"))
+	if got := query(t, env["STORAGE_DATABASE_URL"], "SELECT current_user::text"); got != "storage_app" {
+		t.Errorf("the storage service is %s", got)
+	}
+	if out, err := devstackCmd(t, "kill", "postgres", "--dir", dir); err == nil || !strings.Contains(out, "DATABASE_URL named a server") {
+		t.Errorf("error %v, printed %s", err, out)
+	}
+}
+
 func livePIDs(t *testing.T, dir string) []int {
 	t.Helper()
 	var pids []int

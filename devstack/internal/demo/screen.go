@@ -71,6 +71,15 @@ func (s *Screen) Update(format string, args ...any) {
 	s.detail = fmt.Sprintf(format, args...)
 }
 
+// Note tells about a part of a step that may take long: in the live line, or on a line of its own where there is none.
+func (s *Screen) Note(line string) {
+	if s.live {
+		s.Update("%s", line)
+		return
+	}
+	s.Print("    %s", line)
+}
+
 // Done ends the step with its result.
 func (s *Screen) Done(format string, args ...any) {
 	s.end(s.green("✓"), fmt.Sprintf(format, args...))

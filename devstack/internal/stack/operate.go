@@ -105,3 +105,14 @@ func (s *Stack) Status() Status {
 	}
 	return status
 }
+
+// Deaths returns an error that names the components that have ended by themselves, nil when there are none.
+func (s *Stack) Deaths() error {
+	var errs []error
+	for _, c := range s.components {
+		if status := c.Status(); status.State == process.Died {
+			errs = append(errs, s.explain(c.Name, fmt.Errorf("%s ended by itself: %s", c.Name, status.Exit)))
+		}
+	}
+	return errors.Join(errs...)
+}
