@@ -2,12 +2,15 @@ package mailbox_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http/httptest"
 	"net/smtp"
 	"strings"
 	"testing"
+
+	gosmtp "github.com/emersion/go-smtp"
 
 	"github.com/signup-saga/signup-saga/devstack/internal/mailbox"
 )
@@ -40,7 +43,9 @@ func TestAMailSentIsShown(t *testing.T) {
 	go func() { served <- server.Serve(listener) }()
 	t.Cleanup(func() {
 		_ = server.Close()
-		<-served
+		if err := <-served; err != nil && !errors.Is(err, gosmtp.ErrServerClosed) {
+			t.Error(err)
+		}
 	})
 	text := "Subject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=\r\nMessage-ID: <1@localhost>\r\n\r\nWelcome\r\n"
 	if err := smtp.SendMail(listener.Addr().String(), nil, "welcome@localhost", []string{"mina@example.org"}, []byte(text)); err != nil {

@@ -50,7 +50,7 @@ func reap(pids []int) {
 	for _, pid := range pids {
 		for time.Now().Before(deadline) {
 			collected, err := syscall.Wait4(pid, nil, syscall.WNOHANG, nil)
-			if collected == pid || (err != nil && err != syscall.EINTR) { //nolint:errorlint // a bare errno
+			if collected == pid || (err != nil && err != syscall.EINTR) {
 				break
 			}
 			time.Sleep(time.Millisecond)
