@@ -4,11 +4,12 @@ go 1.26.0
 
 require (
 	github.com/go-chi/chi/v5 v5.5.0
-	github.com/gofrs/uuid/v5 v5.3.2
+	github.com/gofrs/uuid/v5 v5.4.0
 	github.com/jackc/pgx/v5 v5.12.0
 	github.com/nats-io/nats.go v1.55.0
 	github.com/prometheus/client_golang v1.25.0
 	github.com/signup-saga/signup-saga/contract v0.0.0
+	github.com/signup-saga/signup-saga/devstack/testenv v0.0.0
 	github.com/signup-saga/signup-saga/outbox v0.0.0
 	github.com/signup-saga/signup-saga/service v0.0.0
 )

@@ -1,0 +1,144 @@
+package api_test
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/signup-saga/signup-saga/devstack/testenv"
+	"github.com/signup-saga/signup-saga/service"
+	"github.com/signup-saga/signup-saga/storage-svc/internal/api"
+	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
+	"github.com/signup-saga/signup-saga/storage-svc/internal/store"
+)
+
+func TestMain(m *testing.M) { testenv.Main(m) }
+
+const (
+	member = "01999e5c-0000-7000-8000-00000000000a"
+	saga   = "01999e5c-0000-7000-8000-00000000000b"
+)
+
+type fixture struct {
+	t       *testing.T
+	pool    *pgxpool.Pool
+	store   *store.Store
+	handler http.Handler
+}
+
+func open(t *testing.T, faults bool) *fixture {
+	t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	url := testenv.Database(t, "storage", func(ctx context.Context, url string) error {
+		sets, err := store.Migrations()
+		if err != nil {
+			return err
+		}
+		return service.Migrate(ctx, url, log, sets...)
+	})
+	pool, err := service.OpenPool(t.Context(), url, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	st := store.New(pool, nil)
+	a := &api.API{
+		Store: st, Tokens: service.OneToken("service", "secret"), Metrics: api.NewMetrics(st, pool), Log: log,
+		Health:  service.NewHealth(map[string]func(context.Context) error{"postgres": pool.Ping}),
+		Timeout: time.Second, Faults: faults,
+	}
+	return &fixture{t: t, pool: pool, store: st, handler: a.Handler()}
+}
+
+func (f *fixture) call(method, path, token, body string) (status int, answer string) {
+	f.t.Helper()
+	r := httptest.NewRequest(method, path, strings.NewReader(body))
+	if token != "" {
+		r.Header.Set("Authorization", "Bearer "+token)
+	}
+	if body != "" {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	w := httptest.NewRecorder()
+	f.handler.ServeHTTP(w, r)
+	if w.Code == http.StatusServiceUnavailable && path != "/readyz" && w.Header().Get("Retry-After") == "" {
+		f.t.Errorf("%s: 503 without Retry-After", path)
+	}
+	if w.Code >= 400 && path != "/readyz" && w.Header().Get("Content-Type") != "application/problem+json" {
+		f.t.Errorf("%s: content type %q", path, w.Header().Get("Content-Type"))
+	}
+	return w.Code, w.Body.String()
+}
+
+func TestRoutes(t *testing.T) {
+	f := open(t, true)
+	if err := f.store.Apply(t.Context(), []provision.Command{{MemberID: member, SagaID: saga, Generation: 1, Desired: provision.Present, QuotaBytes: 5}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		method, path, token, body string
+		status                    int
+		contains                  string
+	}{
+		{"GET", "/livez", "", "", 200, "ok"},
+		{"GET", "/readyz", "", "", 200, "ready"},
+		{"GET", "/metrics", "", "", 200, "storage_pending 1"},
+		{"GET", "/metrics", "", "", 200, `outbox_lag_events{lane="essential"} 0`},
+		{"GET", "/v1/storages/" + member, "", "", 401, "unauthorized"},
+		{"GET", "/v1/storages/" + member, "wrong", "", 401, "unauthorized"},
+		{"GET", "/v1/storages/" + member, "secret", "", 200, `"status":"pending"`},
+		{"GET", "/v1/storages/" + saga, "secret", "", 404, "not_found"},
+		{"GET", "/v1/storages/x", "secret", "", 404, "not_found"},
+		{"DELETE", "/v1/storages/" + member, "secret", "", 405, "method_not_allowed"},
+		{"GET", "/nowhere", "", "", 404, "not_found"},
+		{"GET", "/v1/faults", "", "", 401, "unauthorized"},
+		{"GET", "/v1/faults", "secret", "", 200, `{"mode":"none","probability":0,"latency_ms":0}`},
+		{"PUT", "/v1/faults", "secret", `{"mode":"slow","probability":0.5,"latency_ms":20}`, 200, `"slow"`},
+		{"GET", "/v1/faults", "secret", "", 200, `{"mode":"slow","probability":0.5,"latency_ms":20}`},
+		{"PUT", "/v1/faults", "secret", `{"mode":"outage"}`, 200, `{"mode":"outage","probability":1,"latency_ms":0}`},
+		{"PUT", "/v1/faults", "secret", `{"mode":"explode","probability":2,"latency_ms":-1}`, 422, "/latency_ms"},
+		{"PUT", "/v1/faults", "secret", `{"mode":"none","extra":1}`, 400, "invalid_json"},
+		{"PUT", "/v1/faults", "", `{"mode":"none"}`, 401, "unauthorized"},
+	} {
+		status, answer := f.call(c.method, c.path, c.token, c.body)
+		if status != c.status || !strings.Contains(answer, c.contains) {
+			t.Errorf("%s %s: %d %s", c.method, c.path, status, answer)
+		}
+	}
+	var s map[string]any
+	_, answer := f.call("GET", "/v1/storages/"+member, "secret", "")
+	if err := json.Unmarshal([]byte(answer), &s); err != nil {
+		t.Fatal(err)
+	}
+	for _, field := range []string{"member_id", "saga_id", "generation", "desired", "status", "quota_bytes", "attempts", "outage_attempts", "next_attempt_at", "version", "created_at", "updated_at"} {
+		if s[field] == nil {
+			t.Errorf("no %s in %s", field, answer)
+		}
+	}
+}
+
+func TestFaultsAreOffUnlessAskedFor(t *testing.T) {
+	f := open(t, false)
+	for _, method := range []string{"GET", "PUT"} {
+		if status, answer := f.call(method, "/v1/faults", "secret", ""); status != 404 {
+			t.Errorf("%s: %d %s", method, status, answer)
+		}
+	}
+}
+
+func TestWithoutADatabase(t *testing.T) {
+	f := open(t, true)
+	f.pool.Close()
+	for path, want := range map[string]int{"/livez": 200, "/readyz": 503, "/v1/storages/" + member: 503, "/v1/faults": 503, "/metrics": 200} {
+		if status, answer := f.call("GET", path, "secret", ""); status != want {
+			t.Errorf("%s: %d %s", path, status, answer)
+		}
+	}
+}

@@ -1,0 +1,322 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/signup-saga/signup-saga/contract"
+	"github.com/signup-saga/signup-saga/devstack/testenv"
+	"github.com/signup-saga/signup-saga/outbox"
+	"github.com/signup-saga/signup-saga/service"
+)
+
+func TestMain(m *testing.M) { testenv.Main(m) }
+
+// process is a storage-svc that runs in this one.
+type process struct {
+	t      *testing.T
+	vars   map[string]string
+	addr   string
+	cancel context.CancelFunc
+	ended  chan error
+}
+
+// start runs the serve subcommand and waits until it listens.
+func start(t *testing.T, vars map[string]string) *process {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	p := &process{t: t, vars: vars, cancel: cancel, ended: make(chan error, 1)}
+	r, w := io.Pipe()
+	go func() {
+		p.ended <- run(ctx, []string{"serve"}, func(name string) string { return vars[name] }, w)
+		w.Close()
+	}()
+	t.Cleanup(p.stop)
+	lines := bufio.NewScanner(r)
+	for p.addr == "" && lines.Scan() {
+		var line struct{ Msg, Addr string }
+		if json.Unmarshal(lines.Bytes(), &line) == nil && line.Msg == "listening" {
+			p.addr = line.Addr
+		}
+	}
+	go func() { _, _ = io.Copy(io.Discard, r) }()
+	if p.addr == "" {
+		t.Fatalf("ended before it listened: %v", <-p.ended)
+	}
+	return p
+}
+
+func (p *process) stop() {
+	if p.cancel == nil {
+		return
+	}
+	p.cancel()
+	p.cancel = nil
+	if err := <-p.ended; err != nil {
+		p.t.Error(err)
+	}
+}
+
+func (p *process) call(method, path, body string) (status int, answer string) {
+	p.t.Helper()
+	req, err := http.NewRequestWithContext(p.t.Context(), method, "http://"+p.addr+path, strings.NewReader(body))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+p.vars["STORAGE_TOKEN"])
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return resp.StatusCode, string(b)
+}
+
+func environment(t *testing.T, natsURL string) map[string]string {
+	dir := t.TempDir()
+	return map[string]string{
+		"STORAGE_HTTP_ADDR": "127.0.0.1:0", "STORAGE_TOKEN": "secret", "STORAGE_FAULTS": "on",
+		"STORAGE_DATABASE_URL": testenv.Database(t, "empty", nil), "NATS_URL": natsURL,
+		"PROVIDER_DIR": filepath.Join(dir, "storages"), "PROVIDER_LEDGER": filepath.Join(dir, "ledger"),
+		"DRAIN_DELAY": "1ms", "LOG_FORMAT": "json", "OUTAGE_BACKOFF_CAP": "200ms", "BACKOFF_CAP": "200ms",
+	}
+}
+
+func migrated(t *testing.T, vars map[string]string) {
+	t.Helper()
+	if err := run(t.Context(), []string{"migrate"}, func(name string) string { return vars[name] }, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// memberService plays the other side: it sends commands and collects replies.
+type memberService struct {
+	t       *testing.T
+	js      jetstream.JetStream
+	replies []contract.Event
+}
+
+func newMemberService(t *testing.T, url string) *memberService {
+	t.Helper()
+	nc, err := nats.Connect(url, nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &memberService{t: t, js: js}
+}
+
+func (m *memberService) send(typ contract.Type, c contract.StorageCommand) {
+	m.t.Helper()
+	body, err := json.Marshal(c)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	msg := nats.NewMsg(contract.SubjectPrefix(contract.Essential) + string(typ))
+	msg.Data = body
+	for k, v := range map[string]string{
+		"ce-specversion": "1.0", "ce-id": "e1", "ce-source": "/member-svc", "ce-type": string(typ), "ce-subject": c.MemberID,
+		"ce-sagaid": c.SagaID, "ce-generation": fmt.Sprint(c.Generation), "content-type": "application/json",
+	} {
+		msg.Header[k] = []string{v}
+	}
+	testenv.Eventually(m.t, 10*time.Second, "the command to be stored", func() bool {
+		ctx, cancel := context.WithTimeout(m.t.Context(), time.Second)
+		defer cancel()
+		_, err := m.js.CreateStream(ctx, outbox.StreamConfig(contract.Stream(contract.Member, contract.Essential), contract.Subjects(contract.Member, contract.Essential), 1))
+		if err == nil {
+			_, err = m.js.PublishMsg(ctx, msg)
+		}
+		return err == nil
+	})
+}
+
+// expect waits for the reply that follows those seen so far.
+func (m *memberService) expect(typ contract.Type, generation int64) contract.StorageReply {
+	m.t.Helper()
+	n := uint64(len(m.replies) + 1)
+	var reply contract.StorageReply
+	testenv.Eventually(m.t, 20*time.Second, string(typ), func() bool {
+		ctx, cancel := context.WithTimeout(m.t.Context(), time.Second)
+		defer cancel()
+		stream, err := m.js.Stream(ctx, contract.Stream(contract.Storage, contract.Essential))
+		if err != nil {
+			return false
+		}
+		raw, err := stream.GetMsg(ctx, n)
+		if err != nil {
+			return false
+		}
+		e, err := contract.Parse(raw.Header, raw.Data)
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		if err := e.DataTo(&reply); err != nil {
+			m.t.Fatal(err)
+		}
+		m.replies = append(m.replies, e)
+		return true
+	})
+	e := m.replies[n-1]
+	if e.Type != typ || e.Generation != generation || reply.Generation != generation || e.Source != "/storage-svc" || e.Subject != reply.MemberID {
+		m.t.Fatalf("got %+v %+v, want %s %d", e, reply, typ, generation)
+	}
+	return reply
+}
+
+const (
+	member = "01999e5c-0000-7000-8000-00000000000a"
+	saga   = "01999e5c-0000-7000-8000-00000000000b"
+)
+
+func storageCommand(generation int64) contract.StorageCommand {
+	return contract.StorageCommand{MemberID: member, SagaID: saga, Generation: generation, QuotaBytes: 5}
+}
+
+func TestCommandToReply(t *testing.T) {
+	server := testenv.NATS(t)
+	vars := environment(t, server.URL)
+	migrated(t, vars)
+	p := start(t, vars)
+	m := newMemberService(t, server.URL)
+
+	m.send(contract.StorageProvision, storageCommand(1))
+	if r := m.expect(contract.StorageProvisioned, 1); r.QuotaBytes != 5 || r.Attempt != 1 || r.MemberID != member || r.SagaID != saga {
+		t.Errorf("reply %+v", r)
+	}
+	m.send(contract.StorageProvision, storageCommand(1))
+	m.expect(contract.StorageProvisioned, 1)
+	if m.replies[0].ID == m.replies[1].ID {
+		t.Error("a repeated reply has the old event id")
+	}
+	if status, answer := p.call("GET", "/v1/storages/"+member, ""); status != 200 || !strings.Contains(answer, `"status":"ready"`) {
+		t.Errorf("%d %s", status, answer)
+	}
+	m.send(contract.StorageDeprovision, storageCommand(2))
+	m.expect(contract.StorageDeprovisioned, 2)
+	ledger, err := os.ReadFile(vars["PROVIDER_LEDGER"])
+	if err != nil || strings.Count(string(ledger), `"create"`) != 1 || strings.Count(string(ledger), `"delete"`) != 1 {
+		t.Errorf("ledger %s, %v", ledger, err)
+	}
+}
+
+func TestFaultsAndAWipedBroker(t *testing.T) {
+	server := testenv.NATS(t)
+	vars := environment(t, server.URL)
+	migrated(t, vars)
+	p := start(t, vars)
+	m := newMemberService(t, server.URL)
+	fault := func(mode string) {
+		t.Helper()
+		if status, answer := p.call("PUT", "/v1/faults", `{"mode":"`+mode+`"}`); status != 200 {
+			t.Fatalf("%d %s", status, answer)
+		}
+	}
+	fault("outage")
+	m.send(contract.StorageProvision, storageCommand(1))
+	testenv.Eventually(t, 10*time.Second, "attempts during the outage", func() bool {
+		_, answer := p.call("GET", "/v1/storages/"+member, "")
+		return strings.Contains(answer, `"outage_attempts":2`) && strings.Contains(answer, `"attempts":0`)
+	})
+	// The broker loses everything while the provider is away.
+	server.Wipe()
+	m.replies = nil
+	fault("reject")
+	m.expect(contract.StorageRejected, 1)
+	fault("none")
+	m.send(contract.StorageProvision, storageCommand(2))
+	m.expect(contract.StorageProvisioned, 2)
+}
+
+// Whatever is missing is waited for, in any order.
+func TestStartsBeforeWhatItNeeds(t *testing.T) {
+	server := testenv.NATS(t)
+	server.Stop()
+	vars := environment(t, server.URL)
+	started := make(chan *process, 1)
+	go func() { started <- start(t, vars) }()
+	migrated(t, vars) // waits for NATS in vain, which is no error
+	p := <-started
+	if status, answer := p.call("GET", "/readyz?verbose", ""); status != 200 {
+		t.Errorf("%d %s", status, answer)
+	}
+	get := func(name string) string {
+		return map[string]string{"STORAGE_HTTP_ADDR": p.addr}[name]
+	}
+	if err := run(t.Context(), []string{"healthcheck"}, get, io.Discard); err != nil {
+		t.Error(err)
+	}
+	server.Start()
+	m := newMemberService(t, server.URL)
+	m.send(contract.StorageProvision, storageCommand(1))
+	m.expect(contract.StorageProvisioned, 1)
+	p.stop()
+	if err := run(t.Context(), []string{"healthcheck"}, get, io.Discard); err == nil {
+		t.Error("healthy after it ended")
+	}
+}
+
+func TestMigrateConfiguresStreams(t *testing.T) {
+	server := testenv.NATS(t)
+	vars := environment(t, server.URL)
+	migrated(t, vars)
+	migrated(t, vars)
+	m := newMemberService(t, server.URL)
+	for _, lane := range contract.Lanes() {
+		s, err := m.js.Stream(t.Context(), contract.Stream(contract.Storage, lane))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := s.CachedInfo().Config.Subjects; !slices.Equal(got, contract.Subjects(contract.Storage, lane)) {
+			t.Errorf("subjects %v", got)
+		}
+	}
+}
+
+func TestConfigurationErrorsAreListedAtOnce(t *testing.T) {
+	get := func(name string) string {
+		return map[string]string{"STORAGE_LEASE": "6s", "STORAGE_FAULTS": "maybe", "STORAGE_WORKERS": "many", "STORAGE_HTTP_ADDR": "8090"}[name]
+	}
+	err := run(t.Context(), []string{"serve"}, get, io.Discard)
+	if err == nil {
+		t.Fatal("no error")
+	}
+	for _, want := range []string{"STORAGE_DATABASE_URL", "STORAGE_TOKEN", "PROVIDER_DIR", "STORAGE_LEASE", "STORAGE_FAULTS", "STORAGE_WORKERS", "STORAGE_HTTP_ADDR"} {
+		if strings.Count(err.Error(), want+":") != 1 {
+			t.Errorf("%s not exactly once in:\n%v", want, err)
+		}
+	}
+	if doc := service.ConfigDoc(&config{}); len(doc) != 20 {
+		t.Errorf("%d variables documented", len(doc))
+	}
+}
+
+func TestUsage(t *testing.T) {
+	for _, args := range [][]string{nil, {"help"}, {"serve", "x"}} {
+		if err := run(t.Context(), args, func(string) string { return "" }, io.Discard); err != errUsage {
+			t.Errorf("%v: %v", args, err)
+		}
+	}
+}
