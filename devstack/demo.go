@@ -27,7 +27,7 @@ func runDemo(ctx context.Context, args []string, io stdio) error {
 	err := withStack(ctx, options, io, func(s *stack.Stack) error {
 		screen.Done("ready after %.1f s", screen.Elapsed().Seconds())
 		if err := demo.Run(ctx, s, screen); err != nil {
-			return unlessEnded(ctx, errors.Join(err, s.Deaths()))
+			return unlessEnded(ctx, errors.Join(err, s.Deaths(), errors.New("--dir DIR keeps all logs in DIR/log")))
 		}
 		if io.getenv("ONCE") == "1" || !demo.IsTerminal(io.out) {
 			return nil

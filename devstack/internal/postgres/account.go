@@ -93,22 +93,20 @@ func (a Account) TempDir() string {
 	return "/tmp"
 }
 
-// cacheDir returns where a fetched server is kept: a place the account can read.
-func cacheDir(a Account) string {
-	candidates := []string{"/var/cache/signup-saga"}
+// cacheDir makes the folder where a fetched server is kept: in a place that the account can read.
+func (a Account) cacheDir() (string, error) {
+	temporary := filepath.Join(a.TempDir(), "signup-saga-cache-"+strconv.Itoa(os.Getuid()))
+	lasting := "/var/cache/signup-saga"
 	if !a.switched {
-		candidates = nil
+		lasting = temporary
 		if dir, err := os.UserCacheDir(); err == nil {
-			candidates = append(candidates, filepath.Join(dir, "signup-saga"))
+			lasting = filepath.Join(dir, "signup-saga")
 		}
 	}
-	candidates = append(candidates, filepath.Join(a.TempDir(), "signup-saga-cache-"+strconv.Itoa(os.Getuid())))
-	for _, dir := range candidates {
-		if os.MkdirAll(dir, 0o755) == nil && a.Reaches(dir) { //nolint:gosec // the server runs as another user
-			return dir
-		}
+	if os.MkdirAll(lasting, 0o755) == nil && a.Reaches(lasting) { //nolint:gosec // the server runs as another user
+		return lasting, nil
 	}
-	return candidates[len(candidates)-1]
+	return temporary, os.MkdirAll(temporary, 0o755) //nolint:gosec // as above
 }
 
 // Place returns the folder for the cluster of a stack in dir, which exists: a folder in dir where the account can get there.

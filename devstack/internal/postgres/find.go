@@ -35,8 +35,8 @@ type Finder struct {
 	Folders []string
 	// Account must be able to run what is found.
 	Account Account
-	// Cache keeps a fetched server between runs.
-	Cache string
+	// Cache makes the folder that keeps a fetched server between runs.
+	Cache func() (string, error)
 	// Fetch downloads a server into an empty folder and returns the folder with its programs.
 	Fetch func(ctx context.Context, dir string) (bin string, err error)
 	// Note tells the user about a step that takes a while.
@@ -53,7 +53,7 @@ func NewFinder(account Account, getenv func(string) string, note func(string)) F
 			"/Applications/Postgres.app/Contents/Versions/*/bin", "/Library/PostgreSQL/*/bin", "/opt/local/lib/postgresql*/bin",
 		},
 		Account: account,
-		Cache:   cacheDir(account),
+		Cache:   account.cacheDir,
 		Fetch:   fetchFromNPM,
 		Note:    note,
 	}

@@ -42,8 +42,11 @@ func (p *place) finder(t *testing.T) Finder {
 	return Finder{
 		Getenv:  func(name string) string { return p.env[name] },
 		Folders: []string{filepath.Join(p.root, "usual", "*", "bin")},
-		Cache:   filepath.Join(p.root, "cache"),
-		Note:    func(string) {},
+		Cache: func() (string, error) {
+			dir := filepath.Join(p.root, "cache")
+			return dir, os.MkdirAll(dir, 0o755)
+		},
+		Note: func(string) {},
 		Fetch: func(_ context.Context, dir string) (string, error) {
 			p.fetched++
 			if p.fails != nil {
