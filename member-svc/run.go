@@ -184,7 +184,7 @@ func addRelays(p *service.Process, cfg Config, pool *pgxpool.Pool, nc *service.N
 	for _, lane := range contract.Lanes() {
 		relay, err := outbox.NewRelay(outbox.RelayConfig{
 			Lane: string(lane), Pool: pool, NATS: nc.Conn, Stream: stream(lane, cfg.NATSReplicas),
-			Source: "/" + name, SubjectPrefix: contract.SubjectPrefix(lane), Log: p.Log.With("lane", lane),
+			Source: "/" + name, SubjectPrefix: contract.SubjectPrefix(lane), Log: p.Log,
 		})
 		if err != nil {
 			return nil, err
