@@ -60,6 +60,9 @@ func LoadConfig(getenv func(string) string, cfg any) error {
 	if err != nil {
 		return fmt.Errorf("describe configuration: %w", err)
 	}
+	if len(params) < len(ConfigDoc(cfg)) {
+		return errors.New("describe configuration: an embedded struct is not exported, its fields cannot be set")
+	}
 	var errs []error
 	vars := make(map[string]string)
 	for _, p := range params {

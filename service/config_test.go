@@ -80,3 +80,15 @@ func TestConfigDoc(t *testing.T) {
 		t.Errorf("got %+v", doc)
 	}
 }
+
+type hidden struct {
+	Value string `env:"TEST_HIDDEN" envDefault:"x"`
+}
+
+// Fields of an unexported embedded struct would silently stay empty.
+func TestLoadConfigRefusesWhatItCannotFill(t *testing.T) {
+	var cfg struct{ hidden }
+	if err := service.LoadConfig(environment(nil), &cfg); err == nil {
+		t.Error("accepted")
+	}
+}

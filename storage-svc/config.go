@@ -8,21 +8,21 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// migrateConfig is what the migrate subcommand needs.
-type migrateConfig struct {
+// MigrateConfig is what the migrate subcommand needs.
+type MigrateConfig struct {
 	service.Common
 	DatabaseURL string `env:"STORAGE_DATABASE_URL,required" help:"the Storage database; migrate needs the role that owns the schema"`
 }
 
-// probeConfig is what the healthcheck subcommand needs.
-type probeConfig struct {
+// ProbeConfig is what the healthcheck subcommand needs.
+type ProbeConfig struct {
 	Addr string `env:"STORAGE_HTTP_ADDR" envDefault:"127.0.0.1:8090" help:"internal listener"`
 }
 
 // config is what the serve subcommand needs.
 type config struct {
-	migrateConfig
-	probeConfig
+	MigrateConfig
+	ProbeConfig
 	Token            string        `env:"STORAGE_TOKEN,required" help:"bearer token of the internal listener"`
 	ProviderDir      string        `env:"PROVIDER_DIR,required" help:"directory of the members' storages"`
 	ProviderLedger   string        `env:"PROVIDER_LEDGER" help:"file to which effective creates and deletes are appended, for audits"`

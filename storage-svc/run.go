@@ -44,13 +44,13 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout 
 		}
 		return serve(ctx, cfg, service.NewLogger(stdout, cfg.LogFormat, cfg.LogLevel))
 	case "migrate":
-		var cfg migrateConfig
+		var cfg MigrateConfig
 		if err := service.LoadConfig(getenv, &cfg); err != nil {
 			return err
 		}
 		return migrate(ctx, cfg, service.NewLogger(stdout, cfg.LogFormat, cfg.LogLevel))
 	case "healthcheck":
-		var cfg probeConfig
+		var cfg ProbeConfig
 		if err := service.LoadConfig(getenv, &cfg); err != nil {
 			return err
 		}
@@ -188,7 +188,7 @@ func listen(cfg config, a *api.API, log *slog.Logger) (*service.Server, error) {
 
 // migrate brings the database up to date and, if NATS is there, the streams'
 // configuration.
-func migrate(ctx context.Context, cfg migrateConfig, log *slog.Logger) error {
+func migrate(ctx context.Context, cfg MigrateConfig, log *slog.Logger) error {
 	sets, err := store.Migrations()
 	if err != nil {
 		return err

@@ -54,6 +54,8 @@ func start(t *testing.T, vars map[string]string) *process {
 	}
 	go func() { _, _ = io.Copy(io.Discard, r) }()
 	if p.addr == "" {
+		cancel()
+		p.cancel = nil
 		t.Fatalf("ended before it listened: %v", <-p.ended)
 	}
 	return p
@@ -308,7 +310,7 @@ func TestConfigurationErrorsAreListedAtOnce(t *testing.T) {
 			t.Errorf("%s not exactly once in:\n%v", want, err)
 		}
 	}
-	if doc := service.ConfigDoc(&config{}); len(doc) != 20 {
+	if doc := service.ConfigDoc(&config{}); len(doc) != 19 {
 		t.Errorf("%d variables documented", len(doc))
 	}
 }
