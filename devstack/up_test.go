@@ -299,13 +299,22 @@ func gone(t *testing.T, pids []int) {
 func TestPortsAndSecretsAreKept(t *testing.T) {
 	tmp := tempDir(t)
 	dir := filepath.Join(tmp, "stack")
+	// The usual port is not free at the first start, and free at the second.
+	usual, err := net.Listen("tcp4", "127.0.0.1:4222")
 	first, before := upStack(t, tmp, dir)
+	if err == nil {
+		_ = usual.Close()
+	}
 	if err := first.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	first.ended(t, 40*time.Second)
 	if _, err := os.Stat(filepath.Join(dir, "devstack.env")); !os.IsNotExist(err) {
 		t.Errorf("devstack.env outlives the stack: %v", err)
+	}
+	log, err := os.ReadFile(filepath.Join(dir, "log", "postgres.log"))
+	if err != nil || !strings.Contains(string(log), "received fast shutdown request") {
+		t.Errorf("PostgreSQL was not stopped in order: %v\n%s", err, log)
 	}
 	taken, err := net.Listen("tcp4", strings.TrimPrefix(before["STORAGE_URL"], "http://"))
 	if err != nil {
