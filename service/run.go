@@ -87,9 +87,11 @@ func (p *Process) Run(ctx context.Context) error {
 	}
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.DrainTimeout)
 	defer cancel()
-	errs := []error{cause, p.shutdownServers(drain), stopRelays(drain), stopWorkers(drain)}
-	for _, c := range p.Closers {
-		errs = append(errs, c(drain))
+	errs := []error{cause}
+	for _, step := range append([]func(context.Context) error{p.shutdownServers, stopRelays, stopWorkers}, p.Closers...) {
+		began := time.Now()
+		errs = append(errs, step(drain))
+		p.Log.Debug("drained", "step", len(errs)-1, "took", time.Since(began))
 	}
 	p.Log.Info("stopped")
 	return errors.Join(errs...)
