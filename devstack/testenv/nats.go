@@ -22,6 +22,8 @@ type NATSServer struct {
 
 	t     testing.TB
 	addr  string
+	home  string   // holds Dir
+	lock  *os.File // says that home is in use
 	child *child // nil while the server is down
 }
 
@@ -32,12 +34,11 @@ func NATS(t testing.TB) *NATSServer {
 	if err != nil {
 		t.Fatalf("find a port for NATS: %v", err)
 	}
-	// The server's process may still write while the test's own folder is removed, so Dir is removed after its end.
-	dir, err := os.MkdirTemp("", "testenv-nats-")
+	home, lock, err := throwAway()
 	if err != nil {
 		t.Fatalf("make a folder for NATS: %v", err)
 	}
-	s := &NATSServer{URL: "nats://" + addr, Dir: dir, t: t, addr: addr}
+	s := &NATSServer{URL: "nats://" + addr, Dir: filepath.Join(home, "nats"), t: t, addr: addr, home: home, lock: lock}
 	t.Cleanup(s.close)
 	s.Start()
 	return s
@@ -104,9 +105,24 @@ func (s *NATSServer) signal(sig syscall.Signal) {
 
 func (s *NATSServer) close() {
 	s.Kill()
-	if err := os.RemoveAll(s.Dir); err != nil {
+	if err := errors.Join(os.RemoveAll(s.home), s.lock.Close()); err != nil {
 		s.t.Errorf("remove the folder of NATS: %v", err)
 	}
+}
+
+// throwAway makes a folder that the next devstack removes if this process is killed: it holds a lock while it is in use. The
+// test's own folder will not do, because it is checked for leftovers while the server may still write.
+func throwAway() (dir string, lock *os.File, err error) {
+	if dir, err = os.MkdirTemp("", "signup-saga-run-"); err != nil {
+		return "", nil, err
+	}
+	if lock, err = os.OpenFile(filepath.Join(dir, ".lock"), os.O_CREATE|os.O_RDWR, 0o600); err != nil {
+		return "", nil, err
+	}
+	if err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return "", nil, errors.Join(err, lock.Close())
+	}
+	return dir, lock, os.Mkdir(filepath.Join(dir, "nats"), 0o700)
 }
 
 func empty(dir string) error {
