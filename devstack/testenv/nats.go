@@ -24,7 +24,7 @@ type NATSServer struct {
 	addr  string
 	home  string   // holds Dir
 	lock  *os.File // says that home is in use
-	child *child // nil while the server is down
+	child *child   // nil while the server is down
 }
 
 // NATS starts a NATS server that ends with the test.
