@@ -9,7 +9,9 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -446,6 +448,28 @@ func TestForeignMessageRaisesAlarmAndDoesNotBlock(t *testing.T) {
 	b.published()
 	if got := len(b.stored()); got != 7 || foreign.Load() != 4 {
 		t.Errorf("%d messages, foreign at %d; want 7 and 4", got, foreign.Load())
+	}
+}
+
+// However many events the table retains, a read touches what it returns and one
+// index entry per gap.
+func TestReadCostsWhatItReturns(t *testing.T) {
+	b := newBench(t)
+	if _, err := b.pool.Exec(t.Context(), `INSERT INTO outbox_event_essential (event_id, key, type, headers, payload)
+SELECT gen_random_uuid(), 'k', 't', '{}', '' FROM generate_series(1, 20000)`); err != nil {
+		t.Fatal(err)
+	}
+	for _, gaps := range [][]int64{{}, {21000, 22000, 23000}} {
+		var plan []byte
+		if err := b.pool.QueryRow(t.Context(), "EXPLAIN (ANALYZE, FORMAT JSON) "+readSQL(lane), 19990, gaps, gaps, maxBatch, maxBatchBytes).Scan(&plan); err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`"Actual Rows": (\d+)`).FindAllSubmatch(plan, -1) {
+			if n, _ := strconv.Atoi(string(m[1])); n > 20 {
+				t.Errorf("with %d gaps a node of the plan reads %d rows:\n%s", len(gaps), n, plan)
+				break
+			}
+		}
 	}
 }
 
