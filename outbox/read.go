@@ -64,10 +64,10 @@ func readSQL(lane string) string {
 	const columns = "e.id, e.event_id::text, e.key, e.type, e.headers, e.payload, e.created_at"
 	return `-- name: readEvents
 WITH next AS (
-    SELECT 2 AS kind, `+columns+` FROM `+events+` e WHERE e.id > $1 ORDER BY e.id LIMIT $4),
+    SELECT 2 AS kind, ` + columns + ` FROM ` + events + ` e WHERE e.id > $1 ORDER BY e.id LIMIT $4),
 found AS (
-    SELECT 1 AS kind, `+columns+` FROM unnest($2::bigint[], $3::bigint[]) g(lo, hi)
-    CROSS JOIN LATERAL (SELECT * FROM `+events+` WHERE id BETWEEN g.lo AND g.hi ORDER BY id LIMIT $4) e
+    SELECT 1 AS kind, ` + columns + ` FROM unnest($2::bigint[], $3::bigint[]) g(lo, hi)
+    CROSS JOIN LATERAL (SELECT * FROM ` + events + ` WHERE id BETWEEN g.lo AND g.hi ORDER BY id LIMIT $4) e
     ORDER BY e.id LIMIT $4),
 sized AS (
     SELECT *, sum(octet_length(payload)) OVER (PARTITION BY kind ORDER BY id) - octet_length(payload) AS before
