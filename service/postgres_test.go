@@ -35,10 +35,10 @@ func TestMigrateConcurrentlyAndWait(t *testing.T) {
 	if err := service.Migrate(t.Context(), url, discard(), migrations("1")); err != nil {
 		t.Fatal(err)
 	}
-	select {
-	case err := <-waited:
+	short, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if err := service.WaitMigrated(short, pool, discard(), migrations("1", "2")); !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatalf("did not wait for version 2: %v", err)
-	default:
 	}
 	var wg sync.WaitGroup
 	for range 3 {

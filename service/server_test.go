@@ -96,6 +96,36 @@ func TestShutdownUnderLoadOnlyRefuses(t *testing.T) {
 	}
 }
 
+// Whoever was connected before the listener closed is served, even if the
+// request comes only then.
+func TestShutdownServesTheFirstRequestOfAnOpenConnection(t *testing.T) {
+	s, _ := startServer(t, http.NotFoundHandler())
+	conn, err := net.Dial("tcp", s.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ended := make(chan error, 1)
+	go func() { ended <- s.Shutdown(t.Context()) }()
+	testenv.Eventually(t, 10*time.Second, "the listener to close", func() bool {
+		late, err := net.DialTimeout("tcp", s.Addr(), 20*time.Millisecond)
+		if err == nil {
+			late.Close()
+		}
+		return errors.Is(err, syscall.ECONNREFUSED)
+	})
+	if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := io.ReadAll(conn)
+	if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 404") || !strings.Contains(string(answer), "Connection: close") {
+		t.Errorf("answer %q, %v", answer, err)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestShutdownEndsSlowRequestsAtItsDeadline(t *testing.T) {
 	started := make(chan struct{})
 	s, _ := startServer(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {

@@ -122,8 +122,8 @@ var policy = provision.Policy{Base: time.Hour, Cap: 2 * time.Hour, OutageCap: ti
 
 func TestCommandsOfOneBatchAreDecidedInOrder(t *testing.T) {
 	f := open(t)
-	f.apply(command(2, 1, provision.Present), command(1, 1, provision.Present), command(1, 1, provision.Present),
-		command(1, 2, provision.Absent), command(1, 1, provision.Present))
+	f.apply(command(1, 1, provision.Present), command(2, 1, provision.Present), command(1, 1, provision.Present),
+		command(3, 1, provision.Present), command(1, 2, provision.Absent), command(2, 1, provision.Present), command(1, 1, provision.Present))
 	if s := f.get(1); s.Desired != provision.Absent || s.Generation != 2 || s.Status != provision.Pending || s.Version != 2 || s.NextAttemptAt == nil {
 		t.Errorf("row 1: %+v", s)
 	}
