@@ -43,6 +43,7 @@ type read struct {
 	fresh []row  // rows above hi, by id
 	// foundAll is false if there may be more rows inside gaps than found holds.
 	foundAll bool
+	more     bool // the limits of a batch may have cut the read short
 }
 
 // rows returns what to publish, in the order of ids: gaps lie below hi, so

@@ -32,6 +32,7 @@ func readEvents(ctx context.Context, pool *pgxpool.Pool, lane string, p position
 		kind       int
 		xmin       uint64
 		e          row
+		bytes      int
 		foundBytes int
 	)
 	_, err = pgx.ForEachRow(rows, []any{&kind, &xmin, &e.ID, &e.EventID, &e.Key, &e.Type, &e.Headers, &e.Payload, &e.CreatedAt}, func() error {
@@ -44,6 +45,7 @@ func readEvents(ctx context.Context, pool *pgxpool.Pool, lane string, p position
 		case 2:
 			r.fresh = append(r.fresh, e)
 		}
+		bytes += len(e.Payload)
 		e = row{}
 		return nil
 	})
@@ -51,6 +53,7 @@ func readEvents(ctx context.Context, pool *pgxpool.Pool, lane string, p position
 		return read{}, fmt.Errorf("read events of lane %s: %w", lane, err)
 	}
 	r.foundAll = len(r.found) < maxBatch && foundBytes < maxBatchBytes
+	r.more = len(r.found)+len(r.fresh) >= maxBatch || bytes >= maxBatchBytes
 	if room := maxBatch - len(r.found); r.foundAll && len(r.fresh) > room {
 		r.fresh = r.fresh[:room]
 	}

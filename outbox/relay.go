@@ -175,6 +175,7 @@ func (r *Relay) lead(ctx context.Context, healthy func()) error {
 	call(r.Hooks.Led, true)
 	defer call(r.Hooks.Led, false)
 	s := session{Relay: r, p: p, written: time.Now(), looked: time.Now(), reconnects: r.NATS.Stats().Reconnects}
+	defer s.end()
 	defer r.retainBeside(ctx)()
 	for ctx.Err() == nil {
 		// A step in flight is finished even when ctx ends: it is short, and

@@ -11,74 +11,122 @@ import (
 type session struct {
 	*Relay
 	p          position
-	written    time.Time // when p was written
-	worked     time.Time // when events were last published
-	looked     time.Time // when the stream was last compared with p
-	reconnects uint64    // of the NATS connection, as of looked
+	ahead      chan prepared // the batch after the one in flight, if it was begun
+	written    time.Time     // when p was written
+	worked     time.Time     // when events were last published
+	looked     time.Time     // when the stream was last compared with p
+	reconnects uint64        // of the NATS connection, as of looked
+}
+
+// prepared is a batch that was read and rendered.
+type prepared struct {
+	read
+	msgs []*nats.Msg
+	dead []deadEvent
+	err  error
+}
+
+// prepare reads what follows position p. It touches nothing but the database.
+func (s *session) prepare(ctx context.Context, p position) prepared {
+	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
+	defer cancel()
+	r, err := readEvents(ctx, s.Pool, s.Lane, p)
+	b := prepared{read: r, err: err}
+	for _, e := range r.rows() {
+		if m, err := s.stream.message(e, s.NATS.MaxPayload()); err != nil {
+			b.dead = append(b.dead, deadEvent{e, err})
+		} else {
+			b.msgs = append(b.msgs, m)
+		}
+	}
+	return b
+}
+
+// prepareAhead prepares what follows p while the batch before it is in flight.
+// The gaps of p have no stamps yet, or may get them after the read; both are
+// harmless: a gap without a stamp is kept, and a read that shows every
+// transaction below a stamp shows the owners, whenever the stamp was drawn.
+func (s *session) prepareAhead(ctx context.Context, p position) {
+	ahead := make(chan prepared, 1)
+	go func() { ahead <- s.prepare(ctx, p) }()
+	s.ahead = ahead
+}
+
+// next returns the batch that follows s.p.
+func (s *session) next(ctx context.Context) prepared {
+	if s.ahead == nil {
+		return s.prepare(ctx, s.p)
+	}
+	b := <-s.ahead
+	s.ahead = nil
+	return b
+}
+
+// end waits for a batch that will not be sent.
+func (s *session) end() {
+	if s.ahead != nil {
+		<-s.ahead
+	}
 }
 
 // step reads once and publishes what it read. It reports whether it is worth
 // reading again at once.
 func (s *session) step(ctx context.Context) (busy bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*ioTimeout)
-	defer cancel()
 	if err := s.fault("read"); err != nil {
 		return false, err
 	}
-	r, err := readEvents(ctx, s.Pool, s.Lane, s.p)
-	if err != nil {
-		return false, err
+	b := s.next(ctx)
+	if b.err != nil {
+		return false, b.err
 	}
-	rows := r.rows()
-	next := s.p.advance(r)
-	if len(rows) == 0 && sameGaps(next.gaps, s.p.gaps) {
+	events := len(b.msgs) + len(b.dead)
+	next := s.p.advance(b.read)
+	if events == 0 && sameGaps(next.gaps, s.p.gaps) {
 		return false, s.idle(ctx)
 	}
+	if b.more {
+		s.prepareAhead(ctx, next)
+	}
 	began := time.Now()
-	dead, err := s.publish(ctx, rows, &next)
-	if err != nil {
+	if err := s.publish(ctx, b, &next); err != nil {
 		return false, err
 	}
-	if err := s.write(ctx, next, dead); err != nil {
+	if err := s.write(ctx, next, b.dead); err != nil {
 		return false, err
 	}
-	if len(rows) > 0 {
+	if events > 0 {
 		s.worked = time.Now()
-		call2(s.Hooks.Published, len(rows)-len(dead), time.Since(began))
+		call2(s.Hooks.Published, len(b.msgs), time.Since(began))
 	}
-	return len(rows) > 0, nil
+	return events > 0, nil
 }
 
-// publish sends rows as one atomic batch and moves next to where the stream
-// then ends. It returns the rows that can never be sent.
-func (s *session) publish(ctx context.Context, rows []row, next *position) (dead []deadEvent, err error) {
-	msgs := make([]*nats.Msg, 0, len(rows))
-	for _, r := range rows {
-		m, err := s.stream.message(r, s.NATS.MaxPayload())
-		if err != nil {
-			s.Log.Error("outbox: event is dead", "event", r.EventID, "type", r.Type, "err", err)
-			call2(s.Hooks.Died, r.EventID, err)
-			dead = append(dead, deadEvent{r, err})
-			continue
-		}
-		msgs = append(msgs, m)
+// publish sends the batch and moves next to where the stream then ends.
+func (s *session) publish(ctx context.Context, b prepared, next *position) (err error) {
+	for _, d := range b.dead {
+		s.Log.Error("outbox: event is dead", "event", d.row.EventID, "type", d.row.Type, "err", d.err)
+		call2(s.Hooks.Died, d.row.EventID, d.err)
 	}
-	if len(msgs) == 0 {
-		return dead, nil
+	if len(b.msgs) == 0 {
+		return nil
 	}
 	if err := s.fault("publish"); err != nil {
-		return nil, err
+		return err
 	}
-	if next.streamSeq, err = s.stream.publish(ctx, msgs, s.p.streamSeq); err != nil {
-		return nil, err
+	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
+	defer cancel()
+	if next.streamSeq, err = s.stream.publish(ctx, b.msgs, s.p.streamSeq); err != nil {
+		return err
 	}
-	return dead, s.fault("published")
+	return s.fault("published")
 }
 
 func (s *session) write(ctx context.Context, next position, dead []deadEvent) error {
 	if err := s.fault("checkpoint"); err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
+	defer cancel()
 	p, err := s.cp.append(ctx, s.p, next, dead)
 	if err != nil {
 		return err
