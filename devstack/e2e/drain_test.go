@@ -1,0 +1,59 @@
+package e2e
+
+import (
+	"errors"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestDrainUnderLoad stops one of two replicas while people sign up at both. Until it is gone, every request is answered;
+// afterwards connections are refused. Whatever it accepted is seen through by the other one.
+func TestDrainUnderLoad(t *testing.T) {
+	const (
+		clients = 4
+		bound   = 20_000 // requests, should the replica never stop
+	)
+	s := startStack(t, noTimers, "--members", "2")
+	j := &journal{}
+	var requests, duringDrain atomic.Int64
+	var draining atomic.Bool
+	var wg sync.WaitGroup
+	for range clients {
+		client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{}}
+		wg.Go(func() {
+			defer client.CloseIdleConnections()
+			for requests.Add(1) < bound {
+				p, err := signUp(client, s.env["MEMBER_URL_2"])
+				if errors.Is(err, syscall.ECONNREFUSED) {
+					return
+				}
+				if err != nil {
+					t.Errorf("a request failed: %v", err)
+					return
+				}
+				j.add(p)
+				if draining.Load() {
+					duringDrain.Add(1)
+				}
+			}
+			t.Error("the replica never refused a connection")
+		})
+	}
+	eventually(t, time.Minute, "some load", func() bool { return j.len() > 200 })
+	draining.Store(true)
+	s.operate("stop", "member-2") // returns when the process has ended
+	wg.Wait()
+	s.goneAway("member-2", s.env["MEMBER_URL_2"])
+	if duringDrain.Load() == 0 {
+		t.Error("nothing was accepted after the signal: the drain was not under load")
+	}
+	t.Logf("%d signups, %d of them after the signal", j.len(), duringDrain.Load())
+	if t.Failed() {
+		return
+	}
+	s.audit(j)
+}

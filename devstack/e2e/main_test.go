@@ -1,0 +1,87 @@
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+)
+
+// What every test uses; TestMain sets it.
+var (
+	repository string // absolute path
+	binaries   string // folder with member-svc and storage-svc
+	devstack   string // the program
+)
+
+func TestMain(m *testing.M) {
+	code, err := runTests(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func runTests(m *testing.M) (code int, err error) {
+	if repository, err = filepath.Abs(filepath.Join("..", "..")); err != nil {
+		return 1, err
+	}
+	if binaries, err = os.MkdirTemp("", "e2e-bin-"); err != nil {
+		return 1, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(binaries)) }()
+	modules := []string{"member-svc", "storage-svc"}
+	if devstack = os.Getenv("DEVSTACK_BIN"); devstack == "" {
+		devstack = filepath.Join(binaries, "devstack")
+		modules = append(modules, "devstack")
+	}
+	for _, module := range modules {
+		build := exec.Command("go", "build", "-buildvcs=false", "-o", filepath.Join(binaries, module), ".")
+		build.Dir = filepath.Join(repository, module)
+		build.Env = append(os.Environ(), "GOWORK=off")
+		if out, err := build.CombinedOutput(); err != nil {
+			return 1, fmt.Errorf("build %s: %w\n%s", module, err, out)
+		}
+	}
+	return m.Run(), nil
+}
+
+// eventually polls until cond is true; what completes "gave up waiting for …".
+func eventually(t testing.TB, within time.Duration, what string, cond func() bool) {
+	t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(within)
+	for !cond() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("gave up waiting for %s after %s", what, within)
+		}
+	}
+}
+
+// startLocked starts a process from a thread that lives as long as this program. Where the kernel ends children with their
+// parent, it means the parent's thread.
+func startLocked(cmd *exec.Cmd) error {
+	result := make(chan error, 1)
+	starter() <- func() { result <- cmd.Start() }
+	return <-result
+}
+
+var starter = sync.OnceValue(func() chan<- func() {
+	work := make(chan func())
+	go func() {
+		runtime.LockOSThread()
+		for start := range work {
+			start()
+		}
+	}()
+	return work
+})

@@ -1,0 +1,153 @@
+package e2e
+
+import (
+	"net/http"
+	"testing"
+	"time"
+)
+
+// TestRejectedThenRetried takes a definite refusal to an operator, who repairs it.
+func TestRejectedThenRetried(t *testing.T) {
+	s := startStack(t, nil)
+	s.provider("reject")
+	j := &journal{}
+	p := s.crowd(j, 1, 1, s.env["MEMBER_URL"])[0]
+	eventually(t, healLimit, "the refusal", func() bool { return s.stateOf(p) == "needs_attention" })
+
+	list := s.call(http.MethodGet, s.env["ADMIN_URL"]+"/admin/v1/sagas?state=needs_attention", s.env["VIEWER_TOKEN"], "")
+	items, _ := list.Body["items"].([]any)
+	if len(items) != 1 {
+		t.Fatalf("a viewer lists %+v, expected one saga", list)
+	}
+	id, _ := items[0].(map[string]any)["saga_id"].(string)
+	saga := s.env["ADMIN_URL"] + "/admin/v1/sagas/" + id
+	retry := func(token, body string) answer { return s.call(http.MethodPost, saga+"/retry", token, body) }
+	const reason = `{"reason":"the provider has been told"}`
+
+	refused := s.call(http.MethodGet, saga, s.env["VIEWER_TOKEN"], "")
+	if last, _ := refused.Body["last_error"].(map[string]any); last["class"] != "rejected" {
+		t.Errorf("last error %v, expected a rejection", refused.Body["last_error"])
+	}
+	for name, c := range map[string]struct {
+		token, body string
+		want        int
+	}{
+		"without a token":    {"", reason, http.StatusUnauthorized},
+		"with a wrong token": {"wrong", reason, http.StatusUnauthorized},
+		"as a viewer":        {s.env["VIEWER_TOKEN"], reason, http.StatusForbidden},
+		"without a reason":   {s.env["ADMIN_TOKEN"], `{"reason":""}`, http.StatusUnprocessableEntity},
+	} {
+		if a := retry(c.token, c.body); a.Status != c.want {
+			t.Errorf("retry %s: %d %v, want %d", name, a.Status, a.Body, c.want)
+		}
+	}
+	if now := s.call(http.MethodGet, saga, s.env["VIEWER_TOKEN"], ""); now.Header.Get("ETag") != refused.Header.Get("ETag") {
+		t.Errorf("a refused retry changed the saga: %v", now.Body)
+	}
+
+	// The retry stays open for as long as the provider is out.
+	s.provider("outage")
+	first := retry(s.env["ADMIN_TOKEN"], reason)
+	if first.Status != http.StatusAccepted || first.Body["state"] != "provisioning" || first.Body["generation"] != 2.0 {
+		t.Fatalf("retry: %+v", first)
+	}
+	eventually(t, healLimit, "an attempt of the retry", func() bool {
+		return s.count("STORAGE_DATABASE_URL", "SELECT count(*) FROM storage WHERE generation = 2 AND outage_attempts > 0") == 1
+	})
+	again := retry(s.env["ADMIN_TOKEN"], reason)
+	if again.Status != http.StatusAccepted || again.Body["generation"] != 2.0 || kinds(again)["retried"] != kinds(first)["retried"] {
+		t.Errorf("the same retry while it is open: %+v, expected the saga as it is", again)
+	}
+	if n := s.count("MEMBER_DATABASE_URL", "SELECT count(*) FROM admin_audit"); n != 1 {
+		t.Errorf("%d rows in the audit, expected one: the retry that did something", n)
+	}
+	s.provider("none")
+	eventually(t, healLimit, "the retried signup to be ready", func() bool { return s.stateOf(p) == "ready" })
+	if a := retry(s.env["ADMIN_TOKEN"], reason); a.Status != http.StatusConflict {
+		t.Errorf("retry of a ready saga: %d %v", a.Status, a.Body)
+	}
+	if created := s.providerLedger(); len(created) != 1 || created[p.MemberID] != 1 {
+		t.Errorf("the provider created %v", created)
+	}
+}
+
+// kinds counts the entries of a saga's timeline by kind.
+func kinds(a answer) map[string]int {
+	count := map[string]int{}
+	timeline, _ := a.Body["timeline"].([]any)
+	for _, entry := range timeline {
+		if entry, ok := entry.(map[string]any); ok {
+			kind, _ := entry["kind"].(string)
+			count[kind]++
+		}
+	}
+	return count
+}
+
+// TestPostgresStopped takes away the one thing that a signup needs.
+func TestPostgresStopped(t *testing.T) {
+	s := startStack(t, nil)
+	j := &journal{}
+	s.crowd(j, 20, 4, s.env["MEMBER_URL"])
+	s.operate("stop", "postgres")
+	if state := s.state("postgres"); state != "stopped" {
+		t.Fatalf("postgres is %s", state)
+	}
+	client := &http.Client{Timeout: 10 * time.Second}
+	body := `{"username":"patient","password":"a long enough password"}`
+	headers := map[string]string{"Idempotency-Key": "patient-1"}
+	for range 5 {
+		began := time.Now()
+		a, err := request(client, http.MethodPost, s.env["MEMBER_URL"]+"/v1/members", body, headers)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); a.Status != http.StatusServiceUnavailable || a.Header.Get("Retry-After") == "" || took > 3*time.Second {
+			t.Errorf("signup without Postgres: %d after %s, Retry-After %q, %v", a.Status, took, a.Header.Get("Retry-After"), a.Body)
+		}
+	}
+	s.operate("start", "postgres")
+	var accepted answer
+	eventually(t, 30*time.Second, "signups to be accepted again", func() bool {
+		var err error
+		if accepted, err = request(client, http.MethodPost, s.env["MEMBER_URL"]+"/v1/members", body, headers); err != nil {
+			t.Fatal(err)
+		}
+		return accepted.Status == http.StatusCreated
+	})
+	id, _ := accepted.Body["signup_id"].(string)
+	member, _ := accepted.Body["member_id"].(string)
+	j.add(promise{Username: "patient", SignupID: id, MemberID: member})
+	s.audit(j)
+}
+
+// TestLostResponse loses the answer to a signup; the client asks again and gets the very same member.
+func TestLostResponse(t *testing.T) {
+	s := startStack(t, nil)
+	proxy := startProxy(t, s.env["MEMBER_URL"])
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	body := `{"username":"unlucky","password":"a long enough password"}`
+	headers := map[string]string{"Idempotency-Key": "unlucky-1"}
+	if a, err := request(client, http.MethodPost, proxy.url()+"/v1/members", body, headers); err == nil {
+		t.Fatalf("the answer came through: %+v", a)
+	}
+	lost := proxy.swallowed()
+	if lost == "" {
+		t.Fatal("there was no answer to lose")
+	}
+	second, err := request(client, http.MethodPost, s.env["MEMBER_URL"]+"/v1/members", body, headers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if second.Status != http.StatusCreated || second.Header.Get("Idempotent-Replayed") != "true" {
+		t.Fatalf("the second request: %+v", second)
+	}
+	id, _ := second.Body["signup_id"].(string)
+	member, _ := second.Body["member_id"].(string)
+	if !contains(lost, id, member) {
+		t.Errorf("the lost answer was\n%s\nbut the second one names %s and %s", lost, id, member)
+	}
+	j := &journal{}
+	j.add(promise{Username: "unlucky", SignupID: id, MemberID: member})
+	s.audit(j)
+}

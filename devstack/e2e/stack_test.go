@@ -1,0 +1,211 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+const (
+	// startLimit is generous: a first start may have to fetch PostgreSQL.
+	startLimit = 5 * time.Minute
+	// faultSettles is longer than a replica of the storage service may go by an older setting of its faults.
+	faultSettles = time.Second
+	// healLimit is how long the system may take to put right what an outage has held up.
+	healLimit = 90 * time.Second
+)
+
+// noTimers keeps the timers that repeat unanswered commands out of a test: what it sees is the work of the outboxes alone.
+var noTimers = []string{"PROVISION_PROMISE=1h"}
+
+// stack is a system of real processes, run by devstack.
+type stack struct {
+	t   testing.TB
+	dir string
+	env map[string]string // the file devstack.env
+	up  *child
+}
+
+// startStack runs devstack up with faults on and cheap password hashes. Variables are NAME=value, for the services.
+func startStack(t testing.TB, variables []string, flags ...string) *stack {
+	t.Helper()
+	s := &stack{t: t, dir: t.TempDir(), env: map[string]string{}}
+	s.choosePorts()
+	arguments := append([]string{"up", "--dir", s.dir, "--bin", binaries, "--faults", "--hash-cost", "test"}, flags...)
+	s.up = start(t, "devstack up", append(os.Environ(), variables...), devstack, arguments...)
+	t.Cleanup(func() {
+		if t.Failed() {
+			s.showLogs()
+		}
+	})
+	file := filepath.Join(s.dir, "devstack.env")
+	eventually(t, startLimit, "the stack", func() bool {
+		select {
+		case <-s.up.done:
+			t.Fatalf("devstack up ended: %v", s.up.err)
+		default:
+		}
+		_, err := os.Stat(file)
+		return err == nil
+	})
+	for line := range strings.Lines(mustRead(t, file)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		s.env[name] = strings.Trim(value, "'")
+	}
+	return s
+}
+
+// choosePorts lets the stack find free ports of its own among the settings of an earlier run. The usual ones may be taken by
+// another stack on this machine, just while a component of this one is down.
+func (s *stack) choosePorts() {
+	s.t.Helper()
+	ports := map[string]int{}
+	for _, name := range []string{
+		"postgres", "nats", "smtp", "mail", "member", "member admin", "member-2", "member-2 admin", "storage", "storage-2",
+	} {
+		ports[name] = freePort(s.t)
+	}
+	settings, err := json.Marshal(map[string]any{"ports": ports, "secrets": map[string]string{}})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(s.dir, "devstack.json"), settings, 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// freePort picks a port below those that the system gives to outgoing connections.
+func freePort(t testing.TB) int {
+	t.Helper()
+	const low, high, tries = 10_000, 30_000, 100
+	var last error
+	for range tries {
+		port := low + rand.IntN(high-low)
+		l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port))
+		if err == nil {
+			_ = l.Close()
+			return port
+		}
+		last = err
+	}
+	t.Fatal(last)
+	return 0
+}
+
+// showLogs prints the end of every component's log.
+func (s *stack) showLogs() {
+	files, err := filepath.Glob(filepath.Join(s.dir, "log", "*"))
+	if err != nil {
+		return
+	}
+	for _, file := range files {
+		if text, err := os.ReadFile(file); err == nil {
+			s.t.Logf("%s ends with:\n%s", filepath.Base(file), tail(string(text)))
+		}
+	}
+}
+
+// operate runs devstack kill, stop, start … on a component.
+func (s *stack) operate(verb, component string) {
+	s.t.Helper()
+	out, err := exec.CommandContext(s.t.Context(), devstack, verb, component, "--dir", s.dir).CombinedOutput()
+	if err != nil {
+		s.t.Fatalf("devstack %s %s: %v\n%s", verb, component, err, out)
+	}
+}
+
+// state is what devstack says of a component: running, stopped, killed …
+func (s *stack) state(component string) string {
+	s.t.Helper()
+	out, err := exec.CommandContext(s.t.Context(), devstack, "status", "--json", "--dir", s.dir).Output()
+	if err != nil {
+		s.t.Fatalf("devstack status: %v", err)
+	}
+	var status struct {
+		Components []struct{ Name, State string }
+	}
+	if err := json.Unmarshal(out, &status); err != nil {
+		s.t.Fatal(err)
+	}
+	for _, one := range status.Components {
+		if one.Name == component {
+			return one.State
+		}
+	}
+	s.t.Fatalf("devstack status does not list %s:\n%s", component, out)
+	return ""
+}
+
+// goneAway fails the test unless nobody answers at the address any more: the proof that a fault has happened.
+func (s *stack) goneAway(component, address string) {
+	s.t.Helper()
+	if u, err := url.Parse(address); err == nil && u.Host != "" {
+		address = u.Host
+	}
+	if err := dial(address); err == nil {
+		s.t.Fatalf("%s (%s) still answers at %s", component, s.state(component), address)
+	}
+}
+
+// provider sets how the storage provider misbehaves, for all replicas.
+func (s *stack) provider(mode string) {
+	s.t.Helper()
+	body := fmt.Sprintf(`{"mode":%q,"probability":1,"latency_ms":0}`, mode)
+	answer := s.call(http.MethodPut, s.env["STORAGE_URL"]+"/v1/faults", s.env["STORAGE_TOKEN"], body)
+	if answer.Status != http.StatusOK || answer.Body["mode"] != mode {
+		s.t.Fatalf("PUT /v1/faults: %+v", answer)
+	}
+	<-time.After(faultSettles)
+}
+
+// answer is an HTTP response with a JSON body.
+type answer struct {
+	Status int
+	Header http.Header
+	Body   map[string]any
+}
+
+// call makes a request and fails the test unless it is answered, with whatever status.
+func (s *stack) call(method, address, token, body string) answer {
+	s.t.Helper()
+	a, err := request(http.DefaultClient, method, address, body, map[string]string{"Authorization": "Bearer " + token})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return a
+}
+
+func request(client *http.Client, method, address, body string, headers map[string]string) (answer, error) {
+	req, err := http.NewRequest(method, address, strings.NewReader(body))
+	if err != nil {
+		return answer{}, err
+	}
+	if body != "" {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	for name, value := range headers {
+		if value != "" && value != "Bearer " {
+			req.Header.Set(name, value)
+		}
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return answer{}, err
+	}
+	defer resp.Body.Close()
+	a := answer{Status: resp.StatusCode, Header: resp.Header}
+	if err := json.NewDecoder(resp.Body).Decode(&a.Body); err != nil {
+		return a, fmt.Errorf("%s %s: %s: %w", method, address, resp.Status, err)
+	}
+	return a, nil
+}
