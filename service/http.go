@@ -61,12 +61,12 @@ func Adapt(log *slog.Logger, mapErr func(error) *Problem, h Handler) http.Handle
 			if v == nil {
 				return
 			}
-			if v == http.ErrAbortHandler {
-				panic(v)
+			if v == http.ErrAbortHandler { //nolint:errorlint // compared as net/http does: a panic's value, not an error's chain
+				panic(v) //nolint:forbidigo // net/http's own way to abort a response
 			}
 			log.Error("panic", "method", r.Method, "route", r.Pattern, "panic", v, "stack", string(debug.Stack()))
 			if rw.wrote {
-				panic(http.ErrAbortHandler) // the answer is broken: let the client see that
+				panic(http.ErrAbortHandler) //nolint:forbidigo // the answer is broken: net/http lets the client see that
 			}
 			WriteProblem(rw, internalProblem())
 		}()
@@ -134,7 +134,7 @@ func WriteProblem(w http.ResponseWriter, p *Problem) {
 		w.Header().Set("WWW-Authenticate", "Bearer")
 	}
 	w.Header().Set("Cache-Control", "no-store")
-	writeJSON(w, p.Status, "application/problem+json", p)
+	_ = writeJSON(w, p.Status, "application/problem+json", p) // a Problem always encodes
 }
 
 // WriteJSON writes v, encoded by encoding/json, with the given status. The error

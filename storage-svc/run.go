@@ -28,8 +28,7 @@ const (
 	natsPatience = 3 * time.Second
 )
 
-var errUsage = errors.New(`usage: storage-svc serve | migrate | healthcheck
-Configuration comes from the environment; see the README.`)
+var errUsage = errors.New("usage: storage-svc serve | migrate | healthcheck (configured by environment variables, see the README)")
 
 // run is the whole program but for the process around it.
 func run(ctx context.Context, args []string, getenv func(string) string, stdout io.Writer) error {

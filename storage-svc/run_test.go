@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -317,7 +318,7 @@ func TestConfigurationErrorsAreListedAtOnce(t *testing.T) {
 
 func TestUsage(t *testing.T) {
 	for _, args := range [][]string{nil, {"help"}, {"serve", "x"}} {
-		if err := run(t.Context(), args, func(string) string { return "" }, io.Discard); err != errUsage {
+		if err := run(t.Context(), args, func(string) string { return "" }, io.Discard); !errors.Is(err, errUsage) {
 			t.Errorf("%v: %v", args, err)
 		}
 	}
