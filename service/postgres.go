@@ -66,6 +66,22 @@ func waitFor(ctx context.Context, what string, log *slog.Logger, ready func(cont
 	}
 }
 
+// Transactor begins transactions that Postgres rolls back when it hears nothing
+// from them for Idle. A process that is suspended in the middle of one would
+// otherwise keep its locks, and with them everybody who needs the same rows.
+type Transactor struct {
+	Pool *pgxpool.Pool
+	Idle time.Duration
+}
+
+// Begin costs one round trip, and leaves nothing behind in the session: it works
+// through a connection pooler in transaction mode.
+func (t Transactor) Begin(ctx context.Context) (pgx.Tx, error) {
+	return t.Pool.BeginTx(ctx, pgx.TxOptions{
+		BeginQuery: fmt.Sprintf("BEGIN; SET LOCAL idle_in_transaction_session_timeout = %d", t.Idle.Milliseconds()),
+	})
+}
+
 // Unavailable reports whether err says that the database could not be reached or
 // did not answer in time, rather than that it refused the work. The outcome of a
 // commit that failed so is unknown.
@@ -77,7 +93,7 @@ func Unavailable(err error) bool {
 		case "08", "53", "57":
 			return true
 		}
-		return pg.Code == "25006" // read-only: a demoted primary
+		return pg.Code == "25006" || pg.Code == "25P03" // read-only: a demoted primary; idle for too long in a transaction
 	}
 	var connect *pgconn.ConnectError
 	var network net.Error

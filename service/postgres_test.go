@@ -98,6 +98,39 @@ func TestUnavailable(t *testing.T) {
 	}
 }
 
+func TestTransactorGivesUpLocksOfTheSuspended(t *testing.T) {
+	pool, err := service.OpenPool(t.Context(), testenv.Database(t, "empty", nil), discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	if _, err := pool.Exec(t.Context(), "CREATE TABLE x (id int); INSERT INTO x VALUES (1)"); err != nil {
+		t.Fatal(err)
+	}
+	suspended, err := service.Transactor{Pool: pool, Idle: 100 * time.Millisecond}.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := suspended.Exec(t.Context(), "UPDATE x SET id = 2"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if _, err := pool.Exec(ctx, "UPDATE x SET id = id + 10"); err != nil {
+		t.Errorf("the lock was kept: %v", err)
+	}
+	if err := suspended.Commit(t.Context()); !service.Unavailable(err) {
+		t.Errorf("commit: %v", err)
+	}
+	var id int
+	if err := pool.QueryRow(t.Context(), "SELECT id FROM x").Scan(&id); err != nil || id != 11 {
+		t.Errorf("id %d, %v", id, err)
+	}
+	if err := pool.QueryRow(t.Context(), "SELECT current_setting('idle_in_transaction_session_timeout')::int").Scan(&id); err != nil || id != 0 {
+		t.Errorf("left behind: %d, %v", id, err)
+	}
+}
+
 func TestBackoffStaysBelowItsLimits(t *testing.T) {
 	for attempt, limit := range map[int]time.Duration{0: 100, 1: 100, 2: 200, 4: 800, 5: 1000, 40: 1000, 1000: 1000} {
 		var most time.Duration

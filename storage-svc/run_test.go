@@ -112,9 +112,10 @@ func migrated(t *testing.T, vars map[string]string) {
 
 // memberService plays the other side: it sends commands and collects replies.
 type memberService struct {
-	t       *testing.T
-	js      jetstream.JetStream
-	replies []contract.Event
+	t        *testing.T
+	js       jetstream.JetStream
+	replies  []contract.Event
+	expected int // of them, by expect
 }
 
 func newMemberService(t *testing.T, url string) *memberService {
@@ -156,33 +157,35 @@ func (m *memberService) send(typ contract.Type, c contract.StorageCommand) {
 	})
 }
 
-// expect waits for the reply that follows those seen so far.
-func (m *memberService) expect(typ contract.Type, generation int64) contract.StorageReply {
+// receive collects the replies that have come in since it was called last.
+func (m *memberService) receive() {
 	m.t.Helper()
-	n := uint64(len(m.replies) + 1)
-	var reply contract.StorageReply
-	testenv.Eventually(m.t, 20*time.Second, string(typ), func() bool {
-		ctx, cancel := context.WithTimeout(m.t.Context(), time.Second)
-		defer cancel()
-		stream, err := m.js.Stream(ctx, contract.Stream(contract.Storage, contract.Essential))
-		if err != nil {
-			return false
-		}
-		raw, err := stream.GetMsg(ctx, n)
-		if err != nil {
-			return false
+	ctx, cancel := context.WithTimeout(m.t.Context(), time.Second)
+	defer cancel()
+	stream, err := m.js.Stream(ctx, contract.Stream(contract.Storage, contract.Essential))
+	for err == nil {
+		var raw *jetstream.RawStreamMsg
+		if raw, err = stream.GetMsg(ctx, uint64(len(m.replies)+1)); err != nil {
+			return
 		}
 		e, err := contract.Parse(raw.Header, raw.Data)
 		if err != nil {
 			m.t.Fatal(err)
 		}
-		if err := e.DataTo(&reply); err != nil {
-			m.t.Fatal(err)
-		}
 		m.replies = append(m.replies, e)
-		return true
-	})
-	e := m.replies[n-1]
+	}
+}
+
+// expect waits for the reply that follows those seen so far.
+func (m *memberService) expect(typ contract.Type, generation int64) contract.StorageReply {
+	m.t.Helper()
+	testenv.Eventually(m.t, 20*time.Second, string(typ), func() bool { m.receive(); return len(m.replies) > m.expected })
+	e := m.replies[m.expected]
+	m.expected++
+	var reply contract.StorageReply
+	if err := e.DataTo(&reply); err != nil {
+		m.t.Fatal(err)
+	}
 	if e.Type != typ || e.Generation != generation || reply.Generation != generation || e.Source != "/storage-svc" || e.Subject != reply.MemberID {
 		m.t.Fatalf("got %+v %+v, want %s %d", e, reply, typ, generation)
 	}
@@ -245,12 +248,48 @@ func TestFaultsAndAWipedBroker(t *testing.T) {
 	})
 	// The broker loses everything while the provider is away.
 	server.Wipe()
-	m.replies = nil
+	m.replies, m.expected = nil, 0
 	fault("reject")
 	m.expect(contract.StorageRejected, 1)
 	fault("none")
 	m.send(contract.StorageProvision, storageCommand(2))
 	m.expect(contract.StorageProvisioned, 2)
+}
+
+// Two replicas share the work, commands come twice and the provider fails half
+// of the time, often after having done it: still one create each.
+func TestReplicasCreateEachStorageOnce(t *testing.T) {
+	const members = 200
+	server := testenv.NATS(t)
+	vars := environment(t, server.URL)
+	migrated(t, vars)
+	p := start(t, vars)
+	start(t, vars)
+	if status, answer := p.call("PUT", "/v1/faults", `{"mode":"flaky","probability":0.5}`); status != 200 {
+		t.Fatalf("%d %s", status, answer)
+	}
+	m := newMemberService(t, server.URL)
+	for range 2 {
+		for i := range members {
+			c := storageCommand(1)
+			c.MemberID = fmt.Sprintf("01999e5c-0000-7000-8000-%012x", i)
+			m.send(contract.StorageProvision, c)
+		}
+	}
+	provisioned := make(map[string]bool)
+	testenv.Eventually(t, 30*time.Second, "every member's reply", func() bool {
+		m.receive()
+		for _, e := range m.replies {
+			if e.Type == contract.StorageProvisioned {
+				provisioned[e.Subject] = true
+			}
+		}
+		return len(provisioned) == members
+	})
+	ledger, err := os.ReadFile(vars["PROVIDER_LEDGER"])
+	if n := strings.Count(string(ledger), `"create"`); err != nil || n != members || strings.Count(string(ledger), "\n") != members {
+		t.Errorf("%d creates for %d members, %v", n, members, err)
+	}
 }
 
 // Whatever is missing is waited for, in any order.

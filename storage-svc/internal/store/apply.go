@@ -14,7 +14,7 @@ import (
 // Apply implements provision.Inbox: a batch of commands and dead letters in one
 // transaction, with the replies that are due at once.
 func (s *Store) Apply(ctx context.Context, commands []provision.Command, dead []provision.DeadLetter) error {
-	err := outbox.InTx(ctx, s.pool, s.wake, func(tx pgx.Tx) error {
+	err := outbox.InTx(ctx, s.tx, s.wake, func(tx pgx.Tx) error {
 		var events []outbox.Event
 		replies, err := applyCommands(ctx, tx, commands)
 		if err != nil {

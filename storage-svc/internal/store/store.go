@@ -37,12 +37,18 @@ func Migrations() ([]service.MigrationSet, error) {
 // Store is safe for concurrent use.
 type Store struct {
 	pool *pgxpool.Pool
+	tx   service.Transactor
 	wake func() // after a commit that may have appended events
 }
 
 // New returns a Store. wake, which may be nil, is called after commits with
 // events; it must not block.
-func New(pool *pgxpool.Pool, wake func()) *Store { return &Store{pool: pool, wake: wake} }
+func New(pool *pgxpool.Pool, wake func()) *Store {
+	return &Store{pool: pool, tx: service.Transactor{Pool: pool, Idle: suspended}, wake: wake}
+}
+
+// suspended is how long a transaction may be silent: far longer than it lasts.
+const suspended = 5 * time.Second
 
 // ErrNotFound says that there is no such storage.
 var ErrNotFound = errors.New("storage not found")
@@ -89,7 +95,7 @@ RETURNING `+columns, n, token.String(), lease)
 // Finish implements provision.Queue. A stale result gives up its lease, if that
 // is still its own, so that a newer command need not wait for it to run out.
 func (s *Store) Finish(ctx context.Context, results []provision.Result) (stale int, err error) {
-	err = outbox.InTx(ctx, s.pool, s.wake, func(tx pgx.Tx) error {
+	err = outbox.InTx(ctx, s.tx, s.wake, func(tx pgx.Tx) error {
 		written, err := finish(ctx, tx, results)
 		if err != nil {
 			return err
