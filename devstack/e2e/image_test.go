@@ -16,12 +16,12 @@ import (
 
 	"github.com/moby/buildkit/client/llb/sourceresolver"
 	"github.com/moby/buildkit/frontend/dockerfile/dockerfile2llb"
-	"github.com/moby/buildkit/frontend/dockerfile/dockerignore"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/linter"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/patternmatcher"
+	"github.com/moby/patternmatcher/ignorefile"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -162,7 +162,7 @@ func (r *rehearsal) run(t testing.TB, c *instructions.RunCommand) {
 
 func (r *rehearsal) copyFromContext(t testing.TB, source, destination string) {
 	t.Helper()
-	ignored, err := dockerignore.ReadAll(strings.NewReader(mustRead(t, filepath.Join(repository, ".dockerignore"))))
+	ignored, err := ignorefile.ReadAll(strings.NewReader(mustRead(t, filepath.Join(repository, ".dockerignore"))))
 	if err != nil {
 		t.Fatal(err)
 	}
