@@ -1,0 +1,201 @@
+package outbox
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/signup-saga/signup-saga/devstack/testenv"
+)
+
+func TestMain(m *testing.M) { testenv.Main(m) }
+
+const lane = "essential"
+
+// bench is a database with one lane, a broker, and what is needed to look at both.
+type bench struct {
+	t    testing.TB
+	pool *pgxpool.Pool
+	nats *testenv.NATSServer
+}
+
+func migrate(ctx context.Context, url string) error {
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	sql, err := fs.ReadFile(Migrations, "migrations/00001_lanes.sql")
+	if err != nil {
+		return err
+	}
+	up, _, _ := strings.Cut(string(sql), "-- +goose Down")
+	_, err = conn.Exec(ctx, up+"; SELECT outbox_create_lane('essential')")
+	return err
+}
+
+func newBench(t testing.TB) *bench {
+	t.Helper()
+	pool, err := pgxpool.New(t.Context(), testenv.Database(t, "outbox", migrate))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	return &bench{t: t, pool: pool, nats: testenv.NATS(t)}
+}
+
+func (b *bench) connect() *nats.Conn {
+	b.t.Helper()
+	nc, err := nats.Connect(b.nats.URL, nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1),
+		nats.ReconnectWait(20*time.Millisecond), nats.ReconnectBufSize(-1))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(nc.Close)
+	return nc
+}
+
+func (b *bench) relay(hooks Hooks) *Relay {
+	b.t.Helper()
+	r, err := NewRelay(RelayConfig{
+		Lane: lane, Pool: b.pool, NATS: b.connect(), Stream: StreamConfig("MEMBER_ESSENTIAL", []string{"signup.essential.>"}, 1),
+		Source: "/test", SubjectPrefix: "signup.essential.", Hooks: hooks,
+		Log: slog.New(slog.NewTextHandler(b.t.Output(), nil)),
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return r
+}
+
+// start runs a relay until the test ends or stop is called.
+func (b *bench) start(hooks Hooks) (r *Relay, stop func()) {
+	b.t.Helper()
+	r = b.relay(hooks)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = r.Run(ctx)
+	}()
+	stop = sync.OnceFunc(func() { cancel(); <-done })
+	b.t.Cleanup(stop)
+	return r, stop
+}
+
+func event(key string, i int) Event {
+	return Event{Lane: lane, ID: newID(), Key: key, Type: "storage.provision",
+		Headers: map[string]string{"ce-sagaid": "s-" + key}, Payload: fmt.Appendf(nil, `{"i":%d}`, i)}
+}
+
+func (b *bench) append(tx pgx.Tx, events ...Event) []string {
+	b.t.Helper()
+	if err := Append(b.t.Context(), tx, events...); err != nil {
+		b.t.Fatal(err)
+	}
+	var out []string
+	for _, e := range events {
+		out = append(out, e.ID)
+	}
+	return out
+}
+
+// commit appends n events, each in a transaction of its own.
+func (b *bench) commit(n int) []string {
+	b.t.Helper()
+	var out []string
+	for i := range n {
+		tx := b.begin()
+		out = append(out, b.append(tx, event(fmt.Sprint(i%7), i))...)
+		b.end(tx.Commit)
+	}
+	return out
+}
+
+func (b *bench) begin() pgx.Tx {
+	b.t.Helper()
+	tx, err := b.pool.Begin(b.t.Context())
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { _ = tx.Rollback(context.Background()) }) // closing the pool waits for it
+	return tx
+}
+
+func (b *bench) end(end func(context.Context) error) {
+	b.t.Helper()
+	if err := end(b.t.Context()); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// stored returns the event ids in the stream, in order, however often they occur.
+func (b *bench) stored() []string {
+	nc, err := nats.Connect(b.nats.URL, nats.Timeout(time.Second))
+	if err != nil {
+		return nil
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	s, err := js.Stream(ctx, "MEMBER_ESSENTIAL")
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for seq := uint64(1); seq <= s.CachedInfo().State.LastSeq; seq++ {
+		m, err := s.GetMsg(ctx, seq)
+		if err != nil {
+			b.t.Fatalf("message %d: %v", seq, err)
+		}
+		out = append(out, first(m.Header["ce-id"]))
+	}
+	return out
+}
+
+func (b *bench) eventually(what string, cond func() bool) {
+	b.t.Helper()
+	testenv.Eventually(b.t, 20*time.Second, what, cond)
+}
+
+// published waits until the lane has nothing pending.
+func (b *bench) published() {
+	b.t.Helper()
+	b.eventually("an empty lane", func() bool {
+		s, err := ReadStatus(b.t.Context(), b.pool, lane)
+		return err == nil && s.Lag == 0
+	})
+}
+
+func (b *bench) wantExactly(want []string) {
+	b.t.Helper()
+	got := b.stored()
+	slices.Sort(got)
+	want = slices.Sorted(slices.Values(want))
+	if !slices.Equal(got, want) {
+		b.t.Errorf("stream holds %d messages, %d distinct, want %d, each once", len(got), len(slices.Compact(got)), len(want))
+	}
+}
+
+func (b *bench) noGaps() {
+	b.t.Helper()
+	b.eventually("no open gap", func() bool {
+		p, _, err := checkpoints{pool: b.pool, lane: lane}.newest(b.t.Context())
+		return err == nil && len(p.gaps) == 0
+	})
+}
