@@ -16,11 +16,16 @@ type MigrateConfig struct {
 	DatabaseURL string `env:"MEMBER_DATABASE_URL,required" help:"Member database; migrate wants the owner's role"`
 }
 
+// ProbeConfig is the configuration of the healthcheck subcommand.
+type ProbeConfig struct {
+	AdminAddr string `env:"MEMBER_ADMIN_ADDR" envDefault:"127.0.0.1:8081" help:"listener for operators, probes and metrics"`
+}
+
 // Config is the configuration of the serve subcommand.
 type Config struct {
 	MigrateConfig
+	ProbeConfig
 	HTTPAddr          string        `env:"MEMBER_HTTP_ADDR" envDefault:"127.0.0.1:8080" help:"public listener"`
-	AdminAddr         string        `env:"MEMBER_ADMIN_ADDR" envDefault:"127.0.0.1:8081" help:"listener for operators, probes and metrics"`
 	AdminTokensFile   string        `env:"ADMIN_TOKENS_FILE,required" help:"lines name:role:sha256-hex; roles viewer, operator"`
 	IdempotencySecret string        `env:"IDEMPOTENCY_SECRET,required" help:"keys the fingerprints of requests; at least 32 characters, the same in every replica"`
 	SMTPAddr          string        `env:"SMTP_ADDR" envDefault:"127.0.0.1:1025" help:"mail server"`

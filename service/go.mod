@@ -13,6 +13,11 @@ require (
 )
 
 require (
+	github.com/synadia-io/orbit.go/jetstreamext v0.3.2 // indirect
+	github.com/synadia-io/orbit.go/natsext v0.1.3 // indirect
+)
+
+require (
 	github.com/jackc/pgpassfile v1.0.0 // indirect
 	github.com/jackc/pgservicefile v0.0.0-20240606120523-5a60cdf6a761 // indirect
 	github.com/jackc/puddle/v2 v2.2.3
@@ -21,7 +26,9 @@ require (
 	github.com/nats-io/nkeys v0.4.16 // indirect
 	github.com/nats-io/nuid v1.0.1 // indirect
 	github.com/sethvargo/go-retry v0.5.0 // indirect
+	github.com/signup-saga/signup-saga/contract v0.0.0
 	github.com/signup-saga/signup-saga/devstack/testenv v0.0.0
+	github.com/signup-saga/signup-saga/outbox v0.0.0
 	go.uber.org/multierr v1.11.0 // indirect
 	golang.org/x/crypto v0.58.0 // indirect
 	golang.org/x/sync v0.24.0 // indirect
@@ -29,3 +36,7 @@ require (
 )
 
 replace github.com/signup-saga/signup-saga/devstack/testenv => ../devstack/testenv
+
+replace github.com/signup-saga/signup-saga/contract => ../contract
+
+replace github.com/signup-saga/signup-saga/outbox => ../outbox

@@ -2,18 +2,12 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"log/slog"
-	"net"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/signup-saga/signup-saga/contract"
-	"github.com/signup-saga/signup-saga/outbox"
 	"github.com/signup-saga/signup-saga/service"
 	"github.com/signup-saga/signup-saga/storage-svc/internal/api"
 	"github.com/signup-saga/signup-saga/storage-svc/internal/provider"
@@ -21,63 +15,33 @@ import (
 	"github.com/signup-saga/signup-saga/storage-svc/internal/store"
 )
 
-const (
-	name         = "storage-svc"
-	commandBatch = 256
-	// natsPatience is how long migrate waits for NATS: serve creates streams too.
-	natsPatience = 3 * time.Second
-)
+const commandBatch = 256
 
-var errUsage = errors.New("usage: storage-svc serve | migrate | healthcheck (configured by environment variables, see the README)")
+var program = service.Program{Name: "storage-svc", Producer: contract.Storage, Migrations: store.Migrations}
 
 // run is the whole program but for the process around it.
 func run(ctx context.Context, args []string, getenv func(string) string, stdout io.Writer) error {
-	if len(args) != 1 {
-		return errUsage
-	}
-	switch args[0] {
-	case "serve":
-		var cfg config
-		if err := service.LoadConfig(getenv, &cfg); err != nil {
-			return err
-		}
-		return serve(ctx, cfg, service.NewLogger(stdout, cfg.LogFormat, cfg.LogLevel))
-	case "migrate":
-		var cfg MigrateConfig
-		if err := service.LoadConfig(getenv, &cfg); err != nil {
-			return err
-		}
-		return migrate(ctx, cfg, service.NewLogger(stdout, cfg.LogFormat, cfg.LogLevel))
-	case "healthcheck":
-		var cfg ProbeConfig
-		if err := service.LoadConfig(getenv, &cfg); err != nil {
-			return err
-		}
-		return healthcheck(ctx, cfg.Addr)
-	default:
-		return errUsage
-	}
+	return service.Dispatch(args, getenv, stdout, map[string]service.Command{
+		"serve": service.With(func(cfg config, stdout io.Writer) error {
+			return serve(ctx, cfg, service.NewLogger(stdout, cfg.LogFormat, cfg.LogLevel))
+		}),
+		"migrate": service.With(func(cfg MigrateConfig, stdout io.Writer) error {
+			return program.Migrate(ctx, cfg.DatabaseURL, cfg.Common, service.NewLogger(stdout, cfg.LogFormat, cfg.LogLevel))
+		}),
+		"healthcheck": service.With(func(cfg ProbeConfig, _ io.Writer) error {
+			return service.HealthcheckAddr(ctx, cfg.Addr)
+		}),
+	})
 }
 
 // serve waits for what it needs, in any order of appearance, then runs until
 // ctx ends.
 func serve(ctx context.Context, cfg config, log *slog.Logger) error {
-	sets, err := store.Migrations()
-	if err != nil {
-		return err
-	}
-	pool, err := service.OpenPool(ctx, cfg.DatabaseURL, log)
+	pool, nc, err := program.Connect(ctx, cfg.DatabaseURL, cfg.Common, log)
 	if err != nil {
 		return err
 	}
 	defer pool.Close()
-	if err := service.WaitMigrated(ctx, pool, log, sets...); err != nil {
-		return err
-	}
-	nc, err := service.ConnectNATS(cfg.NATSURL, name, log)
-	if err != nil {
-		return err
-	}
 	p, err := assemble(cfg, pool, nc, log)
 	if err != nil {
 		nc.Conn.Close()
@@ -88,7 +52,7 @@ func serve(ctx context.Context, cfg config, log *slog.Logger) error {
 
 // assemble puts the parts together: commands in, worker, replies out.
 func assemble(cfg config, pool *pgxpool.Pool, nc *service.NATS, log *slog.Logger) (*service.Process, error) {
-	relays, wakeRelays, err := newRelays(cfg, pool, nc, log)
+	relays, wakeRelays, err := program.Relays(pool, nc, cfg.Common, log)
 	if err != nil {
 		return nil, err
 	}
@@ -116,7 +80,7 @@ func assemble(cfg config, pool *pgxpool.Pool, nc *service.NATS, log *slog.Logger
 	}
 	commands := service.Task{Name: "commands", Run: func(ctx context.Context) error {
 		return service.Consume(ctx, nc.Conn, service.ConsumerConfig{
-			Stream: contract.Stream(contract.Member, contract.Essential), Durable: name,
+			Stream: contract.Stream(contract.Member, contract.Essential), Durable: program.Name,
 			Subjects: contract.Subjects(contract.Member, contract.Essential), Batch: commandBatch, Log: log,
 		}, handler.Handle)
 	}}
@@ -136,30 +100,6 @@ func signal(ch chan<- struct{}) func() {
 		default: // it is awake already
 		}
 	}
-}
-
-func newRelays(cfg config, pool *pgxpool.Pool, nc *service.NATS, log *slog.Logger) (tasks []service.Task, wake func(), err error) {
-	var relays []*outbox.Relay
-	for _, lane := range contract.Lanes() {
-		r, err := outbox.NewRelay(outbox.RelayConfig{
-			Lane: string(lane), Pool: pool, NATS: nc.Conn, Stream: stream(lane, cfg.NATSReplicas),
-			Source: "/" + name, SubjectPrefix: contract.SubjectPrefix(lane), Log: log,
-		})
-		if err != nil {
-			return nil, nil, err
-		}
-		relays = append(relays, r)
-		tasks = append(tasks, service.Task{Name: "relay " + string(lane), Run: r.Run})
-	}
-	return tasks, func() {
-		for _, r := range relays {
-			r.Wake()
-		}
-	}, nil
-}
-
-func stream(lane contract.Lane, replicas int) jetstream.StreamConfig {
-	return outbox.StreamConfig(contract.Stream(contract.Storage, lane), contract.Subjects(contract.Storage, lane), replicas)
 }
 
 func newProvider(cfg config, st *store.Store) (provision.Provider, error) {
@@ -183,50 +123,4 @@ func newProvider(cfg config, st *store.Store) (provision.Provider, error) {
 func listen(cfg config, a *api.API, log *slog.Logger) (*service.Server, error) {
 	s := service.NewServer(service.ServerConfig{Name: "internal", Addr: cfg.Addr, Handler: a.Handler(), Log: log})
 	return s, s.Listen()
-}
-
-// migrate brings the database up to date and, if NATS is there, the streams'
-// configuration.
-func migrate(ctx context.Context, cfg MigrateConfig, log *slog.Logger) error {
-	sets, err := store.Migrations()
-	if err != nil {
-		return err
-	}
-	if err := service.Migrate(ctx, cfg.DatabaseURL, log, sets...); err != nil {
-		return err
-	}
-	nc, err := service.ConnectNATS(cfg.NATSURL, name+" migrate", log)
-	if err != nil {
-		return err
-	}
-	defer nc.Conn.Close()
-	ctx, cancel := context.WithTimeout(ctx, natsPatience)
-	defer cancel()
-	js, err := jetstream.New(nc.Conn)
-	if err != nil {
-		return fmt.Errorf("migrate streams: %w", err)
-	}
-	service.Loop(ctx, "migrate streams", natsPatience, nil, log, func(ctx context.Context) (bool, error) {
-		for _, lane := range contract.Lanes() {
-			if _, err := js.CreateOrUpdateStream(ctx, stream(lane, cfg.NATSReplicas)); err != nil {
-				return false, err
-			}
-		}
-		log.Info("streams are up to date")
-		cancel()
-		return false, nil
-	})
-	return nil
-}
-
-// healthcheck asks the server of the same configuration whether it is ready.
-func healthcheck(ctx context.Context, addr string) error {
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		return fmt.Errorf("STORAGE_HTTP_ADDR: %w", err)
-	}
-	if ip := net.ParseIP(host); host == "" || (ip != nil && ip.IsUnspecified()) {
-		host = "127.0.0.1"
-	}
-	return service.Healthcheck(ctx, "http://"+net.JoinHostPort(host, port)+"/readyz")
 }

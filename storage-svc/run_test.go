@@ -357,7 +357,7 @@ func TestConfigurationErrorsAreListedAtOnce(t *testing.T) {
 
 func TestUsage(t *testing.T) {
 	for _, args := range [][]string{nil, {"help"}, {"serve", "x"}} {
-		if err := run(t.Context(), args, func(string) string { return "" }, io.Discard); !errors.Is(err, errUsage) {
+		if err := run(t.Context(), args, func(string) string { return "" }, io.Discard); !errors.Is(err, service.ErrUsage) {
 			t.Errorf("%v: %v", args, err)
 		}
 	}

@@ -49,7 +49,7 @@ func (s *Store) Apply(ctx context.Context, changes ...Change) ([]Result, error) 
 	slices.SortStableFunc(changes, func(a, b Change) int { return cmp.Compare(a.SagaID, b.SagaID) })
 	for range maxMisses {
 		var results []Result
-		err := outbox.InTx(ctx, s.pool, s.wake, func(tx pgx.Tx) error {
+		err := outbox.InTx(ctx, s.tx, s.wake, func(tx pgx.Tx) error {
 			records, err := load(ctx, tx, changes)
 			if err != nil {
 				return err
@@ -175,7 +175,7 @@ func audit(b *pgx.Batch, before, after saga.Saga, e saga.Event) {
 // It returns how many sagas it moved.
 func (s *Store) Redrive(ctx context.Context, perSecond, limit int) (int, error) {
 	var due []Record
-	err := outbox.InTx(ctx, s.pool, s.wake, func(tx pgx.Tx) error {
+	err := outbox.InTx(ctx, s.tx, s.wake, func(tx pgx.Tx) error {
 		lane, err := outbox.ReadStatus(ctx, tx, string(contract.Essential))
 		if err != nil {
 			return err

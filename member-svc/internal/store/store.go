@@ -23,13 +23,15 @@ import (
 	"github.com/signup-saga/signup-saga/contract"
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/outbox"
+	"github.com/signup-saga/signup-saga/service"
 )
 
-// Migrations is the Member database's schema, for goose. The outbox's migrations
-// have to be applied first.
-//
 //go:embed migrations/*.sql
-var Migrations embed.FS
+var migrations embed.FS
+
+// Migrations is what the database needs, in order: the outbox, then the tables
+// of this service.
+var Migrations = service.MigrationSets(migrations, "member_version")
 
 // Errors that callers tell apart.
 var (
@@ -41,9 +43,13 @@ var (
 // QuotaBytes is the size of each plan's storage.
 var QuotaBytes = map[string]int64{"free": 5 << 30, "plus": 100 << 30, "pro": 1 << 40}
 
+// suspended is how long a transaction may stand still before Postgres ends it.
+const suspended = 5 * time.Second
+
 // Store reads and writes the Member database.
 type Store struct {
 	pool *pgxpool.Pool
+	tx   service.Transactor
 	step saga.Step
 	wake func()
 }
@@ -51,7 +57,7 @@ type Store struct {
 // New returns a store whose sagas go through step. It calls wake after each commit
 // that may have appended outbox events; wake must not block.
 func New(pool *pgxpool.Pool, step saga.Step, wake func()) *Store {
-	return &Store{pool, step, wake}
+	return &Store{pool: pool, tx: service.Transactor{Pool: pool, Idle: suspended}, step: step, wake: wake}
 }
 
 // Record is a saga with the facts shown beside it, and the database's time when it was read.

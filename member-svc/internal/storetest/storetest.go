@@ -3,7 +3,6 @@ package storetest
 
 import (
 	"context"
-	"io/fs"
 	"log/slog"
 	"testing"
 	"time"
@@ -13,7 +12,6 @@ import (
 	"github.com/signup-saga/signup-saga/devstack/testenv"
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
-	"github.com/signup-saga/signup-saga/outbox"
 	"github.com/signup-saga/signup-saga/service"
 )
 
@@ -24,16 +22,7 @@ var Step = saga.Provision(30*time.Second, 24*time.Hour)
 func URL(t testing.TB) string {
 	t.Helper()
 	return testenv.Database(t, "member", func(ctx context.Context, url string) error {
-		lanes, err := fs.Sub(outbox.Migrations, "migrations")
-		if err != nil {
-			return err
-		}
-		members, err := fs.Sub(store.Migrations, "migrations")
-		if err != nil {
-			return err
-		}
-		return service.Migrate(ctx, url, slog.New(slog.DiscardHandler),
-			service.MigrationSet{FS: lanes, Table: "outbox_version"}, service.MigrationSet{FS: members, Table: "member_version"})
+		return service.Migrate(ctx, url, slog.New(slog.DiscardHandler), store.Migrations...)
 	})
 }
 

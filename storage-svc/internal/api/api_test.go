@@ -37,11 +37,7 @@ func open(t *testing.T, faults bool) *fixture {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	url := testenv.Database(t, "storage", func(ctx context.Context, url string) error {
-		sets, err := store.Migrations()
-		if err != nil {
-			return err
-		}
-		return service.Migrate(ctx, url, log, sets...)
+		return service.Migrate(ctx, url, log, store.Migrations...)
 	})
 	pool, err := service.OpenPool(t.Context(), url, log)
 	if err != nil {

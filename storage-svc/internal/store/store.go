@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"time"
 
 	"github.com/gofrs/uuid/v5"
@@ -26,13 +25,9 @@ import (
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-// Migrations returns what the database needs, in order: the outbox, then the
-// tables of this service.
-func Migrations() ([]service.MigrationSet, error) {
-	lanes, err1 := fs.Sub(outbox.Migrations, "migrations")
-	own, err2 := fs.Sub(migrations, "migrations")
-	return []service.MigrationSet{{FS: lanes, Table: "outbox_version"}, {FS: own, Table: "storage_version"}}, errors.Join(err1, err2)
-}
+// Migrations is what the database needs, in order: the outbox, then the tables
+// of this service.
+var Migrations = service.MigrationSets(migrations, "storage_version")
 
 // Store is safe for concurrent use.
 type Store struct {

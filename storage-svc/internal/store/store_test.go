@@ -39,11 +39,7 @@ type fixture struct {
 func open(t *testing.T) *fixture {
 	t.Helper()
 	url := testenv.Database(t, "storage", func(ctx context.Context, url string) error {
-		sets, err := store.Migrations()
-		if err != nil {
-			return err
-		}
-		return service.Migrate(ctx, url, slog.New(slog.DiscardHandler), sets...)
+		return service.Migrate(ctx, url, slog.New(slog.DiscardHandler), store.Migrations...)
 	})
 	pool, err := service.OpenPool(t.Context(), url, slog.New(slog.DiscardHandler))
 	if err != nil {

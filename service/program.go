@@ -1,0 +1,148 @@
+package service
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/signup-saga/signup-saga/contract"
+	"github.com/signup-saga/signup-saga/outbox"
+)
+
+// natsPatience is how long migrate waits for NATS: relays create streams too.
+const natsPatience = 3 * time.Second
+
+// ErrUsage is returned for a command line that is not one of the subcommands.
+var ErrUsage = errors.New("usage: serve | migrate | healthcheck\nConfiguration comes from the environment; see the README.")
+
+// Program is what the services have in common on the way from the command line
+// to Postgres and NATS.
+type Program struct {
+	Name       string           // of the program, its durable consumers and its NATS connection
+	Producer   contract.Service // whose streams it writes
+	Migrations []MigrationSet
+}
+
+// MigrationSets returns the outbox's migrations and after them a service's own,
+// which are in the folder "migrations" and have their version in the given table.
+func MigrationSets(own embed.FS, table string) []MigrationSet {
+	lanes, _ := fs.Sub(outbox.Migrations, "migrations") // fails for malformed names only
+	mine, _ := fs.Sub(own, "migrations")
+	return []MigrationSet{{FS: lanes, Table: "outbox_version"}, {FS: mine, Table: table}}
+}
+
+// Command reads the configuration of a subcommand and runs it.
+type Command func(getenv func(string) string, stdout io.Writer) error
+
+// Dispatch runs the subcommand that args name.
+func Dispatch(args []string, getenv func(string) string, stdout io.Writer, commands map[string]Command) error {
+	if len(args) != 1 || commands[args[0]] == nil {
+		return ErrUsage
+	}
+	return commands[args[0]](getenv, stdout)
+}
+
+// With returns a command that loads a configuration of type C for fn.
+func With[C any](fn func(cfg C, stdout io.Writer) error) Command {
+	return func(getenv func(string) string, stdout io.Writer) error {
+		var cfg C
+		if err := LoadConfig(getenv, &cfg); err != nil {
+			return err
+		}
+		return fn(cfg, stdout)
+	}
+}
+
+// Migrate is the migrate subcommand: it brings the database up to date and, if
+// NATS is there, the configuration of the program's streams.
+func (p Program) Migrate(ctx context.Context, databaseURL string, c Common, log *slog.Logger) error {
+	if err := Migrate(ctx, databaseURL, log, p.Migrations...); err != nil {
+		return err
+	}
+	nc, err := ConnectNATS(c.NATSURL, p.Name+" migrate", log)
+	if err != nil {
+		return err
+	}
+	defer nc.Conn.Close()
+	js, err := jetstream.New(nc.Conn)
+	if err != nil {
+		return fmt.Errorf("migrate streams: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, natsPatience)
+	defer cancel()
+	Loop(ctx, "migrate streams", natsPatience, nil, log, func(ctx context.Context) (bool, error) {
+		for _, lane := range contract.Lanes() {
+			if _, err := js.CreateOrUpdateStream(ctx, p.stream(lane, c.NATSReplicas)); err != nil {
+				return false, err
+			}
+		}
+		log.Info("streams are up to date")
+		cancel()
+		return false, nil
+	})
+	return nil
+}
+
+// Connect waits for Postgres and for its schema, and for nothing else.
+func (p Program) Connect(ctx context.Context, databaseURL string, c Common, log *slog.Logger) (*pgxpool.Pool, *NATS, error) {
+	pool, err := OpenPool(ctx, databaseURL, log)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := WaitMigrated(ctx, pool, log, p.Migrations...); err != nil {
+		pool.Close()
+		return nil, nil, err
+	}
+	nc, err := ConnectNATS(c.NATSURL, p.Name, log)
+	if err != nil {
+		pool.Close()
+		return nil, nil, err
+	}
+	return pool, nc, nil
+}
+
+// Relays returns a relay for each lane of the program and what wakes them all.
+func (p Program) Relays(pool *pgxpool.Pool, nc *NATS, c Common, log *slog.Logger) (tasks []Task, wake func(), err error) {
+	var relays []*outbox.Relay
+	for _, lane := range contract.Lanes() {
+		r, err := outbox.NewRelay(outbox.RelayConfig{
+			Lane: string(lane), Pool: pool, NATS: nc.Conn, Stream: p.stream(lane, c.NATSReplicas),
+			Source: "/" + p.Name, SubjectPrefix: contract.SubjectPrefix(lane), Log: log,
+		})
+		if err != nil {
+			return nil, nil, err
+		}
+		relays = append(relays, r)
+		tasks = append(tasks, Task{Name: "relay " + string(lane), Run: r.Run})
+	}
+	return tasks, func() {
+		for _, r := range relays {
+			r.Wake()
+		}
+	}, nil
+}
+
+func (p Program) stream(lane contract.Lane, replicas int) jetstream.StreamConfig {
+	return outbox.StreamConfig(contract.Stream(p.Producer, lane), contract.Subjects(p.Producer, lane), replicas)
+}
+
+// HealthcheckAddr is [Healthcheck] of the listener bound to addr.
+func HealthcheckAddr(ctx context.Context, addr string) error {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("healthcheck: %w", err)
+	}
+	if ip := net.ParseIP(host); host == "" || (ip != nil && ip.IsUnspecified()) {
+		host = "127.0.0.1"
+	}
+	return Healthcheck(ctx, "http://"+net.JoinHostPort(host, port)+"/readyz")
+}
