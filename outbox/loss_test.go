@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -183,4 +184,30 @@ func TestNothingIsLostInAStorm(t *testing.T) {
 		t.Errorf("stream holds %d distinct events, want %d", len(distinct), len(want))
 	}
 	t.Logf("%d faults, %d broker losses, %d events", faults.Load(), losses.Load(), len(want))
+}
+
+// The broker dies while an acknowledgement is awaited: the relay does not wait
+// for it until the time-out.
+func TestLostConnectionEndsTheWaitForAnAcknowledgement(t *testing.T) {
+	b := newBench(t)
+	inHand, send := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	b.start(Hooks{Fault: func(p string) error {
+		if p == "publish" {
+			once.Do(func() { close(inHand); <-send })
+		}
+		return nil
+	}})
+	want := b.commit(3)
+	<-inHand
+	b.nats.Pause()
+	close(send)
+	b.nats.Kill()
+	b.nats.Start()
+	began := time.Now()
+	b.published()
+	if waited := time.Since(began); waited > ioTimeout-time.Second {
+		t.Errorf("published after %s", waited)
+	}
+	b.wantExactly(want)
 }

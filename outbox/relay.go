@@ -252,7 +252,7 @@ func (r *Relay) resign(ctx context.Context, p position) error {
 // reconcile compares the position with the stream and returns the one to go on
 // from, written as a checkpoint if it differs.
 func (r *Relay) reconcile(ctx context.Context, p position) (position, error) {
-	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
+	ctx, cancel := r.whileConnected(ctx)
 	defer cancel()
 	if !r.NATS.IsConnected() {
 		return p, nats.ErrDisconnected
@@ -317,6 +317,22 @@ func (r *Relay) absorb(ctx context.Context, p position, last uint64) (position, 
 	p = p.absorb(rows)
 	p.streamSeq = last
 	return p, nil
+}
+
+// whileConnected bounds ctx by ioTimeout and by the connection: an
+// acknowledgement that was under way when it broke never comes.
+func (r *Relay) whileConnected(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
+	lost := r.NATS.StatusChanged(nats.RECONNECTING, nats.CLOSED)
+	go func() {
+		defer r.NATS.RemoveStatusListener(lost)
+		select {
+		case <-lost:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
 }
 
 func (r *Relay) wakeSubject() string { return "outbox.wake." + r.Stream.Name }

@@ -113,7 +113,7 @@ func (s *session) publish(ctx context.Context, b prepared, next *position) (err 
 	if err := s.fault("publish"); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
+	ctx, cancel := s.whileConnected(ctx)
 	defer cancel()
 	if next.streamSeq, err = s.stream.publish(ctx, b.msgs, s.p.streamSeq); err != nil {
 		return err
