@@ -8,10 +8,10 @@ MODULES   := $(WORKSPACE) devstack/e2e
 
 DEVSTACK     := $(CURDIR)/bin/devstack
 GO_BUILD     := CGO_ENABLED=0 go build -trimpath
-COMPILER     := $(shell command -v "$$(go env CC)" 2>/dev/null)
+COMPILER     := $(shell command -v $(firstword $(shell go env CC)) 2>/dev/null)
 RACE         := $(if $(COMPILER),-race)
-# Without a compiler, cgo must not be asked for either.
-TEST_ENV     := DEVSTACK_BIN=$(DEVSTACK) $(if $(COMPILER),CGO_ENABLED=1)
+# The race detector needs cgo, and cgo needs a C compiler.
+TEST_ENV     := DEVSTACK_BIN=$(DEVSTACK) CGO_ENABLED=$(if $(COMPILER),1,0)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test verify modules lint build devstack up down clean
