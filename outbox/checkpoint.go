@@ -110,7 +110,9 @@ func (c checkpoints) append(ctx context.Context, prev, next position, dead []dea
 }
 
 // insert writes checkpoint prev.n+1 if prev.n is there and, where author is
-// given, was written by author; the primary key lets only one relay win.
+// given, was written by author; the primary key lets only one relay win. Only
+// an author may point to gaps stored earlier: to a relay that takes over, prev.n
+// may be another row by now than the one it loaded (a crash took that back).
 func (c checkpoints) insert(ctx context.Context, prev, next position, leader, author *string, dead []deadEvent) (position, error) {
 	var (
 		gaps     []byte
@@ -119,7 +121,7 @@ func (c checkpoints) insert(ctx context.Context, prev, next position, leader, au
 		deadIDs  = make([]int64, 0, len(dead))
 		deadWhy  = make([]string, 0, len(dead))
 	)
-	if sameGaps(prev.gaps, next.gaps) {
+	if author != nil && sameGaps(prev.gaps, next.gaps) {
 		gapsAt = &prev.gapsAt
 	} else {
 		gaps = encodeGaps(next.gaps)

@@ -86,3 +86,73 @@ func TestCheckpointNeedsItsPredecessorFromTheSameRelay(t *testing.T) {
 		t.Errorf("append behind another relay's checkpoint: %v", err)
 	}
 }
+
+// What the model takes for the rule of the checkpoint statement is the rule.
+func TestModelAppendsCheckpointsAsTheStatementDoes(t *testing.T) {
+	b := newBench(t)
+	uuids := []*string{nil, new(newID()), new(newID())} // nobody, relay 1, relay 2
+	m := model{rules: proven}
+	for rows := range 3 { // 0 to 2 checkpoints beyond the first
+		for leader := range uuids {
+			for author := range 2 {
+				for _, gaps := range [][]gap{nil, {{1, 1, 0}}} {
+					s := newState(budget{})
+					if _, err := b.pool.Exec(t.Context(), "DELETE FROM outbox_checkpoint_essential WHERE n > 0"); err != nil {
+						t.Fatal(err)
+					}
+					for n := range rows {
+						s.checkpoints = append(s.checkpoints, stored{leader: leader})
+						if _, err := b.pool.Exec(t.Context(), "INSERT INTO outbox_checkpoint_essential (n, leader, hi, gaps_at, stream_seq) VALUES ($1, $2, 0, 0, 0)",
+							n+1, uuids[leader]); err != nil {
+							t.Fatal(err)
+						}
+					}
+					prev, next := position{n: 1}, position{n: 1, hi: 2, gaps: gaps}
+					want, ok := m.insert(&s, prev, next, 1, author, sighting{})
+					got, err := checkpoints{b.pool, lane, *uuids[1]}.insert(t.Context(), prev, next, uuids[1], uuids[author], nil)
+					if ok != (err == nil) || !ok && !errors.Is(err, errSuperseded) {
+						t.Errorf("%d rows of relay %d, author %d: the model says %v, the statement %v", rows, leader, author, ok, err)
+					} else if got.n != want.n || got.gapsAt != want.gapsAt || len(got.gaps) != len(want.gaps) {
+						t.Errorf("%d rows of relay %d, author %d: the model stores %+v, the statement %+v", rows, leader, author, want, got)
+					}
+				}
+			}
+		}
+	}
+}
+
+// A crash takes back the checkpoint that a standby has just loaded, and its
+// writer puts another one in its place, before the standby takes over.
+func TestTakeOverBehindARewrittenCheckpoint(t *testing.T) {
+	b := newBench(t)
+	ctx := t.Context()
+	writer, standby := checkpoints{b.pool, lane, newID()}, checkpoints{b.pool, lane, newID()}
+	p, _, err := writer.newest(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, err = writer.takeOver(ctx, p); err != nil {
+		t.Fatal(err)
+	}
+	next := p
+	next.hi, next.gaps = 2, []gap{{1, 1, 0}}
+	if _, err := writer.append(ctx, p, next, nil); err != nil {
+		t.Fatal(err)
+	}
+	loaded, _, err := standby.newest(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.pool.Exec(ctx, "DELETE FROM outbox_checkpoint_essential WHERE n = $1", loaded.n); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := writer.append(ctx, p, p, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := standby.takeOver(ctx, loaded); err != nil {
+		t.Fatal(err)
+	}
+	if got, _, err := standby.newest(ctx); err != nil || got.hi != 2 || len(got.gaps) != 1 {
+		t.Errorf("loaded %+v, %v; want the gap of the position that was taken over", got, err)
+	}
+}

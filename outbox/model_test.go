@@ -1,0 +1,324 @@
+package outbox
+
+import (
+	"math/bits"
+	"slices"
+	"time"
+)
+
+// The model explores every order in which a few transactions, two relays, a
+// database that crashes and a broker that is wiped can act on each other. What
+// a relay decides is decided by the code of position.go; the rest is what the
+// database and the broker promise, and what session.go and relay.go do step by
+// step.
+
+// rules are the promises that the proof in doc.go rests on. Each is a value so
+// that a test can take it away; proven holds them all.
+type rules struct {
+	xidFirst    bool // a transaction has its xid before it draws an id
+	oneSnapshot bool // what a read finds and its xmin are of one moment
+	expected    bool // the broker refuses a batch whose expected sequence is not its last
+	mine        bool // a checkpoint is appended only behind one of the same relay
+	repeats     bool // a take-over stores the gaps anew, for nobody vouches for the row that it is put behind
+	// stamp is what new gaps are stamped with, given the read that missed them.
+	// Nil, and proven: the xid of the transaction that records them.
+	stamp func(missed sighting) uint64
+}
+
+var proven = rules{xidFirst: true, oneSnapshot: true, expected: true, mine: true, repeats: true}
+
+// budget bounds what may happen; everything else may happen at any time.
+type budget struct {
+	txs, ids, takeOvers, beats, aheads uint8
+	lostAcks, delays, crashes, wipes   uint8
+	relays                             int // 1 or 2
+	batch                              int // events in a batch
+	window                             int // the checkpoint that a replay starts from
+}
+
+// state is all that the database, the broker and both relays remember. Slices
+// are never changed in place: a copy of the struct is a copy of the state.
+type state struct {
+	next, ended, flushed uint64 // xids: the next one; the highest that ended; what a crash takes next back to
+	lastID               int64
+	begun                int
+	open                 []tx
+	committed            ids8
+	checkpoints          []stored
+	durable              int // so many checkpoints survive a crash
+	streamID             int64
+	stream               []int64
+	late                 *batch // sent, given up by its sender, and still on its way
+	relays               [2]relay
+	left                 budget
+}
+
+// ids8 is a set of the ids 1 to 8.
+type ids8 uint8
+
+func (s ids8) has(id int64) bool { return s>>(id-1)&1 == 1 }
+
+func (s ids8) rows() []row {
+	rows := make([]row, 0, 8)
+	for id := int64(1); s != 0; id, s = id+1, s>>1 {
+		if s&1 == 1 {
+			rows = append(rows, row{ID: id})
+		}
+	}
+	return rows
+}
+
+type tx struct {
+	number int
+	xid    uint64 // 0: not drawn yet
+	ids    ids8
+}
+
+// stored is a row of the checkpoint table; its number is its index.
+type stored struct {
+	position
+	leader int // 0: nobody
+	own    bool
+	xid    uint64 // what its own gaps are stamped with
+}
+
+type batch struct {
+	ids      []int64
+	expected uint64
+}
+
+// sighting is a read as the model keeps it.
+type sighting struct {
+	some               bool
+	found, fresh       ids8
+	cut                bool
+	xmin, xmax, before uint64 // before: an xid drawn before the read
+}
+
+func (s sighting) read() read {
+	return read{xmin: s.xmin, found: s.found.rows(), fresh: s.fresh.rows(), foundAll: !s.cut}
+}
+
+// What a relay does next.
+const (
+	loading    = iota // the newest checkpoint; it remembers nothing
+	takingOver        // from the writer of p
+	looking           // whether the stream is as p says
+	correcting        // p, by writing next
+	reading           // what follows p
+	asking            // for xmin, if that is not part of the read
+	publishing
+	writing // what was published, or that gaps have closed
+)
+
+type relay struct {
+	does  int
+	p     position
+	next  position // when correcting
+	sees  sighting // when asking, publishing or writing
+	ahead sighting // read before p was written
+	acked uint64   // when writing: where the stream ends
+	drawn uint64   // an xid that is no good as a stamp, for it was drawn before the read
+}
+
+func newState(b budget) state {
+	return state{next: 1, flushed: 1, streamID: 1, left: b, durable: 1, checkpoints: []stored{{own: true}}}
+}
+
+// snapshot is what one statement sees at position p.
+func (m *model) snapshot(s *state, p position) sighting {
+	out := sighting{some: true, xmin: s.xmin()}
+	if m.stamp != nil {
+		out.xmax = s.ended + 1
+	}
+	for id := int64(1); id <= s.lastID; id++ {
+		if !s.committed.has(id) {
+			continue
+		}
+		switch in := slices.ContainsFunc(p.gaps, func(g gap) bool { return g.from <= id && id <= g.to }); {
+		case in && bits.OnesCount8(uint8(out.found)) < s.left.batch:
+			out.found |= 1 << (id - 1)
+		case id > p.hi && bits.OnesCount8(uint8(out.found|out.fresh)) < s.left.batch:
+			out.fresh |= 1 << (id - 1)
+		}
+	}
+	out.cut = bits.OnesCount8(uint8(out.found)) == s.left.batch
+	return out
+}
+
+func (s *state) xmin() uint64 {
+	low := s.next
+	for _, t := range s.open {
+		if t.xid != 0 {
+			low = min(low, t.xid)
+		}
+	}
+	return low
+}
+
+// load returns a checkpoint as the select statement does; false if its gaps are
+// not where it says.
+func (s *state) load(n int) (position, bool) {
+	c := s.checkpoints[n]
+	p := c.position
+	p.n = int64(n)
+	if c.own {
+		p.gapsAt = p.n
+	}
+	if int(p.gapsAt) >= len(s.checkpoints) || !s.checkpoints[p.gapsAt].own {
+		return p, false
+	}
+	g := s.checkpoints[p.gapsAt]
+	p.gaps = stamped(g.gaps, g.xid)
+	return p, true
+}
+
+// insert appends next behind prev as the insert statement does. Author 0 asks
+// for no author.
+func (m *model) insert(s *state, prev, next position, leader, author int, missed sighting) (position, bool) {
+	n := int(prev.n)
+	if n >= len(s.checkpoints) || len(s.checkpoints) > n+1 || m.mine && author != 0 && s.checkpoints[n].leader != author {
+		return prev, false
+	}
+	c := stored{position: next, leader: leader, xid: s.next,
+		own: m.repeats && author == 0 || !sameGaps(prev.gaps, next.gaps)}
+	if m.stamp != nil && missed.some {
+		c.xid = m.stamp(missed)
+	}
+	s.ended = s.next
+	s.next++
+	next.n = prev.n + 1
+	if next.gapsAt = prev.gapsAt; c.own {
+		next.gapsAt, next.gaps = next.n, stamped(next.gaps, c.xid)
+	} else {
+		c.position.gaps = nil
+	}
+	c.n, c.gapsAt = next.n, next.gapsAt
+	s.checkpoints = append(slices.Clip(s.checkpoints), c)
+	return next, true
+}
+
+// compared is p after a look at the stream.
+func (s *state) compared(p position) position {
+	id, last := time.Unix(s.streamID, 0), uint64(len(s.stream))
+	next := p
+	switch {
+	case p.streamID.IsZero():
+		next.streamID, next.streamSeq = id, 0
+	case !id.Equal(p.streamID) || last < p.streamSeq:
+		next, _ = s.load(s.replayFrom())
+		next.streamID, next.streamSeq = id, 0
+	}
+	if last > next.streamSeq {
+		var known ids8
+		for _, e := range s.stream[next.streamSeq:] {
+			known |= 1 << (e - 1)
+		}
+		next = next.absorb(known.rows())
+		next.streamSeq = last
+	}
+	return next
+}
+
+func (s *state) replayFrom() int {
+	if s.left.window < len(s.checkpoints) {
+		return s.left.window
+	}
+	return 0
+}
+
+// store is what the broker does with a batch.
+func (m *model) store(s *state, b batch) bool {
+	if m.expected && uint64(len(s.stream)) != b.expected {
+		return false
+	}
+	s.stream = append(slices.Clip(s.stream), b.ids...)
+	return true
+}
+
+func (r *relay) batch() batch {
+	b := batch{expected: r.p.streamSeq}
+	for _, e := range r.sees.read().rows() {
+		b.ids = append(b.ids, e.ID)
+	}
+	return b
+}
+
+// step lets relay i do what it does next, without trouble. It reports whether
+// anything happened.
+func (m *model) step(s *state, i int) bool {
+	r := &s.relays[i]
+	me, ok := i+1, true
+	switch r.does {
+	case loading:
+		newest := len(s.checkpoints) - 1
+		if r.p, ok = s.load(newest); !ok {
+			return false
+		}
+		if r.does = looking; s.checkpoints[newest].leader != me {
+			r.does = takingOver
+		}
+	case takingOver:
+		r.p, ok = m.insert(s, r.p, r.p, me, 0, sighting{})
+		r.does = looking
+	case looking:
+		r.next = s.compared(r.p)
+		if r.does = correcting; r.next.streamID.Equal(r.p.streamID) && r.next.streamSeq == r.p.streamSeq {
+			r.does, r.next = reading, position{}
+		}
+	case correcting:
+		r.p, ok = m.insert(s, r.p, r.next, me, me, sighting{})
+		r.does, r.next = reading, position{}
+	case reading:
+		return m.sight(s, r)
+	case asking:
+		r.sees.xmin = s.xmin()
+		r.decide()
+	case publishing:
+		if ok = m.store(s, r.batch()); ok {
+			r.does, r.acked = writing, uint64(len(s.stream))
+		}
+	case writing:
+		next := r.p.advance(r.sees.read())
+		next.streamSeq = r.acked
+		r.p, ok = m.insert(s, r.p, next, me, me, r.sees)
+		r.does, r.acked, r.sees, r.drawn = reading, 0, sighting{}, 0
+	}
+	if !ok {
+		*r = relay{}
+	}
+	return true
+}
+
+// sight reads, or takes what was read ahead.
+func (m *model) sight(s *state, r *relay) bool {
+	ahead := r.ahead.some
+	if r.sees, r.ahead = r.ahead, (sighting{}); !ahead {
+		if m.stamp != nil && r.drawn == 0 {
+			r.drawn, s.next = s.next, s.next+1
+			return true
+		}
+		r.sees = m.snapshot(s, r.p)
+		r.sees.before = r.drawn
+		if !m.oneSnapshot && len(r.p.gaps) > 0 {
+			r.does = asking
+			return true
+		}
+	}
+	return r.decide() || ahead
+}
+
+// decide is the beginning of session.step.
+func (r *relay) decide() bool {
+	seen := r.sees.read()
+	switch next := r.p.advance(seen); {
+	case len(seen.rows()) > 0:
+		r.does = publishing
+	case !sameGaps(next.gaps, r.p.gaps):
+		r.does, r.acked = writing, r.p.streamSeq
+	default:
+		r.does, r.sees = reading, sighting{}
+		return false
+	}
+	return true
+}
