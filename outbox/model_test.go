@@ -138,11 +138,14 @@ func (m *model) snapshot(s *state, p position) sighting {
 		switch in := slices.ContainsFunc(p.gaps, func(g gap) bool { return g.from <= id && id <= g.to }); {
 		case in && bits.OnesCount8(uint8(out.found)) < s.left.batch:
 			out.found |= 1 << (id - 1)
-		case id > p.hi && bits.OnesCount8(uint8(out.found|out.fresh)) < s.left.batch:
+		case id > p.hi && bits.OnesCount8(uint8(out.fresh)) < s.left.batch:
 			out.fresh |= 1 << (id - 1)
 		}
 	}
 	out.cut = bits.OnesCount8(uint8(out.found)) == s.left.batch
+	for !out.cut && bits.OnesCount8(uint8(out.found|out.fresh)) > s.left.batch {
+		out.fresh &^= 1 << (bits.Len8(uint8(out.fresh)) - 1)
+	}
 	return out
 }
 
