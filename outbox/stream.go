@@ -160,17 +160,14 @@ func (s *stream) own(ctx context.Context, pool *pgxpool.Pool, lane string, from,
 		}
 		var ids []int64
 		var events []string
+		var seqs []uint64
 		before := from
 		for m, err := range msgs {
 			if err != nil {
 				return nil, 0, fmt.Errorf("read stream %s after %d: %w", s.config.Name, from, err)
 			}
-			id, idErr := strconv.ParseInt(first(m.Header[headerRow]), 10, 64)
-			if idErr != nil {
-				foreign = firstSeq(foreign, m.Sequence)
-			} else {
-				ids, events = append(ids, id), append(events, first(m.Header["ce-id"]))
-			}
+			id, _ := strconv.ParseInt(first(m.Header[headerRow]), 10, 64) // 0 is no id of ours
+			ids, events, seqs = append(ids, id), append(events, first(m.Header["ce-id"])), append(seqs, m.Sequence)
 			from = m.Sequence
 		}
 		if from == before {
@@ -180,22 +177,27 @@ func (s *stream) own(ctx context.Context, pool *pgxpool.Pool, lane string, from,
 		if err != nil {
 			return nil, 0, err
 		}
-		if len(known) < len(ids) {
-			foreign = firstSeq(foreign, before+1)
+		for i, ours := range known {
+			if ours {
+				rows = append(rows, row{ID: ids[i]})
+			} else if foreign == 0 {
+				foreign = seqs[i]
+			}
 		}
-		rows = append(rows, known...)
 	}
 	slices.SortFunc(rows, func(a, b row) int { return int(a.ID - b.ID) })
 	return slices.CompactFunc(rows, func(a, b row) bool { return a.ID == b.ID }), foreign, nil
 }
 
-func knownRows(ctx context.Context, pool *pgxpool.Pool, lane string, ids []int64, events []string) ([]row, error) {
+// knownRows reports for each pair of row id and event id whether there is such an event.
+func knownRows(ctx context.Context, pool *pgxpool.Pool, lane string, ids []int64, events []string) ([]bool, error) {
 	rows, err := pool.Query(ctx, `-- name: knownEvents
-SELECT e.id FROM unnest($1::bigint[], $2::text[]) m(id, event_id) JOIN `+table("event", lane)+` e ON e.id = m.id AND e.event_id::text = m.event_id`, ids, events)
+SELECT e.id IS NOT NULL FROM unnest($1::bigint[], $2::text[]) WITH ORDINALITY m(id, event_id, i)
+LEFT JOIN `+table("event", lane)+` e ON e.id = m.id AND e.event_id::text = m.event_id ORDER BY m.i`, ids, events)
 	if err != nil {
 		return nil, fmt.Errorf("look up published events: %w", err)
 	}
-	return pgx.CollectRows(rows, func(r pgx.CollectableRow) (out row, err error) { return out, r.Scan(&out.ID) })
+	return pgx.CollectRows(rows, pgx.RowTo[bool])
 }
 
 func first(values []string) string {
@@ -203,11 +205,4 @@ func first(values []string) string {
 		return ""
 	}
 	return values[0]
-}
-
-func firstSeq(known, seq uint64) uint64 {
-	if known != 0 {
-		return known
-	}
-	return seq
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -142,8 +143,37 @@ func (b *bench) end(end func(context.Context) error) {
 	}
 }
 
+// exec runs one statement in a transaction or the pool.
+func (b *bench) exec(db interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+}, sql string, args ...any) {
+	b.t.Helper()
+	if _, err := db.Exec(b.t.Context(), sql, args...); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// position returns the newest checkpoint.
+func (b *bench) position() position {
+	b.t.Helper()
+	p, _, err := checkpoints{pool: b.pool, lane: lane}.newest(b.t.Context())
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return p
+}
+
 // stored returns the event ids in the stream, in order, however often they occur.
 func (b *bench) stored() []string {
+	var out []string
+	for _, m := range b.messages() {
+		out = append(out, first(m.Header["ce-id"]))
+	}
+	return out
+}
+
+// messages returns what the stream holds; nothing while the broker is away.
+func (b *bench) messages() []*jetstream.RawStreamMsg {
 	nc, err := nats.Connect(b.nats.URL, nats.Timeout(time.Second))
 	if err != nil {
 		return nil
@@ -159,13 +189,13 @@ func (b *bench) stored() []string {
 	if err != nil {
 		return nil
 	}
-	var out []string
+	var out []*jetstream.RawStreamMsg
 	for seq := uint64(1); seq <= s.CachedInfo().State.LastSeq; seq++ {
 		m, err := s.GetMsg(ctx, seq)
 		if err != nil {
 			b.t.Fatalf("message %d: %v", seq, err)
 		}
-		out = append(out, first(m.Header["ce-id"]))
+		out = append(out, m)
 	}
 	return out
 }
