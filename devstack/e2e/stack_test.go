@@ -39,7 +39,7 @@ type stack struct {
 // startStack runs devstack up with faults on and cheap password hashes. Variables are NAME=value, for the services.
 func startStack(t testing.TB, variables []string, flags ...string) *stack {
 	t.Helper()
-	s := &stack{t: t, dir: t.TempDir(), env: map[string]string{}}
+	s := &stack{t: t, dir: stackDir(t), env: map[string]string{}}
 	s.choosePorts()
 	arguments := append([]string{"up", "--dir", s.dir, "--bin", binaries, "--faults", "--hash-cost", "test"}, flags...)
 	s.up = start(t, "devstack up", append(os.Environ(), variables...), devstack, arguments...)
@@ -63,6 +63,22 @@ func startStack(t testing.TB, variables []string, flags ...string) *stack {
 		s.env[name] = strings.Trim(value, "'")
 	}
 	return s
+}
+
+// stackDir makes a folder that ends with the test. It lies where an unprivileged database server may enter, unlike the
+// folders of t.TempDir.
+func stackDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "e2e-stack-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
 }
 
 // choosePorts lets the stack find free ports of its own among the settings of an earlier run. The usual ones may be taken by
