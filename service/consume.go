@@ -13,7 +13,7 @@ import (
 
 const (
 	ackWait         = 30 * time.Second
-	fetchHeartbeat  = time.Second // a server silent for twice as long is asked anew
+	fetchWait       = time.Second // an idle fetch is asked for anew so often; bounds the end of Consume
 	consumerRequest = 2 * time.Second
 )
 
@@ -119,37 +119,42 @@ type consumerSession struct {
 }
 
 // fetch asks for up to a batch once and handles what comes of it, as it comes.
+// The fetch is not cut off when ctx ends: messages that the server has sent by
+// then would be nobody's until their acknowledgement's deadline. Its end is
+// waited for, and what is left goes back to the server at once, for others.
 func (s *consumerSession) fetch(ctx context.Context) (received bool, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	began := time.Now()
-	fetched, err := s.jsc.Fetch(s.cfg.Batch, jetstream.FetchContext(ctx), jetstream.FetchHeartbeat(fetchHeartbeat))
+	fetched, err := s.jsc.Fetch(s.cfg.Batch, jetstream.FetchMaxWait(fetchWait))
 	if err != nil {
 		return false, err
 	}
-	// Whatever is left when this ends goes back to the server at once, so that
-	// another replica need not wait for the acknowledgement's deadline.
 	defer func() {
-		cancel()
 		for m := range fetched.Messages() {
-			_ = m.Nak() // unsent, it is delivered again after ackWait
+			giveBack(m)
 		}
 	}()
-	for first := range fetched.Messages() {
-		received = true
-		batch := s.gather(first, fetched.Messages())
-		if err := s.process(ctx, batch); err != nil {
+	for {
+		var first jetstream.Msg
+		select {
+		case <-ctx.Done():
+			return received, nil
+		case m, ok := <-fetched.Messages():
+			if !ok {
+				if !received && fetched.Error() == nil && time.Since(began) < fetchWait/2 {
+					return false, errors.New("the server ended an empty fetch early")
+				}
+				return received, fetched.Error()
+			}
+			first, received = m, true
+		}
+		if err := s.process(ctx, s.gather(first, fetched.Messages())); err != nil {
 			return received, err
 		}
 	}
-	if err := fetched.Error(); err != nil {
-		return received, err
-	}
-	if !received && time.Since(began) < fetchHeartbeat {
-		return false, errors.New("the server ended an empty fetch early")
-	}
-	return received, nil
 }
+
+// giveBack has the message delivered again now. Unsent, that happens after ackWait.
+func giveBack(m jetstream.Msg) { _ = m.Nak() }
 
 // gather adds to first what has already arrived.
 func (s *consumerSession) gather(first jetstream.Msg, more <-chan jetstream.Msg) []jetstream.Msg {
@@ -180,6 +185,9 @@ func (s *consumerSession) process(ctx context.Context, batch []jetstream.Msg) er
 			break
 		}
 		if ctx.Err() != nil {
+			for _, m := range batch {
+				giveBack(m)
+			}
 			return ctx.Err()
 		}
 		logFailure(s.cfg.Log, "handle "+s.cfg.Stream, failures, err)

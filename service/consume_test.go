@@ -224,3 +224,47 @@ func TestConsumeLeavesAnExistingConsumerAlone(t *testing.T) {
 		t.Errorf("changed: %+v", got)
 	}
 }
+
+// Replicas come and go under load. Whatever one had been sent when it stopped is
+// with another at once, not after the deadline for acknowledgements.
+func TestStoppedConsumerHoldsNothingBack(t *testing.T) {
+	b := newBroker(t)
+	b.stream()
+	var in inbox
+	var published atomic.Int64
+	publish, done := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for i := 0; i < 1_000_000 && publish.Err() == nil; i++ {
+			if _, err := b.js.Publish(t.Context(), "s.x", fmt.Append(nil, i)); err != nil {
+				t.Error(err)
+				return
+			}
+			published.Add(1)
+		}
+	})
+	consume := func(n int64) {
+		t.Helper()
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		enough := published.Load() + n
+		ended := make(chan error, 1)
+		go func() {
+			ended <- service.Consume(ctx, b.nc.Conn, service.ConsumerConfig{Stream: "S", Durable: "d", Batch: 10, Log: discard()}, in.handle)
+		}()
+		testenv.Eventually(t, 20*time.Second, "some load", func() bool { return published.Load() >= enough })
+		if n == 0 {
+			testenv.Eventually(t, 10*time.Second, "every message", in.has(int(published.Load())))
+		}
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+	for range 12 {
+		consume(150)
+	}
+	done()
+	wg.Wait()
+	consume(0)
+}

@@ -22,7 +22,7 @@ import (
 const natsPatience = 3 * time.Second
 
 // ErrUsage is returned for a command line that is not one of the subcommands.
-var ErrUsage = errors.New("usage: serve | migrate | healthcheck\nConfiguration comes from the environment; see the README.")
+var ErrUsage = errors.New("usage: serve | migrate | healthcheck (configuration comes from the environment; see the README)")
 
 // Program is what the services have in common on the way from the command line
 // to Postgres and NATS.

@@ -55,5 +55,9 @@ func TestDrainUnderLoad(t *testing.T) {
 	if t.Failed() {
 		return
 	}
+	began := time.Now()
 	s.audit(j)
+	if waited := time.Since(began); waited > 15*time.Second {
+		t.Errorf("ready after %s: the replica took messages with it, and only the deadline of their acknowledgement freed them", waited)
+	}
 }
