@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -36,7 +37,8 @@ type deadEvent struct {
 
 const selectCheckpoint = `
 SELECT c.n, coalesce(c.leader::text, '') AS leader, c.hi, g.gaps, g.n AS gaps_at, g.xid AS gaps_xid,
-       coalesce(c.stream_id, 'epoch') AS stream_id, c.stream_seq, c.published_at > clock_timestamp() - $1::interval AS fresh
+       coalesce(c.stream_id, 'epoch') AS stream_id, c.stream_seq, c.published_at > clock_timestamp() - $1::interval AS fresh,
+       c.system_id <> (pg_control_system()).system_identifier AS moved
 FROM %[1]s c JOIN %[1]s g ON g.n = coalesce(c.gaps_at, c.n) `
 
 // newest loads the last checkpoint. It walks one index entry, no dead rows.
@@ -49,20 +51,45 @@ func (c checkpoints) newest(ctx context.Context) (position, holder, error) {
 // oldest checkpoint that such a replay may need. The window ends at the last
 // publication, not now: however long the broker was away, what was published
 // right before may be unconsumed. Within the window the lowest hi counts, for it
-// may contain replays of its own.
-func (c checkpoints) replayStart(ctx context.Context, window time.Duration) (p position, oldest int64, err error) {
+// may contain replays of its own. A given since is where the window begins.
+func (c checkpoints) replayStart(ctx context.Context, window time.Duration, since *time.Time) (p position, oldest int64, err error) {
 	checkpoint := table("checkpoint", c.lane)
 	err = c.pool.QueryRow(ctx, `-- name: replayWindow
 WITH newest AS (SELECT stream_id, stream_seq FROM `+checkpoint+` ORDER BY n DESC LIMIT 1),
 last AS (SELECT min(c.published_at) AS at FROM `+checkpoint+` c JOIN newest USING (stream_id, stream_seq)),
-start AS (SELECT coalesce(max(c.n), 0) AS n FROM `+checkpoint+` c, last WHERE c.published_at < last.at - $1::interval),
+start AS (SELECT coalesce(max(c.n), 0) AS n FROM `+checkpoint+` c, last WHERE c.published_at < coalesce($2, last.at - $1::interval)),
 lowest AS (SELECT c.n FROM `+checkpoint+` c, start WHERE c.n >= start.n ORDER BY c.hi, c.n LIMIT 1)
-SELECT lowest.n, (SELECT min(least(c.n, c.gaps_at)) FROM `+checkpoint+` c, start WHERE c.n >= start.n) FROM lowest`, window).Scan(&p.n, &oldest)
+SELECT lowest.n, (SELECT min(least(c.n, c.gaps_at)) FROM `+checkpoint+` c, start WHERE c.n >= start.n) FROM lowest`, window, since).Scan(&p.n, &oldest)
 	if err != nil {
 		return p, 0, fmt.Errorf("find replay window of lane %s: %w", c.lane, err)
 	}
 	p, _, err = c.load(ctx, "checkpoint", "WHERE c.n = $2", staleAfter, p.n)
+	for i := range p.gaps {
+		if p.moved { // the owners of its gaps stayed behind: any xid of this cluster will do
+			p.gaps[i].stamp = 0
+		}
+	}
+	p.moved = false
 	return p, oldest, err
+}
+
+// verify refuses to go on from p with a sequence that the proof does not hold for.
+func (c checkpoints) verify(ctx context.Context, p position) error {
+	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
+	defer cancel()
+	var cache, last, highest int64
+	err := c.pool.QueryRow(ctx, `-- name: verifySequence
+SELECT seqcache, coalesce(pg_sequence_last_value(seqrelid), 0), (SELECT coalesce(max(id), 0) FROM `+table("event", c.lane)+`)
+FROM pg_sequence WHERE seqrelid = pg_get_serial_sequence($1, 'id')::regclass`, table("event", c.lane)).Scan(&cache, &last, &highest)
+	switch highest = max(highest, p.hi); {
+	case err != nil:
+		return fmt.Errorf("verify sequence of lane %s: %w", c.lane, err)
+	case cache != 1:
+		return fmt.Errorf("the id sequence of lane %s caches %d values: set CACHE 1, or events may be skipped", c.lane, cache)
+	case last < highest:
+		return fmt.Errorf("the id sequence of lane %s stands at %d, behind event %d: set it with setval", c.lane, last, highest)
+	}
+	return nil
 }
 
 func (c checkpoints) load(ctx context.Context, name, tail string, args ...any) (position, holder, error) {
@@ -72,8 +99,10 @@ func (c checkpoints) load(ctx context.Context, name, tail string, args ...any) (
 		gaps    []byte
 		gapsXid uint64
 	)
+	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
+	defer cancel()
 	sql := "-- name: " + name + fmt.Sprintf(selectCheckpoint, table("checkpoint", c.lane)) + tail
-	err := c.pool.QueryRow(ctx, sql, args...).Scan(&p.n, &h.leader, &p.hi, &gaps, &p.gapsAt, &gapsXid, &p.streamID, &p.streamSeq, &h.fresh)
+	err := c.pool.QueryRow(ctx, sql, args...).Scan(&p.n, &h.leader, &p.hi, &gaps, &p.gapsAt, &gapsXid, &p.streamID, &p.streamSeq, &h.fresh, &p.moved)
 	if err != nil {
 		return p, h, fmt.Errorf("load checkpoint of lane %s: %w", c.lane, err)
 	}
@@ -113,6 +142,7 @@ func (c checkpoints) append(ctx context.Context, prev, next position, dead []dea
 // given, was written by author; the primary key lets only one relay win. Only
 // an author may point to gaps stored earlier: to a relay that takes over, prev.n
 // may be another row by now than the one it loaded (a crash took that back).
+// And only an author has dealt with a move of the database.
 func (c checkpoints) insert(ctx context.Context, prev, next position, leader, author *string, dead []deadEvent) (position, error) {
 	var (
 		gaps     []byte
@@ -121,7 +151,7 @@ func (c checkpoints) insert(ctx context.Context, prev, next position, leader, au
 		deadIDs  = make([]int64, 0, len(dead))
 		deadWhy  = make([]string, 0, len(dead))
 	)
-	if author != nil && sameGaps(prev.gaps, next.gaps) {
+	if author != nil && slices.Equal(prev.gaps, next.gaps) {
 		gapsAt = &prev.gapsAt
 	} else {
 		gaps = encodeGaps(next.gaps)
@@ -136,9 +166,10 @@ func (c checkpoints) insert(ctx context.Context, prev, next position, leader, au
 	err := c.pool.QueryRow(ctx, `-- name: appendCheckpoint
 WITH relaxed AS (SELECT set_config('synchronous_commit', 'off', true)),
 cp AS (
-    INSERT INTO `+table("checkpoint", c.lane)+` (n, leader, hi, gaps, gaps_at, stream_id, stream_seq)
-    SELECT $1::bigint + 1, $2::uuid, $3::bigint, $4::json, $5::bigint, $6::timestamptz, $7::bigint FROM relaxed
-    WHERE EXISTS (SELECT FROM `+table("checkpoint", c.lane)+` WHERE n = $1 AND ($8::uuid IS NULL OR leader = $8::uuid))
+    INSERT INTO `+table("checkpoint", c.lane)+` (n, leader, hi, gaps, gaps_at, stream_id, stream_seq, system_id)
+    SELECT $1::bigint + 1, $2::uuid, $3::bigint, $4::json, $5::bigint, $6::timestamptz, $7::bigint,
+        CASE WHEN $8::uuid IS NULL THEN system_id ELSE (pg_control_system()).system_identifier END
+    FROM relaxed, `+table("checkpoint", c.lane)+` WHERE n = $1 AND ($8::uuid IS NULL OR leader = $8::uuid)
     RETURNING xid),
 dead AS (
     INSERT INTO `+table("dead", c.lane)+` (id, event_id, type, error)
@@ -161,18 +192,6 @@ SELECT xid FROM cp`,
 		next.gapsAt, next.gaps = next.n, stamped(next.gaps, xid)
 	}
 	return next, nil
-}
-
-func sameGaps(a, b []gap) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		if a[i] != b[i] {
-			return false
-		}
-	}
-	return true
 }
 
 func encodeGaps(gaps []gap) []byte {

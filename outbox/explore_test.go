@@ -35,6 +35,7 @@ type world struct {
 // In each reachable history, each committed event comes to be in the stream,
 // once, and nothing else; after a wipe, each that the replay window holds.
 func TestEveryHistoryPublishesEachCommittedEventOnce(t *testing.T) {
+	t.Parallel()
 	happens := map[string]int{}
 	for _, w := range worlds {
 		t.Run(w.name, func(t *testing.T) {

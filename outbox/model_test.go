@@ -184,7 +184,7 @@ func (m *model) insert(s *state, prev, next position, leader, author int, missed
 		return prev, false
 	}
 	c := stored{position: next, leader: leader, xid: s.next,
-		own: m.repeats && author == 0 || !sameGaps(prev.gaps, next.gaps)}
+		own: m.repeats && author == 0 || !slices.Equal(prev.gaps, next.gaps)}
 	if m.stamp != nil && missed.some {
 		c.xid = m.stamp(missed)
 	}
@@ -317,7 +317,7 @@ func (r *relay) decide() bool {
 	switch next := r.p.advance(seen); {
 	case len(seen.rows()) > 0:
 		r.does = publishing
-	case !sameGaps(next.gaps, r.p.gaps):
+	case !slices.Equal(next.gaps, r.p.gaps):
 		r.does, r.acked = writing, r.p.streamSeq
 	default:
 		r.does, r.sees = reading, sighting{}

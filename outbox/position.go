@@ -14,6 +14,7 @@ type position struct {
 	gapsAt    int64 // the checkpoint that holds the gaps
 	streamID  time.Time
 	streamSeq uint64
+	moved     bool // written in another database cluster: the xids in it mean nothing here
 }
 
 // gap is a range of ids, bounds included, that no read has seen.

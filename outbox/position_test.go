@@ -42,13 +42,13 @@ func TestAdvance(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			before := slices.Clone(tt.from.gaps)
 			next := tt.from.advance(tt.read)
-			if next.hi != tt.hi || !sameGaps(next.gaps, tt.gaps) {
+			if next.hi != tt.hi || !slices.Equal(next.gaps, tt.gaps) {
 				t.Errorf("hi %d gaps %v, want %d %v", next.hi, next.gaps, tt.hi, tt.gaps)
 			}
 			if got := tt.read.rows(); len(got)+len(tt.publish) > 0 && !reflect.DeepEqual(got, tt.publish) {
 				t.Errorf("publishes %v, want %v", got, tt.publish)
 			}
-			if !sameGaps(before, tt.from.gaps) {
+			if !slices.Equal(before, tt.from.gaps) {
 				t.Error("the old position changed")
 			}
 		})
@@ -57,7 +57,7 @@ func TestAdvance(t *testing.T) {
 
 func TestAbsorb(t *testing.T) {
 	p := position{hi: 9, gaps: []gap{{2, 4, 50}}}.absorb(ids(3, 11))
-	if want := []gap{{2, 2, 50}, {4, 4, 50}, {10, 10, 0}}; p.hi != 11 || !sameGaps(p.gaps, want) {
+	if want := []gap{{2, 2, 50}, {4, 4, 50}, {10, 10, 0}}; p.hi != 11 || !slices.Equal(p.gaps, want) {
 		t.Errorf("hi %d gaps %v, want 11 %v", p.hi, p.gaps, want)
 	}
 }

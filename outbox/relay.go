@@ -169,6 +169,9 @@ func (r *Relay) lead(ctx context.Context, healthy func()) error {
 	if err != nil {
 		return err
 	}
+	if err := r.cp.verify(ctx, p); err != nil {
+		return err
+	}
 	if p, err = r.reconcile(ctx, p); err != nil {
 		return err
 	}
@@ -195,7 +198,7 @@ func (r *Relay) lead(ctx context.Context, healthy func()) error {
 // acquire returns the newest checkpoint once this relay may write the next.
 func (r *Relay) acquire(ctx context.Context) (position, error) {
 	for {
-		p, h, err := timed(ctx, r.cp.newest)
+		p, h, err := r.cp.newest(ctx)
 		switch {
 		case err != nil:
 			return p, err
@@ -265,7 +268,7 @@ func (r *Relay) reconcile(ctx context.Context, p position) (position, error) {
 	switch {
 	case p.streamID.IsZero(): // the lane's first look at its stream
 		next.streamID, next.streamSeq = id, 0
-	case !id.Equal(p.streamID) || last < p.streamSeq:
+	case p.moved || !id.Equal(p.streamID) || last < p.streamSeq:
 		if next, err = r.rewind(ctx, p, id, last); err != nil {
 			return p, err
 		}
@@ -281,15 +284,16 @@ func (r *Relay) reconcile(ctx context.Context, p position) (position, error) {
 }
 
 // rewind returns the position from before the replay window: the broker has
-// lost messages, and nobody knows which of them had been consumed.
+// lost messages, and nobody knows which of them had been consumed; or the
+// database has moved, and nobody knows what was published after it was copied.
 func (r *Relay) rewind(ctx context.Context, p position, id time.Time, last uint64) (position, error) {
-	old, _, err := r.cp.replayStart(ctx, r.ReplayWindow)
+	old, _, err := r.cp.replayStart(ctx, r.ReplayWindow, nil)
 	if err != nil {
 		return p, err
 	}
-	r.Log.Warn("outbox: the broker lost data, publishing again", "stream_was", p.streamID, "stream_is", id,
-		"sequence_was", p.streamSeq, "sequence_is", last, "from_event", old.hi, "to_event", p.hi)
-	if r.Hooks.BrokerLost != nil {
+	r.Log.Warn("outbox: the broker lost data or the database moved, publishing again", "moved", p.moved, "stream_was", p.streamID,
+		"stream_is", id, "sequence_was", p.streamSeq, "sequence_is", last, "from_event", old.hi, "to_event", p.hi)
+	if !p.moved && r.Hooks.BrokerLost != nil {
 		r.Hooks.BrokerLost()
 	}
 	old.streamID, old.streamSeq = id, last
@@ -336,12 +340,6 @@ func (r *Relay) whileConnected(ctx context.Context) (context.Context, context.Ca
 }
 
 func (r *Relay) wakeSubject() string { return "outbox.wake." + r.Stream.Name }
-
-func timed[A, B any](ctx context.Context, f func(context.Context) (A, B, error)) (A, B, error) {
-	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
-	defer cancel()
-	return f(ctx)
-}
 
 func newID() string {
 	var b [16]byte

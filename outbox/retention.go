@@ -33,10 +33,10 @@ func (r *Relay) retainBeside(ctx context.Context) (stop func()) {
 	return func() { cancel(); <-done }
 }
 
-// retain deletes published events older than r.Retention and checkpoints that
-// no replay needs any more, in short statements. Nothing else ever deletes.
+// retain deletes published events older than r.Retention, but none that is dead,
+// and checkpoints that no replay needs any more, in short statements.
 func (r *Relay) retain(ctx context.Context) error {
-	start, oldest, err := r.cp.replayStart(ctx, 2*r.ReplayWindow)
+	start, oldest, err := r.cp.replayStart(ctx, 2*r.ReplayWindow, nil)
 	if err != nil {
 		return err
 	}
@@ -48,7 +48,8 @@ func (r *Relay) retain(ctx context.Context) error {
 	}
 	events, err := r.deleteAll(ctx, `-- name: retainEvents
 DELETE FROM `+table("event", r.Lane)+` WHERE id IN (
-    SELECT id FROM `+table("event", r.Lane)+` WHERE id <= $1 ORDER BY id LIMIT `+fmt.Sprint(retainChunk)+`)
+    SELECT id FROM `+table("event", r.Lane)+` e WHERE id <= $1
+    AND NOT EXISTS (SELECT FROM `+table("dead", r.Lane)+` d WHERE d.id = e.id) ORDER BY id LIMIT `+fmt.Sprint(retainChunk)+`)
 AND created_at < now() - $2::interval`, bound, r.Retention)
 	if err != nil {
 		return fmt.Errorf("delete expired events of lane %s: %w", r.Lane, err)

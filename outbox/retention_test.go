@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"testing"
+	"time"
 )
 
 // Retention keeps what a replay may need, and what is still looked for.
@@ -13,13 +14,7 @@ func TestRetentionDeletesOnlyWhatNobodyNeeds(t *testing.T) {
 	want := b.commit(20)
 	b.published()
 	stop()
-	age := func() {
-		t.Helper()
-		if _, err := b.pool.Exec(t.Context(), `UPDATE outbox_checkpoint_essential SET published_at = published_at - interval '3 hours';
-UPDATE outbox_event_essential SET created_at = created_at - interval '8 days'`); err != nil {
-			t.Fatal(err)
-		}
-	}
+	age := func() { b.age(3*time.Hour, 8*24*time.Hour) }
 	left := func() (events, checkpoints int) {
 		t.Helper()
 		if err := r.retain(t.Context()); err != nil {

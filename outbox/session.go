@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -81,7 +82,7 @@ func (s *session) step(ctx context.Context) (busy bool, err error) {
 	}
 	events := len(b.msgs) + len(b.dead)
 	next := s.p.advance(b.read)
-	if events == 0 && sameGaps(next.gaps, s.p.gaps) {
+	if events == 0 && slices.Equal(next.gaps, s.p.gaps) {
 		return false, s.idle(ctx)
 	}
 	if b.more {

@@ -34,25 +34,19 @@ type Status struct {
 // ReadStatus reads a lane's status in one round trip, in time independent of
 // the number of events.
 func ReadStatus(ctx context.Context, q Querier, lane string) (Status, error) {
-	var (
-		s      Status
-		leader *string
-		oldest *time.Time
-	)
+	var s Status
+	var oldest *time.Time
 	err := q.QueryRow(ctx, `-- name: laneStatus
-SELECT c.leader::text, greatest(m.id - c.hi, 0), o.created_at, c.published_at, (SELECT count(*) FROM `+table("dead", lane)+`)
+SELECT coalesce(c.leader::text, ''), greatest(m.id - c.hi, 0), o.created_at, c.published_at, (SELECT count(*) FROM `+table("dead", lane)+`)
 FROM (SELECT * FROM `+table("checkpoint", lane)+` ORDER BY n DESC LIMIT 1) c
 CROSS JOIN (SELECT coalesce(max(id), 0) AS id FROM `+table("event", lane)+`) m
 LEFT JOIN LATERAL (SELECT e.created_at FROM `+table("event", lane)+` e WHERE e.id > c.hi ORDER BY e.id LIMIT 1) o ON true`).
-		Scan(&leader, &s.Lag, &oldest, &s.PublishedAt, &s.Dead)
+		Scan(&s.Leader, &s.Lag, &oldest, &s.PublishedAt, &s.Dead)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return s, fmt.Errorf("lane %s has no checkpoint: was outbox_create_lane called?", lane)
 	}
 	if err != nil {
 		return s, fmt.Errorf("status of lane %s: %w", lane, err)
-	}
-	if leader != nil {
-		s.Leader = *leader
 	}
 	if oldest != nil {
 		s.OldestPending = *oldest

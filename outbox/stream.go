@@ -166,8 +166,8 @@ func (s *stream) own(ctx context.Context, pool *pgxpool.Pool, lane string, from,
 			if err != nil {
 				return nil, 0, fmt.Errorf("read stream %s after %d: %w", s.config.Name, from, err)
 			}
-			id, _ := strconv.ParseInt(first(m.Header[headerRow]), 10, 64) // 0 is no id of ours
-			ids, events, seqs = append(ids, id), append(events, first(m.Header["ce-id"])), append(seqs, m.Sequence)
+			id, _ := strconv.ParseInt(m.Header.Get(headerRow), 10, 64) // 0 is no id of ours
+			ids, events, seqs = append(ids, id), append(events, m.Header.Get("ce-id")), append(seqs, m.Sequence)
 			from = m.Sequence
 		}
 		if from == before {
@@ -198,11 +198,4 @@ LEFT JOIN `+table("event", lane)+` e ON e.id = m.id AND e.event_id::text = m.eve
 		return nil, fmt.Errorf("look up published events: %w", err)
 	}
 	return pgx.CollectRows(rows, pgx.RowTo[bool])
-}
-
-func first(values []string) string {
-	if len(values) == 0 {
-		return ""
-	}
-	return values[0]
 }

@@ -37,12 +37,21 @@ func migrate(ctx context.Context, url string) error {
 		return err
 	}
 	defer func() { _ = conn.Close(ctx) }()
-	sql, err := fs.ReadFile(Migrations, "migrations/00001_lanes.sql")
+	files, err := fs.Glob(Migrations, "migrations/*.sql")
 	if err != nil {
 		return err
 	}
-	up, _, _ := strings.Cut(string(sql), "-- +goose Down")
-	_, err = conn.Exec(ctx, up+"; SELECT outbox_create_lane('essential')")
+	for _, file := range files {
+		sql, err := fs.ReadFile(Migrations, file)
+		if err != nil {
+			return err
+		}
+		up, _, _ := strings.Cut(string(sql), "-- +goose Down")
+		if _, err := conn.Exec(ctx, up); err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+	}
+	_, err = conn.Exec(ctx, "SELECT outbox_create_lane('essential')")
 	return err
 }
 
@@ -86,6 +95,10 @@ func (b *bench) relay(hooks Hooks) *Relay {
 func (b *bench) start(hooks Hooks) (r *Relay, stop func()) {
 	b.t.Helper()
 	r = b.relay(hooks)
+	return r, b.run(r)
+}
+
+func (b *bench) run(r *Relay) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
@@ -94,7 +107,7 @@ func (b *bench) start(hooks Hooks) (r *Relay, stop func()) {
 	}()
 	stop = sync.OnceFunc(func() { cancel(); <-done })
 	b.t.Cleanup(stop)
-	return r, stop
+	return stop
 }
 
 func event(key string, i int) Event {
@@ -167,7 +180,7 @@ func (b *bench) position() position {
 func (b *bench) stored() []string {
 	var out []string
 	for _, m := range b.messages() {
-		out = append(out, first(m.Header["ce-id"]))
+		out = append(out, m.Header.Get("ce-id"))
 	}
 	return out
 }
@@ -222,6 +235,28 @@ func (b *bench) wantExactly(want []string) {
 	if !slices.Equal(got, want) {
 		b.t.Errorf("stream holds %d messages, %d distinct, want %d, each once", len(got), len(slices.Compact(got)), len(want))
 	}
+}
+
+// wantTimes is wantExactly for events that are published again.
+func (b *bench) wantTimes(want []string) {
+	b.t.Helper()
+	if got := b.stored(); !slices.Equal(slices.Sorted(slices.Values(got)), slices.Sorted(slices.Values(want))) {
+		b.t.Errorf("stream holds %d messages, want %d, each as often as it was to be published", len(got), len(want))
+	}
+}
+
+func (b *bench) wantStatus(lag, dead int64) {
+	b.t.Helper()
+	if s, err := ReadStatus(b.t.Context(), b.pool, lane); err != nil || s.Lag != lag || s.Dead != dead {
+		b.t.Errorf("%+v, %v; want lag %d and %d dead", s, err, lag, dead)
+	}
+}
+
+// age makes all checkpoints and events older.
+func (b *bench) age(checkpoints, events time.Duration) {
+	b.t.Helper()
+	b.exec(b.pool, "UPDATE outbox_checkpoint_essential SET published_at = published_at - $1::interval", checkpoints)
+	b.exec(b.pool, "UPDATE outbox_event_essential SET created_at = created_at - $1::interval", events)
 }
 
 func (b *bench) noGaps() {

@@ -1,0 +1,131 @@
+package outbox
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// An event that the stream did not take dies, outlives retention, and is
+// published once the stream takes it and somebody asks for it.
+func TestRequeueRevivesADeadEvent(t *testing.T) {
+	b := newBench(t)
+	js, err := jetstream.New(b.connect())
+	if err != nil {
+		t.Fatal(err)
+	}
+	narrow := StreamConfig("MEMBER_ESSENTIAL", []string{"signup.essential.storage.*"}, 1)
+	if _, err := js.CreateStream(t.Context(), narrow); err != nil {
+		t.Fatal(err)
+	}
+	_, stop := b.start(Hooks{})
+	dead := event("k", 1)
+	dead.Type = "member.signed-up"
+	tx := b.begin()
+	b.append(tx, dead)
+	b.end(tx.Commit)
+	want := b.commit(3)
+	b.published()
+	stop()
+	b.age(3*time.Hour, 8*24*time.Hour)
+	r, stop := b.start(Hooks{})
+	want = append(want, b.commit(1)...)
+	b.published()
+	if err := r.retain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.wantStatus(0, 1)
+	stop()
+	narrow.Subjects = []string{"signup.essential.>"}
+	if _, err := js.UpdateStream(t.Context(), narrow); err != nil {
+		t.Fatal(err)
+	}
+	r, _ = b.start(Hooks{})
+	requeue := func() error {
+		return InTx(t.Context(), b.pool, r.Wake, func(tx pgx.Tx) error { return Requeue(t.Context(), tx, lane, 1) })
+	}
+	if err := requeue(); err != nil {
+		t.Fatal(err)
+	}
+	b.published()
+	b.wantExactly(append(want, dead.ID))
+	b.wantStatus(0, 0)
+	if err := requeue(); !errors.Is(err, pgx.ErrNoRows) {
+		t.Errorf("requeued twice: %v", err)
+	}
+}
+
+// What was published since a moment is published again, what was published
+// before is not, and what was still open then is not forgotten.
+func TestReplaySince(t *testing.T) {
+	b := newBench(t)
+	open := b.begin()
+	late := b.append(open, event("late", 1))
+	_, stop := b.start(Hooks{})
+	before := b.commit(5)
+	b.published()
+	var since time.Time
+	if err := b.pool.QueryRow(t.Context(), "SELECT clock_timestamp()").Scan(&since); err != nil {
+		t.Fatal(err)
+	}
+	again := b.commit(5)
+	b.published()
+	if err := ReplaySince(t.Context(), b.pool, lane, since); err != nil {
+		t.Fatal(err)
+	}
+	want := slices.Concat(before, again, again)
+	b.eventually("the replay by the running relay", func() bool { return len(b.stored()) >= len(want) })
+	b.published()
+	b.wantTimes(want)
+	stop()
+	if err := ReplaySince(t.Context(), b.pool, lane, since); err != nil {
+		t.Fatal(err)
+	}
+	b.end(open.Commit)
+	b.start(Hooks{})
+	want = slices.Concat(want, again, late)
+	b.eventually("the replay by the next relay", func() bool { return len(b.stored()) >= len(want) })
+	b.noGaps()
+	b.wantTimes(want)
+}
+
+// A replay is asked for while the relay is writing checkpoints all the time.
+func TestReplaySinceAgainstABusyRelay(t *testing.T) {
+	b := newBench(t)
+	r, _ := b.start(Hooks{})
+	want := b.commit(20)
+	b.published()
+	done := make(chan []string)
+	go func() {
+		var more []string
+		defer func() { done <- more }()
+		for range 200 {
+			e := event("k", 1)
+			if err := InTx(t.Context(), b.pool, r.Wake, func(tx pgx.Tx) error { return Append(t.Context(), tx, e) }); err != nil {
+				t.Error(err)
+			}
+			more = append(more, e.ID)
+		}
+	}()
+	for range 5 {
+		if err := ReplaySince(t.Context(), b.pool, lane, time.Time{}); err != nil {
+			t.Error(err)
+		}
+	}
+	want = append(want, <-done...)
+	b.published()
+	b.noGaps()
+	count := map[string]int{}
+	for _, id := range b.stored() {
+		count[id]++
+	}
+	for i, id := range want {
+		if n := count[id]; n == 0 || i < 20 && n < 2 {
+			t.Errorf("event %d is in the stream %d times", i, n)
+		}
+	}
+}

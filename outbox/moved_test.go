@@ -1,0 +1,157 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// A relay refuses to lead while the sequence breaks a promise of the proof, says
+// so, and goes on when that is mended.
+func TestRelayRefusesAnUnfitSequence(t *testing.T) {
+	const sequence = "outbox_event_essential_id_seq"
+	for name, tt := range map[string]struct{ harm, mend, want string }{
+		"cache":  {"ALTER SEQUENCE " + sequence + " CACHE 20", "ALTER SEQUENCE " + sequence + " CACHE 1", "caches 20 values"},
+		"behind": {"SELECT setval('" + sequence + "', 2)", "SELECT setval('" + sequence + "', 3)", "stands at 2, behind event 3"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			want := b.commit(3)
+			b.exec(b.pool, tt.harm)
+			var log lockedBuffer
+			r := b.relay(Hooks{})
+			r.Log = slog.New(slog.NewTextHandler(&log, nil))
+			b.run(r)
+			b.eventually("a clear error", func() bool { return strings.Contains(log.String(), tt.want) })
+			if got := b.stored(); len(got) > 0 {
+				t.Errorf("published %d events", len(got))
+			}
+			b.exec(b.pool, tt.mend)
+			b.published()
+			b.wantExactly(want)
+		})
+	}
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// The tables come from another cluster: their xids are above all of this one,
+// and what was published after they were copied is unknown.
+func TestMovedDatabase(t *testing.T) {
+	b := newBench(t)
+	gone := b.begin()
+	b.append(gone, event("x", 1)) // id 1: its owner stays behind
+	_, stop := b.start(Hooks{})
+	want := b.commit(5)
+	b.published()
+	stop()
+	b.end(gone.Rollback)
+	b.exec(b.pool, `UPDATE outbox_checkpoint_essential SET system_id = 42, gaps = replace(gaps::text, ',0]', ',' || (1::bigint << 40) || ']')::json`)
+	standby := checkpoints{b.pool, lane, newID()}
+	p := b.position()
+	if len(p.gaps) != 1 || p.gaps[0].stamp != 1<<40 || !p.moved {
+		t.Fatalf("%+v: want a gap with a strange stamp, moved", p)
+	}
+	if _, err := standby.takeOver(t.Context(), p); err != nil { // and ends before it has dealt with the move
+		t.Fatal(err)
+	}
+	if !b.position().moved {
+		t.Fatal("a take-over hides the move")
+	}
+	b.exec(b.pool, "UPDATE outbox_checkpoint_essential SET published_at = published_at - interval '1 minute'")
+	losses := atomic.Int32{}
+	_, stop = b.start(Hooks{BrokerLost: func() { losses.Add(1) }})
+	b.eventually("the replay window again", func() bool { return len(b.stored()) == 10 })
+	b.noGaps()
+	b.wantTimes(slices.Concat(want, want))
+	stop()
+	if b.position().moved || losses.Load() != 0 {
+		t.Errorf("moved still, or %d losses of the broker", losses.Load())
+	}
+	b.start(Hooks{})
+	want = slices.Concat(want, want, b.commit(1))
+	b.published()
+	b.wantTimes(want)
+	b.nats.Wipe() // the window reaches back to checkpoints of the other cluster
+	b.eventually("the replay after a wipe", func() bool { return len(b.stored()) == 6 })
+	b.noGaps()
+}
+
+// Lanes that exist are upgraded with the migration, those created later have it too.
+func TestMigrationUpgradesLanes(t *testing.T) {
+	b := newBench(t)
+	down, err := Migrations.ReadFile("migrations/00002_moved.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	up, undo, _ := strings.Cut(string(down), "-- +goose Down")
+	b.exec(b.pool, "SELECT outbox_create_lane('other')")
+	b.exec(b.pool, undo)
+	var n int
+	const columns = "SELECT count(*) FROM information_schema.columns WHERE column_name = 'system_id' AND table_name LIKE 'outbox%'"
+	if err := b.pool.QueryRow(t.Context(), columns).Scan(&n); err != nil || n != 0 {
+		t.Fatalf("%d columns, %v", n, err)
+	}
+	b.exec(b.pool, up)
+	b.exec(b.pool, "SELECT outbox_create_lane('third')")
+	if err := b.pool.QueryRow(t.Context(), columns).Scan(&n); err != nil || n != 3 {
+		t.Fatalf("%d columns, %v", n, err)
+	}
+	b.start(Hooks{})
+	want := b.commit(1)
+	b.published()
+	b.wantExactly(want)
+}
+
+// The relay works with the rights that a service has: read and write the
+// tables, use the sequence.
+func TestRelayNeedsNoSuperuser(t *testing.T) {
+	b := newBench(t)
+	role := "outbox_" + strings.ReplaceAll(newID(), "-", "")
+	b.exec(b.pool, "CREATE ROLE "+role+"; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO "+role+
+		"; GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO "+role)
+	admin := b.pool
+	t.Cleanup(func() {
+		if _, err := admin.Exec(context.Background(), "DROP OWNED BY "+role+"; DROP ROLE "+role); err != nil {
+			t.Error(err)
+		}
+	})
+	config := admin.Config()
+	config.ConnConfig.RuntimeParams["role"] = role
+	limited, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(limited.Close)
+	b.pool = limited
+	r, _ := b.start(Hooks{})
+	want := b.commit(3)
+	b.published()
+	b.wantExactly(want)
+	if err := errors.Join(r.retain(t.Context()), ReplaySince(t.Context(), b.pool, lane, time.Now())); err != nil {
+		t.Error(err)
+	}
+}
