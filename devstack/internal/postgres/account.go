@@ -111,7 +111,8 @@ func (a Account) cacheDir() (string, error) {
 
 // Place returns the folder for the cluster of a stack in dir, which exists: a folder in dir where the account can get there.
 // A stack directory that only root may enter is opened for passing through; its files stay as private as they are. When
-// already a folder above it is closed, the cluster is kept below /var/lib and dir/postgres leads there.
+// already a folder above it is closed, the cluster is kept below /var/lib and dir/postgres leads there. Clusters kept so for
+// stacks that have been deleted since are deleted on this occasion.
 func (a Account) Place(dir string) (string, error) {
 	inside := filepath.Join(dir, "postgres")
 	if a.Reaches(dir) {
@@ -124,13 +125,45 @@ func (a Account) Place(dir string) (string, error) {
 		}
 		return inside, os.Chmod(dir, info.Mode().Perm()|0o001)
 	}
+	sweepOutside(outsideDir)
 	name := sha256.Sum256([]byte(dir))
-	outside := filepath.Join("/var/lib/signup-saga", hex.EncodeToString(name[:8]))
+	home := filepath.Join(outsideDir, hex.EncodeToString(name[:8]))
+	outside := filepath.Join(home, "postgres")
 	if err := os.MkdirAll(outside, 0o755); err != nil { //nolint:gosec // the account has to get there
+		return "", err
+	}
+	if err := os.WriteFile(filepath.Join(home, originName), []byte(dir), 0o600); err != nil {
 		return "", err
 	}
 	if err := os.Symlink(outside, inside); err != nil && !errors.Is(err, fs.ErrExist) {
 		return "", err
 	}
 	return outside, nil
+}
+
+const (
+	// outsideDir holds the clusters of stacks in folders that their account cannot reach.
+	outsideDir = "/var/lib/signup-saga"
+	// originName is the file beside such a cluster that names its stack's folder.
+	originName = "stack"
+)
+
+// sweepOutside deletes the clusters below base whose stack's folder is gone. Trouble with one never hinders a start.
+func sweepOutside(base string) {
+	origins, err := filepath.Glob(filepath.Join(base, "*", originName))
+	if err != nil {
+		return
+	}
+	for _, origin := range origins {
+		stack, err := os.ReadFile(origin)
+		if err != nil {
+			continue
+		}
+		if _, err := os.Lstat(string(stack)); !errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if home := filepath.Dir(origin); Vacate(home) {
+			_ = os.RemoveAll(home)
+		}
+	}
 }

@@ -152,6 +152,21 @@ func TestReachesOnlyThroughOpenFolders(t *testing.T) {
 	}
 }
 
+func TestClustersOfDeletedStacksAreDeleted(t *testing.T) {
+	base, alive := t.TempDir(), t.TempDir()
+	for name, stack := range map[string]string{"kept": alive, "left": filepath.Join(alive, "gone")} {
+		home := filepath.Join(base, name)
+		if err := errors.Join(os.MkdirAll(filepath.Join(home, "postgres"), 0o750), os.WriteFile(filepath.Join(home, originName), []byte(stack), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sweepOutside(base)
+	left, err := filepath.Glob(filepath.Join(base, "*"))
+	if err != nil || len(left) != 1 || filepath.Base(left[0]) != "kept" {
+		t.Errorf("left: %v, error %v; want only the cluster of the stack that exists", left, err)
+	}
+}
+
 func TestEnvironmentDropsWhatChangesAServer(t *testing.T) {
 	got := environment([]string{"PGPORT=1", "LC_MESSAGES=de", "LANG=de", "LANGUAGE=de", "HOME=/home/me"})
 	if want := []string{"HOME=/home/me", "LC_ALL=C"}; !slices.Equal(got, want) {
