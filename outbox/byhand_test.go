@@ -72,7 +72,9 @@ func TestReplaySince(t *testing.T) {
 	if err := b.pool.QueryRow(t.Context(), "SELECT clock_timestamp()").Scan(&since); err != nil {
 		t.Fatal(err)
 	}
-	again := b.commit(5)
+	again := b.commit(3)
+	b.published()
+	again = append(again, b.commit(2)...)
 	b.published()
 	if err := ReplaySince(t.Context(), b.pool, lane, since); err != nil {
 		t.Fatal(err)
