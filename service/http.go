@@ -6,6 +6,7 @@ import (
 	stdjson "encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"mime"
 	"net/http"
@@ -165,7 +166,10 @@ func DecodeJSON(w http.ResponseWriter, r *http.Request, dst any) error {
 	if charset := params["charset"]; err != nil || media != "application/json" || (charset != "" && charset != "utf-8" && charset != "UTF-8") {
 		return NewProblem(http.StatusUnsupportedMediaType, "unsupported_media_type", "the body must be application/json in UTF-8")
 	}
-	err = json.UnmarshalRead(http.MaxBytesReader(w, r.Body, maxBody), dst, json.RejectUnknownMembers(true))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err == nil {
+		err = json.Unmarshal(body, dst, json.RejectUnknownMembers(true))
+	}
 	var tooLarge *http.MaxBytesError
 	switch {
 	case err == nil:

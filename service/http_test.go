@@ -35,6 +35,7 @@ func TestDecodeJSONIsStrict(t *testing.T) {
 		"UTF-8":        {"application/json", "{\"name\":\"\xff\"}", "invalid_json", "/name", 400},
 		"wrong type":   {"application/json", `{"n":"secret"}`, "invalid_json", "/n", 400},
 		"empty":        {"application/json", ``, "invalid_json", "", 400},
+		"large, bad":   {"application/json", strings.Repeat("x", 9000), "body_too_large", "", 413},
 		"too large":    {"application/json", `{"name":"` + strings.Repeat("x", 9000) + `"}`, "body_too_large", "", 413},
 		"form":         {"application/x-www-form-urlencoded", `name=x`, "unsupported_media_type", "", 415},
 		"no type":      {"", `{}`, "unsupported_media_type", "", 415},

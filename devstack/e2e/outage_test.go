@@ -109,7 +109,7 @@ func TestBrokerWipedTwice(t *testing.T) {
 
 // TestReplicas runs two of each service, and kills one storage service while people sign up.
 func TestReplicas(t *testing.T) {
-	const people = 3000
+	const people = 5000
 	s := startStack(t, noTimers, "--members", "2", "--storages", "2")
 	j := &journal{}
 	done := make(chan struct{})
