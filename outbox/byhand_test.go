@@ -1,12 +1,16 @@
 package outbox
 
 import (
+	"context"
 	"errors"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -130,4 +134,47 @@ func TestReplaySinceAgainstABusyRelay(t *testing.T) {
 			t.Errorf("event %d is in the stream %d times", i, n)
 		}
 	}
+}
+
+// rival writes a checkpoint between the two halves of the first replay.
+type rival struct {
+	once sync.Once
+	do   func()
+}
+
+func (r *rival) TraceQueryStart(ctx context.Context, _ *pgx.Conn, q pgx.TraceQueryStartData) context.Context {
+	if strings.HasPrefix(q.SQL, "-- name: appendCheckpoint") {
+		r.once.Do(r.do)
+	}
+	return ctx
+}
+
+func (r *rival) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+// A checkpoint of the relay comes in between: the replay takes place all the same.
+func TestReplaySinceTriesAgain(t *testing.T) {
+	b := newBench(t)
+	_, stop := b.start(Hooks{})
+	want := b.commit(3)
+	b.published()
+	stop()
+	between := false
+	config := b.pool.Config()
+	config.ConnConfig.Tracer = &rival{do: func() {
+		between = true
+		if _, err := (checkpoints{b.pool, lane, newID()}).takeOver(t.Context(), b.position()); err != nil {
+			t.Error(err)
+		}
+	}}
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	if err := ReplaySince(t.Context(), pool, lane, time.Time{}); err != nil || !between {
+		t.Fatalf("%v, rival %v", err, between)
+	}
+	b.start(Hooks{})
+	b.eventually("the replay", func() bool { return len(b.stored()) == 6 })
+	b.wantTimes(slices.Concat(want, want))
 }
