@@ -118,7 +118,6 @@ func Example_consumeIdempotently() {
 	ctx, pool, nc, end := servers()
 	defer end()
 	stop := start(ctx, pool, nc, outbox.Hooks{})
-	defer stop()
 	_, _ = pool.Exec(ctx, "CREATE TABLE shown (key text PRIMARY KEY, version int NOT NULL)")
 	if err := appendEvents(ctx, pool, events(2)...); err != nil {
 		fmt.Println(err)
@@ -131,9 +130,11 @@ ON CONFLICT (key) DO UPDATE SET version = excluded.version WHERE shown.version <
 		return err
 	}
 	receive(ctx, nc, "ORDERS", 2)
+	stop()
 	if err := outbox.ReplaySince(ctx, pool, "essential", time.Time{}); err != nil { // everything comes again
 		fmt.Println(err)
 	}
+	defer start(ctx, pool, nc, outbox.Hooks{})()
 	for _, m := range receive(ctx, nc, "ORDERS", 4) {
 		if err := handle(m); err != nil {
 			fmt.Println(err) // and do not acknowledge
@@ -195,14 +196,15 @@ func ExampleReplaySince() {
 	ctx, pool, nc, end := servers()
 	defer end()
 	stop := start(ctx, pool, nc, outbox.Hooks{})
-	defer stop()
 	if err := appendEvents(ctx, pool, events(1)...); err != nil {
 		fmt.Println(err)
 	}
 	receive(ctx, nc, "ORDERS", 1)
+	stop() // or let it run: it notices within seconds
 	if err := outbox.ReplaySince(ctx, pool, "essential", time.Now().Add(-24*time.Hour)); err != nil {
 		fmt.Println(err)
 	}
+	defer start(ctx, pool, nc, outbox.Hooks{})()
 	for _, m := range receive(ctx, nc, "ORDERS", 2) {
 		fmt.Println(m.Headers().Get("ce-id"))
 	}

@@ -14,13 +14,13 @@ import (
 var worlds = []world{
 	{"two writers", budget{relays: 1, txs: 2, ids: 3, takeOvers: 1, aheads: 3, batch: 9}},
 	{"two relays", budget{relays: 2, txs: 2, ids: 2, takeOvers: 2, aheads: 1, batch: 9}},
-	{"three writers", budget{relays: 1, txs: 3, ids: 4, takeOvers: 1, aheads: 3, batch: 9}},
+	{"three writers", budget{relays: 1, txs: 3, ids: 4, takeOvers: 1, aheads: 2, batch: 9}},
 	{"batches of one", budget{relays: 1, txs: 2, ids: 4, takeOvers: 1, aheads: 4, batch: 1}},
 	{"batches of two", budget{relays: 1, txs: 2, ids: 4, takeOvers: 1, aheads: 4, batch: 2}},
 	{"hand-over and heartbeat", budget{relays: 2, txs: 1, ids: 2, takeOvers: 3, beats: 2, batch: 9}},
-	{"lost and late", budget{relays: 2, txs: 2, ids: 2, takeOvers: 2, lostAcks: 1, delays: 1, aheads: 1, batch: 9}},
-	{"wiped twice", budget{relays: 1, txs: 2, ids: 2, takeOvers: 1, wipes: 2, delays: 1, lostAcks: 1, aheads: 1, batch: 9}},
-	{"wiped, with a short window", budget{relays: 2, txs: 2, ids: 2, takeOvers: 2, wipes: 1, aheads: 1, window: 2, batch: 9}},
+	{"lost and late", budget{relays: 2, txs: 2, ids: 2, takeOvers: 2, lostAcks: 1, delays: 1, batch: 9}},
+	{"wiped twice", budget{relays: 1, txs: 2, ids: 2, takeOvers: 1, wipes: 2, delays: 1, lostAcks: 1, batch: 9}},
+	{"wiped, with a short window", budget{relays: 2, txs: 2, ids: 2, takeOvers: 2, wipes: 1, window: 2, batch: 9}},
 	{"small crash", budget{relays: 2, txs: 1, ids: 1, takeOvers: 2, crashes: 1, aheads: 1, batch: 9}},
 	{"crash", budget{relays: 2, txs: 2, ids: 2, takeOvers: 2, crashes: 1, batch: 9}},
 	{"crash with a batch ahead", budget{relays: 1, txs: 2, ids: 3, takeOvers: 1, crashes: 1, lostAcks: 1, aheads: 2, batch: 1}},
@@ -35,7 +35,6 @@ type world struct {
 // In each reachable history, each committed event comes to be in the stream,
 // once, and nothing else; after a wipe, each that the replay window holds.
 func TestEveryHistoryPublishesEachCommittedEventOnce(t *testing.T) {
-	t.Parallel()
 	happens := map[string]int{}
 	for _, w := range worlds {
 		t.Run(w.name, func(t *testing.T) {

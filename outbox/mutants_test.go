@@ -9,7 +9,6 @@ import (
 // Each promise that the proof in doc.go names is needed: the model turns red
 // without it, in the way that is expected. Run with -v to see the histories.
 func TestModelTurnsRedWithoutEachRule(t *testing.T) {
-	t.Parallel()
 	const lost, twice, stuck = "is not in the stream", "twice", "cannot be loaded"
 	for _, mutant := range []struct {
 		name   string
