@@ -125,12 +125,6 @@ func (c checkpoints) takeOver(ctx context.Context, p position) (position, error)
 	return c.insert(ctx, p, p, &c.me, nil, nil)
 }
 
-// handOver lets any other relay lead at once.
-func (c checkpoints) handOver(ctx context.Context, p position) error {
-	_, err := c.insert(ctx, p, p, nil, &c.me, nil)
-	return err
-}
-
 // append writes next as the successor of prev, and the dead events with it. It
 // returns next as stored, or errSuperseded. It does not wait for the disk: a
 // checkpoint that a crash takes back is found again in the stream.

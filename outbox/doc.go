@@ -50,7 +50,12 @@
 // When the stream is gone or ends before stream_seq, the broker has lost data.
 // Nobody can know which of it had been consumed, so the events of the replay
 // window are published again, with their old ids. Consumers must therefore be
-// idempotent, by the state they keep rather than by remembering ids.
+// idempotent, by the state they keep rather than by remembering ids. The same is
+// done when the database has moved to another cluster: what was published after
+// it was copied is unknown, and the stamps mean nothing there.
+//
+// A model in the tests takes every order of these steps, crashes and losses
+// within small bounds, and turns red when any one of the rules is taken away.
 //
 // # Order
 //

@@ -138,30 +138,7 @@ func TestNothingIsLostInAStorm(t *testing.T) {
 	}
 	b.start(hooks)
 	b.start(hooks)
-	var mu sync.Mutex
-	var want []string
-	var wg sync.WaitGroup
-	for w := range 4 {
-		wg.Go(func() {
-			for i := 0; i < 2000; i++ {
-				select {
-				case <-calm:
-					return
-				default:
-				}
-				tx := b.begin()
-				got := b.append(tx, event(fmt.Sprint(w), i), event(fmt.Sprint(w), i))
-				if i%5 == 0 {
-					b.end(tx.Rollback)
-					continue
-				}
-				b.end(tx.Commit)
-				mu.Lock()
-				want = append(want, got...)
-				mu.Unlock()
-			}
-		})
-	}
+	written := b.writers(calm)
 	someMore := func() {
 		before := faults.Load()
 		b.eventually("more faults", func() bool { return faults.Load() >= before+5 })
@@ -174,8 +151,7 @@ func TestNothingIsLostInAStorm(t *testing.T) {
 	b.eventually("the loss to be noticed", func() bool { return losses.Load() > 0 })
 	someMore()
 	close(calm)
-	wg.Wait()
-	want = append(want, b.commit(1)...)
+	want := append(written(), b.commit(1)...)
 	b.published()
 	b.noGaps()
 	got := b.stored()
@@ -184,6 +160,35 @@ func TestNothingIsLostInAStorm(t *testing.T) {
 		t.Errorf("stream holds %d distinct events, want %d", len(distinct), len(want))
 	}
 	t.Logf("%d faults, %d broker losses, %d events", faults.Load(), losses.Load(), len(want))
+}
+
+// writers append until stop is closed, and then report what they committed.
+func (b *bench) writers(stop <-chan struct{}) (committed func() []string) {
+	var mu sync.Mutex
+	var all []string
+	var wg sync.WaitGroup
+	for w := range 4 {
+		wg.Go(func() {
+			for i := range 2000 {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				tx := b.begin()
+				ids := b.append(tx, event(fmt.Sprint(w), i), event(fmt.Sprint(w), i))
+				if i%5 == 0 {
+					b.end(tx.Rollback)
+					continue
+				}
+				b.end(tx.Commit)
+				mu.Lock()
+				all = append(all, ids...)
+				mu.Unlock()
+			}
+		})
+	}
+	return func() []string { wg.Wait(); return all }
 }
 
 // The broker dies while an acknowledgement is awaited: the relay does not wait

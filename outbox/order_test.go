@@ -120,6 +120,8 @@ func TestAppendRefusesWhatIsNoEvent(t *testing.T) {
 		var pgErr, pgBatchErr *pgconn.PgError
 		if !errors.As(err, &pgErr) || !errors.As(batchErr, &pgBatchErr) {
 			t.Errorf("%s in lane %s: %v, %v", e.ID, e.Lane, err, batchErr)
+		} else if want := map[string]string{noID.ID: "22P02", noLane.ID: "42P01"}[e.ID]; pgErr.Code != want || pgBatchErr.Code != want {
+			t.Errorf("%s in lane %s: %s, %s; want %s (invalid text, undefined table)", e.ID, e.Lane, pgErr.Code, pgBatchErr.Code, want)
 		}
 	}
 	if s, err := ReadStatus(t.Context(), b.pool, lane); err != nil || s.Lag != 0 {

@@ -241,7 +241,7 @@ func (r *Relay) standBy(ctx context.Context) error {
 func (r *Relay) resign(ctx context.Context, p position) error {
 	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
 	defer cancel()
-	if err := r.cp.handOver(ctx, p); err != nil {
+	if _, err := r.cp.insert(ctx, p, p, nil, &r.cp.me, nil); err != nil { // nobody leads now
 		return err
 	}
 	r.Log.Info("outbox: handed over", "checkpoint", p.n+1)
