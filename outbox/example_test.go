@@ -63,8 +63,11 @@ func start(ctx context.Context, pool *pgxpool.Pool, nc *nats.Conn, hooks outbox.
 
 func run(ctx context.Context, relay *outbox.Relay) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan error, 1)
-	go func() { done <- relay.Run(ctx) }()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = relay.Run(ctx) // ctx's error
+	}()
 	return func() { cancel(); <-done }
 }
 

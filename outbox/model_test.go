@@ -194,7 +194,7 @@ func (m *model) insert(s *state, prev, next position, leader, author int, missed
 	if next.gapsAt = prev.gapsAt; c.own {
 		next.gapsAt, next.gaps = next.n, stamped(next.gaps, c.xid)
 	} else {
-		c.position.gaps = nil
+		c.gaps = nil
 	}
 	c.n, c.gapsAt = next.n, next.gapsAt
 	s.checkpoints = append(slices.Clip(s.checkpoints), c)
