@@ -4,7 +4,7 @@ GOTESTSUM     := gotest.tools/gotestsum@v1.13.0
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 WORKSPACE := contract outbox service member-svc storage-svc devstack devstack/testenv
-MODULES   := $(WORKSPACE) devstack/e2e
+MODULES   := $(WORKSPACE) devstack/e2e bench
 
 DEVSTACK     := $(CURDIR)/bin/devstack
 GO_BUILD     := CGO_ENABLED=0 go build -trimpath
@@ -14,7 +14,7 @@ RACE         := $(if $(COMPILER),-race)
 TEST_ENV     := DEVSTACK_BIN=$(DEVSTACK) CGO_ENABLED=$(if $(COMPILER),1,0)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test verify modules lint build devstack up down clean
+.PHONY: help demo test verify bench bench-peers modules lint build devstack up down clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,12 @@ test: devstack ## all tests but the slow ones, with the race detector
 verify: devstack modules build ## slower checks: modules, images, compose, fault tests (wants npm)
 	@cd devstack/e2e && GOWORK=off $(TEST_ENV) go run $(GOTESTSUM) -- -count=1 -timeout=20m ./...
 
+bench: devstack ## measure the outbox against the limits of this machine (25 min); FLAGS=-quick for a look
+	@cd bench && GOWORK=off go run . -devstack $(DEVSTACK) -results RESULTS.md $(FLAGS)
+
+bench-peers: devstack ## the same with River and Watermill beside it (50 min)
+	@cd bench && GOWORK=off go run . -devstack $(DEVSTACK) -results RESULTS.md -peers $(FLAGS)
+
 modules: # each module builds by itself and has a tidy go.mod
 	@for m in $(MODULES); do \
 		echo "module $$m"; \
@@ -36,9 +42,9 @@ modules: # each module builds by itself and has a tidy go.mod
 	done
 
 lint: ## gofmt, go vet and golangci-lint on every module
-	@unformatted=$$(gofmt -l $(WORKSPACE)); test -z "$$unformatted" || { echo "not formatted by gofmt: $$unformatted"; exit 1; }
+	@unformatted=$$(gofmt -l $(WORKSPACE) bench); test -z "$$unformatted" || { echo "not formatted by gofmt: $$unformatted"; exit 1; }
 	@go vet work
-	@cd devstack/e2e && GOWORK=off go vet ./...
+	@for m in devstack/e2e bench; do (cd $$m && GOWORK=off go vet ./...) || exit 1; done
 	@for m in $(MODULES); do \
 		echo "lint $$m"; \
 		(cd $$m && GOWORK=off go run $(GOLANGCI_LINT) run ./...) || exit 1; \

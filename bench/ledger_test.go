@@ -1,0 +1,137 @@
+package main
+
+import (
+	"context"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/signup-saga/signup-saga/devstack/testenv"
+)
+
+func TestMain(m *testing.M) { testenv.Main(m) }
+
+func TestLedgerNoticesWhatIsWrong(t *testing.T) {
+	for name, c := range map[string]struct {
+		arrived []string
+		want    string // part of the error, "" for none
+	}{
+		"all once":          {[]string{eventID(1), eventID(0), eventID(2)}, ""},
+		"one lost":          {[]string{eventID(0), eventID(2)}, "1 are lost and 0 came twice"},
+		"the last one lost": {[]string{eventID(0), eventID(1)}, "1 are lost and 0 came twice"},
+		"one doubled":       {[]string{eventID(0), eventID(1), eventID(2), eventID(1)}, "0 are lost and 1 came twice"},
+		"lost and doubled":  {[]string{eventID(0), eventID(1), eventID(1)}, "1 are lost and 1 came twice"},
+		"one too many":      {[]string{eventID(0), eventID(1), eventID(2), eventID(3)}, "1 are not of this run"},
+		"a stranger":        {[]string{eventID(0), eventID(1), eventID(2), "a6f6b27e-1f3c-4b0e-9a53-0d6f3f9f6a11"}, "1 are not of this run"},
+		"without an id":     {[]string{eventID(0), eventID(1), eventID(2), ""}, "1 are not of this run"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := new(ledger)
+			for _, id := range c.arrived {
+				l.add(id)
+			}
+			err := l.check(3)
+			if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error %v, want %q", err, c.want)
+			}
+		})
+	}
+}
+
+// testBench runs rows against servers of the test.
+func testBench(t *testing.T) *bench {
+	t.Helper()
+	b := &bench{out: io.Discard, began: time.Now()}
+	b.quick()
+	b.backlog, b.slice = 2500, 200*time.Millisecond
+	b.servers = &servers{postgres: &server{url: testenv.Database(t, "bench", nil)}, nats: &server{url: testenv.NATS(t).URL}}
+	admin, err := newPool(t.Context(), b.servers.postgres.url, 4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(admin.Close)
+	b.admin = admin
+	return b
+}
+
+// wrongSystem publishes its backlog, but not quite.
+type wrongSystem struct {
+	ours
+	from, to int // the numbers that it publishes
+	again    int // how many of them twice
+}
+
+func (w *wrongSystem) fill(_ context.Context, n int) error {
+	w.take(n)
+	return nil
+}
+
+func (w *wrongSystem) start(context.Context) (func() error, error) {
+	for n := w.from; n < w.to; n++ {
+		for range 1 + min(1, max(0, w.again-n+w.from)) {
+			if err := w.nc.PublishMsg(rawMessage(w.site, n)); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return func() error { return nil }, w.nc.Flush()
+}
+
+func TestLostOrDoubledEventFailsTheRow(t *testing.T) {
+	b := testBench(t)
+	for want, w := range map[string]wrongSystem{
+		"":                          {from: 0, to: 10},
+		"1 are lost and 1 came tw":  {from: 1, to: 10, again: 1}, // as many messages as events
+		"0 are lost and 2 came tw":  {from: 0, to: 10, again: 2},
+		"; 1 are not of this run":   {from: 0, to: 11},
+		"1 are lost and 0 came twi": {from: 1, to: 11},
+	} {
+		m := maker{"wrong", func(_ context.Context, s *site) (system, error) {
+			w.site = s
+			return &w, nil
+		}}
+		_, err := b.drainRate(t.Context(), m, 10)
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v, want %q", err, want)
+		}
+	}
+}
+
+func TestFailedRowFailsTheRun(t *testing.T) {
+	b := testBench(t)
+	b.servers.nats.url = "nats://127.0.0.1:1" // nobody is there
+	if err := b.run(t.Context(), func(row string) bool { return row == "R" }); err == nil {
+		t.Error("no error")
+	}
+	if !strings.Contains(b.markdown(nil, ""), "**Failed:** row R") {
+		t.Error("the result does not tell")
+	}
+}
+
+func TestRawAndOutboxPassTheAudit(t *testing.T) {
+	b := testBench(t)
+	if err := b.run(t.Context(), func(row string) bool { return row == "R" }); err != nil {
+		t.Fatal(err)
+	}
+	if len(b.lines) != 1 || b.lines[0].limit.median() <= 0 || b.lines[0].value.median() <= 0 {
+		t.Errorf("result %+v", b.lines)
+	}
+}
+
+func TestGoals(t *testing.T) {
+	for _, c := range []struct {
+		l    line
+		want bool
+	}{
+		{line{limit: series{100}, value: series{86}, goal: atLeast(0.85)}, true},
+		{line{limit: series{100}, value: series{84}, goal: atLeast(0.85)}, false},
+		{line{limit: series{1}, value: series{1.6}, goal: atMost(1.5)}, false},
+		{line{value: series{0}, goal: atMost(0)}, true},
+		{line{value: series{1}, goal: atMost(0)}, false},
+	} {
+		if c.l.met() != c.want {
+			t.Errorf("%+v: met = %v", c.l, c.l.met())
+		}
+	}
+}

@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// closedLoop lets workers call do one call after the other for d. It returns
+// the number of calls per second, and the first error.
+func closedLoop(ctx context.Context, workers int, d time.Duration, do func(ctx context.Context) error) (rate float64, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var (
+		calls atomic.Int64
+		wg    sync.WaitGroup
+	)
+	began := time.Now()
+	for range workers {
+		wg.Go(func() {
+			for time.Since(began) < d && ctx.Err() == nil {
+				if err := do(ctx); err != nil {
+					cancel(err)
+					return
+				}
+				calls.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	return float64(calls.Load()) / time.Since(began).Seconds(), context.Cause(ctx)
+}
+
+// errEnough ends an open loop from inside.
+var errEnough = errors.New("enough")
+
+// openLoop calls do rate times a second for d, whether or not earlier calls have
+// returned; at most workers calls run at a time, the others wait in line. It
+// returns how long each call took from the moment at which it was due.
+func openLoop(ctx context.Context, workers int, rate float64, d time.Duration, do func(ctx context.Context) error) (latencies, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var (
+		due  = make(chan time.Time, int(rate*d.Seconds())+1)
+		mu   sync.Mutex
+		took latencies
+		wg   sync.WaitGroup
+	)
+	for range workers {
+		wg.Go(func() {
+			for at := range due {
+				if ctx.Err() != nil {
+					return
+				}
+				if err := do(ctx); err != nil {
+					cancel(err)
+					return
+				}
+				mu.Lock()
+				took = append(took, time.Since(at))
+				mu.Unlock()
+			}
+		})
+	}
+	pace(ctx, rate, d, due)
+	wg.Wait()
+	if err := context.Cause(ctx); err != nil && !errors.Is(err, errEnough) {
+		return nil, err
+	}
+	return took, nil
+}
+
+// pace sends the moments at which calls are due, then closes the channel.
+func pace(ctx context.Context, rate float64, d time.Duration, due chan<- time.Time) {
+	defer close(due)
+	began := time.Now()
+	t := time.NewTimer(0)
+	defer t.Stop()
+	for i := range int(rate * d.Seconds()) {
+		at := began.Add(time.Duration(float64(i) / rate * float64(time.Second)))
+		if wait := time.Until(at); wait > 0 {
+			t.Reset(wait)
+			select {
+			case <-t.C:
+			case <-ctx.Done():
+				return
+			}
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		due <- at // there is room for all
+	}
+}

@@ -1,0 +1,275 @@
+package main
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/signup-saga/signup-saga/outbox"
+)
+
+const (
+	lane        = "bench"
+	eventType   = "storage.provision"
+	source      = "/bench"
+	payloadSize = 300
+)
+
+// checkpointSQL writes everything to disk, so that no run pays for the one before it.
+const checkpointSQL = "-- name: checkpoint\nCHECKPOINT"
+
+// schema holds the business tables of a signup.
+//
+//go:embed schema.sql
+var schema string
+
+// site is a fresh database and a fresh stream for one run.
+type site struct {
+	nats    string // URL
+	admin   *pgxpool.Pool
+	name    string        // of the database and the stream
+	url     string        // of the database
+	clients *pgxpool.Pool // for the writers
+	backend *pgxpool.Pool // for whatever relays
+	nc      *nats.Conn
+	js      jetstream.JetStream
+
+	next atomic.Int64 // number of the next event
+}
+
+var sites atomic.Int64
+
+// newSite makes a database with the tables of a signup and one outbox lane, and a stream.
+func (b *bench) newSite(ctx context.Context) (s *site, err error) {
+	s = &site{nats: b.servers.nats.url, admin: b.admin, name: fmt.Sprintf("bench_%d", sites.Add(1))}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close())
+		}
+	}()
+	if _, err := b.admin.Exec(ctx, "-- name: createDatabase\nCREATE DATABASE "+s.name+" TEMPLATE template0"); err != nil {
+		return s, err
+	}
+	u, err := url.Parse(b.servers.postgres.url)
+	if err != nil {
+		return s, err
+	}
+	u.Path = "/" + s.name
+	s.url = u.String()
+	if s.clients, err = newPool(ctx, s.url, connections); err != nil {
+		return s, err
+	}
+	if err := connectAll(ctx, s.clients, connections); err != nil {
+		return s, err
+	}
+	if s.backend, err = newPool(ctx, s.url, 32); err != nil {
+		return s, err
+	}
+	if err := s.migrate(ctx); err != nil {
+		return s, err
+	}
+	if s.nc, s.js, err = connect(s.nats); err != nil {
+		return s, err
+	}
+	_, err = s.js.CreateStream(ctx, s.stream())
+	return s, err
+}
+
+// migrate makes the tables.
+func (s *site) migrate(ctx context.Context) error {
+	paths, err := fs.Glob(outbox.Migrations, "migrations/*.sql") // in order
+	if err != nil {
+		return err
+	}
+	var statements []string
+	for _, path := range paths {
+		text, err := fs.ReadFile(outbox.Migrations, path)
+		if err != nil {
+			return err
+		}
+		up, _, _ := strings.Cut(string(text), "-- +goose Down")
+		statements = append(statements, up)
+	}
+	statements = append(statements, "-- name: createLane\nSELECT outbox_create_lane('"+lane+"')", schema, checkpointSQL)
+	for _, sql := range statements {
+		if _, err := s.clients.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func newPool(ctx context.Context, url string, size int32) (*pgxpool.Pool, error) {
+	c, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, err
+	}
+	c.MaxConns = size
+	return pgxpool.NewWithConfig(ctx, c)
+}
+
+// connectAll opens all connections, so that no run waits for that.
+func connectAll(ctx context.Context, pool *pgxpool.Pool, n int) error {
+	conns := make([]*pgxpool.Conn, 0, n)
+	defer func() {
+		for _, c := range conns {
+			c.Release()
+		}
+	}()
+	for range n {
+		c, err := pool.Acquire(ctx)
+		if err != nil {
+			return err
+		}
+		conns = append(conns, c)
+	}
+	return nil
+}
+
+func connect(url string) (*nats.Conn, jetstream.JetStream, error) {
+	nc, err := nats.Connect(url, nats.MaxReconnects(-1), nats.ReconnectBufSize(-1))
+	if err != nil {
+		return nil, nil, err
+	}
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(30*time.Second))
+	return nc, js, err
+}
+
+func (s *site) stream() jetstream.StreamConfig {
+	return outbox.StreamConfig(s.name, []string{s.name + ".>"}, 1)
+}
+
+// subject is what all events of the run are published on.
+func (s *site) subject() string { return s.name + "." + eventType }
+
+// close drops the database and the stream.
+func (s *site) close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	var errs []error
+	if s.js != nil {
+		errs = append(errs, s.js.DeleteStream(ctx, s.name))
+	}
+	if s.nc != nil {
+		s.nc.Close()
+	}
+	for _, p := range []*pgxpool.Pool{s.clients, s.backend} {
+		if p != nil {
+			p.Close()
+		}
+	}
+	_, err := s.admin.Exec(ctx, "-- name: dropDatabase\nDROP DATABASE IF EXISTS "+s.name+" WITH (FORCE)")
+	return errors.Join(append(errs, err)...)
+}
+
+// take returns the number of the first of n new events.
+func (s *site) take(n int) int { return int(s.next.Add(int64(n))) - n }
+
+// appended returns how many events the run has appended so far.
+func (s *site) appended() int { return int(s.next.Load()) }
+
+// stored returns how many messages the stream took so far.
+func (s *site) stored(ctx context.Context) (int, error) {
+	st, err := s.js.Stream(ctx, s.name)
+	if err != nil {
+		return 0, err
+	}
+	return int(st.CachedInfo().State.LastSeq), nil
+}
+
+// errStalled ends a wait for something that no longer goes on.
+var errStalled = errors.New("nothing has happened for 20 s")
+
+// drained waits until the stream has taken n messages.
+func (s *site) drained(ctx context.Context, n int) error {
+	return s.progress(ctx, n, s.stored)
+}
+
+// progress waits until count has reached n, as long as it goes on growing.
+func (s *site) progress(ctx context.Context, n int, count func(context.Context) (int, error)) error {
+	const patience = 20 * time.Second
+	last, grew := 0, time.Now()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		now, err := count(ctx)
+		switch {
+		case err != nil:
+			return err
+		case now >= n:
+			return nil
+		case now > last:
+			last, grew = now, time.Now()
+		case time.Since(grew) > patience:
+			return fmt.Errorf("%d of %d events: %w", now, n, errStalled)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// audit reads the whole stream and fails unless it holds each event of the run once.
+func (s *site) audit(ctx context.Context) error {
+	l := new(ledger)
+	total, err := s.stored(ctx)
+	if err != nil {
+		return err
+	}
+	done := make(chan struct{})
+	finish := sync.OnceFunc(func() { close(done) })
+	stop, err := s.consume(ctx, func(m jetstream.Msg, id string) {
+		l.add(id)
+		if meta, err := m.Metadata(); err == nil && meta.Sequence.Stream >= uint64(total) {
+			finish()
+		}
+	})
+	if err != nil {
+		return err
+	}
+	defer stop()
+	if total > 0 {
+		select {
+		case <-done:
+		case <-time.After(2 * time.Minute):
+			return fmt.Errorf("the audit saw only %d events of %d messages", l.count(), total)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return l.check(s.appended())
+}
+
+// consume calls f for every message of the stream from the first one on, on a
+// connection of its own.
+func (s *site) consume(ctx context.Context, f func(m jetstream.Msg, id string)) (stop func(), err error) {
+	nc, js, err := connect(s.nats)
+	if err != nil {
+		return nil, err
+	}
+	c, err := js.OrderedConsumer(ctx, s.name, jetstream.OrderedConsumerConfig{})
+	if err != nil {
+		nc.Close()
+		return nil, err
+	}
+	cc, err := c.Consume(func(m jetstream.Msg) { f(m, m.Headers().Get("ce-id")) }, jetstream.PullMaxMessages(5000))
+	if err != nil {
+		nc.Close()
+		return nil, err
+	}
+	return func() { cc.Stop(); <-cc.Closed(); nc.Close() }, nil
+}

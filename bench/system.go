@@ -1,0 +1,151 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/nats-io/nats.go"
+
+	"github.com/signup-saga/signup-saga/outbox"
+)
+
+// system moves events from Postgres into the stream of a site.
+type system interface {
+	// fill commits n events as a backlog, as fast as the system allows.
+	fill(ctx context.Context, n int) error
+	// append adds event number n of the run to a transaction.
+	append(ctx context.Context, tx pgx.Tx, n int) error
+	// start relays until the returned function is called.
+	start(ctx context.Context) (stop func() error, err error)
+	// wake is called after each commit.
+	wake()
+}
+
+// maker makes a system at a site, with the tables it needs.
+type maker struct {
+	name string
+	make func(ctx context.Context, s *site) (system, error)
+}
+
+var payload = []byte(`{"padding":"` + strings.Repeat("x", payloadSize-len(`{"padding":""}`)) + `"}`)
+
+// newEvent returns event number n of a run.
+func newEvent(n int) outbox.Event {
+	return outbox.Event{Lane: lane, ID: eventID(n), Key: fmt.Sprint(n % 1000), Type: eventType, Payload: payload}
+}
+
+// ours is the outbox of this repository.
+type ours struct {
+	*site
+	relay   *outbox.Relay
+	standby *outbox.Relay // where start makes two replicas
+	two     bool
+}
+
+var outboxMaker = maker{"outbox", func(ctx context.Context, s *site) (system, error) { return &ours{site: s}, nil }}
+
+// replicasMaker runs two relays and wakes the one that stands by, as a process
+// does whose relay does not lead.
+var replicasMaker = maker{"outbox, two replicas", func(ctx context.Context, s *site) (system, error) { return &ours{site: s, two: true}, nil }}
+
+// fill inserts within the server; the rows are the same as those of Append.
+func (o *ours) fill(ctx context.Context, n int) error {
+	const chunk = 50_000
+	for n > 0 {
+		size := min(n, chunk)
+		first := o.take(size)
+		_, err := o.clients.Exec(ctx, `-- name: fillOutbox
+INSERT INTO outbox_event_`+lane+` (event_id, key, type, headers, payload)
+SELECT ($1 || lpad(to_hex(i), 12, '0'))::uuid, (i % 1000)::text, $2, '{}', $3 FROM generate_series($4::bigint, $5::bigint) i`,
+			idPrefix, eventType, payload, first, first+size-1)
+		if err != nil {
+			return err
+		}
+		n -= size
+	}
+	return nil
+}
+
+func (o *ours) append(ctx context.Context, tx pgx.Tx, n int) error {
+	return outbox.Append(ctx, tx, newEvent(n))
+}
+
+func (o *ours) wake() {
+	if o.standby != nil {
+		o.standby.Wake()
+		return
+	}
+	o.relay.Wake()
+}
+
+func (o *ours) start(ctx context.Context) (func() error, error) {
+	led := make(chan struct{})
+	relay, stop, err := o.run(ctx, sync.OnceFunc(func() { close(led) }))
+	if err != nil {
+		return nil, err
+	}
+	o.relay = relay
+	if !o.two {
+		return stop, nil
+	}
+	select {
+	case <-led:
+	case <-ctx.Done():
+		return nil, errors.Join(context.Cause(ctx), stop())
+	}
+	standby, stopStandby, err := o.run(ctx, func() {})
+	if err != nil {
+		return nil, errors.Join(err, stop())
+	}
+	o.standby = standby
+	return func() error { return errors.Join(stopStandby(), stop()) }, nil
+}
+
+// run runs a relay with connections of its own.
+func (o *ours) run(ctx context.Context, led func()) (*outbox.Relay, func() error, error) {
+	nc, _, err := connect(o.site.nats)
+	if err != nil {
+		return nil, nil, err
+	}
+	pool, err := newPool(ctx, o.url, 4)
+	if err != nil {
+		nc.Close()
+		return nil, nil, err
+	}
+	relay, err := newRelay(o.site, pool, nc, led)
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan error, 1)
+	go func() { done <- relay.Run(ctx) }()
+	return relay, func() error {
+		cancel()
+		err := <-done
+		nc.Close()
+		pool.Close()
+		if errors.Is(err, context.Canceled) {
+			return nil
+		}
+		return err
+	}, nil
+}
+
+func newRelay(s *site, pool *pgxpool.Pool, nc *nats.Conn, led func()) (*outbox.Relay, error) {
+	return outbox.NewRelay(outbox.RelayConfig{
+		Lane: lane, Pool: pool, NATS: nc, Stream: s.stream(), Source: source, SubjectPrefix: s.name + ".",
+		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Hooks: outbox.Hooks{Led: func(leading bool) {
+			if leading {
+				led()
+			}
+		}},
+	})
+}
