@@ -103,32 +103,6 @@ func TestMovedDatabase(t *testing.T) {
 	b.noGaps()
 }
 
-// Lanes that exist are upgraded with the migration, those created later have it too.
-func TestMigrationUpgradesLanes(t *testing.T) {
-	b := newBench(t)
-	down, err := Migrations.ReadFile("migrations/00002_moved.sql")
-	if err != nil {
-		t.Fatal(err)
-	}
-	up, undo, _ := strings.Cut(string(down), "-- +goose Down")
-	b.exec(b.pool, "SELECT outbox_create_lane('other')")
-	b.exec(b.pool, undo)
-	var n int
-	const columns = "SELECT count(*) FROM information_schema.columns WHERE column_name = 'system_id' AND table_name LIKE 'outbox%'"
-	if err := b.pool.QueryRow(t.Context(), columns).Scan(&n); err != nil || n != 0 {
-		t.Fatalf("%d columns, %v", n, err)
-	}
-	b.exec(b.pool, up)
-	b.exec(b.pool, "SELECT outbox_create_lane('third')")
-	if err := b.pool.QueryRow(t.Context(), columns).Scan(&n); err != nil || n != 3 {
-		t.Fatalf("%d columns, %v", n, err)
-	}
-	b.start(Hooks{})
-	want := b.commit(1)
-	b.published()
-	b.wantExactly(want)
-}
-
 // The relay works with the rights that a service has: read and write the
 // tables, use the sequence.
 func TestRelayNeedsNoSuperuser(t *testing.T) {

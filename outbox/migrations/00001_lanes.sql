@@ -33,6 +33,8 @@ BEGIN
     --               stamp 0 stands for this row's own xid. NULL: as in row gaps_at
     --   stream_id   creation time of the stream; NULL: no stream seen yet
     --   stream_seq  the stream's last sequence after this row's batch
+    --   system_id   the cluster that wrote the row: in another one, restored from a
+    --               dump, the xids of its gaps mean nothing
     EXECUTE format($ddl$
         CREATE TABLE %1$I (
             n            bigint      PRIMARY KEY,
@@ -44,6 +46,7 @@ BEGIN
             stream_id    timestamptz,
             stream_seq   bigint      NOT NULL,
             published_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+            system_id    bigint      NOT NULL DEFAULT (pg_control_system()).system_identifier,
             CHECK ((gaps IS NULL) <> (gaps_at IS NULL))
         )$ddl$, 'outbox_checkpoint_' || lane);
     EXECUTE format('INSERT INTO %I (n, hi, gaps, stream_seq) VALUES (0, 0, ''[]'', 0)', 'outbox_checkpoint_' || lane);
