@@ -24,7 +24,7 @@ demo: devstack ## the whole story on this machine; ONCE=1 ends after it
 
 test: devstack ## all tests but the slow ones, with the race detector
 	@$(if $(COMPILER),,echo "No C compiler found: the tests run without the race detector.")
-	@$(TEST_ENV) go run $(GOTESTSUM) -- $(RACE) work
+	@$(TEST_ENV) go run $(GOTESTSUM) -- -count=1 $(RACE) work
 
 verify: devstack modules build ## slower checks: modules, images, compose, fault tests (wants npm)
 	@cd devstack/e2e && GOWORK=off $(TEST_ENV) go run $(GOTESTSUM) -- -count=1 -timeout=20m ./...
