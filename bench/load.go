@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// closedLoop lets workers call do one call after the other for d. It returns
-// the number of calls per second, and the first error.
-func closedLoop(ctx context.Context, workers int, d time.Duration, do func(ctx context.Context) error) (rate float64, err error) {
+// closedLoop lets all clients call do one call after the other for d. It
+// returns the number of calls per second, and the first error.
+func closedLoop(ctx context.Context, d time.Duration, do func(ctx context.Context) error) (rate float64, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var (
@@ -18,7 +18,7 @@ func closedLoop(ctx context.Context, workers int, d time.Duration, do func(ctx c
 		wg    sync.WaitGroup
 	)
 	began := time.Now()
-	for range workers {
+	for range connections {
 		wg.Go(func() {
 			for time.Since(began) < d && ctx.Err() == nil {
 				if err := do(ctx); err != nil {
@@ -37,9 +37,9 @@ func closedLoop(ctx context.Context, workers int, d time.Duration, do func(ctx c
 var errEnough = errors.New("enough")
 
 // openLoop calls do rate times a second for d, whether or not earlier calls have
-// returned; at most workers calls run at a time, the others wait in line. It
+// returned; each client makes one call at a time, the others wait in line. It
 // returns how long each call took from the moment at which it was due.
-func openLoop(ctx context.Context, workers int, rate float64, d time.Duration, do func(ctx context.Context) error) (latencies, error) {
+func openLoop(ctx context.Context, rate float64, d time.Duration, do func(ctx context.Context) error) (latencies, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var (
@@ -48,7 +48,7 @@ func openLoop(ctx context.Context, workers int, rate float64, d time.Duration, d
 		took latencies
 		wg   sync.WaitGroup
 	)
-	for range workers {
+	for range connections {
 		wg.Go(func() {
 			for at := range due {
 				if ctx.Err() != nil {

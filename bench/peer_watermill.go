@@ -74,7 +74,7 @@ func (w *watermillSystem) append(_ context.Context, tx pgx.Tx, n int) error {
 func (w *watermillSystem) wake() {}
 
 func (w *watermillSystem) start(ctx context.Context) (func() error, error) {
-	nc, _, err := connect(w.site.nats)
+	nc, _, err := connect(w.broker)
 	if err != nil {
 		return nil, err
 	}

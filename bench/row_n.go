@@ -55,10 +55,10 @@ func (b *bench) wakeRate(ctx context.Context, s *site, sys system, wake, notify 
 		}
 		return err
 	}
-	if _, err := closedLoop(ctx, connections, b.slice/5, write); err != nil {
+	if _, err := closedLoop(ctx, b.slice/5, write); err != nil {
 		return 0, err
 	}
-	return closedLoop(ctx, connections, b.slice, write)
+	return closedLoop(ctx, b.slice, write)
 }
 
 // listen calls f for every notification until it is stopped.

@@ -16,6 +16,12 @@ func (b *bench) rowQ(ctx context.Context) error {
 	var drain, limit, calm, busy series
 	for rep := range b.reps {
 		err := b.at(ctx, outboxMaker, func(s *site, sys system) error {
+			if _, err := b.writeRate(ctx, s, sys, false, false, false); err != nil { // statements, tables that are not empty
+				return err
+			}
+			if err := b.drainAndAudit(ctx, s, sys); err != nil {
+				return err
+			}
 			c, err := b.signupsBeside(ctx, s, sys, rate, b.calm, nil)
 			if err != nil {
 				return err
@@ -66,7 +72,7 @@ func (b *bench) signupsBeside(ctx context.Context, s *site, sys system, rate flo
 			}()
 		}
 		var err error
-		took, err = openLoop(load, connections, rate, d, func(context.Context) error {
+		took, err = openLoop(load, rate, d, func(context.Context) error {
 			err := signUp(ctx, s, s.take(2), throughOutbox) // what has begun is finished
 			sys.wake()
 			return err

@@ -49,7 +49,7 @@ func (b *bench) writeRate(ctx context.Context, s *site, sys system, bare, plain,
 			return 0, err
 		}
 		err = relaying(ctx, sys, func() error {
-			rate, err = closedLoop(ctx, connections, b.slice, func(ctx context.Context) error {
+			rate, err = closedLoop(ctx, b.slice, func(ctx context.Context) error {
 				err := signUp(ctx, s, s.take(2), throughOutbox)
 				sys.wake()
 				return err
@@ -58,10 +58,10 @@ func (b *bench) writeRate(ctx context.Context, s *site, sys system, bare, plain,
 		})
 		return rate, err
 	}
-	if _, err := closedLoop(ctx, connections, b.slice/5, write); err != nil { // connections, plans
+	if _, err := closedLoop(ctx, b.slice/5, write); err != nil { // connections, plans
 		return 0, err
 	}
-	return closedLoop(ctx, connections, b.slice, write)
+	return closedLoop(ctx, b.slice, write)
 }
 
 // drainAndAudit relays what is left and checks the stream.

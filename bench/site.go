@@ -37,7 +37,7 @@ var schema string
 
 // site is a fresh database and a fresh stream for one run.
 type site struct {
-	nats    string // URL
+	broker  string // URL
 	admin   *pgxpool.Pool
 	name    string        // of the database and the stream
 	url     string        // of the database
@@ -53,7 +53,7 @@ var sites atomic.Int64
 
 // newSite makes a database with the tables of a signup and one outbox lane, and a stream.
 func (b *bench) newSite(ctx context.Context) (s *site, err error) {
-	s = &site{nats: b.servers.nats.url, admin: b.admin, name: fmt.Sprintf("bench_%d", sites.Add(1))}
+	s = &site{broker: b.servers.nats.url, admin: b.admin, name: fmt.Sprintf("bench_%d", sites.Add(1))}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())
@@ -80,7 +80,7 @@ func (b *bench) newSite(ctx context.Context) (s *site, err error) {
 	if err := s.migrate(ctx); err != nil {
 		return s, err
 	}
-	if s.nc, s.js, err = connect(s.nats); err != nil {
+	if s.nc, s.js, err = connect(s.broker); err != nil {
 		return s, err
 	}
 	_, err = s.js.CreateStream(ctx, s.stream())
@@ -197,12 +197,13 @@ func (s *site) drained(ctx context.Context, n int) error {
 	return s.progress(ctx, n, s.stored)
 }
 
-// progress waits until count has reached n, as long as it goes on growing.
+// progress waits until count has reached n, as long as it goes on growing. It
+// looks rarely at first and often near the end: looking costs the server
+// something, too.
 func (s *site) progress(ctx context.Context, n int, count func(context.Context) (int, error)) error {
-	const patience = 20 * time.Second
-	last, grew := 0, time.Now()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
+	const patience, often, rarely = 20 * time.Second, 5 * time.Millisecond, 250 * time.Millisecond
+	began := time.Now()
+	last, grew := 0, began
 	for {
 		now, err := count(ctx)
 		switch {
@@ -215,8 +216,13 @@ func (s *site) progress(ctx context.Context, n int, count func(context.Context) 
 		case time.Since(grew) > patience:
 			return fmt.Errorf("%d of %d events: %w", now, n, errStalled)
 		}
+		wait := often
+		if now > 0 {
+			rest := time.Duration(float64(time.Since(began)) / float64(now) * float64(n-now))
+			wait = min(max(rest/2, often), rarely)
+		}
 		select {
-		case <-tick.C:
+		case <-time.After(wait):
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -257,7 +263,7 @@ func (s *site) audit(ctx context.Context) error {
 // consume calls f for every message of the stream from the first one on, on a
 // connection of its own.
 func (s *site) consume(ctx context.Context, f func(m jetstream.Msg, id string)) (stop func(), err error) {
-	nc, js, err := connect(s.nats)
+	nc, js, err := connect(s.broker)
 	if err != nil {
 		return nil, err
 	}

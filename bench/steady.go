@@ -95,7 +95,7 @@ func (b *bench) steady(ctx context.Context, m maker, rate float64, d time.Durati
 					return err
 				}
 			}
-			_, err := openLoop(ctx, connections, rate, d, func(ctx context.Context) error { return send(ctx, s, sys, f) })
+			_, err := openLoop(ctx, rate, d, func(ctx context.Context) error { return send(ctx, s, sys, f) })
 			end := time.Since(f.began)
 			if err = errors.Join(err, release()); err != nil {
 				return err

@@ -110,7 +110,7 @@ func (o *ours) start(ctx context.Context) (func() error, error) {
 
 // run runs a relay with connections of its own.
 func (o *ours) run(ctx context.Context, led func()) (*outbox.Relay, func() error, error) {
-	nc, _, err := connect(o.site.nats)
+	nc, _, err := connect(o.broker)
 	if err != nil {
 		return nil, nil, err
 	}
