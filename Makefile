@@ -17,7 +17,7 @@ TEST_ENV     := DEVSTACK_BIN=$(DEVSTACK) CGO_ENABLED=$(if $(COMPILER),1,0)
 .PHONY: help demo test verify bench bench-peers modules lint build devstack up down clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: devstack ## the whole story on this machine; ONCE=1 ends after it
 	@$(DEVSTACK) demo
@@ -28,6 +28,7 @@ test: devstack ## all tests but the slow ones, with the race detector
 
 verify: devstack modules build ## slower checks: modules, images, compose, fault tests (wants npm)
 	@cd devstack/e2e && GOWORK=off $(TEST_ENV) go run $(GOTESTSUM) -- -count=1 -timeout=20m ./...
+	@cd bench && GOWORK=off $(TEST_ENV) go run $(GOTESTSUM) -- -count=1 ./...
 
 bench: devstack ## measure the outbox against the limits of this machine (25 min); FLAGS=-quick for a look
 	@cd bench && GOWORK=off go run . -devstack $(DEVSTACK) -results RESULTS.md $(FLAGS)
