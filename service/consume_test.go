@@ -126,7 +126,7 @@ func TestConsumeOutlivesTheBroker(t *testing.T) {
 	b.publish(30, 40)
 	testenv.Eventually(t, 10*time.Second, "messages after a crash", in.has(40))
 	b.Pause()
-	testenv.Eventually(t, 15*time.Second, "the pause to be noticed", func() bool { return b.nc.Ready(t.Context()) != nil })
+	testenv.Eventually(t, 15*time.Second, "the pause to be noticed", func() bool { return !b.nc.IsConnected() })
 	b.Resume()
 	b.publish(40, 50)
 	testenv.Eventually(t, 15*time.Second, "messages after a pause", in.has(50))

@@ -65,11 +65,3 @@ func (n *NATS) Close(ctx context.Context) error {
 		return fmt.Errorf("close nats: %w", ctx.Err())
 	}
 }
-
-// Ready is a readiness check.
-func (n *NATS) Ready(context.Context) error {
-	if s := n.Status(); s != nats.CONNECTED {
-		return fmt.Errorf("nats is %s", s)
-	}
-	return nil
-}
