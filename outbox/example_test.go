@@ -180,7 +180,7 @@ func ExampleHooks() {
 	defer end()
 	var published, dead atomic.Int64
 	stop := start(ctx, pool, nc, outbox.Hooks{
-		Published: func(events int, _ time.Duration) { published.Add(int64(events)) },
+		Published: func(batch []*nats.Msg, _ time.Time) { published.Add(int64(len(batch))) },
 		Died:      func(string, error) { dead.Add(1) },
 	})
 	good := events(3)

@@ -17,8 +17,12 @@ import (
 // Hooks observe a relay. Every field may be nil; calls come from the relay's
 // goroutine and must not block.
 type Hooks struct {
-	// Published is called after a batch and its checkpoint are stored.
-	Published func(events int, took time.Duration)
+	// Published is called after a batch and its checkpoint are stored, with its
+	// messages, which must not be changed, and when publishing began.
+	Published func(batch []*nats.Msg, began time.Time)
+	// Refused is called when the broker refused a batch because the stream did not
+	// end where the relay thought: another relay, or a late batch of its own.
+	Refused func()
 	// Died is called for each event that went to the dead table.
 	Died func(eventID string, err error)
 	// Led is called when this relay gains (true) or gives up (false) leadership.
@@ -147,6 +151,9 @@ func (r *Relay) Run(ctx context.Context) error {
 			return context.Cause(ctx)
 		case errors.Is(err, errSuperseded), refused(err):
 			r.Log.Info("outbox: looking again", "err", err) // another relay, or a late batch of ours, was there
+			if refused(err) && r.Hooks.Refused != nil {
+				r.Hooks.Refused()
+			}
 		case failures == 0:
 			r.Log.Warn("outbox: waiting", "err", err)
 		default:

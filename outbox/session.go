@@ -97,7 +97,7 @@ func (s *session) step(ctx context.Context) (busy bool, err error) {
 	}
 	if events > 0 {
 		s.worked = time.Now()
-		call2(s.Hooks.Published, len(b.msgs), time.Since(began))
+		call2(s.Hooks.Published, b.msgs, began)
 	}
 	return events > 0, nil
 }

@@ -25,6 +25,11 @@ type Status struct {
 	// when all are published. Events of transactions that stayed open while
 	// later ones were published are not counted.
 	OldestPending time.Time
+	// Appended is the newest event's id: about how many were ever appended, for
+	// ids that were rolled back count too.
+	Appended int64
+	// Gaps is the number of ranges of missing ids that the relay still looks for.
+	Gaps int64
 	// PublishedAt is when the relay last wrote a checkpoint, by the database's clock.
 	PublishedAt time.Time
 	// Dead is the number of events that could not be published for a defect of their own.
@@ -37,11 +42,13 @@ func ReadStatus(ctx context.Context, q Querier, lane string) (Status, error) {
 	var s Status
 	var oldest *time.Time
 	err := q.QueryRow(ctx, `-- name: laneStatus
-SELECT coalesce(c.leader::text, ''), greatest(m.id - c.hi, 0), o.created_at, c.published_at, (SELECT count(*) FROM `+table("dead", lane)+`)
+SELECT coalesce(c.leader::text, ''), greatest(m.id - c.hi, 0), o.created_at, m.id,
+    (SELECT json_array_length(g.gaps) FROM `+table("checkpoint", lane)+` g WHERE g.n = coalesce(c.gaps_at, c.n)),
+    c.published_at, (SELECT count(*) FROM `+table("dead", lane)+`)
 FROM (SELECT * FROM `+table("checkpoint", lane)+` ORDER BY n DESC LIMIT 1) c
 CROSS JOIN (SELECT coalesce(max(id), 0) AS id FROM `+table("event", lane)+`) m
 LEFT JOIN LATERAL (SELECT e.created_at FROM `+table("event", lane)+` e WHERE e.id > c.hi ORDER BY e.id LIMIT 1) o ON true`).
-		Scan(&s.Leader, &s.Lag, &oldest, &s.PublishedAt, &s.Dead)
+		Scan(&s.Leader, &s.Lag, &oldest, &s.Appended, &s.Gaps, &s.PublishedAt, &s.Dead)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return s, fmt.Errorf("lane %s has no checkpoint: was outbox_create_lane called?", lane)
 	}
