@@ -9,12 +9,9 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
-	"github.com/gofrs/uuid/v5"
 
-	"github.com/signup-saga/signup-saga/contract"
 	"github.com/signup-saga/signup-saga/service"
 	"github.com/signup-saga/signup-saga/storage-svc/internal/provider"
-	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
 	"github.com/signup-saga/signup-saga/storage-svc/internal/store"
 )
 
@@ -41,6 +38,7 @@ func (a *API) Handler() http.Handler {
 	r.Method(http.MethodGet, "/metrics", a.Metrics)
 	r.Group(func(r chi.Router) {
 		r.Use(a.Tokens.Require(service.RoleOperator))
+		r.Get("/v1/storages", a.adapt(a.listStorages))
 		r.Get("/v1/storages/{member_id}", a.adapt(a.getStorage))
 		if a.Faults {
 			r.Get("/v1/faults", a.adapt(a.getFaults))
@@ -74,43 +72,6 @@ func problem(err error) *service.Problem {
 
 func notFound(detail string) *service.Problem {
 	return service.NewProblem(http.StatusNotFound, "not_found", detail)
-}
-
-// storage is one storage as this API shows it.
-type storage struct {
-	MemberID       string                 `json:"member_id"`
-	SagaID         string                 `json:"saga_id"`
-	Generation     int64                  `json:"generation"`
-	Desired        provision.Desired      `json:"desired"`
-	Status         provision.Status       `json:"status"`
-	QuotaBytes     int64                  `json:"quota_bytes"`
-	Attempts       int                    `json:"attempts"`
-	OutageAttempts int                    `json:"outage_attempts"`
-	NextAttemptAt  *time.Time             `json:"next_attempt_at,omitempty"`
-	LastError      *contract.StorageError `json:"last_error,omitempty"`
-	Version        int64                  `json:"version"`
-	CreatedAt      time.Time              `json:"created_at"`
-	UpdatedAt      time.Time              `json:"updated_at"`
-}
-
-func (a *API) getStorage(w http.ResponseWriter, r *http.Request) error {
-	id, err := uuid.FromString(chi.URLParam(r, "member_id"))
-	if err != nil {
-		return store.ErrNotFound
-	}
-	s, err := a.Store.Get(r.Context(), id.String())
-	if err != nil {
-		return err
-	}
-	if s.NextAttemptAt != nil {
-		utc := s.NextAttemptAt.UTC()
-		s.NextAttemptAt = &utc
-	}
-	return service.WriteJSON(w, http.StatusOK, storage{
-		MemberID: s.MemberID, SagaID: s.SagaID, Generation: s.Generation, Desired: s.Desired, Status: s.Status,
-		QuotaBytes: s.QuotaBytes, Attempts: s.Attempts, OutageAttempts: s.OutageAttempts, NextAttemptAt: s.NextAttemptAt,
-		LastError: s.Error(), Version: s.Version, CreatedAt: s.CreatedAt.UTC(), UpdatedAt: s.UpdatedAt.UTC(),
-	})
 }
 
 func (a *API) getFaults(w http.ResponseWriter, r *http.Request) error {

@@ -3,9 +3,11 @@ package api_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -136,5 +138,60 @@ func TestWithoutADatabase(t *testing.T) {
 		if status, answer := f.call("GET", path, "secret", ""); status != want {
 			t.Errorf("%s: %d %s", path, status, answer)
 		}
+	}
+}
+
+// Every storage is listed once, page by page, in the shape of a single one.
+func TestListOfStorages(t *testing.T) {
+	f := open(t, false)
+	const members = 7
+	commands := make([]provision.Command, members)
+	for i := range commands {
+		commands[i] = provision.Command{MemberID: fmt.Sprintf("01999e5c-0000-7000-8000-%012x", members-i), SagaID: saga, Generation: 3, Desired: provision.Present}
+	}
+	if err := f.store.Apply(t.Context(), commands, nil); err != nil {
+		t.Fatal(err)
+	}
+	for limit, pages := range map[int]int{1: 7, 3: 3, 7: 1, 1000: 1} {
+		var got []string
+		cursor, n := "", 0
+		for n == 0 || cursor != "" {
+			path := fmt.Sprintf("/v1/storages?limit=%d", limit)
+			if n++; cursor != "" {
+				path += "&cursor=" + cursor
+			}
+			status, answer := f.call("GET", path, "secret", "")
+			var page struct {
+				Items      []json.RawMessage
+				NextCursor string `json:"next_cursor"`
+			}
+			if err := json.Unmarshal([]byte(answer), &page); status != 200 || err != nil {
+				t.Fatal(status, answer, err)
+			}
+			for _, item := range page.Items {
+				var s struct {
+					MemberID string `json:"member_id"`
+				}
+				if err := json.Unmarshal(item, &s); err != nil {
+					t.Fatal(err)
+				}
+				if _, single := f.call("GET", "/v1/storages/"+s.MemberID, "secret", ""); strings.TrimSpace(single) != string(item) {
+					t.Errorf("listed %s, alone %s", item, single)
+				}
+				got = append(got, s.MemberID)
+			}
+			cursor = page.NextCursor
+		}
+		if n != pages || len(got) != members || !slices.IsSorted(got) || len(slices.Compact(got)) != members {
+			t.Errorf("limit %d: %d pages, %v", limit, n, got)
+		}
+	}
+	for query, contains := range map[string]string{"limit=0": "/limit", "limit=1001": "/limit", "limit=x": "/limit", "cursor=x": "/cursor", "page=2": "/page"} {
+		if status, answer := f.call("GET", "/v1/storages?"+query, "secret", ""); status != 422 || !strings.Contains(answer, contains) {
+			t.Errorf("%s: %d %s", query, status, answer)
+		}
+	}
+	if status, answer := f.call("GET", "/v1/storages", "", ""); status != 401 {
+		t.Errorf("without a token: %d %s", status, answer)
 	}
 }

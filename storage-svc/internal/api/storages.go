@@ -1,0 +1,124 @@
+package api
+
+import (
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/gofrs/uuid/v5"
+
+	"github.com/signup-saga/signup-saga/contract"
+	"github.com/signup-saga/signup-saga/service"
+	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
+	"github.com/signup-saga/signup-saga/storage-svc/internal/store"
+)
+
+const (
+	defaultLimit = 100
+	maxLimit     = 1000
+)
+
+// storage is one storage as this API shows it.
+type storage struct {
+	MemberID       string                 `json:"member_id"`
+	SagaID         string                 `json:"saga_id"`
+	Generation     int64                  `json:"generation"`
+	Desired        provision.Desired      `json:"desired"`
+	Status         provision.Status       `json:"status"`
+	QuotaBytes     int64                  `json:"quota_bytes"`
+	Attempts       int                    `json:"attempts"`
+	OutageAttempts int                    `json:"outage_attempts"`
+	NextAttemptAt  *time.Time             `json:"next_attempt_at,omitempty"`
+	LastError      *contract.StorageError `json:"last_error,omitempty"`
+	Version        int64                  `json:"version"`
+	CreatedAt      time.Time              `json:"created_at"`
+	UpdatedAt      time.Time              `json:"updated_at"`
+}
+
+func view(s provision.Storage) storage {
+	v := storage{
+		MemberID: s.MemberID, SagaID: s.SagaID, Generation: s.Generation, Desired: s.Desired, Status: s.Status,
+		QuotaBytes: s.QuotaBytes, Attempts: s.Attempts, OutageAttempts: s.OutageAttempts,
+		LastError: s.Error(), Version: s.Version, CreatedAt: s.CreatedAt.UTC(), UpdatedAt: s.UpdatedAt.UTC(),
+	}
+	if s.NextAttemptAt != nil {
+		utc := s.NextAttemptAt.UTC()
+		v.NextAttemptAt = &utc
+	}
+	return v
+}
+
+func (a *API) getStorage(w http.ResponseWriter, r *http.Request) error {
+	id, err := uuid.FromString(chi.URLParam(r, "member_id"))
+	if err != nil {
+		return store.ErrNotFound
+	}
+	s, err := a.Store.Get(r.Context(), id.String())
+	if err != nil {
+		return err
+	}
+	return service.WriteJSON(w, http.StatusOK, view(s))
+}
+
+func (a *API) listStorages(w http.ResponseWriter, r *http.Request) error {
+	after, limit, err := pageOf(r.URL.Query())
+	if err != nil {
+		return err
+	}
+	if after != "" {
+		id, err := uuid.FromString(after)
+		if err != nil {
+			return errCursor
+		}
+		after = id.String()
+	}
+	found, err := a.Store.List(r.Context(), after, limit+1)
+	if err != nil {
+		return err
+	}
+	return writePage(w, limit, found, view, func(s provision.Storage) string { return s.MemberID })
+}
+
+var errCursor = invalid("/cursor", "cannot be read")
+
+func invalid(pointer, detail string) *service.Problem {
+	return service.NewProblem(http.StatusUnprocessableEntity, "validation_failed", "the query is not valid", service.FieldError{Pointer: pointer, Detail: detail})
+}
+
+// pageOf reads a query strictly: a misspelt parameter must not answer with the
+// first page for ever.
+func pageOf(q url.Values) (cursor string, limit int, err error) {
+	limit = defaultLimit
+	for name, values := range q {
+		switch name {
+		case "cursor":
+			cursor = values[0]
+		case "limit":
+			limit, err = strconv.Atoi(values[0])
+			if err != nil || limit < 1 || limit > maxLimit {
+				return "", 0, invalid("/limit", "must be 1 to 1000")
+			}
+		default:
+			return "", 0, invalid("/"+name, "is not a parameter")
+		}
+	}
+	return cursor, limit, nil
+}
+
+// writePage writes the first limit rows; more than that say that there is
+// another page, after the last row shown.
+func writePage[Row, View any](w http.ResponseWriter, limit int, rows []Row, view func(Row) View, cursor func(Row) string) error {
+	page := struct {
+		Items      []View `json:"items"`
+		NextCursor string `json:"next_cursor,omitempty"`
+	}{Items: make([]View, 0, limit)}
+	for _, row := range rows[:min(limit, len(rows))] {
+		page.Items = append(page.Items, view(row))
+	}
+	if len(rows) > limit {
+		page.NextCursor = cursor(rows[limit-1])
+	}
+	return service.WriteJSON(w, http.StatusOK, page)
+}
