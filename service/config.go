@@ -23,6 +23,8 @@ type Common struct {
 	DatabaseTimeout time.Duration `env:"DATABASE_TIMEOUT" envDefault:"2500ms" help:"for the database work of one request"`
 	LogFormat       string        `env:"LOG_FORMAT" envDefault:"text" help:"text or json"`
 	LogLevel        string        `env:"LOG_LEVEL" envDefault:"info" help:"debug, info, warn or error"`
+	FaultsAllowed   string        `env:"FAULTS" envDefault:"off" help:"on allows FAULT; for tests only"`
+	Fault           string        `env:"FAULT" help:"point[:nth] at which the process kills itself, see docs/testing.md"`
 }
 
 // Validate reports everything that is wrong with the common configuration.
@@ -45,6 +47,9 @@ func (c Common) Validate() []error {
 	}
 	if err := new(slog.LevelVar).UnmarshalText([]byte(c.LogLevel)); err != nil {
 		errs = append(errs, errors.New("LOG_LEVEL: must be debug, info, warn or error"))
+	}
+	if err := validateFault(c.Fault, c.FaultsAllowed); err != nil {
+		errs = append(errs, err)
 	}
 	return errs
 }

@@ -30,11 +30,18 @@ const (
 // fails only for a malformed url or when ctx ends. A connection attempt takes at
 // most 2 s. The pool has 16 connections unless the url sets pool_max_conns.
 func OpenPool(ctx context.Context, url string, log *slog.Logger) (*pgxpool.Pool, error) {
+	return openPool(ctx, url, log, nil)
+}
+
+func openPool(ctx context.Context, url string, log *slog.Logger, f *fault) (*pgxpool.Pool, error) {
 	cfg, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		return nil, fmt.Errorf("database url: %w", err)
 	}
 	cfg.ConnConfig.ConnectTimeout = connectTimeout
+	if f != nil {
+		cfg.ConnConfig.Tracer = f
+	}
 	if !strings.Contains(url, "pool_max_conns") {
 		cfg.MaxConns = defaultMaxConns
 	}

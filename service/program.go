@@ -94,7 +94,7 @@ func (p Program) Migrate(ctx context.Context, databaseURL string, c Common, log 
 
 // Connect waits for Postgres and for its schema, and for nothing else.
 func (p Program) Connect(ctx context.Context, databaseURL string, c Common, log *slog.Logger) (*pgxpool.Pool, *NATS, error) {
-	pool, err := OpenPool(ctx, databaseURL, log)
+	pool, err := openPool(ctx, databaseURL, log, newFault(c, log))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -113,10 +113,12 @@ func (p Program) Connect(ctx context.Context, databaseURL string, c Common, log 
 // Relays returns a relay for each lane of the program and what wakes them all.
 func (p Program) Relays(pool *pgxpool.Pool, nc *NATS, c Common, log *slog.Logger) (tasks []Task, wake func(), err error) {
 	var relays []*outbox.Relay
+	f := newFault(c, log)
 	for _, lane := range contract.Lanes() {
 		r, err := outbox.NewRelay(outbox.RelayConfig{
 			Lane: string(lane), Pool: pool, NATS: nc.Conn, Stream: p.stream(lane, c.NATSReplicas),
 			Source: "/" + p.Name, SubjectPrefix: contract.SubjectPrefix(lane), Log: log,
+			Hooks: outbox.Hooks{Fault: f.relay(string(lane))},
 		})
 		if err != nil {
 			return nil, nil, err

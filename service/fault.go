@@ -1,0 +1,143 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// fault ends the process, as kill -9 would, when it has come to a named point for
+// the nth time. What a service does outside Postgres lies between two statements,
+// so its points are the named statements, and the steps of the relays:
+//
+//	before.NAME, after.NAME                before a statement is sent, after it succeeded;
+//	                                       a batch goes by the name of its first one
+//	before.commit.NAME, after.commit.NAME  the commit of the transaction that began with it
+//	relay.LANE.STEP                        see [outbox.Hooks]: read, publish, …
+//
+// A nil fault does nothing. It is safe for concurrent use.
+type fault struct {
+	point string
+	left  atomic.Int64 // visits until the end
+	log   *slog.Logger
+}
+
+var faultPoint = regexp.MustCompile(`^[A-Za-z0-9.]+(:[1-9][0-9]{0,8})?$`)
+
+// validateFault reports what is wrong with the two variables.
+func validateFault(point, allowed string) error {
+	switch {
+	case allowed != "on" && allowed != "off":
+		return errors.New("FAULTS: must be on or off")
+	case point != "" && allowed != "on":
+		return errors.New("FAULT: refused unless FAULTS=on")
+	case point != "" && !faultPoint.MatchString(point):
+		return errors.New("FAULT: must be point or point:nth")
+	}
+	return nil
+}
+
+// newFault returns nil unless a point was named.
+func newFault(c Common, log *slog.Logger) *fault {
+	if c.Fault == "" {
+		return nil
+	}
+	point, nth, _ := strings.Cut(c.Fault, ":")
+	n, err := strconv.ParseInt(nth, 10, 64)
+	if err != nil {
+		n = 1
+	}
+	f := &fault{point: point, log: log}
+	f.left.Store(n)
+	return f
+}
+
+// at does not return if this is the point.
+func (f *fault) at(point string) {
+	if f == nil || point != f.point || f.left.Add(-1) != 0 {
+		return
+	}
+	f.log.Warn("fault: this process ends here", "point", point)
+	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	select {}
+}
+
+// relay is what the relay of a lane calls at its steps; nil if f is.
+func (f *fault) relay(lane string) func(step string) error {
+	if f == nil {
+		return nil
+	}
+	return func(step string) error {
+		f.at("relay." + lane + "." + step)
+		return nil
+	}
+}
+
+type faultKey struct{}
+
+// TraceQueryStart implements pgx.QueryTracer.
+func (f *fault) TraceQueryStart(ctx context.Context, conn *pgx.Conn, q pgx.TraceQueryStartData) context.Context {
+	return f.started(ctx, conn, q.SQL)
+}
+
+// TraceQueryEnd implements pgx.QueryTracer.
+func (f *fault) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, q pgx.TraceQueryEndData) {
+	f.ended(ctx, q.Err)
+}
+
+// TraceBatchStart implements pgx.BatchTracer.
+func (f *fault) TraceBatchStart(ctx context.Context, conn *pgx.Conn, b pgx.TraceBatchStartData) context.Context {
+	if len(b.Batch.QueuedQueries) == 0 {
+		return ctx
+	}
+	return f.started(ctx, conn, b.Batch.QueuedQueries[0].SQL)
+}
+
+// TraceBatchQuery implements pgx.BatchTracer.
+func (f *fault) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
+
+// TraceBatchEnd implements pgx.BatchTracer.
+func (f *fault) TraceBatchEnd(ctx context.Context, _ *pgx.Conn, b pgx.TraceBatchEndData) {
+	f.ended(ctx, b.Err)
+}
+
+func (f *fault) started(ctx context.Context, conn *pgx.Conn, sql string) context.Context {
+	const first = "fault: first statement of the transaction"
+	session := conn.PgConn().CustomData()
+	name := statementName(sql)
+	switch {
+	case strings.HasPrefix(strings.ToLower(sql), "begin"):
+		delete(session, first)
+	case sql == "commit":
+		name = fmt.Sprint("commit.", session[first])
+	case session[first] == nil && name != "":
+		session[first] = name
+	}
+	f.at("before." + name)
+	return context.WithValue(ctx, faultKey{}, name)
+}
+
+func (f *fault) ended(ctx context.Context, err error) {
+	if name, ok := ctx.Value(faultKey{}).(string); ok && err == nil {
+		f.at("after." + name)
+	}
+}
+
+// statementName is what follows "-- name: ".
+func statementName(sql string) string {
+	rest, ok := strings.CutPrefix(sql, "-- name: ")
+	if !ok {
+		return ""
+	}
+	name, _, _ := strings.Cut(rest, "\n")
+	return strings.TrimSpace(name)
+}
