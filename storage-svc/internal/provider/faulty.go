@@ -56,18 +56,27 @@ type Faulty struct {
 
 // Create calls the provider's, or fails.
 func (f *Faulty) Create(ctx context.Context, s provision.Storage) error {
-	return f.call(ctx, s, f.Provider.Create)
+	return f.call(ctx, func() error { return f.Provider.Create(ctx, s) })
 }
 
 // Remove calls the provider's, or fails.
 func (f *Faulty) Remove(ctx context.Context, s provision.Storage) error {
-	return f.call(ctx, s, f.Provider.Remove)
+	return f.call(ctx, func() error { return f.Provider.Remove(ctx, s) })
 }
 
-func (f *Faulty) call(ctx context.Context, s provision.Storage, do func(context.Context, provision.Storage) error) error {
+// List calls the provider's, or fails.
+func (f *Faulty) List(ctx context.Context, after string, limit int) (found []provision.Resource, err error) {
+	err = f.call(ctx, func() error {
+		found, err = f.Provider.List(ctx, after, limit)
+		return err
+	})
+	return found, err
+}
+
+func (f *Faulty) call(ctx context.Context, do func() error) error {
 	fault := f.current(ctx)
 	if rand.Float64() >= fault.Probability {
-		return do(ctx, s)
+		return do()
 	}
 	switch fault.Mode {
 	case ModeOutage:
@@ -86,11 +95,11 @@ func (f *Faulty) call(ctx context.Context, s provision.Storage, do func(context.
 	case ModeFlaky:
 		var err error
 		if rand.N(2) == 0 {
-			err = do(ctx, s)
+			err = do()
 		}
 		return errors.Join(errors.New("connection reset (injected)"), err)
 	}
-	return do(ctx, s)
+	return do()
 }
 
 // current returns the setting. Whoever finds it old reads it, the others wait:

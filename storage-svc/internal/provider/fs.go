@@ -8,10 +8,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
-
-	"github.com/gofrs/uuid/v5"
 
 	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
 )
@@ -53,19 +52,11 @@ func NewFS(dir string, ledger *Ledger) (*FS, error) {
 	return &FS{dir: dir, ledger: ledger}, nil
 }
 
-// marker is the content of the owner file.
-type marker struct {
-	MemberID   string `json:"member_id"`
-	Generation int64  `json:"generation"`
-	QuotaBytes int64  `json:"quota_bytes,omitempty"`
-	Tombstone  bool   `json:"tombstone,omitempty"`
-}
-
 // key returns shard and directory of a member. The shard comes from the last
 // digits: a time-ordered id begins like its neighbours.
 func (p *FS) key(memberID string) (key, dir string, err error) {
-	if _, err := uuid.FromString(memberID); err != nil || len(memberID) != 36 {
-		return "", "", &provision.Failure{Class: provision.ClassRejected, Err: errors.New("the member id is not a UUID")}
+	if !isMemberID(memberID) {
+		return "", "", errNoMemberID
 	}
 	key = memberID[34:] + "/" + memberID
 	return key, filepath.Join(p.dir, filepath.FromSlash(key)), nil
@@ -111,15 +102,10 @@ func (p *FS) link(dir string, m marker) (created bool, err error) {
 		}
 		have, err = readMarker(owner)
 	}
-	switch {
-	case err != nil:
+	if err != nil {
 		return false, err
-	case have.MemberID != m.MemberID:
-		return false, &provision.Failure{Class: provision.ClassRejected, Err: errors.New("the place belongs to another member")}
-	case have.Tombstone:
-		return false, &provision.Failure{Class: provision.ClassRejected, Err: provision.ErrTombstoned}
 	}
-	return false, nil
+	return false, have.admits(m)
 }
 
 // Remove makes the member's storage not exist, for good. The tombstone comes
@@ -195,6 +181,83 @@ func (p *FS) locked(ctx context.Context, dir string, fn func() error) error {
 	return errors.Join(fn(), unlock())
 }
 
+// List returns what there is of the members after one, see [provision.Provider].
+// Each page reads the names of all members.
+func (p *FS) List(ctx context.Context, after string, limit int) ([]provision.Resource, error) {
+	for {
+		ids, err := p.members(ctx, after, clampLimit(limit))
+		if err != nil || len(ids) == 0 {
+			return nil, classified(err)
+		}
+		var found []provision.Resource
+		for _, id := range ids {
+			r, err := p.resource(id)
+			if err != nil {
+				return nil, classified(err)
+			}
+			if r.State != "" {
+				found = append(found, r)
+			}
+		}
+		if len(found) > 0 {
+			return found, nil
+		}
+		after = ids[len(ids)-1] // nothing but empty directories
+	}
+}
+
+// members returns the first ids of directories after one, in order.
+func (p *FS) members(ctx context.Context, after string, limit int) (ids []string, err error) {
+	shards, err := os.ReadDir(p.dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, shard := range shards {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if len(shard.Name()) != 2 || !shard.IsDir() {
+			continue
+		}
+		entries, err := os.ReadDir(filepath.Join(p.dir, shard.Name()))
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			if id := e.Name(); id > after && isMemberID(id) {
+				ids = append(ids, id)
+			}
+		}
+		slices.Sort(ids)
+		ids = ids[:min(limit, len(ids))]
+	}
+	return ids, nil
+}
+
+// resource says what there is of a member. A directory without marker and data
+// is none: a creation has just begun, or never went on. It has no state.
+func (p *FS) resource(id string) (provision.Resource, error) {
+	_, dir, err := p.key(id)
+	if err != nil {
+		return provision.Resource{}, err
+	}
+	content, err := os.ReadFile(filepath.Join(dir, ownerFile))
+	if err == nil {
+		return resourceOf(id, content), nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return provision.Resource{}, err
+	}
+	entries, err := os.ReadDir(dir)
+	r := provision.Resource{MemberID: id}
+	// A marker that came between the two looks is left to the next listing.
+	marked := slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == ownerFile })
+	if len(entries) > 0 && !marked {
+		r.State = provision.ResourceOrphaned
+	}
+	return r, err
+}
+
 func (p *FS) writeTemp(m marker) (name string, err error) {
 	f, err := os.CreateTemp(filepath.Join(p.dir, tmpDir), "owner-")
 	if err != nil {
@@ -212,10 +275,7 @@ func readMarker(path string) (m marker, err error) {
 	if err != nil {
 		return m, err
 	}
-	if err := json.Unmarshal(b, &m); err != nil {
-		return m, &provision.Failure{Class: provision.ClassRejected, Err: errors.New("the marker is damaged")}
-	}
-	return m, nil
+	return parseMarker(b)
 }
 
 func removeData(dir string) error {

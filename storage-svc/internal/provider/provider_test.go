@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -173,6 +174,68 @@ func TestFSConformsWithoutLedger(t *testing.T) {
 		t.Fatal(err)
 	}
 	conformance(t, p)
+}
+
+func TestListTellsWhatIsThere(t *testing.T) {
+	dir := t.TempDir()
+	p, _ := open(t, dir)
+	ctx := t.Context()
+	var want []provision.Resource
+	for i := range 20 {
+		s := storage(i)
+		r := provision.Resource{MemberID: s.MemberID, State: provision.ResourceLive, Generation: 1, QuotaBytes: 7}
+		err := p.Create(ctx, s)
+		owner := ownerOf(dir, s)
+		switch i % 5 {
+		case 1:
+			s.Generation = 2
+			r.State, r.Generation, r.QuotaBytes = provision.ResourceTombstone, 2, 0
+			err = errors.Join(err, p.Remove(ctx, s))
+		case 2:
+			r.State, r.Generation, r.QuotaBytes = provision.ResourceOrphaned, 0, 0
+			err = errors.Join(err, os.Rename(owner, filepath.Join(filepath.Dir(owner), "zebra")))
+		case 3:
+			r.State, r.Generation, r.QuotaBytes = provision.ResourceDamaged, 0, 0
+			err = errors.Join(err, os.WriteFile(owner, []byte(`{"member_id":"somebody"}`), 0o600))
+		case 4:
+			r.State = "" // a directory that nobody filled is nothing
+			err = errors.Join(err, os.Remove(owner))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.State != "" {
+			want = append(want, r)
+		}
+	}
+	for _, limit := range []int{1, 3, 16, 0, 1_000_000} {
+		if got := listAll(t, p, limit); !slices.Equal(got, want) {
+			t.Errorf("in pages of %d: %v\nwant %v", limit, got, want)
+		}
+	}
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	if found, err := p.List(ended, "", 10); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v, %v", found, err)
+	}
+}
+
+// listAll reads all pages; limits out of range are corrected.
+func listAll(t *testing.T, p provision.Provider, limit int) (all []provision.Resource) {
+	t.Helper()
+	for after := ""; ; after = all[len(all)-1].MemberID {
+		page, err := p.List(t.Context(), after, limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(page) == 0 {
+			return all
+		}
+		if len(page) > min(max(limit, 1), provision.MaxResources) || page[0].MemberID <= after {
+			t.Fatalf("%d in a page of %d after %q, from %q", len(page), limit, after, page[0].MemberID)
+		}
+		all = append(all, page...)
+	}
 }
 
 func TestRemoveDeletesDataAndKeepsTheTombstone(t *testing.T) {

@@ -9,13 +9,17 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// Provider makes storages exist and not exist. Both operations may be repeated
+// Provider makes storages exist and not exist. Create and Remove may be repeated
 // and raced by others: an existing storage is created successfully, an absent
 // one removed successfully. Create of a removed one fails with [ErrTombstoned].
 // Errors whose class is known are a [Failure].
 type Provider interface {
 	Create(ctx context.Context, s Storage) error
 	Remove(ctx context.Context, s Storage) error
+	// List returns what there is of the members whose ids follow after, in the
+	// order of their ids: at most limit of them, from 1 to MaxResources, and
+	// none only if there are no more. What changes meanwhile may be missing.
+	List(ctx context.Context, after string, limit int) ([]Resource, error)
 }
 
 // Queue holds the storages that are due.

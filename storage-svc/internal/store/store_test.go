@@ -307,6 +307,8 @@ func TestConcurrentBatchesAndResultsDoNotDeadlock(t *testing.T) {
 
 // scripted is a provider that does what the test says.
 type scripted struct {
+	provision.Provider // for what the worker does not call
+
 	call    func(ctx context.Context, s provision.Storage) error
 	running atomic.Int64
 	most    atomic.Int64
