@@ -78,3 +78,25 @@ func (s SignedUp) Validate() error {
 	}
 	return nil
 }
+
+// Stuck is the data of [SignupStuck]. It holds ids only.
+type Stuck struct {
+	MemberID   string `json:"member_id"`
+	SagaID     string `json:"saga_id"`
+	Generation int64  `json:"generation"`
+	// State is the saga's, for example needs_attention.
+	State string `json:"state"`
+	// Reason is "delayed" while nobody has answered for too long, else the class
+	// of the error for which a person is needed.
+	Reason string `json:"reason"`
+	// Since is when that began.
+	Since time.Time `json:"since"`
+}
+
+// Validate reports missing fields.
+func (s Stuck) Validate() error {
+	if s.MemberID == "" || s.SagaID == "" || s.Reason == "" {
+		return errors.New("member_id, saga_id and reason are required")
+	}
+	return nil
+}
