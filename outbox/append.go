@@ -85,9 +85,10 @@ func appendSQL(lane string) string {
 }
 
 func (e Event) args() []any {
-	headers := []byte("{}")
+	headers := "{}" // text: without a description of the statement, pgx would send bytes as bytea
 	if len(e.Headers) > 0 {
-		headers, _ = json.Marshal(e.Headers) // a map of strings always encodes
+		b, _ := json.Marshal(e.Headers) // a map of strings always encodes
+		headers = string(b)
 	}
 	payload := e.Payload
 	if payload == nil {

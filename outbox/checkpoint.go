@@ -139,7 +139,7 @@ func (c checkpoints) append(ctx context.Context, prev, next position, dead []dea
 // And only an author has dealt with a move of the database.
 func (c checkpoints) insert(ctx context.Context, prev, next position, leader, author *string, dead []deadEvent) (position, error) {
 	var (
-		gaps     []byte
+		gaps     *string // text, as in Event.args
 		gapsAt   *int64
 		streamID *time.Time
 		deadIDs  = make([]int64, 0, len(dead))
@@ -148,7 +148,7 @@ func (c checkpoints) insert(ctx context.Context, prev, next position, leader, au
 	if author != nil && slices.Equal(prev.gaps, next.gaps) {
 		gapsAt = &prev.gapsAt
 	} else {
-		gaps = encodeGaps(next.gaps)
+		gaps = new(encodeGaps(next.gaps))
 	}
 	if !next.streamID.IsZero() {
 		streamID = &next.streamID
@@ -188,11 +188,11 @@ SELECT xid FROM cp`,
 	return next, nil
 }
 
-func encodeGaps(gaps []gap) []byte {
+func encodeGaps(gaps []gap) string {
 	ranges := make([][3]uint64, 0, len(gaps))
 	for _, g := range gaps {
 		ranges = append(ranges, [3]uint64{uint64(g.from), uint64(g.to), g.stamp})
 	}
 	b, _ := json.Marshal(ranges) // arrays of numbers always encode
-	return b
+	return string(b)
 }
