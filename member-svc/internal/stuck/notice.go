@@ -1,0 +1,99 @@
+// Package stuck calls a person when a signup cannot go on by itself, or takes too
+// long. A notice is a signup.stuck event on the non-essential lane, written once per
+// saga, generation and reason; whoever wants them consumes that lane. A [Webhook]
+// is one such consumer: it posts each notice, signed, to one URL.
+//
+//	saga needs a person ──► Notices ──► outbox ──► stream ──► Webhook.Queue ──► webhook ──► Webhook.Work ──► POST
+//	      (state)          (one tx)                           (durable consumer) (table)     (loop of its own)
+//
+// Nothing here can delay a signup: notices look at what is committed, and a receiver
+// that hangs holds up a loop that has nothing else to do. A notice is delivered at
+// least once within its attempts and its age, always under the same id.
+package stuck
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/gofrs/uuid/v5"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/signup-saga/signup-saga/contract"
+	"github.com/signup-saga/signup-saga/outbox"
+	"github.com/signup-saga/signup-saga/service"
+)
+
+const (
+	noticeBatch = 1000            // most notices of one pass: a long outage is told at this pace
+	suspended   = 5 * time.Second // a transaction that says nothing for so long is ended
+)
+
+// Notices returns a step for a loop that tells of stuck sagas: those that need a
+// person, and those unanswered for longer than after. wake is called after a commit.
+// Safe to run in many replicas.
+func Notices(pool *pgxpool.Pool, after time.Duration, wake func()) func(context.Context) (more bool, err error) {
+	tx := service.Transactor{Pool: pool, Idle: suspended}
+	return func(ctx context.Context) (bool, error) {
+		// Never more at once: the pace of the loop bounds what notices cost.
+		return false, outbox.InTx(ctx, tx, wake, func(tx pgx.Tx) error {
+			found, err := record(ctx, tx, after)
+			if err != nil {
+				return fmt.Errorf("record stuck sagas: %w", err)
+			}
+			events := make([]outbox.Event, len(found))
+			for i, s := range found {
+				if events[i], err = event(s); err != nil {
+					return err
+				}
+			}
+			return outbox.Append(ctx, tx, events...)
+		})
+	}
+}
+
+// record adds a row to the timeline of each stuck saga that has none for its
+// generation and reason, and returns these sagas. The row is what keeps a second
+// notice from being written, here and in other replicas.
+func record(ctx context.Context, tx pgx.Tx, after time.Duration) ([]contract.Stuck, error) {
+	rows, err := tx.Query(ctx, `-- name: recordStuck
+WITH stuck AS MATERIALIZED (
+    SELECT s.id, s.member_id, s.state, s.version, s.generation, r.reason,
+           CASE r.reason WHEN 'delayed' THEN s.opened_at ELSE s.updated_at END AS since,
+           'stuck:' || s.generation || ':' || r.reason AS message_id
+    FROM signup_saga s
+    CROSS JOIN LATERAL (SELECT CASE WHEN s.state IN ('provisioning', 'withdrawing') THEN 'delayed' ELSE s.error_class END AS reason) r
+    WHERE s.state NOT IN ('ready', 'withdrawn')
+      AND (r.reason <> 'delayed' OR s.opened_at < now() - make_interval(secs => $1))
+      AND NOT EXISTS (SELECT FROM saga_event e WHERE e.saga_id = s.id AND e.message_id = 'stuck:' || s.generation || ':' || r.reason)
+    LIMIT $2 FOR NO KEY UPDATE OF s SKIP LOCKED
+), recorded AS (
+    INSERT INTO saga_event (saga_id, kind, state, version, generation, detail, message_id)
+    SELECT id, 'stuck', state, version, generation, reason, message_id FROM stuck
+    ON CONFLICT (saga_id, message_id) DO NOTHING RETURNING saga_id
+)
+SELECT member_id::text, id::text AS saga_id, generation, state, reason, since FROM stuck JOIN recorded ON saga_id = id`,
+		after.Seconds(), noticeBatch)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByName[contract.Stuck])
+}
+
+func event(s contract.Stuck) (outbox.Event, error) {
+	id, err := uuid.NewV7()
+	if err != nil {
+		return outbox.Event{}, fmt.Errorf("event id: %w", err)
+	}
+	s.Since = s.Since.UTC()
+	payload, err := json.Marshal(s)
+	if err != nil {
+		return outbox.Event{}, fmt.Errorf("encode %s: %w", contract.SignupStuck, err)
+	}
+	return outbox.Event{
+		Lane: string(contract.NonEssential), ID: id.String(), Key: s.MemberID, Type: string(contract.SignupStuck), Payload: payload,
+		Headers: contract.Event{SagaID: s.SagaID, Generation: s.Generation}.Headers(),
+	}, nil
+}

@@ -1,0 +1,386 @@
+package stuck_test
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gofrs/uuid/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/signup-saga/signup-saga/contract"
+	"github.com/signup-saga/signup-saga/devstack/testenv"
+	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
+	"github.com/signup-saga/signup-saga/member-svc/internal/stuck"
+	"github.com/signup-saga/signup-saga/service"
+)
+
+func TestMain(m *testing.M) { testenv.Main(m) }
+
+// signup adds a member with a saga in the given state, whose generation was opened
+// some time ago, and returns the saga's id.
+func signup(t *testing.T, pool *pgxpool.Pool, state, errorClass string, age time.Duration) string {
+	t.Helper()
+	member, saga := uuid.Must(uuid.NewV7()).String(), uuid.Must(uuid.NewV7()).String()
+	storetest.Exec(t, pool, "INSERT INTO member (id, username, username_key, plan, password_hash, created_at) VALUES ($1, $2, $2, 'free', 'x', now())", member, "m"+saga[24:])
+	storetest.Exec(t, pool, `INSERT INTO signup_saga (id, member_id, signup_id, state, generation, version, opened_at, commanded_at, due_at, error_class, created_at, updated_at)
+VALUES ($1, $2, $6, $3, 1, 1, now() - make_interval(secs => $5), now(), now(), $4, now(), now())`, saga, member, state, errorClass, age.Seconds(), "sgn_"+member)
+	return saga
+}
+
+func TestEachStuckSagaIsToldOncePerGenerationAndReason(t *testing.T) {
+	pool := storetest.Open(t)
+	late := signup(t, pool, "provisioning", "", time.Hour)
+	signup(t, pool, "provisioning", "", time.Second)
+	signup(t, pool, "needs_attention", "rejected", 0)
+	signup(t, pool, "withdrawing", "", time.Hour)
+	signup(t, pool, "withdraw_needs_attention", "gave_up", time.Hour)
+	signup(t, pool, "ready", "", time.Hour)
+	signup(t, pool, "withdrawn", "", time.Hour)
+	wakes := 0
+	var wg sync.WaitGroup
+	notices := stuck.Notices(pool, 15*time.Minute, func() {})
+	for range 4 { // replicas
+		wg.Go(func() {
+			if _, err := notices(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	told := func(want string) {
+		t.Helper()
+		var got string
+		if err := pool.QueryRow(t.Context(), `-- name: told
+SELECT string_agg(x, ' ' ORDER BY x) FROM (SELECT convert_from(payload, 'UTF8')::json->>'state' || ':' || (convert_from(payload, 'UTF8')::json->>'reason') || ':' || (headers->>'ce-generation') AS x
+FROM outbox_event_nonessential WHERE type = 'signup.stuck') e`).Scan(&got); err != nil || got != want {
+			t.Errorf("told %q, %v; want %q", got, err, want)
+		}
+		if n := storetest.Count(t, pool, "SELECT count(*) FROM outbox_event_nonessential") - storetest.Count(t, pool, "SELECT count(*) FROM saga_event WHERE kind = 'stuck'"); n != 0 {
+			t.Errorf("%d more events than rows in timelines", n)
+		}
+	}
+	first := "needs_attention:rejected:1 provisioning:delayed:1 withdraw_needs_attention:gave_up:1 withdrawing:delayed:1"
+	told(first)
+	storetest.Exec(t, pool, "UPDATE signup_saga SET generation = 2 WHERE id = $1", late)
+	if more, err := stuck.Notices(pool, 15*time.Minute, func() { wakes++ })(t.Context()); more || err != nil || wakes != 1 {
+		t.Errorf("more %v, %v, %d wake-ups", more, err, wakes)
+	}
+	storetest.Exec(t, pool, "UPDATE signup_saga SET state = 'needs_attention', error_class = 'gave_up' WHERE id = $1", late)
+	if _, err := notices(t.Context()); err != nil {
+		t.Error(err)
+	}
+	told("needs_attention:gave_up:2 needs_attention:rejected:1 provisioning:delayed:1 provisioning:delayed:2 withdraw_needs_attention:gave_up:1 withdrawing:delayed:1")
+}
+
+// Another replica has told of a saga, but did not yet commit: we wait for it, and
+// then have nothing to tell.
+func TestReplicasDoNotTellTwice(t *testing.T) {
+	pool := storetest.Open(t)
+	saga := signup(t, pool, "needs_attention", "rejected", 0)
+	other, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.Exec(t.Context(), `-- name: otherReplica
+INSERT INTO saga_event (saga_id, kind, state, version, generation, message_id) VALUES ($1, 'stuck', 'needs_attention', 1, 1, 'stuck:1:rejected')`, saga); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { _, err := stuck.Notices(pool, time.Minute, nil)(t.Context()); done <- err }()
+	testenv.Eventually(t, 10*time.Second, "our replica to wait for the other", func() bool {
+		return storetest.Count(t, pool, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'") == 1
+	})
+	if err := other.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil || storetest.Count(t, pool, "SELECT count(*) FROM outbox_event_nonessential") != 0 {
+		t.Errorf("told again, or failed: %v", err)
+	}
+}
+
+// A crash, or an outbox that cannot be written, leaves no row that would keep the
+// notice from being told later.
+func TestNoticeIsOneTransaction(t *testing.T) {
+	pool := storetest.Open(t)
+	signup(t, pool, "needs_attention", "rejected", 0)
+	storetest.Exec(t, pool, `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''injected''; END'`)
+	storetest.Exec(t, pool, "CREATE TRIGGER broken BEFORE INSERT ON outbox_event_nonessential FOR EACH ROW EXECUTE FUNCTION refuse()")
+	notices := stuck.Notices(pool, time.Minute, nil)
+	if _, err := notices(t.Context()); err == nil {
+		t.Fatal("the outbox is broken, but nothing failed")
+	}
+	if n := storetest.Count(t, pool, "SELECT count(*) FROM saga_event"); n != 0 {
+		t.Fatalf("%d rows in the timeline, want 0", n)
+	}
+	storetest.Exec(t, pool, "DROP TRIGGER broken ON outbox_event_nonessential")
+	if _, err := notices(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := storetest.Count(t, pool, "SELECT count(*) FROM outbox_event_nonessential"); n != 1 {
+		t.Errorf("%d notices, want 1", n)
+	}
+}
+
+var key = []byte("a key of at least 24 bytes")
+
+// receiver collects the ids that it took, after checking the signature of each.
+type receiver struct {
+	*httptest.Server
+	t      *testing.T
+	mu     sync.Mutex
+	ids    []string
+	bodies []string
+	status int // answered; 0 means 204
+}
+
+func newReceiver(t *testing.T) *receiver {
+	r := &receiver{t: t}
+	r.Server = httptest.NewServer(http.HandlerFunc(r.serve))
+	t.Cleanup(r.Close)
+	return r
+}
+
+func (r *receiver) serve(w http.ResponseWriter, req *http.Request) {
+	body, err := io.ReadAll(req.Body)
+	id, at := req.Header.Get("webhook-id"), req.Header.Get("webhook-timestamp")
+	mac := hmac.New(sha256.New, key)
+	fmt.Fprintf(mac, "%s.%s.%s", id, at, body)
+	if want := "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil)); err != nil || req.Header.Get("webhook-signature") != want {
+		r.t.Errorf("signature %q, want %q (%v)", req.Header.Get("webhook-signature"), want, err)
+	}
+	var seconds int64
+	if _, err := fmt.Sscan(at, &seconds); err != nil || time.Since(time.Unix(seconds, 0)).Abs() > time.Minute {
+		r.t.Errorf("timestamp %q: %v", at, err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ids, r.bodies = append(r.ids, id), append(r.bodies, string(body))
+	if r.status == 0 {
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	w.Header().Set("Location", r.URL)
+	w.WriteHeader(r.status)
+}
+
+type fixture struct {
+	*stuck.Webhook
+	pool    *pgxpool.Pool
+	mu      sync.Mutex
+	counted map[string]int
+}
+
+func open(t *testing.T, url string) *fixture {
+	t.Helper()
+	f := &fixture{pool: storetest.Open(t), counted: map[string]int{}}
+	var err error
+	f.Webhook, err = stuck.NewWebhook(stuck.WebhookConfig{
+		URL: url, Secret: "whsec_" + base64.StdEncoding.EncodeToString(key), MaxAttempts: 3, MaxAge: time.Hour, Log: slog.New(slog.DiscardHandler),
+		Observe: func(result string, n int) { f.mu.Lock(); defer f.mu.Unlock(); f.counted[result] += n },
+	}, f.pool)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func message(id string, at time.Time) service.Message {
+	return service.Message{
+		Headers: map[string][]string{"ce-specversion": {"1.0"}, "ce-id": {id}, "ce-source": {"/member-svc"}, "ce-type": {string(contract.SignupStuck)}, "ce-time": {at.Format(time.RFC3339Nano)}},
+		Body:    []byte(`{"member_id":"m","saga_id":"s","generation":1,"state":"needs_attention","reason":"rejected","since":"2026-11-22T10:00:00Z"}`),
+	}
+}
+
+func newID() string { return uuid.Must(uuid.NewV7()).String() }
+
+func (f *fixture) queue(t *testing.T, messages ...service.Message) {
+	t.Helper()
+	if err := f.Queue(t.Context(), messages); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (f *fixture) work(t *testing.T) {
+	t.Helper()
+	storetest.Exec(t, f.pool, "UPDATE webhook SET next_attempt_at = now()")
+	if _, err := f.Work(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (f *fixture) expect(t *testing.T, want map[string]int) {
+	t.Helper()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if fmt.Sprint(f.counted) != fmt.Sprint(want) {
+		t.Errorf("counted %v, want %v", f.counted, want)
+	}
+}
+
+func TestWebhookIsSignedAndSentOnce(t *testing.T) {
+	r := newReceiver(t)
+	f := open(t, r.URL)
+	id := newID()
+	f.queue(t, message(id, time.Now()), message(id, time.Now()), message("no uuid", time.Now()), service.Message{Body: []byte("{")})
+	for range 2 {
+		f.work(t)
+		f.queue(t, message(id, time.Now())) // the broker repeats itself
+	}
+	if len(r.ids) != 1 || r.ids[0] != id {
+		t.Fatalf("sent %v, want %s once", r.ids, id)
+	}
+	e, err := contract.Parse(map[string][]string{"content-type": {contract.StructuredContentType}}, []byte(r.bodies[0]))
+	var data contract.Stuck
+	if err == nil {
+		err = e.DataTo(&data)
+	}
+	if err != nil || e.ID != id || data.Reason != "rejected" || data.MemberID != "m" {
+		t.Errorf("%+v %+v %v", e, data, err)
+	}
+	f.expect(t, map[string]int{stuck.Sent: 1})
+}
+
+func TestWebhookGivesUpAfterItsAttempts(t *testing.T) {
+	r := newReceiver(t)
+	f := open(t, r.URL)
+	for _, status := range []int{http.StatusInternalServerError, http.StatusFound} { // a redirect is not followed
+		r.status = status
+		f.queue(t, message(newID(), time.Now()))
+		for range 5 {
+			f.work(t)
+		}
+	}
+	if len(r.ids) != 6 || r.ids[0] != r.ids[2] {
+		t.Errorf("%d posts, want 3 of each, always under one id: %v", len(r.ids), r.ids)
+	}
+	r.status = http.StatusGone
+	f.queue(t, message(newID(), time.Now()))
+	f.work(t)
+	f.work(t)
+	if len(r.ids) != 7 {
+		t.Errorf("%d posts, want one more: the receiver is gone for good", len(r.ids))
+	}
+	f.expect(t, map[string]int{stuck.Delayed: 4, stuck.Dropped: 3})
+}
+
+func TestAbsentReceiverIsTriedAgainSoon(t *testing.T) {
+	f := open(t, "http://127.0.0.1:1")
+	f.queue(t, message(newID(), time.Now()))
+	f.work(t)
+	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM webhook WHERE state = 'queued' AND next_attempt_at BETWEEN now() - interval '1 minute' AND now() + interval '1 second' AND error = 'the receiver cannot be reached'"); n != 1 {
+		t.Error("the first wait is not below a second")
+	}
+	f.expect(t, map[string]int{stuck.Delayed: 1})
+}
+
+func TestOldNoticesExpire(t *testing.T) {
+	r := newReceiver(t)
+	f := open(t, r.URL)
+	sent := newID()
+	f.queue(t, message(sent, time.Now()))
+	f.work(t)
+	f.queue(t, message(newID(), time.Now()))
+	storetest.Exec(t, f.pool, "UPDATE webhook SET created_at = now() - interval '2 hours'")
+	f.work(t)
+	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM webhook"); n != 0 {
+		t.Errorf("%d rows are kept for ever", n)
+	}
+	f.queue(t, message(sent, time.Now().Add(-2*time.Hour))) // its row is forgotten, but so is the event
+	f.work(t)
+	if len(r.ids) != 1 {
+		t.Errorf("%d posts, want 1", len(r.ids))
+	}
+	f.expect(t, map[string]int{stuck.Sent: 1, stuck.Expired: 2})
+}
+
+// A sender that dies between the receiver's yes and its record sends again, and a
+// receiver that answers nothing costs one claim, not the others' turn.
+func TestWebhookIsSentAgainAfterACrash(t *testing.T) {
+	r := newReceiver(t)
+	f := open(t, r.URL)
+	id := newID()
+	f.queue(t, message(id, time.Now()))
+	storetest.Exec(t, f.pool, `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''injected''; END'`)
+	storetest.Exec(t, f.pool, "CREATE TRIGGER broken BEFORE UPDATE ON webhook FOR EACH ROW WHEN (NEW.state = 'sent') EXECUTE FUNCTION refuse()")
+	if _, err := f.Work(t.Context()); err == nil {
+		t.Fatal("the result cannot be written, but nothing failed")
+	}
+	storetest.Exec(t, f.pool, "DROP TRIGGER broken ON webhook")
+	if _, err := f.Work(t.Context()); err != nil || len(r.ids) != 1 {
+		t.Errorf("claimed again within the lease: %d posts, %v", len(r.ids), err)
+	}
+	f.work(t)
+	if len(r.ids) != 2 || r.ids[0] != r.ids[1] {
+		t.Errorf("posts %v, want %s twice", r.ids, id)
+	}
+	f.expect(t, map[string]int{stuck.Sent: 1})
+}
+
+func TestHangingReceiverHoldsUpNobody(t *testing.T) {
+	release, arrived := make(chan struct{}), make(chan struct{}, 16)
+	hanging := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		arrived <- struct{}{}
+		<-release
+	}))
+	t.Cleanup(hanging.Close)
+	t.Cleanup(func() { close(release) })
+	f := open(t, hanging.URL)
+	for range 20 {
+		f.queue(t, message(newID(), time.Now()))
+	}
+	done := make(chan error, 1)
+	go func() { _, err := f.Work(t.Context()); done <- err }()
+	for range 8 {
+		<-arrived
+	}
+	f.queue(t, message(newID(), time.Now())) // the consumer goes on
+	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM webhook WHERE attempts = 1"); n != 8 {
+		t.Errorf("%d claimed at once, want 8", n)
+	}
+	for range 8 {
+		release <- struct{}{}
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestGoldenNotice(t *testing.T) {
+	raw, err := os.ReadFile("../../../contract/testdata/v1/signup.stuck.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := open(t, "http://127.0.0.1:1")
+	m := service.Message{Headers: map[string][]string{"content-type": {contract.StructuredContentType}}, Body: raw}
+	f.queue(t, m)
+	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM webhook") + f.counted[stuck.Expired]; n != 1 {
+		t.Errorf("%d notices queued or expired, want 1", n)
+	}
+}
+
+func TestBadWebhookConfiguration(t *testing.T) {
+	good := "whsec_" + base64.StdEncoding.EncodeToString(key)
+	for name, cfg := range map[string]stuck.WebhookConfig{
+		"no prefix":  {URL: "https://example.org", Secret: base64.StdEncoding.EncodeToString(key)},
+		"too short":  {URL: "https://example.org", Secret: "whsec_c2hvcnQ="},
+		"no base64":  {URL: "https://example.org", Secret: "whsec_!"},
+		"no scheme":  {URL: "example.org", Secret: good},
+		"ftp":        {URL: "ftp://example.org", Secret: good},
+		"no host":    {URL: "https://", Secret: good},
+		"not an URL": {URL: "http://[", Secret: good},
+	} {
+		if _, err := stuck.NewWebhook(cfg, nil); err == nil {
+			t.Errorf("%s was accepted", name)
+		}
+	}
+}

@@ -1,0 +1,269 @@
+package stuck
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/gofrs/uuid/v5"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/signup-saga/signup-saga/contract"
+	"github.com/signup-saga/signup-saga/service"
+)
+
+const (
+	atOnce      = 8 // posts at a time: one that hangs does not hold up seven others
+	postTimeout = 10 * time.Second
+	lease       = time.Minute // longer than a post: nobody else sends it meanwhile
+	backoffBase = time.Second
+	backoffCap  = time.Hour
+	forgetBatch = 1000
+	answerLimit = 4 << 10 // of an answer's body, which nobody reads
+)
+
+// Results of posts, for [WebhookConfig.Observe].
+const (
+	Sent    = "sent"
+	Delayed = "delayed" // will be tried again
+	Dropped = "dropped" // its attempts are used up, or the receiver is gone for good
+	Expired = "expired" // too old to be of use
+)
+
+// WebhookConfig configures [NewWebhook].
+type WebhookConfig struct {
+	URL         string // http or https
+	Secret      string // see [ParseSecret]
+	MaxAttempts int
+	MaxAge      time.Duration // of the event
+	Observe     func(result string, n int)
+	Log         *slog.Logger
+}
+
+// Webhook posts notices to one receiver, as https://www.standardwebhooks.com says:
+// webhook-id is the event's id, webhook-signature an HMAC-SHA256 over id, time and
+// body. The body is the event in structured CloudEvents JSON. Only an answer 2xx
+// counts; 410 says that the receiver is gone for good. Safe for concurrent use, in
+// many replicas.
+type Webhook struct {
+	cfg    WebhookConfig
+	key    []byte
+	pool   *pgxpool.Pool
+	client *http.Client
+}
+
+// NewWebhook returns a webhook. It fails for a malformed secret or URL; it connects
+// to nothing.
+func NewWebhook(cfg WebhookConfig, pool *pgxpool.Pool) (*Webhook, error) {
+	key, err := ParseSecret(cfg.Secret)
+	if err != nil {
+		return nil, err
+	}
+	if err := CheckURL(cfg.URL); err != nil {
+		return nil, err
+	}
+	transport := &http.Transport{
+		DialContext: (&net.Dialer{Timeout: postTimeout}).DialContext, TLSHandshakeTimeout: postTimeout, ForceAttemptHTTP2: true,
+		MaxConnsPerHost: atOnce, MaxIdleConnsPerHost: atOnce, IdleConnTimeout: time.Minute, Proxy: http.ProxyFromEnvironment,
+	}
+	return &Webhook{cfg, key, pool, &http.Client{
+		Transport: transport, Timeout: postTimeout,
+		// A redirected post would become a get, or tell the body to somebody else.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}, nil
+}
+
+// ParseSecret decodes a signing secret: "whsec_" and 24 to 64 bytes in base64.
+func ParseSecret(secret string) ([]byte, error) {
+	encoded, ok := strings.CutPrefix(secret, "whsec_")
+	key, err := base64.StdEncoding.DecodeString(encoded)
+	if !ok || err != nil || len(key) < 24 || len(key) > 64 {
+		return nil, errors.New("the secret is not whsec_ and 24 to 64 bytes in base64")
+	}
+	return key, nil
+}
+
+// CheckURL reports whether a post can be sent to u, without repeating it: it may
+// hold a secret.
+func CheckURL(u string) error {
+	parsed, err := url.Parse(u)
+	if err != nil || (parsed.Scheme != "http" && parsed.Scheme != "https") || parsed.Host == "" {
+		return errors.New("the URL is not http:// or https:// with a host")
+	}
+	return nil
+}
+
+// Queue handles a batch of signup.stuck events: a row for each, once. A finished row
+// is kept as long as its event could be sent again.
+func (w *Webhook) Queue(ctx context.Context, batch []service.Message) error {
+	var ids, bodies []string
+	var times []time.Time
+	for _, m := range batch {
+		e, err := contract.Parse(m.Headers, m.Body)
+		if err == nil {
+			err = e.DataTo(&contract.Stuck{})
+		}
+		id, bad := uuid.FromString(e.ID)
+		body, undecodable := json.Marshal(e)
+		if err := errors.Join(err, bad, undecodable); err != nil {
+			w.cfg.Log.Warn("malformed event skipped", "error", err)
+			continue
+		}
+		ids, bodies, times = append(ids, id.String()), append(bodies, string(body)), append(times, e.Time)
+	}
+	var expired int
+	err := w.pool.QueryRow(ctx, `-- name: queueWebhooks
+WITH event AS MATERIALIZED (
+    SELECT *, at < now() - make_interval(secs => $4) AS expired FROM unnest($1::text[]::uuid[], $2::text[], $3::timestamptz[]) AS e (id, body, at)
+), queued AS (
+    INSERT INTO webhook (event_id, body, created_at) SELECT DISTINCT ON (id) id, body, at FROM event WHERE NOT expired
+    ON CONFLICT DO NOTHING
+)
+SELECT count(*) FILTER (WHERE expired) FROM event`, ids, bodies, times, w.cfg.MaxAge.Seconds()).Scan(&expired)
+	if err != nil {
+		return fmt.Errorf("queue webhooks: %w", err)
+	}
+	w.observe(Expired, expired)
+	return nil
+}
+
+// Work posts a few of those that are due; it is a step for a loop.
+func (w *Webhook) Work(ctx context.Context) (more bool, err error) {
+	if err := w.forget(ctx); err != nil {
+		return false, err
+	}
+	due, err := w.claim(ctx)
+	if err != nil || len(due) == 0 {
+		return false, err
+	}
+	errs := make([]error, len(due))
+	var wg sync.WaitGroup
+	for i, n := range due {
+		wg.Go(func() {
+			err := w.post(ctx, n)
+			// What the receiver said is written down even when we are told to stop.
+			errs[i] = w.finish(context.WithoutCancel(ctx), n, err)
+		})
+	}
+	wg.Wait()
+	return len(due) == atOnce, errors.Join(errs...)
+}
+
+// forget deletes rows whose event is too old to be queued again.
+func (w *Webhook) forget(ctx context.Context) error {
+	var expired int
+	err := w.pool.QueryRow(ctx, `-- name: forgetWebhooks
+WITH gone AS (
+    DELETE FROM webhook WHERE event_id IN (
+        SELECT event_id FROM webhook WHERE created_at < now() - make_interval(secs => $1) LIMIT $2 FOR UPDATE SKIP LOCKED)
+    RETURNING state
+)
+SELECT count(*) FROM gone WHERE state = 'queued'`, w.cfg.MaxAge.Seconds(), forgetBatch).Scan(&expired)
+	if err != nil {
+		return fmt.Errorf("forget webhooks: %w", err)
+	}
+	w.observe(Expired, expired)
+	return nil
+}
+
+// notice is a claimed row of webhook; Attempts counts the claim.
+type notice struct {
+	EventID  string
+	Body     string
+	Attempts int
+}
+
+// claim counts the attempt before it is made, so that a notice which kills its
+// sender is not tried for ever.
+func (w *Webhook) claim(ctx context.Context) ([]notice, error) {
+	rows, err := w.pool.Query(ctx, `-- name: claimWebhooks
+UPDATE webhook SET next_attempt_at = now() + make_interval(secs => $1), attempts = attempts + 1
+WHERE event_id IN (SELECT event_id FROM webhook WHERE state = 'queued' AND next_attempt_at <= now()
+                   ORDER BY next_attempt_at LIMIT $2 FOR UPDATE SKIP LOCKED)
+RETURNING event_id::text, body, attempts`, lease.Seconds(), atOnce)
+	if err != nil {
+		return nil, fmt.Errorf("claim webhooks: %w", err)
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByName[notice])
+}
+
+// errGone: the receiver wants nothing any more.
+var errGone = errors.New("answered 410")
+
+// post returns nil if the receiver took the notice. Its errors do not contain the URL.
+func (w *Webhook) post(ctx context.Context, n notice) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.cfg.URL, strings.NewReader(n.Body))
+	if err != nil {
+		return errors.New("no request can be made for the URL")
+	}
+	at := strconv.FormatInt(time.Now().Unix(), 10)
+	req.Header.Set("Content-Type", contract.StructuredContentType)
+	req.Header.Set("User-Agent", "signup-saga")
+	req.Header.Set("Webhook-Id", n.EventID)
+	req.Header.Set("Webhook-Timestamp", at)
+	req.Header.Set("Webhook-Signature", "v1,"+base64.StdEncoding.EncodeToString(w.sign(n, at)))
+	resp, err := w.client.Do(req)
+	if err != nil {
+		if timeout := net.Error(nil); errors.As(err, &timeout) && timeout.Timeout() {
+			return errors.New("no answer in time")
+		}
+		return errors.New("the receiver cannot be reached")
+	}
+	defer resp.Body.Close()
+	_, _ = io.CopyN(io.Discard, resp.Body, answerLimit) // so that the connection can be used again
+	switch {
+	case resp.StatusCode/100 == 2:
+		return nil
+	case resp.StatusCode == http.StatusGone:
+		return errGone
+	default:
+		return fmt.Errorf("answered %d", resp.StatusCode)
+	}
+}
+
+func (w *Webhook) sign(n notice, at string) []byte {
+	mac := hmac.New(sha256.New, w.key)
+	mac.Write(bytes.Join([][]byte{[]byte(n.EventID), []byte(at), []byte(n.Body)}, []byte(".")))
+	return mac.Sum(nil)
+}
+
+// finish writes down what became of a post.
+func (w *Webhook) finish(ctx context.Context, n notice, failure error) error {
+	result, state, reason := Sent, Sent, ""
+	if failure != nil {
+		result, state, reason = Delayed, "queued", failure.Error()
+	}
+	if errors.Is(failure, errGone) || (failure != nil && n.Attempts >= w.cfg.MaxAttempts) {
+		result, state = Dropped, Dropped
+		w.cfg.Log.Warn("webhook dropped", "event_id", n.EventID, "attempts", n.Attempts, "error", reason)
+	}
+	_, err := w.pool.Exec(ctx, `-- name: finishWebhook
+UPDATE webhook SET state = $2, next_attempt_at = now() + make_interval(secs => $3), error = $4 WHERE event_id = $1 AND state = 'queued'`,
+		n.EventID, state, service.Backoff(n.Attempts, backoffBase, backoffCap).Seconds(), reason)
+	if err != nil {
+		return fmt.Errorf("finish webhook: %w", err)
+	}
+	w.observe(result, 1)
+	return nil
+}
+
+func (w *Webhook) observe(result string, n int) {
+	if n > 0 {
+		w.cfg.Observe(result, n)
+	}
+}
