@@ -26,9 +26,10 @@ test: devstack ## all tests but the slow ones, with the race detector
 	@$(if $(COMPILER),,echo "No C compiler found: the tests run without the race detector.")
 	@$(TEST_ENV) go run $(GOTESTSUM) -- -count=1 $(RACE) work
 
-verify: devstack modules build ## slower checks: modules, images, compose, fault tests (wants npm)
+verify: devstack modules build ## slower checks: modules, images, compose, fault tests (wants npm, and PgBouncer or apt-get)
 	@cd devstack/e2e && GOWORK=off $(TEST_ENV) go run $(GOTESTSUM) -- -count=1 -timeout=20m ./...
 	@cd bench && GOWORK=off $(TEST_ENV) go run $(GOTESTSUM) -- -count=1 ./...
+	@cd outbox && GOWORK=off $(TEST_ENV) go run $(GOTESTSUM) -- -count=1 -tags=verify -run=PgBouncer .
 
 bench: devstack ## measure the outbox against the limits of this machine (25 min); FLAGS=-quick for a look
 	@cd bench && GOWORK=off go run . -devstack $(DEVSTACK) -results RESULTS.md $(FLAGS)

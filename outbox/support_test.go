@@ -3,6 +3,7 @@ package outbox
 import (
 	"context"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"slices"
@@ -26,9 +27,28 @@ const lane = "essential"
 
 // bench is a database with one lane, a broker, and what is needed to look at both.
 type bench struct {
-	t    testing.TB
-	pool *pgxpool.Pool
-	nats *testenv.NATSServer
+	t      testing.TB
+	pool   *pgxpool.Pool
+	nats   *testenv.NATSServer
+	stream string
+	log    *lockedBuffer // what the relays logged
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 func migrate(ctx context.Context, url string) error {
@@ -59,12 +79,17 @@ func migrate(ctx context.Context, url string) error {
 func newBench(t *testing.T) *bench {
 	t.Helper()
 	t.Parallel()
-	pool, err := pgxpool.New(t.Context(), testenv.Database(t, "outbox", migrate))
+	return benchOf(t, testenv.Database(t, "outbox", migrate), testenv.NATS(t), "MEMBER_ESSENTIAL")
+}
+
+func benchOf(t *testing.T, database string, broker *testenv.NATSServer, stream string) *bench {
+	t.Helper()
+	pool, err := pgxpool.New(t.Context(), database)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(pool.Close)
-	return &bench{t: t, pool: pool, nats: testenv.NATS(t)}
+	return &bench{t: t, pool: pool, nats: broker, stream: stream, log: new(lockedBuffer)}
 }
 
 func (b *bench) connect() *nats.Conn {
@@ -81,14 +106,21 @@ func (b *bench) connect() *nats.Conn {
 func (b *bench) relay(hooks Hooks) *Relay {
 	b.t.Helper()
 	r, err := NewRelay(RelayConfig{
-		Lane: lane, Pool: b.pool, NATS: b.connect(), Stream: StreamConfig("MEMBER_ESSENTIAL", []string{"signup.essential.>"}, 1),
-		Source: "/test", SubjectPrefix: "signup.essential.", Hooks: hooks,
-		Log: slog.New(slog.NewTextHandler(b.t.Output(), nil)),
+		Lane: lane, Pool: b.pool, NATS: b.connect(), Stream: StreamConfig(b.stream, []string{b.prefix() + ">"}, 1),
+		Source: "/test", SubjectPrefix: b.prefix(), Hooks: hooks,
+		Log: slog.New(slog.NewTextHandler(io.MultiWriter(b.t.Output(), b.log), nil)),
 	})
 	if err != nil {
 		b.t.Fatal(err)
 	}
 	return r
+}
+
+func (b *bench) prefix() string {
+	if b.stream == "MEMBER_ESSENTIAL" {
+		return "signup.essential."
+	}
+	return strings.ToLower(b.stream) + "."
 }
 
 // start runs a relay until the test ends or stop is called.
@@ -198,7 +230,7 @@ func (b *bench) messages() []*jetstream.RawStreamMsg {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	s, err := js.Stream(ctx, "MEMBER_ESSENTIAL")
+	s, err := js.Stream(ctx, b.stream)
 	if err != nil {
 		return nil
 	}
