@@ -1,0 +1,77 @@
+package service
+
+import (
+	"context"
+	"fmt"
+)
+
+// Keyed has a key by which lists of it are ordered.
+type Keyed interface{ Key() string }
+
+// Pages reads a list in the order of its keys, page by page: what follows after,
+// which is "" at first. An empty page is the end.
+type Pages[T Keyed] func(ctx context.Context, after string) ([]T, error)
+
+// Merge walks two lists side by side, holding one page of each, and calls visit
+// for each key with what the lists have under it: nil where one has nothing. It
+// ends with the first error of a list or of visit. A list that is not in the
+// order of its keys, or names one twice, is an error: to go on would take
+// something for missing that is not.
+func Merge[L, R Keyed](ctx context.Context, left Pages[L], right Pages[R], visit func(*L, *R) error) error {
+	a, b := walk[L]{load: left}, walk[R]{load: right}
+	for {
+		l, err := a.head(ctx)
+		if err != nil {
+			return err
+		}
+		r, err := b.head(ctx)
+		if err != nil {
+			return err
+		}
+		switch {
+		case l == nil && r == nil:
+			return nil
+		case r == nil || (l != nil && (*l).Key() < (*r).Key()):
+			r = nil
+		case l == nil || (*r).Key() < (*l).Key():
+			l = nil
+		}
+		if err := visit(l, r); err != nil {
+			return err
+		}
+		if l != nil {
+			a.page = a.page[1:]
+		}
+		if r != nil {
+			b.page = b.page[1:]
+		}
+	}
+}
+
+type walk[T Keyed] struct {
+	load Pages[T]
+	page []T
+	last string // key of the last one loaded
+	end  bool
+}
+
+// head returns the next one without taking it, or nil at the end.
+func (w *walk[T]) head(ctx context.Context) (*T, error) {
+	if len(w.page) == 0 && !w.end {
+		page, err := w.load(ctx, w.last)
+		if err != nil {
+			return nil, err
+		}
+		for _, v := range page {
+			if v.Key() <= w.last {
+				return nil, fmt.Errorf("a list has %s after %s", v.Key(), w.last)
+			}
+			w.last = v.Key()
+		}
+		w.page, w.end = page, len(page) == 0
+	}
+	if w.end {
+		return nil, nil
+	}
+	return &w.page[0], nil
+}
