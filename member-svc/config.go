@@ -27,7 +27,7 @@ type Config struct {
 	ProbeConfig
 	HTTPAddr          string        `env:"MEMBER_HTTP_ADDR" envDefault:"127.0.0.1:8080" help:"public listener"`
 	AdminTokensFile   string        `env:"ADMIN_TOKENS_FILE,required" help:"lines name:role:sha256-hex; roles viewer, operator"`
-	IdempotencySecret string        `env:"IDEMPOTENCY_SECRET,required" help:"keys the fingerprints of requests; at least 32 characters, the same in every replica"`
+	IdempotencySecret string        `env:"IDEMPOTENCY_SECRET,required" help:"keys the fingerprints of requests and of names that are kept; at least 32 characters, the same in every replica; a new one frees those names"`
 	SMTPAddr          string        `env:"SMTP_ADDR" envDefault:"127.0.0.1:1025" help:"mail server"`
 	MailFrom          string        `env:"MAIL_FROM" envDefault:"welcome@localhost" help:"sender of the welcome mail"`
 	MailMaxAttempts   int           `env:"MAIL_MAX_ATTEMPTS" envDefault:"20" help:"times that the mail server may put a mail off"`
@@ -38,6 +38,8 @@ type Config struct {
 	HashConcurrency   int           `env:"HASH_CONCURRENCY" envDefault:"0" help:"hashes at a time; 0 means one per core"`
 	HashQueueWait     time.Duration `env:"HASH_QUEUE_WAIT" envDefault:"2s" help:"for a turn to hash, before 503 busy"`
 	SignupRate        int           `env:"SIGNUP_RATE_PER_MINUTE" envDefault:"60" help:"signups per address and minute"`
+	SessionRate       int           `env:"SESSION_RATE_PER_MINUTE" envDefault:"60" help:"passwords that an address may try per minute, to sign in or to leave"`
+	SessionLifetime   time.Duration `env:"SESSION_LIFETIME" envDefault:"168h" help:"until a member has to sign in again"`
 	PasswordMin       int           `env:"PASSWORD_MIN" envDefault:"15" help:"shortest password, in characters"`
 	PlansAllowed      []string      `env:"PLANS_ALLOWED" envDefault:"free" help:"plans that anyone may choose; the first is the default"`
 	ProvisionPromise  time.Duration `env:"PROVISION_PROMISE" envDefault:"30s" help:"after which a signup counts as delayed and its command is repeated"`
@@ -63,6 +65,7 @@ func (c Config) Validate() []error {
 		"must be positive, with at least 8 KiB of memory per lane")
 	require(c.HashConcurrency >= 0 && c.HashQueueWait > 0, "HASH_CONCURRENCY, HASH_QUEUE_WAIT", "must not be negative")
 	require(c.SignupRate > 0, "SIGNUP_RATE_PER_MINUTE", "must be positive")
+	require(c.SessionRate > 0 && c.SessionLifetime > 0, "SESSION_RATE_PER_MINUTE, SESSION_LIFETIME", "must be positive")
 	require(c.PasswordMin > 0 && c.PasswordMin <= 256, "PASSWORD_MIN", "must be 1 to 256")
 	require(len(c.PlansAllowed) > 0 && !slices.ContainsFunc(c.PlansAllowed, func(p string) bool { return store.QuotaBytes[p] == 0 }),
 		"PLANS_ALLOWED", "must list some of free, plus, pro")

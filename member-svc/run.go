@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/signup-saga/signup-saga/contract"
+	"github.com/signup-saga/signup-saga/member-svc/internal/account"
 	"github.com/signup-saga/signup-saga/member-svc/internal/api"
 	"github.com/signup-saga/signup-saga/member-svc/internal/drive"
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
@@ -59,7 +60,7 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 		return err
 	}
 	step := saga.Provision(cfg.ProvisionPromise, cfg.SagaGiveUp)
-	st := store.New(pool, step, wake)
+	st := store.New(pool, step, []byte(cfg.IdempotencySecret), wake)
 	hasher := signup.NewHasher(hashConfig(cfg))
 	metrics, err := api.NewMetrics(hasher.Waiting)
 	if err != nil {
@@ -72,10 +73,11 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 		Signups: signup.New(signup.Config{
 			Plans: cfg.PlansAllowed, PasswordMin: cfg.PasswordMin, Secret: []byte(cfg.IdempotencySecret), DatabaseTimeout: cfg.DatabaseTimeout,
 		}, st, hasher, step),
-		Store: st, Step: step, Metrics: metrics, DatabaseTimeout: cfg.DatabaseTimeout, Log: log,
+		Accounts: account.New(account.Config{SessionLifetime: cfg.SessionLifetime, DatabaseTimeout: cfg.DatabaseTimeout}, st, hasher, step),
+		Store:    st, Step: step, Metrics: metrics, DatabaseTimeout: cfg.DatabaseTimeout, Log: log,
 	}
 	p.Servers = []*service.Server{
-		service.NewServer(service.ServerConfig{Name: "public", Addr: cfg.HTTPAddr, Handler: handlers.Public(cfg.SignupRate), Log: log}),
+		service.NewServer(service.ServerConfig{Name: "public", Addr: cfg.HTTPAddr, Handler: handlers.Public(cfg.SignupRate, cfg.SessionRate), Log: log}),
 		service.NewServer(service.ServerConfig{Name: "admin", Addr: cfg.AdminAddr, Handler: handlers.Admin(tokens, p.Health), Log: log}),
 	}
 	for _, s := range p.Servers {
@@ -129,6 +131,10 @@ func addWorkers(p *service.Process, cfg Config, pool *pgxpool.Pool, nc *service.
 	loop("welcome mail", time.Second, mailer.Work)
 	loop("forget keys", time.Minute, func(ctx context.Context) (bool, error) {
 		n, err := st.ForgetExpiredKeys(ctx, forgetBatch)
+		return n == forgetBatch, err
+	})
+	loop("forget sessions", time.Minute, func(ctx context.Context) (bool, error) {
+		n, err := st.ForgetExpiredSessions(ctx, forgetBatch)
 		return n == forgetBatch, err
 	})
 	loop("gauges", 5*time.Second, func(ctx context.Context) (bool, error) { return false, metrics.Refresh(ctx, st, pool) })

@@ -153,7 +153,8 @@ func (s *svc) awaitState(t *testing.T, body map[string]any, want string) {
 	})
 }
 
-// fakeStorage answers commands over NATS as the Storage service would.
+// fakeStorage answers commands over NATS as the Storage service would: removals at
+// once, the others as answer says.
 func fakeStorage(t *testing.T, natsURL string, answer func(contract.StorageCommand) (contract.Type, *contract.StorageError)) {
 	t.Helper()
 	nc, err := nats.Connect(natsURL, nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
@@ -171,7 +172,7 @@ func fakeStorage(t *testing.T, natsURL string, answer func(contract.StorageComma
 			t.Fatal(err)
 		}
 	}
-	if _, err := nc.Subscribe(contract.SubjectPrefix(contract.Essential)+string(contract.StorageProvision), func(m *nats.Msg) {
+	reply := func(m *nats.Msg) {
 		e, err := contract.Parse(m.Header, m.Data)
 		var command contract.StorageCommand
 		if err == nil {
@@ -181,7 +182,10 @@ func fakeStorage(t *testing.T, natsURL string, answer func(contract.StorageComma
 			t.Errorf("command: %v", err)
 			return
 		}
-		typ, why := answer(command)
+		typ, why := contract.StorageDeprovisioned, (*contract.StorageError)(nil)
+		if e.Type == contract.StorageProvision {
+			typ, why = answer(command)
+		}
 		data, err := json.Marshal(contract.StorageReply{MemberID: command.MemberID, SagaID: command.SagaID, Generation: command.Generation, Attempt: 1, Error: why})
 		if err != nil {
 			t.Error(err)
@@ -196,8 +200,11 @@ func fakeStorage(t *testing.T, natsURL string, answer func(contract.StorageComma
 		if err := nc.PublishMsg(out); err != nil {
 			t.Error(err)
 		}
-	}); err != nil {
-		t.Fatal(err)
+	}
+	for _, command := range []contract.Type{contract.StorageProvision, contract.StorageDeprovision} {
+		if _, err := nc.Subscribe(contract.SubjectPrefix(contract.Essential)+string(command), reply); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := nc.Flush(); err != nil {
 		t.Fatal(err)

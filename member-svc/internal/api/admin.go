@@ -27,7 +27,9 @@ func (a *API) Admin(tokens *service.Tokens, health *service.Health) http.Handler
 		r.Use(private, deadline(a.DatabaseTimeout), tokens.Require(service.RoleViewer))
 		r.Get("/", a.handle(a.listSagas))
 		r.Get("/{saga_id}", a.handle(a.showSaga))
-		r.With(tokens.Require(service.RoleOperator)).Post("/{saga_id}/retry", a.handle(a.retrySaga))
+		operator := r.With(tokens.Require(service.RoleOperator))
+		operator.Post("/{saga_id}/retry", a.handle(a.act(saga.Retried, errNotRetryable)))
+		operator.Post("/{saga_id}/cancel", a.handle(a.act(saga.Withdraw, errNotNow)))
 	})
 	return r
 }
@@ -37,7 +39,7 @@ type sagaView struct {
 	SagaID        string                 `json:"saga_id"`
 	MemberID      string                 `json:"member_id"`
 	SignupID      string                 `json:"signup_id"`
-	Username      string                 `json:"username"`
+	Username      *string                `json:"username"`
 	Plan          string                 `json:"plan"`
 	State         saga.State             `json:"state"`
 	Delayed       bool                   `json:"delayed"`
@@ -140,35 +142,47 @@ func (a *API) showSaga(w http.ResponseWriter, r *http.Request) error {
 	return service.WriteJSON(w, http.StatusOK, v)
 }
 
-func (a *API) retrySaga(w http.ResponseWriter, r *http.Request) error {
+// act returns a handler for what an operator wants of one saga, for a reason that is
+// kept. A saga whose state does not allow it is answered with refusal.
+func (a *API) act(kind saga.Kind, refusal error) service.Handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		change, err := wish(w, r, kind)
+		if err != nil {
+			return err
+		}
+		results, err := a.Store.Apply(r.Context(), change)
+		if err != nil {
+			return err
+		}
+		switch results[0].Outcome {
+		case "":
+			return store.ErrNotFound
+		case saga.Refused:
+			return refusal
+		}
+		setETag(w, results[0].Version)
+		return service.WriteJSON(w, http.StatusAccepted, a.view(results[0].Record))
+	}
+}
+
+func wish(w http.ResponseWriter, r *http.Request, kind saga.Kind) (store.Change, error) {
 	var body struct {
 		Reason string `json:"reason"`
 	}
 	if err := service.DecodeJSON(w, r, &body); err != nil {
-		return err
+		return store.Change{}, err
 	}
 	if reason := strings.TrimSpace(body.Reason); reason == "" || len(reason) > 1000 || strings.ContainsRune(reason, 0) {
-		return invalid("/reason", "must say why, in up to 1000 bytes")
+		return store.Change{}, invalid("/reason", "must say why, in up to 1000 bytes")
 	}
-	change := store.Change{SagaID: chi.URLParam(r, "saga_id"), Event: saga.Event{Kind: saga.Retried, Reason: body.Reason}}
+	change := store.Change{SagaID: chi.URLParam(r, "saga_id"), Event: saga.Event{Kind: kind, Reason: body.Reason}}
 	change.Event.Actor, _ = service.Actor(r.Context())
 	if etag := r.Header.Get("If-Match"); etag != "" && etag != "*" {
 		version, err := strconv.ParseInt(strings.Trim(etag, `"`), 10, 64)
 		if err != nil {
-			return store.ErrStale // not an ETag of ours
+			return store.Change{}, store.ErrStale // not an ETag of ours
 		}
 		change.IfVersion = &version
 	}
-	results, err := a.Store.Apply(r.Context(), change)
-	if err != nil {
-		return err
-	}
-	switch results[0].Outcome {
-	case "":
-		return store.ErrNotFound
-	case saga.Refused:
-		return errNotRetryable
-	}
-	setETag(w, results[0].Version)
-	return service.WriteJSON(w, http.StatusAccepted, a.view(results[0].Record))
+	return change, nil
 }

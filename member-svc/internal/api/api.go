@@ -12,6 +12,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
+	"github.com/signup-saga/signup-saga/member-svc/internal/account"
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
@@ -21,6 +22,7 @@ import (
 // API answers requests.
 type API struct {
 	Signups         *signup.Service
+	Accounts        *account.Service
 	Store           *store.Store
 	Step            saga.Step
 	Metrics         *Metrics
@@ -34,6 +36,7 @@ var (
 	errMethod       = service.NewProblem(http.StatusMethodNotAllowed, "method_not_allowed", "the resource does not know this method")
 	errRate         = service.NewProblem(http.StatusTooManyRequests, "rate_limited", "too many requests from this address")
 	errNotRetryable = service.NewProblem(http.StatusConflict, "not_retryable", "only a saga that needs attention can be retried")
+	errNotNow       = service.NewProblem(http.StatusConflict, "not_cancellable", "the saga is at a step that this version does not know")
 )
 
 // problem is the one place where errors become answers. Errors that it does not know
@@ -47,6 +50,10 @@ func problem(err error) *service.Problem {
 		return service.NewProblem(http.StatusConflict, "username_taken", signup.ErrTaken.Error())
 	case errors.Is(err, signup.ErrKeyReused):
 		return service.NewProblem(http.StatusUnprocessableEntity, "idempotency_key_reused", signup.ErrKeyReused.Error())
+	case errors.Is(err, account.ErrCredentials):
+		return service.NewProblem(http.StatusUnauthorized, "invalid_credentials", account.ErrCredentials.Error())
+	case errors.Is(err, account.ErrNoSession):
+		return service.NewProblem(http.StatusUnauthorized, "unauthorized", account.ErrNoSession.Error())
 	case errors.Is(err, signup.ErrBusy):
 		return later(service.NewProblem(http.StatusServiceUnavailable, "busy", signup.ErrBusy.Error()), time.Second)
 	case errors.Is(err, store.ErrNotFound):

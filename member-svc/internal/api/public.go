@@ -13,14 +13,21 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// Public returns the handler of the public listener. Each address may sign up
-// perMinute times a minute.
-func (a *API) Public(perMinute int) http.Handler {
+// Public returns the handler of the public listener. Each address may sign up, and
+// try passwords, so many times a minute.
+func (a *API) Public(signups, passwords int) http.Handler {
+	limit := func(perMinute int) func(http.Handler) http.Handler {
+		return httprate.LimitBy(perMinute, time.Minute, address, httprate.WithLimitHandler(a.fail(errRate)))
+	}
 	r := a.router()
 	r.Use(private)
-	limit := httprate.LimitBy(perMinute, time.Minute, address, httprate.WithLimitHandler(a.fail(errRate)))
-	r.With(limit).Post("/v1/members", a.handle(a.signUp))
+	r.With(limit(signups)).Post("/v1/members", a.handle(a.signUp))
 	r.Get("/v1/signups/{signup_id}", a.handle(a.showSignup))
+	r.Get("/v1/members/me", a.handle(a.showMe))
+	r.Delete("/v1/sessions/current", a.handle(a.signOut))
+	guessing := r.With(limit(passwords))
+	guessing.Post("/v1/sessions", a.handle(a.signIn))
+	guessing.Delete("/v1/members/me", a.handle(a.withdraw))
 	return r
 }
 

@@ -171,8 +171,6 @@ func settle(s Saga, state State, why contract.StorageError, now time.Time) (Saga
 	return s, nil, Advanced
 }
 
-func (s State) leaving() bool { return s == Withdrawing || s == WithdrawNeedsAttention }
-
 func (s State) attention() State {
 	if s.leaving() {
 		return WithdrawNeedsAttention

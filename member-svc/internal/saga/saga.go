@@ -25,6 +25,11 @@ var States = []State{Provisioning, Ready, NeedsAttention, Withdrawing, WithdrawN
 // Open reports whether a command is out whose answer is awaited.
 func (s State) Open() bool { return s == Provisioning || s == Withdrawing }
 
+func (s State) leaving() bool { return s == Withdrawing || s == WithdrawNeedsAttention }
+
+// Leaving reports whether the member has left, or is about to have left.
+func (s State) Leaving() bool { return s.leaving() || s == Withdrawn }
+
 // Public is the state as the member sees it: a withdrawal that needs an operator
 // is still a withdrawal to him.
 func (s State) Public() State {
@@ -41,6 +46,7 @@ func (s State) Settled() bool { return !s.Public().Open() }
 type Saga struct {
 	ID, MemberID, SignupID string
 	State                  State
+	Step                   int        // index of the step that is asked, or was asked last
 	Generation             int64      // of the newest command; starts at 1
 	ObservedGeneration     int64      // highest generation seen in a reply that was ahead of us; 0: never
 	Version                int64      // transitions so far; the compare-and-swap guard

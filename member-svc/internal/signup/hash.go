@@ -1,10 +1,14 @@
 package signup
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
+	"crypto/subtle"
 	"encoding/base64"
+	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -26,13 +30,14 @@ const waitersPerPermit = 64
 // Hasher hashes passwords, a few at a time. Safe for concurrent use.
 type Hasher struct {
 	cfg     HashConfig
+	decoy   string // a hash of no password
 	permits chan struct{}
 	waiting atomic.Int64
 }
 
 // NewHasher returns a hasher.
 func NewHasher(cfg HashConfig) *Hasher {
-	return &Hasher{cfg: cfg, permits: make(chan struct{}, cfg.Concurrency)}
+	return &Hasher{cfg: cfg, decoy: cfg.phc(random(16), random(32)), permits: make(chan struct{}, cfg.Concurrency)}
 }
 
 // Waiting returns how many callers wait for their turn.
@@ -45,12 +50,41 @@ func (h *Hasher) Hash(ctx context.Context, password string) (string, error) {
 		return "", err
 	}
 	defer func() { <-h.permits }()
-	var salt [16]byte
-	_, _ = rand.Read(salt[:]) // never fails
-	sum := argon2.IDKey([]byte(password), salt[:], h.cfg.Time, h.cfg.MemoryKiB, h.cfg.Parallelism, 32)
-	b64 := base64.RawStdEncoding
-	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, h.cfg.MemoryKiB, h.cfg.Time, h.cfg.Parallelism,
-		b64.EncodeToString(salt[:]), b64.EncodeToString(sum)), nil
+	salt := random(16)
+	return h.cfg.phc(salt, argon2.IDKey([]byte(password), salt, h.cfg.Time, h.cfg.MemoryKiB, h.cfg.Parallelism, 32)), nil
+}
+
+// Verify reports whether phc, of whatever cost, is the hash of password; [ErrBusy] as
+// for Hash. With phc "" it works just as long and reports false, so that its time does
+// not tell who exists.
+func (h *Hasher) Verify(ctx context.Context, phc, password string) (bool, error) {
+	var cost HashConfig
+	var salt, sum string
+	_, err := fmt.Sscanf(strings.ReplaceAll(cmp.Or(phc, h.decoy), "$", " "), " argon2id v=19 m=%d,t=%d,p=%d %s %s",
+		&cost.MemoryKiB, &cost.Time, &cost.Parallelism, &salt, &sum)
+	rawSalt, badSalt := b64.DecodeString(salt)
+	want, badSum := b64.DecodeString(sum)
+	if err := errors.Join(err, badSalt, badSum); err != nil {
+		return false, fmt.Errorf("stored password hash: %w", err)
+	}
+	if err := h.enter(ctx); err != nil {
+		return false, err
+	}
+	defer func() { <-h.permits }()
+	got := argon2.IDKey([]byte(password), rawSalt, cost.Time, cost.MemoryKiB, cost.Parallelism, uint32(len(want)))
+	return subtle.ConstantTimeCompare(got, want) == 1 && phc != "", nil
+}
+
+var b64 = base64.RawStdEncoding
+
+func (c HashConfig) phc(salt, sum []byte) string {
+	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, c.MemoryKiB, c.Time, c.Parallelism, b64.EncodeToString(salt), b64.EncodeToString(sum))
+}
+
+func random(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.Read(b) // never fails
+	return b
 }
 
 func (h *Hasher) enter(ctx context.Context) error {

@@ -25,7 +25,7 @@ var cheap = signup.HashConfig{MemoryKiB: 8, Time: 1, Parallelism: 1, Concurrency
 const good = "correct horse battery"
 
 func newService(pool *pgxpool.Pool) *signup.Service {
-	st := store.New(pool, storetest.Step, func() {})
+	st := store.New(pool, storetest.Step, storetest.Secret, func() {})
 	return signup.New(signup.Config{
 		Plans: []string{"free", "plus"}, PasswordMin: 15, Secret: []byte(strings.Repeat("s", 32)), DatabaseTimeout: 2500 * time.Millisecond,
 	}, st, signup.NewHasher(cheap), storetest.Step)
@@ -175,7 +175,7 @@ func TestFind(t *testing.T) {
 		t.Fatal(err)
 	}
 	v, err := s.Find(t.Context(), a.SignupID)
-	if err != nil || v.Username != "Mina" || v.Plan != "plus" || v.Storage.Status != "pending" || v.Storage.QuotaBytes != 100<<30 || v.Delayed ||
+	if err != nil || *v.Username != "Mina" || v.Plan != "plus" || v.Storage.Status != "pending" || v.Storage.QuotaBytes != 100<<30 || v.Delayed ||
 		v.Links["self"] != "/v1/signups/"+a.SignupID || len(v.Links) != 1 {
 		t.Errorf("%+v %v", v, err)
 	}

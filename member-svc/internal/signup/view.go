@@ -11,7 +11,7 @@ import (
 type View struct {
 	SignupID  string            `json:"signup_id"`
 	MemberID  string            `json:"member_id"`
-	Username  string            `json:"username"`
+	Username  *string           `json:"username"` // null once the member has left
 	Plan      string            `json:"plan"`
 	State     saga.State        `json:"state"`
 	Delayed   bool              `json:"delayed"`

@@ -103,33 +103,41 @@ func (s *Store) applyTx(ctx context.Context, tx pgx.Tx, records map[string]Recor
 		var effects []saga.Effect
 		var outcome saga.Outcome
 		r.Saga, effects, outcome = s.step.Decide(before, c.Event, r.Now)
-		results[i], records[c.SagaID] = Result{c, r, outcome}, r
-		switch outcome {
-		case saga.Unchanged, saga.Refused:
-			continue
-		case saga.Recorded:
-		default:
-			update(b, r.Saga, before.Version)
-		}
-		timeline(b, r.Saga, c.Event, outcome)
-		if c.Event.Actor != "" {
-			audit(b, before, r.Saga, c.Event)
-		}
-		if err := queueEffects(b, r, effects); err != nil {
+		if err := s.write(b, before, &r, c.Event, effects, outcome); err != nil {
 			return nil, err
 		}
+		results[i], records[c.SagaID] = Result{c, r, outcome}, r
 	}
 	return results, tx.SendBatch(ctx, b).Close()
+}
+
+// write queues everything that belongs to one outcome.
+func (s *Store) write(b *pgx.Batch, before saga.Saga, r *Record, e saga.Event, effects []saga.Effect, outcome saga.Outcome) error {
+	switch outcome {
+	case saga.Unchanged, saga.Refused:
+		return nil
+	case saga.Recorded:
+	default:
+		update(b, r.Saga, before.Version)
+	}
+	timeline(b, r.Saga, e, outcome)
+	if e.Actor != "" {
+		audit(b, before, r.Saga, e)
+	}
+	if e.Kind == saga.Withdraw && r.UsernameKey != nil {
+		s.erase(b, r)
+	}
+	return queueEffects(b, *r, effects)
 }
 
 // update is a transition: it happens to the version it was decided on, or not at all.
 func update(b *pgx.Batch, s saga.Saga, version int64) {
 	b.Queue(`-- name: updateSaga
 UPDATE signup_saga SET state = $3, generation = $4, observed_generation = $5, version = $6, redrives = $7, retry_open = $8,
-       opened_at = $9, commanded_at = $10, due_at = $11, error_class = $12, error_message = $13, error_fingerprint = $14, updated_at = $15
+       opened_at = $9, commanded_at = $10, due_at = $11, error_class = $12, error_message = $13, error_fingerprint = $14, updated_at = $15, step = $16
 WHERE id = $1 AND version = $2`,
 		s.ID, version, s.State, s.Generation, s.ObservedGeneration, s.Version, s.Redrives, s.RetryOpen,
-		s.OpenedAt, s.CommandedAt, s.DueAt, s.ErrorClass, s.ErrorMessage, s.ErrorFingerprint, s.UpdatedAt).
+		s.OpenedAt, s.CommandedAt, s.DueAt, s.ErrorClass, s.ErrorMessage, s.ErrorFingerprint, s.UpdatedAt, s.Step).
 		Exec(func(tag pgconn.CommandTag) error {
 			if tag.RowsAffected() != 1 {
 				return errMissed

@@ -36,7 +36,7 @@ type Key struct {
 // Known is what the database knows about a signup that somebody asks for.
 type Known struct {
 	Now      time.Time
-	Taken    bool // the username
+	Taken    bool // the username, by a member or by one who left
 	Exists   bool // a signup of this very signup id: it was committed
 	BodyHMAC []byte
 	Response []byte // of the first request with this key; nil: the key is new
@@ -47,9 +47,9 @@ type Known struct {
 func (s *Store) LookUp(ctx context.Context, usernameKey, key, signupID string) (Known, error) {
 	rows, err := s.pool.Query(ctx, `-- name: lookUpSignup
 SELECT now() AS now, k.body_hmac, k.response,
-       EXISTS (SELECT FROM member WHERE username_key = $1) AS taken,
+       EXISTS (SELECT FROM member WHERE username_key = $1) OR EXISTS (SELECT FROM member WHERE name_mac = $4) AS taken,
        EXISTS (SELECT FROM signup_saga WHERE signup_id = $3) AS exists
-FROM (VALUES (1)) AS always LEFT JOIN idempotency_key k ON k.key = $2 AND k.expires_at > now()`, usernameKey, key, signupID)
+FROM (VALUES (1)) AS always LEFT JOIN idempotency_key k ON k.key = $2 AND k.expires_at > now()`, usernameKey, key, signupID, s.nameMAC(usernameKey))
 	if err != nil {
 		return Known{}, err
 	}
@@ -59,7 +59,7 @@ FROM (VALUES (1)) AS always LEFT JOIN idempotency_key k ON k.key = $2 AND k.expi
 // Begin decides what a new signup looks like. It writes nothing.
 func (s *Store) Begin(sagaID, signupID string, m Member, now time.Time) (Record, []saga.Effect) {
 	next, effects, _ := s.step.Decide(saga.Saga{ID: sagaID, MemberID: m.ID, SignupID: signupID}, saga.Event{Kind: saga.SignedUp}, now)
-	return Record{Saga: next, Username: m.Username, Plan: m.Plan, Now: now}, effects
+	return Record{Saga: next, Username: &m.Username, UsernameKey: &m.UsernameKey, Plan: m.Plan, Now: now}, effects
 }
 
 // SignUp stores a new member, the saga, its first timeline row, the idempotency key
@@ -69,8 +69,8 @@ func (s *Store) Begin(sagaID, signupID string, m Member, now time.Time) (Record,
 func (s *Store) SignUp(ctx context.Context, m Member, r Record, effects []saga.Effect, key *Key) error {
 	b := new(pgx.Batch)
 	b.Queue(`-- name: insertMember
-INSERT INTO member (id, username, username_key, email, plan, password_hash, created_at)
-VALUES ($1, $2, $3, nullif($4, ''), $5, $6, $7)`, m.ID, m.Username, m.UsernameKey, m.Email, m.Plan, m.PasswordHash, r.CreatedAt)
+INSERT INTO member (id, username, username_key, name_mac, email, plan, password_hash, created_at)
+VALUES ($1, $2, $3, $4, nullif($5, ''), $6, $7, $8)`, m.ID, m.Username, m.UsernameKey, s.nameMAC(m.UsernameKey), m.Email, m.Plan, m.PasswordHash, r.CreatedAt)
 	b.Queue(`-- name: insertSaga
 INSERT INTO signup_saga (id, member_id, signup_id, state, generation, version, opened_at, commanded_at, due_at, created_at, updated_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7, now(), $8, $9, $10)`,

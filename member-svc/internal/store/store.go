@@ -48,27 +48,37 @@ const suspended = 5 * time.Second
 
 // Store reads and writes the Member database.
 type Store struct {
-	pool *pgxpool.Pool
-	tx   service.Transactor
-	step saga.Step
-	wake func()
+	pool   *pgxpool.Pool
+	tx     service.Transactor
+	step   saga.Step
+	secret []byte
+	wake   func()
 }
 
-// New returns a store whose sagas go through step. It calls wake after each commit
-// that may have appended outbox events; wake must not block.
-func New(pool *pgxpool.Pool, step saga.Step, wake func()) *Store {
-	return &Store{pool: pool, tx: service.Transactor{Pool: pool, Idle: suspended}, step: step, wake: wake}
+// New returns a store whose sagas go through step. The secret keys what is kept of
+// the names of those who left. It calls wake after each commit that may have appended
+// outbox events; wake must not block.
+func New(pool *pgxpool.Pool, step saga.Step, secret []byte, wake func()) *Store {
+	return &Store{pool: pool, tx: service.Transactor{Pool: pool, Idle: suspended}, step: step, secret: secret, wake: wake}
 }
 
 // Record is a saga with the facts shown beside it, and the database's time when it was read.
 type Record struct {
 	saga.Saga
-	Username string
-	Plan     string
-	Now      time.Time
+	Username    *string // nil once the member has left
+	UsernameKey *string
+	Plan        string
+	Now         time.Time
 }
 
-const selectRecord = `SELECT s.*, m.username, m.plan, now() AS now FROM signup_saga s JOIN member m ON m.id = s.member_id`
+// Columns are listed one by one: a later version may add some while this one runs.
+const (
+	recordColumns = `s.id, s.member_id, s.signup_id, s.state, s.step, s.generation, s.observed_generation, s.version, s.redrives, s.retry_open,
+       s.opened_at, s.commanded_at, s.due_at, s.error_class, s.error_message, s.error_fingerprint, s.created_at, s.updated_at,
+       m.username, m.username_key, m.plan, now() AS now`
+	recordTables = ` FROM signup_saga s JOIN member m ON m.id = s.member_id`
+	selectRecord = "SELECT " + recordColumns + recordTables
+)
 
 // Find returns the signup that a client knows by its signup id, or [ErrNotFound].
 func (s *Store) Find(ctx context.Context, signupID string) (Record, error) {
@@ -108,10 +118,14 @@ func message(r Record, effect saga.Effect) (outbox.Event, error) {
 // one scans the only row, or reports ErrNotFound.
 func one[T any](rows pgx.Rows) (T, error) {
 	v, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[T])
+	return v, notFound(err)
+}
+
+func notFound(err error) error {
 	if errors.Is(err, pgx.ErrNoRows) {
-		return v, ErrNotFound
+		return ErrNotFound
 	}
-	return v, err
+	return err
 }
 
 // Defective reports whether Postgres refused the data itself, so that the same write

@@ -30,7 +30,7 @@ type fixture struct {
 func open(t *testing.T) *fixture {
 	t.Helper()
 	f := &fixture{pool: storetest.Open(t)}
-	f.Store = store.New(f.pool, storetest.Step, func() { f.wakes.Add(1) })
+	f.Store = store.New(f.pool, storetest.Step, storetest.Secret, func() { f.wakes.Add(1) })
 	return f
 }
 
@@ -340,7 +340,7 @@ func TestListPagesNewestFirst(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, r := range page {
-			names = append(names, r.Username)
+			names = append(names, *r.Username)
 		}
 		if next.String() == "" {
 			break

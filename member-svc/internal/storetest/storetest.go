@@ -18,6 +18,9 @@ import (
 // Step is the step that tests use: the defaults of the service.
 var Step = saga.Provision(30*time.Second, 24*time.Hour)
 
+// Secret is the secret that tests use.
+var Secret = []byte("0123456789abcdef0123456789abcdef")
+
 // URL returns the URL of a fresh Member database, dropped when the test ends.
 func URL(t testing.TB) string {
 	t.Helper()

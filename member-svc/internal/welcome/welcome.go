@@ -1,7 +1,8 @@
 // Package welcome sends the welcome mail: pleasant, not promised. The consumer only
 // makes a row; a worker sends what is due. Attempts and age are bounded, and nothing
 // here can delay a signup. A mail is sent twice only if the process dies between the
-// mail server's yes and the commit; its Message-ID is the same then.
+// mail server's yes and the commit; its Message-ID is the same then. The address is
+// read when the mail is sent: whoever has left by then gets none.
 package welcome
 
 import (
@@ -120,22 +121,20 @@ func (m *Mailer) Work(ctx context.Context) (more bool, err error) {
 	return len(due) == batchSize, nil
 }
 
-// letter is a claimed row of mail, with its member.
+// letter is a claimed row of mail.
 type letter struct {
-	MemberID, Kind, Username, Email string
-	Attempts                        int
-	Expired                         bool
+	MemberID, Kind string
+	Attempts       int
+	Expired        bool
 }
 
 func (m *Mailer) claim(ctx context.Context) ([]letter, error) {
 	rows, err := m.pool.Query(ctx, `-- name: claimMails
-UPDATE mail SET next_attempt_at = now() + make_interval(secs => $1) FROM member
-WHERE (mail.member_id, mail.kind) IN (
+UPDATE mail SET next_attempt_at = now() + make_interval(secs => $1)
+WHERE (member_id, kind) IN (
           SELECT member_id, kind FROM mail WHERE state = 'queued' AND next_attempt_at <= now()
           ORDER BY next_attempt_at LIMIT $2 FOR UPDATE SKIP LOCKED)
-  AND member.id = mail.member_id
-RETURNING mail.member_id, mail.kind, mail.attempts, member.username, coalesce(member.email, '') AS email,
-          mail.created_at < now() - make_interval(secs => $3) AS expired`, lease.Seconds(), batchSize, m.cfg.MaxAge.Seconds())
+RETURNING member_id, kind, attempts, created_at < now() - make_interval(secs => $3) AS expired`, lease.Seconds(), batchSize, m.cfg.MaxAge.Seconds())
 	if err != nil {
 		return nil, err
 	}
@@ -146,15 +145,23 @@ func (m *Mailer) send(ctx context.Context, l letter) error {
 	if l.Expired {
 		return m.finish(ctx, l, "dropped", nil)
 	}
+	var username, email string
+	err := m.pool.QueryRow(ctx, "-- name: readAddress\nSELECT username, email FROM member WHERE id = $1 AND email IS NOT NULL", l.MemberID).Scan(&username, &email)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return m.finish(ctx, l, "dropped", nil)
+	}
+	if err != nil {
+		return err
+	}
 	msg := mail.NewMsg()
 	msg.SetMessageIDWithValue(l.Kind + "." + l.MemberID + "@signup-saga")
 	msg.SetDate()
 	msg.Subject("Welcome")
-	msg.SetBodyString(mail.TypeTextPlain, "Hello "+l.Username+",\n\nwelcome! Your storage is being set up; it will be there when you sign in.\n")
-	if err := errors.Join(msg.From(m.cfg.From), msg.To(l.Email)); err != nil {
+	msg.SetBodyString(mail.TypeTextPlain, "Hello "+username+",\n\nwelcome! Your storage is being set up; it will be there when you sign in.\n")
+	if err := errors.Join(msg.From(m.cfg.From), msg.To(email)); err != nil {
 		return m.finish(ctx, l, "dropped", err)
 	}
-	err := m.client.Send(msg)
+	err = m.client.Send(msg)
 	var refused *mail.SendError
 	switch {
 	case err == nil:

@@ -1,0 +1,77 @@
+package api
+
+import (
+	"net/http"
+	"strings"
+
+	"github.com/signup-saga/signup-saga/member-svc/internal/account"
+	"github.com/signup-saga/signup-saga/service"
+)
+
+func (a *API) signIn(w http.ResponseWriter, r *http.Request) error {
+	var body struct {
+		Username string `json:"username"`
+		Password string `json:"password"`
+	}
+	if err := service.DecodeJSON(w, r, &body); err != nil {
+		return err
+	}
+	session, err := a.Accounts.SignIn(r.Context(), body.Username, body.Password)
+	if err != nil {
+		return err
+	}
+	return service.WriteJSON(w, http.StatusOK, session)
+}
+
+func (a *API) signOut(w http.ResponseWriter, r *http.Request) error {
+	token, err := bearer(r)
+	if err == nil {
+		err = a.Accounts.SignOut(r.Context(), token)
+	}
+	if err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (a *API) showMe(w http.ResponseWriter, r *http.Request) error {
+	token, err := bearer(r)
+	if err != nil {
+		return err
+	}
+	me, err := a.Accounts.Me(r.Context(), token)
+	if err != nil {
+		return err
+	}
+	return service.WriteJSON(w, http.StatusOK, me)
+}
+
+func (a *API) withdraw(w http.ResponseWriter, r *http.Request) error {
+	token, err := bearer(r)
+	if err != nil {
+		return err
+	}
+	var body struct {
+		Password string `json:"password"`
+	}
+	if err := service.DecodeJSON(w, r, &body); err != nil {
+		return err
+	}
+	view, err := a.Accounts.Withdraw(r.Context(), token, body.Password)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Location", view.Links["self"])
+	setETag(w, view.Version)
+	return service.WriteJSON(w, http.StatusAccepted, view)
+}
+
+// bearer returns the request's session token.
+func bearer(r *http.Request) (string, error) {
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") || token == "" {
+		return "", account.ErrNoSession
+	}
+	return token, nil
+}
