@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -22,7 +23,7 @@ import (
 const natsPatience = 3 * time.Second
 
 // ErrUsage is returned for a command line that is not one of the subcommands.
-var ErrUsage = errors.New("usage: serve | migrate | healthcheck (configuration comes from the environment; see the README)")
+var ErrUsage = errors.New("usage: serve | migrate | healthcheck | reconcile [--dry-run] (configuration comes from the environment; see the README)")
 
 // Program is what the services have in common on the way from the command line
 // to Postgres and NATS.
@@ -43,12 +44,14 @@ func MigrationSets(own embed.FS, table string) []MigrationSet {
 // Command reads the configuration of a subcommand and runs it.
 type Command func(getenv func(string) string, stdout io.Writer) error
 
-// Dispatch runs the subcommand that args name.
+// Dispatch runs the subcommand that args name: a word, or words that are joined by
+// spaces in commands.
 func Dispatch(args []string, getenv func(string) string, stdout io.Writer, commands map[string]Command) error {
-	if len(args) != 1 || commands[args[0]] == nil {
+	command := commands[strings.Join(args, " ")]
+	if command == nil {
 		return ErrUsage
 	}
-	return commands[args[0]](getenv, stdout)
+	return command(getenv, stdout)
 }
 
 // With returns a command that loads a configuration of type C for fn.
