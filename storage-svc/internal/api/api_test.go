@@ -155,7 +155,7 @@ func TestListOfStorages(t *testing.T) {
 	for limit, pages := range map[int]int{1: 7, 3: 3, 7: 1, 1000: 1} {
 		var got []string
 		cursor, n := "", 0
-		for n == 0 || cursor != "" {
+		for (n == 0 || cursor != "") && n <= members {
 			path := fmt.Sprintf("/v1/storages?limit=%d", limit)
 			if n++; cursor != "" {
 				path += "&cursor=" + cursor
