@@ -61,6 +61,22 @@ func Database(t testing.TB, name string, migrate func(ctx context.Context, url s
 	return shared.in(database)
 }
 
+// Cluster returns the URL (superuser) of the database "postgres" in a cluster of the test's own, which ends with the test. It
+// runs on this machine whatever TEST_DATABASE_URL says, may be treated badly, and takes a second or two to start.
+func Cluster(t testing.TB) string {
+	t.Helper()
+	started, printed, err := launch("DATABASE_URL", "postgres")
+	if err != nil {
+		t.Fatalf("start PostgreSQL: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := started.close(); err != nil {
+			t.Errorf("stop PostgreSQL: %v", err)
+		}
+	})
+	return printed
+}
+
 func (c *cluster) start() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -163,6 +163,8 @@ func (c *Cluster) command() (*exec.Cmd, error) {
 		"port=" + strconv.Itoa(c.config.Port),
 		"unix_socket_directories=" + c.sockets,
 		"max_connections=" + strconv.Itoa(maxConnections),
+		// Nothing here prepares transactions, but tests show that those of others do no harm.
+		"max_prepared_transactions=8",
 		// Shared memory as files in the data directory goes away with it, also after a kill.
 		"dynamic_shared_memory_type=mmap",
 	}
