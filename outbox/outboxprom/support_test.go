@@ -1,0 +1,126 @@
+package outboxprom_test
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/nats-io/nats.go"
+
+	"github.com/signup-saga/signup-saga/devstack/testenv"
+	"github.com/signup-saga/signup-saga/outbox"
+)
+
+func TestMain(m *testing.M) { testenv.Main(m) }
+
+// exampleTB lets an example use what tests use. What it does not define would
+// end the example with a nil dereference.
+type exampleTB struct {
+	testing.TB
+	cleanups []func()
+}
+
+func (e *exampleTB) Helper()                        {}
+func (e *exampleTB) Cleanup(f func())               { e.cleanups = append(e.cleanups, f) }
+func (e *exampleTB) Errorf(format string, a ...any) { fmt.Printf(format+"\n", a...) }
+
+func (e *exampleTB) Fatalf(format string, a ...any) {
+	fmt.Fprintf(os.Stderr, format+"\n", a...)
+	os.Exit(1)
+}
+
+func (e *exampleTB) end() {
+	for _, f := range slices.Backward(e.cleanups) {
+		f()
+	}
+}
+
+// servers returns a context that ends before a database with the lane
+// "essential" and a broker do.
+func servers(t testing.TB) (context.Context, *pgxpool.Pool, *testenv.NATSServer) {
+	t.Helper()
+	url, broker := testenv.Database(t, "outbox", migrate), testenv.NATS(t)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	pool, err := pgxpool.New(ctx, url)
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	t.Cleanup(pool.Close)
+	t.Cleanup(cancel)
+	return ctx, pool, broker
+}
+
+func migrate(ctx context.Context, url string) error {
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	files, err := fs.Glob(outbox.Migrations, "migrations/*.sql")
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		sql, err := fs.ReadFile(outbox.Migrations, file)
+		if err != nil {
+			return err
+		}
+		up, _, _ := strings.Cut(string(sql), "-- +goose Down")
+		if _, err := conn.Exec(ctx, up); err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+	}
+	_, err = conn.Exec(ctx, "SELECT outbox_create_lane('essential')")
+	return err
+}
+
+// connect connects to the broker until t ends.
+func connect(t testing.TB, broker *testenv.NATSServer) *nats.Conn {
+	t.Helper()
+	nc, err := nats.Connect(broker.URL, nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.ReconnectBufSize(-1))
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	t.Cleanup(nc.Close)
+	return nc
+}
+
+// start runs a relay until t ends or stop is called.
+func start(ctx context.Context, t testing.TB, pool *pgxpool.Pool, nc *nats.Conn, hooks outbox.Hooks) (stop func()) {
+	t.Helper()
+	relay, err := outbox.NewRelay(outbox.RelayConfig{
+		Lane: "essential", Pool: pool, NATS: nc, Stream: outbox.StreamConfig("ORDERS", []string{"orders.>"}, 1),
+		Source: "/shop", SubjectPrefix: "orders.", Hooks: hooks,
+	})
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = relay.Run(ctx) // ctx's error
+	}()
+	stop = func() { cancel(); <-done }
+	t.Cleanup(stop)
+	return stop
+}
+
+func appendEvents(ctx context.Context, t testing.TB, pool *pgxpool.Pool, events ...outbox.Event) {
+	t.Helper()
+	if err := outbox.InTx(ctx, pool, nil, func(tx pgx.Tx) error { return outbox.Append(ctx, tx, events...) }); err != nil {
+		t.Fatalf("%v", err)
+	}
+}
+
+// event returns the i-th event of a test.
+func event(i int) outbox.Event {
+	return outbox.Event{Lane: "essential", ID: fmt.Sprintf("0192d3a0-6c1e-7a52-9f5b-%012d", i), Key: "order-7", Type: "paid", Payload: []byte(`{"order":7}`)}
+}
