@@ -21,8 +21,6 @@ import (
 	"github.com/signup-saga/signup-saga/devstack/testenv"
 )
 
-func TestMain(m *testing.M) { testenv.Main(m) }
-
 const lane = "essential"
 
 // bench is a database with one lane, a broker, and what is needed to look at both.
