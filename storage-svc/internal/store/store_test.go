@@ -32,11 +32,11 @@ func command(i int, generation int64, d provision.Desired) provision.Command {
 
 type fixture struct {
 	*store.Store
-	t    *testing.T
+	t    testing.TB
 	pool *pgxpool.Pool
 }
 
-func open(t *testing.T) *fixture {
+func open(t testing.TB) *fixture {
 	t.Helper()
 	url := testenv.Database(t, "storage", func(ctx context.Context, url string) error {
 		return service.Migrate(ctx, url, slog.New(slog.DiscardHandler), store.Migrations...)

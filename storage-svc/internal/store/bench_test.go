@@ -1,0 +1,86 @@
+package store_test
+
+import (
+	"context"
+	"log/slog"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/signup-saga/signup-saga/storage-svc/internal/provider"
+	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
+)
+
+// counted says when so many results were written.
+type counted struct {
+	provision.Queue
+	left atomic.Int64
+	done chan struct{}
+}
+
+func (q *counted) Finish(ctx context.Context, results []provision.Result) (int, error) {
+	stale, err := q.Queue.Finish(ctx, results)
+	if err == nil && q.left.Add(int64(stale-len(results))) == 0 {
+		close(q.done)
+	}
+	return stale, err
+}
+
+type instant struct{ provision.Provider }
+
+func (instant) Create(context.Context, provision.Storage) error { return nil }
+func (instant) Remove(context.Context, provision.Storage) error { return nil }
+
+// BenchmarkProvision measures how fast 16 workers turn waiting storages into
+// ready ones with their replies: with the local provider, and with one that
+// costs nothing, where the database is all that is left.
+func BenchmarkProvision(b *testing.B) {
+	const storages, batch = 4000, 256
+	files := func() provision.Provider {
+		p, err := provider.NewFS(b.TempDir(), nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		return p
+	}
+	for _, c := range []struct {
+		name     string
+		provider func() provision.Provider
+	}{
+		{"fs", files},
+		{"instant", func() provision.Provider { return instant{} }},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			var took time.Duration
+			for b.Loop() {
+				b.StopTimer()
+				f := open(b)
+				var commands []provision.Command
+				for i := range storages {
+					if commands = append(commands, command(i, 1, provision.Present)); len(commands) == batch || i == storages-1 {
+						f.apply(commands...)
+						commands = nil
+					}
+				}
+				q := &counted{Queue: f, done: make(chan struct{})}
+				q.left.Store(storages)
+				w := &provision.Worker{
+					Queue: q, Provider: c.provider(), Policy: policy, Concurrency: 16,
+					Timeout: 5 * time.Second, Lease: time.Minute, Log: slog.New(slog.DiscardHandler),
+				}
+				ctx, cancel := context.WithCancel(b.Context())
+				ended := make(chan error, 1)
+				b.StartTimer()
+				began := time.Now()
+				go func() { ended <- w.Run(ctx) }()
+				<-q.done
+				took += time.Since(began)
+				cancel()
+				<-ended
+				f.pool.Close()
+			}
+			b.ReportMetric(float64(b.N*storages)/took.Seconds(), "storages/s")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
