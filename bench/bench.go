@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/pprof"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -19,22 +20,30 @@ const connections = 64
 // config says what to measure and for how long.
 type config struct {
 	rows        string
+	bin         string // folder of the services, "" to build them
 	peers       bool
 	reps        int
 	slice       time.Duration // of each variant in W and N
 	backlog     int           // of R
-	peerBacklog int           // of R, for peers
+	peerBacklog int           // of R, for peers, at most
+	peerDrain   time.Duration // of R, for peers, at most
 	flow        time.Duration // of each variant in L
 	bigBacklog  int           // of Q
 	calm        time.Duration // of Q's run without backlog
-	pin         time.Duration // of each variant in B
+	pin         time.Duration // of each variant in B; a fifth of it without
+	peerPin     time.Duration // the same for peers
+	sustain     time.Duration // of E's load at full speed
+	steps       time.Duration // of the limit and the peers in E at full speed
+	gentle      time.Duration // of each run at 100 signups/s in E and P
+	mails       int           // that are stuck in P
 	profile     string        // folder for CPU profiles, "" for none
 }
 
 // quick scales everything down, for a look while developing.
 func (c *config) quick() {
-	c.reps, c.slice, c.flow, c.calm, c.pin = 1, time.Second, 2*time.Second, 2*time.Second, 5*time.Second
-	c.backlog, c.bigBacklog, c.peerBacklog = 50_000, 100_000, 2_000
+	c.reps, c.slice, c.flow, c.calm, c.pin, c.peerPin = 1, time.Second, 2*time.Second, 2*time.Second, 5*time.Second, 5*time.Second
+	c.backlog, c.bigBacklog, c.peerBacklog, c.peerDrain = 50_000, 100_000, 5_000, 3*time.Second
+	c.sustain, c.steps, c.gentle, c.mails = 9*time.Second, 3*time.Second, 5*time.Second, 20_000
 }
 
 // bench holds what all rows share.
@@ -43,92 +52,115 @@ type bench struct {
 	servers *servers
 	admin   *pgxpool.Pool
 	out     io.Writer // progress
+	noting  sync.Mutex
 	began   time.Time
 
-	lines    []line
-	failures []error
-	charts   []curve // of row B
-	signups  float64 // per second, as measured by row W
-	drain    float64 // events per second, as measured by row R
+	sections []*section // one per row that was measured, in order
+	signups  float64    // per second, as measured by row W
+	drain    float64    // events per second, as measured by row R
 }
 
-// line is one line of the result.
-type line struct {
-	row, what, unit string
-	limit, value    series
-	goal            goal
+// row is one row of the table of limits, peers and goals.
+type row struct {
+	name, title string
+	run         func(b *bench, ctx context.Context) error
+	takes       func(c config) time.Duration // roughly
 }
 
-// goal judges the ratio of a line to its limit, or its value where there is no limit.
-type goal struct {
-	bound float64
-	most  bool // the bound is an upper one
-	set   bool
+// rows are measured in this order; later ones use figures of earlier ones.
+var rows = []row{
+	{"W", "writing a signup", (*bench).rowW, config.takesW},
+	{"R", "draining a backlog", (*bench).rowR, config.takesR},
+	{"L", "from the commit to a consumer", (*bench).rowL, config.takesL},
+	{"D", "R and L when the broker acknowledges before the disk has it", (*bench).rowD, config.takesD},
+	{"N", "waking the relay", (*bench).rowN, config.takesN},
+	{"Q", "draining while signups arrive", (*bench).rowQ, config.takesQ},
+	{"B", "beside a long transaction", (*bench).rowB, config.takesB},
+	{"E", "whole sagas", (*bench).rowE, config.takesE},
+	{"P", "essential work beside stuck mails", (*bench).rowP, config.takesP},
 }
 
-func atLeast(bound float64) goal { return goal{bound: bound, set: true} }
-func atMost(bound float64) goal  { return goal{bound: bound, most: true, set: true} }
-
-// judged returns what the goal is about.
-func (l line) judged() series {
-	if l.limit == nil {
-		return l.value
-	}
-	return l.value.over(l.limit)
-}
-
-// met reports whether the median meets the goal.
-func (l line) met() bool {
-	got := l.judged().median()
-	if l.goal.most {
-		return got <= l.goal.bound
-	}
-	return got >= l.goal.bound
-}
+// section returns the one being written.
+func (b *bench) section() *section { return b.sections[len(b.sections)-1] }
 
 func (b *bench) report(l line) {
-	b.lines = append(b.lines, l)
-	b.note("%s  %s: %s", l.row, l.what, l.value.text())
+	b.section().lines = append(b.section().lines, l)
+	b.note("   %s: %s %s", l.what, l.value.text(), l.unit)
 }
 
 // note writes a line of progress.
 func (b *bench) note(format string, args ...any) {
+	b.noting.Lock()
+	defer b.noting.Unlock()
 	_, _ = fmt.Fprintf(b.out, "%6s  %s\n", time.Since(b.began).Round(time.Second), fmt.Sprintf(format, args...))
 }
 
 // run measures the chosen rows. A row that fails is reported, and the others go on.
 func (b *bench) run(ctx context.Context, chosen func(row string) bool) error {
-	for _, r := range []struct {
-		name string
-		run  func(context.Context) error
-	}{
-		{"W", b.rowW}, {"R", b.rowR}, {"L", b.rowL}, {"N", b.rowN}, {"Q", b.rowQ}, {"B", b.rowB},
-	} {
-		if !chosen(r.name) {
-			continue
+	var left time.Duration
+	var todo []row
+	for _, r := range rows {
+		if chosen(r.name) {
+			todo, left = append(todo, r), left+r.takes(b.config)
 		}
-		if err := r.run(ctx); err != nil {
-			b.note("%s  FAILED: %v", r.name, err)
-			b.failures = append(b.failures, fmt.Errorf("row %s: %w", r.name, err))
+	}
+	b.note("%d rows, about %s", len(todo), left.Round(time.Minute))
+	var failures []error
+	for _, r := range todo {
+		takes := r.takes(b.config)
+		b.note("%s: %s; about %s, %s left in all", r.name, r.title, takes.Round(10*time.Second), left.Round(10*time.Second))
+		left -= takes
+		b.sections = append(b.sections, &section{row: r.name, title: r.title, at: time.Now()})
+		if err := r.run(b, ctx); err != nil {
+			b.note("%s FAILED: %v", r.name, err)
+			b.section().failure = err
+			failures = append(failures, fmt.Errorf("row %s: %w", r.name, err))
 		}
 		if ctx.Err() != nil {
 			break
 		}
 	}
-	return errors.Join(b.failures...)
+	return errors.Join(failures...)
 }
 
-// at runs f with a system at a fresh site.
-func (b *bench) at(ctx context.Context, m maker, f func(s *site, sys system) error) error {
+// watch writes a line of progress every half a minute until it is stopped.
+func (b *bench) watch(what func() string) (stop func()) {
+	done := make(chan struct{})
+	var running sync.WaitGroup
+	running.Go(func() {
+		tick := time.NewTicker(30 * time.Second)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				b.note("   %s", what())
+			case <-done:
+				return
+			}
+		}
+	})
+	return func() { close(done); running.Wait() }
+}
+
+// fresh runs f at a site that nobody has used.
+func (b *bench) fresh(ctx context.Context, f func(s *site) error) error {
 	s, err := b.newSite(ctx)
 	if err != nil {
 		return err
 	}
-	sys, err := m.make(ctx, s)
-	if err == nil {
-		err = f(s, sys)
-	}
-	if err = errors.Join(err, s.close()); err != nil {
+	return errors.Join(f(s), s.close())
+}
+
+// at runs f with a system at a fresh site.
+func (b *bench) at(ctx context.Context, m maker, f func(s *site, sys system) error) error {
+	err := b.fresh(ctx, func(s *site) error {
+		sys, err := m.make(ctx, s)
+		if err != nil {
+			return err
+		}
+		return f(s, sys)
+	})
+	if err != nil {
 		return fmt.Errorf("%s: %w", m.name, err)
 	}
 	return nil

@@ -11,12 +11,17 @@ import (
 // closedLoop lets all clients call do one call after the other for d. It
 // returns the number of calls per second, and the first error.
 func closedLoop(ctx context.Context, d time.Duration, do func(ctx context.Context) error) (rate float64, err error) {
+	rates, err := closedParts(ctx, d, 1, do)
+	return rates[0], err
+}
+
+// closedParts is a closed loop whose time is cut into parts of equal length: the
+// rates are those of the calls that ended in each.
+func closedParts(ctx context.Context, d time.Duration, parts int, do func(ctx context.Context) error) (rates series, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	var (
-		calls atomic.Int64
-		wg    sync.WaitGroup
-	)
+	var wg sync.WaitGroup
+	calls, length := make([]atomic.Int64, parts), d/time.Duration(parts)
 	began := time.Now()
 	for range connections {
 		wg.Go(func() {
@@ -25,12 +30,17 @@ func closedLoop(ctx context.Context, d time.Duration, do func(ctx context.Contex
 					cancel(err)
 					return
 				}
-				calls.Add(1)
+				if part := int(time.Since(began) / length); part < parts {
+					calls[part].Add(1)
+				}
 			}
 		})
 	}
 	wg.Wait()
-	return float64(calls.Load()) / time.Since(began).Seconds(), context.Cause(ctx)
+	for i := range calls {
+		rates = append(rates, float64(calls[i].Load())/length.Seconds())
+	}
+	return rates, context.Cause(ctx)
 }
 
 // errEnough ends an open loop from inside.

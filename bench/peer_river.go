@@ -13,20 +13,35 @@ import (
 	"github.com/riverqueue/river/rivermigrate"
 )
 
+type riverDriver = riverpgxv5.Driver
+
 var (
-	riverDefault = maker{"River", func(ctx context.Context, s *site) (system, error) {
-		return newRiver(ctx, s, river.Config{Queues: map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: 100}}})
-	}}
-	// What its documentation offers for throughput and latency.
-	riverTuned = maker{"River, tuned", func(ctx context.Context, s *site) (system, error) {
-		return newRiver(ctx, s, river.Config{
-			Queues:            map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: 1000}},
-			FetchCooldown:     time.Millisecond,
-			FetchPollInterval: 50 * time.Millisecond,
-			JobTimeout:        -1,
-		})
-	}}
+	riverDefault = maker{"River", publishWithRiver(riverDefaultConfig)}
+	riverTuned   = maker{"River, tuned", publishWithRiver(riverTunedConfig)}
 )
+
+func riverDefaultConfig() river.Config {
+	return river.Config{Queues: map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: 100}}}
+}
+
+// riverTunedConfig is what its documentation offers for throughput and latency.
+func riverTunedConfig() river.Config {
+	return river.Config{
+		Queues:            map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: 1000}},
+		FetchCooldown:     time.Millisecond,
+		FetchPollInterval: 50 * time.Millisecond,
+		JobTimeout:        -1,
+	}
+}
+
+func publishWithRiver(config func() river.Config) func(ctx context.Context, s *site) (system, error) {
+	return func(ctx context.Context, s *site) (system, error) {
+		c := config()
+		c.Workers = river.NewWorkers()
+		river.AddWorker(c.Workers, &publishWorker{js: s.js, subject: s.subject()})
+		return newRiver(ctx, s, c)
+	}
+}
 
 // riverSystem keeps events as River jobs, whose worker publishes them.
 type riverSystem struct {
@@ -60,7 +75,7 @@ func (w *publishWorker) Work(ctx context.Context, job *river.Job[publishArgs]) e
 	return err
 }
 
-func newRiver(ctx context.Context, s *site, config river.Config) (system, error) {
+func newRiver(ctx context.Context, s *site, config river.Config) (*riverSystem, error) {
 	driver := riverpgxv5.New(s.backend)
 	migrator, err := rivermigrate.New(driver, nil)
 	if err != nil {
@@ -69,9 +84,7 @@ func newRiver(ctx context.Context, s *site, config river.Config) (system, error)
 	if _, err := migrator.Migrate(ctx, rivermigrate.DirectionUp, nil); err != nil {
 		return nil, err
 	}
-	config.Workers = river.NewWorkers()
 	config.Logger = slog.New(slog.DiscardHandler)
-	river.AddWorker(config.Workers, &publishWorker{js: s.js, subject: s.subject()})
 	client, err := river.NewClient(driver, &config)
 	return &riverSystem{s, client}, err
 }

@@ -2,16 +2,52 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/synadia-io/orbit.go/jetstreamext"
 )
 
 const rawBatch = 1000
+
+// rawSystem is what a relay cannot beat: its messages, published without the
+// database that they come from.
+type rawSystem struct {
+	*site
+	backlog int
+}
+
+var rawMaker = maker{"raw", func(_ context.Context, s *site) (system, error) { return &rawSystem{site: s}, nil }}
+
+func (r *rawSystem) fill(_ context.Context, n int) error {
+	r.backlog = n
+	return nil
+}
+
+func (r *rawSystem) append(context.Context, pgx.Tx, int) error { return errors.ErrUnsupported }
+
+func (r *rawSystem) wake() {}
+
+func (r *rawSystem) start(ctx context.Context) (func() error, error) {
+	done := make(chan error, 1)
+	go func() { done <- rawDrain(ctx, r.site, r.backlog) }()
+	return func() error { return <-done }, nil
+}
+
+// send is one round trip to Postgres, then one message: the limit of row L.
+func (r *rawSystem) send(ctx context.Context, n int) error {
+	var id int64
+	err := r.clients.QueryRow(ctx, "-- name: roundTrip\nSELECT coalesce(max(id), 0) FROM outbox_event_"+lane).Scan(&id)
+	if err != nil {
+		return err
+	}
+	return r.nc.PublishMsg(rawMessage(r.site, n))
+}
 
 // rawMessage has the subject, the headers and the size of an outbox message.
 func rawMessage(s *site, n int) *nats.Msg {

@@ -2,39 +2,56 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"time"
 )
 
+// section is what the result tells of one row.
+type section struct {
+	row, title string
+	at         time.Time
+	method     string // how and for how long it was measured
+	lines      []line
+	notes      []string // paragraphs below the table
+	failure    error
+	charts     []curve // drawn into picture
+}
+
+const (
+	preamble = "# Measured\n\nWritten by `make bench`, with peers by `make bench-peers`; `FLAGS=-rows=R,L` measures those rows anew and leaves the others.\n\n"
+	reading  = "\nFigures are medians with (smallest–largest). A ratio is taken within a repetition, between runs next to each other. A limit is\n" +
+		"what the machine can do at most; where it says so, it is a peer. Every run ended with an audit: nothing lost, nothing twice.\n"
+	picture = "pinned-snapshot.svg"
+)
+
 // machine describes what was measured on, and the settings that matter.
-func (b *bench) machine(ctx context.Context) ([]string, error) {
+func (b *bench) machine(ctx context.Context) (string, error) {
 	var version, settings string
 	err := b.admin.QueryRow(ctx, `-- name: settings
 SELECT current_setting('server_version'), string_agg(name || ' ' || current_setting(name), ', ' ORDER BY name)
 FROM pg_settings WHERE name IN ('fsync', 'synchronous_commit', 'full_page_writes', 'shared_buffers', 'max_wal_size', 'wal_level', 'autovacuum')`).
 		Scan(&version, &settings)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	nc, _, err := connect(b.servers.nats.url)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	defer nc.Close()
 	kernel, _ := exec.CommandContext(ctx, "uname", "-sr").Output() // missing on some systems: then it is not named
-	return []string{
-		fmt.Sprintf("Machine: %d cores, %s, %s, %s, %s", runtime.NumCPU(), procValue("/proc/cpuinfo", "model name"),
-			procValue("/proc/meminfo", "MemTotal"), strings.TrimSpace(string(kernel)), runtime.Version()),
-		"Postgres " + version + ": " + settings,
-		"NATS server " + nc.ConnectedServerVersion() + ": file storage, sync_interval always (a message is on disk before it is acknowledged), one replica",
-		"Servers, writers, relay and consumers share these cores",
-		fmt.Sprintf("Durations: %d repetitions (W and N: %d); W, N %s each; L %s; B %s each; backlogs R %s, Q %s, peers %s",
-			b.reps, b.reps+2, b.slice, b.flow, b.pin, number(float64(b.backlog)), number(float64(b.bigBacklog)), number(float64(b.peerBacklog))),
-	}, nil
+	return fmt.Sprintf("- Machine: %d cores, %s, %s, %s, %s.\n- Postgres %s: %s.\n"+
+		"- NATS server %s: file storage, sync_interval always (a message is on disk before it is acknowledged), one replica.\n"+
+		"- Servers, writers, relay and consumers share these cores.\n",
+		runtime.NumCPU(), procValue("/proc/cpuinfo", "model name"), procValue("/proc/meminfo", "MemTotal"), strings.TrimSpace(string(kernel)), runtime.Version(),
+		version, settings, nc.ConnectedServerVersion()), nil
 }
 
 // procValue returns the first value of a key in one of Linux's lists.
@@ -51,43 +68,76 @@ func procValue(path, key string) string {
 	return "unknown " + key
 }
 
-// markdown renders the result.
-func (b *bench) markdown(machine []string, plot string) string {
+func (s *section) markdown() string {
 	var out strings.Builder
-	out.WriteString("# Measured\n\nWritten by `make bench`, with peers by `make bench-peers`, on " + time.Now().UTC().Format("2006-01-02 15:04 UTC") + ".\n\n")
-	for _, m := range machine {
-		out.WriteString("- " + m + ".\n")
+	fmt.Fprintf(&out, "## %s: %s\n\n%s, %s.\n", s.row, s.title, s.at.UTC().Format("2006-01-02 15:04 UTC"), s.method)
+	if len(s.lines) > 0 {
+		out.WriteString("\n| what | unit | limit | measured | ratio | goal | |\n|---|---|--:|--:|--:|--:|---|\n")
 	}
-	out.WriteString("\nFigures are medians with (smallest–largest). A ratio is taken within a repetition, between runs next to each other. Every run\n" +
-		"ended with an audit: each event is in the stream exactly once.\n\n" +
-		"| row | what | unit | limit | measured | ratio | goal | |\n|---|---|---|--:|--:|--:|--:|---|\n")
-	for _, l := range b.lines {
+	for _, l := range s.lines {
 		out.WriteString(l.markdown() + "\n")
 	}
-	for _, err := range b.failures {
-		fmt.Fprintf(&out, "\n**Failed:** %s\n", strings.ReplaceAll(err.Error(), "\n", "; "))
+	for _, n := range s.notes {
+		out.WriteString("\n" + n + "\n")
 	}
-	if len(b.charts) > 0 {
-		out.WriteString("\n![Latency over time beside a pinned snapshot](" + plot + ")\n")
+	if s.failure != nil {
+		fmt.Fprintf(&out, "\n**Failed:** %s\n", strings.ReplaceAll(s.failure.Error(), "\n", "; "))
+	}
+	if len(s.charts) > 0 {
+		out.WriteString("\n![Latency over time beside a pinned snapshot](" + picture + ")\n")
 	}
 	return out.String()
 }
 
-func (l line) markdown() string {
-	ratio, wanted, verdict := "", "", ""
-	if l.limit != nil {
-		ratio = l.judged().text()
+// errOtherMachine refuses to mix figures that cannot be compared.
+var errOtherMachine = errors.New("the results in the file are of another machine or other settings: measure all rows")
+
+// earlier returns the document at path whose rows stay where fewer than all are
+// measured, "" if there is none.
+func (b *bench) earlier(machine, path string, measured int) (string, error) {
+	if path == "" || measured == len(rows) {
+		return "", nil
 	}
-	if l.goal.set {
-		sign := "≥"
-		if l.goal.most {
-			sign = "≤"
-		}
-		wanted = sign + " " + strings.TrimSuffix(number(l.goal.bound), ".00")
-		verdict = "met"
-		if !l.met() {
-			verdict = "**missed**"
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err == nil && !strings.HasPrefix(string(text), preamble+machine+reading) {
+		err = fmt.Errorf("%s: %w", path, errOtherMachine)
+	}
+	return string(text), err
+}
+
+// document renders the result. Rows that were not measured now are taken from
+// an earlier document.
+func (b *bench) document(machine, earlier string) string {
+	texts := map[string]string{}
+	for i, part := range strings.Split(earlier, "\n## ") {
+		if name, _, ok := strings.Cut(part, ":"); ok && i > 0 {
+			texts[name] = "## " + strings.TrimRight(part, "\n") + "\n"
 		}
 	}
-	return fmt.Sprintf("| %s | %s | %s | %s | %s | %s | %s | %s |", l.row, l.what, l.unit, l.limit.text(), l.value.text(), ratio, wanted, verdict)
+	for _, s := range b.sections {
+		texts[s.row] = s.markdown()
+	}
+	out := preamble + machine + reading
+	for _, r := range rows {
+		if text := texts[r.name]; text != "" {
+			out += "\n" + text
+		}
+	}
+	return out
+}
+
+// save writes the document into the file at path, with the picture beside it.
+func (b *bench) save(document, path string) error {
+	for _, s := range b.sections {
+		if len(s.charts) == 0 {
+			continue
+		}
+		if err := drawSVG(filepath.Join(filepath.Dir(path), picture), s.charts); err != nil {
+			return err
+		}
+	}
+	return os.WriteFile(path, []byte(document), 0o644)
 }

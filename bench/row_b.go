@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -9,53 +10,47 @@ import (
 
 const steadyRate = 1000 // events per second
 
-// rowB measures what a long transaction elsewhere in the database does to the flow.
+// rowB measures what a long transaction elsewhere in the database does to the
+// flow. A run begins without it: that is the limit.
 func (b *bench) rowB(ctx context.Context) error {
-	systems := []maker{outboxMaker}
-	if b.peers {
-		systems = append(systems, riverTuned, watermillMaker)
+	b.section().method = fmt.Sprintf("1,000 events/s, first %s without and then %s with the transaction (peers %s), consumer attached; the spread is that of the thirds of a run",
+		b.pin/5, b.pin, b.peerPin)
+	if err := b.besideLongTransactions(ctx, outboxMaker, b.pin); err != nil || !b.peers {
+		return err
 	}
-	for _, m := range systems {
-		if err := b.besideLongTransactions(ctx, m); err != nil {
+	for _, m := range []maker{riverTuned, watermillMaker} {
+		if err := b.besideLongTransactions(ctx, m, b.peerPin); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (b *bench) besideLongTransactions(ctx context.Context, m maker) error {
-	variants := []struct {
+func (b *bench) besideLongTransactions(ctx context.Context, m maker, lasts time.Duration) error {
+	for _, v := range []struct {
 		name    string
 		disturb disturbance
-	}{{"nothing beside it", nil}, {"a pinned snapshot", pinSnapshot}, {"an open writer", openWriter}}
-	outs := make([][]outcome, len(variants))
-	for rep := range b.reps {
-		for i, v := range variants {
-			out, err := b.steady(ctx, m, steadyRate, b.pin, v.disturb)
-			if err != nil {
-				return err
-			}
-			outs[i] = append(outs[i], out)
-			b.note("B  %d/%d: %s, %s: %s/s, p50 %s, p99 %s ms, %s dead rows", rep+1, b.reps, m.name, v.name,
-				number(out.throughput), number(out.p50), number(out.p99), number(out.dead))
-			if rep == 0 && i == 1 {
-				b.charts = append(b.charts, curve{m.name, out.points})
-			}
+	}{{"a pinned snapshot", pinSnapshot}, {"an open writer", openWriter}} {
+		outs, dead, err := b.steady(ctx, m, steadyRate, 3, phase{lasts / 5, nil}, phase{lasts, v.disturb})
+		if err != nil {
+			return err
 		}
-	}
-	ours := m.name == outboxMaker.name
-	for i, v := range variants[1:] {
-		with := outs[i+1]
-		rate := line{row: "B", what: m.name + ", " + v.name + "; limit: without", unit: "events/s", limit: flows(outs[0], throughput), value: flows(with, throughput)}
-		tail := line{row: "B", what: "the same, p99", unit: "ms", limit: flows(outs[0], p99), value: flows(with, p99)}
+		without, with := outs[0], outs[1]
+		rate := line{what: m.name + ", " + v.name + "; limit: without", unit: "events/s", limit: without.throughput, value: with.throughput}
+		middle := line{what: "the same, p50", unit: "ms", limit: without.p50, value: with.p50}
+		tail := line{what: "the same, p99", unit: "ms", limit: without.p99, value: with.p99}
+		ours := m.name == outboxMaker.name
 		if ours {
 			rate.goal, tail.goal = atLeast(0.95), atMost(1.5)
 		}
 		b.report(rate)
-		b.report(line{row: "B", what: "the same, p50", unit: "ms", limit: flows(outs[0], p50), value: flows(with, p50)})
+		b.report(middle)
 		b.report(tail)
 		if ours {
-			b.report(line{row: "B", what: "the same, dead rows in the outbox tables", unit: "rows", value: flows(with, dead), goal: atMost(0)})
+			b.report(line{what: "the same, dead rows in the outbox tables", unit: "rows", value: series{dead}, goal: atMost(0)})
+		}
+		if v.name == "a pinned snapshot" {
+			b.section().charts = append(b.section().charts, curve{m.name, with.points})
 		}
 	}
 	return nil

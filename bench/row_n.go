@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/jackc/pgx/v5"
 
@@ -12,6 +13,7 @@ import (
 // rowN measures what it costs the writers to wake the relay.
 func (b *bench) rowN(ctx context.Context) error {
 	const none, wake, notify = 0, 1, 2
+	b.section().method = fmt.Sprintf("%d repetitions of %s each after a fifth of it to warm up, %d connections, the relay publishing beside them", b.reps+2, b.slice, connections)
 	rates := make([]series, 3)
 	for rep := range b.reps + 2 {
 		err := b.at(ctx, outboxMaker, func(s *site, sys system) error {
@@ -32,12 +34,12 @@ func (b *bench) rowN(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		b.note("N  %d/%d: no wake-up %s, Wake %s, NOTIFY %s tx/s", rep+1, b.reps+2,
+		b.note("   %d/%d: no wake-up %s, Wake %s, NOTIFY %s tx/s", rep+1, b.reps+2,
 			number(rates[none][rep]), number(rates[wake][rep]), number(rates[notify][rep]))
 	}
-	b.report(line{row: "N", what: "a row and an event, Wake after the commit; c = 64; limit: no wake-up", unit: "tx/s",
+	b.report(line{what: "a row and an event, Wake after the commit; c = 64; limit: no wake-up", unit: "tx/s",
 		limit: rates[none], value: rates[wake], goal: atLeast(0.95)})
-	b.report(line{row: "N", what: "the same with NOTIFY inside the transaction", unit: "tx/s", limit: rates[none], value: rates[notify]})
+	b.report(line{what: "the same with NOTIFY inside the transaction", unit: "tx/s", limit: rates[none], value: rates[notify]})
 	return nil
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -13,6 +14,8 @@ func (b *bench) rowQ(ctx context.Context) error {
 		return err
 	}
 	rate := 0.3 * b.signups
+	b.section().method = fmt.Sprintf("%d repetitions, backlog of %s events, signups at 0.3 × row W whatever their answers take; without backlog for %s",
+		b.reps, number(float64(b.bigBacklog)), b.calm)
 	var drain, limit, calm, busy series
 	for rep := range b.reps {
 		err := b.at(ctx, outboxMaker, func(s *site, sys system) error {
@@ -52,11 +55,11 @@ func (b *bench) rowQ(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		b.note("Q  %d/%d: drain %s msg/s; signup p99 %s ms, without backlog %s ms", rep+1, b.reps, number(drain[rep]), number(busy[rep]), number(calm[rep]))
+		b.note("   %d/%d: drain %s msg/s; signup p99 %s ms, without backlog %s ms", rep+1, b.reps, number(drain[rep]), number(busy[rep]), number(calm[rep]))
 	}
-	b.report(line{row: "Q", what: "drain of " + number(float64(b.bigBacklog)) + " events beside " + number(rate) + " signups/s; limit: row R", unit: "msg/s",
+	b.report(line{what: "drain beside " + number(rate) + " signups/s; limit: row R", unit: "msg/s",
 		limit: limit, value: drain, goal: atLeast(0.5)})
-	b.report(line{row: "Q", what: "signup p99 meanwhile; limit: without backlog", unit: "ms", limit: calm, value: busy, goal: atMost(2)})
+	b.report(line{what: "signup p99 meanwhile; limit: without backlog", unit: "ms", limit: calm, value: busy, goal: atMost(2)})
 	return nil
 }
 

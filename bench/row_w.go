@@ -3,11 +3,13 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 )
 
 // rowW measures what a signup costs when its events go through the outbox.
 func (b *bench) rowW(ctx context.Context) error {
 	const bare, plain, box, relayed = 0, 1, 2, 3
+	b.section().method = fmt.Sprintf("%d repetitions of %s each after a fifth of it to warm up, %d connections, one round trip per signup", b.reps+2, b.slice, connections)
 	rates := make([]series, 4)
 	for rep := range b.reps + 2 { // short runs need more of them
 		err := b.at(ctx, outboxMaker, func(s *site, sys system) error {
@@ -21,14 +23,14 @@ func (b *bench) rowW(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		b.note("W  %d/%d: bare %s, plain %s, outbox %s, while relaying %s tx/s", rep+1, b.reps+2,
+		b.note("   %d/%d: bare %s, plain %s, outbox %s, while relaying %s tx/s", rep+1, b.reps+2,
 			number(rates[bare][rep]), number(rates[plain][rep]), number(rates[box][rep]), number(rates[relayed][rep]))
 	}
 	b.signups = rates[box].median()
-	b.report(line{row: "W", what: "signup: member, saga, timeline, 2 events; c = 64; limit: plain inserts", unit: "tx/s",
+	b.report(line{what: "signup: member, saga, timeline, 2 events; c = 64; limit: plain inserts", unit: "tx/s",
 		limit: rates[plain], value: rates[box], goal: atLeast(0.90)})
-	b.report(line{row: "W", what: "the same with the relay publishing beside it", unit: "tx/s", limit: rates[plain], value: rates[relayed]})
-	b.report(line{row: "W", what: "plain inserts; limit: one bare row", unit: "tx/s", limit: rates[bare], value: rates[plain]})
+	b.report(line{what: "the same with the relay publishing beside it", unit: "tx/s", limit: rates[plain], value: rates[relayed]})
+	b.report(line{what: "plain inserts; limit: one bare row", unit: "tx/s", limit: rates[bare], value: rates[plain]})
 	return nil
 }
 

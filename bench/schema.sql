@@ -53,3 +53,19 @@ CREATE TABLE bare (
     id   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     text text NOT NULL
 );
+
+-- The table of the Storage service, for the limit and the peers of row E.
+CREATE TABLE storage (
+    member_id       uuid        PRIMARY KEY,
+    saga_id         uuid        NOT NULL,
+    generation      bigint      NOT NULL CHECK (generation >= 1),
+    desired         text        NOT NULL CHECK (desired IN ('present', 'absent')),
+    status          text        NOT NULL CHECK (status IN ('pending', 'ready')),
+    quota_bytes     bigint      NOT NULL CHECK (quota_bytes >= 0),
+    attempts        integer     NOT NULL DEFAULT 0,
+    next_attempt_at timestamptz,
+    version         bigint      NOT NULL DEFAULT 1,
+    created_at      timestamptz NOT NULL DEFAULT now(),
+    updated_at      timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX storage_due ON storage (next_attempt_at) WHERE status = 'pending';

@@ -26,40 +26,45 @@ func plainInsert(b *pgx.Batch, e outbox.Event) {
 		e.ID, e.Key, e.Type, headers, e.Payload)
 }
 
+// member is a new member with the saga of the signup.
+type member struct{ id, saga string }
+
+func newMember() (m member, err error) {
+	id, err := uuid.NewV7()
+	if err != nil {
+		return m, err
+	}
+	saga, err := uuid.NewV7()
+	return member{id.String(), saga.String()}, err
+}
+
 // signUp writes a member, a saga, a timeline row and two events, numbered from
 // first on, in one round trip.
 func signUp(ctx context.Context, s *site, first int, queue queueEvent) error {
-	b := new(pgx.Batch)
-	if err := queueSignup(b, first, queue); err != nil {
+	m, err := newMember()
+	if err != nil {
 		return err
+	}
+	b := new(pgx.Batch)
+	queueSignup(b, m)
+	for i := range 2 {
+		e := newEvent(first + i)
+		e.Key, e.Headers = m.id, map[string]string{"ce-sagaid": m.saga}
+		queue(b, e)
 	}
 	return s.clients.SendBatch(ctx, b).Close()
 }
 
-func queueSignup(b *pgx.Batch, first int, queue queueEvent) error {
-	member, err := uuid.NewV7()
-	if err != nil {
-		return err
-	}
-	saga, err := uuid.NewV7()
-	if err != nil {
-		return err
-	}
+// queueSignup queues the rows of a signup without its events.
+func queueSignup(b *pgx.Batch, m member) {
 	now := time.Now()
-	name := member.String()
 	b.Queue(`-- name: insertMember
 INSERT INTO member (id, username, username_key, email, plan, password_hash, created_at) VALUES ($1, $2, $3, $4, 'free', $5, $6)`,
-		name, name, name, name+"@example.org", passwordHash, now)
+		m.id, m.id, m.id, m.id+"@example.org", passwordHash, now)
 	b.Queue(`-- name: insertSaga
 INSERT INTO signup_saga (id, member_id, signup_id, state, generation, version, opened_at, commanded_at, due_at, created_at, updated_at)
 VALUES ($1, $2, $3, 'provisioning', 1, 1, $4, now(), $5, $4, $4)`,
-		saga.String(), name, "sgn_"+saga.String(), now, now.Add(30*time.Second))
+		m.saga, m.id, "sgn_"+m.saga, now, now.Add(30*time.Second))
 	b.Queue(`-- name: insertTimeline
-INSERT INTO saga_event (saga_id, kind, state, version) VALUES ($1, 'signed_up', 'provisioning', 1)`, saga.String())
-	for i := range 2 {
-		e := newEvent(first + i)
-		e.Key, e.Headers = name, map[string]string{"ce-sagaid": saga.String()}
-		queue(b, e)
-	}
-	return nil
+INSERT INTO saga_event (saga_id, kind, state, version) VALUES ($1, 'signed_up', 'provisioning', 1)`, m.saga)
 }

@@ -194,13 +194,13 @@ var errStalled = errors.New("nothing has happened for 20 s")
 
 // drained waits until the stream has taken n messages.
 func (s *site) drained(ctx context.Context, n int) error {
-	return s.progress(ctx, n, s.stored)
+	return progress(ctx, n, s.stored)
 }
 
 // progress waits until count has reached n, as long as it goes on growing. It
 // looks rarely at first and often near the end: looking costs the server
 // something, too.
-func (s *site) progress(ctx context.Context, n int, count func(context.Context) (int, error)) error {
+func progress(ctx context.Context, n int, count func(context.Context) (int, error)) error {
 	const patience, often, rarely = 20 * time.Second, 5 * time.Millisecond, 250 * time.Millisecond
 	began := time.Now()
 	last, grew := 0, began

@@ -4,13 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/nats-io/nats.go/jetstream"
 )
+
+// warmUp is how long events flow before anything is measured: connections,
+// statements, buffers and elections are nobody's latency.
+const warmUp = time.Second
 
 // flights records when each event was committed and when it was received, as
 // time since began. Slots are written by one goroutine each, and once.
@@ -37,90 +40,130 @@ func (f *flights) receive(_ jetstream.Msg, id string) {
 // point is the latency of the events committed within one second.
 type point struct{ second, p50, p99 float64 }
 
-// evaluate returns the latency of all events, by second too, and how many
-// events per second were received up to end. An event may be received before
-// its writer has heard of the commit; that counts as no latency.
-func (f *flights) evaluate(n int, end time.Duration) (all latencies, points []point, throughput float64) {
+// outcome is what a steady flow of events looked like, by part of its time.
+type outcome struct {
+	throughput series // events received per second
+	p50, p99   series // ms from commit to receipt
+	points     []point
+}
+
+// span is the time in which the events from number first up to last, which is
+// not one of them, were sent.
+type span struct {
+	first, last int
+	from, to    time.Duration // since began
+}
+
+// evaluate cuts a span into parts of equal length. Latency is that of the
+// events committed in a part, throughput that of those received in it. An event
+// may be received before its writer has heard of the commit; that counts as no
+// latency.
+func (f *flights) evaluate(s span, parts int) (out outcome) {
+	length := (s.to - s.from) / time.Duration(parts)
+	took, received := make([]latencies, parts), make([]float64, parts)
 	var seconds []latencies
-	inTime := 0
-	for i := range min(n, len(f.committed)) {
-		committed, received := time.Duration(f.committed[i].Load()), time.Duration(f.received[i].Load())
-		took := max(0, received-committed)
-		all = append(all, took)
-		at := int(committed / time.Second)
-		for at >= len(seconds) {
+	for i := s.first; i < min(s.last, len(f.committed)); i++ {
+		committed, arrived := time.Duration(f.committed[i].Load())-s.from, time.Duration(f.received[i].Load())-s.from
+		latency := max(0, arrived-committed)
+		part := min(int(committed/length), parts-1) // an open writer commits after the end
+		took[part] = append(took[part], latency)
+		if at := int(arrived / length); at < parts {
+			received[at]++
+		}
+		second := int(committed / time.Second)
+		for second >= len(seconds) {
 			seconds = append(seconds, nil)
 		}
-		seconds[at] = append(seconds[at], took)
-		if received <= end {
-			inTime++
-		}
+		seconds[second] = append(seconds[second], latency)
+	}
+	for i := range parts {
+		p50, p99 := took[i].percentiles()
+		out.p50, out.p99 = append(out.p50, p50), append(out.p99, p99)
+		out.throughput = append(out.throughput, received[i]/length.Seconds())
 	}
 	for i, s := range seconds {
 		if p50, p99 := s.percentiles(); len(s) > 0 {
-			points = append(points, point{float64(i), p50, p99})
+			out.points = append(out.points, point{float64(i), p50, p99})
 		}
 	}
-	return all, points, float64(inTime) / end.Seconds()
+	return out
 }
 
-// outcome is what a steady flow of events looked like.
-type outcome struct {
-	throughput float64 // events received per second while they were sent
-	p50, p99   float64 // ms from commit to receipt
-	points     []point
-	dead       float64 // dead, updated and deleted rows in the outbox tables
+// and adds the outcome of a further repetition.
+func (o outcome) and(next outcome) outcome {
+	return outcome{append(o.throughput, next.throughput...), append(o.p50, next.p50...), append(o.p99, next.p99...), o.points}
 }
 
 // disturbance begins something at a site that hinders others until it is released.
 type disturbance func(ctx context.Context, s *site, sys system, f *flights) (release func() error, err error)
 
-// steady appends events rate times a second for d, each in a transaction of its
-// own, and measures how long they take from the commit to a consumer.
-func (b *bench) steady(ctx context.Context, m maker, rate float64, d time.Duration, disturb disturbance) (out outcome, err error) {
+// phase is a part of a steady flow.
+type phase struct {
+	lasts   time.Duration
+	disturb disturbance // nil for none
+}
+
+// steady appends events rate times a second, each in a transaction of its own,
+// and measures phase by phase how long they take from the commit to a consumer.
+// Dead counts the rows that relaying left dead, updated or deleted in the
+// outbox tables. A part of an outcome is a part of its phase.
+func (b *bench) steady(ctx context.Context, m maker, rate float64, parts int, phases ...phase) (outs []outcome, dead float64, err error) {
+	total := warmUp
+	for _, p := range phases {
+		total += p.lasts
+	}
 	err = b.at(ctx, m, func(s *site, sys system) error {
-		f := newFlights(int(rate*d.Seconds()) + 2)
+		f := newFlights(int(rate*total.Seconds()) + 2*len(phases) + 2)
 		stop, err := s.consume(ctx, f.receive)
 		if err != nil {
 			return err
 		}
 		defer stop()
+		defer b.watch(func() string { return fmt.Sprintf("%s: %d events sent, %d received", m.name, s.appended(), f.count()) })()
 		err = relaying(ctx, sys, func() error {
-			if err := warmUp(ctx, s, sys, f); err != nil {
+			if _, err := flow(ctx, s, sys, f, rate, phase{lasts: warmUp}); err != nil {
 				return err
 			}
-			release := func() error { return nil }
-			if disturb != nil {
-				if release, err = disturb(ctx, s, sys, f); err != nil {
+			for _, p := range phases {
+				sent, err := flow(ctx, s, sys, f, rate, p)
+				if err != nil {
 					return err
 				}
+				outs = append(outs, f.evaluate(sent, parts))
 			}
-			_, err := openLoop(ctx, rate, d, func(ctx context.Context) error { return send(ctx, s, sys, f) })
-			end := time.Since(f.began)
-			if err = errors.Join(err, release()); err != nil {
-				return err
-			}
-			if err := arrived(ctx, s, f); err != nil {
-				return err
-			}
-			var all latencies
-			all, out.points, out.throughput = f.evaluate(s.appended(), end)
-			out.p50, out.p99 = all.percentiles()
 			return nil
 		})
 		if err != nil {
 			return err
 		}
-		out.dead, err = deadRows(ctx, s)
+		dead, err = deadRows(ctx, s)
 		return errors.Join(err, f.check(s.appended()), storedOnce(ctx, s))
 	})
-	return out, err
+	return outs, dead, err
+}
+
+// flow sends one phase of events and waits until all have arrived.
+func flow(ctx context.Context, s *site, sys system, f *flights, rate float64, p phase) (sent span, err error) {
+	sent.first, sent.from = s.appended(), time.Since(f.began)
+	release := func() error { return nil }
+	if p.disturb != nil {
+		if release, err = p.disturb(ctx, s, sys, f); err != nil {
+			return sent, err
+		}
+	}
+	_, err = openLoop(ctx, rate, p.lasts, func(ctx context.Context) error { return send(ctx, s, sys, f) })
+	sent.to = time.Since(f.began)
+	if err = errors.Join(err, release()); err == nil {
+		err = arrived(ctx, s, f)
+	}
+	sent.last = s.appended()
+	return sent, err
 }
 
 // send commits one event and wakes the system.
 func send(ctx context.Context, s *site, sys system, f *flights) error {
 	n := s.take(1)
-	if raw, ok := sys.(*rawFlow); ok {
+	if raw, ok := sys.(*rawSystem); ok {
 		f.commit(n, time.Now())
 		return raw.send(ctx, n)
 	}
@@ -132,24 +175,9 @@ func send(ctx context.Context, s *site, sys system, f *flights) error {
 	return nil
 }
 
-// warmUp sends one event through and starts the clock again, so that nobody's
-// start is measured.
-func warmUp(ctx context.Context, s *site, sys system, f *flights) error {
-	if err := send(ctx, s, sys, f); err != nil {
-		return err
-	}
-	if err := arrived(ctx, s, f); err != nil {
-		return err
-	}
-	f.began = time.Now()
-	f.committed[0].Store(0)
-	f.received[0].Store(0)
-	return nil
-}
-
 // arrived waits until every event was received.
 func arrived(ctx context.Context, s *site, f *flights) error {
-	return s.progress(ctx, s.appended(), func(context.Context) (int, error) { return f.count(), nil })
+	return progress(ctx, s.appended(), func(context.Context) (int, error) { return f.count(), nil })
 }
 
 // storedOnce fails if the stream holds more messages than there are events.
@@ -168,39 +196,3 @@ func deadRows(ctx context.Context, s *site) (n float64, err error) {
 SELECT coalesce(sum(n_dead_tup + n_tup_upd + n_tup_del), 0)::float8 FROM pg_stat_user_tables WHERE relname LIKE 'outbox\_%'`).Scan(&n)
 	return n, err
 }
-
-// rawFlow is the limit of row L: one round trip to Postgres, then one message.
-type rawFlow struct{ *site }
-
-var rawMaker = maker{"raw", func(_ context.Context, s *site) (system, error) { return &rawFlow{s}, nil }}
-
-func (r *rawFlow) fill(context.Context, int) error           { return errors.ErrUnsupported }
-func (r *rawFlow) append(context.Context, pgx.Tx, int) error { return errors.ErrUnsupported }
-func (r *rawFlow) start(context.Context) (func() error, error) {
-	return func() error { return nil }, nil
-}
-func (r *rawFlow) wake() {}
-func (r *rawFlow) send(ctx context.Context, n int) error {
-	var id int64
-	err := r.clients.QueryRow(ctx, "-- name: roundTrip\nSELECT coalesce(max(id), 0) FROM outbox_event_"+lane).Scan(&id)
-	if err != nil {
-		return err
-	}
-	return r.nc.PublishMsg(rawMessage(r.site, n))
-}
-
-// flows returns a figure of each outcome.
-func flows(outs []outcome, figure func(outcome) float64) series {
-	return slices.Collect(func(yield func(float64) bool) {
-		for _, o := range outs {
-			if !yield(figure(o)) {
-				return
-			}
-		}
-	})
-}
-
-func throughput(o outcome) float64 { return o.throughput }
-func p50(o outcome) float64        { return o.p50 }
-func p99(o outcome) float64        { return o.p99 }
-func dead(o outcome) float64       { return o.dead }

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"strings"
-	"sync"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -44,16 +43,15 @@ func newEvent(n int) outbox.Event {
 // ours is the outbox of this repository.
 type ours struct {
 	*site
-	relay   *outbox.Relay
-	standby *outbox.Relay // where start makes two replicas
-	two     bool
+	relay  *outbox.Relay
+	leader bool // a relay in another process leads, this one's stands by
 }
 
-var outboxMaker = maker{"outbox", func(ctx context.Context, s *site) (system, error) { return &ours{site: s}, nil }}
+var outboxMaker = maker{"outbox", func(_ context.Context, s *site) (system, error) { return &ours{site: s}, nil }}
 
-// replicasMaker runs two relays and wakes the one that stands by, as a process
-// does whose relay does not lead.
-var replicasMaker = maker{"outbox, two replicas", func(ctx context.Context, s *site) (system, error) { return &ours{site: s, two: true}, nil }}
+// replicasMaker runs two replicas and commits in the process of the one that
+// stands by.
+var replicasMaker = maker{"outbox, two replicas", func(_ context.Context, s *site) (system, error) { return &ours{site: s, leader: true}, nil }}
 
 // fill inserts within the server; the rows are the same as those of Append.
 func (o *ours) fill(ctx context.Context, n int) error {
@@ -77,35 +75,25 @@ func (o *ours) append(ctx context.Context, tx pgx.Tx, n int) error {
 	return outbox.Append(ctx, tx, newEvent(n))
 }
 
-func (o *ours) wake() {
-	if o.standby != nil {
-		o.standby.Wake()
-		return
-	}
-	o.relay.Wake()
-}
+func (o *ours) wake() { o.relay.Wake() }
 
 func (o *ours) start(ctx context.Context) (func() error, error) {
-	led := make(chan struct{})
-	relay, stop, err := o.run(ctx, sync.OnceFunc(func() { close(led) }))
+	var leader *server
+	if o.leader {
+		cmd, err := child(childReplica, o.url, o.broker, o.name)
+		if err != nil {
+			return nil, err
+		}
+		if leader, err = launch(ctx, "LEADING=", cmd); err != nil {
+			return nil, err
+		}
+	}
+	relay, stop, err := o.run(ctx, func() {})
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, leader.close())
 	}
 	o.relay = relay
-	if !o.two {
-		return stop, nil
-	}
-	select {
-	case <-led:
-	case <-ctx.Done():
-		return nil, errors.Join(context.Cause(ctx), stop())
-	}
-	standby, stopStandby, err := o.run(ctx, func() {})
-	if err != nil {
-		return nil, errors.Join(err, stop())
-	}
-	o.standby = standby
-	return func() error { return errors.Join(stopStandby(), stop()) }, nil
+	return func() error { return errors.Join(stop(), leader.close()) }, nil
 }
 
 // run runs a relay with connections of its own.

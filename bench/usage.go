@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -12,34 +11,59 @@ import (
 // ticksPerSecond is what Linux counts processor time in, on every architecture.
 const ticksPerSecond = 100
 
-// usage is the processor time that each party has used, in seconds.
-type usage struct {
-	at                    time.Time
-	bench, postgres, nats float64
+// party is somebody who uses processor time: a process with all its children.
+type party struct {
+	name string
+	pid  int
 }
 
-// usage reads the processor times of this process and of the servers.
-func (b *bench) usage() usage {
+// parties are those of a row without services.
+func (b *bench) parties() []party {
+	return []party{{"this process", os.Getpid()}, {"Postgres", b.servers.postgres.pid()}, {"NATS", b.servers.nats.pid()}}
+}
+
+// usage is the processor time that each party has used so far, in seconds.
+type usage struct {
+	at      time.Time
+	parties []party
+	seconds []float64
+}
+
+// usage reads the processor times. This process's children are parties of their own.
+func (b *bench) usage(parties []party) usage {
+	u := usage{at: time.Now(), parties: parties}
 	seconds, parents := processes()
-	tree := func(root int) (sum float64) {
+	self := os.Getpid()
+	for _, party := range parties {
+		var sum float64
 		for pid := range seconds {
 			for p := pid; p > 1; p = parents[p] {
-				if p == root {
+				if p == party.pid {
 					sum += seconds[pid]
+					break
+				}
+				if party.pid == self {
 					break
 				}
 			}
 		}
-		return sum
+		u.seconds = append(u.seconds, sum)
 	}
-	return usage{at: time.Now(), bench: seconds[os.Getpid()], postgres: tree(b.servers.postgres.pid()), nats: tree(b.servers.nats.pid())}
+	return u
+}
+
+// cores returns how many cores a party kept busy since an earlier reading.
+func (u usage) cores(i int, before usage) float64 {
+	return (u.seconds[i] - before.seconds[i]) / u.at.Sub(before.at).Seconds()
 }
 
 // since tells how many cores each party kept busy.
 func (u usage) since(before usage) string {
-	d := u.at.Sub(before.at).Seconds()
-	return fmt.Sprintf("busy cores: this process %.2f, Postgres %.2f, NATS %.2f",
-		(u.bench-before.bench)/d, (u.postgres-before.postgres)/d, (u.nats-before.nats)/d)
+	var busy []string
+	for i, party := range u.parties {
+		busy = append(busy, party.name+" "+number(u.cores(i, before)))
+	}
+	return "busy cores: " + strings.Join(busy, ", ")
 }
 
 // processes returns the processor time of each process, its ended children

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"time"
+
+	natsserver "github.com/nats-io/nats-server/v2/server"
+)
+
+// A child is this program run once more, as a process of its own.
+const (
+	childReplica = "replica" // a relay that leads: database, broker, name of the site
+	childNATS    = "nats"    // a NATS server at its default sync interval: folder, address
+)
+
+// child returns the command of a child.
+func child(role string, args ...string) (*exec.Cmd, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(self, append([]string{role}, args...)...)
+	cmd.Stderr = os.Stderr
+	return cmd, nil
+}
+
+// runChild is what a child does until ctx ends or its standard input is closed.
+func runChild(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		defer cancel()
+		_, _ = io.Copy(io.Discard, stdin)
+	}()
+	switch {
+	case args[0] == childReplica && len(args) == 4:
+		return leadUntilDone(ctx, &site{url: args[1], broker: args[2], name: args[3]}, stdout)
+	case args[0] == childNATS && len(args) == 3:
+		return serveNATS(ctx, args[1], args[2], stdout)
+	}
+	return fmt.Errorf("%q is no command", args)
+}
+
+func leadUntilDone(ctx context.Context, s *site, stdout io.Writer) error {
+	_, stop, err := (&ours{site: s}).run(ctx, func() { _, _ = fmt.Fprintln(stdout, "LEADING="+s.name) })
+	if err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return stop()
+}
+
+// serveNATS differs from devstack's server in one thing only: a message may be
+// acknowledged up to two minutes before it is on disk.
+func serveNATS(ctx context.Context, dir, addr string, stdout io.Writer) error {
+	host, portText, err := net.SplitHostPort(addr)
+	if err != nil {
+		return err
+	}
+	port, err := strconv.Atoi(portText)
+	if err != nil {
+		return err
+	}
+	s, err := natsserver.NewServer(&natsserver.Options{ServerName: "bench", Host: host, Port: port, JetStream: true, StoreDir: dir, NoSigs: true, NoLog: true})
+	if err != nil {
+		return err
+	}
+	s.Start()
+	defer func() { s.Shutdown(); s.WaitForShutdown() }()
+	if !s.ReadyForConnections(30*time.Second) || !s.JetStreamEnabled() {
+		return errors.New("the NATS server did not start")
+	}
+	_, err = fmt.Fprintln(stdout, "NATS_URL=nats://"+addr)
+	<-ctx.Done()
+	return err
+}

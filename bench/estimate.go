@@ -1,0 +1,66 @@
+package main
+
+import "time"
+
+// The estimates below are the durations of the configuration with what goes on
+// around them, as measured on two cores; backlogs by the event.
+const (
+	around     = 2 * time.Second       // a fresh site, its audit and its end
+	perEvent   = 35 * time.Microsecond // filled, drained and audited
+	perRow     = 25 * time.Microsecond // filled only or audited only
+	perMail    = 150 * time.Microsecond
+	stackStart = 25 * time.Second
+)
+
+func times(n int, d time.Duration) time.Duration { return time.Duration(n) * d }
+
+func (c config) takesW() time.Duration {
+	// What is written in the slices is published and audited.
+	return times(c.reps+2, 4*c.slice*12/10+around+c.slice*3)
+}
+
+func (c config) takesR() time.Duration {
+	d := times(c.reps, 2*around+times(c.backlog, perEvent))
+	if c.peers {
+		d += times(3*(c.reps+1), around+c.peerDrain/2)
+	}
+	return d
+}
+
+func (c config) takesL() time.Duration {
+	systems := 3
+	if c.peers {
+		systems += 3
+	}
+	return times(c.reps*systems, c.flow+warmUp+around)
+}
+
+func (c config) takesD() time.Duration { return c.takesR() + c.takesL() }
+
+func (c config) takesN() time.Duration {
+	return times(c.reps+2, 3*c.slice*12/10+around+c.slice)
+}
+
+func (c config) takesQ() time.Duration {
+	return times(c.reps, c.calm+around+times(c.bigBacklog, perEvent+perRow))
+}
+
+func (c config) takesB() time.Duration {
+	d := 2 * (c.pin*6/5 + around)
+	if c.peers {
+		d += 4 * (c.peerPin*6/5 + around)
+	}
+	return d
+}
+
+func (c config) takesE() time.Duration {
+	d := stackStart + c.sustain + 3*c.steps + times(2*c.reps, c.gentle+around)
+	if c.peers {
+		d += times(2*c.reps, c.steps+c.gentle+2*around)
+	}
+	return d
+}
+
+func (c config) takesP() time.Duration {
+	return 2*stackStart + times(c.mails, perMail) + times(2*c.reps, c.gentle)
+}

@@ -1,0 +1,200 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// stack is the whole product: both services, one replica each, as processes of
+// devstack, with its fs provider and password hashes that cost nothing.
+type stack struct {
+	*server
+	devstack, dir   string
+	settings        map[string]string // devstack.env
+	member, storage *pgxpool.Pool     // the databases of the services
+	http            *http.Client
+	ready           *watcher
+	stopWatching    func() error
+	accepted        atomic.Int64 // signups that were answered with 201
+}
+
+// startStack runs the product on the Postgres server at database, "" for one of
+// its own, and on a NATS server of its own.
+func (b *bench) startStack(ctx context.Context, name, database string) (s *stack, err error) {
+	s = &stack{devstack: b.servers.devstack, dir: filepath.Join(b.servers.dir, name)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close())
+		}
+	}()
+	if err := os.Mkdir(s.dir, 0o755); err != nil {
+		return s, err
+	}
+	cmd := exec.Command(s.devstack, "up", "--dir", s.dir, "--bin", b.bin, "--hash-cost", "test")
+	cmd.Env, cmd.Stderr = append(os.Environ(), "DATABASE_URL="+database), b.out
+	if s.server, err = launch(ctx, "  settings   ", cmd); err != nil {
+		return s, err
+	}
+	text, err := os.ReadFile(s.url)
+	if err != nil {
+		return s, err
+	}
+	s.settings = map[string]string{}
+	for line := range strings.Lines(string(text)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		s.settings[name] = strings.Trim(value, "'")
+	}
+	if s.member, err = newPool(ctx, s.settings["MEMBER_DATABASE_URL"], 4); err != nil {
+		return s, err
+	}
+	if s.storage, err = newPool(ctx, s.settings["STORAGE_DATABASE_URL"], 2); err != nil {
+		return s, err
+	}
+	s.http = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: connections}, Timeout: 30 * time.Second}
+	s.ready, s.stopWatching = watchSagas(ctx, s.member)
+	return s, nil
+}
+
+func (s *stack) close() error {
+	var errs []error
+	if s.stopWatching != nil {
+		errs = append(errs, s.stopWatching())
+		s.http.CloseIdleConnections()
+	}
+	for _, p := range []*pgxpool.Pool{s.member, s.storage} {
+		if p != nil {
+			p.Close()
+		}
+	}
+	return errors.Join(append(errs, s.server.close())...)
+}
+
+// parties are the processes of the stack, by the names that devstack gives them.
+func (s *stack) parties(ctx context.Context) ([]party, error) {
+	out, err := exec.CommandContext(ctx, s.devstack, "status", "--json", "--dir", s.dir).Output()
+	if err != nil {
+		return nil, fmt.Errorf("devstack status: %w", err)
+	}
+	var status struct {
+		Components []struct {
+			Name string
+			PID  int
+		}
+	}
+	if err := json.Unmarshal(out, &status); err != nil {
+		return nil, err
+	}
+	var parties []party
+	for _, c := range status.Components {
+		parties = append(parties, party{c.Name, c.PID})
+	}
+	return parties, nil
+}
+
+// signUp signs a member up over HTTP and waits until the client sees that all is
+// ready: as soon as the commit is visible, which one watcher of the database
+// looks for on behalf of all clients, and where get is true by a GET of the
+// signup as well.
+func (s *stack) signUp(ctx context.Context, get bool) (j journey, err error) {
+	body, err := json.Marshal(map[string]string{"username": strings.ToLower(rand.Text()), "password": "correct horse battery staple"})
+	if err != nil {
+		return j, err
+	}
+	var answer struct {
+		SignupID string `json:"signup_id"`
+		State    string
+	}
+	j.sent = time.Now()
+	if err := s.call(ctx, http.MethodPost, "/v1/members", body, http.StatusCreated, &answer); err != nil {
+		return j, err
+	}
+	s.accepted.Add(1)
+	j.signup, j.answered = answer.SignupID, time.Now()
+	if err = s.ready.wait(ctx, j.signup); err == nil && get {
+		err = s.call(ctx, http.MethodGet, "/v1/signups/"+j.signup, nil, http.StatusOK, &answer)
+		if err == nil && answer.State != "ready" {
+			err = fmt.Errorf("the client is told %q after the commit of ready", answer.State)
+		}
+	}
+	j.seen = time.Now()
+	return j, err
+}
+
+func (s *stack) call(ctx context.Context, method, path string, body []byte, want int, answer any) (err error) {
+	request, err := http.NewRequestWithContext(ctx, method, s.settings["MEMBER_URL"]+path, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	request.Header.Set("Content-Type", "application/json")
+	response, err := s.http.Do(request)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, response.Body.Close()) }()
+	if response.StatusCode != want {
+		return fmt.Errorf("%s %s: %s", method, path, response.Status)
+	}
+	return json.NewDecoder(response.Body).Decode(answer)
+}
+
+// audit fails unless each accepted signups is ready in both databases, and its
+// storage was created once, and there are no others.
+func (s *stack) audit(ctx context.Context) error {
+	n := int(s.accepted.Load())
+	var sagas, ready, storages int
+	if err := s.member.QueryRow(ctx, "-- name: countSagas\nSELECT count(*), count(*) FILTER (WHERE state = 'ready') FROM signup_saga").Scan(&sagas, &ready); err != nil {
+		return err
+	}
+	if err := s.storage.QueryRow(ctx, "-- name: countStorages\nSELECT count(*) FROM storage WHERE status = 'ready'").Scan(&storages); err != nil {
+		return err
+	}
+	created, doubled, err := readCreations(s.settings["PROVIDER_LEDGER"])
+	if err != nil {
+		return err
+	}
+	if sagas != n || ready != n || storages != n || created != n || doubled != 0 {
+		return fmt.Errorf("of %d accepted signups there are %d, ready %d, with storage %d, created %d, created twice %d", n, sagas, ready, storages, created, doubled)
+	}
+	return nil
+}
+
+// readCreations counts the members of a provider's ledger with one creation and
+// with more.
+func readCreations(path string) (members, doubled int, err error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return 0, 0, err
+	}
+	seen := map[string]int{}
+	for line := range bytes.Lines(text) {
+		var entry struct {
+			Op       string
+			MemberID string `json:"member_id"`
+		}
+		if err := json.Unmarshal(line, &entry); err != nil {
+			return 0, 0, fmt.Errorf("the provider's ledger: %w", err)
+		}
+		if entry.Op == "create" {
+			seen[entry.MemberID]++
+		}
+	}
+	for _, n := range seen {
+		if n > 1 {
+			doubled++
+		}
+	}
+	return len(seen), doubled, nil
+}
