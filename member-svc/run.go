@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/signup-saga/signup-saga/contract"
 	"github.com/signup-saga/signup-saga/member-svc/internal/account"
@@ -56,13 +57,14 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 		Closers: []func(context.Context) error{nc.Close},
 	}
 	var wake func()
-	if p.Relays, wake, err = program.Relays(pool, nc, cfg.Common, log); err != nil {
+	registry := prometheus.NewRegistry()
+	if p.Relays, wake, err = program.Relays(pool, nc, cfg.Common, registry, log); err != nil {
 		return err
 	}
 	step := saga.Provision(cfg.ProvisionPromise, cfg.SagaGiveUp)
 	st := store.New(pool, step, []byte(cfg.IdempotencySecret), wake)
 	hasher := signup.NewHasher(hashConfig(cfg))
-	metrics, err := api.NewMetrics(hasher.Waiting)
+	metrics, err := api.NewMetrics(registry, hasher.Waiting)
 	if err != nil {
 		return err
 	}
@@ -137,7 +139,7 @@ func addWorkers(p *service.Process, cfg Config, pool *pgxpool.Pool, nc *service.
 		n, err := st.ForgetExpiredSessions(ctx, forgetBatch)
 		return n == forgetBatch, err
 	})
-	loop("gauges", 5*time.Second, func(ctx context.Context) (bool, error) { return false, metrics.Refresh(ctx, st, pool) })
+	loop("gauges", 5*time.Second, func(ctx context.Context) (bool, error) { return false, metrics.Refresh(ctx, st) })
 	return nil
 }
 

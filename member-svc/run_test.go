@@ -263,7 +263,8 @@ func TestSignupNeedsPostgresOnly(t *testing.T) {
 		t.Errorf("livez %d", status)
 	}
 	_, _, _, metrics := call(t, "GET", s.admin+"/metrics", "")
-	for _, want := range []string{`member_signups_total{outcome="created"} 1`, `member_signups_total{outcome="replayed"} 1`, "member_signup_seconds_count 1", "member_hash_waiting 0"} {
+	for _, want := range []string{`member_signups_total{outcome="created"} 1`, `member_signups_total{outcome="replayed"} 1`, "member_signup_seconds_count 1", "member_hash_waiting 0",
+		`outbox_lag_events{lane="essential"} 1`, `outbox_lag_events{lane="nonessential"} 1`, `outbox_leading{lane="essential"} 0`} {
 		if !strings.Contains(metrics, want) {
 			t.Errorf("no %s in the metrics", want)
 		}

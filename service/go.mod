@@ -9,12 +9,21 @@ require (
 	github.com/lmittmann/tint v1.2.1
 	github.com/nats-io/nats.go v1.55.0
 	github.com/pressly/goose/v3 v3.29.0
+	github.com/prometheus/client_golang v1.25.0
+	github.com/signup-saga/signup-saga/outbox/outboxprom v0.0.0
 	golang.org/x/sys v0.49.0
 )
 
 require (
+	github.com/beorn7/perks v1.0.1 // indirect
+	github.com/cespare/xxhash/v2 v2.3.0 // indirect
+	github.com/munnerz/goautoneg v0.0.0-20191010083416-a7dc8b61c822 // indirect
+	github.com/prometheus/client_model v0.6.3 // indirect
+	github.com/prometheus/common v0.72.0 // indirect
+	github.com/prometheus/procfs v0.22.0 // indirect
 	github.com/synadia-io/orbit.go/jetstreamext v0.3.2 // indirect
 	github.com/synadia-io/orbit.go/natsext v0.1.3 // indirect
+	google.golang.org/protobuf v1.36.12 // indirect
 )
 
 require (
@@ -40,3 +49,5 @@ replace github.com/signup-saga/signup-saga/devstack/testenv => ../devstack/teste
 replace github.com/signup-saga/signup-saga/contract => ../contract
 
 replace github.com/signup-saga/signup-saga/outbox => ../outbox
+
+replace github.com/signup-saga/signup-saga/outbox/outboxprom => ../outbox/outboxprom

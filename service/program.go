@@ -14,9 +14,11 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/signup-saga/signup-saga/contract"
 	"github.com/signup-saga/signup-saga/outbox"
+	"github.com/signup-saga/signup-saga/outbox/outboxprom"
 )
 
 // natsPatience is how long migrate waits for NATS: relays create streams too.
@@ -114,14 +116,19 @@ func (p Program) Connect(ctx context.Context, databaseURL string, c Common, log 
 }
 
 // Relays returns a relay for each lane of the program and what wakes them all.
-func (p Program) Relays(pool *pgxpool.Pool, nc *NATS, c Common, log *slog.Logger) (tasks []Task, wake func(), err error) {
+// Their metrics are registered with reg.
+func (p Program) Relays(pool *pgxpool.Pool, nc *NATS, c Common, reg prometheus.Registerer, log *slog.Logger) (tasks []Task, wake func(), err error) {
 	var relays []*outbox.Relay
 	f := newFault(c, log)
 	for _, lane := range contract.Lanes() {
+		metrics, err := outboxprom.New(string(lane), pool, reg)
+		if err != nil {
+			return nil, nil, err
+		}
 		r, err := outbox.NewRelay(outbox.RelayConfig{
 			Lane: string(lane), Pool: pool, NATS: nc.Conn, Stream: p.stream(lane, c.NATSReplicas),
 			Source: "/" + p.Name, SubjectPrefix: contract.SubjectPrefix(lane), Log: log,
-			Hooks: outbox.Hooks{Fault: f.relay(string(lane))},
+			Hooks: metrics.Hooks(outbox.Hooks{Fault: f.relay(string(lane))}),
 		})
 		if err != nil {
 			return nil, nil, err

@@ -33,6 +33,7 @@ require (
 	github.com/prometheus/common v0.72.0 // indirect
 	github.com/prometheus/procfs v0.22.0 // indirect
 	github.com/sethvargo/go-retry v0.5.0 // indirect
+	github.com/signup-saga/signup-saga/outbox/outboxprom v0.0.0 // indirect
 	github.com/synadia-io/orbit.go/jetstreamext v0.3.2 // indirect
 	github.com/synadia-io/orbit.go/natsext v0.1.3 // indirect
 	go.uber.org/multierr v1.11.0 // indirect
@@ -50,3 +51,5 @@ replace github.com/signup-saga/signup-saga/outbox => ../outbox
 replace github.com/signup-saga/signup-saga/service => ../service
 
 replace github.com/signup-saga/signup-saga/devstack/testenv => ../devstack/testenv
+
+replace github.com/signup-saga/signup-saga/outbox/outboxprom => ../outbox/outboxprom

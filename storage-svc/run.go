@@ -6,6 +6,7 @@ import (
 	"log/slog"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/signup-saga/signup-saga/contract"
 	"github.com/signup-saga/signup-saga/service"
@@ -52,12 +53,13 @@ func serve(ctx context.Context, cfg config, log *slog.Logger) error {
 
 // assemble puts the parts together: commands in, worker, replies out.
 func assemble(cfg config, pool *pgxpool.Pool, nc *service.NATS, log *slog.Logger) (*service.Process, error) {
-	relays, wakeRelays, err := program.Relays(pool, nc, cfg.Common, log)
+	registry := prometheus.NewRegistry()
+	relays, wakeRelays, err := program.Relays(pool, nc, cfg.Common, registry, log)
 	if err != nil {
 		return nil, err
 	}
 	st := store.New(pool, wakeRelays)
-	metrics := api.NewMetrics(st, pool)
+	metrics := api.NewMetrics(registry, st)
 	prov, err := newProvider(cfg, st)
 	if err != nil {
 		return nil, err

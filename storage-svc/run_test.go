@@ -226,6 +226,11 @@ func TestCommandToReply(t *testing.T) {
 	if err != nil || strings.Count(string(ledger), `"create"`) != 1 || strings.Count(string(ledger), `"delete"`) != 1 {
 		t.Errorf("ledger %s, %v", ledger, err)
 	}
+	testenv.Eventually(t, 10*time.Second, "three published replies in the metrics", func() bool {
+		_, metrics := p.call("GET", "/metrics", "")
+		return strings.Contains(metrics, `outbox_published_events_total{lane="essential"} 3`) &&
+			strings.Contains(metrics, `outbox_lag_events{lane="essential"} 0`)
+	})
 }
 
 func TestFaultsAndAWipedBroker(t *testing.T) {

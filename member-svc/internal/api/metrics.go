@@ -10,9 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"github.com/signup-saga/signup-saga/contract"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
-	"github.com/signup-saga/signup-saga/outbox"
 )
 
 // Metrics are member-svc's Prometheus metrics. Their updates are safe for concurrent use.
@@ -24,14 +22,12 @@ type Metrics struct {
 	mails    *prometheus.CounterVec
 	redrives prometheus.Counter
 	sagas    *prometheus.GaugeVec
-	lag      *prometheus.GaugeVec
-	lagAge   *prometheus.GaugeVec
-	dead     *prometheus.GaugeVec
 }
 
-// NewMetrics returns metrics in a registry of their own; waiting is asked for the
-// length of the hash queue at each scrape. It fails only if two metrics clash.
-func NewMetrics(waiting func() int64) (*Metrics, error) {
+// NewMetrics registers the metrics with registry, all of which is then served;
+// waiting is asked for the length of the hash queue at each scrape. It fails only
+// if two metrics clash.
+func NewMetrics(registry *prometheus.Registry, waiting func() int64) (*Metrics, error) {
 	counters := func(name, help, label string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{label})
 	}
@@ -39,23 +35,20 @@ func NewMetrics(waiting func() int64) (*Metrics, error) {
 		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, []string{label})
 	}
 	m := &Metrics{
-		registry: prometheus.NewRegistry(),
+		registry: registry,
 		signups:  counters("member_signups_total", "Signup requests by outcome: created, replayed, or the problem's code.", "outcome"),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "member_signup_seconds", Help: "Duration of created signups.", Buckets: prometheus.ExponentialBuckets(0.002, 2, 12)}),
 		replies:  counters("member_replies_total", "Replies of the Storage service by what became of them.", "outcome"),
 		mails:    counters("member_mails_total", "Welcome mails by result: sent, dropped, delayed.", "result"),
 		redrives: prometheus.NewCounter(prometheus.CounterOpts{Name: "member_redrives_total", Help: "Sagas moved by timers."}),
 		sagas:    gauges("member_unsettled_sagas", "Sagas that are not at an end, by state; counted up to 100,000.", "state"),
-		lag:      gauges("outbox_lag_events", "Events that are not yet published.", "lane"),
-		lagAge:   gauges("outbox_lag_seconds", "Age of the oldest event that is not yet published.", "lane"),
-		dead:     gauges("outbox_dead_events", "Events that cannot be published for a defect of their own.", "lane"),
 	}
 	queue := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "member_hash_waiting", Help: "Signups that wait for their turn to hash."},
 		func() float64 { return float64(waiting()) })
 	var errs []error
-	for _, c := range []prometheus.Collector{m.signups, m.duration, m.replies, m.mails, m.redrives, m.sagas, m.lag, m.lagAge, m.dead, queue,
+	for _, c := range []prometheus.Collector{m.signups, m.duration, m.replies, m.mails, m.redrives, m.sagas, queue,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})} {
-		errs = append(errs, m.registry.Register(c))
+		errs = append(errs, registry.Register(c))
 	}
 	return m, errors.Join(errs...)
 }
@@ -88,8 +81,8 @@ func (m *Metrics) Mail(result string, n int) { m.mails.WithLabelValues(result).A
 // Redriven counts sagas that a timer moved.
 func (m *Metrics) Redriven(n int) { m.redrives.Add(float64(n)) }
 
-// Refresh reads the gauges that live in the database; scrapes never query it.
-func (m *Metrics) Refresh(ctx context.Context, st *store.Store, q outbox.Querier) error {
+// Refresh reads the gauges that live in the member tables; scrapes never query those.
+func (m *Metrics) Refresh(ctx context.Context, st *store.Store) error {
 	counts, err := st.CountUnsettled(ctx)
 	if err != nil {
 		return err
@@ -97,19 +90,6 @@ func (m *Metrics) Refresh(ctx context.Context, st *store.Store, q outbox.Querier
 	m.sagas.Reset()
 	for state, n := range counts {
 		m.sagas.WithLabelValues(string(state)).Set(float64(n))
-	}
-	for _, lane := range contract.Lanes() {
-		status, err := outbox.ReadStatus(ctx, q, string(lane))
-		if err != nil {
-			return err
-		}
-		age := 0.0
-		if !status.OldestPending.IsZero() {
-			age = time.Since(status.OldestPending).Seconds()
-		}
-		m.lag.WithLabelValues(string(lane)).Set(float64(status.Lag))
-		m.lagAge.WithLabelValues(string(lane)).Set(age)
-		m.dead.WithLabelValues(string(lane)).Set(float64(status.Dead))
 	}
 	return nil
 }
