@@ -14,7 +14,7 @@ RACE         := $(if $(COMPILER),-race)
 TEST_ENV     := DEVSTACK_BIN=$(DEVSTACK) CGO_ENABLED=$(if $(COMPILER),1,0)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test verify bench bench-peers modules lint build devstack up down clean
+.PHONY: help demo test verify chaos bench bench-peers modules lint build devstack up down clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ bench: devstack ## measure the outbox against the limits of this machine (25 min
 
 bench-peers: devstack ## the same with River and Watermill beside it (50 min)
 	@cd bench && GOWORK=off go run . -devstack $(DEVSTACK) -results RESULTS.md -peers $(FLAGS)
+
+chaos: devstack ## the fault matrix for as long as FLAGS say, e.g. FLAGS='-seed 7 -kills 1000 -signups 100000 -races 50000'
+	@cd devstack/e2e && GOWORK=off DEVSTACK_BIN=$(DEVSTACK) go test -count=1 -timeout=0 -run '^TestFaultMatrix$$' . $(FLAGS)
 
 modules: # each module builds by itself and has a tidy go.mod
 	@for m in $(MODULES); do \

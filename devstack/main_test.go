@@ -39,6 +39,11 @@ func playService(addr string) {
 	if os.Args[1] == "migrate" {
 		return
 	}
+	for _, name := range []string{"NATS_URL", "STORAGE_DATABASE_URL", "FAULTS", "FAULT"} {
+		if value := os.Getenv(name); value != "" {
+			fmt.Printf("%s=%s\n", name, value)
+		}
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	server := &http.Server{Addr: addr, Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), ReadHeaderTimeout: time.Second}

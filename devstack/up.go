@@ -20,6 +20,7 @@ func bindStack(flags *flag.FlagSet, o *stack.Options) {
 	flags.IntVar(&o.Members, "members", 1, "run this `number` of member services")
 	flags.IntVar(&o.Storages, "storages", 1, "run this `number` of storage services")
 	flags.BoolVar(&o.Faults, "faults", false, "let the storage service play a broken provider")
+	flags.Func("via", "let a service reach what it uses through `service:target=host:port`, e.g. storage:nats=127.0.0.1:4000; may be repeated", o.AddVia)
 	flags.StringVar(&o.Bin, "bin", "", "use the services built in this `folder` (default: build them)")
 }
 
@@ -112,6 +113,10 @@ func operate(verb string) command {
 	return func(ctx context.Context, args []string, io stdio) error {
 		flags := newFlags(verb, "COMPONENT --dir DIR", io)
 		dir := flags.String("dir", "", dirUsage)
+		var fault string
+		if verb == "start" {
+			flags.StringVar(&fault, "fault", "", "let a service end itself at this `point[:nth]`; for a stack with --faults")
+		}
 		operands, err := parse(flags, args, 1)
 		if err != nil {
 			return err
@@ -120,7 +125,7 @@ func operate(verb string) command {
 		if err != nil {
 			return err
 		}
-		done, err := c.Do(ctx, verb, operands[0])
+		done, err := c.Do(ctx, verb, operands[0], fault)
 		if err != nil {
 			return err
 		}

@@ -225,6 +225,21 @@ func (s *stack) providerFolders() int {
 	return owners
 }
 
+// exec changes a database, to pass over time.
+func (s *stack) exec(database, sql string) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, s.env[database])
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	if _, err := conn.Exec(ctx, "-- name: passTime\n"+sql); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
 // count asks a database.
 func (s *stack) count(database, sql string) int {
 	s.t.Helper()

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 )
@@ -124,11 +125,12 @@ func TestPostgresStopped(t *testing.T) {
 // TestLostResponse loses the answer to a signup; the client asks again and gets the very same member.
 func TestLostResponse(t *testing.T) {
 	s := startStack(t, nil)
-	proxy := startProxy(t, s.env["MEMBER_URL"])
+	proxy := startProxy(t, strings.TrimPrefix(s.env["MEMBER_URL"], "http://"))
+	proxy.set(answering)
 	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	body := `{"username":"unlucky","password":"a long enough password"}`
 	headers := map[string]string{"Idempotency-Key": "unlucky-1"}
-	if a, err := request(client, http.MethodPost, proxy.url()+"/v1/members", body, headers); err == nil {
+	if a, err := request(client, http.MethodPost, "http://"+proxy.addr()+"/v1/members", body, headers); err == nil {
 		t.Fatalf("the answer came through: %+v", a)
 	}
 	lost := proxy.swallowed()

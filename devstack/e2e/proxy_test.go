@@ -3,65 +3,209 @@ package e2e
 import (
 	"io"
 	"net"
-	"net/url"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
-// proxy passes requests on and swallows the answers: it closes the connection when the first bytes of one arrive.
+// What a proxy does to its connections.
+type linkFault string
+
+const (
+	passing   linkFault = ""
+	latency   linkFault = "latency"    // everything arrives late
+	resetting linkFault = "reset"      // connections are reset, new ones too
+	halfOpen  linkFault = "half-open"  // connections stay open, and nothing arrives any more
+	slowClose linkFault = "slow close" // the far side has closed, and nobody is told
+	answering linkFault = "answerless" // requests arrive, answers do not: the connection is reset
+)
+
+var linkFaults = []linkFault{latency, resetting, halfOpen, slowClose}
+
+// lateness is how much later everything arrives.
+const lateness = 150 * time.Millisecond
+
+// proxy stands on a link and can be told to misbehave. Safe for concurrent use.
 type proxy struct {
-	listener net.Listener
-	mu       sync.Mutex
-	answers  strings.Builder
+	listener *net.TCPListener
+	target   string
+
+	mu      sync.Mutex
+	fault   linkFault
+	changed chan struct{} // closed at the next change of fault
+	links   map[*wire]bool
+	fired   map[linkFault]int // pieces of data or connections that met the fault
+	lost    strings.Builder   // answers that were swallowed
+}
+
+// wire is a client's connection with the one to the target that belongs to it.
+type wire struct {
+	client, server *net.TCPConn
+	torn           bool // something was lost: it must not be used again when the fault ends
 }
 
 func startProxy(t testing.TB, target string) *proxy {
 	t.Helper()
-	address, err := url.Parse(target)
-	if err != nil {
-		t.Fatal(err)
-	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &proxy{listener: listener}
-	t.Cleanup(func() { _ = listener.Close() })
+	p := &proxy{
+		listener: listener.(*net.TCPListener), target: target, changed: make(chan struct{}),
+		links: map[*wire]bool{}, fired: map[linkFault]int{},
+	}
 	go func() {
 		for {
-			client, err := listener.Accept()
+			client, err := p.listener.AcceptTCP()
 			if err != nil {
 				return // closed by the end of the test
 			}
-			go p.serve(client, address.Host)
+			go p.serve(client)
 		}
 	}()
+	t.Cleanup(func() {
+		_ = listener.Close()
+		p.set(resetting)
+	})
 	return p
 }
 
-func (p *proxy) url() string { return "http://" + p.listener.Addr().String() }
+func (p *proxy) addr() string { return p.listener.Addr().String() }
 
 // swallowed is what the clients did not get to see.
 func (p *proxy) swallowed() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.answers.String()
+	return p.lost.String()
 }
 
-func (p *proxy) serve(client net.Conn, target string) {
-	defer client.Close()
-	server, err := net.Dial("tcp", target)
-	if err != nil {
-		return
-	}
-	defer server.Close()
-	go func() { _, _ = io.Copy(server, client) }() // ends with either connection
-	answer := make([]byte, 16<<10)
-	n, _ := server.Read(answer)
+// met is how often something met a fault so far.
+func (p *proxy) met(fault linkFault) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.answers.Write(answer[:n])
+	return p.fired[fault]
+}
+
+// set changes what happens from now on, also to the connections that exist.
+func (p *proxy) set(fault linkFault) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.fault = fault
+	close(p.changed)
+	p.changed = make(chan struct{})
+	for l := range p.links {
+		switch {
+		case fault == resetting:
+			p.fired[fault]++
+			l.reset()
+		case fault == slowClose:
+			l.torn = true
+			_ = l.server.Close()
+		case l.torn:
+			l.reset()
+		}
+	}
+}
+
+func (p *proxy) serve(client *net.TCPConn) {
+	server, err := net.DialTimeout("tcp", p.target, time.Second)
+	if err != nil {
+		_ = client.Close()
+		return
+	}
+	l := &wire{client: client, server: server.(*net.TCPConn)}
+	p.mu.Lock()
+	p.links[l] = true
+	if p.fault == resetting {
+		p.fired[resetting]++
+		l.reset()
+	}
+	p.mu.Unlock()
+	var pumps sync.WaitGroup
+	pumps.Go(func() { p.pump(l, l.client, l.server, false) })
+	pumps.Go(func() { p.pump(l, l.server, l.client, true) })
+	pumps.Wait()
+	p.mu.Lock()
+	delete(p.links, l)
+	p.mu.Unlock()
+}
+
+// pump passes data on in one direction until the connection ends or breaks.
+func (p *proxy) pump(l *wire, from io.Reader, to io.Writer, answers bool) {
+	defer l.close()
+	piece := make([]byte, 16<<10)
+	for {
+		n, err := from.Read(piece)
+		if n > 0 && !p.pass(l, to, piece[:n], answers) {
+			return
+		}
+		if err != nil {
+			if answers {
+				p.closed()
+			}
+			return
+		}
+	}
+}
+
+// pass hands a piece of data on, as the fault wants it, and reports whether the connection goes on.
+func (p *proxy) pass(l *wire, to io.Writer, piece []byte, answers bool) bool {
+	p.mu.Lock()
+	fault, torn := p.fault, l.torn
+	switch {
+	case fault == halfOpen, fault == slowClose && torn:
+		p.fired[halfOpen] += count(fault == halfOpen)
+		l.torn = true
+		p.mu.Unlock()
+		return true
+	case fault == answering && answers:
+		p.fired[fault]++
+		p.lost.Write(piece)
+		l.reset()
+		p.mu.Unlock()
+		return false
+	case fault == latency:
+		p.fired[fault]++
+	}
+	changed := p.changed
+	p.mu.Unlock()
+	if fault == latency {
+		select {
+		case <-time.After(lateness):
+		case <-changed:
+		}
+	}
+	_, err := to.Write(piece)
+	return err == nil
+}
+
+// closed keeps the end of a connection to itself while closes are slow.
+func (p *proxy) closed() {
+	p.mu.Lock()
+	slow, changed := p.fault == slowClose, p.changed
+	p.fired[slowClose] += count(slow)
+	p.mu.Unlock()
+	if slow {
+		<-changed
+	}
+}
+
+func (l *wire) reset() {
+	_ = l.client.SetLinger(0)
+	l.close()
+}
+
+func (l *wire) close() {
+	_ = l.client.Close()
+	_ = l.server.Close()
+}
+
+func count(yes bool) int {
+	if yes {
+		return 1
+	}
+	return 0
 }
 
 func contains(text string, parts ...string) bool {

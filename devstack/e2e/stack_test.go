@@ -1,14 +1,15 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -33,7 +34,9 @@ type stack struct {
 	t   testing.TB
 	dir string
 	env map[string]string // the file devstack.env
-	up  *child
+	// ports by the names of devstack.json
+	ports map[string]int
+	up    *child
 }
 
 // startStack runs devstack up with faults on and cheap password hashes. Variables are NAME=value, for the services.
@@ -41,6 +44,14 @@ func startStack(t testing.TB, variables []string, flags ...string) *stack {
 	t.Helper()
 	s := &stack{t: t, dir: stackDir(t), env: map[string]string{}}
 	s.choosePorts()
+	s.start(variables, flags...)
+	return s
+}
+
+// start runs the stack in its folder, on the ports that were chosen.
+func (s *stack) start(variables []string, flags ...string) {
+	s.t.Helper()
+	t := s.t
 	arguments := append([]string{"up", "--dir", s.dir, "--bin", binaries, "--faults", "--hash-cost", "test"}, flags...)
 	s.up = start(t, "devstack up", append(os.Environ(), variables...), devstack, arguments...)
 	t.Cleanup(func() {
@@ -62,7 +73,6 @@ func startStack(t testing.TB, variables []string, flags ...string) *stack {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
 		s.env[name] = strings.Trim(value, "'")
 	}
-	return s
 }
 
 // stackDir makes a folder that ends with the test. It lies where an unprivileged database server may enter, unlike the
@@ -85,13 +95,13 @@ func stackDir(t testing.TB) string {
 // another stack on this machine, just while a component of this one is down.
 func (s *stack) choosePorts() {
 	s.t.Helper()
-	ports := map[string]int{}
+	s.ports = map[string]int{}
 	for _, name := range []string{
 		"postgres", "nats", "smtp", "mail", "member", "member admin", "member-2", "member-2 admin", "storage", "storage-2",
 	} {
-		ports[name] = freePort(s.t)
+		s.ports[name] = freePort(s.t)
 	}
-	settings, err := json.Marshal(map[string]any{"ports": ports, "secrets": map[string]string{}})
+	settings, err := json.Marshal(map[string]any{"ports": s.ports, "secrets": map[string]string{}})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -131,35 +141,73 @@ func (s *stack) showLogs() {
 	}
 }
 
-// operate runs devstack kill, stop, start … on a component.
+// do asks devstack to kill, stop, start … a component, over the socket on which its commands do. A service that is started with
+// a fault, point[:nth], ends itself there.
+func (s *stack) do(verb, component, fault string) error {
+	_, err := s.control(http.MethodPost, "/do/"+verb+"/"+component+"?"+url.Values{"fault": {fault}}.Encode())
+	return err
+}
+
+func (s *stack) control(method, path string) (string, error) {
+	socket, err := os.ReadFile(filepath.Join(s.dir, "control"))
+	if err != nil {
+		return "", err
+	}
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", strings.TrimSpace(string(socket)))
+	}
+	client := &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
+	req, err := http.NewRequest(method, "http://devstack"+path, http.NoBody)
+	if err != nil {
+		return "", err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("devstack %s: %s", path, text)
+	}
+	return string(text), err
+}
+
+// operate does something to a component and fails the test if that fails.
 func (s *stack) operate(verb, component string) {
 	s.t.Helper()
-	out, err := exec.CommandContext(s.t.Context(), devstack, verb, component, "--dir", s.dir).CombinedOutput()
-	if err != nil {
-		s.t.Fatalf("devstack %s %s: %v\n%s", verb, component, err, out)
+	if err := s.do(verb, component, ""); err != nil {
+		s.t.Fatal(err)
 	}
 }
 
-// state is what devstack says of a component: running, stopped, killed …
-func (s *stack) state(component string) string {
-	s.t.Helper()
-	out, err := exec.CommandContext(s.t.Context(), devstack, "status", "--json", "--dir", s.dir).Output()
+// look returns what devstack says of a component: running, stopped, killed, died …
+func (s *stack) look(component string) (string, error) {
+	out, err := s.control(http.MethodGet, "/status")
 	if err != nil {
-		s.t.Fatalf("devstack status: %v", err)
+		return "", err
 	}
 	var status struct {
 		Components []struct{ Name, State string }
 	}
-	if err := json.Unmarshal(out, &status); err != nil {
-		s.t.Fatal(err)
+	if err := json.Unmarshal([]byte(out), &status); err != nil {
+		return "", err
 	}
 	for _, one := range status.Components {
 		if one.Name == component {
-			return one.State
+			return one.State, nil
 		}
 	}
-	s.t.Fatalf("devstack status does not list %s:\n%s", component, out)
-	return ""
+	return "", fmt.Errorf("devstack status does not list %s:\n%s", component, out)
+}
+
+func (s *stack) state(component string) string {
+	s.t.Helper()
+	state, err := s.look(component)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return state
 }
 
 // goneAway fails the test unless nobody answers at the address any more: the proof that a fault has happened.

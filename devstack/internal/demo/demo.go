@@ -80,7 +80,7 @@ func (t *story) thingsGoDown(ctx context.Context) error {
 	}
 	t.mailed += sent // the mail server forgets its mails when it stops
 	for _, name := range []string{"smtp", "nats"} {
-		if _, err := t.stack.Do(ctx, "stop", name); err != nil {
+		if _, err := t.stack.Do(ctx, "stop", name, ""); err != nil {
 			return err
 		}
 	}
@@ -110,7 +110,7 @@ func (t *story) morePeopleSignUp(ctx context.Context) error {
 func (t *story) thingsComeBack(ctx context.Context) error {
 	t.screen.Begin("All three come back")
 	for _, name := range []string{"nats", "smtp"} {
-		if _, err := t.stack.Do(ctx, "start", name); err != nil {
+		if _, err := t.stack.Do(ctx, "start", name, ""); err != nil {
 			return err
 		}
 	}

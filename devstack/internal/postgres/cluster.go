@@ -167,6 +167,8 @@ func (c *Cluster) command() (*exec.Cmd, error) {
 		"max_prepared_transactions=8",
 		// Shared memory as files in the data directory goes away with it, also after a kill.
 		"dynamic_shared_memory_type=mmap",
+		// The detail of a violated constraint is somebody's name.
+		"log_error_verbosity=terse",
 	}
 	args := []string{"-D", c.data()}
 	for _, s := range settings {

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/signup-saga/signup-saga/devstack/internal/process"
@@ -25,7 +26,8 @@ const logLimit = 8 << 20
 type component struct {
 	*process.Daemon
 	url     string
-	listens []string // names of its ports in the settings
+	listens []string               // names of its ports in the settings
+	fault   atomic.Pointer[string] // where its next process ends itself; nil or empty: nowhere
 }
 
 // program describes how a component is run.
@@ -59,7 +61,11 @@ func (s *Stack) watch(c *component) *component {
 	command := c.Command
 	c.Command = func() (*exec.Cmd, error) {
 		s.settings.release(c.listens...)
-		return command()
+		cmd, err := command()
+		if point := c.fault.Swap(nil); err == nil && point != nil && *point != "" {
+			cmd.Env = append(cmd.Env, "FAULT="+*point)
+		}
+		return cmd, err
 	}
 	c.OnDeath = func(exit string) {
 		select {

@@ -77,7 +77,7 @@ func routes(s *Stack) http.Handler {
 	})
 	mux.HandleFunc("POST /do/{verb}/{component}", func(w http.ResponseWriter, r *http.Request) {
 		// The command goes on when its caller is interrupted: half of a wipe helps nobody.
-		done, err := s.Do(context.WithoutCancel(r.Context()), r.PathValue("verb"), r.PathValue("component"))
+		done, err := s.Do(context.WithoutCancel(r.Context()), r.PathValue("verb"), r.PathValue("component"), r.FormValue("fault"))
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusConflict)
 			return
@@ -106,8 +106,8 @@ func NewClient(dir string) (*Client, error) {
 }
 
 // Do asks the stack to carry out a verb on a component; see Stack.Do.
-func (c *Client) Do(ctx context.Context, verb, component string) (string, error) {
-	answer, err := c.call(ctx, http.MethodPost, "/do/"+url.PathEscape(verb)+"/"+url.PathEscape(component))
+func (c *Client) Do(ctx context.Context, verb, component, fault string) (string, error) {
+	answer, err := c.call(ctx, http.MethodPost, "/do/"+url.PathEscape(verb)+"/"+url.PathEscape(component)+"?"+url.Values{"fault": {fault}}.Encode())
 	return strings.TrimSpace(string(answer)), err
 }
 

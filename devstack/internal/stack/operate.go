@@ -14,8 +14,8 @@ import (
 var ErrUnknownVerb = errors.New("unknown verb")
 
 // Do carries out one of kill, stop, start, pause, resume (any component) and wipe (nats only), and says what it did.
-// Doing what is done already is no error.
-func (s *Stack) Do(ctx context.Context, verb, name string) (string, error) {
+// Doing what is done already is no error. A service that is started with a fault, point[:nth], ends itself there.
+func (s *Stack) Do(ctx context.Context, verb, name, fault string) (string, error) {
 	select {
 	case <-s.ready:
 	default:
@@ -31,6 +31,7 @@ func (s *Stack) Do(ctx context.Context, verb, name string) (string, error) {
 	case "stop":
 		return name + " is stopped", c.Stop(ctx)
 	case "start":
+		c.fault.Store(&fault)
 		return s.restart(ctx, c)
 	case "pause":
 		return name + " is paused", c.Pause()

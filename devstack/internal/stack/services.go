@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -64,6 +65,10 @@ func replica(name string, n int) string {
 }
 
 func (s *Stack) planMembers() error {
+	database, err := s.databaseURL("member")
+	if err != nil {
+		return err
+	}
 	for n := range s.options.Members {
 		name := replica("member", n+1)
 		public, err := s.settings.port(name, 8080)
@@ -77,7 +82,7 @@ func (s *Stack) planMembers() error {
 		env := append(s.memberEnv(),
 			"MEMBER_HTTP_ADDR="+loopback(public),
 			"MEMBER_ADMIN_ADDR="+loopback(admin),
-			"MEMBER_DATABASE_URL="+s.databases["member"].app)
+			"MEMBER_DATABASE_URL="+database)
 		run := program{path: filepath.Join(s.bin(), "member-svc"), args: []string{"serve"}, env: env}
 		s.add(s.newComponent(name, "http://"+loopback(public), run, answersOK("http://"+loopback(admin)+"/readyz"), name, name+" admin"))
 	}
@@ -85,6 +90,10 @@ func (s *Stack) planMembers() error {
 }
 
 func (s *Stack) planStorages() error {
+	database, err := s.databaseURL("storage")
+	if err != nil {
+		return err
+	}
 	for n := range s.options.Storages {
 		name := replica("storage", n+1)
 		number, err := s.settings.port(name, 8090)
@@ -93,7 +102,7 @@ func (s *Stack) planStorages() error {
 		}
 		env := append(s.storageEnv(),
 			"STORAGE_HTTP_ADDR="+loopback(number),
-			"STORAGE_DATABASE_URL="+s.databases["storage"].app)
+			"STORAGE_DATABASE_URL="+database)
 		run := program{path: filepath.Join(s.bin(), "storage-svc"), args: []string{"serve"}, env: env}
 		url := "http://" + loopback(number)
 		s.add(s.newComponent(name, url, run, answersOK(url+"/readyz"), name))
@@ -107,13 +116,36 @@ func (s *Stack) commonEnv() []string {
 	if drain == "" {
 		drain = "500ms" // nobody has to learn here that a replica goes away
 	}
-	return []string{
-		"NATS_URL=nats://" + loopback(s.settings.Ports[natsName]), "NATS_REPLICAS=1", "DRAIN_DELAY=" + drain, "NO_COLOR=1",
+	env := []string{"NATS_REPLICAS=1", "DRAIN_DELAY=" + drain, "NO_COLOR=1"}
+	if s.options.Faults {
+		env = append(env, "FAULTS=on")
 	}
+	return env
+}
+
+// reach is the address at which a service finds NATS or Postgres.
+func (s *Stack) reach(service, target string) string {
+	if via := s.options.Via[service+":"+target]; via != "" {
+		return via
+	}
+	return loopback(s.settings.Ports[target])
+}
+
+// databaseURL is where a service finds its database, as the app.
+func (s *Stack) databaseURL(service string) (string, error) {
+	u, err := url.Parse(s.databases[service].app)
+	if err != nil {
+		return "", err
+	}
+	if via := s.options.Via[service+":"+postgresName]; via != "" {
+		u.Host = via
+	}
+	return u.String(), nil
 }
 
 func (s *Stack) memberEnv() []string {
 	env := append(s.commonEnv(),
+		"NATS_URL=nats://"+s.reach("member", natsName),
 		"ADMIN_TOKENS_FILE="+s.tokensFile(),
 		"IDEMPOTENCY_SECRET="+s.settings.secret("idempotency"),
 		"SMTP_ADDR="+loopback(s.settings.Ports[smtpName]),
@@ -126,6 +158,7 @@ func (s *Stack) memberEnv() []string {
 
 func (s *Stack) storageEnv() []string {
 	env := append(s.commonEnv(),
+		"NATS_URL=nats://"+s.reach("storage", natsName),
 		"STORAGE_TOKEN="+s.settings.secret("storage token"),
 		"PROVIDER_DIR="+s.providerDir(),
 		"PROVIDER_LEDGER="+s.ledgerFile(),

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -36,8 +37,11 @@ type Options struct {
 	Members, Storages int
 	// CheapHash makes password hashes so cheap that they cost no time. Never use it for real passwords.
 	CheapHash bool
-	// Faults lets the storage service play a broken provider.
+	// Faults lets the storage service play a broken provider, and services end themselves where they are told to.
 	Faults bool
+	// Via maps "service:target" to the address through which the service member or storage reaches the target nats or
+	// postgres, for a test that stands between them.
+	Via map[string]string
 	// Bin holds built services. Empty means that they are built from the tree.
 	Bin string
 	// Account runs PostgreSQL.
@@ -46,6 +50,21 @@ type Options struct {
 	Getenv func(string) string
 	// Note receives what a person in front of the screen should know, a line at a time, from several goroutines.
 	Note func(string)
+}
+
+// AddVia adds "service:target=host:port" to Via.
+func (o *Options) AddVia(text string) error {
+	link, addr, ok := strings.Cut(text, "=")
+	service, target, _ := strings.Cut(link, ":")
+	if _, _, err := net.SplitHostPort(addr); !ok || err != nil ||
+		(service != "member" && service != "storage") || (target != natsName && target != postgresName) {
+		return errors.New("want member or storage, a colon, nats or postgres, and =host:port")
+	}
+	if o.Via == nil {
+		o.Via = map[string]string{}
+	}
+	o.Via[link] = addr
+	return nil
 }
 
 // Stack is a running stack. Its methods are safe for concurrent use.

@@ -1,0 +1,227 @@
+package e2e
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	mathrand "math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/signup-saga/signup-saga/devstack/e2e/oracle"
+)
+
+const (
+	// oneTry is how long a client waits for one answer, patience for how long it asks again.
+	oneTry   = 5 * time.Second
+	patience = time.Minute
+)
+
+// book is the client's own journal: a file in which every answer is on the disk before the next request is made.
+type book struct {
+	mu   sync.Mutex
+	file *os.File
+}
+
+func newBook(t testing.TB) *book {
+	t.Helper()
+	file, err := os.Create(filepath.Join(t.TempDir(), "client.jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = file.Close() })
+	return &book{file: file}
+}
+
+func (b *book) write(line oracle.Line) error {
+	text, err := json.Marshal(line)
+	if err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if _, err := b.file.Write(append(text, '\n')); err != nil {
+		return err
+	}
+	if line.Op == oracle.Accepted || line.Op == oracle.Left {
+		return b.file.Sync()
+	}
+	return nil
+}
+
+// tries counts what clients met.
+type tries struct {
+	acknowledged, refused, retried, failed, left atomic.Int64
+}
+
+// client is a careful program: it names each signup by an Idempotency-Key and asks again, at the next replica, until it knows.
+type client struct {
+	http    *http.Client
+	members []string // base URLs
+	next    atomic.Uint64
+	book    *book
+	tries   *tries
+}
+
+func newClient(b *book, n *tries, members ...string) *client {
+	return &client{
+		http:    &http.Client{Timeout: oneTry, Transport: &http.Transport{MaxIdleConnsPerHost: 16}},
+		members: members, book: b, tries: n,
+	}
+}
+
+// person is somebody who signs up.
+type person struct {
+	oracle.Line
+	password string
+}
+
+// signUp signs somebody up; it returns an error when the answer is final and not a 201. Twice means a double click.
+func (c *client) signUp(ctx context.Context, twice bool) (person, error) {
+	p := person{password: oracle.Canary + "-" + rand.Text()}
+	p.Op, p.Key, p.Username = oracle.Asked, rand.Text(), oracle.Canary+strings.ToLower(rand.Text()[:16])
+	if err := c.book.write(p.Line); err != nil {
+		return p, err
+	}
+	body := fmt.Sprintf(`{"username":%q,"password":%q,"email":"%[1]s@%s.example"}`, p.Username, p.password, oracle.Canary)
+	clicks := 1 + count(twice)
+	answers := make(chan error, clicks)
+	var lines [2]oracle.Line
+	for i := range clicks {
+		go func() {
+			a, err := c.persist(ctx, http.MethodPost, "/v1/members", body, map[string]string{"Idempotency-Key": p.Key}, http.StatusCreated)
+			line := p.Line
+			line.Op, line.Twice = oracle.Accepted, twice
+			line.SignupID, _ = a.Body["signup_id"].(string)
+			line.MemberID, _ = a.Body["member_id"].(string)
+			if err == nil {
+				err = c.book.write(line)
+			}
+			lines[i] = line
+			answers <- err
+		}()
+	}
+	var err error
+	for range clicks {
+		err = errors.Join(err, <-answers)
+	}
+	if err != nil {
+		c.tries.failed.Add(1)
+		return p, fmt.Errorf("signup %s: %w", p.Key, err)
+	}
+	c.tries.acknowledged.Add(1)
+	p.Line = lines[0]
+	return p, nil
+}
+
+// leave asks to be forgotten. An answer that was lost is found out by asking again: the session is over then.
+func (c *client) leave(ctx context.Context, p person) error {
+	credentials := fmt.Sprintf(`{"username":%q,"password":%q}`, p.Username, p.password)
+	a, err := c.persist(ctx, http.MethodPost, "/v1/sessions", credentials, nil, http.StatusOK)
+	if err != nil {
+		return fmt.Errorf("session of %s: %w", p.MemberID, err)
+	}
+	token, _ := a.Body["token"].(string)
+	p.Op = oracle.Leaving
+	if err := c.book.write(p.Line); err != nil {
+		return err
+	}
+	a, err = c.persist(ctx, http.MethodDelete, "/v1/members/me", fmt.Sprintf(`{"password":%q}`, p.password),
+		map[string]string{"Authorization": "Bearer " + token}, http.StatusAccepted)
+	if err != nil && a.Status != http.StatusUnauthorized {
+		return fmt.Errorf("%s leaves: %w", p.MemberID, err)
+	}
+	p.Op = oracle.Left
+	c.tries.left.Add(1)
+	return c.book.write(p.Line)
+}
+
+// persist repeats a request until the wanted status, a final other one, or the end of its patience. What a client may repeat is
+// a connection that failed and a 503.
+func (c *client) persist(ctx context.Context, method, path, body string, headers map[string]string, want int) (answer, error) {
+	deadline := time.Now().Add(patience)
+	for try := 0; ; try++ {
+		member := c.members[c.next.Add(1)%uint64(len(c.members))]
+		a, err := request(c.http, method, member+path, body, headers)
+		if err == nil && a.Status == want {
+			return a, nil
+		}
+		final := err == nil && a.Status != http.StatusServiceUnavailable
+		if err == nil {
+			err = fmt.Errorf("%s %s: %d %v", method, path, a.Status, a.Body)
+		}
+		if try == 0 {
+			c.tries.refused.Add(1)
+		}
+		if final || time.Now().After(deadline) || ctx.Err() != nil {
+			return a, err
+		}
+		c.tries.retried.Add(1)
+		<-time.After(20*time.Millisecond + mathrand.N(100*time.Millisecond))
+	}
+}
+
+// load is people who come for as long as it lasts.
+type load struct {
+	stop context.CancelFunc
+	done sync.WaitGroup
+	mu   sync.Mutex
+	errs []error
+}
+
+// start lets people sign up, perSecond of them, until stop. Every hundredth one clicks twice. After a signup, then, which may
+// be nil, decides what else that person does.
+func (c *client) start(perSecond, atOnce int, then func(ctx context.Context, p person) error) *load {
+	ctx, stop := context.WithCancel(context.Background())
+	l := &load{stop: stop}
+	turns := make(chan int)
+	l.done.Go(func() {
+		defer close(turns)
+		tick := time.NewTicker(time.Second / time.Duration(perSecond))
+		defer tick.Stop()
+		for n := 0; ; n++ {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			select {
+			case turns <- n:
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	for range atOnce {
+		l.done.Go(func() {
+			for n := range turns {
+				// Whoever has begun gets his answer.
+				p, err := c.signUp(context.WithoutCancel(ctx), n%100 == 50)
+				if err == nil && then != nil {
+					err = then(context.WithoutCancel(ctx), p)
+				}
+				if err != nil {
+					l.mu.Lock()
+					l.errs = append(l.errs, err)
+					l.mu.Unlock()
+				}
+			}
+		})
+	}
+	return l
+}
+
+// end stops the load, waits for whoever is still waiting, and returns what went wrong.
+func (l *load) end() error {
+	l.stop()
+	l.done.Wait()
+	return errors.Join(l.errs...)
+}

@@ -1,0 +1,117 @@
+package oracle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Sources are where the evidence lies.
+type Sources struct {
+	Journal, Ledger string // files
+	Provider        string // folder of the storages
+	MemberDatabase  string // URL
+	StorageDatabase string // URL
+	// Searched are folders and files that must not hold the canary; the Storage database is searched as well.
+	Searched []string
+}
+
+// Collect gathers the evidence of a system at rest; what only the attacker knows (canaries, mails, faults) is left to the caller.
+func Collect(ctx context.Context, s Sources) (e Evidence, err error) {
+	if e.Client, err = ReadLines[Line](s.Journal); err != nil {
+		return e, err
+	}
+	if e.Ledger, err = ReadLines[Effect](s.Ledger); err != nil {
+		return e, err
+	}
+	if e.Markers, err = ReadMarkers(s.Provider); err != nil {
+		return e, err
+	}
+	if e.Leaks, e.Searched, err = Search(Canary, s.Searched...); err != nil {
+		return e, err
+	}
+	err = connected(ctx, s.MemberDatabase, func(conn *pgx.Conn) error { return e.readMembers(ctx, conn) })
+	if err != nil {
+		return e, fmt.Errorf("member database: %w", err)
+	}
+	err = connected(ctx, s.StorageDatabase, func(conn *pgx.Conn) error { return e.readStorages(ctx, conn) })
+	if err != nil {
+		return e, fmt.Errorf("storage database: %w", err)
+	}
+	return e, nil
+}
+
+func connected(ctx context.Context, url string, read func(*pgx.Conn) error) error {
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return err
+	}
+	return errors.Join(read(conn), conn.Close(ctx))
+}
+
+func (e *Evidence) readMembers(ctx context.Context, conn *pgx.Conn) error {
+	var err error
+	e.Members, err = all[Member](ctx, conn, `-- name: oracleMembers
+SELECT m.id::text, coalesce(m.username, '') AS username, coalesce(s.id::text, '') AS saga_id, coalesce(s.signup_id, '') AS signup_id,
+       coalesce(s.state, '') AS state, m.email IS NOT NULL AS has_address, coalesce(s.generation, 0) AS generation,
+       coalesce(s.version, 0) AS version, coalesce(l.state, '') AS mail
+FROM member m LEFT JOIN signup_saga s ON s.member_id = m.id LEFT JOIN mail l ON l.member_id = m.id AND l.kind = 'welcome'`)
+	if err != nil {
+		return err
+	}
+	e.Steps, err = all[Step](ctx, conn, `-- name: oracleSteps
+SELECT saga_id::text, kind, state, version, generation FROM saga_event ORDER BY id`)
+	if err != nil {
+		return err
+	}
+	keys, err := all[struct{ Key, MemberID string }](ctx, conn, `-- name: oracleKeys
+SELECT key, member_id::text FROM idempotency_key`)
+	e.Keys = make(map[string]string, len(keys))
+	for _, k := range keys {
+		e.Keys[k.Key] = k.MemberID
+	}
+	return err
+}
+
+func (e *Evidence) readStorages(ctx context.Context, conn *pgx.Conn) error {
+	var err error
+	e.Storages, err = all[Storage](ctx, conn, `-- name: oracleStorages
+SELECT member_id::text, desired, status, generation FROM storage`)
+	if err != nil {
+		return err
+	}
+	// The outbox carries what NATS holds; a dead letter is the raw message.
+	err = conn.QueryRow(ctx, "-- name: oracleDeadLetters\nSELECT count(*) FROM dead_letter").Scan(&e.DeadLetters)
+	if err != nil {
+		return err
+	}
+	tables, err := all[struct{ Name string }](ctx, conn, `-- name: oracleTables
+SELECT quote_ident(table_name) AS name FROM information_schema.tables WHERE table_schema = 'public' AND table_type = 'BASE TABLE'`)
+	if err != nil {
+		return err
+	}
+	for _, t := range tables {
+		var found, size int64
+		err := conn.QueryRow(ctx, fmt.Sprintf(`-- name: oracleSearch
+SELECT count(*) FILTER (WHERE x LIKE '%%%[1]s%%' OR x LIKE '%%%[2]x%%'), coalesce(sum(length(x)), 0)
+FROM (SELECT t::text AS x FROM %[3]s t) AS rows`, Canary, Canary, t.Name)).Scan(&found, &size) // binary columns print as hex
+		if err != nil {
+			return err
+		}
+		e.Searched += size
+		if found > 0 {
+			e.Leaks = append(e.Leaks, "storage database, table "+t.Name)
+		}
+	}
+	return nil
+}
+
+func all[T any](ctx context.Context, conn *pgx.Conn, sql string) ([]T, error) {
+	rows, err := conn.Query(ctx, sql)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByName[T])
+}
