@@ -11,8 +11,8 @@
 //	┌────────────────┐   ┌───────────────────────────────────────────┐
 //	│ business rows  │   │ newest checkpoint: hi, gaps, stream_seq   │
 //	│ outbox_event ──┼──►│ 1 read  id > hi, ids in gaps, xmin        │
-//	└────────────────┘   │ 2 publish one atomic batch, expecting ────┼──► stored behind
-//	                     │   the stream to end at stream_seq         │    stream_seq,
+//	└────────────────┘   │ 2 publish, expecting the stream to end ───┼──► stored behind
+//	                     │   at stream_seq: many as an atomic batch  │    stream_seq,
 //	                     │ 3 append checkpoint n+1 if n is mine      │    or refused
 //	                     └───────────────────────────────────────────┘
 //
@@ -40,9 +40,11 @@
 // # No event is published twice into a stream
 //
 // Every batch names the sequence that the stream must end with, and the broker
-// stores all of it or nothing. A relay that was replaced, a repeated batch and
-// a batch that arrives late are refused alike; no deduplication window is
-// involved. After any doubt (a lost acknowledgement, a lost connection, a
+// stores all of it or nothing. Few events go one by one, which is faster: each
+// names its sequence and leaves when the one before it is acknowledged. A relay
+// that was replaced, a repeated batch and a batch that arrives late are refused
+// alike; no deduplication window is involved. While its checkpoint is on the way
+// to the table, the next batch is published already. After any doubt (a lost acknowledgement, a lost connection, a
 // restart, a checkpoint that a crash took back) the relay forgets all it knows,
 // loads the newest checkpoint and reads the stream from stream_seq on: its own
 // events there are published, whoever published them.

@@ -15,6 +15,9 @@ var worlds = []world{
 	{"three writers", budget{relays: 1, txs: 3, ids: 4, takeOvers: 1, aheads: 2, batch: 9}},
 	{"batches of one", budget{relays: 1, txs: 2, ids: 4, takeOvers: 1, aheads: 4, batch: 1}},
 	{"batches of two", budget{relays: 1, txs: 2, ids: 4, takeOvers: 1, aheads: 4, batch: 2}},
+	{"one by one", budget{relays: 2, txs: 2, ids: 2, takeOvers: 2, lostAcks: 1, delays: 1, batch: 9, singles: true}},
+	{"one by one, wiped", budget{relays: 2, txs: 1, ids: 2, takeOvers: 2, wipes: 1, lostAcks: 1, batch: 9, singles: true}},
+	{"one by one, crash", budget{relays: 2, txs: 1, ids: 2, takeOvers: 2, crashes: 1, aheads: 1, batch: 9, singles: true}},
 	{"hand-over and heartbeat", budget{relays: 2, txs: 1, ids: 2, takeOvers: 3, beats: 2, batch: 9}},
 	{"lost and late", budget{relays: 2, txs: 2, ids: 2, takeOvers: 2, lostAcks: 1, delays: 1, batch: 9}},
 	{"wiped twice", budget{relays: 1, txs: 2, ids: 2, takeOvers: 1, wipes: 2, delays: 1, lostAcks: 1, batch: 9}},
@@ -46,7 +49,7 @@ func TestEveryHistoryPublishesEachCommittedEventOnce(t *testing.T) {
 			}
 		})
 	}
-	const kinds = 22
+	const kinds = 23
 	if len(happens) != kinds {
 		t.Errorf("%d of %d kinds of steps happened: %v", len(happens), kinds, happens)
 	}
@@ -135,7 +138,7 @@ func (m *model) check(s *state) string {
 		return ""
 	}
 	calm := *s
-	calm.left = budget{relays: s.left.relays, batch: s.left.batch, window: s.left.window}
+	calm.left = budget{relays: s.left.relays, batch: s.left.batch, singles: s.left.singles, window: s.left.window}
 	key := m.keys.of(&calm, m.stamp != nil)
 	if m.calmed[string(key)] {
 		return ""
@@ -305,11 +308,14 @@ func (m *model) relaying(s *state, i int, to func(s *state, what string, who int
 	if (r.does == publishing || r.does == writing) && !r.ahead.some && s.left.aheads > 0 {
 		change("reads ahead", func(n *state, r *relay) bool {
 			n.left.aheads--
-			r.ahead = m.snapshot(n, r.p.advance(r.sees.read()))
+			r.ahead = m.snapshot(n, r.at().advance(r.sees.read()))
 			return true
 		})
 	}
-	if r.does != reading || r.ahead.some {
+	if r.behind.some && r.does != writing {
+		change("writes a checkpoint", func(n *state, _ *relay) bool { m.save(n, i); return true })
+	}
+	if r.does != reading || r.ahead.some || r.behind.some {
 		return
 	}
 	change("looks again", func(n *state, r *relay) bool {
@@ -335,7 +341,8 @@ func (m *model) sending(s *state, r relay, change func(what string, f func(n *st
 	if r.does == publishing && s.left.lostAcks > 0 {
 		change("publishes, acknowledgement lost", func(n *state, r *relay) bool {
 			n.left.lostAcks--
-			stored := m.store(n, r.batch())
+			b, _ := r.batch(n.left.singles)
+			stored := m.store(n, b)
 			*r = relay{}
 			return stored
 		})
@@ -343,7 +350,7 @@ func (m *model) sending(s *state, r relay, change func(what string, f func(n *st
 	if r.does == publishing && s.left.delays > 0 && s.late == nil {
 		change("gives up a batch that is on its way", func(n *state, r *relay) bool {
 			n.left.delays--
-			b := r.batch()
+			b, _ := r.batch(n.left.singles)
 			n.late, *r = &b, relay{}
 			return true
 		})
@@ -351,4 +358,4 @@ func (m *model) sending(s *state, r relay, change func(what string, f func(n *st
 }
 
 var doing = [...]string{loading: "loads", takingOver: "takes over", looking: "looks at the stream", correcting: "corrects",
-	reading: "reads", asking: "asks for xmin", publishing: "publishes", writing: "writes a checkpoint"}
+	reading: "reads", asking: "asks for xmin", publishing: "publishes", writing: "goes on"}

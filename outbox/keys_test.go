@@ -76,8 +76,9 @@ func (k *keys) relay(r relay) {
 	if r.does == correcting {
 		k.position(r.next, 0)
 	}
-	k.num(int64(r.acked))
+	k.num(int64(r.acked), int64(r.end), int64(r.sent))
 	k.xid(r.drawn)
+	k.sighting(r.behind)
 	k.sighting(r.sees)
 	k.sighting(r.ahead)
 }
@@ -125,7 +126,7 @@ func (k *keys) of(s *state, mutated bool) []byte {
 // before is some order of relays.
 func before(a, b relay) bool {
 	return cmp.Or(cmp.Compare(a.does, b.does), cmp.Compare(a.p.n, b.p.n), cmp.Compare(a.p.streamSeq, b.p.streamSeq), cmp.Compare(a.p.hi, b.p.hi),
-		cmp.Compare(a.sees.found, b.sees.found), cmp.Compare(a.sees.fresh, b.sees.fresh), cmp.Compare(a.ahead.fresh, b.ahead.fresh)) < 0
+		cmp.Compare(a.behind.fresh, b.behind.fresh), cmp.Compare(a.sent, b.sent), cmp.Compare(a.sees.found, b.sees.found), cmp.Compare(a.sees.fresh, b.sees.fresh), cmp.Compare(a.ahead.fresh, b.ahead.fresh)) < 0
 }
 
 // table renders the checkpoints that matter.

@@ -31,9 +31,10 @@ var proven = rules{xidFirst: true, oneSnapshot: true, expected: true, mine: true
 type budget struct {
 	txs, ids, takeOvers, beats, aheads uint8
 	lostAcks, delays, crashes, wipes   uint8
-	relays                             int // 1 or 2
-	batch                              int // events in a batch
-	window                             int // the checkpoint that a replay starts from
+	relays                             int  // 1 or 2
+	batch                              int  // events in a batch
+	singles                            bool // they are published one by one
+	window                             int  // the checkpoint that a replay starts from
 }
 
 // state is all that the database, the broker and both relays remember. Slices
@@ -105,20 +106,33 @@ const (
 	takingOver        // from the writer of p
 	looking           // whether the stream is as p says
 	correcting        // p, by writing next
-	reading           // what follows p
+	reading           // what follows p, or what was read ahead
 	asking            // for xmin, if that is not part of the read
 	publishing
-	writing // what was published, or that gaps have closed
+	writing // what was published, or that gaps have closed; first what is behind
 )
 
 type relay struct {
-	does  int
-	p     position
-	next  position // when correcting
-	sees  sighting // when asking, publishing or writing
-	ahead sighting // read before p was written
-	acked uint64   // when writing: where the stream ends
-	drawn uint64   // an xid that is no good as a stamp, for it was drawn before the read
+	does   int
+	p      position
+	next   position // when correcting
+	behind sighting // published after p, its checkpoint on its way
+	end    uint64   // where the stream ended after that
+	sees   sighting // when asking, publishing or writing
+	ahead  sighting // read before p was written
+	sent   int      // when publishing one by one: so many are acknowledged
+	acked  uint64   // when writing: where the stream ends
+	drawn  uint64   // an xid that is no good as a stamp, for it was drawn before the read
+}
+
+// at is the position that the broker has acknowledged.
+func (r *relay) at() position {
+	if !r.behind.some {
+		return r.p
+	}
+	p := r.p.advance(r.behind.read())
+	p.streamSeq = r.end
+	return p
 }
 
 func newState(b budget) state {
@@ -239,12 +253,29 @@ func (m *model) store(s *state, b batch) bool {
 	return true
 }
 
-func (r *relay) batch() batch {
-	b := batch{expected: r.p.streamSeq}
-	for _, e := range r.sees.read().rows() {
+// batch is what the relay sends next, and whether that is the last of what it sees.
+func (r *relay) batch(singles bool) (b batch, last bool) {
+	b.expected = r.at().streamSeq + uint64(r.sent)
+	for _, e := range r.sees.read().rows()[r.sent:] {
 		b.ids = append(b.ids, e.ID)
 	}
-	return b
+	if singles && len(b.ids) > 1 {
+		b.ids = b.ids[:1]
+		return b, false
+	}
+	return b, true
+}
+
+// save writes the checkpoint that is on its way.
+func (m *model) save(s *state, i int) {
+	r := &s.relays[i]
+	next := r.p.advance(r.behind.read())
+	next.streamSeq = r.end
+	var ok bool
+	r.p, ok = m.insert(s, r.p, next, i+1, i+1, r.behind)
+	if r.behind, r.end = (sighting{}), 0; !ok {
+		*r = relay{}
+	}
 }
 
 // step lets relay i do what it does next, without trouble. It reports whether
@@ -273,18 +304,31 @@ func (m *model) step(s *state, i int) bool {
 		r.p, ok = m.insert(s, r.p, r.next, me, me, sighting{})
 		r.does, r.next = reading, position{}
 	case reading:
-		return m.sight(s, r)
+		if m.sight(s, r) {
+			return true
+		}
+		if ok = r.behind.some; ok {
+			m.save(s, i)
+		}
+		return ok
 	case asking:
 		r.sees.xmin = s.xmin()
-		r.decide()
+		if !r.decide() && r.behind.some {
+			m.save(s, i)
+		}
 	case publishing:
-		if ok = m.store(s, r.batch()); ok {
-			r.does, r.acked = writing, uint64(len(s.stream))
+		b, last := r.batch(s.left.singles)
+		if ok = m.store(s, b); last {
+			r.does, r.acked, r.sent = writing, uint64(len(s.stream)), 0
+		} else {
+			r.sent++
 		}
 	case writing:
-		next := r.p.advance(r.sees.read())
-		next.streamSeq = r.acked
-		r.p, ok = m.insert(s, r.p, next, me, me, r.sees)
+		if r.behind.some {
+			m.save(s, i)
+			return true
+		}
+		r.behind, r.end = r.sees, r.acked
 		r.does, r.acked, r.sees, r.drawn = reading, 0, sighting{}, 0
 	}
 	if !ok {
@@ -301,9 +345,9 @@ func (m *model) sight(s *state, r *relay) bool {
 			r.drawn, s.next = s.next, s.next+1
 			return true
 		}
-		r.sees = m.snapshot(s, r.p)
+		r.sees = m.snapshot(s, r.at())
 		r.sees.before = r.drawn
-		if !m.oneSnapshot && len(r.p.gaps) > 0 {
+		if !m.oneSnapshot && len(r.at().gaps) > 0 {
 			r.does = asking
 			return true
 		}
@@ -313,12 +357,12 @@ func (m *model) sight(s *state, r *relay) bool {
 
 // decide is the beginning of session.step.
 func (r *relay) decide() bool {
-	seen := r.sees.read()
-	switch next := r.p.advance(seen); {
+	seen, p := r.sees.read(), r.at()
+	switch next := p.advance(seen); {
 	case len(seen.rows()) > 0:
 		r.does = publishing
-	case !slices.Equal(next.gaps, r.p.gaps):
-		r.does, r.acked = writing, r.p.streamSeq
+	case !slices.Equal(next.gaps, p.gaps):
+		r.does, r.acked = writing, p.streamSeq
 	default:
 		r.does, r.sees = reading, sighting{}
 		return false

@@ -1,6 +1,7 @@
 package outbox
 
 import (
+	"cmp"
 	"context"
 	cryptorand "crypto/rand"
 	"errors"
@@ -91,16 +92,9 @@ func NewRelay(c RelayConfig) (*Relay, error) {
 	if c.Lane == "" || c.Pool == nil || c.NATS == nil || c.Stream.Name == "" || c.Source == "" || c.SubjectPrefix == "" {
 		return nil, errors.New("outbox: Lane, Pool, NATS, Stream, Source and SubjectPrefix are required")
 	}
-	if c.ReplayWindow == 0 {
-		c.ReplayWindow = time.Hour
-	}
-	if c.Retention == 0 {
-		c.Retention = 7 * 24 * time.Hour
-	}
-	if c.Log == nil {
-		c.Log = slog.New(slog.DiscardHandler)
-	}
-	c.Log = c.Log.With("lane", c.Lane, "stream", c.Stream.Name)
+	c.ReplayWindow = cmp.Or(c.ReplayWindow, time.Hour)
+	c.Retention = cmp.Or(c.Retention, 7*24*time.Hour)
+	c.Log = cmp.Or(c.Log, slog.New(slog.DiscardHandler)).With("lane", c.Lane, "stream", c.Stream.Name)
 	js, err := jetstream.New(c.NATS, jetstream.WithDefaultTimeout(ioTimeout))
 	if err != nil {
 		return nil, fmt.Errorf("outbox: %w", err)
@@ -184,7 +178,7 @@ func (r *Relay) lead(ctx context.Context, healthy func()) error {
 	}
 	call(r.Hooks.Led, true)
 	defer call(r.Hooks.Led, false)
-	s := session{Relay: r, p: p, written: time.Now(), looked: time.Now(), reconnects: r.NATS.Stats().Reconnects}
+	s := session{Relay: r, p: p, limit: maxBatch, written: time.Now(), looked: time.Now(), reconnects: r.NATS.Stats().Reconnects}
 	defer s.end()
 	defer r.retainBeside(ctx)()
 	for ctx.Err() == nil {
@@ -198,6 +192,9 @@ func (r *Relay) lead(ctx context.Context, healthy func()) error {
 		if !busy {
 			s.rest(ctx)
 		}
+	}
+	if err := s.saved(); err != nil {
+		return err
 	}
 	return r.resign(context.WithoutCancel(ctx), s.p)
 }

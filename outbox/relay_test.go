@@ -86,8 +86,10 @@ func TestEachStepMayFail(t *testing.T) {
 			})
 			b.published()
 			b.wantExactly(want)
-			if lost := point == "published" || point == "checkpoint"; lost != (recovered.Load() > 0) {
-				t.Errorf("recovered %d events", recovered.Load())
+			// After "checkpointed" the next batch may be in the stream already.
+			lost, kept := point == "published" || point == "checkpoint", point == "read" || point == "publish"
+			if n := recovered.Load(); lost && n == 0 || kept && n > 0 {
+				t.Errorf("recovered %d events", n)
 			}
 		})
 	}

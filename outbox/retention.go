@@ -14,23 +14,21 @@ const (
 // retainBeside deletes what has expired until the returned function is called.
 func (r *Relay) retainBeside(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
+	ended := beside(func() error {
 		t := time.NewTicker(retainEvery)
 		defer t.Stop()
 		for {
 			select {
 			case <-ctx.Done():
-				return
+				return nil
 			case <-t.C:
 			}
 			if err := r.retain(ctx); err != nil && ctx.Err() == nil {
 				r.Log.Warn("outbox: cannot delete what has expired", "err", err)
 			}
 		}
-	}()
-	return func() { cancel(); <-done }
+	})
+	return func() { cancel(); _ = ended() }
 }
 
 // retain deletes published events older than r.Retention, but none that is dead,

@@ -11,12 +11,14 @@ import (
 // session is one uninterrupted time of leadership. It ends at the first error.
 type session struct {
 	*Relay
-	p          position
-	ahead      chan prepared // the batch after the one in flight, if it was begun
-	written    time.Time     // when p was written
-	worked     time.Time     // when events were last published
-	looked     time.Time     // when the stream was last compared with p
-	reconnects uint64        // of the NATS connection, as of looked
+	p          position        // what the broker has acknowledged
+	saving     func() error    // waits for the checkpoint of p, if that is being written
+	ahead      func() prepared // waits for the batch after the one in flight, if it was begun
+	limit      int             // of events in a batch
+	written    time.Time       // when a checkpoint was last written
+	worked     time.Time       // when events were last published
+	looked     time.Time       // when the stream was last compared with p
+	reconnects uint64          // of the NATS connection, as of looked
 }
 
 // prepared is a batch that was read and rendered.
@@ -31,113 +33,141 @@ type prepared struct {
 func (s *session) prepare(ctx context.Context, p position) prepared {
 	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
 	defer cancel()
-	r, err := readEvents(ctx, s.Pool, s.Lane, p)
-	b := prepared{read: r, err: err}
-	for _, e := range r.rows() {
+	r, err := readEvents(ctx, s.Pool, s.Lane, p, s.limit)
+	rows := r.rows()
+	b := prepared{read: r, err: err, msgs: make([]*nats.Msg, 0, len(rows))}
+	for _, e := range rows {
 		if m, err := s.stream.message(e, s.NATS.MaxPayload()); err != nil {
 			b.dead = append(b.dead, deadEvent{e, err})
 		} else {
 			b.msgs = append(b.msgs, m)
 		}
 	}
+	if s.limit = maxBatch; r.more && len(rows) > 0 { // large events: read about as many as fit
+		s.limit = min(2*len(rows), maxBatch)
+	}
 	return b
 }
 
-// prepareAhead prepares what follows p while the batch before it is in flight.
-// The gaps of p have no stamps yet, or may get them after the read; both are
-// harmless: a gap without a stamp is kept, and a read that shows every
-// transaction below a stamp shows the owners, whenever the stamp was drawn.
-func (s *session) prepareAhead(ctx context.Context, p position) {
-	ahead := make(chan prepared, 1)
-	go func() { ahead <- s.prepare(ctx, p) }()
-	s.ahead = ahead
-}
-
-// next returns the batch that follows s.p.
-func (s *session) next(ctx context.Context) prepared {
-	if s.ahead == nil {
-		return s.prepare(ctx, s.p)
-	}
-	b := <-s.ahead
-	s.ahead = nil
-	return b
-}
-
-// end waits for a batch that will not be sent.
-func (s *session) end() {
-	if s.ahead != nil {
-		<-s.ahead
-	}
-}
-
-// step reads once and publishes what it read. It reports whether it is worth
-// reading again at once.
+// step reads once and publishes what it read, while the batch after it is read
+// and the checkpoint of the one before it written. It reports whether it is
+// worth reading again at once.
+//
+// What is read ahead is read from a position whose gaps have no stamps yet, or
+// get them after the read. Both are harmless: a gap without a stamp is kept, and
+// a read that shows every transaction below a stamp shows the owners, whenever
+// the stamp was drawn.
 func (s *session) step(ctx context.Context) (busy bool, err error) {
 	if err := s.fault("read"); err != nil {
 		return false, err
 	}
-	b := s.next(ctx)
+	var b prepared
+	if wait := s.ahead; wait == nil {
+		b = s.prepare(ctx, s.p)
+	} else {
+		s.ahead = nil
+		b = wait()
+	}
 	if b.err != nil {
 		return false, b.err
 	}
-	events := len(b.msgs) + len(b.dead)
 	next := s.p.advance(b.read)
-	if events == 0 && slices.Equal(next.gaps, s.p.gaps) {
+	if len(b.msgs)+len(b.dead) == 0 && slices.Equal(next.gaps, s.p.gaps) {
 		return false, s.idle(ctx)
 	}
 	if b.more {
-		s.prepareAhead(ctx, next)
+		s.ahead = beside(func() prepared { return s.prepare(ctx, next) })
 	}
 	began := time.Now()
-	if err := s.publish(ctx, b, &next); err != nil {
+	last, err := s.publish(ctx, b)
+	if err != nil {
 		return false, err
 	}
-	if err := s.write(ctx, next, b.dead); err != nil {
+	if err := s.saved(); err != nil {
 		return false, err
 	}
-	if events > 0 {
-		s.worked = time.Now()
-		call2(s.Hooks.Published, b.msgs, began)
-	}
-	return events > 0, nil
+	next = s.p.advance(b.read) // the gaps of s.p have their stamps now
+	next.streamSeq = last
+	return len(b.msgs)+len(b.dead) > 0, s.save(ctx, next, b, began)
 }
 
-// publish sends the batch and moves next to where the stream then ends.
-func (s *session) publish(ctx context.Context, b prepared, next *position) (err error) {
+// publish sends the batch and returns where the stream then ends.
+func (s *session) publish(ctx context.Context, b prepared) (last uint64, err error) {
 	for _, d := range b.dead {
 		s.Log.Error("outbox: event is dead", "event", d.row.EventID, "type", d.row.Type, "err", d.err)
 		call2(s.Hooks.Died, d.row.EventID, d.err)
 	}
 	if len(b.msgs) == 0 {
-		return nil
+		return s.p.streamSeq, nil
 	}
 	if err := s.fault("publish"); err != nil {
-		return err
+		return 0, err
 	}
 	ctx, cancel := s.whileConnected(ctx)
 	defer cancel()
-	if next.streamSeq, err = s.stream.publish(ctx, b.msgs, s.p.streamSeq); err != nil {
-		return err
+	if last, err = s.stream.publish(ctx, b.msgs, s.p.streamSeq); err != nil {
+		return 0, err
 	}
-	return s.fault("published")
+	s.worked = time.Now()
+	return last, s.fault("published")
 }
 
-func (s *session) write(ctx context.Context, next position, dead []deadEvent) error {
+// save begins to write next as the checkpoint after s.p, which is written.
+func (s *session) save(ctx context.Context, next position, b prepared, began time.Time) error {
 	if err := s.fault("checkpoint"); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
-	defer cancel()
-	p, err := s.cp.append(ctx, s.p, next, dead)
-	if err != nil {
+	prev := s.p
+	var p position
+	written := beside(func() (err error) {
+		ctx, cancel := context.WithTimeout(ctx, ioTimeout)
+		defer cancel()
+		p, err = s.cp.append(ctx, prev, next, b.dead)
 		return err
+	})
+	s.p, s.saving = next, func() error {
+		if err := written(); err != nil {
+			return err
+		}
+		s.p, s.written = p, time.Now()
+		if len(b.msgs) > 0 {
+			call2(s.Hooks.Published, b.msgs, began)
+		}
+		return s.fault("checkpointed")
 	}
-	s.p, s.written = p, time.Now()
-	return s.fault("checkpointed")
+	return nil
+}
+
+// saved waits until s.p is written.
+func (s *session) saved() error {
+	if s.saving == nil {
+		return nil
+	}
+	wait := s.saving
+	s.saving = nil
+	return wait()
+}
+
+// end waits for what is under way; its outcome no longer matters.
+func (s *session) end() {
+	if s.ahead != nil {
+		s.ahead()
+	}
+	_ = s.saved()
+}
+
+// beside runs f in a goroutine and returns what waits for its result.
+func beside[T any](f func() T) func() T {
+	done := make(chan T, 1)
+	go func() { done <- f() }()
+	return func() T { return <-done }
 }
 
 // idle writes the heartbeat and looks whether the broker still has everything.
 func (s *session) idle(ctx context.Context) error {
+	if err := s.saved(); err != nil {
+		return err
+	}
 	reconnects := s.NATS.Stats().Reconnects
 	if reconnects != s.reconnects || time.Since(s.looked) > lookEvery {
 		p, err := s.reconcile(ctx, s.p)
@@ -147,7 +177,7 @@ func (s *session) idle(ctx context.Context) error {
 		s.p, s.looked, s.reconnects = p, time.Now(), reconnects
 	}
 	if time.Since(s.written) > heartbeatEvery {
-		return s.write(ctx, s.p, nil)
+		return s.save(ctx, s.p, prepared{}, time.Time{})
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package outbox
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -46,7 +46,10 @@ type stream struct {
 	source string
 	prefix string
 
-	subjects []string // what the stream takes, as of the last look
+	subjects   []string // what the stream takes, as of the last look
+	maxMsgSize int32    // its own limit of a message; not above 0: none
+
+	lastType, lastSubject string // see subject
 }
 
 // look returns the stream's identity and last sequence, creating it if it is missing.
@@ -59,24 +62,46 @@ func (s *stream) look(ctx context.Context) (id time.Time, last uint64, err error
 		return id, 0, fmt.Errorf("stream %s: %w", s.config.Name, err)
 	}
 	info := st.CachedInfo()
-	s.subjects = info.Config.Subjects
+	s.subjects, s.maxMsgSize, s.lastSubject = info.Config.Subjects, info.Config.MaxMsgSize, ""
 	return info.Created.UTC().Truncate(time.Microsecond), info.State.LastSeq, nil
 }
 
-// publish stores msgs as one atomic batch directly behind sequence expected,
-// or not at all. An error that is not a refusal leaves open whether it did.
+// few is up to how many messages are published one by one: an atomic batch costs
+// the server as much as a dozen plain messages before its first.
+const few = 10
+
+// publish stores msgs directly behind sequence expected: as one atomic batch, or
+// few of them one by one. Each of these waits for the one before it, for with
+// both on their way a rival's message could let the second in behind it. An
+// error that is not a refusal leaves open which of them are stored; so does a
+// refusal, but for the first.
 func (s *stream) publish(ctx context.Context, msgs []*nats.Msg, expected uint64) (last uint64, err error) {
+	if len(msgs) > few {
+		ack, err := jetstreamext.PublishMsgBatch(ctx, s.js, s.after(expected, msgs), jetstreamext.BatchFlowControl{AckFirst: false})
+		if err != nil {
+			return 0, fmt.Errorf("publish %d events to %s: %w", len(msgs), s.config.Name, err)
+		}
+		return ack.Sequence, nil
+	}
+	for i := range msgs {
+		ack, err := s.js.PublishMsg(ctx, s.after(expected, msgs[i:])[0], jetstream.WithRetryAttempts(0))
+		if err != nil {
+			return 0, fmt.Errorf("publish event %d of %d to %s: %w", i+1, len(msgs), s.config.Name, err)
+		}
+		expected = ack.Sequence
+	}
+	return expected, nil
+}
+
+// after makes the first of msgs demand that the stream ends at a sequence.
+func (s *stream) after(expected uint64, msgs []*nats.Msg) []*nats.Msg {
 	msgs[0].Header.Set(jetstream.ExpectedStreamHeader, s.config.Name)
 	msgs[0].Header.Set(jetstream.ExpectedLastSeqHeader, strconv.FormatUint(expected, 10))
-	ack, err := jetstreamext.PublishMsgBatch(ctx, s.js, msgs, jetstreamext.BatchFlowControl{AckFirst: false})
-	if err != nil {
-		return 0, fmt.Errorf("publish %d events to %s: %w", len(msgs), s.config.Name, err)
-	}
-	return ack.Sequence, nil
+	return msgs
 }
 
 // refused reports whether err means that the stream's last sequence was not
-// the expected one, so that nothing was stored.
+// the expected one.
 func refused(err error) bool {
 	var api *jetstream.APIError
 	return errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence
@@ -85,68 +110,91 @@ func refused(err error) bool {
 // message renders a row as a CloudEvents 1.0 message in binary mode. The error
 // is a defect of the event itself that no retry will heal.
 func (s *stream) message(r row, maxPayload int64) (*nats.Msg, error) {
-	m := nats.NewMsg(s.prefix + r.Type)
-	if !slices.ContainsFunc(s.subjects, func(pattern string) bool { return matches(pattern, m.Subject) }) {
-		return nil, fmt.Errorf("stream %s does not take subject %q", s.config.Name, m.Subject)
+	subject, err := s.subject(r.Type)
+	if err != nil {
+		return nil, err
 	}
+	own := [...]struct{ name, value string }{
+		{"content-type", "application/json"},
+		{"ce-specversion", "1.0"},
+		{"ce-id", r.EventID},
+		{"ce-type", r.Type},
+		{"ce-source", s.source},
+		{"ce-subject", r.Key},
+		{"ce-time", r.CreatedAt.UTC().Format(time.RFC3339Nano)},
+		{headerRow, strconv.FormatInt(r.ID, 10)},
+	}
+	const batchHeaders = 512 // room for what the batch adds
+	size := len(subject) + len(r.Payload) + batchHeaders
+	m := &nats.Msg{Subject: subject, Header: make(nats.Header, len(own)+4), Data: r.Payload}
 	var headers map[string]string
-	if err := json.Unmarshal(r.Headers, &headers); err != nil {
-		return nil, fmt.Errorf("headers: %w", err)
+	if string(r.Headers) != "{}" {
+		if err := json.Unmarshal(r.Headers, &headers); err != nil {
+			return nil, fmt.Errorf("headers: %w", err)
+		}
+	}
+	values := make([]string, len(own))
+	for i, h := range own {
+		if !legalValue(h.value) {
+			return nil, fmt.Errorf("illegal value of %s", h.name)
+		}
+		values[i] = h.value
+		m.Header[h.name] = values[i : i+1 : i+1]
+		size += len(h.name) + len(h.value) + 4
 	}
 	for k, v := range headers {
-		if !legalHeader(k, v) {
+		if !legalHeader(k) || !legalValue(v) {
 			return nil, fmt.Errorf("illegal header %q", k)
 		}
+		if _, ours := m.Header[k]; ours && k != "content-type" {
+			continue
+		}
 		m.Header[k] = []string{v}
+		size += len(k) + len(v) + 4
 	}
-	for k, v := range map[string]string{
-		"ce-specversion": "1.0",
-		"ce-id":          r.EventID,
-		"ce-type":        r.Type,
-		"ce-source":      s.source,
-		"ce-subject":     r.Key,
-		"ce-time":        r.CreatedAt.UTC().Format(time.RFC3339Nano),
-		headerRow:        strconv.FormatInt(r.ID, 10),
-		"content-type":   "application/json",
-	} {
-		if !legalHeader(k, v) {
-			return nil, fmt.Errorf("illegal value of %s", k)
-		}
-		if _, given := m.Header[k]; !given || k != "content-type" {
-			m.Header[k] = []string{v}
-		}
+	if s.maxMsgSize > 0 {
+		maxPayload = min(maxPayload, int64(s.maxMsgSize))
 	}
-	m.Data = r.Payload
-	const batchHeaders = 512 // room for what the batch adds
-	if size := int64(m.Size()) + batchHeaders; size > maxPayload {
+	if int64(size) > maxPayload {
 		return nil, fmt.Errorf("message of %d bytes is over the broker's limit of %d", size, maxPayload)
 	}
 	return m, nil
 }
 
-func legalHeader(name, value string) bool {
-	return name != "" && !strings.HasPrefix(strings.ToLower(name), "nats-") &&
-		!strings.ContainsAny(name, ": \t\r\n") && !strings.ContainsAny(value, "\r\n")
+// subject returns the subject of events of a type. It keeps the last one, for
+// events of one type often come in a row.
+func (s *stream) subject(eventType string) (string, error) {
+	if eventType != s.lastType || s.lastSubject == "" {
+		subject := s.prefix + eventType
+		if !slices.ContainsFunc(s.subjects, func(pattern string) bool { return matches(pattern, subject) }) {
+			return "", fmt.Errorf("stream %s does not take subject %q", s.config.Name, subject)
+		}
+		s.lastType, s.lastSubject = eventType, subject
+	}
+	return s.lastSubject, nil
+}
+
+func legalHeader(name string) bool {
+	return name != "" && !strings.HasPrefix(strings.ToLower(name), "nats-") && !strings.ContainsAny(name, ": \t\r\n")
+}
+
+func legalValue(v string) bool {
+	return strings.IndexByte(v, '\r') < 0 && strings.IndexByte(v, '\n') < 0
 }
 
 // matches reports whether a literal subject is covered by a subject pattern.
 func matches(pattern, subject string) bool {
-	if strings.ContainsAny(subject, " \t\r\n*>") {
+	p, patterns, moreP := strings.Cut(pattern, ".")
+	s, subjects, moreS := strings.Cut(subject, ".")
+	switch {
+	case s == "" || strings.ContainsAny(s, " \t\r\n*>"):
+		return false
+	case p == ">":
+		return !moreS || matches(p, subjects)
+	case p != "*" && p != s || moreP != moreS:
 		return false
 	}
-	p, s := strings.Split(pattern, "."), strings.Split(subject, ".")
-	if slices.Contains(s, "") {
-		return false
-	}
-	for i, token := range p {
-		if token == ">" {
-			return len(s) > i
-		}
-		if i >= len(s) || token != "*" && token != s[i] {
-			return false
-		}
-	}
-	return len(p) == len(s)
+	return !moreP || matches(patterns, subjects)
 }
 
 // own returns the rows of this outbox among the messages after sequence from up
@@ -158,44 +206,32 @@ func (s *stream) own(ctx context.Context, pool *pgxpool.Pool, lane string, from,
 		if err != nil {
 			return nil, 0, fmt.Errorf("read stream %s from %d: %w", s.config.Name, from+1, err)
 		}
-		var ids []int64
+		var ids, known []int64
 		var events []string
 		var seqs []uint64
-		before := from
 		for m, err := range msgs {
 			if err != nil {
 				return nil, 0, fmt.Errorf("read stream %s after %d: %w", s.config.Name, from, err)
 			}
 			id, _ := strconv.ParseInt(m.Header.Get(headerRow), 10, 64) // 0 is no id of ours
 			ids, events, seqs = append(ids, id), append(events, m.Header.Get("ce-id")), append(seqs, m.Sequence)
-			from = m.Sequence
 		}
-		if from == before {
+		if len(seqs) == 0 {
 			return nil, 0, fmt.Errorf("read stream %s: nothing after %d though it ends at %d", s.config.Name, from, last)
 		}
-		known, err := knownRows(ctx, pool, lane, ids, events)
-		if err != nil {
-			return nil, 0, err
+		from = seqs[len(seqs)-1]
+		var stranger uint64
+		if err := pool.QueryRow(ctx, `-- name: knownEvents
+SELECT coalesce(array_agg(e.id) FILTER (WHERE e.id IS NOT NULL), '{}'), coalesce(min(m.seq) FILTER (WHERE e.id IS NULL), 0)
+FROM unnest($1::bigint[], $2::text[], $3::bigint[]) m(id, event_id, seq)
+LEFT JOIN `+table("event", lane)+` e ON e.id = m.id AND e.event_id::text = m.event_id`, ids, events, seqs).Scan(&known, &stranger); err != nil {
+			return nil, 0, fmt.Errorf("look up published events: %w", err)
 		}
-		for i, ours := range known {
-			if ours {
-				rows = append(rows, row{ID: ids[i]})
-			} else if foreign == 0 {
-				foreign = seqs[i]
-			}
+		for _, id := range known {
+			rows = append(rows, row{ID: id})
 		}
+		foreign = cmp.Or(foreign, stranger)
 	}
-	slices.SortFunc(rows, func(a, b row) int { return int(a.ID - b.ID) })
+	slices.SortFunc(rows, func(a, b row) int { return cmp.Compare(a.ID, b.ID) })
 	return slices.CompactFunc(rows, func(a, b row) bool { return a.ID == b.ID }), foreign, nil
-}
-
-// knownRows reports for each pair of row id and event id whether there is such an event.
-func knownRows(ctx context.Context, pool *pgxpool.Pool, lane string, ids []int64, events []string) ([]bool, error) {
-	rows, err := pool.Query(ctx, `-- name: knownEvents
-SELECT e.id IS NOT NULL FROM unnest($1::bigint[], $2::text[]) WITH ORDINALITY m(id, event_id, i)
-LEFT JOIN `+table("event", lane)+` e ON e.id = m.id AND e.event_id::text = m.event_id ORDER BY m.i`, ids, events)
-	if err != nil {
-		return nil, fmt.Errorf("look up published events: %w", err)
-	}
-	return pgx.CollectRows(rows, pgx.RowTo[bool])
 }

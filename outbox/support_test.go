@@ -275,6 +275,15 @@ func (b *bench) wantTimes(want []string) {
 	}
 }
 
+// wantDistinct is wantExactly where events may have been published again.
+func (b *bench) wantDistinct(want []string) {
+	b.t.Helper()
+	got := slices.Compact(slices.Sorted(slices.Values(b.stored())))
+	if !slices.Equal(got, slices.Sorted(slices.Values(want))) {
+		b.t.Errorf("stream %s holds %d distinct events, want %d", b.stream, len(got), len(want))
+	}
+}
+
 func (b *bench) wantStatus(lag, dead int64) {
 	b.t.Helper()
 	if s, err := ReadStatus(b.t.Context(), b.pool, lane); err != nil || s.Lag != lag || s.Dead != dead {
