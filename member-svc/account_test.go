@@ -33,7 +33,9 @@ func TestAccounts(t *testing.T) {
 		me["storage"].(map[string]any)["status"] != "pending" {
 		t.Errorf("%d %v %s", status, header, raw)
 	}
-	signIn := func(name, password string) string { return fmt.Sprintf(`{"username":%q,"password":%q}`, name, password) }
+	signIn := func(name, password string) string {
+		return fmt.Sprintf(`{"username":%q,"password":%q}`, name, password)
+	}
 	for _, tc := range []struct {
 		name, method, path, body string
 		headers                  []string
@@ -80,7 +82,9 @@ func TestPasswordsAreLimited(t *testing.T) {
 
 func TestWithdrawal(t *testing.T) {
 	broker := testenv.NATS(t)
-	fakeStorage(t, broker.URL, func(contract.StorageCommand) (contract.Type, *contract.StorageError) { return contract.StorageProvisioned, nil })
+	fakeStorage(t, broker.URL, func(contract.StorageCommand) (contract.Type, *contract.StorageError) {
+		return contract.StorageProvisioned, nil
+	})
 	s := start(t, environment(t, storetest.URL(t), broker.URL))
 	first := signUp(t, s, "mina", "Idempotency-Key", "k")
 	s.awaitState(t, first, "ready")

@@ -61,8 +61,8 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if p.Relays, wake, err = program.Relays(pool, nc, cfg.Common, registry, log); err != nil {
 		return err
 	}
-	step := saga.Provision(cfg.ProvisionPromise, cfg.SagaGiveUp)
-	st := store.New(pool, step, []byte(cfg.IdempotencySecret), wake)
+	steps := saga.Steps{saga.Provision(cfg.ProvisionPromise, cfg.SagaGiveUp)}
+	st := store.New(pool, steps, []byte(cfg.IdempotencySecret), wake)
 	hasher := signup.NewHasher(hashConfig(cfg))
 	metrics, err := api.NewMetrics(registry, hasher.Waiting)
 	if err != nil {
@@ -74,9 +74,9 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 	handlers := &api.API{
 		Signups: signup.New(signup.Config{
 			Plans: cfg.PlansAllowed, PasswordMin: cfg.PasswordMin, Secret: []byte(cfg.IdempotencySecret), DatabaseTimeout: cfg.DatabaseTimeout,
-		}, st, hasher, step),
-		Accounts: account.New(account.Config{SessionLifetime: cfg.SessionLifetime, DatabaseTimeout: cfg.DatabaseTimeout}, st, hasher, step),
-		Store:    st, Step: step, Metrics: metrics, DatabaseTimeout: cfg.DatabaseTimeout, Log: log,
+		}, st, hasher, steps),
+		Accounts: account.New(account.Config{SessionLifetime: cfg.SessionLifetime, DatabaseTimeout: cfg.DatabaseTimeout}, st, hasher, steps),
+		Store:    st, Steps: steps, Metrics: metrics, DatabaseTimeout: cfg.DatabaseTimeout, Log: log,
 	}
 	p.Servers = []*service.Server{
 		service.NewServer(service.ServerConfig{Name: "public", Addr: cfg.HTTPAddr, Handler: handlers.Public(cfg.SignupRate, cfg.SessionRate), Log: log}),

@@ -35,12 +35,12 @@ type Service struct {
 	cfg    Config
 	store  *store.Store
 	hasher *signup.Hasher
-	step   saga.Step
+	steps  saga.Steps
 }
 
 // New returns a service.
-func New(cfg Config, st *store.Store, hasher *signup.Hasher, step saga.Step) *Service {
-	return &Service{cfg, st, hasher, step}
+func New(cfg Config, st *store.Store, hasher *signup.Hasher, steps saga.Steps) *Service {
+	return &Service{cfg, st, hasher, steps}
 }
 
 // Session is what a member gets for his password.
@@ -98,7 +98,7 @@ func (s *Service) Me(ctx context.Context, token string) (View, error) {
 	a, err := s.session(ctx, token)
 	return View{
 		MemberID: a.MemberID, Username: a.Username, Email: a.Email, Plan: a.Plan, CreatedAt: a.CreatedAt.UTC(), SignupID: a.SignupID,
-		Storage: signup.NewView(a.Record, s.step).Storage,
+		Storage: signup.NewView(a.Record, s.steps).Storage,
 	}, err
 }
 
@@ -126,11 +126,11 @@ func (s *Service) Withdraw(ctx context.Context, token, password string) (signup.
 	})
 	if failure != nil { // nobody knows whether the commit happened: ask
 		record, err = timed(ctx, s, func(ctx context.Context) (store.Record, error) { return s.store.Find(ctx, a.SignupID) })
-		if err != nil || !record.State.Leaving() {
+		if err != nil || !record.State.Left() {
 			return signup.View{}, failure
 		}
 	}
-	return signup.NewView(record, s.step), nil
+	return signup.NewView(record, s.steps), nil
 }
 
 func (s *Service) session(ctx context.Context, token string) (store.Account, error) {

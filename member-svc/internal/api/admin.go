@@ -57,7 +57,7 @@ type sagaView struct {
 func (a *API) view(r store.Record) sagaView {
 	v := sagaView{
 		SagaID: r.ID, MemberID: r.MemberID, SignupID: r.SignupID, Username: r.Username, Plan: r.Plan,
-		State: r.State, Delayed: a.Step.Delayed(r.Saga, r.Now), Generation: r.Generation, Version: r.Version,
+		State: r.State, Delayed: a.Steps.Delayed(r.Saga, r.Now), Generation: r.Generation, Version: r.Version,
 		Attempts: r.Redrives + 1, RetryOpen: r.RetryOpen, CreatedAt: r.CreatedAt.UTC(), UpdatedAt: r.UpdatedAt.UTC(),
 	}
 	if r.ErrorClass != "" {

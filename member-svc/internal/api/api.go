@@ -24,7 +24,7 @@ type API struct {
 	Signups         *signup.Service
 	Accounts        *account.Service
 	Store           *store.Store
-	Step            saga.Step
+	Steps           saga.Steps
 	Metrics         *Metrics
 	DatabaseTimeout time.Duration // for each request of the admin listener
 	Log             *slog.Logger

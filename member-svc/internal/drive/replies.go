@@ -1,10 +1,10 @@
-// Package drive moves open sagas: by the replies of the Storage service, and by
-// timers where none came.
+// Package drive moves open sagas by what the participants reply.
 package drive
 
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"log/slog"
 	"strings"
 
@@ -14,14 +14,12 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-var kinds = map[contract.Type]saga.Kind{
-	contract.StorageProvisioned:   saga.Provisioned,
-	contract.StorageRejected:      saga.Rejected,
-	contract.StorageDeprovisioned: saga.Deprovisioned,
-	contract.StorageAttemptFailed: saga.AttemptFailed,
+// kinds by the last part of the event type; the first is the name of the step.
+var kinds = map[string]saga.Kind{
+	"provisioned": saga.Provisioned, "rejected": saga.Rejected, "deprovisioned": saga.Deprovisioned, "attempt-failed": saga.AttemptFailed,
 }
 
-// Replies returns a handler for the messages of the Storage service. A batch is one
+// Replies returns a handler for the messages of the steps' participants. A batch is one
 // transaction; duplicates and replies that come late or in another order are for the
 // engine to see through. observe is called with each outcome: one of [saga.Outcome],
 // "unknown_saga" or "malformed".
@@ -74,11 +72,16 @@ func decode(m service.Message) (store.Change, error) {
 	if err != nil {
 		return store.Change{SagaID: e.SagaID}, err
 	}
+	step, what, _ := strings.Cut(string(e.Type), ".")
+	kind, ok := kinds[what]
+	if !ok {
+		return store.Change{SagaID: e.SagaID}, fmt.Errorf("%s is no reply: %w", e.Type, contract.ErrMalformed)
+	}
 	var reply contract.StorageReply
 	if err := e.DataTo(&reply); err != nil {
 		return store.Change{SagaID: e.SagaID}, err
 	}
-	event := saga.Event{Kind: kinds[e.Type], MessageID: clean(e.ID), Generation: reply.Generation, Attempt: min(max(reply.Attempt, 0), 1<<30)}
+	event := saga.Event{Kind: kind, Step: step, MessageID: clean(e.ID), Generation: reply.Generation, Attempt: min(max(reply.Attempt, 0), 1<<30)}
 	if reply.Error != nil {
 		event.Error = contract.StorageError{Class: clean(reply.Error.Class), Message: clean(reply.Error.Message), Fingerprint: clean(reply.Error.Fingerprint)}
 	}

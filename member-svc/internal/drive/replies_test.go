@@ -43,7 +43,7 @@ func open(t *testing.T) (*store.Store, func(...service.Message) map[string]int) 
 
 func openOn(t *testing.T, pool *pgxpool.Pool) (*store.Store, func(...service.Message) map[string]int) {
 	t.Helper()
-	st := store.New(pool, storetest.Step, storetest.Secret, func() {})
+	st := store.New(pool, storetest.Steps, storetest.Secret, func() {})
 	m := store.Member{ID: goldenMember, Username: "mina", UsernameKey: "mina", Plan: "free", PasswordHash: "x"}
 	r, effects := st.Begin(goldenSaga, "sgn_0123456789abcdef0123456789abcdef", m, time.Now())
 	if err := st.SignUp(t.Context(), m, r, effects, nil); err != nil {

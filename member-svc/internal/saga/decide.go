@@ -13,60 +13,40 @@ const (
 	ClassGenerationAhead = "generation_ahead"
 )
 
-// Step declares one essential step of a signup: what is asked of whom, and how
-// long the answer may take.
-type Step struct {
-	Name         string
-	Command      contract.Type // asks for it
-	Compensation contract.Type // takes it back
-	// Promise is when an unanswered command counts as delayed and is sent again for
-	// the first time. Later ones wait Promise × 2ⁿ with full jitter, up to RedriveCap.
-	Promise    time.Duration
-	RedriveCap time.Duration
-	GiveUpAge  time.Duration // unanswered for so long: a person should look
-}
-
-// Provision is the step that gives a member his storage.
-func Provision(promise, giveUpAge time.Duration) Step {
-	return Step{
-		Name: "storage", Command: contract.StorageProvision, Compensation: contract.StorageDeprovision,
-		Promise: promise, RedriveCap: time.Hour, GiveUpAge: giveUpAge,
-	}
-}
-
-// Delayed reports whether the open command is older than the promise.
-func (st Step) Delayed(s Saga, now time.Time) bool {
-	return s.State.Open() && now.Sub(s.OpenedAt) > st.Promise
-}
-
 // Decide applies one event to a saga and says what to publish. The saga returned
 // is the one given unless the outcome is Advanced, GaveUp or Redriven.
-func (st Step) Decide(s Saga, e Event, now time.Time) (Saga, []Effect, Outcome) {
+func (ss Steps) Decide(s Saga, e Event, now time.Time) (Saga, []Effect, Outcome) {
+	if s.Step >= len(ss) { // a newer version with more steps runs beside this one: its saga
+		return s, nil, Refused
+	}
 	switch e.Kind {
 	case SignedUp:
 		if s.Version != 0 {
 			return s, nil, Unchanged
 		}
 		s.CreatedAt = now
-		next, effects, outcome := st.open(s, Provisioning, now)
+		next, effects, outcome := ss.open(s, Provisioning, now)
 		return next, append(effects, Effect{contract.MemberSignedUp}), outcome
 	case Provisioned, Rejected, Deprovisioned:
-		return st.reply(s, e, now)
+		return ss.reply(s, e, now)
 	case TimerDue:
-		return st.timer(s, e.Jitter, now)
+		return ss[s.Step].timer(s, e.Jitter, now)
 	case Retried:
-		return st.retry(s, now)
+		return ss.retry(s, now)
 	case Withdraw:
-		return st.withdraw(s, now)
+		return ss.withdraw(s, now)
 	default:
 		return s, nil, Recorded
 	}
 }
 
-func (st Step) reply(s Saga, e Event, now time.Time) (Saga, []Effect, Outcome) {
+func (ss Steps) reply(s Saga, e Event, now time.Time) (Saga, []Effect, Outcome) {
+	step := ss.index(e.Step)
 	ahead := s.ObservedGeneration > s.Generation
 	switch {
-	case s.State == Withdrawn && e.Kind == Deprovisioned, s.State == Ready && e.Kind == Provisioned && e.Generation <= s.Generation:
+	case step < 0:
+		return s, nil, Recorded
+	case s.knows(e, step):
 		return s, nil, Unchanged
 	case s.State == Withdrawn:
 		return s, nil, Recorded
@@ -79,10 +59,12 @@ func (st Step) reply(s Saga, e Event, now time.Time) (Saga, []Effect, Outcome) {
 			Class: ClassGenerationAhead, Fingerprint: ClassGenerationAhead,
 			Message: fmt.Sprintf("a reply of generation %d arrived, ours is %d: was the Member database restored?", e.Generation, s.Generation),
 		}, now)
+	case step != s.Step:
+		return s, nil, Recorded
 	case e.Kind == Provisioned && !ahead && (s.State == Provisioning || s.State == NeedsAttention):
-		return settle(s, Ready, contract.StorageError{}, now)
+		return ss.forward(s, now)
 	case e.Kind == Deprovisioned && !ahead && s.State.leaving():
-		return settle(s, Withdrawn, contract.StorageError{}, now)
+		return ss.backward(s, now)
 	case e.Kind == Rejected && e.Generation == s.Generation && (s.State.Open() || s.ErrorClass == ClassGaveUp):
 		return settle(s, s.State.attention(), e.Error, now)
 	case e.Kind == Rejected && e.Generation == s.Generation && s.State == s.State.attention():
@@ -90,6 +72,40 @@ func (st Step) reply(s Saga, e Event, now time.Time) (Saga, []Effect, Outcome) {
 	default:
 		return s, nil, Recorded
 	}
+}
+
+// knows reports whether the saga has gone by what a reply about a step tells.
+func (s Saga) knows(e Event, step int) bool {
+	switch {
+	case s.State == Withdrawn:
+		return e.Kind == Deprovisioned
+	case e.Generation > s.Generation:
+		return false
+	case s.State.leaving():
+		return e.Kind == Deprovisioned && step > s.Step
+	default:
+		return e.Kind == Provisioned && (step < s.Step || step == s.Step && s.State == Ready)
+	}
+}
+
+// forward goes on to the next step. An operator's retry stays open until the last
+// one is provisioned.
+func (ss Steps) forward(s Saga, now time.Time) (Saga, []Effect, Outcome) {
+	if s.Step == len(ss)-1 {
+		return settle(s, Ready, contract.StorageError{}, now)
+	}
+	s.Step++
+	return ss.ask(s, Provisioning, now)
+}
+
+// backward goes on to the step before. Only steps that were begun are taken back,
+// the newest first: none is removed under another that may build on it.
+func (ss Steps) backward(s Saga, now time.Time) (Saga, []Effect, Outcome) {
+	if s.Step == 0 {
+		return settle(s, Withdrawn, contract.StorageError{}, now)
+	}
+	s.Step--
+	return ss.ask(s, Withdrawing, now)
 }
 
 func (st Step) timer(s Saga, jitter float64, now time.Time) (Saga, []Effect, Outcome) {
@@ -113,55 +129,45 @@ func (st Step) timer(s Saga, jitter float64, now time.Time) (Saga, []Effect, Out
 	return s, []Effect{{st.command(s.State)}}, Redriven
 }
 
-func (st Step) retry(s Saga, now time.Time) (Saga, []Effect, Outcome) {
+func (ss Steps) retry(s Saga, now time.Time) (Saga, []Effect, Outcome) {
 	switch {
 	case s.State.Open() && s.RetryOpen:
 		return s, nil, Unchanged
 	case s.State == NeedsAttention:
 		s.RetryOpen = true
-		return st.open(s, Provisioning, now)
+		return ss.open(s, Provisioning, now)
 	case s.State == WithdrawNeedsAttention:
 		s.RetryOpen = true
-		return st.open(s, Withdrawing, now)
+		return ss.open(s, Withdrawing, now)
 	default:
 		return s, nil, Refused
 	}
 }
 
-func (st Step) withdraw(s Saga, now time.Time) (Saga, []Effect, Outcome) {
-	if s.State.leaving() || s.State == Withdrawn {
+func (ss Steps) withdraw(s Saga, now time.Time) (Saga, []Effect, Outcome) {
+	if s.State.Left() {
 		return s, nil, Unchanged
 	}
 	s.RetryOpen = false
-	return st.open(s, Withdrawing, now)
+	return ss.open(s, Withdrawing, now)
 }
 
 // open starts the next generation: above everything sent, and everything seen.
-func (st Step) open(s Saga, state State, now time.Time) (Saga, []Effect, Outcome) {
-	s.State = state
+func (ss Steps) open(s Saga, state State, now time.Time) (Saga, []Effect, Outcome) {
 	s.Generation = max(s.Generation, s.ObservedGeneration) + 1
+	return ss.ask(s, state, now)
+}
+
+// ask sends the command of the saga's step for the first time.
+func (ss Steps) ask(s Saga, state State, now time.Time) (Saga, []Effect, Outcome) {
+	s.State = state
 	s.Version++
 	s.Redrives = 0
 	s.ErrorClass, s.ErrorMessage, s.ErrorFingerprint = "", "", ""
 	s.OpenedAt, s.CommandedAt, s.UpdatedAt = now, now, now
+	st := ss[s.Step]
 	st.due(&s, now, st.Promise)
 	return s, []Effect{{st.command(state)}}, Advanced
-}
-
-// due sets the next timer; an open saga's is never past the moment to give up.
-func (st Step) due(s *Saga, now time.Time, wait time.Duration) {
-	at := now.Add(wait)
-	if end := s.OpenedAt.Add(st.GiveUpAge); s.State.Open() && at.After(end) {
-		at = end
-	}
-	s.DueAt = &at
-}
-
-func (st Step) command(s State) contract.Type {
-	if s.leaving() {
-		return st.Compensation
-	}
-	return st.Command
 }
 
 func settle(s Saga, state State, why contract.StorageError, now time.Time) (Saga, []Effect, Outcome) {

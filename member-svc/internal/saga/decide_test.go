@@ -8,13 +8,14 @@ import (
 )
 
 var (
-	testStep = Provision(30*time.Second, 24*time.Hour)
-	refusal  = contract.StorageError{Class: "rejected", Message: "no room", Fingerprint: "rejected:no-room"}
+	one     = Steps{Provision(30*time.Second, 24*time.Hour)}
+	two     = append(one[:1:1], Step{Name: "second", Command: "second.provision", Compensation: "second.deprovision", Promise: time.Minute, RedriveCap: time.Hour, GiveUpAge: 48 * time.Hour})
+	refusal = contract.StorageError{Class: "rejected", Message: "no room", Fingerprint: "rejected:no-room"}
 )
 
 func begin(t *testing.T) Saga {
 	t.Helper()
-	s, effects, outcome := testStep.Decide(Saga{ID: "s"}, Event{Kind: SignedUp}, epoch)
+	s, effects, outcome := one.Decide(Saga{ID: "s"}, Event{Kind: SignedUp}, epoch)
 	if outcome != Advanced || len(effects) != 2 || effects[0].Type != contract.StorageProvision || effects[1].Type != contract.MemberSignedUp {
 		t.Fatalf("signed up: %s %v", outcome, effects)
 	}
@@ -22,9 +23,9 @@ func begin(t *testing.T) Saga {
 }
 
 func TestTransitions(t *testing.T) {
-	reply := func(k Kind, g int64) Event { return Event{Kind: k, Generation: g, Error: refusal} }
+	reply := func(k Kind, g int64) Event { return Event{Kind: k, Step: "storage", Generation: g, Error: refusal} }
 	retry := Event{Kind: Retried, Actor: "ann", Reason: "more room now"}
-	late := func(s Saga) time.Time { return s.OpenedAt.Add(testStep.GiveUpAge) }
+	late := func(s Saga) time.Time { return s.OpenedAt.Add(one[0].GiveUpAge) }
 	soon := func(Saga) time.Time { return epoch.Add(time.Second) }
 	for name, tc := range map[string]struct {
 		events  []Event
@@ -61,13 +62,14 @@ func TestTransitions(t *testing.T) {
 		"late success while withdrawing":  {[]Event{{Kind: Withdraw}, reply(Provisioned, 1)}, soon, Withdrawing, 2, Recorded},
 		"late success when withdrawn":     {[]Event{{Kind: Withdraw}, reply(Deprovisioned, 2), reply(Provisioned, 1)}, soon, Withdrawn, 2, Recorded},
 		"removed although never asked to": {[]Event{reply(Deprovisioned, 1)}, soon, Provisioning, 1, Recorded},
+		"reply of somebody unknown":       {[]Event{{Kind: Provisioned, Step: "nobody", Generation: 7}}, soon, Provisioning, 1, Recorded},
 		"a try failed":                    {[]Event{{Kind: AttemptFailed, Generation: 1}}, soon, Provisioning, 1, Recorded},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := begin(t)
 			var outcome Outcome
 			for _, e := range tc.events {
-				s, _, outcome = testStep.Decide(s, e, tc.now(s))
+				s, _, outcome = one.Decide(s, e, tc.now(s))
 			}
 			if s.State != tc.state || s.Generation != tc.gen || outcome != tc.outcome {
 				t.Errorf("got %s generation %d, %s; want %s generation %d, %s", s.State, s.Generation, outcome, tc.state, tc.gen, tc.outcome)
@@ -77,41 +79,124 @@ func TestTransitions(t *testing.T) {
 }
 
 func TestRejectionKeepsItsReasonUntilTheRetry(t *testing.T) {
-	s, _, _ := testStep.Decide(begin(t), Event{Kind: Rejected, Generation: 1, Error: refusal}, epoch)
+	s, _, _ := one.Decide(begin(t), Event{Kind: Rejected, Step: "storage", Generation: 1, Error: refusal}, epoch)
 	if got := (contract.StorageError{Class: s.ErrorClass, Message: s.ErrorMessage, Fingerprint: s.ErrorFingerprint}); got != refusal {
 		t.Errorf("reason %+v, want %+v", got, refusal)
 	}
-	if s, _, _ = testStep.Decide(s, Event{Kind: Retried}, epoch); s.ErrorClass != "" || !s.RetryOpen {
+	if s, _, _ = one.Decide(s, Event{Kind: Retried}, epoch); s.ErrorClass != "" || !s.RetryOpen {
 		t.Errorf("after the retry: %+v", s)
 	}
 }
 
 func TestTimersWaitLongerEachTime(t *testing.T) {
 	s := begin(t)
-	if want := epoch.Add(testStep.Promise); !s.DueAt.Equal(want) {
+	if want := epoch.Add(one[0].Promise); !s.DueAt.Equal(want) {
 		t.Fatalf("first due %s, want %s", s.DueAt, want)
 	}
 	now := epoch
 	for _, want := range []time.Duration{60, 120, 240, 480, 960, 1920, 3600, 3600, 3600} {
 		now = *s.DueAt
 		var outcome Outcome
-		s, _, outcome = testStep.Decide(s, Event{Kind: TimerDue, Jitter: 1}, now)
+		s, _, outcome = one.Decide(s, Event{Kind: TimerDue, Jitter: 1}, now)
 		if got := s.DueAt.Sub(now); outcome != Redriven || got != want*time.Second {
 			t.Fatalf("re-drive %d: %s, waits %s, want %s", s.Redrives, outcome, got, want*time.Second)
 		}
 	}
 	s.Redrives = 1000
-	if s, _, _ = testStep.Decide(s, Event{Kind: TimerDue, Jitter: 1}, *s.DueAt); s.DueAt.Sub(now) > 2*testStep.RedriveCap {
+	if s, _, _ = one.Decide(s, Event{Kind: TimerDue, Jitter: 1}, *s.DueAt); s.DueAt.Sub(now) > 2*one[0].RedriveCap {
 		t.Errorf("the cap does not hold: due %s", s.DueAt)
 	}
 }
 
 func TestDelayedAndPublicStates(t *testing.T) {
 	s := begin(t)
-	if testStep.Delayed(s, epoch.Add(testStep.Promise)) || !testStep.Delayed(s, epoch.Add(testStep.Promise+1)) {
+	if one.Delayed(s, epoch.Add(one[0].Promise)) || !one.Delayed(s, epoch.Add(one[0].Promise+1)) {
 		t.Error("delayed means older than the promise")
 	}
 	if WithdrawNeedsAttention.Public() != Withdrawing || WithdrawNeedsAttention.Settled() || !NeedsAttention.Settled() || Provisioning.Settled() {
 		t.Error("public states")
+	}
+}
+
+// One step after the other, and back in reverse; the generation is the saga's.
+func TestTwoSteps(t *testing.T) {
+	reply := func(k Kind, step string, g int64) Event {
+		return Event{Kind: k, Step: step, Generation: g, Error: refusal}
+	}
+	s, _, _ := two.Decide(Saga{}, Event{Kind: SignedUp}, epoch)
+	for i, tc := range []struct {
+		event   Event
+		state   State
+		step    int
+		gen     int64
+		command contract.Type // that goes out
+		outcome Outcome
+	}{
+		{reply(Provisioned, "second", 1), Provisioning, 0, 1, "", Recorded}, // not asked yet
+		{reply(Provisioned, "storage", 1), Provisioning, 1, 1, "second.provision", Advanced},
+		{reply(Provisioned, "storage", 1), Provisioning, 1, 1, "", Unchanged},
+		{reply(Rejected, "storage", 1), Provisioning, 1, 1, "", Recorded}, // of a step that is done
+		{reply(Rejected, "second", 1), NeedsAttention, 1, 1, "", Advanced},
+		{Event{Kind: Retried}, Provisioning, 1, 2, "second.provision", Advanced},
+		{reply(Provisioned, "second", 2), Ready, 1, 2, "", Advanced},
+		{reply(Provisioned, "storage", 1), Ready, 1, 2, "", Unchanged},
+		{Event{Kind: Withdraw}, Withdrawing, 1, 3, "second.deprovision", Advanced},
+		{reply(Deprovisioned, "storage", 3), Withdrawing, 1, 3, "", Recorded}, // not its turn
+		{reply(Rejected, "second", 3), WithdrawNeedsAttention, 1, 3, "", Advanced},
+		{Event{Kind: Retried}, Withdrawing, 1, 4, "second.deprovision", Advanced},
+		{reply(Deprovisioned, "second", 4), Withdrawing, 0, 4, "storage.deprovision", Advanced},
+		{Event{Kind: Retried}, Withdrawing, 0, 4, "", Unchanged}, // the retry goes on with the next step
+		{reply(Deprovisioned, "second", 4), Withdrawing, 0, 4, "", Unchanged},
+		{reply(Deprovisioned, "storage", 4), Withdrawn, 0, 4, "", Advanced},
+		{reply(Deprovisioned, "second", 4), Withdrawn, 0, 4, "", Unchanged},
+	} {
+		next, effects, outcome := two.Decide(s, tc.event, epoch)
+		var command contract.Type
+		if len(effects) > 0 {
+			command = effects[0].Type
+		}
+		if next.State != tc.state || next.Step != tc.step || next.Generation != tc.gen || command != tc.command || outcome != tc.outcome {
+			t.Fatalf("%d %+v: %s at step %d, generation %d, %s %s; want %+v", i, tc.event, next.State, next.Step, next.Generation, command, outcome, tc)
+		}
+		s = next
+	}
+}
+
+// Each step has its own promise and give-up age, counted from its own command.
+func TestStepsHaveTheirOwnTimes(t *testing.T) {
+	s, _, _ := two.Decide(Saga{}, Event{Kind: SignedUp}, epoch)
+	later := epoch.Add(time.Hour)
+	s, _, _ = two.Decide(s, Event{Kind: Provisioned, Step: "storage", Generation: 1}, later)
+	if !s.DueAt.Equal(later.Add(time.Minute)) || two.Delayed(s, later.Add(time.Minute)) || !two.Delayed(s, later.Add(time.Minute+1)) {
+		t.Errorf("due %s", s.DueAt)
+	}
+	if _, _, outcome := two.Decide(s, Event{Kind: TimerDue}, later.Add(48*time.Hour-1)); outcome != Redriven {
+		t.Errorf("before the give-up age: %s", outcome)
+	}
+	if s, _, outcome := two.Decide(s, Event{Kind: TimerDue}, later.Add(48*time.Hour)); outcome != GaveUp || s.State != NeedsAttention {
+		t.Errorf("at the give-up age: %s", outcome)
+	}
+}
+
+// During a rollout an old version meets sagas at a step that it does not know: it
+// leaves them alone. One that was ready before a step was added stays ready, and what
+// it never began is not taken back.
+func TestStepsAreAdded(t *testing.T) {
+	ahead := Saga{State: Provisioning, Step: 1, Version: 2, Generation: 1, DueAt: &epoch}
+	for _, k := range []Kind{TimerDue, Withdraw, Retried, Provisioned, Deprovisioned, Rejected} {
+		if got, effects, outcome := one.Decide(ahead, Event{Kind: k, Step: "storage", Generation: 9}, epoch); outcome != Refused || got != ahead || len(effects) > 0 {
+			t.Errorf("%s: %s %+v", k, outcome, got)
+		}
+	}
+	if one.Delayed(ahead, epoch) {
+		t.Error("nobody knows whether it is delayed")
+	}
+	s, _, _ := one.Decide(begin(t), Event{Kind: Provisioned, Step: "storage", Generation: 1}, epoch)
+	s, effects, _ := two.Decide(s, Event{Kind: Withdraw}, epoch)
+	if effects[0].Type != contract.StorageDeprovision {
+		t.Errorf("%v", effects)
+	}
+	if s, _, _ = two.Decide(s, Event{Kind: Deprovisioned, Step: "storage", Generation: 2}, epoch); s.State != Withdrawn {
+		t.Errorf("%+v", s)
 	}
 }

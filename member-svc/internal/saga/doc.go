@@ -19,6 +19,11 @@
 //
 // Rules that the picture cannot show:
 //
+//   - A signup has essential steps, declared in order; most have one. Provisioning and
+//     withdrawing are each of one step at a time: the reply to the command of a step
+//     sends the command of the next one, or when withdrawing the compensation of the
+//     one before, and only the last reply leads to ready or withdrawn. Steps that were
+//     never begun are never compensated.
 //   - A time-out means unknown, never failed. The timer sends the command again;
 //     only a definite rejection, or the give-up age, asks for a person, and even
 //     then a late success still makes the saga ready.

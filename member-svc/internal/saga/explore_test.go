@@ -1,7 +1,6 @@
 package saga
 
 import (
-	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -9,189 +8,324 @@ import (
 	"github.com/signup-saga/signup-saga/contract"
 )
 
-// world is a saga, everything ever put on the wire, and a participant that keeps
-// the rules of the Storage service. Messages stay on the wire for ever: to leave
-// one undelivered is a drop, to deliver it twice a duplicate, in any order.
+// world is a saga, everything ever put on the wire, and participants that keep the
+// rules of the Storage service. Messages stay on the wire for ever: to leave one
+// undelivered is a drop, to deliver it twice a duplicate, in any order. A participant
+// that crashes before it replies, or after, is one whose message or reply was dropped;
+// a member-svc that crashes has stored the saga and its commands, or neither.
 type world struct {
-	saga    Saga
-	wire    []string // "command generation" and "reply generation", sorted
-	storage int64    // highest generation the participant knows
-	absent  bool     // it was told to remove: final
+	saga         Saga
+	wire         uint64 // a bit for each message, see bit
+	participants [2]participant
 }
 
-const maxGeneration = 3
+// participant is what one knows of the member. Removal is final.
+type participant struct {
+	generation      int64 // highest seen; 0: never asked
+	exists, removed bool
+}
 
-var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+// The messages between the engine and a participant.
+const (
+	command = iota
+	compensation
+	provisioned
+	rejected
+	deprovisioned
+	messageKinds
+)
 
-// key drops what the engine never decides by: absolute times, and counters beyond use.
-func (w world) key() string {
+// generations bounds the model. Worlds beyond those that a test explores are left out,
+// and a proof that a world heals may use the others.
+const generations = 6
+
+func bit(step, message int, generation int64) uint64 {
+	return 1 << ((step*messageKinds+message)*generations + int(generation) - 1)
+}
+
+var (
+	epoch   = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	replies = map[int]Kind{provisioned: Provisioned, rejected: Rejected, deprovisioned: Deprovisioned}
+)
+
+// identity leaves out what the engine never decides by: absolute times and counters.
+type identity struct {
+	state                State
+	step                 int
+	generation, observed int64
+	retryOpen, timer     bool
+	errorClass           string
+	wire                 uint64
+	participants         [2]participant
+}
+
+func (w world) identity() identity {
 	s := w.saga
-	return fmt.Sprint(s.State, s.Generation, s.ObservedGeneration, min(s.Redrives, 2), s.RetryOpen, s.DueAt != nil, s.ErrorClass, w.wire, w.storage, w.absent)
+	return identity{s.State, s.Step, s.Generation, s.ObservedGeneration, s.RetryOpen, s.DueAt != nil, s.ErrorClass, w.wire, w.participants}
 }
 
-func (w world) send(msgs ...string) world {
-	w.wire = slices.Clone(w.wire)
-	for _, m := range msgs {
-		if i, found := slices.BinarySearch(w.wire, m); !found {
-			w.wire = slices.Insert(w.wire, i, m)
+// move is one thing that can happen. Those of participants have no outcome.
+type move struct {
+	from, to world
+	event    Event
+	effects  []Effect
+	outcome  Outcome
+}
+
+// moves returns everything that can happen next; by people only if asked for.
+func (w world) moves(ss Steps, people bool) []move {
+	var out []move
+	decide := func(now time.Time, e Event) {
+		next, effects, outcome := ss.Decide(w.saga, e, now)
+		to := w
+		to.saga = next
+		for _, f := range effects {
+			to.wire |= sent(ss, f, next.Generation)
 		}
+		out = append(out, move{w, to, e, effects, outcome})
+	}
+	for step := range ss {
+		for g := int64(1); g <= generations; g++ {
+			for message := range messageKinds {
+				switch {
+				case w.wire&bit(step, message, g) == 0:
+				case message == command || message == compensation:
+					out = append(out, w.ask(step, message, g)...)
+				default:
+					decide(w.saga.UpdatedAt.Add(time.Second), Event{Kind: replies[message], Step: ss[step].Name, Generation: g, Error: contract.StorageError{Class: "rejected"}})
+				}
+			}
+		}
+	}
+	if w.saga.DueAt != nil {
+		decide(*w.saga.DueAt, Event{Kind: TimerDue})
+		decide(w.saga.OpenedAt.Add(ss[w.saga.Step].GiveUpAge), Event{Kind: TimerDue, Jitter: 0.9})
+	}
+	decide(epoch, Event{Kind: SignedUp})
+	decide(epoch, Event{Kind: AttemptFailed, Generation: w.saga.Generation})
+	if people {
+		decide(epoch, Event{Kind: Withdraw})
+		decide(epoch, Event{Kind: Retried, Actor: "ann"})
+	}
+	return out
+}
+
+func sent(ss Steps, f Effect, generation int64) uint64 {
+	for i, st := range ss {
+		switch f.Type {
+		case st.Command:
+			return bit(i, command, generation)
+		case st.Compensation:
+			return bit(i, compensation, generation)
+		}
+	}
+	return 0
+}
+
+// ask delivers a command: the participant does it, or refuses it for good, and
+// replies with the newest generation that it knows.
+func (w world) ask(step, message int, generation int64) []move {
+	answer := func(reply int, change func(*participant)) move {
+		to := w
+		p := &to.participants[step]
+		p.generation = max(p.generation, generation)
+		change(p)
+		to.wire |= bit(step, reply, p.generation)
+		return move{from: w, to: to}
+	}
+	same := func(*participant) {}
+	p := w.participants[step]
+	switch {
+	case p.removed:
+		return []move{answer(deprovisioned, same), answer(rejected, same)}
+	case message == command || generation < p.generation: // an older command is answered from the current state
+		return []move{answer(provisioned, func(p *participant) { p.exists = true }), answer(rejected, same)}
+	default:
+		return []move{answer(deprovisioned, func(p *participant) { p.exists, p.removed = false, true }), answer(rejected, same)}
+	}
+}
+
+// legal are all transitions, of sagas with several steps.
+var legal = map[State][]State{
+	Provisioning:           {Provisioning, Ready, NeedsAttention, Withdrawing},
+	Ready:                  {NeedsAttention, Withdrawing},
+	NeedsAttention:         {NeedsAttention, Provisioning, Ready, Withdrawing},
+	Withdrawing:            {Withdrawing, WithdrawNeedsAttention, Withdrawn},
+	WithdrawNeedsAttention: {WithdrawNeedsAttention, Withdrawing, Withdrawn},
+	Withdrawn:              {},
+}
+
+// check returns the rule that a move breaks, or "".
+func (m move) check(ss Steps) string {
+	a, b := m.from.saga, m.to.saga
+	current := m.event.Step == ss[a.Step].Name
+	ahead := a.ObservedGeneration > a.Generation || m.event.Generation > a.Generation
+	transition := m.outcome == Advanced || m.outcome == GaveUp
+	switch {
+	case transition != (b.Version == a.Version+1) || !transition && b.Version != a.Version:
+		return "the version counts transitions"
+	case transition && !slices.Contains(legal[a.State], b.State):
+		return "only legal transitions"
+	case (m.outcome == Unchanged || m.outcome == Recorded || m.outcome == Refused) && (a != b || len(m.effects) > 0):
+		return "nothing changes without a transition"
+	case b.Generation < a.Generation || b.Generation > a.Generation && m.event.Kind != Retried && m.event.Kind != Withdraw:
+		return "only people raise the generation"
+	case m.event.Kind == Retried && m.outcome == Advanced && b.Generation <= a.ObservedGeneration:
+		return "a retry goes above every generation seen"
+	case m.event.Kind == Retried && a.RetryOpen && m.outcome != Unchanged:
+		return "a retry while one is open adds nothing"
+	case m.event.Kind == Retried && a.State == a.State.attention() && m.outcome != Advanced:
+		return "what needs attention can be retried"
+	case m.event.Kind == Withdraw && (a.State.Left() != (m.outcome == Unchanged) || !b.State.Left()):
+		return "a member can always leave, once"
+	case m.event.Step != "" && a.ObservedGeneration > a.Generation && transition && b.ObservedGeneration == a.ObservedGeneration:
+		return "who is behind the participants needs a person"
+	case m.event.Kind == Provisioned && current && !ahead && !a.State.Left() && a.State != Ready && b.State != Ready && b.Step != a.Step+1:
+		return "a success heals, however late"
+	case b.State == Ready && a.State != Ready && (m.event.Kind != Provisioned || b.Step != len(ss)-1):
+		return "ready only by the reply of the last step"
+	case b.State.Open() && b.DueAt == nil, b.ErrorClass == ClassGaveUp && b.DueAt == nil:
+		return "who waits has a timer"
+	case (m.outcome == Redriven || transition && b.State.Open()) && (len(m.effects) != 1 || m.effects[0].Type != ss[b.Step].command(b.State)):
+		return "the command of state and step is sent"
+	}
+	for i := range ss {
+		begun := m.to.wire&(bit(i, command, generations+1)-bit(i, command, 1)) != 0
+		if b.State == Ready && a.State != Ready && !m.to.participants[i].exists && !m.to.participants[i].removed {
+			return "ready only when everything was provisioned"
+		}
+		if b.State == Withdrawn && begun && !m.to.participants[i].removed {
+			return "withdrawn only when everything begun was taken back"
+		}
+		if i > 0 && b.State.leaving() && i <= b.Step-1 && m.to.participants[i].removed && !m.to.participants[b.Step].removed {
+			return "taken back in reverse order"
+		}
+	}
+	return ""
+}
+
+// explore visits every world reachable from the starts and checks every move. It
+// returns the worlds without what is on the wire, and the transitions seen.
+func explore(t *testing.T, ss Steps, explored int64, atLeast int, starts ...world) (map[identity]world, map[[2]State]bool) {
+	t.Helper()
+	seen, bare, transitions := map[identity]bool{}, map[identity]world{}, map[[2]State]bool{}
+	visit := func(w world) bool {
+		id := w.identity()
+		if seen[id] || w.saga.Generation > explored {
+			return false
+		}
+		seen[id] = true
+		w.wire = 0
+		bare[w.identity()] = w
+		return true
+	}
+	queue := slices.DeleteFunc(starts, func(w world) bool { return !visit(w) })
+	for len(queue) > 0 {
+		w := queue[len(queue)-1]
+		queue = queue[:len(queue)-1]
+		for _, m := range w.moves(ss, true) {
+			if m.outcome != "" {
+				if rule := m.check(ss); rule != "" {
+					t.Fatalf("%s:\n from %+v\n event %+v, outcome %s %v\n to %+v", rule, m.from, m.event, m.outcome, m.effects, m.to)
+				}
+			}
+			if m.outcome == Advanced || m.outcome == GaveUp {
+				transitions[[2]State{m.from.saga.State, m.to.saga.State}] = true
+			}
+			if visit(m.to) {
+				queue = append(queue, m.to)
+			}
+		}
+	}
+	t.Logf("%d worlds, %d without their messages", len(seen), len(bare))
+	if len(seen) < atLeast {
+		t.Error("the model is too small to prove anything")
+	}
+	return bare, transitions
+}
+
+// heals reports whether a world comes to its end, or to a definite need for a person,
+// by timers, participants and what they still have on the wire.
+func (w world) heals(ss Steps) bool {
+	seen := map[identity]bool{}
+	for queue := []world{w}; len(queue) > 0; {
+		w, queue = queue[len(queue)-1], queue[:len(queue)-1]
+		if w.saga.State == Ready || w.saga.State == Withdrawn || w.saga.ErrorClass == ClassGenerationAhead {
+			return true
+		}
+		if seen[w.identity()] {
+			continue
+		}
+		seen[w.identity()] = true
+		for _, m := range w.moves(ss, false) {
+			queue = append(queue, m.to)
+		}
+	}
+	return false
+}
+
+// by returns the world after somebody did something.
+func (w world) by(ss Steps, kind Kind) world {
+	var effects []Effect
+	w.saga, effects, _ = ss.Decide(w.saga, Event{Kind: kind}, epoch)
+	for _, f := range effects {
+		w.wire |= sent(ss, f, w.saga.Generation)
 	}
 	return w
 }
 
-type step struct {
-	from, to world
-	event    Event
-	outcome  Outcome
-	effects  []Effect
-}
-
-// moves returns everything that can happen next.
-func moves(st Step, w world) []step {
-	var out []step
-	decide := func(e Event, now time.Time) {
-		next, effects, outcome := st.Decide(w.saga, e, now)
-		to := w
-		to.saga = next
-		for _, f := range effects {
-			if f.Type != contract.MemberSignedUp {
-				to = to.send(fmt.Sprintf("%s %d", f.Type, next.Generation))
-			}
-		}
-		out = append(out, step{w, to, e, outcome, effects})
-	}
-	for _, m := range w.wire {
-		var name string
-		var g int64
-		if _, err := fmt.Sscan(m, &name, &g); err != nil {
-			continue
-		}
-		switch contract.Type(name) {
-		case st.Command, st.Compensation:
-			to := w
-			to.storage = max(w.storage, g)
-			to.absent = w.absent || contract.Type(name) == st.Compensation && g >= w.storage
-			if to.absent {
-				out = append(out, step{from: w, to: to.send(fmt.Sprintf("%s %d", Deprovisioned, to.storage), fmt.Sprintf("%s %d", Rejected, to.storage))})
-			} else { // it may succeed or refuse
-				out = append(out, step{from: w, to: to.send(fmt.Sprintf("%s %d", Provisioned, to.storage))},
-					step{from: w, to: to.send(fmt.Sprintf("%s %d", Rejected, to.storage))})
-			}
-		default:
-			decide(Event{Kind: Kind(name), Generation: g, Error: contract.StorageError{Class: "rejected"}}, w.saga.UpdatedAt.Add(time.Second))
-		}
-	}
-	if w.saga.DueAt != nil {
-		decide(Event{Kind: TimerDue}, *w.saga.DueAt)
-		decide(Event{Kind: TimerDue, Jitter: 0.9}, w.saga.OpenedAt.Add(st.GiveUpAge))
-	}
-	decide(Event{Kind: SignedUp}, epoch)
-	decide(Event{Kind: AttemptFailed, Generation: w.saga.Generation}, epoch)
-	decide(Event{Kind: Withdraw}, epoch)
-	decide(Event{Kind: Retried, Actor: "ann"}, epoch)
-	return slices.DeleteFunc(out, func(s step) bool { return s.to.saga.Generation > maxGeneration })
-}
-
-// explore visits every world reachable from the starts and checks every step.
-func explore(t *testing.T, st Step, starts ...world) map[string][]step {
-	t.Helper()
-	graph := map[string][]step{}
-	for queue := starts; len(queue) > 0; {
-		w := queue[0]
-		queue = queue[1:]
-		if _, seen := graph[w.key()]; seen {
-			continue
-		}
-		next := moves(st, w)
-		graph[w.key()] = next
-		for _, s := range next {
-			if s.outcome != "" {
-				checkStep(t, s)
-			}
-			queue = append(queue, s.to)
-		}
-		if t.Failed() {
-			t.FailNow()
-		}
-	}
-	return graph
-}
-
-func checkStep(t *testing.T, s step) {
-	t.Helper()
-	a, b := s.from.saga, s.to.saga
-	bad := func(rule string) {
-		t.Errorf("%s:\n from %+v\n event %+v, outcome %s %v\n to %+v", rule, s.from, s.event, s.outcome, s.effects, s.to)
-	}
-	transition := s.outcome == Advanced || s.outcome == GaveUp
-	if transition != (b.Version == a.Version+1) || !transition && b.Version != a.Version {
-		bad("the version counts transitions")
-	}
-	if b.Generation < a.Generation || b.Generation > a.Generation && s.event.Kind != Retried && s.event.Kind != Withdraw {
-		bad("only operators and withdrawals raise the generation")
-	}
-	if b.State == Ready && a.State != Ready && (s.event.Kind != Provisioned || s.event.Generation > a.Generation) {
-		bad("ready only by a provisioned reply of a generation that we sent")
-	}
-	if b.State == Withdrawn && a.State != Withdrawn && s.event.Kind != Deprovisioned {
-		bad("withdrawn only by a deprovisioned reply")
-	}
-	if a.State == Withdrawn && b.State != Withdrawn {
-		bad("withdrawn is final")
-	}
-	if (a.State == Withdrawing || a.State == WithdrawNeedsAttention) && (b.State == Ready || b.State == Provisioning || b.State == NeedsAttention) {
-		bad("a withdrawal is never taken back")
-	}
-	if b.State.Open() && b.DueAt == nil {
-		bad("an open saga has a timer")
-	}
-	if (s.outcome == Unchanged || s.outcome == Recorded || s.outcome == Refused) && (a != b || len(s.effects) > 0) {
-		bad("nothing changes without a transition")
-	}
-	if s.event.Kind == Retried && a.State.Open() && a.RetryOpen && s.outcome != Unchanged {
-		bad("a retry while one is open adds nothing")
-	}
-	if s.event.Kind == Retried && (a.State == NeedsAttention || a.State == WithdrawNeedsAttention) && b.Generation <= a.ObservedGeneration {
-		bad("a retry goes above every generation seen")
-	}
-	if len(s.effects) > 0 && s.outcome == Redriven && s.effects[0].Type != map[bool]contract.Type{true: contract.StorageDeprovision, false: contract.StorageProvision}[b.State.leaving()] {
-		bad("a timer repeats the command of the state")
-	}
-}
-
 func TestEveryReachableSagaKeepsTheRules(t *testing.T) {
-	st := Provision(30*time.Second, 24*time.Hour)
-	s, _, _ := st.Decide(Saga{}, Event{Kind: SignedUp}, epoch)
-	fresh := world{saga: s}.send(fmt.Sprintf("%s 1", st.Command))
-	// The Member database was restored to an older state: Storage is ahead.
-	restored := fresh.send(fmt.Sprintf("%s 2", Provisioned), fmt.Sprintf("%s 2", Rejected))
-	restored.storage = 2
-	graph := explore(t, st, fresh, restored)
-	t.Logf("%d worlds", len(graph))
-	if len(graph) < 500 {
-		t.Errorf("only %d worlds explored: the model is too small to prove anything", len(graph))
+	all := map[[2]State]bool{}
+	for name, tc := range map[string]struct {
+		steps    Steps
+		explored int64 // generations
+		worlds   int
+	}{"one step": {one, 4, 7000}, "two steps": {two, 3, 20000}} {
+		t.Run(name, func(t *testing.T) {
+			fresh := world{}.by(tc.steps, SignedUp)
+			// The Member database was restored to an older state: a participant is ahead,
+			// by a retry or by a withdrawal, or has done what we have yet to ask.
+			retried, removed, done := fresh, fresh, fresh
+			retried.participants[0] = participant{generation: 2, exists: true}
+			retried.wire |= bit(0, provisioned, 1) | bit(0, provisioned, 2) | bit(0, rejected, 2)
+			removed.participants[0] = participant{generation: 2, removed: true}
+			removed.wire |= bit(0, deprovisioned, 2)
+			last := len(tc.steps) - 1
+			done.participants[last] = participant{generation: 1, exists: true}
+			done.wire |= bit(last, provisioned, 1)
+			bare, transitions := explore(t, tc.steps, tc.explored, tc.worlds, fresh, retried, removed, done)
+			for seen := range transitions {
+				all[seen] = true
+			}
+			for id, w := range bare {
+				checkHeals(t, tc.steps, id, w)
+			}
+		})
 	}
+	for from, states := range legal {
+		for _, to := range states {
+			if !all[[2]State{from, to}] {
+				t.Errorf("never seen: %s → %s", from, to)
+			}
+		}
+	}
+}
 
-	// Backwards from the ends: from every world one of them can be reached, so no
-	// sequence of faults strands a saga.
-	ends := func(w world) bool {
-		return w.saga.State == Ready || w.saga.State == Withdrawn || w.saga.Generation == maxGeneration
-	}
-	good := map[string]bool{}
-	for changed := true; changed; {
-		changed = false
-		for k, steps := range graph {
-			if good[k] {
-				continue
-			}
-			if slices.ContainsFunc(steps, func(s step) bool { return ends(s.from) || good[s.to.key()] }) {
-				good[k], changed = true, true
-			}
+// checkHeals: what waits heals by itself; what needs a person heals after his retry;
+// what can never be provisioned, since it was removed, can still be left.
+func checkHeals(t *testing.T, ss Steps, id identity, w world) {
+	t.Helper()
+	gone := slices.ContainsFunc(w.participants[:], func(p participant) bool { return p.removed })
+	if w.saga.State == w.saga.State.attention() && w.saga.ErrorClass != ClassGaveUp {
+		if w.saga.DueAt != nil {
+			t.Fatalf("a definite answer is not asked for again: %+v", id)
 		}
+		w = w.by(ss, Retried)
 	}
-	for k := range graph {
-		if !good[k] {
-			t.Fatalf("stranded: %s", k)
-		}
+	if gone && !w.saga.State.Left() {
+		w = w.by(ss, Withdraw)
+	}
+	if !w.heals(ss) {
+		t.Fatalf("stuck: %+v", id)
 	}
 }

@@ -27,8 +27,8 @@ func (s State) Open() bool { return s == Provisioning || s == Withdrawing }
 
 func (s State) leaving() bool { return s == Withdrawing || s == WithdrawNeedsAttention }
 
-// Leaving reports whether the member has left, or is about to have left.
-func (s State) Leaving() bool { return s.leaving() || s == Withdrawn }
+// Left reports whether the member has left, even if not everything is removed yet.
+func (s State) Left() bool { return s.leaving() || s == Withdrawn }
 
 // Public is the state as the member sees it: a withdrawal that needs an operator
 // is still a withdrawal to him.
@@ -52,7 +52,7 @@ type Saga struct {
 	Version                int64      // transitions so far; the compare-and-swap guard
 	Redrives               int        // times the timer repeated the current command
 	RetryOpen              bool       // the current command is an operator's retry
-	OpenedAt               time.Time  // when the current generation began; the give-up age counts from here
+	OpenedAt               time.Time  // when the current command was first sent; the give-up age counts from here
 	CommandedAt            time.Time  // when the newest command was put into the outbox
 	DueAt                  *time.Time // when the timer looks again; nil: nothing is awaited
 	ErrorClass             string     // why a person is needed, or ""
@@ -67,9 +67,9 @@ type Kind string
 // The events that the engine knows.
 const (
 	SignedUp      Kind = "signed_up"
-	Provisioned   Kind = "provisioned"   // reply: the storage exists
+	Provisioned   Kind = "provisioned"   // reply: what the step asks for exists
 	Rejected      Kind = "rejected"      // reply: a definite no
-	Deprovisioned Kind = "deprovisioned" // reply: the storage is gone for good
+	Deprovisioned Kind = "deprovisioned" // reply: it is gone for good
 	TimerDue      Kind = "timer_due"
 	Retried       Kind = "retried"        // an operator wants another generation
 	Withdraw      Kind = "withdraw"       // the member leaves or an operator cancels
@@ -80,6 +80,7 @@ const (
 type Event struct {
 	Kind       Kind
 	MessageID  string                // of the reply's message: the timeline keeps each once
+	Step       string                // whose reply it is
 	Generation int64                 // of a reply
 	Error      contract.StorageError // of a rejection or failed attempt
 	Reason     string                // an operator's, for the timeline

@@ -49,12 +49,12 @@ type Service struct {
 	cfg    Config
 	store  *store.Store
 	hasher *Hasher
-	step   saga.Step
+	steps  saga.Steps
 }
 
 // New returns a service.
-func New(cfg Config, st *store.Store, hasher *Hasher, step saga.Step) *Service {
-	return &Service{cfg, st, hasher, step}
+func New(cfg Config, st *store.Store, hasher *Hasher, steps saga.Steps) *Service {
+	return &Service{cfg, st, hasher, steps}
 }
 
 // Answer is a signup as the client is told of it. Body is the same, byte for byte,
@@ -101,7 +101,7 @@ func (s *Service) commit(ctx context.Context, a attempt, now time.Time) (Answer,
 	}
 	a.signupID = newSignupID()
 	record, effects := s.store.Begin(sagaID.String(), a.signupID, a.member, now)
-	body, err := json.Marshal(NewView(record, s.step))
+	body, err := json.Marshal(NewView(record, s.steps))
 	if err != nil {
 		return Answer{}, err
 	}
@@ -161,7 +161,7 @@ func (s *Service) Find(ctx context.Context, signupID string) (View, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.DatabaseTimeout)
 	defer cancel()
 	r, err := s.store.Find(ctx, signupID)
-	return NewView(r, s.step), err
+	return NewView(r, s.steps), err
 }
 
 // bodyHMAC is keyed, so that a stolen database does not let anyone try passwords

@@ -25,10 +25,10 @@ var cheap = signup.HashConfig{MemoryKiB: 8, Time: 1, Parallelism: 1, Concurrency
 const good = "correct horse battery"
 
 func newService(pool *pgxpool.Pool) *signup.Service {
-	st := store.New(pool, storetest.Step, storetest.Secret, func() {})
+	st := store.New(pool, storetest.Steps, storetest.Secret, func() {})
 	return signup.New(signup.Config{
 		Plans: []string{"free", "plus"}, PasswordMin: 15, Secret: []byte(strings.Repeat("s", 32)), DatabaseTimeout: 2500 * time.Millisecond,
-	}, st, signup.NewHasher(cheap), storetest.Step)
+	}, st, signup.NewHasher(cheap), storetest.Steps)
 }
 
 func TestSignUpIsOneRoundTripBesideTheLookUp(t *testing.T) {

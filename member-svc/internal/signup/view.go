@@ -35,10 +35,10 @@ var storageStatus = map[saga.State]string{
 }
 
 // NewView shows r as it stood when it was read.
-func NewView(r store.Record, step saga.Step) View {
+func NewView(r store.Record, steps saga.Steps) View {
 	return View{
 		SignupID: r.SignupID, MemberID: r.MemberID, Username: r.Username, Plan: r.Plan,
-		State: r.State.Public(), Delayed: step.Delayed(r.Saga, r.Now),
+		State: r.State.Public(), Delayed: steps.Delayed(r.Saga, r.Now),
 		CreatedAt: r.CreatedAt.UTC(), UpdatedAt: r.UpdatedAt.UTC(),
 		Storage: StorageView{storageStatus[r.State], store.QuotaBytes[r.Plan]},
 		Links:   map[string]string{"self": "/v1/signups/" + r.SignupID},

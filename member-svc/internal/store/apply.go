@@ -102,7 +102,7 @@ func (s *Store) applyTx(ctx context.Context, tx pgx.Tx, records map[string]Recor
 		before := r.Saga
 		var effects []saga.Effect
 		var outcome saga.Outcome
-		r.Saga, effects, outcome = s.step.Decide(before, c.Event, r.Now)
+		r.Saga, effects, outcome = s.steps.Decide(before, c.Event, r.Now)
 		if err := s.write(b, before, &r, c.Event, effects, outcome); err != nil {
 			return nil, err
 		}
@@ -200,8 +200,9 @@ FROM redrive_budget FOR UPDATE`, perSecond).Scan(&allowed); err != nil || allowe
 		}
 		rows, err := tx.Query(ctx, "-- name: claimDue\n"+selectRecord+`
 WHERE s.due_at <= now() AND (s.commanded_at < coalesce($1::timestamptz, 'infinity')
-      OR s.state IN ('provisioning', 'withdrawing') AND s.opened_at <= now() - make_interval(secs => $2))
-ORDER BY s.due_at LIMIT $3 FOR NO KEY UPDATE OF s SKIP LOCKED`, published, s.step.GiveUpAge.Seconds(), min(limit, allowed))
+      OR s.state IN ('provisioning', 'withdrawing') AND s.opened_at <= now() - make_interval(secs => ($2::float8[])[s.step + 1]))
+ORDER BY s.due_at LIMIT $3 FOR NO KEY UPDATE OF s SKIP LOCKED`, published,
+			s.seconds(func(st saga.Step) time.Duration { return st.GiveUpAge }), min(limit, allowed))
 		if err != nil {
 			return err
 		}
@@ -225,4 +226,13 @@ UPDATE redrive_budget SET refilled_at = clock_timestamp(),
 		return 0, err
 	}
 	return len(due), nil
+}
+
+// seconds returns a setting of each step, for a query to pick by a saga's step.
+func (s *Store) seconds(of func(saga.Step) time.Duration) []float64 {
+	all := make([]float64, len(s.steps))
+	for i, st := range s.steps {
+		all[i] = of(st).Seconds()
+	}
+	return all
 }

@@ -79,7 +79,8 @@ func (s *Store) List(ctx context.Context, f Filter) ([]Record, Cursor, error) {
 		and("m.username_key = ?", f.UsernameKey)
 	}
 	if f.Delayed != nil {
-		and("(s.state IN ('provisioning', 'withdrawing') AND s.opened_at < now() - make_interval(secs => ?)) = ?", s.step.Promise.Seconds(), *f.Delayed)
+		and("(s.state IN ('provisioning', 'withdrawing') AND s.opened_at < now() - make_interval(secs => (?::float8[])[s.step + 1])) = ?",
+			s.seconds(func(st saga.Step) time.Duration { return st.Promise }), *f.Delayed)
 	}
 	if !f.CreatedAfter.IsZero() {
 		and("s.created_at > ?", f.CreatedAfter)

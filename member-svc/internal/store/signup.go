@@ -58,7 +58,7 @@ FROM (VALUES (1)) AS always LEFT JOIN idempotency_key k ON k.key = $2 AND k.expi
 
 // Begin decides what a new signup looks like. It writes nothing.
 func (s *Store) Begin(sagaID, signupID string, m Member, now time.Time) (Record, []saga.Effect) {
-	next, effects, _ := s.step.Decide(saga.Saga{ID: sagaID, MemberID: m.ID, SignupID: signupID}, saga.Event{Kind: saga.SignedUp}, now)
+	next, effects, _ := s.steps.Decide(saga.Saga{ID: sagaID, MemberID: m.ID, SignupID: signupID}, saga.Event{Kind: saga.SignedUp}, now)
 	return Record{Saga: next, Username: &m.Username, UsernameKey: &m.UsernameKey, Plan: m.Plan, Now: now}, effects
 }
 

@@ -11,7 +11,6 @@ import (
 	"embed"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"strings"
 	"time"
 
@@ -50,16 +49,16 @@ const suspended = 5 * time.Second
 type Store struct {
 	pool   *pgxpool.Pool
 	tx     service.Transactor
-	step   saga.Step
+	steps  saga.Steps
 	secret []byte
 	wake   func()
 }
 
-// New returns a store whose sagas go through step. The secret keys what is kept of
+// New returns a store whose sagas go through steps. The secret keys what is kept of
 // the names of those who left. It calls wake after each commit that may have appended
 // outbox events; wake must not block.
-func New(pool *pgxpool.Pool, step saga.Step, secret []byte, wake func()) *Store {
-	return &Store{pool: pool, tx: service.Transactor{Pool: pool, Idle: suspended}, step: step, secret: secret, wake: wake}
+func New(pool *pgxpool.Pool, steps saga.Steps, secret []byte, wake func()) *Store {
+	return &Store{pool: pool, tx: service.Transactor{Pool: pool, Idle: suspended}, steps: steps, secret: secret, wake: wake}
 }
 
 // Record is a saga with the facts shown beside it, and the database's time when it was read.
@@ -91,18 +90,17 @@ func (s *Store) Find(ctx context.Context, signupID string) (Record, error) {
 
 // message is the one place where an effect becomes an event on the wire.
 func message(r Record, effect saga.Effect) (outbox.Event, error) {
-	route, ok := contract.RouteOf(effect.Type)
-	if !ok {
-		return outbox.Event{}, fmt.Errorf("event type %s is in no lane", effect.Type)
+	lane := contract.Essential // what a step asks for is, also before it is in the table
+	if route, ok := contract.RouteOf(effect.Type); ok {
+		lane = route.Lane
 	}
-	var data any
-	switch effect.Type {
-	case contract.MemberSignedUp:
+	command := contract.StorageCommand{MemberID: r.MemberID, SagaID: r.ID, Generation: r.Generation}
+	if !r.State.Left() {
+		command.QuotaBytes = QuotaBytes[r.Plan]
+	}
+	var data any = command
+	if effect.Type == contract.MemberSignedUp {
 		data = contract.SignedUp{MemberID: r.MemberID, SagaID: r.ID}
-	case contract.StorageDeprovision:
-		data = contract.StorageCommand{MemberID: r.MemberID, SagaID: r.ID, Generation: r.Generation}
-	default:
-		data = contract.StorageCommand{MemberID: r.MemberID, SagaID: r.ID, Generation: r.Generation, QuotaBytes: QuotaBytes[r.Plan]}
 	}
 	id, err := uuid.NewV7()
 	if err != nil {
@@ -110,7 +108,7 @@ func message(r Record, effect saga.Effect) (outbox.Event, error) {
 	}
 	payload, err := json.Marshal(data)
 	return outbox.Event{
-		Lane: string(route.Lane), ID: id.String(), Key: r.MemberID, Type: string(effect.Type), Payload: payload,
+		Lane: string(lane), ID: id.String(), Key: r.MemberID, Type: string(effect.Type), Payload: payload,
 		Headers: contract.Event{SagaID: r.ID, Generation: r.Generation}.Headers(),
 	}, err
 }

@@ -30,7 +30,7 @@ type fixture struct {
 func open(t *testing.T) *fixture {
 	t.Helper()
 	f := &fixture{pool: storetest.Open(t)}
-	f.Store = store.New(f.pool, storetest.Step, storetest.Secret, func() { f.wakes.Add(1) })
+	f.Store = store.New(f.pool, storetest.Steps, storetest.Secret, func() { f.wakes.Add(1) })
 	return f
 }
 
@@ -61,7 +61,7 @@ func (f *fixture) apply(t *testing.T, id string, e saga.Event) store.Result {
 }
 
 func reply(k saga.Kind, g int64) saga.Event {
-	e := saga.Event{Kind: k, Generation: g, MessageID: uuid.Must(uuid.NewV7()).String()}
+	e := saga.Event{Kind: k, Step: "storage", Generation: g, MessageID: uuid.Must(uuid.NewV7()).String()}
 	if k == saga.Rejected {
 		e.Error = contract.StorageError{Class: "rejected", Message: "no room", Fingerprint: "rejected:no-room"}
 	}

@@ -15,8 +15,8 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// Step is the step that tests use: the defaults of the service.
-var Step = saga.Provision(30*time.Second, 24*time.Hour)
+// Steps are the steps that tests use: the defaults of the service.
+var Steps = saga.Steps{saga.Provision(30*time.Second, 24*time.Hour)}
 
 // Secret is the secret that tests use.
 var Secret = []byte("0123456789abcdef0123456789abcdef")
