@@ -22,16 +22,26 @@ import (
 	"github.com/signup-saga/signup-saga/devstack/testenv"
 )
 
-// A relay in another process is stopped with a batch in its hands, or with all
-// of a batch at the broker but the message that commits it; a second relay takes
-// over and publishes these events. When the first goes on, the broker refuses
-// what it still sends, and it stands by until it is needed again.
+// A relay in another process is stopped with a batch in its hands, with all of a
+// batch at the broker but the message that commits it, with one published and the
+// next in its hands, or between two messages that it publishes one by one. A
+// second relay takes over and publishes these events. When the first goes on, the
+// broker refuses what it still sends, and it stands by until it is needed again.
 func TestStoppedProcessCannotPublishWhatAnotherPublished(t *testing.T) {
-	for point, refusal := range map[string]string{"publish": "refused", "commit": "answered with error 10071"} {
-		t.Run(point, func(t *testing.T) {
+	for name, tt := range map[string]struct {
+		events  int
+		point   string
+		stored  int
+		refusal string
+	}{
+		"before a batch":            {maxBatch + 100, "fault publish", 0, "refused"},
+		"before the end of a batch": {maxBatch + 100, "Nats-Batch-Commit", 0, "answered with error 10071"},
+		"before a checkpoint":       {maxBatch + 100, "fault checkpoint", maxBatch, "refused"},
+		"before the third of a few": {5, "ce-outboxid: 3", 2, "answered with error 10071"},
+	} {
+		t.Run(name, func(t *testing.T) {
 			b := newBench(t)
-			const batchAndMore = maxBatch + 100
-			events := make([]Event, batchAndMore)
+			events := make([]Event, tt.events)
 			for i := range events {
 				events[i] = event(fmt.Sprint(i%7), i)
 			}
@@ -39,18 +49,18 @@ func TestStoppedProcessCannotPublishWhatAnotherPublished(t *testing.T) {
 			want := b.append(tx, events...)
 			b.end(tx.Commit)
 
-			other := b.otherProcess(point)
-			other.await("at " + point)
+			other := b.otherProcess(tt.point)
+			other.await("at " + tt.point)
 			other.stop()
-			if got := len(b.messages()); got != 0 {
-				t.Fatalf("%d messages are in the stream already", got)
+			if got := len(b.messages()); got != tt.stored {
+				t.Fatalf("%d messages are in the stream, want %d", got, tt.stored)
 			}
 			b.age(staleAfter, 0)
 			_, stop := b.start(Hooks{})
 			b.published()
 			b.wantExactly(want)
 			other.resume()
-			other.await(refusal)
+			other.await(tt.refusal)
 			want = append(want, b.commit(5)...)
 			b.published()
 			b.wantExactly(want)
@@ -151,8 +161,9 @@ func (p *otherProcess) resume() {
 	}
 }
 
-// processPoint names the variable that makes this program a relay, and where it
-// says so and waits to be told to go on.
+// processPoint names the variable that makes this program a relay. It says where
+// that announces itself and waits to be told to go on: at a fault of the hooks, or
+// before it sends something that contains a text.
 const processPoint = "OUTBOX_TEST_RELAY_PAUSES_AT"
 
 // TestMain runs the tests, or a relay that one of them started.
@@ -178,8 +189,8 @@ func relayProcess(point string) error {
 		}
 	}()
 	var once sync.Once
-	at := func(p string) {
-		if p == point {
+	at := func(what []byte) {
+		if bytes.Contains(what, []byte(point)) {
 			once.Do(func() { fmt.Println("at", point); <-told })
 		}
 	}
@@ -197,7 +208,7 @@ func relayProcess(point string) error {
 		Lane: lane, Pool: pool, NATS: nc, Stream: StreamConfig("MEMBER_ESSENTIAL", []string{"signup.essential.>"}, 1),
 		Source: "/test", SubjectPrefix: "signup.essential.", Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 		Hooks: Hooks{
-			Fault:   func(p string) error { at(p); return nil },
+			Fault:   func(p string) error { at([]byte("fault " + p)); return nil },
 			Refused: func() { fmt.Println("refused") },
 			Led: func(leading bool) {
 				if leading {
@@ -214,7 +225,7 @@ func relayProcess(point string) error {
 }
 
 // wire looks at what goes through the connection to the broker.
-type wire struct{ at func(point string) }
+type wire struct{ at func(what []byte) }
 
 func (w wire) Dial(network, address string) (net.Conn, error) {
 	conn, err := net.Dial(network, address)
@@ -223,13 +234,11 @@ func (w wire) Dial(network, address string) (net.Conn, error) {
 
 type wiredConn struct {
 	net.Conn
-	at func(point string)
+	at func(what []byte)
 }
 
 func (c *wiredConn) Write(p []byte) (int, error) {
-	if bytes.Contains(p, []byte("Nats-Batch-Commit")) {
-		c.at("commit")
-	}
+	c.at(p)
 	return c.Conn.Write(p)
 }
 
