@@ -30,6 +30,7 @@ type Line struct {
 	MemberID   string    `json:"member_id"`
 	Generation int64     `json:"generation"`
 	Key        string    `json:"key"`
+	Act        string    `json:"act,omitempty"` // names the change, where markers do
 }
 
 // Ledger is a file to which every effective create and delete is appended, for
@@ -42,18 +43,21 @@ type Line struct {
 // that did change the marker writes its line without looking, so that a second
 // create can never hide. Callers hold the member's lock from the change to the
 // line; otherwise a repeater could write the line of one that is still alive.
+// Where the marker itself names the change that made it, no lock is needed:
+// whoever reads the marker writes the line, once ([Ledger.AppendOnce]).
 type Ledger struct {
 	path string
 
 	mu   sync.Mutex
-	seen map[string]Op // last operation by member, of what was read so far
-	read int64         // bytes
+	seen map[string]Op   // last operation by member, of what was read so far
+	acts map[string]bool // likewise
+	read int64           // bytes
 }
 
 // OpenLedger creates the file if need be, and ends a line that a crash of the
 // machine left incomplete.
 func OpenLedger(path string) (*Ledger, error) {
-	l := &Ledger{path: path, seen: make(map[string]Op)}
+	l := &Ledger{path: path, seen: make(map[string]Op), acts: make(map[string]bool)}
 	err := l.exclusively(func(f *os.File) error {
 		info, err := f.Stat()
 		if err != nil || info.Size() == 0 {
@@ -77,19 +81,38 @@ func (l *Ledger) Append(line Line) error {
 	if l == nil {
 		return nil
 	}
-	line.At = time.Now().UTC()
-	b, err := json.Marshal(line)
-	if err != nil {
+	if err := l.exclusively(func(f *os.File) error { return line.writeTo(f) }); err != nil {
 		return fmt.Errorf("ledger: %w", err)
 	}
-	err = l.exclusively(func(f *os.File) error {
-		_, err := f.Write(append(b, '\n')) // one write: a killed process leaves a line or none
-		return err
+	return nil
+}
+
+// AppendOnce writes the line unless there is one with its Act, and syncs.
+func (l *Ledger) AppendOnce(line Line) error {
+	if l == nil {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	err := l.exclusively(func(f *os.File) error {
+		if err := l.catchUp(f); err != nil || l.acts[line.Act] {
+			return err
+		}
+		return line.writeTo(f)
 	})
 	if err != nil {
 		return fmt.Errorf("ledger: %w", err)
 	}
 	return nil
+}
+
+func (line Line) writeTo(f *os.File) error {
+	line.At = time.Now().UTC()
+	b, err := json.Marshal(line)
+	if err == nil {
+		_, err = f.Write(append(b, '\n')) // one write: a killed process leaves a line or none
+	}
+	return err
 }
 
 // AppendMissing writes the line unless the member has one for this operation. A
@@ -118,9 +141,15 @@ func (l *Ledger) last(memberID string) (Op, error) {
 		return "", err
 	}
 	defer f.Close()
+	err = l.catchUp(f)
+	return l.seen[memberID], err
+}
+
+// catchUp reads the lines that were added; the caller holds mu.
+func (l *Ledger) catchUp(f *os.File) error {
 	b, err := io.ReadAll(io.NewSectionReader(f, l.read, 1<<62))
 	if err != nil {
-		return "", err
+		return err
 	}
 	b = b[:bytes.LastIndexByte(b, '\n')+1]
 	l.read += int64(len(b))
@@ -128,9 +157,10 @@ func (l *Ledger) last(memberID string) (Op, error) {
 		var line Line
 		if json.Unmarshal(text, &line) == nil { // else cut off by a crash of the machine
 			l.seen[line.MemberID] = line.Op
+			l.acts[line.Act] = line.Act != ""
 		}
 	}
-	return l.seen[memberID], nil
+	return nil
 }
 
 // exclusively opens the file for appending, locks it against other processes,

@@ -15,6 +15,10 @@ type marker struct {
 	Generation int64  `json:"generation"`
 	QuotaBytes int64  `json:"quota_bytes,omitempty"`
 	Tombstone  bool   `json:"tombstone,omitempty"`
+	// Act names the change that wrote this marker, and Replaced is the live
+	// marker that a tombstone took the place of. Only [S3] writes them.
+	Act      string  `json:"act,omitempty"`
+	Replaced *marker `json:"replaced,omitempty"`
 }
 
 var errNoMemberID = rejected("the member id is not a UUID")

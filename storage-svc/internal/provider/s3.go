@@ -1,0 +1,279 @@
+package provider
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync/atomic"
+
+	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
+
+	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
+)
+
+const (
+	memberPrefix = "members/"
+	selfTestKey  = "self-test"
+	longestOwner = 16 << 10 // bytes of a marker; ours are far below
+	// conditionRounds bounds how often a changed marker is looked at again. A
+	// marker changes twice in its life: it comes, and it becomes a tombstone.
+	conditionRounds = 4
+)
+
+// ErrUnconditional says that the object store ignores the conditions of a PUT:
+// of two creators both would succeed, and a tombstone could be overwritten.
+var ErrUnconditional = errors.New("the object store ignores If-None-Match or If-Match")
+
+// S3Config says where an object store keeps the storages.
+type S3Config struct {
+	Endpoint  string // URL without a path; http or https
+	Bucket    string
+	Region    string
+	AccessKey string
+	SecretKey string
+	Transport http.RoundTripper // nil for the usual one
+}
+
+// S3 keeps storages in a bucket, shared by any number of processes:
+//
+//	members/<member id>/owner   the marker
+//	members/<member id>/…       the member's data
+//
+// The marker appears by a PUT with If-None-Match: *, and is replaced by a
+// tombstone with If-Match, so each change knows exactly what it changed. Nothing
+// is repeated blindly: a PUT whose outcome is unknown is followed by a look.
+// Until the store has shown that it honours conditions, every call fails.
+type S3 struct {
+	client  *minio.Core
+	bucket  string
+	region  string
+	ledger  *Ledger
+	checked atomic.Bool
+	turn    chan struct{} // to check
+}
+
+// NewS3 returns a provider without calling the store. The ledger may be nil.
+func NewS3(cfg S3Config, ledger *Ledger) (*S3, error) {
+	u, err := url.Parse(cfg.Endpoint)
+	if err != nil || u.Host == "" || strings.Trim(u.Path, "/") != "" || (u.Scheme != "http" && u.Scheme != "https") {
+		return nil, errors.New("object store: the endpoint must be an http or https URL")
+	}
+	next := cfg.Transport
+	if next == nil {
+		next = newTransport()
+	}
+	client, err := minio.NewCore(u.Host, &minio.Options{
+		Creds:  credentials.NewStaticV4(cfg.AccessKey, cfg.SecretKey, ""),
+		Secure: u.Scheme == "https", Region: cfg.Region, Transport: transport{next},
+		MaxRetries: 1, // repeating is the worker's business, at its own pace
+	})
+	if err != nil {
+		return nil, fmt.Errorf("object store: %w", err)
+	}
+	return &S3{client: client, bucket: cfg.Bucket, region: cfg.Region, ledger: ledger, turn: make(chan struct{}, 1)}, nil
+}
+
+// EnsureBucket creates the bucket if it does not exist.
+func (p *S3) EnsureBucket(ctx context.Context) error {
+	exists, err := p.client.BucketExists(ctx, p.bucket)
+	if err != nil || exists {
+		return failure(err)
+	}
+	err = p.client.MakeBucket(ctx, p.bucket, minio.MakeBucketOptions{Region: p.region})
+	var r minio.ErrorResponse
+	if errors.As(err, &r) && r.Code == "BucketAlreadyOwnedByYou" { // somebody was quicker
+		return nil
+	}
+	return failure(err)
+}
+
+// Check finds out whether the store honours conditions: ErrUnconditional if it
+// does not, another error if it could not be found out.
+func (p *S3) Check(ctx context.Context) error {
+	const strange = "00000000000000000000000000000000"
+	err := p.put(ctx, selfTestKey, marker{}, "")
+	if err == nil {
+		err = p.put(ctx, selfTestKey, marker{}, "")
+	}
+	if errors.Is(err, errChanged) {
+		err = p.put(ctx, selfTestKey, marker{}, strange)
+	}
+	switch {
+	case errors.Is(err, errChanged):
+		p.checked.Store(true)
+		return nil
+	case err == nil:
+		return &provision.Failure{Class: provision.ClassOutage, Err: ErrUnconditional}
+	}
+	return err
+}
+
+// ready lets one caller check while the others wait.
+func (p *S3) ready(ctx context.Context) error {
+	if p.checked.Load() {
+		return nil
+	}
+	select {
+	case p.turn <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-p.turn }()
+	if p.checked.Load() {
+		return nil
+	}
+	return p.Check(ctx)
+}
+
+// begin comes before every operation on a member.
+func (p *S3) begin(ctx context.Context, memberID string) error {
+	if !isMemberID(memberID) {
+		return errNoMemberID
+	}
+	return p.ready(ctx)
+}
+
+func folder(memberID string) string   { return memberPrefix + memberID + "/" }
+func ownerKey(memberID string) string { return folder(memberID) + ownerFile }
+
+// Create makes the member's storage exist; it may exist already.
+func (p *S3) Create(ctx context.Context, s provision.Storage) error {
+	if err := p.begin(ctx, s.MemberID); err != nil {
+		return err
+	}
+	m := marker{MemberID: s.MemberID, Generation: s.Generation, QuotaBytes: s.QuotaBytes, Act: rand.Text()}
+	err := p.put(ctx, ownerKey(s.MemberID), m, "")
+	if err == nil {
+		return p.record(m)
+	}
+	if !unknown(err) {
+		return err
+	}
+	have, _, lookErr := p.look(ctx, s.MemberID)
+	if errors.Is(lookErr, errAbsent) {
+		return err // it did not happen; again at the worker's pace
+	}
+	if lookErr != nil {
+		return lookErr
+	}
+	if err := have.admits(m); err != nil && !errors.Is(err, provision.ErrTombstoned) {
+		return err
+	}
+	return errors.Join(p.record(have), have.admits(m))
+}
+
+// Remove makes the member's storage not exist, for good. The tombstone comes
+// first, then the data goes: until the next call that finds any left.
+func (p *S3) Remove(ctx context.Context, s provision.Storage) error {
+	if err := p.begin(ctx, s.MemberID); err != nil {
+		return err
+	}
+	m, err := p.bury(ctx, s)
+	if err != nil {
+		return err
+	}
+	if err := p.record(m); err != nil {
+		return err
+	}
+	return p.removeData(ctx, s.MemberID)
+}
+
+// bury makes sure that the marker is a tombstone, and returns it.
+func (p *S3) bury(ctx context.Context, s provision.Storage) (marker, error) {
+	var inDoubt error // of the PUT before
+	for range conditionRounds {
+		have, etag, err := p.look(ctx, s.MemberID)
+		switch {
+		case errors.Is(err, errAbsent):
+		case err != nil:
+			return marker{}, err
+		case have.MemberID != s.MemberID:
+			return marker{}, have.admits(marker{MemberID: s.MemberID})
+		case have.Tombstone:
+			return have, nil
+		}
+		if inDoubt != nil && !errors.Is(inDoubt, errChanged) {
+			return marker{}, inDoubt // it did not happen either
+		}
+		m := marker{MemberID: s.MemberID, Generation: s.Generation, Tombstone: true, Act: rand.Text()}
+		if err == nil {
+			m.Replaced = &have
+		}
+		if inDoubt = p.put(ctx, ownerKey(s.MemberID), m, etag); inDoubt == nil {
+			return m, nil
+		}
+		if !unknown(inDoubt) {
+			return marker{}, inDoubt
+		}
+	}
+	return marker{}, inDoubt
+}
+
+// record writes the ledger lines of the changes that a marker tells of, which
+// may have been those of others who did not get to it.
+func (p *S3) record(m marker) error {
+	if m.Tombstone && m.Replaced == nil {
+		return nil // there was nothing to remove
+	}
+	if m.Tombstone {
+		if err := p.record(*m.Replaced); err != nil {
+			return err
+		}
+	}
+	op := OpCreate
+	if m.Tombstone {
+		op = OpDelete
+	}
+	return p.ledger.AppendOnce(Line{Op: op, MemberID: m.MemberID, Generation: m.Generation, Key: ownerKey(m.MemberID), Act: m.Act})
+}
+
+// put writes a marker where there is none or, with an etag, in place of the one
+// that has it. It fails with errChanged if the condition does not hold.
+func (p *S3) put(ctx context.Context, key string, m marker, etag string) error {
+	content, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	options := minio.PutObjectOptions{ContentType: "application/json"}
+	if etag == "" {
+		options.SetMatchETagExcept("*")
+	} else {
+		options.SetMatchETag(etag)
+	}
+	sum := sha256.Sum256(content)
+	_, err = p.client.PutObject(ctx, p.bucket, key, bytes.NewReader(content), int64(len(content)), "", hex.EncodeToString(sum[:]), options)
+	if err = failure(err); errors.Is(err, errAbsent) { // there is nothing with that etag
+		return errChanged
+	}
+	return err
+}
+
+// look reads a member's marker. It fails with errAbsent if there is none.
+func (p *S3) look(ctx context.Context, memberID string) (m marker, etag string, err error) {
+	content, etag, err := p.read(ctx, ownerKey(memberID))
+	if err != nil {
+		return m, "", err
+	}
+	m, err = parseMarker(content)
+	return m, etag, err
+}
+
+func (p *S3) read(ctx context.Context, key string) (content []byte, etag string, err error) {
+	body, info, _, err := p.client.GetObject(ctx, p.bucket, key, minio.GetObjectOptions{})
+	if err != nil {
+		return nil, "", failure(err)
+	}
+	defer body.Close()
+	content, err = io.ReadAll(io.LimitReader(body, longestOwner)) // a cut-off one is damaged
+	return content, info.ETag, failure(err)
+}

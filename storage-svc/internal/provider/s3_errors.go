@@ -1,0 +1,150 @@
+package provider
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/minio/minio-go/v7"
+
+	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
+)
+
+const (
+	dialTimeout       = 2 * time.Second
+	headerTimeout     = 30 * time.Second // for callers without a deadline
+	longestRetryAfter = 5 * time.Minute
+)
+
+var (
+	// errAbsent says that there is no such object.
+	errAbsent = errors.New("there is no such object")
+	// errChanged says that the condition of a PUT did not hold.
+	errChanged = &provision.Failure{Class: provision.ClassTransient, Err: errors.New("the marker was changed by another")}
+)
+
+// unknown reports whether a PUT that failed may have had its effect, or somebody
+// else's had, so that a look tells more. Waiting is over with the context.
+func unknown(err error) bool {
+	var f *provision.Failure
+	return errors.As(err, &f) && f.Class == provision.ClassTransient
+}
+
+func newTransport() http.RoundTripper {
+	return &http.Transport{
+		Proxy:       http.ProxyFromEnvironment,
+		DialContext: (&net.Dialer{Timeout: dialTimeout}).DialContext, TLSHandshakeTimeout: dialTimeout,
+		ResponseHeaderTimeout: headerTimeout, IdleConnTimeout: time.Minute, MaxIdleConnsPerHost: 64,
+		ForceAttemptHTTP2: true, DisableCompression: true,
+	}
+}
+
+// transport classifies what is not to be seen any more above the client: errors
+// of the network, and Retry-After.
+type transport struct{ next http.RoundTripper }
+
+// RoundTrip implements [http.RoundTripper].
+func (t transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := t.next.RoundTrip(req)
+	if err != nil {
+		return nil, networkFailure(err)
+	}
+	if resp.StatusCode != http.StatusTooManyRequests && resp.StatusCode != http.StatusServiceUnavailable {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, 4<<10)) // the status says enough
+	return nil, busy(resp, body)
+}
+
+// busy tells being slowed down from being closed.
+func busy(resp *http.Response, body []byte) error {
+	f := &provision.Failure{
+		Class: provision.ClassOutage, RetryAfter: retryAfter(resp.Header.Get("Retry-After")),
+		Err: fmt.Errorf("the object store answered %s", resp.Status),
+	}
+	slower := bytes.Contains(body, []byte("SlowDown")) || bytes.Contains(body, []byte("Throttl"))
+	if resp.StatusCode == http.StatusTooManyRequests || slower {
+		f.Class = provision.ClassThrottled
+	}
+	return f
+}
+
+// retryAfter reads seconds or a date.
+func retryAfter(header string) time.Duration {
+	var wait time.Duration
+	if n, err := strconv.Atoi(header); err == nil {
+		wait = time.Duration(min(n, int(longestRetryAfter/time.Second))) * time.Second
+	} else if at, err := http.ParseTime(header); err == nil {
+		wait = time.Until(at)
+	}
+	return min(max(wait, 0), longestRetryAfter)
+}
+
+// networkFailure calls it an outage if the store cannot be reached at all. If
+// the connection broke later, the outcome is unknown.
+func networkFailure(err error) error {
+	var op *net.OpError
+	var cert *tls.CertificateVerificationError
+	var record tls.RecordHeaderError
+	switch {
+	case errors.As(err, &op) && op.Op == "dial", errors.As(err, &cert), errors.As(err, &record):
+		return &provision.Failure{Class: provision.ClassOutage, Err: err}
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return err
+	case strings.Contains(err.Error(), "EOF"): // which the client would replace by a text with the URL
+		err = errors.New("the connection was closed before the answer")
+	}
+	return &provision.Failure{Class: provision.ClassTransient, Err: err}
+}
+
+// failure gives an error of the client its class. What every member meets alike
+// is an outage, be it that the credentials were withdrawn: it is no member's
+// fault, and no attempt of theirs. URLs, which contain ids, are left out: errors
+// are shown to operators, grouped by their words.
+func failure(err error) error {
+	var f *provision.Failure
+	var r minio.ErrorResponse
+	var u *url.Error
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &f):
+		return f
+	case errors.Is(err, context.DeadlineExceeded):
+		return context.DeadlineExceeded
+	case errors.Is(err, context.Canceled):
+		return context.Canceled
+	case errors.As(err, &r):
+		return answered(r)
+	case errors.As(err, &u):
+		err = u.Err
+	}
+	return &provision.Failure{Class: provision.ClassTransient, Err: err}
+}
+
+func answered(r minio.ErrorResponse) error {
+	f := &provision.Failure{Class: provision.ClassRejected, Err: fmt.Errorf("%s: %s", r.Code, r.Message)}
+	switch code := r.StatusCode; {
+	case code == http.StatusPreconditionFailed, code == http.StatusConflict:
+		return errChanged
+	case r.Code == "NoSuchKey" || r.Code == "NoSuchVersion":
+		return errAbsent
+	case code == http.StatusInternalServerError, code == http.StatusRequestTimeout, r.Code == "RequestTimeout":
+		f.Class = provision.ClassTransient
+	case code > http.StatusInternalServerError, code == http.StatusNotFound, code == http.StatusMovedPermanently,
+		code == http.StatusTemporaryRedirect, code == http.StatusUnauthorized, code == http.StatusForbidden,
+		r.Code == "AuthorizationHeaderMalformed", r.Code == "InvalidBucketName":
+		f.Class = provision.ClassOutage
+	}
+	return f
+}
