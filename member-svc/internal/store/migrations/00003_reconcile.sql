@@ -15,15 +15,17 @@ CREATE INDEX webhook_due ON webhook (next_attempt_at) WHERE state = 'queued';
 CREATE INDEX webhook_age ON webhook (created_at);
 
 -- Who compares members with storages, until when, and what the last whole run found.
+-- resume_after: a run looks into so many suspicions only; the next one goes on there.
 CREATE TABLE reconciliation (
-    only_row    boolean     PRIMARY KEY DEFAULT true CHECK (only_row),
-    holder      uuid,
-    lease_until timestamptz NOT NULL DEFAULT '-infinity',
-    started_at  timestamptz NOT NULL DEFAULT '-infinity',
-    finished_at timestamptz,
-    stranded    integer     NOT NULL DEFAULT 0,
-    orphans     integer     NOT NULL DEFAULT 0,
-    doubles     integer     NOT NULL DEFAULT 0
+    only_row     boolean     PRIMARY KEY DEFAULT true CHECK (only_row),
+    holder       uuid,
+    lease_until  timestamptz NOT NULL DEFAULT '-infinity',
+    started_at   timestamptz NOT NULL DEFAULT '-infinity',
+    finished_at  timestamptz,
+    resume_after uuid,
+    stranded     integer     NOT NULL DEFAULT 0,
+    orphans      integer     NOT NULL DEFAULT 0,
+    doubles      integer     NOT NULL DEFAULT 0
 );
 INSERT INTO reconciliation DEFAULT VALUES;
 

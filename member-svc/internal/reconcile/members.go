@@ -1,0 +1,185 @@
+package reconcile
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/gofrs/uuid/v5"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/signup-saga/signup-saga/contract"
+	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
+	"github.com/signup-saga/signup-saga/member-svc/internal/store"
+	"github.com/signup-saga/signup-saga/outbox"
+)
+
+// member is a saga as far as it matters here.
+type member struct {
+	MemberID string
+	SagaID   string
+	State    saga.State
+	Version  int64
+	Settled  bool // ready or withdrawn for the minimum age
+}
+
+// Key implements service.Keyed.
+func (m member) Key() string { return m.MemberID }
+
+// verdict compares a member with his storage.
+func (m *member) verdict(s *Storage) (Kind, bool) {
+	switch {
+	case m == nil:
+		return Orphan, s.left()
+	case s.left() && s.SagaID != m.SagaID:
+		return Double, true
+	case m.Settled && m.State == saga.Ready && !s.given():
+		return Stranded, true
+	case m.Settled && m.State == saga.Withdrawn && s.left():
+		return Orphan, true
+	}
+	return "", false
+}
+
+const selectMembers = `SELECT member_id::text, id::text AS saga_id, state, version,
+       state IN ('ready', 'withdrawn') AND updated_at <= now() - make_interval(secs => $1) AS settled
+FROM signup_saga `
+
+// members returns all sagas in the order of their members' ids.
+func (r *Reconciler) members(ctx context.Context, after string) ([]member, error) {
+	if after == "" {
+		after = uuid.Nil.String()
+	}
+	rows, err := r.pool.Query(ctx, "-- name: listMembers\n"+selectMembers+"WHERE member_id > $2 ORDER BY member_id LIMIT $3",
+		r.cfg.MinAge.Seconds(), after, pageSize)
+	if err != nil {
+		return nil, fmt.Errorf("list members: %w", err)
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByName[member])
+}
+
+// member reads one again; nil if there is none.
+func (r *Reconciler) member(ctx context.Context, memberID string) (*member, error) {
+	rows, err := r.pool.Query(ctx, "-- name: readMember\n"+selectMembers+"WHERE member_id = $2", r.cfg.MinAge.Seconds(), memberID)
+	if err != nil {
+		return nil, fmt.Errorf("read member: %w", err)
+	}
+	found, err := pgx.CollectRows(rows, pgx.RowToStructByName[member])
+	if err != nil || len(found) == 0 {
+		return nil, err
+	}
+	return &found[0], nil
+}
+
+// errOvertaken: the saga is not as it was read any more, or was just commanded.
+var errOvertaken = errors.New("the saga went on")
+
+// command sends what the saga's state asks for once more, with the same generation:
+// the event, the time of the newest command and a row of the timeline, if the saga is
+// still of the version that was read and the last command has had its time. It reports
+// whether it did.
+func (r *Reconciler) command(ctx context.Context, m member, why string) (bool, error) {
+	err := outbox.InTx(ctx, r.tx, r.cfg.Wake, func(tx pgx.Tx) error {
+		c := contract.StorageCommand{MemberID: m.MemberID, SagaID: m.SagaID}
+		var plan string
+		err := tx.QueryRow(ctx, `-- name: commandAgain
+UPDATE signup_saga s SET commanded_at = now() FROM member m
+WHERE s.id = $1 AND s.version = $2 AND m.id = s.member_id AND s.commanded_at <= now() - make_interval(secs => $3)
+RETURNING s.generation, m.plan`, m.SagaID, m.Version, r.cfg.MinAge.Seconds()).Scan(&c.Generation, &plan)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return errOvertaken
+		}
+		if err != nil {
+			return err
+		}
+		// Not for ever: what no command can mend is found again by each run.
+		if _, err := tx.Exec(ctx, `-- name: addReconciled
+INSERT INTO saga_event (saga_id, kind, state, version, generation, detail)
+SELECT $1::uuid, 'commanded_again', $2, $3, $4, $5 WHERE (SELECT count(*) FROM saga_event WHERE saga_id = $1::uuid) < 200`,
+			m.SagaID, m.State, m.Version, c.Generation, why); err != nil {
+			return err
+		}
+		typ := contract.StorageDeprovision
+		if m.State == saga.Ready {
+			typ, c.QuotaBytes = contract.StorageProvision, store.QuotaBytes[plan]
+		}
+		event, err := commandEvent(typ, c)
+		if err != nil {
+			return err
+		}
+		return outbox.Append(ctx, tx, event)
+	})
+	if errors.Is(err, errOvertaken) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("command again: %w", err)
+	}
+	return true, nil
+}
+
+func commandEvent(typ contract.Type, c contract.StorageCommand) (outbox.Event, error) {
+	id, err := uuid.NewV7()
+	if err != nil {
+		return outbox.Event{}, err
+	}
+	payload, err := json.Marshal(c)
+	return outbox.Event{
+		Lane: string(contract.Essential), ID: id.String(), Key: c.MemberID, Type: string(typ), Payload: payload,
+		Headers: contract.Event{SagaID: c.SagaID, Generation: c.Generation}.Headers(),
+	}, err
+}
+
+// quarantine notes storages without an owner.
+func (r *Reconciler) quarantine(ctx context.Context, s Storage) error {
+	_, err := r.pool.Exec(ctx, `-- name: quarantineStorage
+INSERT INTO quarantine (member_id, saga_id, generation, status) VALUES ($1, $2, $3, $4)
+ON CONFLICT (member_id) DO UPDATE SET saga_id = $2, generation = $3, status = $4, last_seen = now()`, s.MemberID, s.SagaID, s.Generation, s.Status)
+	if err != nil {
+		return fmt.Errorf("quarantine storage: %w", err)
+	}
+	return nil
+}
+
+// Ledger counts the members by what became of them, in one snapshot.
+type Ledger struct {
+	Accepted       int // members: everybody who was ever answered 201
+	Ready          int
+	InProgress     int
+	NeedsAttention int
+	Withdrawn      int
+}
+
+// Balances reports whether every accepted signup is somewhere.
+func (l Ledger) Balances() bool {
+	return l.Accepted == l.Ready+l.InProgress+l.NeedsAttention+l.Withdrawn
+}
+
+func (r *Reconciler) ledger(ctx context.Context) (Ledger, error) {
+	rows, err := r.pool.Query(ctx, `-- name: countLedger
+SELECT (SELECT count(*) FROM member) AS accepted,
+       count(*) FILTER (WHERE state = 'ready') AS ready,
+       count(*) FILTER (WHERE state IN ('provisioning', 'withdrawing')) AS in_progress,
+       count(*) FILTER (WHERE state IN ('needs_attention', 'withdraw_needs_attention')) AS needs_attention,
+       count(*) FILTER (WHERE state = 'withdrawn') AS withdrawn
+FROM signup_saga`)
+	if err != nil {
+		return Ledger{}, fmt.Errorf("count ledger: %w", err)
+	}
+	return pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Ledger])
+}
+
+// Status is what the last whole run found, for all replicas.
+type Status struct {
+	FinishedAt                 *time.Time // nil: there was none
+	Stranded, Orphans, Doubles int
+}
+
+// ReadStatus reads it.
+func ReadStatus(ctx context.Context, q outbox.Querier) (s Status, err error) {
+	err = q.QueryRow(ctx, "-- name: reconciliationStatus\nSELECT finished_at, stranded, orphans, doubles FROM reconciliation").
+		Scan(&s.FinishedAt, &s.Stranded, &s.Orphans, &s.Doubles)
+	return s, err
+}

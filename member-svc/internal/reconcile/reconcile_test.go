@@ -1,0 +1,507 @@
+package reconcile_test
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/gofrs/uuid/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/signup-saga/signup-saga/devstack/testenv"
+	"github.com/signup-saga/signup-saga/member-svc/internal/reconcile"
+	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
+	"github.com/signup-saga/signup-saga/member-svc/internal/store"
+	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
+)
+
+func TestMain(m *testing.M) { testenv.Main(m) }
+
+const token = "secret"
+
+// storages answers as the internal listener of the Storage service does.
+type storages struct {
+	*httptest.Server
+	mu     sync.Mutex
+	rows   map[string]reconcile.Storage
+	before func(path string) int // called first; a status other than 0 is answered
+}
+
+func newStorages(t *testing.T) *storages {
+	t.Helper()
+	s := &storages{rows: map[string]reconcile.Storage{}}
+	s.Server = httptest.NewServer(http.HandlerFunc(s.serve))
+	t.Cleanup(s.Close)
+	return s
+}
+
+func (s *storages) serve(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	before := s.before
+	s.mu.Unlock()
+	status := 0
+	if before != nil {
+		status = before(r.URL.Path)
+	}
+	if r.Header.Get("Authorization") != "Bearer "+token {
+		status = http.StatusUnauthorized
+	}
+	if status != 0 {
+		http.Error(w, "{}", status)
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	id, one := strings.CutPrefix(r.URL.Path, "/v1/storages/")
+	if one {
+		row, ok := s.rows[id]
+		if !ok {
+			http.Error(w, `{"code":"not_found"}`, http.StatusNotFound)
+			return
+		}
+		_ = json.NewEncoder(w).Encode(row)
+		return
+	}
+	const size = 2 // pages are shorter than asked for: the cursor alone counts
+	ids := slices.Sorted(maps.Keys(s.rows))
+	ids = ids[sortedAfter(ids, r.URL.Query().Get("cursor")):]
+	page := map[string]any{}
+	if len(ids) > size {
+		ids = ids[:size]
+		page["next_cursor"] = ids[size-1]
+	}
+	items := []reconcile.Storage{}
+	for _, id := range ids {
+		items = append(items, s.rows[id])
+	}
+	page["items"] = items
+	_ = json.NewEncoder(w).Encode(page)
+}
+
+func sortedAfter(ids []string, cursor string) int {
+	i, found := slices.BinarySearch(ids, cursor)
+	if found {
+		i++
+	}
+	return i
+}
+
+func (s *storages) put(memberID, sagaID string, generation int64, desired, status string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.rows[memberID] = reconcile.Storage{MemberID: memberID, SagaID: sagaID, Generation: generation, Desired: desired, Status: status}
+}
+
+func (s *storages) hook(before func(path string) int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.before = before
+}
+
+type fixture struct {
+	*reconcile.Reconciler
+	t        *testing.T
+	pool     *pgxpool.Pool
+	store    *store.Store
+	storages *storages
+}
+
+func open(t *testing.T, maxRepairs int) *fixture {
+	t.Helper()
+	f := &fixture{t: t, pool: storetest.Open(t), storages: newStorages(t)}
+	f.store = store.New(f.pool, storetest.Steps, storetest.Secret, func() {})
+	f.Reconciler = f.replica(maxRepairs)
+	return f
+}
+
+// replica is another reconciler on the same databases.
+func (f *fixture) replica(maxRepairs int) *reconcile.Reconciler {
+	return reconcile.New(reconcile.Config{MinAge: time.Minute, MaxRepairs: maxRepairs, Log: slog.New(slog.DiscardHandler)},
+		f.pool, reconcile.NewStorages(f.storages.URL+"/", token))
+}
+
+// member signs somebody up and moves his saga to a state.
+func (f *fixture) member(name string, state saga.State) store.Record {
+	f.t.Helper()
+	id := func() string { return uuid.Must(uuid.NewV7()).String() }
+	m := store.Member{ID: id(), Username: name, UsernameKey: name, Plan: "plus", PasswordHash: "x"}
+	r, effects := f.store.Begin(id(), "sgn_"+m.ID, m, time.Now())
+	if err := f.store.SignUp(f.t.Context(), m, r, effects, nil); err != nil {
+		f.t.Fatal(err)
+	}
+	events := map[saga.State][]saga.Event{
+		saga.Ready:          {{Kind: saga.Provisioned, Generation: 1}},
+		saga.NeedsAttention: {{Kind: saga.Rejected, Generation: 1}},
+		saga.Withdrawing:    {{Kind: saga.Withdraw}},
+		saga.Withdrawn:      {{Kind: saga.Withdraw}, {Kind: saga.Deprovisioned, Generation: 2}},
+	}[state]
+	for _, e := range events {
+		e.Step, e.Error.Class = "storage", "rejected"
+		if _, err := f.store.Apply(f.t.Context(), store.Change{SagaID: r.ID, Event: e}); err != nil {
+			f.t.Fatal(err)
+		}
+	}
+	return r
+}
+
+// settle makes everything that happened so far old, and forgets its events.
+func (f *fixture) settle() {
+	f.t.Helper()
+	storetest.Exec(f.t, f.pool, "UPDATE signup_saga SET updated_at = now() - interval '1 hour', commanded_at = now() - interval '1 hour'")
+	storetest.Exec(f.t, f.pool, "TRUNCATE outbox_event_essential")
+}
+
+// sent lists the commands since settle in their order: type, generation and quota.
+func (f *fixture) sent() string {
+	f.t.Helper()
+	var got string
+	if err := f.pool.QueryRow(f.t.Context(), `-- name: sent
+SELECT coalesce(string_agg(concat_ws(' ', coalesce(m.username, 'left'), e.type, e.data->>'generation', e.data->>'quota_bytes'), ', ' ORDER BY m.username, e.id), '')
+FROM (SELECT *, convert_from(payload, 'UTF8')::json AS data FROM outbox_event_essential) e JOIN member m ON m.id::text = e.key`).Scan(&got); err != nil {
+		f.t.Fatal(err)
+	}
+	return got
+}
+
+func (f *fixture) run() reconcile.Report {
+	f.t.Helper()
+	report, err := f.Run(f.t.Context(), 0)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return report
+}
+
+func findings(r reconcile.Report) string {
+	var all []string
+	for _, f := range r.Findings {
+		all = append(all, string(f.Kind)+": "+f.Detail)
+	}
+	slices.Sort(all)
+	return strings.Join(all, "; ")
+}
+
+func TestEveryDisagreementIsFound(t *testing.T) {
+	f := open(t, 100)
+	for _, tc := range []struct {
+		state           saga.State
+		desired, status string // of the storage; "" is none
+	}{
+		{saga.Ready, "present", "ready"}, {saga.Ready, "present", "pending"}, // as it should be, or being mended
+		{saga.Ready, "", ""}, {saga.Ready, "present", "rejected"}, {saga.Ready, "absent", "absent"}, {saga.Ready, "absent", "pending"},
+		{saga.Withdrawn, "", ""}, {saga.Withdrawn, "absent", "absent"}, {saga.Withdrawn, "absent", "pending"},
+		{saga.Withdrawn, "present", "ready"}, {saga.Withdrawn, "present", "pending"}, {saga.Withdrawn, "present", "rejected"}, {saga.Withdrawn, "absent", "rejected"},
+		{saga.Provisioning, "", ""}, {saga.NeedsAttention, "present", "rejected"}, {saga.Withdrawing, "present", "ready"}, // not settled
+	} {
+		r := f.member(fmt.Sprintf("%s_%s_%s", tc.state, cmp.Or(tc.desired, "no"), cmp.Or(tc.status, "row")), tc.state)
+		if tc.desired != "" {
+			f.storages.put(r.MemberID, r.ID, 1, tc.desired, tc.status)
+		}
+	}
+	other := f.member("double", saga.Ready)
+	f.storages.put(other.MemberID, uuid.Must(uuid.NewV7()).String(), 1, "present", "ready")
+	stranger := uuid.Must(uuid.NewV7()).String()
+	f.storages.put(stranger, stranger, 3, "present", "ready")
+	gone := uuid.Must(uuid.NewV7()).String()
+	f.storages.put(gone, gone, 3, "absent", "absent") // of an unknown member, but there is nothing left
+	f.settle()
+
+	before := storetest.Count(t, f.pool, "SELECT count(*) FROM saga_event")
+	dry, err := f.DryRun(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !errors.Is(dry.Err(), reconcile.ErrUnbalanced) || f.sent() != "" || storetest.Count(t, f.pool, "SELECT count(*) FROM saga_event") != before || storetest.Count(t, f.pool, "SELECT count(*) FROM quarantine") != 0 {
+		t.Errorf("a dry run did something: %s", f.sent())
+	}
+	report := f.run()
+	if want := (reconcile.Ledger{Accepted: 17, Ready: 7, InProgress: 2, NeedsAttention: 1, Withdrawn: 7}); report.Ledger != want || !report.Balances() {
+		t.Errorf("ledger %+v, want %+v", report.Ledger, want)
+	}
+	if report.Stranded != 4 || report.Orphans != 5 || report.Doubles != 1 || report.CommandedAgain != 8 {
+		t.Errorf("%+v", report)
+	}
+	if findings(dry) != findings(report) {
+		t.Errorf("the dry run found\n%s\nnot\n%s", findings(dry), findings(report))
+	}
+	if want := "ready_absent_absent storage.provision 1 107374182400, ready_absent_pending storage.provision 1 107374182400, " +
+		"ready_no_row storage.provision 1 107374182400, ready_present_rejected storage.provision 1 107374182400, " +
+		"left storage.deprovision 2, left storage.deprovision 2, left storage.deprovision 2, left storage.deprovision 2"; f.sent() != want {
+		t.Errorf("sent\n%s\nwant\n%s", f.sent(), want)
+	}
+	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM saga_event e JOIN signup_saga s ON s.id = e.saga_id AND s.version = e.version AND s.state = e.state WHERE kind = 'commanded_again'"); n != 8 {
+		t.Errorf("%d rows in timelines, want 8", n)
+	}
+	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM quarantine WHERE member_id = $1 AND generation = 3", stranger); n != 1 {
+		t.Error("the storage without an owner is not in quarantine")
+	}
+	status, err := reconcile.ReadStatus(t.Context(), f.pool)
+	if err != nil || status.FinishedAt == nil || status.Stranded != 4 || status.Orphans != 5 || status.Doubles != 1 {
+		t.Errorf("status %+v, %v", status, err)
+	}
+	// What is out already has its time before it is sent once more; it still counts.
+	if again := f.run(); again.CommandedAgain != 0 || again.Stranded != 4 {
+		t.Errorf("%+v", again)
+	}
+	var printed strings.Builder
+	if err := report.Write(&printed); err != nil || !strings.Contains(printed.String(), "stranded                   4\n") || !strings.Contains(printed.String(), stranger+": unknown here, storage wanted present, is ready") {
+		t.Errorf("%v\n%s", err, printed.String())
+	}
+}
+
+func TestBalancedBooks(t *testing.T) {
+	f := open(t, 100)
+	r := f.member("mina", saga.Ready)
+	f.storages.put(r.MemberID, r.ID, 1, "present", "ready")
+	f.member("nora", saga.Ready) // young: her storage may still be unknown to the list
+	if report := f.run(); report.Err() != nil || f.sent() == "" {
+		t.Errorf("%+v", report)
+	}
+	f.settle()
+	storetest.Exec(t, f.pool, "INSERT INTO member (id, username, username_key, plan, password_hash, created_at) VALUES ($1, 'lost', 'lost', 'free', 'x', now())", uuid.Must(uuid.NewV7()))
+	if report, err := f.DryRun(t.Context()); err != nil || report.Balances() || !errors.Is(report.Err(), reconcile.ErrUnbalanced) {
+		t.Errorf("a member without a saga: %+v, %v", report, err)
+	}
+}
+
+// The list is old news by the time that it has been read.
+func TestBothSidesAreReadAgain(t *testing.T) {
+	f := open(t, 100)
+	arrives, withdraws := f.member("arrives", saga.Ready), f.member("withdraws", saga.Ready)
+	f.settle()
+	f.storages.hook(func(path string) int {
+		switch path {
+		case "/v1/storages/" + arrives.MemberID:
+			f.storages.put(arrives.MemberID, arrives.ID, 1, "present", "ready")
+		case "/v1/storages/" + withdraws.MemberID:
+			if _, err := f.store.Apply(context.Background(), store.Change{SagaID: withdraws.ID, Event: saga.Event{Kind: saga.Withdraw}}); err != nil {
+				t.Error(err)
+			}
+		}
+		return 0
+	})
+	report := f.run()
+	if report.Stranded != 0 || report.CommandedAgain != 0 {
+		t.Errorf("%+v", report)
+	}
+	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM outbox_event_essential WHERE type = 'storage.provision'"); n != 0 {
+		t.Errorf("%d commands to create a storage for one who has it, or who left", n)
+	}
+}
+
+// A member leaves while we command his storage again: whoever comes first, the last
+// command is to remove it.
+func TestWithdrawWinsEveryRace(t *testing.T) {
+	f := open(t, 1000)
+	var left []store.Record
+	for i := range 60 {
+		left = append(left, f.member(fmt.Sprint("mina", i), saga.Ready))
+	}
+	f.settle()
+	begin, over := make(chan struct{}), make(chan struct{})
+	var looks atomic.Int64
+	f.storages.hook(func(path string) int { // the first ones are commanded, the last ones leave, the others race
+		if strings.HasPrefix(path, "/v1/storages/") {
+			switch looks.Add(1) {
+			case 10:
+				close(begin)
+			case 40:
+				<-over
+			}
+		}
+		return 0
+	})
+	var run, wg sync.WaitGroup
+	run.Go(func() {
+		if _, err := f.Run(context.Background(), 0); err != nil {
+			t.Error(err)
+		}
+	})
+	for part := range 2 {
+		wg.Go(func() {
+			<-begin
+			for _, r := range left[part*30 : part*30+30] {
+				if _, err := f.store.Apply(context.Background(), store.Change{SagaID: r.ID, Event: saga.Event{Kind: saga.Withdraw}}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	close(over)
+	run.Wait()
+	if n := storetest.Count(t, f.pool, `SELECT count(*) FROM (SELECT DISTINCT ON (key) type FROM outbox_event_essential ORDER BY key, id DESC) e WHERE type = 'storage.deprovision'`); n != 60 {
+		t.Errorf("for %d of 60 the last command is to remove the storage", n)
+	}
+	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM saga_event WHERE kind = 'commanded_again'"); n < 9 || n > 40 {
+		t.Errorf("%d of 60 were commanded again: there was no race", n)
+	}
+}
+
+func TestCommandIsOneTransaction(t *testing.T) {
+	f := open(t, 100)
+	f.member("mina", saga.Ready)
+	f.settle()
+	storetest.Exec(t, f.pool, `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''injected''; END'`)
+	storetest.Exec(t, f.pool, "CREATE TRIGGER broken BEFORE INSERT ON outbox_event_essential FOR EACH ROW EXECUTE FUNCTION refuse()")
+	if _, err := f.Run(t.Context(), 0); err == nil {
+		t.Fatal("the outbox is broken, but nothing failed")
+	}
+	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM saga_event WHERE kind = 'commanded_again'"); n != 0 {
+		t.Errorf("%d rows in the timeline for commands that were not sent", n)
+	}
+	storetest.Exec(t, f.pool, "DROP TRIGGER broken ON outbox_event_essential")
+	if report := f.run(); report.CommandedAgain != 1 { // the lease was given back, and the command is still due
+		t.Errorf("%+v", report)
+	}
+}
+
+func TestCappedRunsTakeTurns(t *testing.T) {
+	f := open(t, 2)
+	for i := range 5 {
+		f.member(fmt.Sprint("mina", i), saga.Ready)
+	}
+	f.settle()
+	for i, want := range []int{2, 2, 1, 0} {
+		report := f.run()
+		if report.CommandedAgain != want || report.Stranded != 5 {
+			t.Errorf("run %d: %+v, want %d commands and 5 stranded", i, report, want)
+		}
+	}
+}
+
+func TestQuarantineEndsWhenTheOwnerIsBack(t *testing.T) {
+	f := open(t, 2)
+	r := f.member("mina", saga.Ready)
+	f.storages.put(r.MemberID, r.ID, 1, "present", "ready")
+	f.settle()
+	storetest.Exec(t, f.pool, "DELETE FROM saga_event")
+	storetest.Exec(t, f.pool, "CREATE TABLE away AS SELECT * FROM signup_saga")
+	storetest.Exec(t, f.pool, "DELETE FROM signup_saga") // an old backup was restored
+	for range 3 {
+		id := uuid.Must(uuid.NewV7()).String()
+		f.storages.put(id, id, 1, "present", "ready")
+	}
+	inQuarantine := func(want int) {
+		t.Helper()
+		if n := storetest.Count(t, f.pool, "SELECT count(*) FROM quarantine"); n != want {
+			t.Errorf("%d in quarantine, want %d", n, want)
+		}
+	}
+	for _, want := range []int{2, 4, 4, 4} { // looked into: 2, 2, none, 2
+		if report := f.run(); report.Orphans != 4 {
+			t.Errorf("%d orphans, want 4", report.Orphans)
+		}
+		inQuarantine(want)
+	}
+	if f.sent() != "" {
+		t.Errorf("sent %s", f.sent())
+	}
+	storetest.Exec(t, f.pool, "INSERT INTO signup_saga SELECT * FROM away")
+	f.Reconciler = f.replica(100)
+	for range 2 { // one ends the round, one looks into everything
+		f.run()
+	}
+	inQuarantine(3)
+}
+
+// A replica stands still in the middle of a run until another has taken over.
+func TestPausedReplicaDoesNothingMore(t *testing.T) {
+	f := open(t, 100)
+	for i := range 3 {
+		f.member(fmt.Sprint("mina", i), saga.Ready)
+	}
+	f.settle()
+	paused, resume := make(chan struct{}), make(chan struct{})
+	var visited atomic.Bool
+	f.storages.hook(func(path string) int {
+		if strings.HasPrefix(path, "/v1/storages/") && !visited.Swap(true) {
+			close(paused)
+			<-resume
+		}
+		return 0
+	})
+	done := make(chan error, 1)
+	go func() { _, err := f.Run(context.Background(), 0); done <- err }()
+	select {
+	case <-paused:
+	case err := <-done:
+		t.Fatalf("the run ended before it was paused: %v", err)
+	}
+	other := f.replica(100)
+	if _, err := other.Run(t.Context(), 0); !errors.Is(err, reconcile.ErrBusy) {
+		t.Errorf("two at a time: %v", err)
+	}
+	storetest.Exec(t, f.pool, "UPDATE reconciliation SET lease_until = now()") // as time does when a replica dies
+	report, err := other.Run(t.Context(), 0)
+	if err != nil || report.CommandedAgain != 3 {
+		t.Errorf("%+v, %v", report, err)
+	}
+	close(resume)
+	if err := <-done; err == nil {
+		t.Error("a run without a lease came to an end")
+	}
+	if n := strings.Count(f.sent(), "storage.provision"); n != 3 {
+		t.Errorf("%d commands, want 3: %s", n, f.sent())
+	}
+}
+
+func TestScheduleAndAbsentStorageService(t *testing.T) {
+	f := open(t, 100)
+	f.member("mina", saga.Ready)
+	f.settle()
+	f.storages.hook(func(string) int { return http.StatusServiceUnavailable })
+	if _, err := f.Run(t.Context(), time.Hour); err == nil || errors.Is(err, reconcile.ErrBusy) {
+		t.Fatalf("the Storage service is away: %v", err)
+	}
+	f.storages.hook(nil)
+	if _, err := f.Run(t.Context(), time.Hour); !errors.Is(err, reconcile.ErrBusy) {
+		t.Errorf("begun again within the hour: %v", err)
+	}
+	storetest.Exec(t, f.pool, "UPDATE reconciliation SET started_at = started_at - interval '1 hour'")
+	report, err := f.Run(t.Context(), time.Hour)
+	if err != nil || report.CommandedAgain != 1 {
+		t.Errorf("%+v, %v", report, err)
+	}
+}
+
+// An answer that cannot be trusted is no reason to act.
+func TestStrangeAnswersEndTheRun(t *testing.T) {
+	f := open(t, 100)
+	f.member("mina", saga.Ready)
+	f.settle()
+	for name, answer := range map[string]string{
+		"another service": "404 page not found", "an empty answer": "", "out of order": `{"items":[{"member_id":"b"},{"member_id":"a"}]}`,
+	} {
+		strange := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			if strings.HasPrefix(answer, "404") {
+				w.WriteHeader(http.StatusNotFound)
+			}
+			fmt.Fprint(w, answer)
+		}))
+		r := reconcile.New(reconcile.Config{MinAge: time.Minute, MaxRepairs: 1, Log: slog.New(slog.DiscardHandler)}, f.pool, reconcile.NewStorages(strange.URL, token))
+		if _, err := r.Run(t.Context(), 0); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+		strange.Close()
+	}
+	wrong := reconcile.New(reconcile.Config{MinAge: time.Minute, MaxRepairs: 1}, f.pool, reconcile.NewStorages(f.storages.URL, "wrong"))
+	if _, err := wrong.DryRun(t.Context()); err == nil || !strings.Contains(err.Error(), "401") {
+		t.Errorf("wrong token: %v", err)
+	}
+	if f.sent() != "" {
+		t.Errorf("sent %s", f.sent())
+	}
+}
