@@ -27,12 +27,13 @@ type config struct {
 	ProviderDir      string        `env:"PROVIDER_DIR,required" help:"directory of the members' storages"`
 	ProviderLedger   string        `env:"PROVIDER_LEDGER" help:"file to which effective creates and deletes are appended, for audits"`
 	ProviderTimeout  time.Duration `env:"PROVIDER_TIMEOUT" envDefault:"5s" help:"for one call of the provider"`
+	ProviderRate     float64       `env:"PROVIDER_RATE" envDefault:"3000" help:"calls of the provider per second, of all replicas together; 0 is unlimited"`
 	Workers          int           `env:"STORAGE_WORKERS" envDefault:"16" help:"provider calls at the same time"`
 	Lease            time.Duration `env:"STORAGE_LEASE" envDefault:"15s" help:"how long a worker has a storage to itself"`
 	Faults           string        `env:"STORAGE_FAULTS" envDefault:"off" help:"on serves /v1/faults, for demonstrations and tests"`
 	BackoffBase      time.Duration `env:"BACKOFF_BASE" envDefault:"200ms" help:"limit of the first random back-off; doubles"`
 	BackoffCap       time.Duration `env:"BACKOFF_CAP" envDefault:"30s" help:"longest back-off"`
-	OutageBackoffCap time.Duration `env:"OUTAGE_BACKOFF_CAP" envDefault:"5s" help:"longest back-off while the provider is away"`
+	OutageBackoffCap time.Duration `env:"OUTAGE_BACKOFF_CAP" envDefault:"2s" help:"longest back-off, and longest time between probes, while the provider is away"`
 }
 
 // Validate implements what service.LoadConfig looks for.
@@ -47,6 +48,9 @@ func (c config) Validate() []error {
 	// The rest of the lease is for writing the result.
 	if c.Lease < 2*c.ProviderTimeout {
 		errs = append(errs, errors.New("STORAGE_LEASE: must be at least twice PROVIDER_TIMEOUT"))
+	}
+	if !(c.ProviderRate >= 0 && c.ProviderRate <= 1e6) {
+		errs = append(errs, errors.New("PROVIDER_RATE: must be 0 to 1000000"))
 	}
 	if c.Workers < 1 || c.Workers > 1000 {
 		errs = append(errs, errors.New("STORAGE_WORKERS: must be 1 to 1000"))

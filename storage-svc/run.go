@@ -67,7 +67,7 @@ func assemble(cfg config, pool *pgxpool.Pool, nc *service.NATS, log *slog.Logger
 	due := make(chan struct{}, 1)
 	worker := &provision.Worker{
 		Queue: st, Provider: prov,
-		Policy:      provision.Policy{Base: cfg.BackoffBase, Cap: cfg.BackoffCap, OutageCap: cfg.OutageBackoffCap},
+		Policy:      provision.Policy{Base: cfg.BackoffBase, Cap: cfg.BackoffCap, OutageCap: cfg.OutageBackoffCap, Rate: cfg.ProviderRate},
 		Concurrency: cfg.Workers, Timeout: cfg.ProviderTimeout, Lease: cfg.Lease,
 		Wake: due, Log: log, Attempted: metrics.Attempted,
 	}

@@ -9,11 +9,13 @@ import (
 )
 
 // Policy says when failed attempts are repeated: after a random time that
-// doubles its limit from Base up to a cap.
+// doubles its limit from Base up to a cap. It also says how many calls the
+// provider gets.
 type Policy struct {
 	Base      time.Duration
 	Cap       time.Duration
 	OutageCap time.Duration // shorter: when the provider is back, nobody should wait long
+	Rate      float64       // calls per second of all replicas together; 0: as many as they like
 }
 
 // Result is what an attempt found out, to be written if storage and lease are
@@ -23,6 +25,8 @@ type Result struct {
 	Next  Storage
 	Delay time.Duration // until the next attempt, by the database's clock, if Next is pending
 	Reply *Reply        // for attempt-failed, the store fills in the time of the next attempt
+	// Failure is what went wrong, or nil.
+	Failure *Failure
 }
 
 // After returns the result of an attempt on s that ended with err.
@@ -39,6 +43,7 @@ func (p Policy) After(s Storage, err error) Result {
 		return r.settled()
 	}
 	f := classify(err)
+	r.Failure = f
 	class, message := string(f.Class), printable(f.Error())
 	r.Next.LastErrorClass, r.Next.LastError = &class, &message
 	count, limit := &r.Next.Attempts, p.Cap

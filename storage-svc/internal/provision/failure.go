@@ -43,6 +43,8 @@ func (f *Failure) Unwrap() error { return f.Err }
 // ErrTombstoned says that a member's storage was removed, which is for good.
 var ErrTombstoned = errors.New("the storage was removed for good")
 
+var errNoAnswer = errors.New("the provider did not answer in time")
+
 // classify returns err as a Failure.
 func classify(err error) *Failure {
 	var f *Failure
@@ -51,7 +53,7 @@ func classify(err error) *Failure {
 		return f
 	case errors.Is(err, context.DeadlineExceeded):
 		// The outcome is unknown; the provider's operations may be repeated.
-		return &Failure{Class: ClassTransient, Err: errors.New("the provider did not answer in time")}
+		return &Failure{Class: ClassTransient, Err: errNoAnswer}
 	default:
 		return &Failure{Class: ClassTransient, Err: err}
 	}

@@ -22,13 +22,28 @@ type Provider interface {
 	List(ctx context.Context, after string, limit int) ([]Resource, error)
 }
 
-// Queue holds the storages that are due.
+// Queue holds the storages that are due, and the gate before the provider.
 type Queue interface {
-	// Claim leases up to n due storages; nobody else gets them for that time.
-	Claim(ctx context.Context, n int, lease time.Duration) ([]Storage, error)
+	// Gate reads the gate.
+	Gate(ctx context.Context) (Gate, error)
+	// SetGate writes what came of was, unless that is another one by now. The
+	// budget is left alone.
+	SetGate(ctx context.Context, was, next Gate) (written bool, err error)
+	// Claim leases due storages, which nobody else gets for that time, and
+	// returns the gate as it is then.
+	Claim(ctx context.Context, c Claim) ([]Storage, Gate, error)
 	// Finish writes results and their replies in one transaction, leaving out
 	// those whose storage or lease is no longer what it was; stale counts these.
 	Finish(ctx context.Context, results []Result) (stale int, err error)
+}
+
+// Claim asks for due storages.
+type Claim struct {
+	N     int // at most
+	Token string
+	Lease time.Duration
+	Was   Gate  // nothing is claimed if it is another one by now
+	Next  *Gate // to be written if anything is claimed; nil: it stays as it is
 }
 
 const (
@@ -48,6 +63,8 @@ type Worker struct {
 	Log         *slog.Logger
 	// Attempted, if not nil, is told the end of each attempt: a class, or "ok".
 	Attempted func(desired Desired, class string, took time.Duration)
+
+	turnstile turnstile
 }
 
 // Run works until ctx ends, then lets the calls in hand end and writes their
@@ -64,14 +81,14 @@ func (w *Worker) Run(ctx context.Context) error {
 			return false, nil
 		}
 		began := time.Now()
-		due, err := w.claim(ctx, n)
+		due, more, err := w.claim(ctx, n)
 		for _, s := range due {
 			calls.Go(func() { results <- claimed{w.attempt(context.WithoutCancel(ctx), s), began} })
 		}
 		for range n - len(due) {
 			<-slots
 		}
-		return len(due) == n, err
+		return more, err
 	})
 	calls.Wait()
 	close(results)
@@ -79,12 +96,35 @@ func (w *Worker) Run(ctx context.Context) error {
 	return nil
 }
 
-// claim is not interrupted by ctx: leases that nobody heard of would have to
-// run out.
-func (w *Worker) claim(ctx context.Context, n int) ([]Storage, error) {
+// claim gets up to n due storages, as many as the gate admits, and says whether
+// there may be more. If none is admitted, it waits and looks at the gate again.
+func (w *Worker) claim(ctx context.Context, n int) (due []Storage, more bool, err error) {
+	c, wait, err := w.turnstile.admit(w.Policy, n, w.Lease)
+	if err != nil {
+		return nil, false, err
+	}
+	if wait > 0 {
+		select {
+		case <-ctx.Done():
+			return nil, false, nil
+		case <-time.After(min(wait, pollInterval)):
+		}
+	}
+	// Not interrupted by ctx: leases that nobody heard of would have to run out.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), claimTimeout)
 	defer cancel()
-	return w.Queue.Claim(ctx, n, w.Lease)
+	if wait > 0 {
+		g, err := w.Queue.Gate(ctx)
+		if err == nil {
+			w.turnstile.saw(g)
+		}
+		return nil, true, err
+	}
+	due, g, err := w.Queue.Claim(ctx, c)
+	if err != nil {
+		return nil, false, err
+	}
+	return due, w.turnstile.claimed(c, len(due), g), nil
 }
 
 // acquire waits for a free slot and takes all that are free, so that one query
@@ -144,9 +184,40 @@ func (w *Worker) finish(ctx context.Context, results <-chan claimed, slots <-cha
 				more = false
 			}
 		}
+		w.report(ctx, group)
 		w.write(ctx, group, first.at.Add(w.Lease))
 		for range group {
 			<-slots
+		}
+	}
+}
+
+// report tells the gate what a group of calls says about the provider. While
+// all is well it has nothing to tell. What cannot be told is dropped: there will
+// be more of the kind, and a probe without a result is given up in the end.
+func (w *Worker) report(ctx context.Context, group []Result) {
+	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
+	defer cancel()
+	g := w.turnstile.now()
+	for {
+		next, changed := w.Policy.judge(g, group)
+		if !changed {
+			return
+		}
+		written, err := w.Queue.SetGate(ctx, g, next)
+		if err == nil && written {
+			w.turnstile.saw(next)
+			if next.State != g.State {
+				w.Log.Warn("provider gate", "state", next.State, "was", g.State, "failures", next.Failures)
+			}
+			return
+		}
+		if err == nil { // another replica was quicker
+			g, err = w.Queue.Gate(ctx)
+		}
+		if err != nil {
+			w.Log.Warn("the gate was not told of calls", "count", len(group), "error", err)
+			return
 		}
 	}
 }

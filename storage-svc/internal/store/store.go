@@ -64,29 +64,6 @@ func (s *Store) Get(ctx context.Context, memberID string) (provision.Storage, er
 	return found, nil
 }
 
-// Claim leases up to n due storages, by the database's clock. Storages that are
-// leased, or locked at this moment, are passed over.
-func (s *Store) Claim(ctx context.Context, n int, lease time.Duration) ([]provision.Storage, error) {
-	token, err := uuid.NewV4()
-	if err != nil {
-		return nil, fmt.Errorf("lease token: %w", err)
-	}
-	rows, _ := s.pool.Query(ctx, `-- name: claimDue
-WITH due AS MATERIALIZED (
-	SELECT member_id AS id FROM storage
-	WHERE status = 'pending' AND next_attempt_at <= now() AND (lease_until IS NULL OR lease_until <= now())
-	ORDER BY next_attempt_at LIMIT $1 FOR UPDATE SKIP LOCKED
-)
-UPDATE storage SET lease_token = $2, lease_until = now() + $3
-FROM due WHERE member_id = due.id
-RETURNING `+columns, n, token.String(), lease)
-	due, err := pgx.CollectRows(rows, pgx.RowToStructByName[provision.Storage])
-	if err != nil {
-		return nil, fmt.Errorf("claim storages: %w", err)
-	}
-	return due, nil
-}
-
 // Finish implements provision.Queue. A stale result gives up its lease, if that
 // is still its own, so that a newer command need not wait for it to run out.
 func (s *Store) Finish(ctx context.Context, results []provision.Result) (stale int, err error) {
@@ -98,7 +75,7 @@ func (s *Store) Finish(ctx context.Context, results []provision.Result) (stale i
 		stale = len(results) - len(written)
 		var events []outbox.Event
 		for _, r := range results {
-			next, ok := written[r.Was.MemberID]
+			next, ok := written[leaseOf(r)]
 			if !ok || r.Reply == nil {
 				continue
 			}
@@ -118,10 +95,22 @@ func (s *Store) Finish(ctx context.Context, results []provision.Result) (stale i
 	return stale, nil
 }
 
+// lease identifies a result. A group may hold two of one member: of an attempt
+// that outlived its lease, and of the next one.
+type lease struct{ memberID, token string }
+
+func leaseOf(r provision.Result) lease {
+	l := lease{memberID: r.Was.MemberID}
+	if r.Was.LeaseToken != nil {
+		l.token = *r.Was.LeaseToken
+	}
+	return l
+}
+
 // finish updates what is still as it was claimed and returns the time of the
-// next attempt by member. Rows are locked in the order of their ids first, as
+// next attempt by lease. Rows are locked in the order of their ids first, as
 // Apply does, so that the two cannot deadlock.
-func finish(ctx context.Context, tx pgx.Tx, results []provision.Result) (map[string]*time.Time, error) {
+func finish(ctx context.Context, tx pgx.Tx, results []provision.Result) (map[lease]*time.Time, error) {
 	var r resultColumns
 	for _, result := range results {
 		r.add(result)
@@ -139,14 +128,14 @@ WITH result AS MATERIALIZED (
 		version = version + 1, updated_at = now()
 	FROM result JOIN locked USING (id)
 	WHERE member_id = id AND version = was AND lease_token = token
-	RETURNING member_id, next_attempt_at
+	RETURNING member_id, token, next_attempt_at
 )
-SELECT member_id::text, next_attempt_at FROM written`,
+SELECT member_id::text, token::text, next_attempt_at FROM written`,
 		r.id, r.was, r.token, r.status, r.attempts, r.outageAttempts, r.delay, r.errorClass, r.error)
-	written := make(map[string]*time.Time, len(results))
-	var id string
+	written := make(map[lease]*time.Time, len(results))
+	var l lease
 	var next *time.Time
-	if _, err := pgx.ForEachRow(rows, []any{&id, &next}, func() error { written[id] = next; next = nil; return nil }); err != nil {
+	if _, err := pgx.ForEachRow(rows, []any{&l.memberID, &l.token, &next}, func() error { written[l] = next; next = nil; return nil }); err != nil {
 		return nil, err
 	}
 	if len(written) == len(results) {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gofrs/uuid/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/signup-saga/signup-saga/contract"
@@ -58,12 +59,18 @@ func (f *fixture) apply(commands ...provision.Command) {
 
 func (f *fixture) claim(n int, lease time.Duration) []provision.Storage {
 	f.t.Helper()
-	due, err := f.Claim(f.t.Context(), n, lease)
+	g, err := f.Gate(f.t.Context())
 	if err != nil {
-		f.t.Fatal(err)
+		f.t.Error(err)
+	}
+	due, _, err := f.Claim(f.t.Context(), provision.Claim{N: n, Token: newToken(), Lease: lease, Was: g})
+	if err != nil {
+		f.t.Error(err)
 	}
 	return due
 }
+
+func newToken() string { return uuid.Must(uuid.NewV4()).String() }
 
 func (f *fixture) finish(wantStale int, results ...provision.Result) {
 	f.t.Helper()
@@ -285,10 +292,7 @@ func TestConcurrentBatchesAndResultsDoNotDeadlock(t *testing.T) {
 		})
 		wg.Go(func() {
 			for range rounds * 2 {
-				due, err := f.Claim(t.Context(), members, time.Minute)
-				if err != nil {
-					t.Error(err)
-				}
+				due := f.claim(members, time.Minute)
 				var results []provision.Result
 				for _, s := range due {
 					results = append([]provision.Result{policy.After(s, nil)}, results...)
@@ -445,7 +449,7 @@ type firstClaim struct {
 	done chan struct{}
 }
 
-func (q *firstClaim) Claim(ctx context.Context, n int, lease time.Duration) ([]provision.Storage, error) {
+func (q *firstClaim) Claim(ctx context.Context, c provision.Claim) ([]provision.Storage, provision.Gate, error) {
 	defer q.once.Do(func() { close(q.done) })
-	return q.Queue.Claim(ctx, n, lease)
+	return q.Queue.Claim(ctx, c)
 }

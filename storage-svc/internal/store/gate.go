@@ -1,0 +1,74 @@
+package store
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
+)
+
+const readGate = `-- name: readGate
+SELECT version, state, failures, opened_at, closed_at, not_before, probe_token::text, permits, filled_at, taken, now() FROM provider_gate`
+
+// Gate implements provision.Queue.
+func (s *Store) Gate(ctx context.Context) (provision.Gate, error) {
+	rows, _ := s.pool.Query(ctx, readGate)
+	g, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[provision.Gate])
+	if err != nil {
+		return g, fmt.Errorf("read gate: %w", err)
+	}
+	return g, nil
+}
+
+// SetGate implements provision.Queue.
+func (s *Store) SetGate(ctx context.Context, was, next provision.Gate) (written bool, err error) {
+	tag, err := s.pool.Exec(ctx, `-- name: setGate
+UPDATE provider_gate SET version = $3, state = $4, failures = $5, opened_at = $6, closed_at = $7, not_before = $8, probe_token = $9
+WHERE version = $1 AND failures = $2`,
+		was.Version, was.Failures, next.Version, next.State, next.Failures, next.OpenedAt, next.ClosedAt, next.NotBefore, next.ProbeToken)
+	if err != nil {
+		return false, fmt.Errorf("set gate: %w", err)
+	}
+	return tag.RowsAffected() == 1, nil
+}
+
+// Claim implements provision.Queue, in one round trip and by the database's
+// clock. Storages that are leased, or locked at this moment, are passed over. It
+// does not wait for the disk: a lease that is lost with the server's memory is
+// one that ran out early, which version and token make harmless.
+func (s *Store) Claim(ctx context.Context, c provision.Claim) (due []provision.Storage, now provision.Gate, err error) {
+	next := c.Was
+	if c.Next != nil {
+		next = *c.Next
+	}
+	b := new(pgx.Batch)
+	b.Queue(`-- name: claimDue
+WITH due AS MATERIALIZED (
+	SELECT member_id AS id FROM storage
+	WHERE status = 'pending' AND next_attempt_at <= now() AND (lease_until IS NULL OR lease_until <= now())
+	ORDER BY next_attempt_at LIMIT $1 FOR UPDATE SKIP LOCKED
+), admitted AS (
+	UPDATE provider_gate SET version = $7, state = $8, not_before = $9, probe_token = $10, permits = $11, filled_at = $12, taken = $13
+	WHERE $4 AND version = $5 AND taken = $6 AND EXISTS (SELECT FROM due) RETURNING 1
+)
+UPDATE storage SET lease_token = $2, lease_until = now() + $3
+FROM due, set_config('synchronous_commit', 'off', true)
+WHERE member_id = due.id AND CASE WHEN $4 THEN EXISTS (SELECT FROM admitted) ELSE EXISTS (SELECT FROM provider_gate WHERE version = $5) END
+RETURNING `+columns,
+		c.N, c.Token, c.Lease, c.Next != nil, c.Was.Version, c.Was.Taken,
+		next.Version, next.State, next.NotBefore, next.ProbeToken, next.Permits, next.FilledAt, next.Taken).
+		Query(func(rows pgx.Rows) (err error) {
+			due, err = pgx.CollectRows(rows, pgx.RowToStructByName[provision.Storage])
+			return err
+		})
+	b.Queue(readGate).Query(func(rows pgx.Rows) (err error) {
+		now, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[provision.Gate])
+		return err
+	})
+	if err := s.pool.SendBatch(ctx, b).Close(); err != nil {
+		return nil, now, fmt.Errorf("claim storages: %w", err)
+	}
+	return due, now, nil
+}
