@@ -46,6 +46,12 @@ func (c *config) quick() {
 	c.sustain, c.steps, c.gentle, c.mails = 9*time.Second, 3*time.Second, 5*time.Second, 20_000
 }
 
+// short returns the configuration of row D, which repeats others.
+func (c config) short() config {
+	c.backlog, c.peerBacklog, c.peerDrain, c.flow = c.backlog/2, c.peerBacklog/2, c.peerDrain/2, c.flow/2
+	return c
+}
+
 // bench holds what all rows share.
 type bench struct {
 	config

@@ -5,18 +5,17 @@ import "time"
 // The estimates below are the durations of the configuration with what goes on
 // around them, as measured on two cores; backlogs by the event.
 const (
-	around     = 2 * time.Second       // a fresh site, its audit and its end
-	perEvent   = 35 * time.Microsecond // filled, drained and audited
-	perRow     = 25 * time.Microsecond // filled only or audited only
+	around     = 1200 * time.Millisecond // a fresh site, its audit and its end
+	perEvent   = 35 * time.Microsecond   // filled, drained and audited
 	perMail    = 150 * time.Microsecond
-	stackStart = 25 * time.Second
+	stackStart = 10 * time.Second
 )
 
 func times(n int, d time.Duration) time.Duration { return time.Duration(n) * d }
 
 func (c config) takesW() time.Duration {
 	// What is written in the slices is published and audited.
-	return times(c.reps+2, 4*c.slice*12/10+around+c.slice*3)
+	return times(c.reps+2, 4*c.slice*6/5+around+c.slice)
 }
 
 func (c config) takesR() time.Duration {
@@ -35,14 +34,14 @@ func (c config) takesL() time.Duration {
 	return times(c.reps*systems, c.flow+warmUp+around)
 }
 
-func (c config) takesD() time.Duration { return c.takesR() + c.takesL() }
+func (c config) takesD() time.Duration { c = c.short(); return c.takesR() + c.takesL() }
 
 func (c config) takesN() time.Duration {
-	return times(c.reps+2, 3*c.slice*12/10+around+c.slice)
+	return times(c.reps+2, 3*c.slice*6/5+around+c.slice/2)
 }
 
 func (c config) takesQ() time.Duration {
-	return times(c.reps, c.calm+around+times(c.bigBacklog, perEvent+perRow))
+	return times(c.reps, c.calm+around+times(c.bigBacklog, perEvent))
 }
 
 func (c config) takesB() time.Duration {

@@ -47,7 +47,7 @@ func parse(args []string, usage io.Writer) (o options, err error) {
 	f.DurationVar(&o.flow, "flow", 6*time.Second, "`duration` of each variant of L")
 	f.DurationVar(&o.calm, "calm", 6*time.Second, "`duration` of Q's signups without backlog")
 	f.DurationVar(&o.pin, "pin", 5*time.Minute, "`duration` of each variant of B")
-	f.DurationVar(&o.peerPin, "peer-pin", 3*time.Minute, "`duration` of each variant of B for a peer")
+	f.DurationVar(&o.peerPin, "peer-pin", 150*time.Second, "`duration` of each variant of B for a peer")
 	f.IntVar(&o.backlog, "backlog", 500_000, "`events` that R drains")
 	f.IntVar(&o.bigBacklog, "big-backlog", 1_000_000, "`events` that Q drains")
 	f.IntVar(&o.peerBacklog, "peer-backlog", 50_000, "`events` that a peer drains in R, or as many as it manages in -peer-drain")

@@ -32,7 +32,7 @@ func (b *bench) rowR(ctx context.Context) error {
 					return err
 				}
 			}
-			rate, err := b.drainRate(ctx, m, sizes[i])
+			rate, err := b.drainRate(ctx, m, sizes[i], sizes[i]/warmShare)
 			rates[i] = append(rates[i], rate)
 			b.note("   %d/%d: %s %s msg/s", rep+1, b.reps, m.name, number(rate))
 			return err
@@ -55,13 +55,14 @@ func (b *bench) rowR(ctx context.Context) error {
 
 // manageable returns how many events a peer drains in the time it has.
 func (b *bench) manageable(ctx context.Context, m maker) (int, error) {
-	rate, err := b.drainRate(ctx, m, 1000)
-	return min(b.peerBacklog, max(1000, int(rate*b.peerDrain.Seconds()))), err
+	const probe = 1000
+	rate, err := b.drainRate(ctx, m, probe, 0)
+	return min(b.peerBacklog, max(probe, int(rate*b.peerDrain.Seconds()))), err
 }
 
-// drainRate fills a backlog and returns how many events per second leave it,
-// once the first have.
-func (b *bench) drainRate(ctx context.Context, m maker, n int) (rate float64, err error) {
+// drainRate fills a backlog and returns how many events per second leave it, once
+// at least warm of them have.
+func (b *bench) drainRate(ctx context.Context, m maker, n, warm int) (rate float64, err error) {
 	err = b.at(ctx, m, func(s *site, sys system) error {
 		if err := sys.fill(ctx, n); err != nil {
 			return err
@@ -69,16 +70,18 @@ func (b *bench) drainRate(ctx context.Context, m maker, n int) (rate float64, er
 		if _, err := b.admin.Exec(ctx, checkpointSQL); err != nil {
 			return err
 		}
-		before := b.usage(b.parties())
+		before, began := b.usage(b.parties()), time.Now()
 		err := b.profiled("R-"+m.name, func() error {
-			return relaying(ctx, sys, func() error {
-				if err := s.drained(ctx, n/warmShare); err != nil {
-					return err
-				}
-				began := time.Now()
-				gone, err := s.stored(ctx)
-				if err != nil {
-					return err
+			return relaying(ctx, sys, func() (err error) {
+				gone := 0
+				if warm > 0 {
+					if err := s.drained(ctx, warm); err != nil {
+						return err
+					}
+					began = time.Now()
+					if gone, err = s.stored(ctx); err != nil {
+						return err
+					}
 				}
 				err = s.drained(ctx, n)
 				rate = float64(n-gone) / time.Since(began).Seconds()
@@ -97,7 +100,7 @@ func (b *bench) drainRate(ctx context.Context, m maker, n int) (rate float64, er
 // needDrain makes sure that the rate of row R is known.
 func (b *bench) needDrain(ctx context.Context) (err error) {
 	if b.drain == 0 {
-		b.drain, err = b.drainRate(ctx, outboxMaker, b.backlog)
+		b.drain, err = b.drainRate(ctx, outboxMaker, b.backlog, b.backlog/warmShare)
 	}
 	return err
 }
@@ -117,8 +120,8 @@ func (b *bench) rowD(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	servers, drain := *b.servers, b.drain
-	b.servers.nats = relaxed
+	servers, config, drain := *b.servers, b.config, b.drain
+	b.servers.nats, b.config = relaxed, b.short()
 	if err = b.rowR(ctx); err == nil {
 		for i := range b.section().lines {
 			b.section().lines[i].goal = goal{} // that of a drain is for a broker that loses nothing
@@ -127,6 +130,6 @@ func (b *bench) rowD(ctx context.Context) error {
 		err = b.rowL(ctx)
 		b.section().method = "the broker at its **default sync interval of two minutes**. Drain: " + method + ". Latency: " + b.section().method
 	}
-	*b.servers, b.drain = servers, drain
+	*b.servers, b.config, b.drain = servers, config, drain
 	return errors.Join(err, relaxed.close())
 }

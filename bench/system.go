@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -88,12 +89,19 @@ func (o *ours) start(ctx context.Context) (func() error, error) {
 			return nil, err
 		}
 	}
-	relay, stop, err := o.run(ctx, func() {})
+	var led atomic.Bool
+	relay, stop, err := o.run(ctx, func() { led.Store(true) })
 	if err != nil {
 		return nil, errors.Join(err, leader.close())
 	}
 	o.relay = relay
-	return func() error { return errors.Join(stop(), leader.close()) }, nil
+	return func() error {
+		err := errors.Join(stop(), leader.close())
+		if o.leader && led.Load() {
+			err = errors.Join(err, errors.New("the replica that should stand by has led"))
+		}
+		return err
+	}, nil
 }
 
 // run runs a relay with connections of its own.
