@@ -31,11 +31,11 @@ verify: devstack modules build ## slower checks: modules, images, compose, fault
 	@cd bench && GOWORK=off $(TEST_ENV) go run $(GOTESTSUM) -- -count=1 ./...
 	@cd outbox && GOWORK=off $(TEST_ENV) go run $(GOTESTSUM) -- -count=1 -tags=verify -run=PgBouncer .
 
-bench: devstack ## measure the outbox against the limits of this machine (25 min); FLAGS=-quick for a look
-	@cd bench && GOWORK=off go run . -devstack $(DEVSTACK) -results RESULTS.md $(FLAGS)
+bench: build ## measure outbox and sagas against the limits of this machine (30 min); FLAGS=-rows=R,L for some rows
+	@cd bench && GOWORK=off go run . -devstack $(DEVSTACK) -bin $(CURDIR)/bin -results RESULTS.md $(FLAGS)
 
-bench-peers: devstack ## the same with River and Watermill beside it (50 min)
-	@cd bench && GOWORK=off go run . -devstack $(DEVSTACK) -results RESULTS.md -peers $(FLAGS)
+bench-peers: build ## the same with River and Watermill beside them (55 min)
+	@cd bench && GOWORK=off go run . -devstack $(DEVSTACK) -bin $(CURDIR)/bin -results RESULTS.md -peers $(FLAGS)
 
 chaos: devstack ## the fault matrix for as long as FLAGS say, e.g. FLAGS='-seed 7 -kills 1000 -signups 100000 -races 50000'
 	@cd devstack/e2e && GOWORK=off DEVSTACK_BIN=$(DEVSTACK) go test -count=1 -timeout=0 -run '^TestFaultMatrix$$' . $(FLAGS)
