@@ -11,7 +11,13 @@ import (
 // MigrateConfig is what the migrate subcommand needs.
 type MigrateConfig struct {
 	service.Common
+	ProviderConfig
 	DatabaseURL string `env:"STORAGE_DATABASE_URL,required" help:"the Storage database; migrate needs the role that owns the schema"`
+}
+
+// Validate implements what service.LoadConfig looks for.
+func (c MigrateConfig) Validate() []error {
+	return append(c.Common.Validate(), c.ProviderConfig.Validate()...)
 }
 
 // ProbeConfig is what the healthcheck subcommand needs.
@@ -24,7 +30,7 @@ type config struct {
 	MigrateConfig
 	ProbeConfig
 	Token            string        `env:"STORAGE_TOKEN,required" help:"bearer token of the internal listener"`
-	ProviderDir      string        `env:"PROVIDER_DIR,required" help:"directory of the members' storages"`
+	ProviderDir      string        `env:"PROVIDER_DIR" help:"directory of the members' storages; wanted by PROVIDER=fs"`
 	ProviderLedger   string        `env:"PROVIDER_LEDGER" help:"file to which effective creates and deletes are appended, for audits"`
 	ProviderTimeout  time.Duration `env:"PROVIDER_TIMEOUT" envDefault:"5s" help:"for one call of the provider"`
 	ProviderRate     float64       `env:"PROVIDER_RATE" envDefault:"3000" help:"calls of the provider per second, of all replicas together; 0 is unlimited"`
@@ -38,7 +44,10 @@ type config struct {
 
 // Validate implements what service.LoadConfig looks for.
 func (c config) Validate() []error {
-	errs := c.Common.Validate()
+	errs := c.MigrateConfig.Validate()
+	if c.Provider == "fs" && c.ProviderDir == "" {
+		errs = append(errs, errors.New("PROVIDER_DIR: required with PROVIDER=fs"))
+	}
 	if _, _, err := net.SplitHostPort(c.Addr); err != nil {
 		errs = append(errs, errors.New("STORAGE_HTTP_ADDR: must be host:port"))
 	}

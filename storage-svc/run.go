@@ -11,7 +11,6 @@ import (
 	"github.com/signup-saga/signup-saga/contract"
 	"github.com/signup-saga/signup-saga/service"
 	"github.com/signup-saga/signup-saga/storage-svc/internal/api"
-	"github.com/signup-saga/signup-saga/storage-svc/internal/provider"
 	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
 	"github.com/signup-saga/signup-saga/storage-svc/internal/store"
 )
@@ -27,7 +26,11 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout 
 			return serve(ctx, cfg, service.NewLogger(stdout, cfg.LogFormat, cfg.LogLevel))
 		}),
 		"migrate": service.With(func(cfg MigrateConfig, stdout io.Writer) error {
-			return program.Migrate(ctx, cfg.DatabaseURL, cfg.Common, service.NewLogger(stdout, cfg.LogFormat, cfg.LogLevel))
+			log := service.NewLogger(stdout, cfg.LogFormat, cfg.LogLevel)
+			if err := program.Migrate(ctx, cfg.DatabaseURL, cfg.Common, log); err != nil {
+				return err
+			}
+			return ensureBucket(ctx, cfg.ProviderConfig, log)
 		}),
 		"healthcheck": service.With(func(cfg ProbeConfig, _ io.Writer) error {
 			return service.HealthcheckAddr(ctx, cfg.Addr)
@@ -43,7 +46,7 @@ func serve(ctx context.Context, cfg config, log *slog.Logger) error {
 		return err
 	}
 	defer pool.Close()
-	p, err := assemble(cfg, pool, nc, log)
+	p, err := assemble(ctx, cfg, pool, nc, log)
 	if err != nil {
 		nc.Conn.Close()
 		return err
@@ -52,7 +55,7 @@ func serve(ctx context.Context, cfg config, log *slog.Logger) error {
 }
 
 // assemble puts the parts together: commands in, worker, replies out.
-func assemble(cfg config, pool *pgxpool.Pool, nc *service.NATS, log *slog.Logger) (*service.Process, error) {
+func assemble(ctx context.Context, cfg config, pool *pgxpool.Pool, nc *service.NATS, log *slog.Logger) (*service.Process, error) {
 	registry := prometheus.NewRegistry()
 	relays, wakeRelays, err := program.Relays(pool, nc, cfg.Common, registry, log)
 	if err != nil {
@@ -60,7 +63,7 @@ func assemble(cfg config, pool *pgxpool.Pool, nc *service.NATS, log *slog.Logger
 	}
 	st := store.New(pool, wakeRelays)
 	metrics := api.NewMetrics(registry, st)
-	prov, err := newProvider(cfg, st)
+	prov, err := newProvider(ctx, cfg, st)
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +78,7 @@ func assemble(cfg config, pool *pgxpool.Pool, nc *service.NATS, log *slog.Logger
 	health := service.NewHealth(map[string]func(context.Context) error{"postgres": pool.Ping})
 	server, err := listen(cfg, &api.API{
 		Store: st, Tokens: service.OneToken("service", cfg.Token), Health: health, Metrics: metrics,
-		Log: log, Timeout: cfg.DatabaseTimeout, Faults: cfg.Faults == "on",
+		Log: log, Timeout: cfg.DatabaseTimeout, Faults: cfg.Faults == "on", Requeue: handler.Requeue,
 	}, log)
 	if err != nil {
 		return nil, err
@@ -102,24 +105,6 @@ func signal(ch chan<- struct{}) func() {
 		default: // it is awake already
 		}
 	}
-}
-
-func newProvider(cfg config, st *store.Store) (provision.Provider, error) {
-	var ledger *provider.Ledger
-	if cfg.ProviderLedger != "" {
-		var err error
-		if ledger, err = provider.OpenLedger(cfg.ProviderLedger); err != nil {
-			return nil, err
-		}
-	}
-	files, err := provider.NewFS(cfg.ProviderDir, ledger)
-	if err != nil {
-		return nil, err
-	}
-	if cfg.Faults == "on" {
-		return &provider.Faulty{Provider: files, Load: st.Fault}, nil
-	}
-	return files, nil
 }
 
 func listen(cfg config, a *api.API, log *slog.Logger) (*service.Server, error) {
