@@ -101,8 +101,9 @@ func TestOlderPhysicalCopy(t *testing.T) {
 		b.pool.Close()
 		return nil
 	}
-	a := benchOf(t, testenv.Database(t, "copied", prepare), broker, "MEMBER_ESSENTIAL")
-	b := benchOf(t, testenv.Database(t, "copied", prepare), broker, "MEMBER_ESSENTIAL")
+	template := newID() // of this run of the test
+	a := benchOf(t, testenv.Database(t, template, prepare), broker, "MEMBER_ESSENTIAL")
+	b := benchOf(t, testenv.Database(t, template, prepare), broker, "MEMBER_ESSENTIAL")
 	_, stop := a.start(Hooks{})
 	lost := a.commit(3) // ids 6 to 8
 	a.published()
