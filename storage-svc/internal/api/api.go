@@ -12,6 +12,7 @@ import (
 
 	"github.com/signup-saga/signup-saga/service"
 	"github.com/signup-saga/signup-saga/storage-svc/internal/provider"
+	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
 	"github.com/signup-saga/signup-saga/storage-svc/internal/store"
 )
 
@@ -24,6 +25,8 @@ type API struct {
 	Log     *slog.Logger
 	Timeout time.Duration // of the database work of one request
 	Faults  bool          // serve /v1/faults
+	// Requeue applies a dead letter's message, see [provision.Handler.Requeue].
+	Requeue func(ctx context.Context, id string) error
 }
 
 // Handler returns the routes. All but the probes and metrics need a token.
@@ -40,6 +43,8 @@ func (a *API) Handler() http.Handler {
 		r.Use(a.Tokens.Require(service.RoleOperator))
 		r.Get("/v1/storages", a.adapt(a.listStorages))
 		r.Get("/v1/storages/{member_id}", a.adapt(a.getStorage))
+		r.Get("/v1/dead-letters", a.adapt(a.listDeadLetters))
+		r.Post("/v1/dead-letters/{id}/requeue", a.adapt(a.requeue))
 		if a.Faults {
 			r.Get("/v1/faults", a.adapt(a.getFaults))
 			r.Put("/v1/faults", a.adapt(a.putFaults))
@@ -61,7 +66,9 @@ func (a *API) adapt(h service.Handler) http.HandlerFunc {
 func problem(err error) *service.Problem {
 	switch {
 	case errors.Is(err, store.ErrNotFound):
-		return notFound("no such storage")
+		return notFound("no such resource")
+	case errors.Is(err, provision.ErrStillPoison):
+		return service.NewProblem(http.StatusConflict, "still_poison", "the message still cannot be applied; the dead letter stays")
 	case service.Unavailable(err):
 		p := service.NewProblem(http.StatusServiceUnavailable, "unavailable", "the database does not answer")
 		p.RetryAfter = time.Second

@@ -3,6 +3,7 @@ package api_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -33,6 +34,7 @@ type fixture struct {
 	t       *testing.T
 	pool    *pgxpool.Pool
 	store   *store.Store
+	inbox   *provision.Handler
 	handler http.Handler
 }
 
@@ -48,12 +50,13 @@ func open(t *testing.T, faults bool) *fixture {
 	}
 	t.Cleanup(pool.Close)
 	st := store.New(pool, nil)
+	h := &provision.Handler{Inbox: st, Wake: func() {}, Log: log}
 	a := &api.API{
 		Store: st, Tokens: service.OneToken("service", "secret"), Metrics: api.NewMetrics(prometheus.NewRegistry(), st), Log: log,
 		Health:  service.NewHealth(map[string]func(context.Context) error{"postgres": pool.Ping}),
-		Timeout: time.Second, Faults: faults,
+		Timeout: time.Second, Faults: faults, Requeue: h.Requeue,
 	}
-	return &fixture{t: t, pool: pool, store: st, handler: a.Handler()}
+	return &fixture{t: t, pool: pool, store: st, inbox: h, handler: a.Handler()}
 }
 
 func (f *fixture) call(method, path, token, body string) (status int, answer string) {
@@ -193,5 +196,124 @@ func TestListOfStorages(t *testing.T) {
 	}
 	if status, answer := f.call("GET", "/v1/storages", "", ""); status != 401 {
 		t.Errorf("without a token: %d %s", status, answer)
+	}
+}
+
+// deadLetters lists all ids, in pages of two.
+func (f *fixture) deadLetters() (ids []string, items []map[string]any) {
+	f.t.Helper()
+	cursor := ""
+	for range 100 {
+		status, answer := f.call("GET", "/v1/dead-letters?limit=2&cursor="+cursor, "secret", "")
+		var page struct {
+			Items      []map[string]any
+			NextCursor string `json:"next_cursor"`
+		}
+		if err := json.Unmarshal([]byte(answer), &page); status != 200 || err != nil {
+			f.t.Fatal(status, answer, err)
+		}
+		for _, item := range page.Items {
+			ids, items = append(ids, item["id"].(string)), append(items, item)
+		}
+		if cursor = page.NextCursor; cursor == "" {
+			break
+		}
+	}
+	return ids, items
+}
+
+func command(generation, body string) service.Message {
+	return service.Message{Subject: "signup.essential.storage.provision", Body: []byte(body), Headers: map[string][]string{
+		"ce-specversion": {"1.0"}, "ce-id": {"e1"}, "ce-source": {"/member-svc"}, "ce-type": {"storage.provision"},
+		"ce-subject": {member}, "ce-sagaid": {saga}, "ce-generation": {generation},
+	}}
+}
+
+func TestDeadLetters(t *testing.T) {
+	f := open(t, false)
+	for _, body := range []string{"{", "\xff\x00", "{", strings.Repeat("x", 5000)} {
+		if err := f.inbox.Handle(t.Context(), []service.Message{command("1", body)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ids, items := f.deadLetters()
+	if len(ids) != 3 {
+		t.Fatalf("%d dead letters, want three: %v", len(ids), ids)
+	}
+	if newest, oldest := items[0], items[2]; newest["body_bytes"] != 5000.0 || len(newest["body"].(string)) != 1024 || newest["generation"] != 1.0 ||
+		oldest["seen"] != 2.0 || oldest["saga_id"] != saga || oldest["reason"] == "" || oldest["headers"].(map[string]any)["ce-id"] == nil {
+		t.Errorf("newest %v, oldest %v", newest, oldest)
+	}
+	for _, c := range []struct {
+		method, path, token string
+		status              int
+		contains            string
+	}{
+		{"POST", "/v1/dead-letters/" + ids[0] + "/requeue", "", 401, "unauthorized"},
+		{"POST", "/v1/dead-letters/" + ids[0] + "/requeue", "secret", 409, "still_poison"},
+		{"POST", "/v1/dead-letters/" + strings.Repeat("0", 64) + "/requeue", "secret", 404, "not_found"},
+		{"POST", "/v1/dead-letters/x%00/requeue", "secret", 404, "not_found"},
+		{"GET", "/v1/dead-letters?cursor=x", "secret", 422, "/cursor"},
+		{"GET", "/v1/dead-letters?limit=0", "secret", 422, "/limit"},
+		{"GET", "/v1/dead-letters", "", 401, "unauthorized"},
+	} {
+		if status, answer := f.call(c.method, c.path, c.token, ""); status != c.status || !strings.Contains(answer, c.contains) {
+			t.Errorf("%s %s: %d %s", c.method, c.path, status, answer)
+		}
+	}
+	if again, _ := f.deadLetters(); !slices.Equal(again, ids) {
+		t.Errorf("a message that is still poison is gone: %v", again)
+	}
+}
+
+// A newer program understands what an older one put aside. Two click at once.
+func TestRequeue(t *testing.T) {
+	f := open(t, false)
+	if err := f.inbox.Handle(t.Context(), []service.Message{command("1", "{")}); err != nil {
+		t.Fatal(err)
+	}
+	_, err := f.pool.Exec(t.Context(), "UPDATE dead_letter SET body = $1",
+		[]byte(`{"member_id":"`+member+`","saga_id":"`+saga+`","generation":1,"quota_bytes":7}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids, _ := f.deadLetters()
+	path := "/v1/dead-letters/" + ids[0] + "/requeue"
+
+	// The transaction ends in the middle: nothing has happened.
+	if _, err := f.pool.Exec(t.Context(), "CREATE RULE kept AS ON DELETE TO dead_letter DO INSTEAD SELECT 1/0"); err != nil {
+		t.Fatal(err)
+	}
+	if status, answer := f.call("POST", path, "secret", ""); status == 204 {
+		t.Fatalf("%d %s", status, answer)
+	}
+	if _, err := f.store.Get(t.Context(), member); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("the command was applied, the dead letter kept: %v", err)
+	}
+	if _, err := f.pool.Exec(t.Context(), "DROP RULE kept ON dead_letter"); err != nil {
+		t.Fatal(err)
+	}
+
+	statuses := make(chan int)
+	for range 4 {
+		go func() {
+			r := httptest.NewRequest("POST", path, nil)
+			r.Header.Set("Authorization", "Bearer secret")
+			w := httptest.NewRecorder()
+			f.handler.ServeHTTP(w, r)
+			statuses <- w.Code
+		}()
+	}
+	got := []int{<-statuses, <-statuses, <-statuses, <-statuses}
+	slices.Sort(got)
+	if !slices.Equal(got, []int{204, 404, 404, 404}) {
+		t.Errorf("four clicks: %v", got)
+	}
+	s, err := f.store.Get(t.Context(), member)
+	if err != nil || s.Status != provision.Pending || s.Generation != 1 || s.QuotaBytes != 7 || s.Version != 1 {
+		t.Errorf("storage %+v, %v", s, err)
+	}
+	if ids, _ := f.deadLetters(); len(ids) != 0 {
+		t.Errorf("dead letters %v", ids)
 	}
 }

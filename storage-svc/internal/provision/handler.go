@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 
@@ -29,6 +30,9 @@ type DeadLetter struct {
 // Inbox is where the Handler puts commands, in one transaction per call.
 type Inbox interface {
 	Apply(ctx context.Context, commands []Command, dead []DeadLetter) error
+	// Requeue applies the command that parse finds in a dead letter's message,
+	// and deletes the letter, in one transaction.
+	Requeue(ctx context.Context, id string, parse func(service.Message) (Command, error)) error
 	// Defective reports whether err was caused by the data of a message, which
 	// repeating cannot cure.
 	Defective(err error) bool
@@ -61,6 +65,26 @@ func (h *Handler) Handle(ctx context.Context, batch []service.Message) error {
 		}
 	}
 	return nil
+}
+
+// ErrStillPoison says that a dead letter's message still cannot be applied.
+var ErrStillPoison = errors.New("still poison")
+
+// Requeue handles a dead letter's message as if it had just been delivered. The
+// letter stays if that fails, for example with [ErrStillPoison].
+func (h *Handler) Requeue(ctx context.Context, id string) error {
+	err := h.Inbox.Requeue(ctx, id, func(m service.Message) (Command, error) {
+		_, c, err := parse(m)
+		return c, err
+	})
+	if errors.Is(err, contract.ErrMalformed) || err != nil && h.Inbox.Defective(err) {
+		return fmt.Errorf("%w: %w", ErrStillPoison, err)
+	}
+	if err == nil {
+		h.Log.Info("dead letter applied", "fingerprint", id)
+		h.Wake()
+	}
+	return err
 }
 
 // apply stores a batch; with a defect, the messages go to the dead letters.

@@ -169,6 +169,10 @@ func (i *inbox) Apply(_ context.Context, c []provision.Command, d []provision.De
 	return nil
 }
 
+func (i *inbox) Requeue(context.Context, string, func(service.Message) (provision.Command, error)) error {
+	return nil
+}
+
 func (i *inbox) Defective(err error) bool { return errors.Is(err, errDefect) }
 
 func golden(t *testing.T, typ contract.Type) service.Message {

@@ -15,25 +15,19 @@ import (
 // transaction, with the replies that are due at once.
 func (s *Store) Apply(ctx context.Context, commands []provision.Command, dead []provision.DeadLetter) error {
 	err := outbox.InTx(ctx, s.tx, s.wake, func(tx pgx.Tx) error {
-		var events []outbox.Event
 		replies, err := applyCommands(ctx, tx, commands)
 		if err != nil {
 			return err
 		}
+		if err := bury(ctx, tx, dead); err != nil {
+			return err
+		}
 		for _, d := range dead {
-			if err := bury(ctx, tx, d); err != nil {
-				return err
-			}
 			if d.Reply != nil {
 				replies = append(replies, *d.Reply)
 			}
 		}
-		for _, r := range replies {
-			if events, err = appendReply(events, r); err != nil {
-				return err
-			}
-		}
-		return outbox.Append(ctx, tx, events...)
+		return appendReplies(ctx, tx, replies)
 	})
 	if err != nil {
 		return fmt.Errorf("apply commands: %w", err)
@@ -153,13 +147,4 @@ type storageColumns struct {
 func (c *storageColumns) add(s provision.Storage) {
 	c.id, c.saga, c.desired = append(c.id, s.MemberID), append(c.saga, s.SagaID), append(c.desired, string(s.Desired))
 	c.generation, c.quota, c.version = append(c.generation, s.Generation), append(c.quota, s.QuotaBytes), append(c.version, s.Version)
-}
-
-func bury(ctx context.Context, tx pgx.Tx, d provision.DeadLetter) error {
-	_, err := tx.Exec(ctx, `-- name: buryDeadLetter
-INSERT INTO dead_letter (fingerprint, subject, saga_id, generation, reason, headers, body)
-VALUES ($1, $2, NULLIF($3, '')::uuid, $4, $5, $6, $7)
-ON CONFLICT (fingerprint) DO UPDATE SET seen = dead_letter.seen + 1, last_seen = now()`,
-		d.Fingerprint, d.Subject, d.SagaID, d.Generation, d.Reason, d.Headers, d.Body)
-	return err
 }

@@ -45,8 +45,8 @@ func New(pool *pgxpool.Pool, wake func()) *Store {
 // suspended is how long a transaction may be silent: far longer than it lasts.
 const suspended = 5 * time.Second
 
-// ErrNotFound says that there is no such storage.
-var ErrNotFound = errors.New("storage not found")
+// ErrNotFound says that there is no such storage, or dead letter.
+var ErrNotFound = errors.New("not found")
 
 const columns = `member_id::text, saga_id::text, generation, desired, status, quota_bytes, attempts, outage_attempts,
 	next_attempt_at, lease_token::text, lease_until, last_error_class, last_error, version, created_at, updated_at`
@@ -73,7 +73,7 @@ func (s *Store) Finish(ctx context.Context, results []provision.Result) (stale i
 			return err
 		}
 		stale = len(results) - len(written)
-		var events []outbox.Event
+		var replies []provision.Reply
 		for _, r := range results {
 			next, ok := written[leaseOf(r)]
 			if !ok || r.Reply == nil {
@@ -82,12 +82,9 @@ func (s *Store) Finish(ctx context.Context, results []provision.Result) (stale i
 			if r.Reply.Type == contract.StorageAttemptFailed {
 				r.Reply.Data.NextAttemptAt = next
 			}
-			events, err = appendReply(events, *r.Reply)
-			if err != nil {
-				return err
-			}
+			replies = append(replies, *r.Reply)
 		}
-		return outbox.Append(ctx, tx, events...)
+		return appendReplies(ctx, tx, replies)
 	})
 	if err != nil {
 		return 0, fmt.Errorf("finish attempts: %w", err)
@@ -164,25 +161,29 @@ func (c *resultColumns) add(r provision.Result) {
 	c.errorClass, c.error = append(c.errorClass, r.Next.LastErrorClass), append(c.error, r.Next.LastError)
 }
 
-// appendReply makes an event of a reply, on the lane that the contract says,
-// with a new id: a repeated reply is a new event.
-func appendReply(events []outbox.Event, r provision.Reply) ([]outbox.Event, error) {
-	route, ok := contract.RouteOf(r.Type)
-	if !ok {
-		return nil, fmt.Errorf("no route for %q", r.Type)
+// appendReplies makes events of replies, on the lanes that the contract says,
+// with new ids: a repeated reply is a new event.
+func appendReplies(ctx context.Context, tx pgx.Tx, replies []provision.Reply) error {
+	events := make([]outbox.Event, len(replies))
+	for i, r := range replies {
+		route, ok := contract.RouteOf(r.Type)
+		if !ok {
+			return fmt.Errorf("no route for %q", r.Type)
+		}
+		id, err := uuid.NewV7()
+		if err != nil {
+			return fmt.Errorf("event id: %w", err)
+		}
+		payload, err := json.Marshal(r.Data)
+		if err != nil {
+			return fmt.Errorf("encode %s: %w", r.Type, err)
+		}
+		events[i] = outbox.Event{
+			Lane: string(route.Lane), ID: id.String(), Key: r.Data.MemberID, Type: string(r.Type), Payload: payload,
+			Headers: contract.Event{SagaID: r.Data.SagaID, Generation: r.Data.Generation}.Headers(),
+		}
 	}
-	id, err := uuid.NewV7()
-	if err != nil {
-		return nil, fmt.Errorf("event id: %w", err)
-	}
-	payload, err := json.Marshal(r.Data)
-	if err != nil {
-		return nil, fmt.Errorf("encode %s: %w", r.Type, err)
-	}
-	return append(events, outbox.Event{
-		Lane: string(route.Lane), ID: id.String(), Key: r.Data.MemberID, Type: string(r.Type), Payload: payload,
-		Headers: contract.Event{SagaID: r.Data.SagaID, Generation: r.Data.Generation}.Headers(),
-	}), nil
+	return outbox.Append(ctx, tx, events...)
 }
 
 // Defective implements provision.Inbox: data exceptions and violated constraints.

@@ -1,0 +1,69 @@
+package api
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/signup-saga/signup-saga/storage-svc/internal/store"
+)
+
+// deadLetter is one dead letter as this API shows it.
+type deadLetter struct {
+	ID         string          `json:"id"`
+	Subject    string          `json:"subject"`
+	SagaID     *string         `json:"saga_id,omitempty"`
+	Generation int64           `json:"generation,omitempty"`
+	Reason     string          `json:"reason"`
+	Headers    json.RawMessage `json:"headers"`
+	Body       string          `json:"body"` // its first KiB, as text
+	BodyBytes  int             `json:"body_bytes"`
+	Seen       int64           `json:"seen"`
+	FirstSeen  time.Time       `json:"first_seen"`
+	LastSeen   time.Time       `json:"last_seen"`
+}
+
+func viewDeadLetter(d store.DeadLetter) deadLetter {
+	return deadLetter{
+		ID: d.ID, Subject: d.Subject, SagaID: d.SagaID, Generation: d.Generation, Reason: d.Reason, Headers: d.Headers,
+		Body: strings.ToValidUTF8(string(d.Start), "�"), BodyBytes: d.Bytes,
+		Seen: d.Seen, FirstSeen: d.FirstSeen.UTC(), LastSeen: d.LastSeen.UTC(),
+	}
+}
+
+func (a *API) listDeadLetters(w http.ResponseWriter, r *http.Request) error {
+	cursor, limit, err := pageOf(r.URL.Query())
+	if err != nil {
+		return err
+	}
+	var after store.DeadLetter
+	if cursor != "" {
+		raw, _ := base64.RawURLEncoding.DecodeString(cursor)
+		at, id, _ := strings.Cut(string(raw), " ")
+		after.ID = id
+		if after.FirstSeen, err = time.Parse(time.RFC3339Nano, at); err != nil || !store.KnownID(id) {
+			return errCursor
+		}
+	}
+	found, err := a.Store.DeadLetters(r.Context(), after, limit+1)
+	if err != nil {
+		return err
+	}
+	return writePage(w, limit, found, viewDeadLetter, func(d store.DeadLetter) string {
+		return base64.RawURLEncoding.EncodeToString([]byte(d.FirstSeen.UTC().Format(time.RFC3339Nano) + " " + d.ID))
+	})
+}
+
+// requeue has a dead letter's message applied. Of two clicks the second finds
+// that it is gone.
+func (a *API) requeue(w http.ResponseWriter, r *http.Request) error {
+	if err := a.Requeue(r.Context(), chi.URLParam(r, "id")); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}

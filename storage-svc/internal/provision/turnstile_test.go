@@ -1,0 +1,42 @@
+package provision
+
+import (
+	"testing"
+	"time"
+)
+
+// Permits come in chunks and are used without writing the gate; a change of its
+// state makes them void.
+func TestPermitsInHand(t *testing.T) {
+	p := Policy{Rate: 1000}
+	admit := func(ts *turnstile) Claim {
+		c, wait, err := ts.admit(p, 16, time.Minute)
+		if err != nil || wait > 0 {
+			t.Fatal(wait, err)
+		}
+		return c
+	}
+	var ts turnstile
+	if _, wait, _ := ts.admit(p, 16, time.Minute); wait == 0 {
+		t.Error("admitted through a gate that was never seen")
+	}
+	ts.saw(Gate{Version: 1, State: GateClosed, Now: time.Now()})
+	c := admit(&ts)
+	if c.N != 16 || c.Next == nil || c.Next.Taken != 25 {
+		t.Fatalf("first claim %+v, want a chunk of 25", c)
+	}
+	if !ts.claimed(c, 16, *c.Next) {
+		t.Error("said that there is no more")
+	}
+	c = admit(&ts)
+	if c.N != 9 || c.Next != nil {
+		t.Errorf("second claim %+v, want the rest of the chunk", c)
+	}
+	if ts.claimed(c, 4, c.Was) {
+		t.Error("said that there is more")
+	}
+	ts.saw(Gate{Version: 3, State: GateClosed, Now: time.Now(), FilledAt: time.Now()})
+	if _, wait, _ := ts.admit(p, 16, time.Minute); wait == 0 {
+		t.Error("permits outlived an outage")
+	}
+}
