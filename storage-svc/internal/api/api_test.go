@@ -54,7 +54,7 @@ func open(t *testing.T, faults bool) *fixture {
 	a := &api.API{
 		Store: st, Tokens: service.OneToken("service", "secret"), Metrics: api.NewMetrics(prometheus.NewRegistry(), st), Log: log,
 		Health:  service.NewHealth(map[string]func(context.Context) error{"postgres": pool.Ping}),
-		Timeout: time.Second, Faults: faults, Requeue: h.Requeue,
+		Timeout: 10 * time.Second, Faults: faults, Requeue: h.Requeue,
 	}
 	return &fixture{t: t, pool: pool, store: st, inbox: h, handler: a.Handler()}
 }
@@ -92,6 +92,8 @@ func TestRoutes(t *testing.T) {
 		{"GET", "/livez", "", "", 200, "ok"},
 		{"GET", "/readyz", "", "", 200, "ready"},
 		{"GET", "/metrics", "", "", 200, "storage_pending 1"},
+		{"GET", "/metrics", "", "", 200, `storage_provider_gate{state="closed"} 1`},
+		{"GET", "/metrics", "", "", 200, `storage_provider_gate{state="half-open"} 0`},
 		{"GET", "/v1/storages/" + member, "", "", 401, "unauthorized"},
 		{"GET", "/v1/storages/" + member, "wrong", "", 401, "unauthorized"},
 		{"GET", "/v1/storages/" + member, "secret", "", 200, `"status":"pending"`},
@@ -294,7 +296,15 @@ func TestRequeue(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	statuses := make(chan int)
+	// All have read the letter before the first of them is done.
+	blocker, err := f.pool.Begin(t.Context())
+	if err == nil {
+		_, err = blocker.Exec(t.Context(), "LOCK TABLE storage")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	statuses := make(chan int, 4)
 	for range 4 {
 		go func() {
 			r := httptest.NewRequest("POST", path, nil)
@@ -303,6 +313,13 @@ func TestRequeue(t *testing.T) {
 			f.handler.ServeHTTP(w, r)
 			statuses <- w.Code
 		}()
+	}
+	testenv.Eventually(t, 8*time.Second, "four requests at the storage", func() (all bool) {
+		err := f.pool.QueryRow(t.Context(), "SELECT count(*) = 4 FROM pg_locks WHERE NOT granted AND relation = 'storage'::regclass AND database = (SELECT oid FROM pg_database WHERE datname = current_database())").Scan(&all)
+		return err == nil && all
+	})
+	if err := blocker.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 	got := []int{<-statuses, <-statuses, <-statuses, <-statuses}
 	slices.Sort(got)

@@ -53,6 +53,7 @@ var (
 	pendingDesc     = prometheus.NewDesc("storage_pending", "Storages that are not yet as desired.", nil, nil)
 	oldestDesc      = prometheus.NewDesc("storage_pending_idle_seconds", "Longest time since a pending storage was commanded or tried.", nil, nil)
 	deadLettersDesc = prometheus.NewDesc("storage_dead_letters", "Different messages put aside.", nil, nil)
+	gateDesc        = prometheus.NewDesc("storage_provider_gate", "1 for the state that the circuit breaker is in.", []string{"state"}, nil)
 )
 
 // waiting collects what the database knows.
@@ -62,7 +63,7 @@ type waiting struct {
 
 // Describe implements prometheus.Collector.
 func (c *waiting) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{pendingDesc, oldestDesc, deadLettersDesc} {
+	for _, d := range []*prometheus.Desc{pendingDesc, oldestDesc, deadLettersDesc, gateDesc} {
 		ch <- d
 	}
 }
@@ -71,8 +72,8 @@ func (c *waiting) Describe(ch chan<- *prometheus.Desc) {
 func (c *waiting) Collect(ch chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	gauge := func(d *prometheus.Desc, v float64) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v)
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
 	stats, err := c.store.Stats(ctx)
 	if err != nil {
@@ -82,4 +83,14 @@ func (c *waiting) Collect(ch chan<- prometheus.Metric) {
 	gauge(pendingDesc, float64(stats.Pending))
 	gauge(oldestDesc, stats.Oldest)
 	gauge(deadLettersDesc, float64(stats.DeadLetters))
+	gate, err := c.store.Gate(ctx)
+	if err != nil {
+		ch <- prometheus.NewInvalidMetric(gateDesc, err)
+		return
+	}
+	states := map[provision.GateState]float64{provision.GateClosed: 0, provision.GateOpen: 0, provision.GateHalfOpen: 0}
+	states[gate.State] = 1
+	for state, v := range states {
+		gauge(gateDesc, v, string(state))
+	}
 }
