@@ -25,6 +25,8 @@ type ProbeConfig struct {
 type Config struct {
 	MigrateConfig
 	ProbeConfig
+	ReconcileConfig
+	StuckConfig
 	HTTPAddr          string        `env:"MEMBER_HTTP_ADDR" envDefault:"127.0.0.1:8080" help:"public listener"`
 	AdminTokensFile   string        `env:"ADMIN_TOKENS_FILE,required" help:"lines name:role:sha256-hex; roles viewer, operator"`
 	IdempotencySecret string        `env:"IDEMPOTENCY_SECRET,required" help:"keys the fingerprints of requests and of names that are kept; at least 32 characters, the same in every replica; a new one frees those names"`
@@ -49,7 +51,7 @@ type Config struct {
 
 // Validate lists everything that is wrong.
 func (c Config) Validate() []error {
-	errs := c.Common.Validate()
+	errs := slices.Concat(c.Common.Validate(), c.ReconcileConfig.problems(), c.StuckConfig.problems())
 	require := func(ok bool, name, what string) {
 		if !ok {
 			errs = append(errs, fmt.Errorf("%s: %s", name, what))

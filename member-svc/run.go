@@ -36,6 +36,12 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout 
 		"healthcheck": service.With(func(cfg ProbeConfig, _ io.Writer) error {
 			return service.HealthcheckAddr(ctx, cfg.AdminAddr)
 		}),
+		"reconcile": service.With(func(cfg reconcileConfig, stdout io.Writer) error {
+			return reconcileOnce(ctx, cfg, stdout, false)
+		}),
+		"reconcile --dry-run": service.With(func(cfg reconcileConfig, stdout io.Writer) error {
+			return reconcileOnce(ctx, cfg, stdout, true)
+		}),
 	})
 }
 
@@ -68,7 +74,7 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	if err := addWorkers(p, cfg, pool, nc, st, metrics); err != nil {
+	if err := addWorkers(p, cfg, pool, nc, st, metrics, registry, wake); err != nil {
 		return err
 	}
 	handlers := &api.API{
@@ -101,8 +107,17 @@ func hashConfig(cfg Config) signup.HashConfig {
 	}
 }
 
+// loopFunc adds a worker that does something again and again, see [service.Loop];
+// consumeFunc adds one that consumes some subjects of a stream.
+type (
+	loopFunc    func(name string, every time.Duration, fn func(context.Context) (bool, error))
+	consumeFunc func(producer contract.Service, lane contract.Lane, durable string, subjects []string, handle func(context.Context, []service.Message) error)
+)
+
 // addWorkers adds everything that goes on beside the requests.
-func addWorkers(p *service.Process, cfg Config, pool *pgxpool.Pool, nc *service.NATS, st *store.Store, metrics *api.Metrics) error {
+func addWorkers(p *service.Process, cfg Config, pool *pgxpool.Pool, nc *service.NATS, st *store.Store, metrics *api.Metrics,
+	registry prometheus.Registerer, wake func(),
+) error {
 	mailer, err := welcome.New(welcome.Config{
 		Addr: cfg.SMTPAddr, From: cfg.MailFrom, MaxAttempts: cfg.MailMaxAttempts, MaxAge: cfg.MailMaxAge, Observe: metrics.Mail, Log: p.Log,
 	}, pool)
@@ -140,7 +155,7 @@ func addWorkers(p *service.Process, cfg Config, pool *pgxpool.Pool, nc *service.
 		return n == forgetBatch, err
 	})
 	loop("gauges", 5*time.Second, func(ctx context.Context) (bool, error) { return false, metrics.Refresh(ctx, st) })
-	return nil
+	return addWatchers(cfg, pool, registry, wake, p.Log, loop, consume)
 }
 
 // Batches small enough for short transactions.

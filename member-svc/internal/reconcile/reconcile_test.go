@@ -350,6 +350,31 @@ func TestWithdrawWinsEveryRace(t *testing.T) {
 	}
 }
 
+// A saga that goes on between our look and our write is not commanded.
+func TestCommandIsGuardedByTheVersion(t *testing.T) {
+	f := open(t, 100)
+	f.member("mina", saga.Ready)
+	f.settle()
+	other, err := f.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.Exec(t.Context(), "-- name: goOn\nUPDATE signup_saga SET state = 'needs_attention', error_class = 'generation_ahead', version = version + 1"); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan reconcile.Report, 1)
+	go func() { report, _ := f.Run(context.Background(), 0); done <- report }()
+	testenv.Eventually(t, 10*time.Second, "the run to wait for the other transaction", func() bool {
+		return storetest.Count(t, f.pool, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'") == 1
+	})
+	if err := other.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if report := <-done; report.Stranded != 1 || report.CommandedAgain != 0 || f.sent() != "" {
+		t.Errorf("%+v, sent %s", report, f.sent())
+	}
+}
+
 func TestCommandIsOneTransaction(t *testing.T) {
 	f := open(t, 100)
 	f.member("mina", saga.Ready)

@@ -1,0 +1,144 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/signup-saga/signup-saga/contract"
+	"github.com/signup-saga/signup-saga/member-svc/internal/reconcile"
+	"github.com/signup-saga/signup-saga/member-svc/internal/stuck"
+	"github.com/signup-saga/signup-saga/service"
+)
+
+// ReconcileConfig configures the comparison of members with storages.
+type ReconcileConfig struct {
+	StorageURL          string        `env:"STORAGE_URL" help:"internal listener of storage-svc, http://host:port; without it nothing is reconciled"`
+	StorageToken        string        `env:"STORAGE_CLIENT_TOKEN" help:"the STORAGE_TOKEN of storage-svc"`
+	ReconcileInterval   time.Duration `env:"RECONCILE_INTERVAL" envDefault:"10m" help:"from one reconciliation to the next"`
+	ReconcileMinAge     time.Duration `env:"RECONCILE_MIN_AGE" envDefault:"10m" help:"signups that settled, or were commanded, less than that ago are left alone"`
+	ReconcileMaxRepairs int           `env:"RECONCILE_MAX_REPAIRS" envDefault:"1000" help:"most disagreements that one reconciliation acts on"`
+}
+
+func (c ReconcileConfig) problems() (errs []error) {
+	if c.StorageURL != "" {
+		if err := stuck.CheckURL(c.StorageURL); err != nil {
+			errs = append(errs, fmt.Errorf("STORAGE_URL: %w", err))
+		}
+	}
+	if c.ReconcileInterval <= 0 || c.ReconcileMinAge < 0 || c.ReconcileMaxRepairs < 1 {
+		errs = append(errs, errors.New("RECONCILE_INTERVAL, RECONCILE_MIN_AGE, RECONCILE_MAX_REPAIRS: must be positive"))
+	}
+	return errs
+}
+
+func (c ReconcileConfig) reconciler(pool *pgxpool.Pool, wake func(), log *slog.Logger) *reconcile.Reconciler {
+	return reconcile.New(reconcile.Config{MinAge: c.ReconcileMinAge, MaxRepairs: c.ReconcileMaxRepairs, Wake: wake, Log: log},
+		pool, reconcile.NewStorages(c.StorageURL, c.StorageToken))
+}
+
+// StuckConfig configures the calls for a person.
+type StuckConfig struct {
+	StuckAfter         time.Duration `env:"STUCK_AFTER" envDefault:"15m" help:"after which an unanswered signup is told of with signup.stuck"`
+	WebhookURL         string        `env:"STUCK_WEBHOOK_URL" help:"receives each signup.stuck; without it nothing is sent"`
+	WebhookSecret      string        `env:"STUCK_WEBHOOK_SECRET" help:"signs them as standardwebhooks.com says: whsec_ and 24 to 64 bytes in base64"`
+	WebhookMaxAttempts int           `env:"STUCK_WEBHOOK_MAX_ATTEMPTS" envDefault:"20" help:"posts of one signup.stuck"`
+	WebhookMaxAge      time.Duration `env:"STUCK_WEBHOOK_MAX_AGE" envDefault:"24h" help:"after which an unsent signup.stuck is dropped"`
+}
+
+func (c StuckConfig) problems() (errs []error) {
+	if c.StuckAfter <= 0 {
+		errs = append(errs, errors.New("STUCK_AFTER: must be positive"))
+	}
+	if c.WebhookMaxAttempts < 1 || c.WebhookMaxAge <= 0 {
+		errs = append(errs, errors.New("STUCK_WEBHOOK_MAX_ATTEMPTS, STUCK_WEBHOOK_MAX_AGE: must be positive"))
+	}
+	if c.WebhookURL != "" {
+		if err := stuck.CheckURL(c.WebhookURL); err != nil {
+			errs = append(errs, fmt.Errorf("STUCK_WEBHOOK_URL: %w", err))
+		}
+		if _, err := stuck.ParseSecret(c.WebhookSecret); err != nil {
+			errs = append(errs, fmt.Errorf("STUCK_WEBHOOK_SECRET: %w", err))
+		}
+	}
+	return errs
+}
+
+// reconcileConfig is the configuration of the reconcile subcommand.
+type reconcileConfig struct {
+	MigrateConfig
+	ReconcileConfig
+}
+
+// Validate lists everything that is wrong.
+func (c reconcileConfig) Validate() []error {
+	errs := append(c.Common.Validate(), c.problems()...)
+	if c.StorageURL == "" {
+		errs = append(errs, errors.New("STORAGE_URL: required"))
+	}
+	return errs
+}
+
+// reconcileOnce is the reconcile subcommand: it prints a report, and fails if anything
+// is or was wrong.
+func reconcileOnce(ctx context.Context, cfg reconcileConfig, stdout io.Writer, dry bool) error {
+	log := service.NewLogger(io.Discard, cfg.LogFormat, cfg.LogLevel)
+	pool, err := service.OpenPool(ctx, cfg.DatabaseURL, log)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	if err := service.WaitMigrated(ctx, pool, log, program.Migrations...); err != nil {
+		return err
+	}
+	r := cfg.reconciler(pool, nil, log)
+	run := func(ctx context.Context) (reconcile.Report, error) { return r.Run(ctx, 0) }
+	if dry {
+		run = r.DryRun
+	}
+	report, err := run(ctx)
+	if err != nil {
+		return err
+	}
+	if err := report.Write(stdout); err != nil {
+		return err
+	}
+	return report.Err()
+}
+
+// addWatchers adds what looks after signups that do not go on by themselves.
+func addWatchers(cfg Config, pool *pgxpool.Pool, registry prometheus.Registerer, wake func(), log *slog.Logger, loop loopFunc, consume consumeFunc) error {
+	loop("notices of stuck signups", min(max(cfg.StuckAfter/10, time.Second), 10*time.Second), stuck.Notices(pool, cfg.StuckAfter, wake))
+	if cfg.WebhookURL != "" {
+		posts := prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "member_webhooks_total", Help: "Notices of stuck signups by result: sent, delayed, dropped, expired.",
+		}, []string{"result"})
+		webhook, err := stuck.NewWebhook(stuck.WebhookConfig{
+			URL: cfg.WebhookURL, Secret: cfg.WebhookSecret, MaxAttempts: cfg.WebhookMaxAttempts, MaxAge: cfg.WebhookMaxAge, Log: log,
+			Observe: func(result string, n int) { posts.WithLabelValues(result).Add(float64(n)) },
+		}, pool)
+		if err != nil {
+			return err
+		}
+		if err := registry.Register(posts); err != nil {
+			return err
+		}
+		consume(contract.Member, contract.NonEssential, "member-webhook", []string{contract.SubjectPrefix(contract.NonEssential) + string(contract.SignupStuck)}, webhook.Queue)
+		loop("webhooks", time.Second, webhook.Work)
+	}
+	if cfg.StorageURL == "" {
+		return nil
+	}
+	gauges, err := reconcile.NewGauges(registry)
+	if err != nil {
+		return err
+	}
+	loop("reconciliation", min(cfg.ReconcileInterval, 5*time.Second), cfg.reconciler(pool, wake, log).Schedule(cfg.ReconcileInterval, gauges))
+	return nil
+}
