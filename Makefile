@@ -2,6 +2,7 @@
 
 GOTESTSUM     := gotest.tools/gotestsum@v1.13.0
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+VERSITYGW     := github.com/versity/versitygw/cmd/versitygw@v1.8.0
 
 WORKSPACE := contract outbox outbox/outboxotel outbox/outboxprom service member-svc storage-svc devstack devstack/testenv
 MODULES   := $(WORKSPACE) devstack/e2e bench
@@ -12,9 +13,10 @@ COMPILER     := $(shell command -v $(firstword $(shell go env CC)) 2>/dev/null)
 RACE         := $(if $(COMPILER),-race)
 # The race detector needs cgo, and cgo needs a C compiler.
 TEST_ENV     := DEVSTACK_BIN=$(DEVSTACK) CGO_ENABLED=$(if $(COMPILER),1,0)
+GATEWAY_ENV  := VERSITYGW_BIN=$(CURDIR)/bin/versitygw
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test verify chaos bench bench-peers modules lint build devstack up down clean
+.PHONY: help demo test verify chaos bench bench-peers modules lint build devstack versitygw up down clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,10 +28,11 @@ test: devstack ## all tests but the slow ones, with the race detector
 	@$(if $(COMPILER),,echo "No C compiler found: the tests run without the race detector.")
 	@$(TEST_ENV) go run $(GOTESTSUM) -- -count=1 $(RACE) work
 
-verify: devstack modules build ## slower checks: modules, images, compose, fault tests (wants npm, and PgBouncer or apt-get)
-	@cd devstack/e2e && GOWORK=off $(TEST_ENV) go run $(GOTESTSUM) -- -count=1 -timeout=20m ./...
+verify: devstack modules build versitygw ## slower checks: modules, images, compose, fault tests (wants npm, and PgBouncer or apt-get)
+	@cd devstack/e2e && GOWORK=off $(TEST_ENV) $(GATEWAY_ENV) go run $(GOTESTSUM) -- -count=1 -timeout=20m ./...
 	@cd bench && GOWORK=off $(TEST_ENV) go run $(GOTESTSUM) -- -count=1 ./...
 	@cd outbox && GOWORK=off $(TEST_ENV) go run $(GOTESTSUM) -- -count=1 -tags=verify -run=PgBouncer .
+	@cd storage-svc && GOWORK=off $(TEST_ENV) $(GATEWAY_ENV) go run $(GOTESTSUM) -- -count=1 $(RACE) -tags=verify -run=Versity ./internal/provider
 
 bench: build ## measure outbox and sagas against the limits of this machine (30 min); FLAGS=-rows=R,L for some rows
 	@cd bench && GOWORK=off go run . -devstack $(DEVSTACK) -bin $(CURDIR)/bin -results RESULTS.md $(FLAGS)
@@ -60,6 +63,9 @@ build: ## bin/member-svc, bin/storage-svc, bin/devstack
 
 devstack:
 	@cd devstack && $(GO_BUILD) -buildvcs=false -o $(DEVSTACK) .
+
+versitygw: # the object store of the containers, for the tests
+	@GOBIN=$(CURDIR)/bin CGO_ENABLED=0 go install $(VERSITYGW)
 
 up: ## the containers: docker compose up
 	docker compose up --build --detach --wait

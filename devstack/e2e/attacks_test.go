@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -202,4 +204,68 @@ func (w *world) attempts() (sum int, err error) {
 		}
 	}
 	return sum, nil
+}
+
+// leaveSometimes lets one in ten leave after a while.
+func (w *world) leaveSometimes(ctx context.Context, p person) error {
+	if rand.N(10) != 0 {
+		return nil
+	}
+	<-time.After(rand.N(2 * time.Second))
+	return w.people.leave(ctx, p)
+}
+
+// leaveAtOnce has a person leave at some moment of the provisioning.
+func (w *world) leaveAtOnce(ctx context.Context, p person) error {
+	<-time.After(rand.N(60 * time.Millisecond))
+	err := w.people.leave(ctx, p)
+	if err == nil {
+		w.fired("withdrawal while provisioning")
+	}
+	return err
+}
+
+// pauseWorker freezes a storage service in the middle of its calls, lets the other one take the storages away when the leases
+// have run out, and wakes the first one up: what it is about to create must not come into being. Of each call that is woken,
+// chance decides whether it goes on or finds that its time is over, hence several.
+func (w *world) pauseWorker() {
+	w.t.Helper()
+	const kind, together = "worker paused past its lease", 12
+	w.plan(kind, 1)
+	c := w.people
+	if err := errors.Join(w.do("stop", "storage-2", ""), w.fault("slow", 1, 700)); err != nil {
+		w.t.Fatal(err)
+	}
+	<-time.After(faultSettles)
+	var people []person
+	for range together {
+		p, err := c.signUp(w.t.Context(), false)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		people = append(people, p)
+	}
+	leased := func() int {
+		return w.count("STORAGE_DATABASE_URL", "SELECT count(*) FROM storage WHERE lease_token IS NOT NULL")
+	}
+	eventually(w.t, healLimit, "calls to begin", func() bool { return leased() > together/2 })
+	if err := w.do("pause", "storage", ""); err != nil {
+		w.t.Fatal(err)
+	}
+	w.exec("STORAGE_DATABASE_URL", "UPDATE provider_fault SET mode = 'none'")
+	caught := leased()
+	for _, p := range people {
+		if err := c.leave(w.t.Context(), p); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	w.operate("start", "storage-2")
+	eventually(w.t, healLimit, "the storages to be taken away", func() bool {
+		return w.count("MEMBER_DATABASE_URL", "SELECT count(*) FROM signup_saga WHERE state = 'withdrawing'") == 0
+	})
+	w.operate("resume", "storage")
+	refused := regexp.MustCompile(`storage_attempt_seconds_count\{desired="present",result="rejected"\} [1-9]`)
+	eventually(w.t, healLimit, "a call that was woken to be refused", func() bool { return refused.MatchString(metrics(w.t, w.env["STORAGE_URL"])) })
+	w.progress("%d calls were frozen past their leases", caught)
+	w.fired(kind)
 }

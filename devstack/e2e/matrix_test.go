@@ -21,34 +21,43 @@ var (
 	rounds     = flag.Int("rounds", 1, "times that broker, database, links and provider are attacked")
 	races      = flag.Int("races", 2000, "withdrawals that race with the provisioning")
 	signups    = flag.Int("signups", 0, "least number of acknowledged signups")
-	reportFile = flag.String("report", "", "write the result as JSON to this file")
+	pending    = flag.Int("pending", 2000, "signups that wait for a provider in its outage")
+	outageTime = flag.Duration("outage", 20*time.Second, "length of that outage")
+	open       = flag.Int("open", 500, "signups that are open when the broker is wiped while the storage service is down")
+	reportDir  = flag.String("report", "", "write the results as JSON into this folder")
 )
 
 // TestFaultMatrix attacks a system of two replicas each, from all sides, while people sign up and leave, and judges what is left.
 func TestFaultMatrix(t *testing.T) {
 	w := startWorld(t, *seed)
 	w.progress("the system is up; seed %d", *seed)
-	w.attack("services die", false, nil, w.killServices)
+	w.attack("services die", false, w.leaveSometimes, w.killServices)
 	for range *rounds {
-		w.attack("the broker dies and freezes", true, nil, w.stopBroker)
-		w.attack("the broker loses data", true, nil, w.loseBroker)
-		w.attack("Postgres dies", false, nil, w.stopPostgres)
-		w.attack("links to storage and NATS fail", true, nil, func() error { return w.breakLinks("storage:nats", "storage:postgres", "member:nats") })
-		w.attack("links to members fail", false, nil, func() error { return w.breakLinks("member:postgres", "client:member", "client:member-2") })
-		w.attack("the provider misbehaves", true, nil, w.misbehave)
+		w.attack("the broker dies and freezes", true, w.leaveSometimes, w.stopBroker)
+		w.attack("the broker loses data", true, w.leaveSometimes, w.loseBroker)
+		w.attack("Postgres dies", false, w.leaveSometimes, w.stopPostgres)
+		w.attack("links to storage and NATS fail", true, w.leaveSometimes, func() error { return w.breakLinks("storage:nats", "storage:postgres", "member:nats") })
+		w.attack("links to members fail", false, w.leaveSometimes, func() error { return w.breakLinks("member:postgres", "client:member", "client:member-2") })
+		w.attack("the provider misbehaves", true, w.leaveSometimes, w.misbehave)
 	}
+	w.plan("withdrawal while provisioning", *races)
+	before := w.tries.left.Load()
+	w.attack("people leave at once", true, w.leaveAtOnce, func() error {
+		return w.await(func() bool { return int(w.tries.left.Load()-before) >= *races })
+	})
+	w.pauseWorker()
 	if missing := *signups - int(w.tries.acknowledged.Load()); missing > 0 {
 		w.attack("more people sign up", true, nil, func() error { return w.await(func() bool { return int(w.tries.acknowledged.Load()) >= *signups }) })
 	}
 	w.judge()
 }
 
-// await polls without a limit of its own: go test has one.
+// await polls without a limit of its own: go test has one. It gives up with the load.
 func (w *world) await(cond func() bool) error {
 	for !cond() {
 		select {
-		case <-w.t.Context().Done():
-			return w.t.Context().Err()
+		case <-w.load.spoilt:
+			return errors.New("the clients have given up")
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
@@ -86,6 +95,10 @@ type killer struct {
 }
 
 func (w *world) killServices() error {
+	// Storage has news for its non-essential lane only when attempts fail.
+	if err := w.fault("flaky", 0.1, 0); err != nil {
+		return err
+	}
 	var services sync.WaitGroup
 	errs := make([]error, 2)
 	for i, service := range []string{"member", "storage"} {
@@ -94,7 +107,7 @@ func (w *world) killServices() error {
 		services.Go(func() { errs[i] = k.run() })
 	}
 	services.Wait()
-	return errors.Join(errs...)
+	return errors.Join(errors.Join(errs...), w.fault("none", 0, 0))
 }
 
 // draw picks the points: each kind in turn, in random order.
@@ -154,47 +167,58 @@ func (k *killer) attack(replica string) error {
 		k.todo = k.todo[1:]
 		k.open++
 		k.mu.Unlock()
-		if err := k.killAt(replica, point); err != nil {
-			return err
-		}
+		err := k.killAt(replica, point)
 		k.mu.Lock()
 		k.open--
 		k.mu.Unlock()
-	}
-}
-
-func (k *killer) killAt(replica, point string) error {
-	const limit = 45 * time.Second // a leader that died is replaced after 6 s, what it had fetched is delivered again after 30
-	if err := k.do("kill", replica, ""); err != nil {
-		return err
-	}
-	log := filepath.Join(k.dir, "log", replica+".log")
-	name, _, _ := strings.Cut(point, ":")
-	seen, err := occurrences(log, "point="+name)
-	if err != nil {
-		return err
-	}
-	armed := k.do("start", replica, point) // fails if the point is reached before the service is ready
-	deadline := time.Now().Add(limit)
-	for {
-		state, err := k.look(replica)
 		if err != nil {
 			return err
 		}
-		if state == "died" {
-			break
+	}
+}
+
+// killAt arms a replica and sees it die. One that waits for a lane which the other one leads, while that one waits for the lane
+// which this one leads, would wait for ever: it is started again after a while, which hands its lane over.
+func (k *killer) killAt(replica, point string) error {
+	const tries = 8
+	log := filepath.Join(k.dir, "log", replica+".log")
+	name, _, _ := strings.Cut(point, ":")
+	for range tries {
+		if err := k.do("kill", replica, ""); err != nil {
+			return err
 		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("%s has not come to %s within %s: %w", replica, point, limit, armed)
+		seen, err := occurrences(log, "point="+name)
+		if err != nil {
+			return err
+		}
+		_ = k.do("start", replica, point) // fails if the point is reached before the service is ready
+		dead, err := k.dies(replica, 8*time.Second+rand.N(4*time.Second))
+		if err != nil {
+			return err
+		}
+		if !dead {
+			continue
+		}
+		if now, err := occurrences(log, "point="+name); err != nil || now != seen+1 {
+			return errors.Join(err, fmt.Errorf("%s died, but not at %s", replica, point))
+		}
+		k.fired(kindOf(k.service, point))
+		return nil
+	}
+	return fmt.Errorf("%s has not come to %s in %d tries", replica, point, tries)
+}
+
+// dies waits for the end of a replica that nobody asked for. A leader that died is replaced after six seconds.
+func (k *killer) dies(replica string, within time.Duration) (bool, error) {
+	deadline := time.Now().Add(within)
+	for time.Now().Before(deadline) {
+		state, err := k.look(replica)
+		if err != nil || state == "died" {
+			return err == nil, err
 		}
 		<-time.After(20 * time.Millisecond)
 	}
-	now, err := occurrences(log, "point="+name)
-	if err != nil || now != seen+1 {
-		return errors.Join(err, fmt.Errorf("%s died, but not at %s: %w", replica, point, armed))
-	}
-	k.fired(kindOf(k.service, point))
-	return nil
+	return false, nil
 }
 
 func occurrences(file, text string) (int, error) {

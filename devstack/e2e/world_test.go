@@ -36,11 +36,14 @@ var (
 // happens is counted.
 type world struct {
 	*stack
-	rand  *rand.Rand // of the attack's plan; used by one goroutine
-	book  *book
-	tries tries
-	links map[string]*proxy // "member:nats", …, and "client:member" for each replica
-	began time.Time
+	rand   *rand.Rand // of the attack's plan; used by one goroutine
+	book   *book
+	tries  tries
+	people *client           // goes to all replicas, through their proxies
+	load   *load             // of the attack that goes on
+	links  map[string]*proxy // "member:nats", …, and "client:member" for each replica
+	began  time.Time
+	rate   int // signups per second
 
 	mu       sync.Mutex
 	faults   []oracle.Fault
@@ -64,7 +67,7 @@ func startWorld(t testing.TB, seed uint64, variables ...string) *world {
 	s.choosePorts()
 	w := &world{
 		stack: s, rand: rand.New(rand.NewPCG(seed, 0)), book: newBook(t), links: map[string]*proxy{}, canaries: map[string]bool{},
-		began: time.Now(),
+		began: time.Now(), rate: *rate,
 	}
 	flags := []string{"--members", strconv.Itoa(len(members)), "--storages", strconv.Itoa(len(storages))}
 	for _, service := range []string{"member", "storage"} {
@@ -74,23 +77,17 @@ func startWorld(t testing.TB, seed uint64, variables ...string) *world {
 			flags = append(flags, "--via", link+"="+w.links[link].addr())
 		}
 	}
+	var bases []string
 	for _, replica := range members {
 		w.links["client:"+replica] = startProxy(t, loopback(s.ports[replica]))
+		bases = append(bases, "http://"+w.links["client:"+replica].addr())
 	}
+	w.people = newClient(w.book, &w.tries, bases...)
 	s.start(append(slices.Clone(quick), variables...), flags...)
 	return w
 }
 
 func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
-
-// client returns a client that goes to all replicas through their proxies.
-func (w *world) client() *client {
-	var bases []string
-	for _, replica := range members {
-		bases = append(bases, "http://"+w.links["client:"+replica].addr())
-	}
-	return newClient(w.book, &w.tries, bases...)
-}
 
 // plan says how often a kind of fault is going to happen; fired, that it has happened.
 func (w *world) plan(kind string, times int) { w.tally(kind, times, 0) }
@@ -114,9 +111,9 @@ func (w *world) attack(name string, strict bool, then func(context.Context, pers
 	w.t.Helper()
 	began := time.Now()
 	acknowledged, retried, refused, failed := w.tries.acknowledged.Load(), w.tries.retried.Load(), w.tries.refused.Load(), w.tries.failed.Load()
-	load := w.client().start(*rate, 16, then)
+	w.load = w.people.start(w.rate, 16, then)
 	err := do()
-	if err := errors.Join(err, load.end()); err != nil {
+	if err := errors.Join(err, w.load.end()); err != nil {
 		w.t.Errorf("%s: %v", name, err)
 	}
 	p := phase{
@@ -152,7 +149,10 @@ func (w *world) putCanaries() {
 			w.t.Error(err)
 		}
 	}
-	// Whoever has left meanwhile must not be left with the file that was put in after the storage's end.
+	// A storage may have ended meanwhile, and the file come in after that. The ledger tells of the end before the data go.
+	if effects, err = oracle.ReadLines[oracle.Effect](w.env["PROVIDER_LEDGER"]); err != nil {
+		w.t.Error(err)
+	}
 	for _, e := range effects {
 		if e.Op == "delete" {
 			path := filepath.Join(oracle.StorageDir(w.env["PROVIDER_DIR"], e.MemberID), oracle.CanaryFile)
@@ -261,12 +261,12 @@ func (w *world) report(e oracle.Evidence, verdicts []oracle.Verdict) {
 	}
 	w.progress("seed %d: acknowledged %d, failed %d, left %d, lost %d, doubles %d, orphans %d, zombies %d; %v",
 		r.Seed, r.Acknowledged, r.Failed, r.Left, r.Lost, r.Doubles, r.Orphans, r.Zombies, r.States)
-	if *reportFile == "" {
+	if *reportDir == "" {
 		return
 	}
 	text, err := json.MarshalIndent(r, "", "  ")
 	if err == nil {
-		err = os.WriteFile(*reportFile, append(text, '\n'), 0o600)
+		err = os.WriteFile(filepath.Join(*reportDir, w.t.Name()+".json"), append(text, '\n'), 0o600)
 	}
 	if err != nil {
 		w.t.Error(err)

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 )
 
 // Canary is part of every name, address and password that the clients of a test use. Nobody but the Member database may hold it.
@@ -39,8 +40,9 @@ type Line struct {
 
 // Effect is one line of the provider's ledger: something that changed there.
 type Effect struct {
-	Op       string `json:"op"` // create or delete
-	MemberID string `json:"member_id"`
+	Op       string    `json:"op"` // create or delete
+	MemberID string    `json:"member_id"`
+	At       time.Time `json:"at"`
 }
 
 // Member is a row of the Member database with its saga and its mail.

@@ -149,7 +149,7 @@ func (s *Stack) memberEnv() []string {
 		"ADMIN_TOKENS_FILE="+s.tokensFile(),
 		"IDEMPOTENCY_SECRET="+s.settings.secret("idempotency"),
 		"SMTP_ADDR="+loopback(s.settings.Ports[smtpName]),
-		"SIGNUP_RATE_PER_MINUTE=1000000") // everyone comes from the same address
+		"SIGNUP_RATE_PER_MINUTE=1000000", "SESSION_RATE_PER_MINUTE=1000000") // everyone comes from the same address
 	if s.options.CheapHash {
 		env = append(env, "HASH_MEMORY_KIB=64", "HASH_TIME=1")
 	}

@@ -1,0 +1,149 @@
+package e2e
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// guard is a part of the code on which a promise rests, with the mutation that removes it and the test that must turn red then.
+type guard struct {
+	promise  string
+	file     string // in the repository
+	old, new string // the mutation; old occurs once
+	pkg      string // module and package of the test
+	test     string
+}
+
+var guards = []guard{
+	{"a batch names the sequence that it expects", "outbox/stream.go",
+		"msgs[0].Header.Set(jetstream.ExpectedLastSeqHeader, strconv.FormatUint(expected, 10))", "_ = strconv.FormatUint(expected, 10)",
+		"outbox .", "TestPausedLeaderCannotPublishWhatAnotherPublished"},
+	{"only the author of a checkpoint writes the next", "outbox/checkpoint.go",
+		"WHERE n = $1 AND ($8::uuid IS NULL OR leader = $8::uuid)", "WHERE n = $1 AND ($8::uuid IS NULL OR true)",
+		"outbox .", "TestCheckpointNeedsItsPredecessorFromTheSameRelay"},
+	{"a wiped or rolled-back broker is noticed", "outbox/relay.go",
+		"case p.moved || !id.Equal(p.streamID) || last < p.streamSeq:", "case p.moved:",
+		"outbox .", "TestRolledBackBrokerGetsWhatItLost"},
+	{"ids that were jumped over are remembered", "outbox/position.go",
+		"if r.ID > p.hi+1 {", "if false {",
+		"outbox .", "TestAdvance"},
+	{"a gap is forgotten only when its owner has ended", "outbox/position.go",
+		"rest.stamp != 0 && r.xmin >= rest.stamp", "rest.stamp != 0",
+		"outbox .", "TestAdvance"},
+
+	{"nothing is acknowledged to a broker that lost its data", "service/consume.go",
+		"if !info.Created.Equal(created) {", "if false {",
+		"service .", "TestConsumeDoesNotAcknowledgeAcrossAWipe"},
+	{"who stops gives back what he was sent", "service/consume.go",
+		"_ = m.Nak() }", "}",
+		"service .", "TestStoppedConsumerHoldsNothingBack"},
+	{"a suspended process loses its locks", "service/postgres.go",
+		"SET LOCAL idle_in_transaction_session_timeout", "SET LOCAL statement_timeout",
+		"service .", "TestTransactorGivesUpLocksOfTheSuspended"},
+
+	{"a transition happens to the version it was decided on", "member-svc/internal/store/apply.go",
+		"WHERE id = $1 AND version = $2`,", "WHERE id = $1 AND $2::bigint > 0`,",
+		"member-svc ./internal/store", "TestConcurrentChangesLoseNothing"},
+	{"a commit whose answer was lost is looked up", "member-svc/internal/signup/signup.go",
+		"case known.Exists:", "case false:",
+		"member-svc ./internal/signup", "TestAmbiguousCommit"},
+	{"one's own account is never taken", "member-svc/internal/signup/signup.go",
+		"if answer, err := a.settled(known); err != nil || answer.Body != nil {\n\t\treturn answer, err\n\t}\n\treturn Answer{}, failure", "return Answer{}, ErrTaken",
+		"member-svc ./internal/signup", "TestTwinsOfOneKeyMakeOneMember"},
+	{"a rejection counts for its own generation only", "member-svc/internal/saga/decide.go",
+		"case e.Kind == Rejected && e.Generation == s.Generation && (s.State.Open()", "case e.Kind == Rejected && (s.State.Open()",
+		"member-svc ./internal/saga", "TestTransitions"},
+	{"who leaves does not become ready any more", "member-svc/internal/saga/decide.go",
+		"!ahead && (s.State == Provisioning || s.State == NeedsAttention):", "!ahead:",
+		"member-svc ./internal/saga", "TestEveryReachableSagaKeepsTheRules"},
+	{"only what was published is asked for again", "member-svc/internal/store/apply.go",
+		"(s.commanded_at < coalesce($1::timestamptz, 'infinity')", "($1::timestamptz IS NULL OR true",
+		"member-svc ./internal/store", "TestRedriveOnlyWhatWasPublished"},
+	{"repeated commands keep to one budget", "member-svc/internal/store/apply.go",
+		"refilled_at)) - $2)`,", "refilled_at)) - 0 * $2)`,",
+		"member-svc ./internal/store", "TestRedriveKeepsToTheBudget"},
+	{"a timeline is bounded", "member-svc/internal/store/apply.go",
+		"WHERE saga_id = $1::uuid) < 200", "WHERE saga_id = $1::uuid) < 200000",
+		"member-svc ./internal/store", "TestTimelineIsBounded"},
+	{"who leaves is forgotten", "member-svc/internal/store/leave.go",
+		"DELETE FROM session WHERE member_id = $1", "DELETE FROM session WHERE member_id = $1 AND false",
+		"member-svc ./internal/store", "TestWithdrawalErasesTheMember"},
+	{"a mail in hand is nobody else's", "member-svc/internal/welcome/welcome.go",
+		"SET next_attempt_at = now() + make_interval(secs => $1) FROM member", "SET next_attempt_at = now() - make_interval(secs => $1) FROM member",
+		"member-svc ./internal/welcome", "TestLease"},
+
+	{"an equal generation is answered, not done again", "storage-svc/internal/provision/storage.go",
+		"if c.Generation <= s.Generation {", "if c.Generation < s.Generation {",
+		"storage-svc ./internal/provision", "TestDecide"},
+	{"absent is final", "storage-svc/internal/provision/storage.go",
+		"if s.Desired == Absent && c.Desired == Present {", "if false {",
+		"storage-svc ./internal/provision", "TestDecide"},
+	{"a result is for the version that was claimed", "storage-svc/internal/store/store.go",
+		"version = was AND lease_token = token", "lease_token = token",
+		"storage-svc ./internal/store", "TestStaleResultsAreRefused"},
+	{"a result is the leaseholder's", "storage-svc/internal/store/store.go",
+		"version = was AND lease_token = token", "version = was",
+		"storage-svc ./internal/store", "TestStaleResultsAreRefused"},
+	{"an outage burns no attempts", "storage-svc/internal/provision/attempt.go",
+		"if f.Class == ClassOutage {", "if false {",
+		"storage-svc ./internal/store", "TestOutageBurnsNoAttempts"},
+	{"poison is answered", "storage-svc/internal/store/apply.go",
+		"if d.Reply != nil {", "if false {",
+		"storage-svc ./internal/store", "TestDeadLetterAndReplyInOneTransaction"},
+	{"a tombstone admits nobody", "storage-svc/internal/provider/marker.go",
+		"case m.Tombstone:", "case false:",
+		"storage-svc ./internal/provider", "TestFSConforms"},
+	{"of two creators one succeeds", "storage-svc/internal/provider/fs.go",
+		"if err = os.Link(tmp, owner); err == nil {", "if err = os.Rename(tmp, owner); err == nil {",
+		"storage-svc ./internal/provider", "TestFSConformsWithoutLedger"},
+	{"S3 creates on the condition that nothing is there", "storage-svc/internal/provider/s3.go",
+		`options.SetMatchETagExcept("*")`, "_ = options",
+		"storage-svc ./internal/provider", "TestS3Conforms"},
+}
+
+// Each guard is needed: without it, a test turns red. The tree itself is left alone; the compiler is shown another file.
+func TestEveryGuardIsNeeded(t *testing.T) {
+	for _, g := range guards {
+		t.Run(strings.ReplaceAll(g.promise, " ", "_"), func(t *testing.T) {
+			t.Parallel()
+			file := filepath.Join(repository, g.file)
+			source := mustRead(t, file)
+			if n := strings.Count(source, g.old); n != 1 {
+				t.Fatalf("%s has %d times\n%s", g.file, n, g.old)
+			}
+			module, pkg, _ := strings.Cut(g.pkg, " ")
+			out, err := withFile(t, file, strings.Replace(source, g.old, g.new, 1), filepath.Join(repository, module),
+				"test", "-count=1", "-timeout=90s", "-run", "^"+g.test+"$", pkg)
+			red := regexp.MustCompile(`--- FAIL: ` + g.test + `\b|test timed out`).MatchString(out)
+			if err == nil || !red {
+				t.Errorf("%s stays green without it (%v):\n%s", g.test, err, tail(out))
+			}
+		})
+	}
+}
+
+// withFile runs a go command in a module, which finds this content in the file.
+func withFile(t *testing.T, file, content, module string, args ...string) (string, error) {
+	t.Helper()
+	dir := t.TempDir()
+	mutant, overlay := filepath.Join(dir, "mutant.go"), filepath.Join(dir, "overlay.json")
+	text, err := json.Marshal(map[string]map[string]string{"Replace": {file: mutant}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string][]byte{mutant: []byte(content), overlay: text} {
+		if err := os.WriteFile(name, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.CommandContext(t.Context(), "go", append([]string{args[0], "-overlay", overlay}, args[1:]...)...)
+	cmd.Dir = module
+	cmd.Env = append(os.Environ(), "GOWORK=off", "DEVSTACK_BIN="+devstack)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
