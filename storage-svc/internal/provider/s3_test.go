@@ -103,7 +103,11 @@ func (o *objectStore) names(t *testing.T, s provision.Storage) (names []string) 
 
 func (o *objectStore) unmark(t *testing.T, s provision.Storage) {
 	t.Helper()
-	must(t, o.client.RemoveObject(t.Context(), o.bucket, folderOf(s)+"owner", minio.RemoveObjectOptions{}))
+	options := minio.ListObjectsOptions{Prefix: folderOf(s) + "owner", WithVersions: true}
+	for object := range o.client.ListObjectsIter(t.Context(), o.bucket, options) {
+		version := strings.ReplaceAll(object.VersionID, "null", "") // for the server in memory
+		must(t, object.Err, o.client.RemoveObject(t.Context(), o.bucket, object.Key, minio.RemoveObjectOptions{VersionID: version}))
+	}
 }
 
 func (o *objectStore) place() place {
