@@ -18,13 +18,14 @@ import (
 // Hooks observe a relay. Every field may be nil; calls come from the relay's
 // goroutine and must not block.
 type Hooks struct {
-	// Published is called after a batch and its checkpoint are stored, with its
+	// Published is called when the broker has acknowledged a batch, with its
 	// messages, which must not be changed, and when publishing began.
 	Published func(batch []*nats.Msg, began time.Time)
 	// Refused is called when the broker refused a batch because the stream did not
 	// end where the relay thought: another relay, or a late batch of its own.
 	Refused func()
-	// Died is called for each event that went to the dead table.
+	// Died is called for each event that goes to the dead table with the next
+	// checkpoint; again, should that not be written.
 	Died func(eventID string, err error)
 	// Led is called when this relay gains (true) or gives up (false) leadership.
 	Led func(leading bool)
@@ -34,8 +35,8 @@ type Hooks struct {
 	// BrokerLost is called when the stream was found replaced or rolled back,
 	// before events of the replay window are published again.
 	BrokerLost func()
-	// Foreign is called when the stream holds a message that this outbox did
-	// not write. Somebody else publishes into the stream: that is an alarm.
+	// Foreign is called when a look at the stream finds messages that this outbox
+	// did not write, with the first. Somebody else publishes into it: an alarm.
 	Foreign func(seq uint64)
 	// Fault injects an error before a step ("read", "publish", "checkpoint"), or
 	// after one that happened ("published", "checkpointed"). For tests.

@@ -78,7 +78,6 @@ func (s *session) step(ctx context.Context) (busy bool, err error) {
 	if b.more {
 		s.ahead = beside(func() prepared { return s.prepare(ctx, next) })
 	}
-	began := time.Now()
 	last, err := s.publish(ctx, b)
 	if err != nil {
 		return false, err
@@ -88,7 +87,7 @@ func (s *session) step(ctx context.Context) (busy bool, err error) {
 	}
 	next = s.p.advance(b.read) // the gaps of s.p have their stamps now
 	next.streamSeq = last
-	return len(b.msgs)+len(b.dead) > 0, s.save(ctx, next, b, began)
+	return len(b.msgs)+len(b.dead) > 0, s.save(ctx, next, b.dead)
 }
 
 // publish sends the batch and returns where the stream then ends.
@@ -105,15 +104,17 @@ func (s *session) publish(ctx context.Context, b prepared) (last uint64, err err
 	}
 	ctx, cancel := s.whileConnected(ctx)
 	defer cancel()
+	began := time.Now()
 	if last, err = s.stream.publish(ctx, b.msgs, s.p.streamSeq); err != nil {
 		return 0, err
 	}
 	s.worked = time.Now()
+	call2(s.Hooks.Published, b.msgs, began)
 	return last, s.fault("published")
 }
 
 // save begins to write next as the checkpoint after s.p, which is written.
-func (s *session) save(ctx context.Context, next position, b prepared, began time.Time) error {
+func (s *session) save(ctx context.Context, next position, dead []deadEvent) error {
 	if err := s.fault("checkpoint"); err != nil {
 		return err
 	}
@@ -122,7 +123,7 @@ func (s *session) save(ctx context.Context, next position, b prepared, began tim
 	written := beside(func() (err error) {
 		ctx, cancel := context.WithTimeout(ctx, ioTimeout)
 		defer cancel()
-		p, err = s.cp.append(ctx, prev, next, b.dead)
+		p, err = s.cp.append(ctx, prev, next, dead)
 		return err
 	})
 	s.p, s.saving = next, func() error {
@@ -130,9 +131,6 @@ func (s *session) save(ctx context.Context, next position, b prepared, began tim
 			return err
 		}
 		s.p, s.written = p, time.Now()
-		if len(b.msgs) > 0 {
-			call2(s.Hooks.Published, b.msgs, began)
-		}
 		return s.fault("checkpointed")
 	}
 	return nil
@@ -177,7 +175,7 @@ func (s *session) idle(ctx context.Context) error {
 		s.p, s.looked, s.reconnects = p, time.Now(), reconnects
 	}
 	if time.Since(s.written) > heartbeatEvery {
-		return s.save(ctx, s.p, prepared{}, time.Time{})
+		return s.save(ctx, s.p, nil)
 	}
 	return nil
 }

@@ -75,10 +75,9 @@ func joined[V string | []string](value V) string {
 //
 // Each published event that carries a trace context becomes a producer span,
 // child of the span that appended it, from when its batch was sent until the
-// relay knew that it is stored and noted: under load the relay sends the next
-// batch before it looks. An event that cannot be published for a defect of
-// its own becomes a span with an error, the root of its own trace, for its
-// context is not known there; if its batch has to be tried again, so does it.
+// broker acknowledged it. An event that cannot be published for a defect of its
+// own becomes a span with an error, the root of its own trace, for its context
+// is not known there; if its batch has to be tried again, so does it.
 //
 // The spans are made in the relay's goroutine: let the provider export in the
 // background, in batches, as the SDK's WithBatcher does.
@@ -86,9 +85,9 @@ func Hooks(provider trace.TracerProvider, next outbox.Hooks) outbox.Hooks {
 	tracer := provider.Tracer("github.com/signup-saga/signup-saga/outbox/outboxotel", trace.WithSchemaURL(semconv.SchemaURL))
 	h := next
 	h.Published = func(batch []*nats.Msg, began time.Time) {
-		noted := time.Now()
+		acked := time.Now()
 		for _, m := range batch {
-			published(tracer, m, began, noted)
+			published(tracer, m, began, acked)
 		}
 		if next.Published != nil {
 			next.Published(batch, began)
@@ -106,7 +105,7 @@ func Hooks(provider trace.TracerProvider, next outbox.Hooks) outbox.Hooks {
 	return h
 }
 
-func published(tracer trace.Tracer, m *nats.Msg, began, noted time.Time) {
+func published(tracer trace.Tracer, m *nats.Msg, began, acked time.Time) {
 	ctx := Extract(context.Background(), m.Header)
 	if !trace.SpanContextFromContext(ctx).IsValid() {
 		return
@@ -114,7 +113,7 @@ func published(tracer trace.Tracer, m *nats.Msg, began, noted time.Time) {
 	id := strings.Join(m.Header["ce-id"], "")
 	_, span := tracer.Start(ctx, "publish "+m.Subject, trace.WithTimestamp(began), trace.WithSpanKind(trace.SpanKindProducer),
 		trace.WithAttributes(attributes(id, semconv.MessagingDestinationName(m.Subject), semconv.MessagingMessageBodySize(len(m.Data)))...))
-	span.End(trace.WithTimestamp(noted))
+	span.End(trace.WithTimestamp(acked))
 }
 
 // attributes are those of the messaging conventions that every span has, and more.

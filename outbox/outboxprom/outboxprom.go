@@ -8,9 +8,9 @@
 //
 //	outbox_published_events_total   events published, replays included
 //	outbox_published_batches_total  batches in which they were published
-//	outbox_publish_duration_seconds histogram of the time from sending a batch until the relay knew that it is stored and noted;
-//	                                under load the relay sends the next batch before it looks
-//	outbox_recovered_events_total   events found in the stream whose acknowledgement was lost; not counted as published
+//	outbox_publish_duration_seconds histogram of the time from sending a batch until the broker acknowledged it
+//	outbox_recovered_events_total   events found in the stream whose acknowledgement or checkpoint was lost; the former are
+//	                                not counted as published
 //	outbox_refused_batches_total    batches that the broker refused: the stream did not end where expected
 //	outbox_broker_losses_total      times that the stream was found replaced or shortened
 //	outbox_foreign_messages_total   looks at the stream that met messages of somebody else
@@ -67,7 +67,7 @@ func New(lane string, q outbox.Querier, reg prometheus.Registerer) (*Metrics, er
 		lost:      counter("outbox_broker_losses_total", "Times that the stream was found replaced or shortened."),
 		foreign:   counter("outbox_foreign_messages_total", "Looks at the stream that met messages of somebody else."),
 		took: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "outbox_publish_duration_seconds", Help: "Time from sending a batch until the relay knew that it is stored and noted.", ConstLabels: label,
+			Name: "outbox_publish_duration_seconds", Help: "Time from sending a batch until the broker acknowledged it.", ConstLabels: label,
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}),
 		leading: prometheus.NewGauge(prometheus.GaugeOpts{Name: "outbox_leading", Help: "1 while the relay of this process leads, else 0.", ConstLabels: label}),
