@@ -32,7 +32,7 @@ func loadCompose(t testing.TB, variables ...string) *types.Project {
 
 func TestComposeServices(t *testing.T) {
 	project := loadCompose(t)
-	want := []string{"mailpit", "member-migrate", "member-svc", "nats", "postgres", "storage-migrate", "storage-svc"}
+	want := []string{"mailpit", "member-migrate", "member-svc", "nats", "postgres", "storage-migrate", "storage-svc", "versitygw"}
 	if got := slices.Sorted(slices.Values(project.ServiceNames())); !slices.Equal(got, want) {
 		t.Fatalf("services %v, want %v", got, want)
 	}
@@ -175,6 +175,14 @@ func TestComposeKeepsWhatPostgresPromises(t *testing.T) {
 	}
 }
 
+// The object store is of the version that the provider's conformance suite runs against.
+func TestComposeRunsTheTestedObjectStore(t *testing.T) {
+	_, version, _ := strings.Cut(loadCompose(t).Services["versitygw"].Image, ":")
+	if !strings.Contains(mustRead(t, filepath.Join(repository, "Makefile")), "github.com/versity/versitygw/cmd/versitygw@"+version+"\n") {
+		t.Errorf("the Makefile does not build versitygw %s", version)
+	}
+}
+
 // Every variable that the file sets for a service is one that the service reads, and its drain fits into its grace period.
 func TestComposeConfiguresWhatExists(t *testing.T) {
 	for name, service := range loadCompose(t).Services {
@@ -211,7 +219,7 @@ func TestComposeVariables(t *testing.T) {
 			t.Errorf("%s has no default", found[1])
 		}
 	}
-	moved := loadCompose(t, "POSTGRES_PORT=1001", "NATS_PORT=1002", "MAILPIT_PORT=1003", "MEMBER_PORT=1004", "ADMIN_PORT=1005", "STORAGE_PORT=1006")
+	moved := loadCompose(t, "POSTGRES_PORT=1001", "NATS_PORT=1002", "MAILPIT_PORT=1003", "MEMBER_PORT=1004", "ADMIN_PORT=1005", "STORAGE_PORT=1006", "S3_PORT=1007")
 	for _, service := range moved.Services {
 		for _, port := range service.Ports {
 			if !strings.HasPrefix(port.Published, "100") {

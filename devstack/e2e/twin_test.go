@@ -61,7 +61,11 @@ func TestComposeTwinSignsUp(t *testing.T) {
 	if err != nil || bytes.Count(stored, []byte("\n")) != 1 {
 		t.Errorf("the provider's ledger should have one line: %v\n%s", err, stored)
 	}
-	for _, name := range []string{"storage-svc", "member-svc"} {
+	markers, err := filepath.Glob(filepath.Join(w.volumes, "objects", "storages", "members", "*", "owner"))
+	if err != nil || len(markers) != 1 {
+		t.Errorf("the object store should have one marker: %v, %v", err, markers)
+	}
+	for _, name := range []string{"storage-svc", "member-svc", "versitygw"} {
 		began, grace := time.Now(), time.Duration(*w.project.Services[name].StopGracePeriod)
 		if err := w.running[name].stop(); err != nil || time.Since(began) > grace {
 			t.Errorf("%s took %s to stop, with %v; it may take %s", name, time.Since(began), err, grace)
@@ -102,6 +106,8 @@ func (w *twin) start(service types.ServiceConfig) {
 		w.startNATS(service)
 	case "mailpit":
 		w.startMail()
+	case "versitygw":
+		w.startObjectStore(service)
 	default:
 		w.startBuilt(service)
 	}
@@ -180,6 +186,23 @@ func (w *twin) startMail() {
 	smtp := start(w.t, "mailpit", nil, devstack, "smtp", "--addr", w.address("mailpit", "1025"), "--http", w.address("mailpit", "8025"))
 	smtp.awaitVariable("MAIL_URL", 10*time.Second)
 	w.healthy["mailpit"] = func(context.Context) error { return dial(w.address("mailpit", "1025")) }
+}
+
+func (w *twin) startObjectStore(service types.ServiceConfig) {
+	w.t.Helper()
+	program := os.Getenv("VERSITYGW_BIN")
+	if program == "" {
+		w.t.Fatal("VERSITYGW_BIN must name the program versitygw; make verify builds it")
+	}
+	command := slices.Clone(service.Command)
+	for i, argument := range command {
+		if everywhere.MatchString(argument) {
+			command[i] = w.translate(service, argument)
+		}
+	}
+	last := len(command) - 1
+	command[last] = w.path(service, command[last])
+	w.running[service.Name] = start(w.t, service.Name, w.environment(service), program, command...)
 }
 
 func (w *twin) startBuilt(service types.ServiceConfig) {
