@@ -44,6 +44,19 @@ func TestRelayRefusesAnUnfitSequence(t *testing.T) {
 	}
 }
 
+// Somebody resets the sequence under a relay that leads: within seconds it gives
+// up and says why, instead of passing over what is appended from then on.
+func TestSequenceResetUnderARelay(t *testing.T) {
+	b := newBench(t)
+	var leading atomic.Bool
+	b.start(Hooks{Led: func(on bool) { leading.Store(on) }})
+	b.commit(3)
+	b.published()
+	b.exec(b.pool, "TRUNCATE outbox_event_essential RESTART IDENTITY")
+	b.commit(2)
+	b.eventually("a clear error", func() bool { return strings.Contains(b.log.String(), "stands at 2, behind event 3") && !leading.Load() })
+}
+
 // The tables come from another cluster: their xids are above all of this one,
 // and what was published after they were copied is unknown.
 func TestMovedDatabase(t *testing.T) {

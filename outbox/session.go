@@ -161,13 +161,17 @@ func beside[T any](f func() T) func() T {
 	return func() T { return <-done }
 }
 
-// idle writes the heartbeat and looks whether the broker still has everything.
+// idle writes the heartbeat and looks whether the broker still has everything,
+// and the sequence is still fit.
 func (s *session) idle(ctx context.Context) error {
 	if err := s.saved(); err != nil {
 		return err
 	}
 	reconnects := s.NATS.Stats().Reconnects
 	if reconnects != s.reconnects || time.Since(s.looked) > lookEvery {
+		if err := s.cp.verify(ctx, s.p); err != nil {
+			return err
+		}
 		p, err := s.reconcile(ctx, s.p)
 		if err != nil {
 			return err
