@@ -15,6 +15,7 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/reconcile"
 	"github.com/signup-saga/signup-saga/member-svc/internal/stuck"
 	"github.com/signup-saga/signup-saga/service"
+	"github.com/signup-saga/signup-saga/service/drift"
 )
 
 // ReconcileConfig configures the comparison of members with storages.
@@ -97,19 +98,14 @@ func reconcileOnce(ctx context.Context, cfg reconcileConfig, stdout io.Writer, d
 	if err := service.WaitMigrated(ctx, pool, log, program.Migrations...); err != nil {
 		return err
 	}
-	r := cfg.reconciler(pool, nil, log)
-	run := func(ctx context.Context) (reconcile.Report, error) { return r.Run(ctx, 0) }
-	if dry {
-		run = r.DryRun
-	}
-	report, err := run(ctx)
+	books, err := cfg.reconciler(pool, nil, log).Check(ctx, dry)
 	if err != nil {
 		return err
 	}
-	if err := report.Write(stdout); err != nil {
+	if err := books.Write(stdout); err != nil {
 		return err
 	}
-	return report.Err()
+	return books.Err()
 }
 
 // addWatchers adds what looks after signups that do not go on by themselves.
@@ -135,7 +131,10 @@ func addWatchers(cfg Config, pool *pgxpool.Pool, registry prometheus.Registerer,
 	if cfg.StorageURL == "" {
 		return nil
 	}
-	gauges, err := reconcile.NewGauges(registry)
+	gauges, err := drift.NewGauges(registry,
+		prometheus.GaugeOpts{Name: "stranded_members", Help: "Members who are ready but have no storage, by the last reconciliation."},
+		prometheus.GaugeOpts{Name: "orphan_storages", Help: "Storages whose member left or is unknown, by the last reconciliation."},
+		prometheus.GaugeOpts{Name: "double_storages", Help: "Storages of another saga of their member, by the last reconciliation."})
 	if err != nil {
 		return err
 	}

@@ -19,9 +19,9 @@ import (
 
 	"github.com/signup-saga/signup-saga/contract"
 	"github.com/signup-saga/signup-saga/devstack/testenv"
-	"github.com/signup-saga/signup-saga/member-svc/internal/reconcile"
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
 	"github.com/signup-saga/signup-saga/service"
+	"github.com/signup-saga/signup-saga/service/drift"
 )
 
 // sink keeps each event that it is given once, however often it comes.
@@ -190,10 +190,10 @@ func TestReconciliation(t *testing.T) {
 	s.awaitState(t, body, "ready")
 	id := body["member_id"].(string)
 	out, err := subcommand("reconcile", "--dry-run")
-	if !errors.Is(err, reconcile.ErrUnbalanced) || !strings.Contains(out, "stranded                   1\n") || !strings.Contains(out, id+": ready, storage missing") {
+	if !errors.Is(err, drift.ErrFound) || !strings.Contains(out, "stranded                   1\n") || !strings.Contains(out, id+": ready, storage missing") {
 		t.Errorf("%v\n%s", err, out)
 	}
-	if out, err := subcommand("reconcile"); !errors.Is(err, reconcile.ErrUnbalanced) || !strings.Contains(out, "commanded again            1\n") {
+	if out, err := subcommand("reconcile"); !errors.Is(err, drift.ErrFound) || !strings.Contains(out, "mended                     1\n") {
 		t.Errorf("%v\n%s", err, out)
 	}
 	testenv.Eventually(t, 20*time.Second, "the command to come a second time", func() bool {

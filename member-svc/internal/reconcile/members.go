@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/gofrs/uuid/v5"
 	"github.com/jackc/pgx/v5"
@@ -25,23 +24,8 @@ type member struct {
 	Settled  bool // ready or withdrawn for the minimum age
 }
 
-// Key implements service.Keyed.
+// Key implements drift.Keyed.
 func (m member) Key() string { return m.MemberID }
-
-// verdict compares a member with his storage.
-func (m *member) verdict(s *Storage) (Kind, bool) {
-	switch {
-	case m == nil:
-		return Orphan, s.left()
-	case s.left() && s.SagaID != m.SagaID:
-		return Double, true
-	case m.Settled && m.State == saga.Ready && !s.given():
-		return Stranded, true
-	case m.Settled && m.State == saga.Withdrawn && s.left():
-		return Orphan, true
-	}
-	return "", false
-}
 
 const selectMembers = `SELECT member_id::text, id::text AS saga_id, state, version,
        state IN ('ready', 'withdrawn') AND updated_at <= now() - make_interval(secs => $1) AS settled
@@ -169,17 +153,4 @@ FROM signup_saga`)
 		return Ledger{}, fmt.Errorf("count ledger: %w", err)
 	}
 	return pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Ledger])
-}
-
-// Status is what the last whole run found, for all replicas.
-type Status struct {
-	FinishedAt                 *time.Time // nil: there was none
-	Stranded, Orphans, Doubles int
-}
-
-// ReadStatus reads it.
-func ReadStatus(ctx context.Context, q outbox.Querier) (s Status, err error) {
-	err = q.QueryRow(ctx, "-- name: reconciliationStatus\nSELECT finished_at, stranded, orphans, doubles FROM reconciliation").
-		Scan(&s.FinishedAt, &s.Stranded, &s.Orphans, &s.Doubles)
-	return s, err
 }

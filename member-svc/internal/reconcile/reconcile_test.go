@@ -25,6 +25,7 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
+	"github.com/signup-saga/signup-saga/service/drift"
 )
 
 func TestMain(m *testing.M) { testenv.Main(m) }
@@ -175,16 +176,16 @@ FROM (SELECT *, convert_from(payload, 'UTF8')::json AS data FROM outbox_event_es
 	return got
 }
 
-func (f *fixture) run() reconcile.Report {
+func (f *fixture) run() reconcile.Books {
 	f.t.Helper()
-	report, err := f.Run(f.t.Context(), 0)
+	report, err := f.Check(f.t.Context(), false)
 	if err != nil {
 		f.t.Fatal(err)
 	}
 	return report
 }
 
-func findings(r reconcile.Report) string {
+func findings(r reconcile.Books) string {
 	var all []string
 	for _, f := range r.Findings {
 		all = append(all, string(f.Kind)+": "+f.Detail)
@@ -219,18 +220,18 @@ func TestEveryDisagreementIsFound(t *testing.T) {
 	f.settle()
 
 	before := storetest.Count(t, f.pool, "SELECT count(*) FROM saga_event")
-	dry, err := f.DryRun(t.Context())
+	dry, err := f.Check(t.Context(), true)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !errors.Is(dry.Err(), reconcile.ErrUnbalanced) || f.sent() != "" || storetest.Count(t, f.pool, "SELECT count(*) FROM saga_event") != before || storetest.Count(t, f.pool, "SELECT count(*) FROM quarantine") != 0 {
+	if !errors.Is(dry.Err(), drift.ErrFound) || f.sent() != "" || storetest.Count(t, f.pool, "SELECT count(*) FROM saga_event") != before || storetest.Count(t, f.pool, "SELECT count(*) FROM quarantine") != 0 {
 		t.Errorf("a dry run did something: %s", f.sent())
 	}
 	report := f.run()
 	if want := (reconcile.Ledger{Accepted: 17, Ready: 7, InProgress: 2, NeedsAttention: 1, Withdrawn: 7}); report.Ledger != want || !report.Balances() {
 		t.Errorf("ledger %+v, want %+v", report.Ledger, want)
 	}
-	if report.Stranded != 4 || report.Orphans != 5 || report.Doubles != 1 || report.CommandedAgain != 8 {
+	if report.Stranded != 4 || report.Orphans != 5 || report.Doubles != 1 || report.Mended != 8 {
 		t.Errorf("%+v", report)
 	}
 	if findings(dry) != findings(report) {
@@ -247,12 +248,12 @@ func TestEveryDisagreementIsFound(t *testing.T) {
 	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM quarantine WHERE member_id = $1 AND generation = 3", stranger); n != 1 {
 		t.Error("the storage without an owner is not in quarantine")
 	}
-	status, err := reconcile.ReadStatus(t.Context(), f.pool)
+	status, err := drift.ReadStatus(t.Context(), f.pool)
 	if err != nil || status.FinishedAt == nil || status.Stranded != 4 || status.Orphans != 5 || status.Doubles != 1 {
 		t.Errorf("status %+v, %v", status, err)
 	}
 	// What is out already has its time before it is sent once more; it still counts.
-	if again := f.run(); again.CommandedAgain != 0 || again.Stranded != 4 {
+	if again := f.run(); again.Mended != 0 || again.Stranded != 4 {
 		t.Errorf("%+v", again)
 	}
 	var printed strings.Builder
@@ -271,7 +272,7 @@ func TestBalancedBooks(t *testing.T) {
 	}
 	f.settle()
 	storetest.Exec(t, f.pool, "INSERT INTO member (id, username, username_key, plan, password_hash, created_at) VALUES ($1, 'lost', 'lost', 'free', 'x', now())", uuid.Must(uuid.NewV7()))
-	if report, err := f.DryRun(t.Context()); err != nil || report.Balances() || !errors.Is(report.Err(), reconcile.ErrUnbalanced) {
+	if report, err := f.Check(t.Context(), true); err != nil || report.Balances() || !errors.Is(report.Err(), drift.ErrFound) {
 		t.Errorf("a member without a saga: %+v, %v", report, err)
 	}
 }
@@ -293,7 +294,7 @@ func TestBothSidesAreReadAgain(t *testing.T) {
 		return 0
 	})
 	report := f.run()
-	if report.Stranded != 0 || report.CommandedAgain != 0 {
+	if report.Stranded != 0 || report.Mended != 0 {
 		t.Errorf("%+v", report)
 	}
 	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM outbox_event_essential WHERE type = 'storage.provision'"); n != 0 {
@@ -362,7 +363,7 @@ func TestCommandIsGuardedByTheVersion(t *testing.T) {
 	if _, err := other.Exec(t.Context(), "-- name: goOn\nUPDATE signup_saga SET state = 'needs_attention', error_class = 'generation_ahead', version = version + 1"); err != nil {
 		t.Fatal(err)
 	}
-	done := make(chan reconcile.Report, 1)
+	done := make(chan drift.Report, 1)
 	go func() { report, _ := f.Run(context.Background(), 0); done <- report }()
 	testenv.Eventually(t, 10*time.Second, "the run to wait for the other transaction", func() bool {
 		return storetest.Count(t, f.pool, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'") == 1
@@ -370,7 +371,7 @@ func TestCommandIsGuardedByTheVersion(t *testing.T) {
 	if err := other.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if report := <-done; report.Stranded != 1 || report.CommandedAgain != 0 || f.sent() != "" {
+	if report := <-done; report.Stranded != 1 || report.Mended != 0 || f.sent() != "" {
 		t.Errorf("%+v, sent %s", report, f.sent())
 	}
 }
@@ -388,7 +389,7 @@ func TestCommandIsOneTransaction(t *testing.T) {
 		t.Errorf("%d rows in the timeline for commands that were not sent", n)
 	}
 	storetest.Exec(t, f.pool, "DROP TRIGGER broken ON outbox_event_essential")
-	if report := f.run(); report.CommandedAgain != 1 { // the lease was given back, and the command is still due
+	if report := f.run(); report.Mended != 1 { // the lease was given back, and the command is still due
 		t.Errorf("%+v", report)
 	}
 }
@@ -401,7 +402,7 @@ func TestCappedRunsTakeTurns(t *testing.T) {
 	f.settle()
 	for i, want := range []int{2, 2, 1, 0} {
 		report := f.run()
-		if report.CommandedAgain != want || report.Stranded != 5 {
+		if report.Mended != want || report.Stranded != 5 {
 			t.Errorf("run %d: %+v, want %d commands and 5 stranded", i, report, want)
 		}
 	}
@@ -466,12 +467,12 @@ func TestPausedReplicaDoesNothingMore(t *testing.T) {
 		t.Fatalf("the run ended before it was paused: %v", err)
 	}
 	other := f.replica(100)
-	if _, err := other.Run(t.Context(), 0); !errors.Is(err, reconcile.ErrBusy) {
+	if _, err := other.Run(t.Context(), 0); !errors.Is(err, drift.ErrBusy) {
 		t.Errorf("two at a time: %v", err)
 	}
 	storetest.Exec(t, f.pool, "UPDATE reconciliation SET lease_until = now()") // as time does when a replica dies
 	report, err := other.Run(t.Context(), 0)
-	if err != nil || report.CommandedAgain != 3 {
+	if err != nil || report.Mended != 3 {
 		t.Errorf("%+v, %v", report, err)
 	}
 	close(resume)
@@ -488,16 +489,16 @@ func TestScheduleAndAbsentStorageService(t *testing.T) {
 	f.member("mina", saga.Ready)
 	f.settle()
 	f.storages.hook(func(string) int { return http.StatusServiceUnavailable })
-	if _, err := f.Run(t.Context(), time.Hour); err == nil || errors.Is(err, reconcile.ErrBusy) {
+	if _, err := f.Run(t.Context(), time.Hour); err == nil || errors.Is(err, drift.ErrBusy) {
 		t.Fatalf("the Storage service is away: %v", err)
 	}
 	f.storages.hook(nil)
-	if _, err := f.Run(t.Context(), time.Hour); !errors.Is(err, reconcile.ErrBusy) {
+	if _, err := f.Run(t.Context(), time.Hour); !errors.Is(err, drift.ErrBusy) {
 		t.Errorf("begun again within the hour: %v", err)
 	}
 	storetest.Exec(t, f.pool, "UPDATE reconciliation SET started_at = started_at - interval '1 hour'")
 	report, err := f.Run(t.Context(), time.Hour)
-	if err != nil || report.CommandedAgain != 1 {
+	if err != nil || report.Mended != 1 {
 		t.Errorf("%+v, %v", report, err)
 	}
 }
@@ -523,7 +524,7 @@ func TestStrangeAnswersEndTheRun(t *testing.T) {
 		strange.Close()
 	}
 	wrong := reconcile.New(reconcile.Config{MinAge: time.Minute, MaxRepairs: 1}, f.pool, reconcile.NewStorages(f.storages.URL, "wrong"))
-	if _, err := wrong.DryRun(t.Context()); err == nil || !strings.Contains(err.Error(), "401") {
+	if _, err := wrong.Check(t.Context(), true); err == nil || !strings.Contains(err.Error(), "401") {
 		t.Errorf("wrong token: %v", err)
 	}
 	if f.sent() != "" {

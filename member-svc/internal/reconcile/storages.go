@@ -12,12 +12,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/signup-saga/signup-saga/service"
+	"github.com/signup-saga/signup-saga/service/drift"
 )
 
 const (
 	requestTimeout = 5 * time.Second
-	pageSize       = 500
 	answerLimit    = 4 << 20
 )
 
@@ -30,7 +29,7 @@ type Storage struct {
 	Status     string `json:"status"`  // pending, ready, absent, rejected
 }
 
-// Key implements service.Keyed.
+// Key implements drift.Keyed.
 func (s Storage) Key() string { return s.MemberID }
 
 // given reports whether the member has it, or will have it soon.
@@ -79,7 +78,7 @@ func (s *Storages) get(ctx context.Context, memberID string) (*Storage, error) {
 }
 
 // list returns all storages in the order of their members' ids.
-func (s *Storages) list() service.Pages[Storage] {
+func (s *Storages) list() drift.Pages[Storage] {
 	cursor, more := "", true
 	return func(ctx context.Context, _ string) ([]Storage, error) {
 		if !more {

@@ -22,7 +22,7 @@ CREATE TABLE reconciliation (
     lease_until  timestamptz NOT NULL DEFAULT '-infinity',
     started_at   timestamptz NOT NULL DEFAULT '-infinity',
     finished_at  timestamptz,
-    resume_after uuid,
+    resume_after text,
     stranded     integer     NOT NULL DEFAULT 0,
     orphans      integer     NOT NULL DEFAULT 0,
     doubles      integer     NOT NULL DEFAULT 0

@@ -1,4 +1,4 @@
-package service_test
+package drift_test
 
 import (
 	"context"
@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/signup-saga/signup-saga/service"
+	"github.com/signup-saga/signup-saga/service/drift"
 )
 
 type letter string
@@ -15,7 +15,7 @@ type letter string
 func (l letter) Key() string { return string(l) }
 
 // pages serves the letters of a text, size at a time.
-func pages(text string, size int) service.Pages[letter] {
+func pages(text string, size int) drift.Pages[letter] {
 	return func(_ context.Context, after string) (page []letter, err error) {
 		rest := text[strings.Index(text, after)+len(after):]
 		for _, r := range rest[:min(size, len(rest))] {
@@ -42,7 +42,7 @@ func TestMergeMeetsEveryKeyOnce(t *testing.T) {
 				}
 				return string(*l)
 			}
-			err := service.Merge(t.Context(), pages(tc.left, size), pages(tc.right, 6-size), func(l, r *letter) error {
+			err := drift.Merge(t.Context(), pages(tc.left, size), pages(tc.right, 6-size), func(l, r *letter) error {
 				got = append(got, show(l)+show(r))
 				return nil
 			})
@@ -68,20 +68,20 @@ func TestMergeEndsWithTheFirstError(t *testing.T) {
 		}
 		return nil
 	}
-	if err := service.Merge(t.Context(), fails, pages("ab", 9), collect); !errors.Is(err, broken) || !slices.Equal(seen, []letter{"a"}) {
+	if err := drift.Merge(t.Context(), fails, pages("ab", 9), collect); !errors.Is(err, broken) || !slices.Equal(seen, []letter{"a"}) {
 		t.Errorf("left: %v after %v", err, seen)
 	}
-	if err := service.Merge(t.Context(), pages("ab", 9), fails, collect); !errors.Is(err, broken) {
+	if err := drift.Merge(t.Context(), pages("ab", 9), fails, collect); !errors.Is(err, broken) {
 		t.Errorf("right: %v", err)
 	}
-	if err := service.Merge(t.Context(), pages("ab", 9), pages("ab", 9), func(*letter, *letter) error { return broken }); !errors.Is(err, broken) {
+	if err := drift.Merge(t.Context(), pages("ab", 9), pages("ab", 9), func(*letter, *letter) error { return broken }); !errors.Is(err, broken) {
 		t.Errorf("visit: %v", err)
 	}
 	for _, disordered := range []string{"ba", "aa"} {
 		whole := func(context.Context, string) ([]letter, error) {
 			return []letter{letter(disordered[:1]), letter(disordered[1:])}, nil
 		}
-		if err := service.Merge(t.Context(), whole, pages("", 1), collect); err == nil {
+		if err := drift.Merge(t.Context(), whole, pages("", 1), collect); err == nil {
 			t.Errorf("%s was taken for ordered", disordered)
 		}
 	}
