@@ -218,11 +218,15 @@ func (w *world) leaveSometimes(ctx context.Context, p person) error {
 // leaveAtOnce has a person leave at some moment of the provisioning.
 func (w *world) leaveAtOnce(ctx context.Context, p person) error {
 	<-time.After(rand.N(60 * time.Millisecond))
-	err := w.people.leave(ctx, p)
-	if err == nil {
-		w.fired("withdrawal while provisioning")
+	return w.people.leave(ctx, p)
+}
+
+// leaveSoon lets every second one leave at once, and some of the others later.
+func (w *world) leaveSoon(ctx context.Context, p person) error {
+	if rand.N(2) == 0 {
+		return w.leaveAtOnce(ctx, p)
 	}
-	return err
+	return w.leaveSometimes(ctx, p)
 }
 
 // pauseWorker freezes a storage service in the middle of its calls, lets the other one take the storages away when the leases

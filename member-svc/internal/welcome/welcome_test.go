@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -243,5 +244,32 @@ func TestGoldenMessage(t *testing.T) {
 	f.queue(t, service.Message{Headers: map[string][]string{"content-type": {contract.StructuredContentType}}, Body: raw})
 	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM mail"); n != 1 {
 		t.Errorf("%d mails queued", n)
+	}
+}
+
+// While one replica talks to the mail server about a mail, another one leaves it alone.
+func TestMailInHandIsNobodyElses(t *testing.T) {
+	box := &mailbox{}
+	addr := box.listen(t, "127.0.0.1:0")
+	f := open(t, addr)
+	other, err := welcome.New(welcome.Config{
+		Addr: addr, From: "welcome@example.org", MaxAttempts: 3, MaxAge: time.Hour, Log: slog.New(slog.DiscardHandler),
+		Observe: func(string, int) {},
+	}, f.pool)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var looks atomic.Int64
+	box.refuse = func(string) error {
+		if looks.Add(1) == 1 {
+			if _, err := other.Work(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+		return nil
+	}
+	f.queue(t, signedUp(f.member(t, "mina", "mina@example.org")))
+	if _, err := f.mailer.Work(t.Context()); err != nil || len(box.all()) != 1 || looks.Load() == 0 {
+		t.Errorf("%d mails, %v", len(box.all()), err)
 	}
 }
