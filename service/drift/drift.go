@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/gofrs/uuid/v5"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
@@ -103,15 +102,11 @@ func (r *Reconciler[L, R]) DryRun(ctx context.Context) (Report, error) {
 // Run compares, mends, and notes what it found. It returns [ErrBusy] if another run is
 // under way, or began less than every ago; 0 begins at any time.
 func (r *Reconciler[L, R]) Run(ctx context.Context, every time.Duration) (Report, error) {
-	holder, err := uuid.NewV4()
-	if err != nil {
-		return Report{}, fmt.Errorf("lease: %w", err)
-	}
-	current := &run[L, R]{Reconciler: r, holder: holder}
-	err = r.Pool.QueryRow(ctx, `-- name: beginReconciliation
-UPDATE reconciliation SET holder = $1, lease_until = now() + make_interval(secs => $2), started_at = now()
-WHERE lease_until <= now() AND started_at <= now() - make_interval(secs => $3)
-RETURNING coalesce(resume_after, '')`, holder, lease.Seconds(), every.Seconds()).Scan(&current.from)
+	current := &run[L, R]{Reconciler: r}
+	err := r.Pool.QueryRow(ctx, `-- name: beginReconciliation
+UPDATE reconciliation SET holder = gen_random_uuid(), lease_until = now() + make_interval(secs => $1), started_at = now()
+WHERE lease_until <= now() AND started_at <= now() - make_interval(secs => $2)
+RETURNING holder::text, coalesce(resume_after, '')`, lease.Seconds(), every.Seconds()).Scan(&current.holder, &current.from)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return Report{}, ErrBusy
 	}
@@ -128,7 +123,7 @@ RETURNING coalesce(resume_after, '')`, holder, lease.Seconds(), every.Seconds())
 // run is one comparison.
 type run[L, R Keyed] struct {
 	*Reconciler[L, R]
-	holder uuid.UUID
+	holder string
 	dry    bool
 	from   string // the last run looked into what comes up to here
 	looked int
@@ -212,7 +207,7 @@ func (r *run[L, R]) renew(ctx context.Context) error {
 		return nil
 	}
 	tag, err := r.Pool.Exec(ctx, `-- name: renewReconciliation
-UPDATE reconciliation SET lease_until = now() + make_interval(secs => $2) WHERE holder = $1 AND lease_until > now()`, r.holder, lease.Seconds())
+UPDATE reconciliation SET lease_until = now() + make_interval(secs => $2) WHERE holder = $1::text::uuid AND lease_until > now()`, r.holder, lease.Seconds())
 	if err == nil && tag.RowsAffected() == 0 {
 		err = errors.New("the lease ran out")
 	}
@@ -233,7 +228,7 @@ func (r *run[L, R]) finish(ctx context.Context) error {
 	_, err := r.Pool.Exec(ctx, `-- name: finishReconciliation
 WITH done AS (
     UPDATE reconciliation SET finished_at = now(), stranded = $2, orphans = $3, doubles = $4, resume_after = $5
-    WHERE holder = $1 RETURNING started_at
+    WHERE holder = $1::text::uuid RETURNING started_at
 )
 DELETE FROM quarantine USING done WHERE last_seen < started_at AND $6`,
 		r.holder, r.report.Stranded, r.report.Orphans, r.report.Doubles, resume, everything)
@@ -247,7 +242,7 @@ DELETE FROM quarantine USING done WHERE last_seen < started_at AND $6`,
 func (r *run[L, R]) release(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	_, err := r.Pool.Exec(ctx, "-- name: releaseReconciliation\nUPDATE reconciliation SET holder = NULL, lease_until = now() WHERE holder = $1", r.holder)
+	_, err := r.Pool.Exec(ctx, "-- name: releaseReconciliation\nUPDATE reconciliation SET holder = NULL, lease_until = now() WHERE holder = $1::text::uuid", r.holder)
 	if err != nil {
 		return fmt.Errorf("release reconciliation: %w", err)
 	}
