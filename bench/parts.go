@@ -154,6 +154,6 @@ func costs(after, before usage, rate float64) string {
 		}
 		fmt.Fprintf(&out, "| %s | %s |\n", name, number(busy/rate*1e6))
 	}
-	fmt.Fprintf(&out, "| idle, and the kernel's own | %s |\n| sum | %s |", number(rest/rate*1e6), number(cores/rate*1e6))
+	fmt.Fprintf(&out, "| idle, the kernel and everybody else | %s |\n| sum | %s |", number(rest/rate*1e6), number(cores/rate*1e6))
 	return out.String()
 }

@@ -45,9 +45,9 @@ func (s *speeds) add(l latencies) {
 func (b *bench) rowE(ctx context.Context) (err error) {
 	b.section().method = fmt.Sprintf("%d clients for %s without a pause, then %d × %s at 100/s; signups over HTTP without an e-mail address, real processes of both services with one replica each, "+
 		"password hashes that cost nothing, the fs provider with its ledger (four fsyncs per storage), broker at `always`. A client sees `ready` when one watcher of the database, which looks every %s "+
-		"on behalf of all clients, finds the commit, and then by GET: each at 100/s, one in %d at full speed. Limit and peers (%s at full speed) write the same rows and sync the same files in one "+
+		"on behalf of all clients (every %s when more than %d wait), finds the commit, and then by GET: each at 100/s, one in %d at full speed. Limit and peers (%s at full speed) write the same rows and sync the same files in one "+
 		"process without HTTP and hash, and know at once. The spread at full speed is that of the thirds of the run",
-		connections, b.sustain, b.reps, b.gentle, watchEvery, sampleGET, b.steps)
+		connections, b.sustain, b.reps, b.gentle, watchEvery, watchCrowd, crowd, sampleGET, b.steps)
 	s, err := b.startStack(ctx, "saga", b.servers.postgres.url)
 	if err != nil {
 		return err

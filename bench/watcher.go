@@ -21,9 +21,13 @@ type waiter struct {
 	seen   chan<- error
 }
 
-// watchEvery is how long the watcher rests between two looks: what one look at
-// the signups that somebody waits for costs does not grow with their number of clients.
-const watchEvery = 2 * time.Millisecond
+// watchEvery is how long the watcher rests between two looks, watchCrowd how
+// long when many wait: what looking costs is bounded, whatever the load.
+const (
+	watchEvery = 2 * time.Millisecond
+	watchCrowd = 5 * time.Millisecond
+	crowd      = 8
+)
 
 // sagaPatience is how long a saga may take before it counts as lost.
 const sagaPatience = time.Minute
@@ -90,7 +94,11 @@ func (w *watcher) run(ctx context.Context, pool *pgxpool.Pool) error {
 // collect adds those who have begun to wait in the time between two looks, and
 // waits for somebody if there is nobody.
 func (w *watcher) collect(ctx context.Context, waiting map[string]chan<- error) error {
-	rest := time.After(watchEvery)
+	pause := watchEvery
+	if len(waiting) > crowd {
+		pause = watchCrowd
+	}
+	rest := time.After(pause)
 	for rest != nil || len(waiting) == 0 {
 		select {
 		case a := <-w.arrive:
