@@ -67,7 +67,7 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if p.Relays, wake, err = program.Relays(pool, nc, cfg.Common, registry, log); err != nil {
 		return err
 	}
-	steps := saga.Steps{saga.Provision(cfg.ProvisionPromise, cfg.SagaGiveUp)}
+	steps := steps(cfg)
 	st := store.New(pool, steps, []byte(cfg.IdempotencySecret), wake)
 	hasher := signup.NewHasher(hashConfig(cfg))
 	metrics, err := api.NewMetrics(registry, hasher.Waiting)
@@ -94,6 +94,14 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 		}
 	}
 	return p.Run(ctx)
+}
+
+// steps are what every new member is promised. Sagas store the index of their step:
+// append only.
+func steps(cfg Config) saga.Steps {
+	return saga.Steps{
+		saga.Provision(cfg.ProvisionPromise, cfg.SagaGiveUp),
+	}
 }
 
 func hashConfig(cfg Config) signup.HashConfig {

@@ -390,6 +390,22 @@ func TestOperators(t *testing.T) {
 	}
 }
 
+// The table of the contract says of each declared step what the engine assumes.
+func TestStepsAreEssential(t *testing.T) {
+	for _, st := range steps(Config{}) {
+		for _, typ := range []contract.Type{st.Command, st.Compensation} {
+			if r, ok := contract.RouteOf(typ); !ok || r.Lane != contract.Essential || r.Producer != contract.Member {
+				t.Errorf("%s: %+v", typ, r)
+			}
+		}
+		for _, reply := range []string{".provisioned", ".rejected", ".deprovisioned"} {
+			if r, ok := contract.RouteOf(contract.Type(st.Name + reply)); !ok || r.Lane != contract.Essential {
+				t.Errorf("%s%s: %+v", st.Name, reply, r)
+			}
+		}
+	}
+}
+
 func TestSubcommands(t *testing.T) {
 	url := testenv.Database(t, "empty", nil)
 	env := map[string]string{"MEMBER_DATABASE_URL": url, "NATS_URL": "nats://127.0.0.1:1", "DRAIN_DELAY": "0s"}

@@ -8,7 +8,6 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
-	"fmt"
 	"time"
 
 	"golang.org/x/text/unicode/norm"
@@ -22,6 +21,7 @@ import (
 var (
 	ErrCredentials = errors.New("the username or the password is wrong")
 	ErrNoSession   = errors.New("a valid session is required")
+	ErrTooNew      = errors.New("the saga is at a step that this version does not know")
 )
 
 // Config configures a [Service].
@@ -120,7 +120,7 @@ func (s *Service) Withdraw(ctx context.Context, token, password string) (signup.
 			return store.Record{}, err
 		}
 		if results[0].Outcome == saga.Refused {
-			return store.Record{}, fmt.Errorf("saga %s is at step %d, which this version does not know", a.ID, results[0].Step)
+			return store.Record{}, ErrTooNew
 		}
 		return results[0].Record, nil
 	})

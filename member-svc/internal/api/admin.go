@@ -11,6 +11,7 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"github.com/signup-saga/signup-saga/contract"
+	"github.com/signup-saga/signup-saga/member-svc/internal/account"
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
@@ -29,7 +30,7 @@ func (a *API) Admin(tokens *service.Tokens, health *service.Health) http.Handler
 		r.Get("/{saga_id}", a.handle(a.showSaga))
 		operator := r.With(tokens.Require(service.RoleOperator))
 		operator.Post("/{saga_id}/retry", a.handle(a.act(saga.Retried, errNotRetryable)))
-		operator.Post("/{saga_id}/cancel", a.handle(a.act(saga.Withdraw, errNotNow)))
+		operator.Post("/{saga_id}/cancel", a.handle(a.act(saga.Withdraw, account.ErrTooNew)))
 	})
 	return r
 }

@@ -36,7 +36,6 @@ var (
 	errMethod       = service.NewProblem(http.StatusMethodNotAllowed, "method_not_allowed", "the resource does not know this method")
 	errRate         = service.NewProblem(http.StatusTooManyRequests, "rate_limited", "too many requests from this address")
 	errNotRetryable = service.NewProblem(http.StatusConflict, "not_retryable", "only a saga that needs attention can be retried")
-	errNotNow       = service.NewProblem(http.StatusConflict, "not_cancellable", "the saga is at a step that this version does not know")
 )
 
 // problem is the one place where errors become answers. Errors that it does not know
@@ -60,6 +59,8 @@ func problem(err error) *service.Problem {
 		return errNoRoute
 	case errors.Is(err, store.ErrStale):
 		return service.NewProblem(http.StatusPreconditionFailed, "version_mismatch", store.ErrStale.Error())
+	case errors.Is(err, account.ErrTooNew): // the replicas of a rollout are not all of one version
+		return later(service.NewProblem(http.StatusServiceUnavailable, "unavailable", account.ErrTooNew.Error()), 2*time.Second)
 	case service.Unavailable(err), errors.Is(err, store.ErrTaken): // the latter: taken, and free again since
 		return later(service.NewProblem(http.StatusServiceUnavailable, "unavailable", "the database did not answer in time"), 2*time.Second)
 	default:

@@ -32,6 +32,33 @@ func TestHashIsPHC(t *testing.T) {
 	}
 }
 
+func TestVerify(t *testing.T) {
+	h := NewHasher(HashConfig{MemoryKiB: 64, Time: 2, Parallelism: 1, Concurrency: 1, Wait: time.Second})
+	phc, err := h.Hash(t.Context(), "correct horse battery")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dearer := NewHasher(HashConfig{MemoryKiB: 128, Time: 1, Parallelism: 2, Concurrency: 1, Wait: time.Second})
+	for _, tc := range []struct {
+		phc, password string
+		want          bool
+	}{{phc, "correct horse battery", true}, {phc, "correct horse", false}, {"", "", false}, {"", "correct horse battery", false}} {
+		for _, h := range []*Hasher{h, dearer} { // a hash keeps the cost that it was made with
+			if ok, err := h.Verify(t.Context(), tc.phc, tc.password); ok != tc.want || err != nil {
+				t.Errorf("%q %q: %t %v", tc.phc, tc.password, ok, err)
+			}
+		}
+	}
+	if ok, err := h.Verify(t.Context(), h.decoy, ""); ok || err != nil {
+		t.Errorf("the decoy is the hash of a password: %v", err)
+	}
+	for _, bad := range []string{"x", "$argon2i$v=19$m=8,t=1,p=1$AAAA$AAAA", "$argon2id$v=19$m=8,t=1,p=1$AAAA$!", "$argon2id$v=19$m=8,t=1$AAAA$AAAA"} {
+		if ok, err := h.Verify(t.Context(), bad, "x"); ok || err == nil {
+			t.Errorf("%q: %t, no error", bad, ok)
+		}
+	}
+}
+
 func TestHashQueueIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := NewHasher(HashConfig{MemoryKiB: 8, Time: 1, Parallelism: 1, Concurrency: 1, Wait: 2 * time.Second})

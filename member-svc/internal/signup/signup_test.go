@@ -32,8 +32,8 @@ func newService(pool *pgxpool.Pool) *signup.Service {
 }
 
 func TestSignUpIsOneRoundTripBesideTheLookUp(t *testing.T) {
-	proxy := newProxy(t, storetest.URL(t))
-	pool := storetest.Connect(t, proxy.url)
+	proxy := storetest.NewProxy(t, storetest.URL(t))
+	pool := storetest.Connect(t, proxy.URL)
 	s := newService(pool)
 	request := func(name string) {
 		t.Helper()
@@ -42,9 +42,9 @@ func TestSignUpIsOneRoundTripBesideTheLookUp(t *testing.T) {
 		}
 	}
 	request("mina") // the first one also prepares the statements
-	before := proxy.syncs.Load()
+	before := proxy.Syncs.Load()
 	request("nora")
-	if n := proxy.syncs.Load() - before; n != 2 {
+	if n := proxy.Syncs.Load() - before; n != 2 {
 		t.Errorf("%d round trips, want 2: the look-up and the commit", n)
 	}
 	if n := storetest.Count(t, pool, "SELECT count(DISTINCT xmin::text) FROM (SELECT m.xmin FROM member m WHERE username = 'nora' UNION ALL SELECT k.xmin FROM idempotency_key k WHERE key = 'key-nora' UNION ALL SELECT s.xmin FROM signup_saga s JOIN member m ON m.id = s.member_id WHERE username = 'nora') x"); n != 1 {
@@ -111,14 +111,14 @@ func TestOneUsernameOnce(t *testing.T) {
 
 // The connection breaks after the commit reached Postgres and before its answer came back.
 func TestAmbiguousCommit(t *testing.T) {
-	proxy := newProxy(t, storetest.URL(t))
-	pool := storetest.Connect(t, proxy.url)
+	proxy := storetest.NewProxy(t, storetest.URL(t))
+	pool := storetest.Connect(t, proxy.URL)
 	s := newService(pool)
 	req := signup.Request{Username: "mina", Password: good}
 	if _, err := s.SignUp(t.Context(), signup.Request{Username: "warm", Password: good}, "warm"); err != nil {
 		t.Fatal(err)
 	}
-	proxy.loseAnswer.Store("insertMember")
+	proxy.LoseAnswer.Store("insertMember")
 	first, err := s.SignUp(t.Context(), req, "the-key")
 	if err != nil || first.Replayed {
 		t.Fatalf("a commit that happened was not found: %v", err)
@@ -130,34 +130,34 @@ func TestAmbiguousCommit(t *testing.T) {
 	if n := storetest.Count(t, pool, "SELECT count(*) FROM member WHERE username = 'mina'"); n != 1 {
 		t.Errorf("%d members", n)
 	}
-	if proxy.lost.Load() != 1 {
-		t.Errorf("%d answers lost: the test proved nothing", proxy.lost.Load())
+	if proxy.Lost.Load() != 1 {
+		t.Errorf("%d answers lost: the test proved nothing", proxy.Lost.Load())
 	}
 	// Without a key the same: our own signup is found by its id.
-	proxy.loseAnswer.Store("insertMember")
+	proxy.LoseAnswer.Store("insertMember")
 	if _, err := s.SignUp(t.Context(), signup.Request{Username: "nora", Password: good}, ""); err != nil {
 		t.Errorf("without a key: %v", err)
 	}
 }
 
 func TestPostgresAwayIsToldInTime(t *testing.T) {
-	proxy := newProxy(t, storetest.URL(t))
-	pool := storetest.Connect(t, proxy.url)
+	proxy := storetest.NewProxy(t, storetest.URL(t))
+	pool := storetest.Connect(t, proxy.URL)
 	s := newService(pool)
 	req := signup.Request{Username: "mina", Password: good}
-	for name, set := range map[string]func(bool){"stopped": proxy.refuse.Store, "paused": proxy.pause.Store} {
+	for name, set := range map[string]func(bool){"stopped": proxy.Refuse.Store, "paused": proxy.Pause.Store} {
 		if _, err := s.SignUp(t.Context(), signup.Request{Username: "before-" + name, Password: good}, ""); err != nil {
 			t.Fatal(err)
 		}
 		set(true)
-		proxy.breakAll(name == "stopped")
+		proxy.BreakAll(name == "stopped")
 		began := time.Now()
 		_, err := s.SignUp(t.Context(), req, "")
 		if took := time.Since(began); !service.Unavailable(err) || took > 3*time.Second {
 			t.Errorf("%s: %v after %s", name, err, took)
 		}
 		set(false)
-		proxy.breakAll(name == "paused")
+		proxy.BreakAll(name == "paused")
 		testenv.Eventually(t, 5*time.Second, "a signup after Postgres is back", func() bool {
 			_, err := s.SignUp(t.Context(), signup.Request{Username: "after-" + name, Password: good}, "")
 			return err == nil

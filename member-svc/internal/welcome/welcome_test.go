@@ -219,6 +219,45 @@ func TestOldMailIsDropped(t *testing.T) {
 	}
 }
 
+// Whoever has left gets no mail: not if he left before it was queued, nor while it
+// waited, nor after it was claimed together with another that was sent before it.
+func TestNoMailAfterLeaving(t *testing.T) {
+	box := &mailbox{}
+	f := open(t, box.listen(t, "127.0.0.1:0"))
+	leave := func(id string) error { // what a withdrawal does to a member
+		_, err := f.pool.Exec(t.Context(), "-- name: testLeave\nUPDATE member SET username = NULL, username_key = NULL, name_mac = sha256(id::text::bytea), email = NULL, password_hash = '' WHERE id = $1", id)
+		return err
+	}
+	var ids []string
+	for _, name := range []string{"early", "waiting", "first", "second"} {
+		ids = append(ids, f.member(t, name, name+"@example.org"))
+	}
+	box.refuse = func(to string) error { // in the middle of the conversation about one, the other leaves
+		if strings.HasPrefix(to, "first") {
+			return leave(ids[3])
+		}
+		return leave(ids[2])
+	}
+	if err := leave(ids[0]); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range ids {
+		f.queue(t, signedUp(id))
+	}
+	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM mail"); n != 3 {
+		t.Errorf("%d mails queued, want 3", n)
+	}
+	if err := leave(ids[1]); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.mailer.Work(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if mails := box.all(); len(mails) != 1 || f.counted["sent"] != 1 || f.counted["dropped"] != 2 {
+		t.Errorf("%d mails, counted %v", len(mails), f.counted)
+	}
+}
+
 // Whoever claimed a mail and died keeps it for the time of the lease only.
 func TestLease(t *testing.T) {
 	box := &mailbox{}

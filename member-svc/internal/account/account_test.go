@@ -1,0 +1,181 @@
+package account_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/signup-saga/signup-saga/devstack/testenv"
+	"github.com/signup-saga/signup-saga/member-svc/internal/account"
+	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
+	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
+	"github.com/signup-saga/signup-saga/member-svc/internal/store"
+	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
+)
+
+func TestMain(m *testing.M) { testenv.Main(m) }
+
+const password = "påsswörd of some length"
+
+type fixture struct {
+	*account.Service
+	store  *store.Store
+	pool   *pgxpool.Pool
+	signup *signup.Service
+}
+
+func open(t *testing.T, pool *pgxpool.Pool, cost signup.HashConfig) *fixture {
+	t.Helper()
+	f := &fixture{pool: pool, store: store.New(pool, storetest.Steps, storetest.Secret, func() {})}
+	hasher := signup.NewHasher(cost)
+	f.signup = signup.New(signup.Config{Plans: []string{"free"}, PasswordMin: 15, Secret: storetest.Secret, DatabaseTimeout: 5 * time.Second}, f.store, hasher, storetest.Steps)
+	f.Service = account.New(account.Config{SessionLifetime: time.Hour, DatabaseTimeout: 5 * time.Second}, f.store, hasher, storetest.Steps)
+	return f
+}
+
+func (f *fixture) signUp(t *testing.T, name string) signup.Answer {
+	t.Helper()
+	a, err := f.signup.SignUp(t.Context(), signup.Request{Username: name, Password: password}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+var cheap = signup.HashConfig{MemoryKiB: 8, Time: 1, Parallelism: 1, Concurrency: 2, Wait: 5 * time.Second}
+
+func TestSignIn(t *testing.T) {
+	f := open(t, storetest.Open(t), cheap)
+	f.signUp(t, "Mina")
+	// Another keyboard: the same characters, decomposed.
+	session, err := f.SignIn(t.Context(), "MINA", "påsswörd of some length")
+	if left := time.Until(session.ExpiresAt); err != nil || left > time.Hour || left < 59*time.Minute || len(session.Token) != 43 {
+		t.Fatalf("%+v %v", session, err)
+	}
+	other, err := f.SignIn(t.Context(), "mina", password)
+	if err != nil || other.Token == session.Token {
+		t.Errorf("%+v %v", other, err)
+	}
+	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM session s WHERE strpos(s::text, $1) > 0 OR strpos(s::text, encode($1::text::bytea, 'hex')) > 0", session.Token[:20]); n != 0 {
+		t.Error("the token itself is stored")
+	}
+	if me, err := f.Me(t.Context(), session.Token); err != nil || *me.Username != "Mina" || me.Email != nil {
+		t.Errorf("%+v %v", me, err)
+	}
+	storetest.Exec(t, f.pool, "UPDATE session SET expires_at = now()")
+	if _, err := f.Me(t.Context(), session.Token); !errors.Is(err, account.ErrNoSession) {
+		t.Errorf("its time is over: %v", err)
+	}
+	if _, err := f.Withdraw(t.Context(), session.Token, password); !errors.Is(err, account.ErrNoSession) {
+		t.Errorf("leaving after its time: %v", err)
+	}
+}
+
+// Whether a name exists cannot be told by the time that a refusal takes. The shortest
+// of several tries is compared: the machine may be slow, but not fast, by chance.
+func TestUnknownNamesCostTheSame(t *testing.T) {
+	cost := cheap
+	cost.MemoryKiB, cost.Time = 4096, 2
+	f := open(t, storetest.Open(t), cost)
+	f.signUp(t, "mina")
+	tries := map[string][]time.Duration{}
+	for range 10 {
+		for _, name := range []string{"mina", "nora", "im possible", ""} {
+			began := time.Now()
+			if _, err := f.SignIn(t.Context(), name, "another password"); !errors.Is(err, account.ErrCredentials) {
+				t.Fatalf("%s: %v", name, err)
+			}
+			tries[name] = append(tries[name], time.Since(began))
+		}
+	}
+	known := slices.Min(tries["mina"])
+	for name, took := range tries {
+		if shortest := slices.Min(took); shortest < known/2 || shortest > known*2 {
+			t.Errorf("%q takes %s, a known name %s", name, shortest, known)
+		}
+	}
+}
+
+func TestPasswordsWaitInTheQueue(t *testing.T) {
+	full := cheap
+	full.Concurrency = 0 // nobody's turn comes
+	full.Wait = time.Millisecond
+	f := open(t, storetest.Open(t), full)
+	for _, name := range []string{"mina", "im possible"} {
+		if _, err := f.SignIn(t.Context(), name, password); !errors.Is(err, signup.ErrBusy) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// The connection breaks after the withdrawal reached Postgres and before the answer
+// came back; or before it.
+func TestAmbiguousWithdrawal(t *testing.T) {
+	proxy := storetest.NewProxy(t, storetest.URL(t))
+	f := open(t, storetest.Connect(t, proxy.URL), cheap)
+	f.signUp(t, "mina")
+	session, err := f.SignIn(t.Context(), "mina", password)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy.LoseAnswer.Store("eraseMember") // and with it the transaction
+	if _, err := f.Withdraw(t.Context(), session.Token, password); err == nil || proxy.Lost.Load() != 1 {
+		t.Fatalf("it did not happen, but: %v", err)
+	}
+	if _, err := f.Me(t.Context(), session.Token); err != nil {
+		t.Errorf("still a member: %v", err)
+	}
+	proxy.LoseAnswer.Store("commit")
+	view, err := f.Withdraw(t.Context(), session.Token, password)
+	if err != nil || view.State != saga.Withdrawing || view.Username != nil || proxy.Lost.Load() != 2 {
+		t.Errorf("a commit that happened was not found: %+v %v", view, err)
+	}
+	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM outbox_event_essential WHERE type = 'storage.deprovision'"); n != 1 {
+		t.Errorf("%d commands", n)
+	}
+}
+
+// Two requests to leave that are both on their way are both answered.
+func TestLeavingTwice(t *testing.T) {
+	f := open(t, storetest.Open(t), cheap)
+	f.signUp(t, "mina")
+	session, err := f.SignIn(t.Context(), "mina", password)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			view, err := f.Withdraw(context.Background(), session.Token, password)
+			if err != nil && !errors.Is(err, account.ErrNoSession) || err == nil && view.State != saga.Withdrawing {
+				t.Errorf("%+v %v", view, err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM saga_event WHERE kind = 'withdraw'"); n != 1 {
+		t.Errorf("left %d times", n)
+	}
+}
+
+// A newer version with another step runs beside this one, and has the saga.
+func TestNotOursToWithdraw(t *testing.T) {
+	f := open(t, storetest.Open(t), cheap)
+	f.signUp(t, "mina")
+	session, err := f.SignIn(t.Context(), "mina", password)
+	if err != nil {
+		t.Fatal(err)
+	}
+	storetest.Exec(t, f.pool, "UPDATE signup_saga SET step = 1")
+	if _, err := f.Withdraw(t.Context(), session.Token, password); !errors.Is(err, account.ErrTooNew) {
+		t.Errorf("%v", err)
+	}
+	if me, err := f.Me(t.Context(), session.Token); err != nil || me.Storage.Status != "pending" {
+		t.Errorf("%+v %v", me, err)
+	}
+}
