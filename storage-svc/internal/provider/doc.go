@@ -1,5 +1,6 @@
-// Package provider holds the storage providers: a local directory ([FS]), and a
-// wrapper that makes any provider misbehave on purpose ([Faulty]).
+// Package provider holds the storage providers: a local directory ([FS]), a
+// bucket of an object store ([S3]), and a wrapper that makes any provider
+// misbehave on purpose ([Faulty]).
 //
 // A member's storage exists if, and only if, one marker says so. Creating is
 // the conditional creation of the marker, removing is overwriting it with a

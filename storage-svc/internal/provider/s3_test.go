@@ -141,6 +141,48 @@ func TestS3RemovesMoreDataThanOnePage(t *testing.T) {
 	}
 }
 
+// What vanishes between the list and the look, or is an empty directory to a
+// store over a file system, is nothing, and does not end the listing.
+func TestS3ListsNothingForNothing(t *testing.T) {
+	o := newObjectStore(t, inMemory(t, nil), false)
+	vanishing, last := storage(1), storage(2)
+	o.write(t, vanishing, "data", "x")
+	must(t, o.open(t, nil).Create(t.Context(), last))
+	p := o.open(t, roundTrip(func(r *http.Request) (*http.Response, error) {
+		if strings.HasSuffix(r.URL.Path, vanishing.MemberID+"/owner") {
+			must(t, o.client.RemoveObject(r.Context(), o.bucket, folderOf(vanishing)+"data", minio.RemoveObjectOptions{}))
+		}
+		return http.DefaultTransport.RoundTrip(r)
+	}))
+	found, err := p.List(t.Context(), "", 1)
+	want := []provision.Resource{{MemberID: last.MemberID, State: provision.ResourceLive, Generation: 1, QuotaBytes: 7}}
+	if err != nil || !slices.Equal(found, want) {
+		t.Errorf("%v, %v", found, err)
+	}
+}
+
+// A store that says that it deleted what it did not costs an attempt, not the
+// worker.
+func TestS3DeletionsHaveToBeTrue(t *testing.T) {
+	o := newObjectStore(t, inMemory(t, nil), false)
+	s := storage(1)
+	must(t, o.open(t, nil).Create(t.Context(), s))
+	o.write(t, s, "data", "x")
+	lying := o.open(t, roundTrip(func(r *http.Request) (*http.Response, error) {
+		if r.Method != http.MethodPost {
+			return http.DefaultTransport.RoundTrip(r)
+		}
+		w := httptest.NewRecorder()
+		fmt.Fprintf(w, "<DeleteResult><Deleted><Key>%sdata</Key></Deleted></DeleteResult>", folderOf(s))
+		resp := w.Result()
+		resp.Request = r
+		return resp, nil
+	}))
+	class(t, lying.Remove(t.Context(), s), provision.ClassTransient, nil)
+	expect(t, o.ledger, s, "create delete ")
+	must(t, o.open(t, nil).Remove(t.Context(), s))
+}
+
 // A store that ignores conditions would give one storage to two creators.
 func TestS3RefusesAStoreWithoutConditions(t *testing.T) {
 	for _, header := range []string{"If-None-Match", "If-Match"} {
@@ -220,4 +262,23 @@ func TestS3SleeperWakesAfterTheRemoval(t *testing.T) {
 		expect(t, o.ledger, s, want)
 		rejected(t, o.open(t, nil).Create(t.Context(), s), provision.ErrTombstoned)
 	}
+}
+
+// Of two removals that found the storage alive, one had an effect.
+func TestS3SleepingRemovalChangesNothing(t *testing.T) {
+	o := newObjectStore(t, inMemory(t, nil), false)
+	s, reached, resume, ended := storage(1), make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	must(t, o.open(t, nil).Create(t.Context(), s))
+	sleeper := o.open(t, pausing(true, reached, resume))
+	go func() { ended <- sleeper.Remove(context.WithoutCancel(t.Context()), generation(s, 2)) }()
+	<-reached
+	must(t, o.open(t, nil).Remove(t.Context(), generation(s, 3)))
+	close(resume)
+	must(t, <-ended)
+	found, err := o.open(t, nil).List(t.Context(), "", 1)
+	want := []provision.Resource{{MemberID: s.MemberID, State: provision.ResourceTombstone, Generation: 3}}
+	if err != nil || !slices.Equal(found, want) {
+		t.Errorf("%v, %v", found, err)
+	}
+	expect(t, o.ledger, s, "create delete ")
 }
