@@ -65,11 +65,13 @@ type Worker struct {
 	Attempted func(desired Desired, class string, took time.Duration)
 
 	turnstile turnstile
+	moved     chan struct{} // the gate was changed by this worker
 }
 
 // Run works until ctx ends, then lets the calls in hand end and writes their
 // results. It returns nil.
 func (w *Worker) Run(ctx context.Context) error {
+	w.moved = make(chan struct{}, 1)
 	slots := make(chan struct{}, w.Concurrency)
 	results := make(chan claimed, w.Concurrency)
 	done := make(chan struct{})
@@ -107,6 +109,7 @@ func (w *Worker) claim(ctx context.Context, n int) (due []Storage, more bool, er
 		select {
 		case <-ctx.Done():
 			return nil, false, nil
+		case <-w.moved:
 		case <-time.After(min(wait, pollInterval)):
 		}
 	}
@@ -207,6 +210,10 @@ func (w *Worker) report(ctx context.Context, group []Result) {
 		written, err := w.Queue.SetGate(ctx, g, next)
 		if err == nil && written {
 			w.turnstile.saw(next)
+			select {
+			case w.moved <- struct{}{}:
+			default:
+			}
 			if next.State != g.State {
 				w.Log.Warn("provider gate", "state", next.State, "was", g.State, "failures", next.Failures)
 			}
