@@ -20,21 +20,17 @@ import (
 
 // ReconcileConfig configures the comparison of members with storages.
 type ReconcileConfig struct {
-	StorageURL          string        `env:"STORAGE_URL" help:"internal listener of storage-svc, http://host:port; without it nothing is reconciled"`
-	StorageToken        string        `env:"STORAGE_CLIENT_TOKEN" help:"the STORAGE_TOKEN of storage-svc"`
-	ReconcileInterval   time.Duration `env:"RECONCILE_INTERVAL" envDefault:"10m" help:"from one reconciliation to the next"`
-	ReconcileMinAge     time.Duration `env:"RECONCILE_MIN_AGE" envDefault:"10m" help:"signups that settled, or were commanded, less than that ago are left alone"`
-	ReconcileMaxRepairs int           `env:"RECONCILE_MAX_REPAIRS" envDefault:"1000" help:"most disagreements that one reconciliation acts on"`
+	service.Reconciliation
+	StorageURL   string `env:"STORAGE_URL" help:"internal listener of storage-svc, http://host:port; without it nothing is reconciled"`
+	StorageToken string `env:"STORAGE_CLIENT_TOKEN" help:"the STORAGE_TOKEN of storage-svc"`
 }
 
-func (c ReconcileConfig) problems() (errs []error) {
+func (c ReconcileConfig) problems() []error {
+	errs := c.Problems()
 	if c.StorageURL != "" {
 		if err := stuck.CheckURL(c.StorageURL); err != nil {
 			errs = append(errs, fmt.Errorf("STORAGE_URL: %w", err))
 		}
-	}
-	if c.ReconcileInterval <= 0 || c.ReconcileMinAge < 0 || c.ReconcileMaxRepairs < 1 {
-		errs = append(errs, errors.New("RECONCILE_INTERVAL, RECONCILE_MIN_AGE, RECONCILE_MAX_REPAIRS: must be positive"))
 	}
 	return errs
 }
@@ -89,7 +85,7 @@ func (c reconcileConfig) Validate() []error {
 // reconcileOnce is the reconcile subcommand: it prints a report, and fails if anything
 // is or was wrong.
 func reconcileOnce(ctx context.Context, cfg reconcileConfig, stdout io.Writer, dry bool) error {
-	log := service.NewLogger(io.Discard, cfg.LogFormat, cfg.LogLevel)
+	log := service.NewLogger(stdout, cfg.LogFormat, cfg.LogLevel)
 	pool, err := service.OpenPool(ctx, cfg.DatabaseURL, log)
 	if err != nil {
 		return err
@@ -138,6 +134,6 @@ func addWatchers(cfg Config, pool *pgxpool.Pool, registry prometheus.Registerer,
 	if err != nil {
 		return err
 	}
-	loop("reconciliation", min(cfg.ReconcileInterval, 5*time.Second), cfg.reconciler(pool, wake, log).Schedule(cfg.ReconcileInterval, gauges))
+	loop("reconciliation", cfg.Tick(), cfg.reconciler(pool, wake, log).Schedule(cfg.ReconcileInterval, gauges))
 	return nil
 }

@@ -29,6 +29,7 @@ type ProbeConfig struct {
 type config struct {
 	MigrateConfig
 	ProbeConfig
+	service.Reconciliation
 	Token            string        `env:"STORAGE_TOKEN,required" help:"bearer token of the internal listener"`
 	ProviderDir      string        `env:"PROVIDER_DIR" help:"directory of the members' storages; wanted by PROVIDER=fs"`
 	ProviderLedger   string        `env:"PROVIDER_LEDGER" help:"file to which effective creates and deletes are appended, for audits"`
@@ -44,7 +45,7 @@ type config struct {
 
 // Validate implements what service.LoadConfig looks for.
 func (c config) Validate() []error {
-	errs := c.MigrateConfig.Validate()
+	errs := append(c.MigrateConfig.Validate(), c.Problems()...)
 	if c.Provider == "fs" && c.ProviderDir == "" {
 		errs = append(errs, errors.New("PROVIDER_DIR: required with PROVIDER=fs"))
 	}

@@ -35,6 +35,12 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout 
 		"healthcheck": service.With(func(cfg ProbeConfig, _ io.Writer) error {
 			return service.HealthcheckAddr(ctx, cfg.Addr)
 		}),
+		"reconcile": service.With(func(cfg reconcileConfig, stdout io.Writer) error {
+			return reconcileOnce(ctx, cfg, stdout, false)
+		}),
+		"reconcile --dry-run": service.With(func(cfg reconcileConfig, stdout io.Writer) error {
+			return reconcileOnce(ctx, cfg, stdout, true)
+		}),
 	})
 }
 
@@ -89,9 +95,13 @@ func assemble(ctx context.Context, cfg config, pool *pgxpool.Pool, nc *service.N
 			Subjects: contract.Subjects(contract.Member, contract.Essential), Batch: commandBatch, Log: log,
 		}, handler.Handle)
 	}}
+	reconciliation, err := reconciliationTask(cfg, pool, prov, registry, log)
+	if err != nil {
+		return nil, err
+	}
 	return &service.Process{
 		Log: log, Health: health, Servers: []*service.Server{server},
-		Relays: relays, Workers: []service.Task{commands, {Name: "worker", Run: worker.Run}},
+		Relays: relays, Workers: []service.Task{commands, {Name: "worker", Run: worker.Run}, reconciliation},
 		Closers:    []func(context.Context) error{nc.Close},
 		DrainDelay: cfg.DrainDelay, DrainTimeout: cfg.DrainTimeout,
 	}, nil

@@ -33,25 +33,30 @@ func ReadStatus(ctx context.Context, q Querier) (s Status, err error) {
 
 // Gauges show the status, in every replica alike.
 type Gauges struct {
-	stranded, orphans, doubles, finished prometheus.Gauge
+	found    []prometheus.Gauge // as many of stranded, orphans and doubles as have a name
+	finished prometheus.Gauge
 }
 
-// NewGauges registers gauges under the given names, and
-// reconciliation_finished_timestamp_seconds. It fails only if they are registered already.
-func NewGauges(registry prometheus.Registerer, stranded, orphans, doubles prometheus.GaugeOpts) (*Gauges, error) {
-	g := &Gauges{
-		stranded: prometheus.NewGauge(stranded), orphans: prometheus.NewGauge(orphans), doubles: prometheus.NewGauge(doubles),
-		finished: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "reconciliation_finished_timestamp_seconds", Help: "When the last reconciliation ended; 0 if there was none.",
-		}),
+// NewGauges registers gauges for what is stranded, for orphans and, if there is a third
+// name, for doubles, and reconciliation_finished_timestamp_seconds. It fails only if they
+// are registered already.
+func NewGauges(registry prometheus.Registerer, found ...prometheus.GaugeOpts) (*Gauges, error) {
+	g := &Gauges{finished: prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "reconciliation_finished_timestamp_seconds", Help: "When the last reconciliation ended; 0 if there was none.",
+	})}
+	errs := []error{registry.Register(g.finished)}
+	for _, opts := range found {
+		gauge := prometheus.NewGauge(opts)
+		g.found, errs = append(g.found, gauge), append(errs, registry.Register(gauge))
 	}
-	return g, errors.Join(registry.Register(g.stranded), registry.Register(g.orphans), registry.Register(g.doubles), registry.Register(g.finished))
+	return g, errors.Join(errs...)
 }
 
 func (g *Gauges) set(s Status) {
-	g.stranded.Set(float64(s.Stranded))
-	g.orphans.Set(float64(s.Orphans))
-	g.doubles.Set(float64(s.Doubles))
+	counts := []int{s.Stranded, s.Orphans, s.Doubles}
+	for i, gauge := range g.found {
+		gauge.Set(float64(counts[i]))
+	}
 	if s.FinishedAt != nil {
 		g.finished.Set(float64(s.FinishedAt.Unix()))
 	}

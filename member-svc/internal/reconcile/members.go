@@ -21,14 +21,14 @@ type member struct {
 	SagaID   string
 	State    saga.State
 	Version  int64
-	Settled  bool // ready or withdrawn for the minimum age
+	Settled  bool // unchanged for the minimum age
 }
 
 // Key implements drift.Keyed.
 func (m member) Key() string { return m.MemberID }
 
 const selectMembers = `SELECT member_id::text, id::text AS saga_id, state, version,
-       state IN ('ready', 'withdrawn') AND updated_at <= now() - make_interval(secs => $1) AS settled
+       updated_at <= now() - make_interval(secs => $1) AS settled
 FROM signup_saga `
 
 // members returns all sagas in the order of their members' ids.

@@ -1,0 +1,192 @@
+// Package reconcile compares the storages in the database with what the provider has,
+// after both have come to rest, and lets the worker do again what was undone.
+//
+//	ready   and no marker                         stranded: pending again, a worker creates it
+//	ready   and a tombstone, or a damaged marker  stranded: tell
+//	absent  and a live marker, or data            orphan: pending again, a worker removes it
+//	absent  and a damaged marker                  orphan: tell
+//	unknown and anything but a tombstone          orphan: quarantine, tell, never touch
+//
+// A storage that is pending again keeps its generation, so its reply tells the Member
+// service nothing new. The provider's operations may be repeated, and the row is
+// guarded by the version that was read: a command that comes meanwhile wins. A resource
+// without a row is left alone, because this database may have been restored to a time
+// before that row. Package drift says how the comparison is safe while the world goes on.
+package reconcile
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/gofrs/uuid/v5"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/signup-saga/signup-saga/service/drift"
+	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
+)
+
+const (
+	pageSize    = 500
+	listTimeout = 30 * time.Second // for a page of the provider's list; shorter than the lease of a run
+)
+
+// Config configures [New].
+type Config struct {
+	MinAge     time.Duration // storages that changed since are left alone
+	MaxRepairs int           // most disagreements that one run looks into
+	Log        *slog.Logger
+}
+
+// Reconciler compares storages and resources. Safe for concurrent use.
+type Reconciler struct {
+	drift.Reconciler[row, resource]
+	cfg      Config
+	pool     *pgxpool.Pool
+	provider provision.Provider
+}
+
+// New returns a reconciler.
+func New(cfg Config, pool *pgxpool.Pool, provider provision.Provider) *Reconciler {
+	r := &Reconciler{cfg: cfg, pool: pool, provider: provider}
+	r.Reconciler = drift.Reconciler[row, resource]{
+		Pool: pool, MaxLooks: cfg.MaxRepairs, Log: cfg.Log,
+		Lists: drift.Lists[row, resource]{
+			Left: r.rows, Verdict: verdict, Again: r.again, Mend: r.mend,
+			Right: func() drift.Pages[resource] {
+				return func(ctx context.Context, after string) ([]resource, error) { return r.resources(ctx, after, pageSize) }
+			},
+		},
+	}
+	return r
+}
+
+// row is a storage as far as it matters here.
+type row struct {
+	MemberID string
+	Status   provision.Status
+	Version  int64
+	Settled  bool // unchanged for the minimum age
+}
+
+// Key implements drift.Keyed.
+func (r row) Key() string { return r.MemberID }
+
+// resource is what the provider has.
+type resource provision.Resource
+
+// Key implements drift.Keyed.
+func (r resource) Key() string { return r.MemberID }
+
+// verdict compares a row with what the provider has.
+func verdict(r *row, have *resource) (drift.Kind, string) {
+	state := provision.ResourceState("missing")
+	if have != nil {
+		state = have.State
+	}
+	switch {
+	case r == nil && state != provision.ResourceTombstone:
+		return drift.Orphan, "unknown here, the provider's is " + string(state)
+	case r == nil || !r.Settled:
+	case r.Status == provision.Ready && state != provision.ResourceLive:
+		return drift.Stranded, "ready, the provider's is " + string(state)
+	case r.Status == provision.Removed && have != nil && state != provision.ResourceTombstone:
+		return drift.Orphan, "removed, the provider's is " + string(state)
+	}
+	return "", ""
+}
+
+// mend makes a storage pending again if a worker can help, and notes what nobody may
+// touch.
+func (r *Reconciler) mend(ctx context.Context, storage *row, have *resource, kind drift.Kind, _ string) (bool, error) {
+	switch {
+	case storage == nil || (have != nil && have.State == provision.ResourceDamaged):
+		return false, r.quarantine(ctx, *have)
+	case kind == drift.Stranded && have != nil && have.State == provision.ResourceTombstone:
+		return false, nil // removed for good
+	}
+	// As after a new command; a lease is left to who holds it.
+	tag, err := r.pool.Exec(ctx, `-- name: pendingAgain
+UPDATE storage SET status = 'pending', attempts = 0, outage_attempts = 0, next_attempt_at = now(), last_error_class = NULL, last_error = NULL,
+	version = version + 1, updated_at = now()
+WHERE member_id = $1 AND version = $2`, storage.MemberID, storage.Version)
+	if err != nil {
+		return false, fmt.Errorf("pending again: %w", err)
+	}
+	return tag.RowsAffected() == 1, nil
+}
+
+func (r *Reconciler) quarantine(ctx context.Context, have resource) error {
+	_, err := r.pool.Exec(ctx, `-- name: quarantineResource
+INSERT INTO quarantine (member_id, state, generation) VALUES ($1, $2, $3)
+ON CONFLICT (member_id) DO UPDATE SET state = $2, generation = $3, last_seen = now()`, have.MemberID, have.State, have.Generation)
+	if err != nil {
+		return fmt.Errorf("quarantine resource: %w", err)
+	}
+	return nil
+}
+
+const selectRows = `SELECT member_id::text, status, version,
+	updated_at <= now() - make_interval(secs => $1) AS settled FROM storage `
+
+func (r *Reconciler) rows(ctx context.Context, after string) ([]row, error) {
+	if after == "" {
+		after = uuid.Nil.String()
+	}
+	rows, _ := r.pool.Query(ctx, "-- name: listRows\n"+selectRows+"WHERE member_id > $2 ORDER BY member_id LIMIT $3", r.cfg.MinAge.Seconds(), after, pageSize)
+	page, err := pgx.CollectRows(rows, pgx.RowToStructByName[row])
+	if err != nil {
+		return nil, fmt.Errorf("list rows: %w", err)
+	}
+	return page, nil
+}
+
+func (r *Reconciler) resources(ctx context.Context, after string, limit int) ([]resource, error) {
+	ctx, cancel := context.WithTimeout(ctx, listTimeout)
+	defer cancel()
+	found, err := r.provider.List(ctx, after, limit)
+	if err != nil {
+		return nil, fmt.Errorf("list resources: %w", err)
+	}
+	page := make([]resource, len(found))
+	for i, f := range found {
+		page[i] = resource(f)
+	}
+	return page, nil
+}
+
+// again reads the provider's side first: so the row is at least as new.
+func (r *Reconciler) again(ctx context.Context, memberID string) (*row, *resource, error) {
+	found, err := r.resources(ctx, before(memberID), 1)
+	if err != nil {
+		return nil, nil, err
+	}
+	var have *resource
+	if len(found) > 0 && found[0].MemberID == memberID {
+		have = &found[0]
+	}
+	rows, _ := r.pool.Query(ctx, "-- name: readRow\n"+selectRows+"WHERE member_id = $2", r.cfg.MinAge.Seconds(), memberID)
+	stored, err := pgx.CollectRows(rows, pgx.RowToStructByName[row])
+	if err != nil {
+		return nil, nil, fmt.Errorf("read row: %w", err)
+	}
+	if len(stored) == 0 {
+		return nil, have, nil
+	}
+	return &stored[0], have, nil
+}
+
+// before returns the greatest UUID below id, so that a list after it begins with id.
+func before(id string) string {
+	u := uuid.FromStringOrNil(id)
+	high, low := binary.BigEndian.Uint64(u[:8]), binary.BigEndian.Uint64(u[8:])
+	if low == 0 {
+		high--
+	}
+	binary.BigEndian.PutUint64(u[:8], high)
+	binary.BigEndian.PutUint64(u[8:], low-1)
+	return u.String()
+}

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/signup-saga/signup-saga/service"
+	"github.com/signup-saga/signup-saga/service/drift"
+	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
+	"github.com/signup-saga/signup-saga/storage-svc/internal/reconcile"
+)
+
+// reconcileConfig is what the reconcile subcommand needs.
+type reconcileConfig struct {
+	MigrateConfig
+	service.Reconciliation
+	ProviderDir string `env:"PROVIDER_DIR"`
+}
+
+// Validate implements what service.LoadConfig looks for.
+func (c reconcileConfig) Validate() []error {
+	errs := append(c.MigrateConfig.Validate(), c.Problems()...)
+	if c.Provider == "fs" && c.ProviderDir == "" {
+		errs = append(errs, errors.New("PROVIDER_DIR: required with PROVIDER=fs"))
+	}
+	return errs
+}
+
+func newReconciler(c service.Reconciliation, pool *pgxpool.Pool, prov provision.Provider, log *slog.Logger) *reconcile.Reconciler {
+	return reconcile.New(reconcile.Config{MinAge: c.ReconcileMinAge, MaxRepairs: c.ReconcileMaxRepairs, Log: log}, pool, prov)
+}
+
+// reconcileOnce is the reconcile subcommand: it prints a report, and fails if anything
+// is or was wrong.
+func reconcileOnce(ctx context.Context, cfg reconcileConfig, stdout io.Writer, dry bool) error {
+	log := service.NewLogger(stdout, cfg.LogFormat, cfg.LogLevel)
+	pool, err := service.OpenPool(ctx, cfg.DatabaseURL, log)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	if err := service.WaitMigrated(ctx, pool, log, program.Migrations...); err != nil {
+		return err
+	}
+	prov, err := openProvider(ctx, config{MigrateConfig: cfg.MigrateConfig, ProviderDir: cfg.ProviderDir}, nil)
+	if err != nil {
+		return err
+	}
+	r := newReconciler(cfg.Reconciliation, pool, prov, log)
+	var report drift.Report
+	if dry {
+		report, err = r.DryRun(ctx)
+	} else {
+		report, err = r.Run(ctx, 0)
+	}
+	if err == nil {
+		err = report.Write(stdout)
+	}
+	return errors.Join(err, report.Err())
+}
+
+// reconciliationTask compares storages and provider from time to time.
+func reconciliationTask(cfg config, pool *pgxpool.Pool, prov provision.Provider, registry prometheus.Registerer, log *slog.Logger) (service.Task, error) {
+	gauges, err := drift.NewGauges(registry,
+		prometheus.GaugeOpts{Name: "stranded_storages", Help: "Storages that are ready but not at the provider, by the last reconciliation."},
+		prometheus.GaugeOpts{Name: "orphan_resources", Help: "What the provider has of storages that are removed or unknown, by the last reconciliation."})
+	if err != nil {
+		return service.Task{}, err
+	}
+	step := newReconciler(cfg.Reconciliation, pool, prov, log).Schedule(cfg.ReconcileInterval, gauges)
+	return service.Task{Name: "reconciliation", Run: func(ctx context.Context) error {
+		service.Loop(ctx, "reconciliation", cfg.Tick(), nil, log, step)
+		return nil
+	}}, nil
+}
