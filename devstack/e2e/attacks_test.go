@@ -107,6 +107,9 @@ func folderSize(dir string) (size int64, err error) {
 	return size, err
 }
 
+// databaseTime is DATABASE_TIMEOUT and a little.
+const databaseTime = 3 * time.Second
+
 // stopPostgres ends the database without warning, commits under way included. Meanwhile a signup is told when to come again.
 func (w *world) stopPostgres() error {
 	const times = 4
@@ -115,9 +118,11 @@ func (w *world) stopPostgres() error {
 	for range times {
 		err := w.whileKilled("postgres", func() error {
 			between(w.rand, 100*time.Millisecond, time.Second)
+			began := time.Now()
 			a, err := request(impatient, http.MethodPost, w.env["MEMBER_URL"]+"/v1/members", `{"username":"nobody","password":"a long enough password"}`, nil)
-			if err != nil || a.Status != http.StatusServiceUnavailable || a.Header.Get("Retry-After") == "" {
-				return fmt.Errorf("a signup without Postgres: %+v, %w", a, err)
+			took := time.Since(began)
+			if err != nil || a.Status != http.StatusServiceUnavailable || a.Header.Get("Retry-After") == "" || took > databaseTime {
+				return fmt.Errorf("a signup without Postgres after %s: %+v, %w", took, a, err)
 			}
 			w.fired("Postgres stopped at once")
 			return nil

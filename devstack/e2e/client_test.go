@@ -20,9 +20,9 @@ import (
 )
 
 const (
-	// oneTry is how long a client waits for one answer, patience for how long it asks again.
-	oneTry   = 5 * time.Second
-	patience = time.Minute
+	// oneTry is how long a client waits for one answer, longPatience for how long it asks again.
+	oneTry       = 5 * time.Second
+	longPatience = time.Minute
 )
 
 // book is the client's own journal: a file in which every answer is on the disk before the next request is made.
@@ -69,12 +69,14 @@ type client struct {
 	next    atomic.Uint64
 	book    *book
 	tries   *tries
+	// patience is how long it asks again; zero: it asks once.
+	patience time.Duration
 }
 
 func newClient(b *book, n *tries, members ...string) *client {
 	return &client{
 		http:    &http.Client{Timeout: oneTry, Transport: &http.Transport{MaxIdleConnsPerHost: 16}},
-		members: members, book: b, tries: n,
+		members: members, book: b, tries: n, patience: longPatience,
 	}
 }
 
@@ -82,6 +84,7 @@ func newClient(b *book, n *tries, members ...string) *client {
 type person struct {
 	oracle.Line
 	password string
+	took     time.Duration // until the answer
 }
 
 // signUp signs somebody up; it returns an error when the answer is final and not a 201. Twice means a double click.
@@ -92,7 +95,7 @@ func (c *client) signUp(ctx context.Context, twice bool) (person, error) {
 		return p, err
 	}
 	body := fmt.Sprintf(`{"username":%q,"password":%q,"email":"%[1]s@%s.example"}`, p.Username, p.password, oracle.Canary)
-	clicks := 1 + count(twice)
+	clicks, began := 1+count(twice), time.Now()
 	answers := make(chan error, clicks)
 	var lines [2]oracle.Line
 	for i := range clicks {
@@ -118,7 +121,7 @@ func (c *client) signUp(ctx context.Context, twice bool) (person, error) {
 		return p, fmt.Errorf("signup %s: %w", p.Key, err)
 	}
 	c.tries.acknowledged.Add(1)
-	p.Line = lines[0]
+	p.Line, p.took = lines[0], time.Since(began)
 	return p, nil
 }
 
@@ -147,7 +150,7 @@ func (c *client) leave(ctx context.Context, p person) error {
 // persist repeats a request until the wanted status, a final other one, or the end of its patience. What a client may repeat is
 // a connection that failed and a 503.
 func (c *client) persist(ctx context.Context, method, path, body string, headers map[string]string, want int) (answer, error) {
-	deadline := time.Now().Add(patience)
+	deadline := time.Now().Add(c.patience)
 	for try := 0; ; try++ {
 		member := c.members[c.next.Add(1)%uint64(len(c.members))]
 		a, err := request(c.http, method, member+path, body, headers)

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"errors"
-	"net/http"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -18,16 +17,19 @@ func TestDrainUnderLoad(t *testing.T) {
 		bound   = 20_000 // requests, should the replica never stop
 	)
 	s := startStack(t, noTimers, "--members", "2")
-	j := &journal{}
+	b := newBook(t)
+	var mu sync.Mutex
+	var all []person
 	var requests, duringDrain atomic.Int64
 	var draining atomic.Bool
 	var wg sync.WaitGroup
 	for range clients {
-		client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{}}
+		client := newClient(b, new(tries), s.env["MEMBER_URL_2"])
+		client.patience = 0
 		wg.Go(func() {
-			defer client.CloseIdleConnections()
+			defer client.http.CloseIdleConnections()
 			for requests.Add(1) < bound {
-				p, err := signUp(client, s.env["MEMBER_URL_2"])
+				p, err := client.signUp(t.Context(), false)
 				if errors.Is(err, syscall.ECONNREFUSED) {
 					return
 				}
@@ -35,7 +37,9 @@ func TestDrainUnderLoad(t *testing.T) {
 					t.Errorf("a request failed: %v", err)
 					return
 				}
-				j.add(p)
+				mu.Lock()
+				all = append(all, p)
+				mu.Unlock()
 				if draining.Load() {
 					duringDrain.Add(1)
 				}
@@ -43,7 +47,7 @@ func TestDrainUnderLoad(t *testing.T) {
 			t.Error("the replica never refused a connection")
 		})
 	}
-	eventually(t, time.Minute, "some load", func() bool { return j.len() > 200 })
+	eventually(t, time.Minute, "some load", func() bool { mu.Lock(); defer mu.Unlock(); return len(all) > 200 })
 	draining.Store(true)
 	s.operate("stop", "member-2") // returns when the process has ended
 	wg.Wait()
@@ -51,12 +55,12 @@ func TestDrainUnderLoad(t *testing.T) {
 	if duringDrain.Load() == 0 {
 		t.Error("nothing was accepted after the signal: the drain was not under load")
 	}
-	t.Logf("%d signups, %d of them after the signal", j.len(), duringDrain.Load())
+	t.Logf("%d signups, %d of them after the signal", len(all), duringDrain.Load())
 	if t.Failed() {
 		return
 	}
 	began := time.Now()
-	s.audit(j)
+	s.audit(b, all)
 	if waited := time.Since(began); waited > 15*time.Second {
 		t.Errorf("ready after %s: the replica took messages with it, and only the deadline of their acknowledgement freed them", waited)
 	}

@@ -167,11 +167,7 @@ func (w *world) putCanaries() {
 func (w *world) judge() []oracle.Verdict {
 	w.t.Helper()
 	w.restAll()
-	evidence, err := oracle.Collect(w.t.Context(), oracle.Sources{
-		Journal: w.book.file.Name(), Ledger: w.env["PROVIDER_LEDGER"], Provider: w.env["PROVIDER_DIR"],
-		MemberDatabase: w.directly("MEMBER_DATABASE_URL"), StorageDatabase: w.directly("STORAGE_DATABASE_URL"),
-		Searched: []string{w.env["NATS_DIR"], filepath.Join(w.dir, "log"), w.env["PROVIDER_DIR"], w.env["PROVIDER_LEDGER"]},
-	})
+	evidence, err := oracle.Collect(w.t.Context(), w.sources(w.book))
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -186,9 +182,6 @@ func (w *world) judge() []oracle.Verdict {
 	w.report(evidence, verdicts)
 	return verdicts
 }
-
-// directly is a URL of devstack.env, which leads past the proxies.
-func (w *world) directly(name string) string { return w.env[name] }
 
 // restAll waits until nothing is under way any more. A mail whose sender died is tried again when its lease runs out, after five
 // minutes; that time is passed over.
