@@ -101,7 +101,9 @@ func (q *watched) Claim(ctx context.Context, c provision.Claim) ([]provision.Sto
 
 func (q *watched) Finish(ctx context.Context, results []provision.Result) (int, error) {
 	stale, err := q.Queue.Finish(ctx, results)
-	q.stale <- stale
+	if err == nil {
+		q.stale <- stale
+	}
 	return stale, err
 }
 
@@ -140,6 +142,7 @@ func TestPausedWorkerIsTooLate(t *testing.T) {
 			c.meanwhile(f)
 			before := f.get(1)
 			close(resume)
+			testenv.Eventually(t, 10*time.Second, "the result", func() bool { return len(paused.stale) > 0 })
 			if stale := <-paused.stale; stale != 1 {
 				t.Errorf("%d results refused", stale)
 			}
