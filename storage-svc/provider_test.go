@@ -8,7 +8,9 @@ import (
 	"net/http/httptest"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/johannesboyne/gofakes3"
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
@@ -51,6 +53,43 @@ func TestStoragesInABucket(t *testing.T) {
 	if err != nil || strings.Count(string(ledger), `"create"`) != 1 || strings.Count(string(ledger), `"delete"`) != 1 {
 		t.Errorf("ledger %s, %v", ledger, err)
 	}
+}
+
+// Neither the migration nor the service minds an object store that is not there
+// yet: the one waits, the other takes commands and burns no attempts.
+func TestObjectStoreIsWaitedFor(t *testing.T) {
+	server := testenv.NATS(t)
+	var there atomic.Bool
+	vars := s3Environment(t, server.URL, func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if there.Load() {
+				next.ServeHTTP(w, r)
+				return
+			}
+			w.WriteHeader(http.StatusServiceUnavailable)
+		})
+	})
+	ended := make(chan error, 1)
+	go func() {
+		ended <- run(t.Context(), []string{"migrate"}, func(name string) string { return vars[name] }, io.Discard)
+	}()
+	p := start(t, vars)
+	m := newMemberService(t, server.URL)
+	m.send(contract.StorageProvision, storageCommand(1))
+	testenv.Eventually(t, 20*time.Second, "an attempt without a store", func() bool {
+		_, answer := p.call("GET", "/v1/storages/"+member, "")
+		return strings.Contains(answer, `"status":"pending"`) && strings.Contains(answer, `"attempts":0`) && strings.Contains(answer, `"class":"outage"`)
+	})
+	select {
+	case err := <-ended:
+		t.Fatalf("migrate ended without a store: %v", err)
+	default:
+	}
+	there.Store(true)
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	m.expect(contract.StorageProvisioned, 1)
 }
 
 func TestAStoreWithoutConditionsIsRefused(t *testing.T) {
