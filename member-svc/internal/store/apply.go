@@ -180,6 +180,7 @@ func audit(b *pgx.Batch, before, after saga.Saga, e saga.Event) {
 // most limit now, and perSecond over time, counted in Postgres for all replicas. What
 // is still in the outbox needs no second copy: a broker that is down for a day does
 // not grow it. Sagas past their give-up age are labelled whether published or not.
+// Sagas at a step that only a newer version knows are left to it.
 // It returns how many sagas it moved.
 func (s *Store) Redrive(ctx context.Context, perSecond, limit int) (int, error) {
 	var due []Record
@@ -199,7 +200,7 @@ FROM redrive_budget FOR UPDATE`, perSecond).Scan(&allowed); err != nil || allowe
 			return err
 		}
 		rows, err := tx.Query(ctx, "-- name: claimDue\n"+selectRecord+`
-WHERE s.due_at <= now() AND (s.commanded_at < coalesce($1::timestamptz, 'infinity')
+WHERE s.due_at <= now() AND s.step < cardinality($2::float8[]) AND (s.commanded_at < coalesce($1::timestamptz, 'infinity')
       OR s.state IN ('provisioning', 'withdrawing') AND s.opened_at <= now() - make_interval(secs => ($2::float8[])[s.step + 1]))
 ORDER BY s.due_at LIMIT $3 FOR NO KEY UPDATE OF s SKIP LOCKED`, published,
 			s.seconds(func(st saga.Step) time.Duration { return st.GiveUpAge }), min(limit, allowed))

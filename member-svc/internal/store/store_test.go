@@ -285,6 +285,25 @@ func TestRedriveOnlyWhatWasPublished(t *testing.T) {
 	}
 }
 
+// A newer version with another step runs beside this one, or ran before it: its sagas
+// do not use up the budget of the others.
+func TestRedriveLeavesUnknownSteps(t *testing.T) {
+	f := open(t)
+	f.signUp(t, "theirs")
+	storetest.Exec(t, f.pool, "UPDATE signup_saga SET step = 1")
+	ours := f.signUp(t, "ours")
+	f.publish(t)
+	f.overdue(t, "25 hours")
+	storetest.Exec(t, f.pool, "UPDATE signup_saga SET due_at = due_at - interval '1 minute' WHERE step = 1")
+	f.fillBudget(t)
+	if n, err := f.Redrive(t.Context(), 200, 1); n != 1 || err != nil {
+		t.Errorf("moved %d, %v; want 1", n, err)
+	}
+	if got, _, err := f.Get(t.Context(), ours.ID); err != nil || got.State != saga.NeedsAttention {
+		t.Errorf("%+v %v", got.Saga, err)
+	}
+}
+
 func TestRedriveKeepsToTheBudget(t *testing.T) {
 	f := open(t)
 	for i := range 12 {
