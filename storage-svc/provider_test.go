@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"io"
 	"maps"
@@ -101,7 +102,9 @@ func TestAStoreWithoutConditionsIsRefused(t *testing.T) {
 		})
 	})
 	migrated(t, vars)
-	err := run(t.Context(), []string{"serve"}, func(name string) string { return vars[name] }, io.Discard)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // should it start after all
+	defer cancel()
+	err := run(ctx, []string{"serve"}, func(name string) string { return vars[name] }, io.Discard)
 	if !errors.Is(err, provider.ErrUnconditional) {
 		t.Errorf("err = %v", err)
 	}
