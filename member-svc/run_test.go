@@ -343,7 +343,7 @@ func TestOperators(t *testing.T) {
 	}
 	sagaURL := s.admin + "/admin/v1/sagas/" + list["items"].([]any)[0].(map[string]any)["saga_id"].(string)
 	status, header, detail, raw := call(t, "GET", sagaURL, "", viewer...)
-	if status != 200 || header.Get("ETag") != `"2"` || detail["last_error"].(map[string]any)["fingerprint"] != "rejected:no-room" || len(detail["timeline"].([]any)) != 2 {
+	if status != 200 || header.Get("ETag") != `"2"` || detail["step"] != "storage" || detail["last_error"].(map[string]any)["fingerprint"] != "rejected:no-room" || len(detail["timeline"].([]any)) != 2 {
 		t.Errorf("detail: %d %s", status, raw)
 	}
 	reason := `{"reason":"room made"}`

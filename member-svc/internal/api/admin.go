@@ -43,6 +43,7 @@ type sagaView struct {
 	Username      *string                `json:"username"`
 	Plan          string                 `json:"plan"`
 	State         saga.State             `json:"state"`
+	Step          string                 `json:"step"` // that is asked, or was asked last
 	Delayed       bool                   `json:"delayed"`
 	Generation    int64                  `json:"generation"`
 	Version       int64                  `json:"version"`
@@ -58,7 +59,7 @@ type sagaView struct {
 func (a *API) view(r store.Record) sagaView {
 	v := sagaView{
 		SagaID: r.ID, MemberID: r.MemberID, SignupID: r.SignupID, Username: r.Username, Plan: r.Plan,
-		State: r.State, Delayed: a.Steps.Delayed(r.Saga, r.Now), Generation: r.Generation, Version: r.Version,
+		State: r.State, Step: a.Steps.Name(r.Saga), Delayed: a.Steps.Delayed(r.Saga, r.Now), Generation: r.Generation, Version: r.Version,
 		Attempts: r.Redrives + 1, RetryOpen: r.RetryOpen, CreatedAt: r.CreatedAt.UTC(), UpdatedAt: r.UpdatedAt.UTC(),
 	}
 	if r.ErrorClass != "" {

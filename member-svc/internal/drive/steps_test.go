@@ -173,6 +173,8 @@ func TestTwoSteps(t *testing.T) {
 		switch {
 		case i%2 == 1 && (got.State != saga.Ready || got.Step != 1 || !storage.exists || !mailbox.exists):
 			t.Errorf("stayed: %+v %+v %+v\n%+v", got.Saga, storage, mailbox, timeline)
+		case i%2 == 1 && !slices.ContainsFunc(timeline, func(m store.Moment) bool { return m.Kind == "provisioned" && m.Detail == "mailbox" }):
+			t.Errorf("the timeline does not say what was provisioned: %+v", timeline)
 		case i%2 == 0 && (got.State != saga.Withdrawn || got.Step != 0 || !storage.removed || mailbox != nil && !mailbox.removed):
 			t.Errorf("left: %+v %+v %+v\n%+v", got.Saga, storage, mailbox, timeline)
 		}

@@ -38,6 +38,14 @@ func (ss Steps) Delayed(s Saga, now time.Time) bool {
 	return s.State.Open() && s.Step < len(ss) && now.Sub(s.OpenedAt) > ss[s.Step].Promise
 }
 
+// Name returns the name of the saga's step; "" if only a newer version knows it.
+func (ss Steps) Name(s Saga) string {
+	if s.Step < len(ss) {
+		return ss[s.Step].Name
+	}
+	return ""
+}
+
 // index returns the index of the step with this name, or -1.
 func (ss Steps) index(name string) int {
 	return slices.IndexFunc(ss, func(st Step) bool { return st.Name == name })

@@ -165,7 +165,7 @@ SELECT $1::uuid, $2, $3, $4, $5, $6, $7, $8, nullif($9, '')
 WHERE $10 OR (SELECT count(*) FROM saga_event WHERE saga_id = $1::uuid) < 200
 ON CONFLICT (saga_id, message_id) DO NOTHING`,
 		s.ID, kind, s.State, s.Version, max(e.Generation, s.Generation), max(e.Attempt, s.Redrives),
-		cmp.Or(e.Reason, e.Error.Message, s.ErrorMessage), e.Actor, messageID, outcome == saga.Advanced || outcome == saga.GaveUp)
+		cmp.Or(e.Reason, e.Error.Message, s.ErrorMessage, e.Step), e.Actor, messageID, outcome == saga.Advanced || outcome == saga.GaveUp)
 }
 
 func audit(b *pgx.Batch, before, after saga.Saga, e saga.Event) {
