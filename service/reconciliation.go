@@ -8,7 +8,7 @@ import (
 // Reconciliation configures when and how much a service reconciles; services that do
 // embed it.
 type Reconciliation struct {
-	ReconcileInterval   time.Duration `env:"RECONCILE_INTERVAL" envDefault:"10m" help:"from one reconciliation to the next"`
+	ReconcileInterval   time.Duration `env:"RECONCILE_INTERVAL" envDefault:"1h" help:"from one reconciliation to the next"`
 	ReconcileMinAge     time.Duration `env:"RECONCILE_MIN_AGE" envDefault:"10m" help:"what settled, or was commanded, less than that ago is left alone"`
 	ReconcileMaxRepairs int           `env:"RECONCILE_MAX_REPAIRS" envDefault:"1000" help:"most disagreements that one reconciliation acts on"`
 }

@@ -100,12 +100,13 @@ func (r *Reconciler[L, R]) DryRun(ctx context.Context) (Report, error) {
 }
 
 // Run compares, mends, and notes what it found. It returns [ErrBusy] if another run is
-// under way, or began less than every ago; 0 begins at any time.
+// under way, failed or died less than a minute ago, or ended less than every ago; 0
+// waits for one that is under way only.
 func (r *Reconciler[L, R]) Run(ctx context.Context, every time.Duration) (Report, error) {
 	current := &run[L, R]{Reconciler: r}
 	err := r.Pool.QueryRow(ctx, `-- name: beginReconciliation
 UPDATE reconciliation SET holder = gen_random_uuid(), lease_until = now() + make_interval(secs => $1), started_at = now()
-WHERE lease_until <= now() AND started_at <= now() - make_interval(secs => $2)
+WHERE (lease_until <= now() OR holder IS NULL AND $2 = 0.0) AND coalesce(finished_at, '-infinity') <= now() - make_interval(secs => $2)
 RETURNING holder::text, coalesce(resume_after, '')`, lease.Seconds(), every.Seconds()).Scan(&current.holder, &current.from)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return Report{}, ErrBusy
@@ -117,7 +118,7 @@ RETURNING holder::text, coalesce(resume_after, '')`, lease.Seconds(), every.Seco
 	if err == nil {
 		err = current.finish(ctx)
 	}
-	return report, errors.Join(err, current.release(context.WithoutCancel(ctx)))
+	return report, errors.Join(err, current.release(context.WithoutCancel(ctx), err == nil))
 }
 
 // run is one comparison.
@@ -238,11 +239,13 @@ DELETE FROM quarantine USING done WHERE last_seen < started_at AND $6`,
 	return nil
 }
 
-// release lets others begin; without it they wait until the lease has run out.
-func (r *run[L, R]) release(ctx context.Context) error {
+// release lets others begin: after a failure when the lease has run out, since what is
+// away should not be asked all the time. The same holds without it, for a run that died.
+func (r *run[L, R]) release(ctx context.Context, done bool) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	_, err := r.Pool.Exec(ctx, "-- name: releaseReconciliation\nUPDATE reconciliation SET holder = NULL, lease_until = now() WHERE holder = $1::text::uuid", r.holder)
+	_, err := r.Pool.Exec(ctx, `-- name: releaseReconciliation
+UPDATE reconciliation SET holder = NULL, lease_until = CASE WHEN $2 THEN now() ELSE lease_until END WHERE holder = $1::text::uuid`, r.holder, done)
 	if err != nil {
 		return fmt.Errorf("release reconciliation: %w", err)
 	}

@@ -63,8 +63,7 @@ func (g *Gauges) set(s Status) {
 }
 
 // Schedule returns a step for a loop that begins a run when the last one, of any
-// replica, began every ago. A run that fails is not repeated before that: what is away
-// is not asked all the time.
+// replica, ended every ago, see [Reconciler.Run].
 func (r *Reconciler[L, R]) Schedule(every time.Duration, g *Gauges) func(context.Context) (more bool, err error) {
 	return func(ctx context.Context) (bool, error) {
 		report, err := r.Run(ctx, every)

@@ -89,6 +89,16 @@ func (s *Stack) planMembers() error {
 	return nil
 }
 
+// holdStoragePorts finds out where the storage services will listen, before the member services are told.
+func (s *Stack) holdStoragePorts() error {
+	for n := range s.options.Storages {
+		if _, err := s.settings.port(replica("storage", n+1), 8090); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (s *Stack) planStorages() error {
 	database, err := s.databaseURL("storage")
 	if err != nil {
@@ -96,10 +106,7 @@ func (s *Stack) planStorages() error {
 	}
 	for n := range s.options.Storages {
 		name := replica("storage", n+1)
-		number, err := s.settings.port(name, 8090)
-		if err != nil {
-			return err
-		}
+		number := s.settings.Ports[name]
 		env := append(s.storageEnv(),
 			"STORAGE_HTTP_ADDR="+loopback(number),
 			"STORAGE_DATABASE_URL="+database)
@@ -149,6 +156,8 @@ func (s *Stack) memberEnv() []string {
 		"ADMIN_TOKENS_FILE="+s.tokensFile(),
 		"IDEMPOTENCY_SECRET="+s.settings.secret("idempotency"),
 		"SMTP_ADDR="+loopback(s.settings.Ports[smtpName]),
+		"STORAGE_URL=http://"+loopback(s.settings.Ports["storage"]),
+		"STORAGE_CLIENT_TOKEN="+s.settings.secret("storage token"),
 		"SIGNUP_RATE_PER_MINUTE=1000000", "SESSION_RATE_PER_MINUTE=1000000") // everyone comes from the same address
 	if s.options.CheapHash {
 		env = append(env, "HASH_MEMORY_KIB=64", "HASH_TIME=1")

@@ -147,7 +147,7 @@ func (s *Stack) plan(ctx context.Context) error {
 		}
 		s.databases[name] = planned
 	}
-	for _, add := range []func() error{s.planNATS, s.planSMTP, s.planMembers, s.planStorages, s.writeAdminTokens} {
+	for _, add := range []func() error{s.planNATS, s.planSMTP, s.holdStoragePorts, s.planMembers, s.planStorages, s.writeAdminTokens} {
 		if err := add(); err != nil {
 			return err
 		}

@@ -82,7 +82,7 @@ RETURNING s.generation, m.plan`, m.SagaID, m.Version, r.cfg.MinAge.Seconds()).Sc
 		if _, err := tx.Exec(ctx, `-- name: addReconciled
 INSERT INTO saga_event (saga_id, kind, state, version, generation, detail)
 SELECT $1::uuid, 'commanded_again', $2, $3, $4, $5 WHERE (SELECT count(*) FROM saga_event WHERE saga_id = $1::uuid) < 200`,
-			m.SagaID, m.State, m.Version, c.Generation, why); err != nil {
+			m.SagaID, string(m.State), m.Version, c.Generation, why); err != nil {
 			return err
 		}
 		typ := contract.StorageDeprovision

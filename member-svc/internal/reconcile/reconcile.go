@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	pageSize  = 500
+	pageSize  = 1000
 	suspended = 5 * time.Second // a transaction that says nothing for so long is ended
 )
 

@@ -494,12 +494,19 @@ func TestScheduleAndAbsentStorageService(t *testing.T) {
 	}
 	f.storages.hook(nil)
 	if _, err := f.Run(t.Context(), time.Hour); !errors.Is(err, drift.ErrBusy) {
-		t.Errorf("begun again within the hour: %v", err)
+		t.Errorf("begun again at once: %v", err)
 	}
-	storetest.Exec(t, f.pool, "UPDATE reconciliation SET started_at = started_at - interval '1 hour'")
+	storetest.Exec(t, f.pool, "UPDATE reconciliation SET lease_until = lease_until - interval '1 minute'")
 	report, err := f.Run(t.Context(), time.Hour)
 	if err != nil || report.Mended != 1 {
 		t.Errorf("%+v, %v", report, err)
+	}
+	if _, err := f.Run(t.Context(), time.Hour); !errors.Is(err, drift.ErrBusy) {
+		t.Errorf("begun again within the hour: %v", err)
+	}
+	storetest.Exec(t, f.pool, "UPDATE reconciliation SET finished_at = finished_at - interval '1 hour'")
+	if _, err := f.Run(t.Context(), time.Hour); err != nil {
+		t.Errorf("after an hour: %v", err)
 	}
 }
 

@@ -30,7 +30,7 @@ import (
 )
 
 const (
-	pageSize    = 500
+	pageSize    = provision.MaxResources
 	listTimeout = 30 * time.Second // for a page of the provider's list; shorter than the lease of a run
 )
 
@@ -122,7 +122,7 @@ WHERE member_id = $1 AND version = $2`, storage.MemberID, storage.Version)
 func (r *Reconciler) quarantine(ctx context.Context, have resource) error {
 	_, err := r.pool.Exec(ctx, `-- name: quarantineResource
 INSERT INTO quarantine (member_id, state, generation) VALUES ($1, $2, $3)
-ON CONFLICT (member_id) DO UPDATE SET state = $2, generation = $3, last_seen = now()`, have.MemberID, have.State, have.Generation)
+ON CONFLICT (member_id) DO UPDATE SET state = $2, generation = $3, last_seen = now()`, have.MemberID, string(have.State), have.Generation)
 	if err != nil {
 		return fmt.Errorf("quarantine resource: %w", err)
 	}

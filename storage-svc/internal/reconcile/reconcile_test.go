@@ -329,7 +329,7 @@ func TestProviderAwayPutsItOff(t *testing.T) {
 	}
 	f.provider.before = nil
 	if _, err := f.Run(t.Context(), time.Hour); !errors.Is(err, drift.ErrBusy) {
-		t.Errorf("begun again within the hour: %v", err)
+		t.Errorf("begun again at once: %v", err)
 	}
 	if f.count("storage WHERE status = 'ready'") != 1 {
 		t.Error("a storage was taken for missing because a list failed")
