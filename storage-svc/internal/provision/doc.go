@@ -13,4 +13,7 @@
 // before; the version counts every change of the row. What a worker found out is
 // written only if the version and the lease are still those with which it
 // started. Absent is final: nothing makes a removed member's storage come back.
+//
+// Between all workers and the provider stands a [Gate]: while the provider is
+// away one call at a time asks for it, and its calls never exceed a rate.
 package provision
