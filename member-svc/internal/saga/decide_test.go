@@ -119,7 +119,7 @@ func TestDelayedAndPublicStates(t *testing.T) {
 }
 
 // One step after the other, and back in reverse; the generation is the saga's.
-func TestTwoSteps(t *testing.T) {
+func TestOneStepAfterTheOther(t *testing.T) {
 	reply := func(k Kind, step string, g int64) Event {
 		return Event{Kind: k, Step: step, Generation: g, Error: refusal}
 	}
