@@ -96,7 +96,7 @@ func (c checkpoints) load(ctx context.Context, name, tail string, args ...any) (
 	var (
 		p       position
 		h       holder
-		gaps    []byte
+		gaps    [][3]uint64
 		gapsXid uint64
 	)
 	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
@@ -109,11 +109,7 @@ func (c checkpoints) load(ctx context.Context, name, tail string, args ...any) (
 	if p.streamID.Unix() == 0 {
 		p.streamID = time.Time{}
 	}
-	var ranges [][3]uint64
-	if err := json.Unmarshal(gaps, &ranges); err != nil {
-		return p, h, fmt.Errorf("gaps of checkpoint %d of lane %s: %w", p.gapsAt, c.lane, err)
-	}
-	for _, g := range ranges {
+	for _, g := range gaps {
 		p.gaps = append(p.gaps, gap{int64(g[0]), int64(g[1]), g[2]})
 	}
 	p.gaps = stamped(p.gaps, gapsXid)

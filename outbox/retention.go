@@ -44,40 +44,27 @@ func (r *Relay) retain(ctx context.Context) error {
 	if len(start.gaps) > 0 {
 		bound = start.gaps[0].from - 1
 	}
-	events, err := r.deleteAll(ctx, `-- name: retainEvents
-DELETE FROM `+table("event", r.Lane)+` WHERE id IN (
-    SELECT id FROM `+table("event", r.Lane)+` e WHERE id <= $1
-    AND NOT EXISTS (SELECT FROM `+table("dead", r.Lane)+` d WHERE d.id = e.id) ORDER BY id LIMIT `+fmt.Sprint(retainChunk)+`)
-AND created_at < now() - $2::interval`, bound, r.Retention)
-	if err != nil {
-		return fmt.Errorf("delete expired events of lane %s: %w", r.Lane, err)
-	}
-	checkpoints, err := r.deleteAll(ctx, `-- name: retainCheckpoints
-DELETE FROM `+table("checkpoint", r.Lane)+` WHERE n IN (
-    SELECT n FROM `+table("checkpoint", r.Lane)+` WHERE n < $1 ORDER BY n LIMIT `+fmt.Sprint(retainChunk)+`)`,
-		oldest)
-	if err != nil {
-		return fmt.Errorf("delete expired checkpoints of lane %s: %w", r.Lane, err)
-	}
-	if events+checkpoints > 0 {
-		r.Log.Info("outbox: deleted what has expired", "events", events, "checkpoints", checkpoints)
-	}
-	return nil
-}
-
-// deleteAll repeats a delete until it finds less than a chunk.
-func (r *Relay) deleteAll(ctx context.Context, sql string, args ...any) (total int64, err error) {
+	events, checkpoints := table("event", r.Lane), table("checkpoint", r.Lane)
 	for ctx.Err() == nil {
+		var e, c int64
 		chunk, cancel := context.WithTimeout(ctx, ioTimeout)
-		tag, err := r.Pool.Exec(chunk, sql, args...)
+		err := r.Pool.QueryRow(chunk, `-- name: retain
+WITH e AS (DELETE FROM `+events+` WHERE id IN (
+    SELECT id FROM `+events+` e WHERE id <= $1
+    AND NOT EXISTS (SELECT FROM `+table("dead", r.Lane)+` d WHERE d.id = e.id) ORDER BY id LIMIT $4)
+    AND created_at < now() - $2::interval RETURNING 1),
+c AS (DELETE FROM `+checkpoints+` WHERE n IN (SELECT n FROM `+checkpoints+` WHERE n < $3 ORDER BY n LIMIT $4) RETURNING 1)
+SELECT (SELECT count(*) FROM e), (SELECT count(*) FROM c)`, bound, r.Retention, oldest, retainChunk).Scan(&e, &c)
 		cancel()
 		if err != nil {
-			return total, err
+			return fmt.Errorf("delete what has expired in lane %s: %w", r.Lane, err)
 		}
-		total += tag.RowsAffected()
-		if tag.RowsAffected() < retainChunk {
-			return total, nil
+		if e+c > 0 {
+			r.Log.Info("outbox: deleted what has expired", "events", e, "checkpoints", c)
+		}
+		if max(e, c) < retainChunk {
+			return nil
 		}
 	}
-	return total, context.Cause(ctx)
+	return context.Cause(ctx)
 }
