@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,6 +24,7 @@ import (
 type stack struct {
 	*server
 	devstack, dir   string
+	database        string            // URL of the member database for the administrator
 	settings        map[string]string // devstack.env
 	member, storage *pgxpool.Pool     // the databases of the services
 	http            *http.Client
@@ -31,8 +33,8 @@ type stack struct {
 	accepted        atomic.Int64 // signups that were answered with 201
 }
 
-// startStack runs the product on the Postgres server at database, "" for one of
-// its own, and on a NATS server of its own.
+// startStack runs the product on the Postgres server at database and on a NATS
+// server of its own.
 func (b *bench) startStack(ctx context.Context, name, database string) (s *stack, err error) {
 	s = &stack{devstack: b.servers.devstack, dir: filepath.Join(b.servers.dir, name)}
 	defer func() {
@@ -43,6 +45,12 @@ func (b *bench) startStack(ctx context.Context, name, database string) (s *stack
 	if err := os.Mkdir(s.dir, 0o755); err != nil {
 		return s, err
 	}
+	u, err := url.Parse(database)
+	if err != nil {
+		return s, err
+	}
+	u.Path = "/member"
+	s.database = u.String()
 	cmd := exec.Command(s.devstack, "up", "--dir", s.dir, "--bin", b.bin, "--hash-cost", "test")
 	cmd.Env, cmd.Stderr = append(os.Environ(), "DATABASE_URL="+database), b.out
 	if s.server, err = launch(ctx, "  settings   ", cmd); err != nil {
