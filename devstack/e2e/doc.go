@@ -4,5 +4,5 @@
 // README. It is a module of its own, outside the workspace, so that nobody who runs the demo or the unit tests downloads the
 // parsers of Docker's file formats.
 //
-// Run it with make verify.
+// Run it with make verify, and the attack for longer with make chaos: see docs/testing.md.
 package e2e

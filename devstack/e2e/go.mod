@@ -11,6 +11,8 @@ require (
 	github.com/opencontainers/go-digest v1.0.0
 )
 
+require github.com/nats-io/nats.go v1.55.0
+
 require (
 	github.com/agext/levenshtein v1.2.3 // indirect
 	github.com/antithesishq/antithesis-sdk-go v0.8.0-default-no-op // indirect

@@ -49,6 +49,7 @@ type world struct {
 	faults   []oracle.Fault
 	canaries map[string]bool
 	phases   []phase
+	poisoned int // messages that nobody can read
 }
 
 // phase is what happened during one part of the attack.
@@ -171,7 +172,7 @@ func (w *world) judge() []oracle.Verdict {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	evidence.Canaries, evidence.Faults = w.canaries, w.faults
+	evidence.Canaries, evidence.Faults, evidence.Poisoned = w.canaries, w.faults, w.poisoned
 	evidence.Mails, evidence.MailsTwice = w.mailsReceived(), w.deaths()
 	verdicts := oracle.Judge(evidence)
 	for _, v := range verdicts {

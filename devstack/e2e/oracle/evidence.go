@@ -87,6 +87,7 @@ type Evidence struct {
 	Keys        map[string]string // member id by idempotency key
 	Storages    []Storage
 	DeadLetters int
+	Poisoned    int               // messages that belong there
 	Markers     map[string]Marker // by member id
 	Canaries    map[string]bool   // members into whose storage a canary was put
 	Mails       int               // received by the mail server

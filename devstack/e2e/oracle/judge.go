@@ -215,7 +215,7 @@ func (c *kase) noOrphans(v *Verdict) {
 		m := c.byID[s.MemberID]
 		v.require((m.State != "ready" || s.Status == "ready") && s.Generation <= m.Generation, "%+v of a member who is %+v", s, m)
 	}
-	v.require(c.DeadLetters == 0, "%d dead letters", c.DeadLetters)
+	v.require(c.DeadLetters == c.Poisoned, "%d dead letters, %d messages belong there", c.DeadLetters, c.Poisoned)
 }
 
 func (c *kase) mails(v *Verdict) {

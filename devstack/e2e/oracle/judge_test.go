@@ -79,6 +79,7 @@ func TestEveryInvariantHasTeeth(t *testing.T) {
 		"a generation that nobody asked for": {"I6", func(e *Evidence) { e.Storages[0].Generation = 2 }},
 		"the databases disagree":             {"I6", func(e *Evidence) { e.Storages[0].Status = "pending" }},
 		"a dead letter":                      {"I6", func(e *Evidence) { e.DeadLetters = 1 }},
+		"a poisonous message got lost":       {"I6", func(e *Evidence) { e.Poisoned = 1 }},
 		"a mail was not sent":                {"I7", func(e *Evidence) { e.Members[0].Mail = "" }},
 		"a mail was lost":                    {"I7", func(e *Evidence) { e.Mails = 0 }},
 		"too many mails":                     {"I7", func(e *Evidence) { e.Mails = 4 }},
