@@ -33,7 +33,8 @@ func (instant) Remove(context.Context, provision.Storage) error { return nil }
 
 // BenchmarkProvision measures how fast 16 workers turn waiting storages into
 // ready ones with their replies: with the local provider, and with one that
-// costs nothing, where the database is all that is left.
+// costs nothing, where the database is all that is left. A rate that is never
+// reached shows what the budget costs.
 func BenchmarkProvision(b *testing.B) {
 	const storages, batch = 4000, 256
 	files := func() provision.Provider {
@@ -46,9 +47,11 @@ func BenchmarkProvision(b *testing.B) {
 	for _, c := range []struct {
 		name     string
 		provider func() provision.Provider
+		rate     float64
 	}{
-		{"fs", files},
-		{"instant", func() provision.Provider { return instant{} }},
+		{"fs", files, 0},
+		{"instant", func() provision.Provider { return instant{} }, 0},
+		{"budget", func() provision.Provider { return instant{} }, 20_000},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			var took time.Duration
@@ -65,7 +68,7 @@ func BenchmarkProvision(b *testing.B) {
 				q := &counted{Queue: f, done: make(chan struct{})}
 				q.left.Store(storages)
 				w := &provision.Worker{
-					Queue: q, Provider: c.provider(), Policy: policy, Concurrency: 16,
+					Queue: q, Provider: c.provider(), Policy: provision.Policy{Rate: c.rate}, Concurrency: 16,
 					Timeout: 5 * time.Second, Lease: time.Minute, Log: slog.New(slog.DiscardHandler),
 				}
 				ctx, cancel := context.WithCancel(b.Context())
