@@ -79,7 +79,9 @@ func BenchmarkProvision(b *testing.B) {
 				<-q.done
 				took += time.Since(began)
 				cancel()
-				<-ended
+				if err := <-ended; err != nil {
+					b.Error(err)
+				}
 				f.pool.Close()
 			}
 			b.ReportMetric(float64(b.N*storages)/took.Seconds(), "storages/s")
