@@ -224,7 +224,7 @@ func TestBothSidesAreReadAgain(t *testing.T) {
 func TestWithdrawWinsEveryRace(t *testing.T) {
 	f := open(t, 1000)
 	var left []store.Record
-	for i := range 60 {
+	for i := range 30 {
 		left = append(left, f.member(fmt.Sprint("mina", i), saga.Ready))
 	}
 	f.settle()
@@ -233,9 +233,9 @@ func TestWithdrawWinsEveryRace(t *testing.T) {
 	f.storages.hook(func(path string) int { // the first ones are commanded, the last ones leave, the others race
 		if strings.HasPrefix(path, "/v1/storages/") {
 			switch looks.Add(1) {
-			case 10:
+			case 5:
 				close(begin)
-			case 40:
+			case 20:
 				<-over
 			}
 		}
@@ -250,7 +250,7 @@ func TestWithdrawWinsEveryRace(t *testing.T) {
 	for part := range 2 {
 		wg.Go(func() {
 			<-begin
-			for _, r := range left[part*30 : part*30+30] {
+			for _, r := range left[part*15 : part*15+15] {
 				if _, err := f.store.Apply(context.Background(), store.Change{SagaID: r.ID, Event: saga.Event{Kind: saga.Withdraw}}); err != nil {
 					t.Error(err)
 				}
@@ -260,11 +260,11 @@ func TestWithdrawWinsEveryRace(t *testing.T) {
 	wg.Wait()
 	close(over)
 	run.Wait()
-	if n := storetest.Count(t, f.pool, `SELECT count(*) FROM (SELECT DISTINCT ON (key) type FROM outbox_event_essential ORDER BY key, id DESC) e WHERE type = 'storage.deprovision'`); n != 60 {
-		t.Errorf("for %d of 60 the last command is to remove the storage", n)
+	if n := storetest.Count(t, f.pool, `SELECT count(*) FROM (SELECT DISTINCT ON (key) type FROM outbox_event_essential ORDER BY key, id DESC) e WHERE type = 'storage.deprovision'`); n != 30 {
+		t.Errorf("for %d of 30 the last command is to remove the storage", n)
 	}
-	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM saga_event WHERE kind = 'commanded_again'"); n < 9 || n > 40 {
-		t.Errorf("%d of 60 were commanded again: there was no race", n)
+	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM saga_event WHERE kind = 'commanded_again'"); n < 4 || n > 20 {
+		t.Errorf("%d of 30 were commanded again: there was no race", n)
 	}
 }
 
