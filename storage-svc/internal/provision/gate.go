@@ -60,6 +60,7 @@ const (
 // the caller wants, a chunk: the rest is his to use later. If no call is
 // admitted, wait says when to ask again.
 func (p Policy) admit(g Gate, token string, lease time.Duration) (calls int, next *Gate, wait time.Duration) {
+	g = g.believable(lease)
 	if wait := g.NotBefore.Sub(g.Now); wait > 0 {
 		return 0, nil, wait
 	}
@@ -80,6 +81,17 @@ func (p Policy) admit(g Gate, token string, lease time.Duration) (calls int, nex
 	calls = int(permits)
 	g.Permits, g.FilledAt, g.Taken = permits-float64(calls), g.Now, g.Taken+int64(calls)
 	return calls, &g, 0
+}
+
+// believable forgets times that lie further ahead than they can: the database's
+// clock was set back, and nobody should have to wait until it has caught up.
+func (g Gate) believable(lease time.Duration) Gate {
+	for t, most := range map[*time.Time]time.Duration{&g.NotBefore: max(lease, longestPause), &g.ClosedAt: time.Second, &g.FilledAt: time.Second} {
+		if t.Sub(g.Now) > most {
+			*t = time.Time{}
+		}
+	}
+	return g
 }
 
 // rate returns how many calls per second a closed gate admits, 0 for any number.

@@ -40,3 +40,21 @@ func TestPermitsInHand(t *testing.T) {
 		t.Error("permits outlived an outage")
 	}
 }
+
+// A failover to a server whose clock is an hour behind stops nobody.
+func TestClockSetBack(t *testing.T) {
+	p, now, token := Policy{Rate: 1000}, time.Now(), "lease"
+	ahead := now.Add(time.Hour)
+	for name, g := range map[string]Gate{
+		"closed":    {State: GateClosed, ClosedAt: ahead, FilledAt: ahead},
+		"throttled": {State: GateClosed, NotBefore: ahead},
+		"open":      {State: GateOpen, OpenedAt: &ahead, NotBefore: ahead},
+		"half-open": {State: GateHalfOpen, OpenedAt: &ahead, NotBefore: ahead, ProbeToken: &token},
+	} {
+		g.Now = now
+		calls, next, wait := p.admit(g, "another", time.Minute)
+		if want := map[bool]int{true: 25, false: 1}[g.State == GateClosed]; calls != want || next == nil || wait != 0 {
+			t.Errorf("%s: %d calls, wait %v", name, calls, wait)
+		}
+	}
+}
