@@ -10,7 +10,6 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -219,52 +218,48 @@ func TestBothSidesAreReadAgain(t *testing.T) {
 	}
 }
 
-// A member leaves while we command his storage again: whoever comes first, the last
-// command is to remove it.
+// A member leaves just when his storage is commanded again, between our look and our
+// write: whoever is first, the last command is to remove the storage.
 func TestWithdrawWinsEveryRace(t *testing.T) {
-	f := open(t, 1000)
-	var left []store.Record
-	for i := range 30 {
-		left = append(left, f.member(fmt.Sprint("mina", i), saga.Ready))
-	}
-	f.settle()
-	begin, over := make(chan struct{}), make(chan struct{})
-	var looks atomic.Int64
-	f.storages.hook(func(path string) int { // the first ones are commanded, the last ones leave, the others race
-		if strings.HasPrefix(path, "/v1/storages/") {
-			switch looks.Add(1) {
-			case 5:
-				close(begin)
-			case 20:
-				<-over
-			}
+	f := open(t, 100)
+	for _, first := range []string{"withdraw", "command"} {
+		r := f.member(first, saga.Ready)
+		f.settle()
+		lock, err := f.pool.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
 		}
-		return 0
-	})
-	var run, wg sync.WaitGroup
-	run.Go(func() {
-		if _, err := f.Run(context.Background(), 0); err != nil {
-			t.Error(err)
+		if _, err := lock.Exec(t.Context(), "-- name: hold\nSELECT FROM signup_saga WHERE id = $1 FOR UPDATE", r.ID); err != nil {
+			t.Fatal(err)
 		}
-	})
-	for part := range 2 {
-		wg.Go(func() {
-			<-begin
-			for _, r := range left[part*15 : part*15+15] {
-				if _, err := f.store.Apply(context.Background(), store.Change{SagaID: r.ID, Event: saga.Event{Kind: saga.Withdraw}}); err != nil {
-					t.Error(err)
-				}
-			}
-		})
-	}
-	wg.Wait()
-	close(over)
-	run.Wait()
-	if n := storetest.Count(t, f.pool, `SELECT count(*) FROM (SELECT DISTINCT ON (key) type FROM outbox_event_essential ORDER BY key, id DESC) e WHERE type = 'storage.deprovision'`); n != 30 {
-		t.Errorf("for %d of 30 the last command is to remove the storage", n)
-	}
-	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM saga_event WHERE kind = 'commanded_again'"); n < 4 || n > 20 {
-		t.Errorf("%d of 30 were commanded again: there was no race", n)
+		racers := map[string]func() error{
+			"withdraw": func() error {
+				_, err := f.store.Apply(context.Background(), store.Change{SagaID: r.ID, Event: saga.Event{Kind: saga.Withdraw}})
+				return err
+			},
+			"command": func() error { _, err := f.Run(context.Background(), 0); return err },
+		}
+		second := "command"
+		if first == second {
+			second = "withdraw"
+		}
+		done := make(chan error, 2)
+		for waiting, name := range []string{first, second} {
+			go func() { done <- racers[name]() }()
+			testenv.Eventually(t, 10*time.Second, name+" to wait for its turn", func() bool {
+				return storetest.Count(t, f.pool, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'") == waiting+1
+			})
+		}
+		if err := errors.Join(lock.Commit(t.Context()), <-done, <-done); err != nil {
+			t.Fatal(err)
+		}
+		want := "left storage.deprovision 2"
+		if first == "command" {
+			want = "left storage.provision 1 107374182400, " + want
+		}
+		if f.sent() != want {
+			t.Errorf("%s first: sent %s, want %s", first, f.sent(), want)
+		}
 	}
 }
 
