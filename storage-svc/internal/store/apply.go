@@ -134,7 +134,7 @@ UPDATE storage s SET saga_id = saga, generation = c.generation, desired = c.desi
 	attempts = 0, outage_attempts = 0, next_attempt_at = now(), last_error_class = NULL, last_error = NULL,
 	version = c.version, updated_at = now()
 FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[]) AS c (id, saga, generation, desired, quota, version)
-WHERE member_id = id`, update.id, update.saga, update.generation, update.desired, update.quota, update.version)
+WHERE member_id = id AND member_id = ANY($1)`, update.id, update.saga, update.generation, update.desired, update.quota, update.version)
 	return replies, err
 }
 

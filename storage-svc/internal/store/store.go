@@ -106,7 +106,8 @@ func leaseOf(r provision.Result) lease {
 
 // finish updates what is still as it was claimed and returns the time of the
 // next attempt by lease. Rows are locked in the order of their ids first, as
-// Apply does, so that the two cannot deadlock.
+// Apply does, so that the two cannot deadlock. ANY makes every plan look rows up
+// by their key; the join alone may scan the table until it has been analysed.
 func finish(ctx context.Context, tx pgx.Tx, results []provision.Result) (map[lease]*time.Time, error) {
 	var r resultColumns
 	for _, result := range results {
@@ -124,7 +125,7 @@ WITH result AS MATERIALIZED (
 		lease_token = NULL, lease_until = NULL, last_error_class = error_class, last_error = error,
 		version = version + 1, updated_at = now()
 	FROM result JOIN locked USING (id)
-	WHERE member_id = id AND version = was AND lease_token = token
+	WHERE member_id = id AND member_id = ANY($1) AND version = was AND lease_token = token
 	RETURNING member_id, token, next_attempt_at
 )
 SELECT member_id::text, token::text, next_attempt_at FROM written`,
@@ -141,7 +142,7 @@ SELECT member_id::text, token::text, next_attempt_at FROM written`,
 	_, err := tx.Exec(ctx, `-- name: releaseStaleLeases
 UPDATE storage SET lease_token = NULL, lease_until = NULL
 FROM unnest($1::uuid[], $2::uuid[]) AS r (id, token)
-WHERE member_id = id AND lease_token = token`, r.id, r.token)
+WHERE member_id = id AND member_id = ANY($1) AND lease_token = token`, r.id, r.token)
 	return written, err
 }
 
