@@ -237,44 +237,59 @@ func (w *world) leaveSoon(ctx context.Context, p person) error {
 // pauseWorker freezes a storage service in the middle of its calls, lets the other one take the storages away when the leases
 // have run out, and wakes the first one up: what it is about to create must not come into being. Of each call that is woken,
 // chance decides whether it goes on or finds that its time is over, hence several.
-func (w *world) pauseWorker() {
-	w.t.Helper()
+func (w *world) pauseWorker() error {
 	const kind, together = "worker paused past its lease", 12
 	w.plan(kind, 1)
-	c := w.people
-	if err := errors.Join(w.do("stop", "storage-2", ""), w.fault("slow", 1, 700)); err != nil {
-		w.t.Fatal(err)
+	// Whatever else waits would be caught instead of the storages that are going to be taken away.
+	err := errors.Join(w.until("nothing to be under way", func() bool {
+		return w.count("STORAGE_DATABASE_URL", "SELECT count(*) FROM storage WHERE status = 'pending'") == 0
+	}),
+		w.do("stop", "storage-2", ""), w.fault("slow", 1, 700))
+	if err != nil {
+		return err
 	}
 	<-time.After(faultSettles)
 	var people []person
 	for range together {
-		p, err := c.signUp(w.t.Context(), false)
+		p, err := w.people.signUp(w.t.Context(), false)
 		if err != nil {
-			w.t.Fatal(err)
+			return err
 		}
 		people = append(people, p)
 	}
 	leased := func() int {
 		return w.count("STORAGE_DATABASE_URL", "SELECT count(*) FROM storage WHERE lease_token IS NOT NULL")
 	}
-	eventually(w.t, healLimit, "calls to begin", func() bool { return leased() > together/2 })
-	if err := w.do("pause", "storage", ""); err != nil {
-		w.t.Fatal(err)
+	if err := errors.Join(w.until("calls to begin", func() bool { return leased() > together/2 }), w.do("pause", "storage", "")); err != nil {
+		return err
 	}
 	w.exec("STORAGE_DATABASE_URL", "UPDATE provider_fault SET mode = 'none'")
-	caught := leased()
+	w.progress("%d calls are frozen", leased())
 	for _, p := range people {
-		if err := c.leave(w.t.Context(), p); err != nil {
-			w.t.Fatal(err)
+		if err := w.people.leave(w.t.Context(), p); err != nil {
+			return err
 		}
 	}
-	w.operate("start", "storage-2")
-	eventually(w.t, healLimit, "the storages to be taken away", func() bool {
-		return w.count("MEMBER_DATABASE_URL", "SELECT count(*) FROM signup_saga WHERE state = 'withdrawing'") == 0
-	})
-	w.operate("resume", "storage")
 	refused := regexp.MustCompile(`storage_attempt_seconds_count\{desired="present",result="rejected"\} [1-9]`)
-	eventually(w.t, healLimit, "a call that was woken to be refused", func() bool { return refused.MatchString(metrics(w.t, w.env["STORAGE_URL"])) })
-	w.progress("%d calls were frozen past their leases", caught)
-	w.fired(kind)
+	err = errors.Join(w.do("start", "storage-2", ""), w.until("the storages to be taken away", func() bool {
+		return w.count("MEMBER_DATABASE_URL", "SELECT count(*) FROM signup_saga WHERE state = 'withdrawing'") == 0
+	}), w.do("resume", "storage", ""))
+	if err == nil {
+		err = w.until("a call that was woken to be refused", func() bool { return refused.MatchString(metrics(w.t, w.env["STORAGE_URL"])) })
+	}
+	if err == nil {
+		w.fired(kind)
+	}
+	return err
+}
+
+// until is eventually for what should be judged nevertheless.
+func (w *world) until(what string, cond func() bool) error {
+	for deadline := time.Now().Add(healLimit); !cond(); {
+		if time.Now().After(deadline) {
+			return fmt.Errorf("gave up waiting for %s", what)
+		}
+		<-time.After(20 * time.Millisecond)
+	}
+	return nil
 }

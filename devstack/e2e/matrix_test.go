@@ -37,17 +37,24 @@ func TestFaultMatrix(t *testing.T) {
 		w.attack("the broker dies and freezes", true, w.leaveSometimes, w.stopBroker)
 		w.attack("the broker loses data", true, w.leaveSometimes, w.loseBroker)
 		w.attack("messages repeat, swap and break", true, w.leaveSometimes, w.disorder)
+		w.attack("clients have no manners", true, w.leaveSometimes, w.harass)
 		w.attack("Postgres dies", false, w.leaveSometimes, w.stopPostgres)
 		w.attack("links to storage and NATS fail", true, w.leaveSometimes, func() error { return w.breakLinks("storage:nats", "storage:postgres", "member:nats") })
 		w.attack("links to members fail", false, w.leaveSometimes, func() error { return w.breakLinks("member:postgres", "client:member", "client:member-2") })
 		w.attack("the provider misbehaves", true, w.leaveSometimes, w.misbehave)
 	}
+	before := w.count("MEMBER_DATABASE_URL", raced) // while services died
 	w.attack("people leave at once", true, w.leaveAtOnce, func() error {
-		return w.await(func() bool { return w.count("MEMBER_DATABASE_URL", raced) >= *races || w.spent(0.93) })
+		return w.await(func() bool {
+			now := w.count("MEMBER_DATABASE_URL", raced)
+			return now >= *races && now-before >= *races/4 || w.spent(0.93)
+		})
 	})
 	seen := w.count("MEMBER_DATABASE_URL", raced)
 	w.tally("withdrawal while provisioning", min(seen, *races), seen)
-	w.pauseWorker()
+	if err := w.pauseWorker(); err != nil {
+		t.Error(err)
+	}
 	if missing := *signups - int(w.tries.acknowledged.Load()); missing > 0 {
 		w.attack("more people sign up", true, nil, func() error {
 			return w.await(func() bool { return int(w.tries.acknowledged.Load()) >= *signups || w.spent(1) })
