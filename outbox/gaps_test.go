@@ -193,12 +193,9 @@ SELECT gen_random_uuid(), 'k', 't', '{}', '' FROM generate_series(1, 20000)`); e
 // wantSmallReads checks that no step of the read after p handles more than limit rows.
 func (b *bench) wantSmallReads(p position, limit int) {
 	b.t.Helper()
-	var from, to []int64
-	for _, g := range p.gaps {
-		from, to = append(from, g.from), append(to, g.to)
-	}
+	sql, args := readSQL(lane, p, maxBatch)
 	var plan []byte
-	if err := b.pool.QueryRow(b.t.Context(), "EXPLAIN (ANALYZE, FORMAT JSON) "+readSQL(lane, true), p.hi, from, to, maxBatch).Scan(&plan); err != nil {
+	if err := b.pool.QueryRow(b.t.Context(), "EXPLAIN (ANALYZE, FORMAT JSON) "+sql, args...).Scan(&plan); err != nil {
 		b.t.Fatal(err)
 	}
 	for _, m := range regexp.MustCompile(`"(Actual Rows|Rows Removed by [A-Z]\w+)": (\d+)`).FindAllSubmatch(plan, -1) {

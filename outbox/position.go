@@ -51,8 +51,11 @@ type read struct {
 // events of one key stay in the order in which they were appended. Fresh rows
 // wait until all found ones are on their way.
 func (r read) rows() []row {
-	if !r.foundAll {
+	switch {
+	case !r.foundAll:
 		return r.found
+	case len(r.found) == 0:
+		return r.fresh
 	}
 	return append(slices.Clip(r.found), r.fresh...)
 }

@@ -9,30 +9,31 @@ import (
 
 const (
 	maxBatch      = 1000    // what the server takes in one atomic batch
+	liveBatch     = 400     // while events are being committed
 	maxBatchBytes = 8 << 20 // what one batch may hold in memory
 )
 
 // readEvents reads, in one statement and so in one snapshot, up to limit of the
-// next events above p.hi, those that appeared in p's gaps, and the snapshot's
-// xmin. Every gap is looked at whenever later events are read: an event that
-// committed before a later one of the same key is visible with it. The cost is
-// one index probe per gap (hence LATERAL: a join might scan the table) and the
-// rows found. It stops when it holds maxBatchBytes.
+// next events above p.hi, those that appeared in p's gaps, and, if p has any, the
+// snapshot's xmin. Every gap is looked at whenever later events are read: an
+// event that committed before a later one of the same key is visible with it. The
+// cost is one index probe per gap (hence LATERAL: a join might scan the table)
+// and the rows found. It stops when it holds maxBatchBytes.
 func readEvents(ctx context.Context, pool *pgxpool.Pool, lane string, p position, limit int) (r read, err error) {
-	from, to := make([]int64, len(p.gaps)), make([]int64, len(p.gaps))
-	for i, g := range p.gaps {
-		from[i], to[i] = g.from, g.to
-	}
-	rows, err := pool.Query(ctx, readSQL(lane, len(p.gaps) > 0), p.hi, from, to, limit)
+	sql, args := readSQL(lane, p, limit)
+	rows, err := pool.Query(ctx, sql, args...)
 	if err != nil {
 		return read{}, fmt.Errorf("read events of lane %s: %w", lane, err)
 	}
-	bytes := 0
+	var (
+		kind  int
+		xmin  uint64
+		e     row
+		bytes int
+		into  = []any{&kind, &xmin, &e.ID, &e.EventID, &e.Key, &e.Type, &e.Headers, &e.Payload, &e.CreatedAt}
+	)
 	for bytes < maxBatchBytes && rows.Next() {
-		var e row
-		var kind int
-		var xmin uint64
-		if err := rows.Scan(&kind, &xmin, &e.ID, &e.EventID, &e.Key, &e.Type, &e.Headers, &e.Payload, &e.CreatedAt); err != nil {
+		if err := rows.Scan(into...); err != nil {
 			return read{}, fmt.Errorf("read events of lane %s: %w", lane, err)
 		}
 		switch kind {
@@ -58,18 +59,22 @@ func readEvents(ctx context.Context, pool *pgxpool.Pool, lane string, p position
 	return r, nil
 }
 
-// readSQL takes hi, the bounds of the gaps, and the limit. One of its rows holds
-// xmin. Where there are gaps, what appeared in them comes before the rest.
-func readSQL(lane string, gaps bool) string {
+// readSQL returns the statement and its arguments. Where there are gaps, a row
+// with xmin comes first, then what appeared in them.
+func readSQL(lane string, p position, limit int) (string, []any) {
 	events := table("event", lane)
 	const columns = "e.id, e.event_id::text, e.key, e.type, e.headers, e.payload, e.created_at"
-	sql := `-- name: readEvents
-SELECT 0, pg_snapshot_xmin(pg_current_snapshot()), 0, '', '', '', '{}'::json, ''::bytea, now()
-UNION ALL (SELECT 1, '0'::xid8, ` + columns + ` FROM unnest($2::bigint[], $3::bigint[]) g(lo, hi)
-    CROSS JOIN LATERAL (SELECT * FROM ` + events + ` WHERE id BETWEEN g.lo AND g.hi ORDER BY id LIMIT $4) e ORDER BY e.id LIMIT $4)
-UNION ALL (SELECT 2, '0'::xid8, ` + columns + ` FROM ` + events + ` e WHERE e.id > $1 ORDER BY e.id LIMIT $4)`
-	if gaps {
-		sql += " ORDER BY 1, 3"
+	next := "SELECT 2, '0'::xid8, " + columns + " FROM " + events + " e WHERE e.id > $1 ORDER BY e.id LIMIT $2"
+	if len(p.gaps) == 0 {
+		return "-- name: readEvents\n" + next, []any{p.hi, limit}
 	}
-	return sql
+	from, to := make([]int64, len(p.gaps)), make([]int64, len(p.gaps))
+	for i, g := range p.gaps {
+		from[i], to[i] = g.from, g.to
+	}
+	return `-- name: readEventsAndGaps
+SELECT 0, pg_snapshot_xmin(pg_current_snapshot()), 0, '', '', '', '{}'::json, ''::bytea, now()
+UNION ALL (SELECT 1, '0'::xid8, ` + columns + ` FROM unnest($3::bigint[], $4::bigint[]) g(lo, hi)
+    CROSS JOIN LATERAL (SELECT * FROM ` + events + ` WHERE id BETWEEN g.lo AND g.hi ORDER BY id LIMIT $2) e ORDER BY e.id LIMIT $2)
+UNION ALL (` + next + `) ORDER BY 1, 3`, []any{p.hi, limit, from, to}
 }

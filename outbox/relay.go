@@ -19,7 +19,7 @@ import (
 // goroutine and must not block.
 type Hooks struct {
 	// Published is called when the broker has acknowledged a batch, with its
-	// messages, which must not be changed, and when publishing began.
+	// messages, which must not be changed or kept, and when publishing began.
 	Published func(batch []*nats.Msg, began time.Time)
 	// Refused is called when the broker refused a batch because the stream did not
 	// end where the relay thought: another relay, or a late batch of its own.

@@ -15,10 +15,11 @@ type session struct {
 	saving     func() error    // waits for the checkpoint of p, if that is being written
 	ahead      func() prepared // waits for the batch after the one in flight, if it was begun
 	limit      int             // of events in a batch
-	written    time.Time       // when a checkpoint was last written
-	worked     time.Time       // when events were last published
-	looked     time.Time       // when the stream was last compared with p
-	reconnects uint64          // of the NATS connection, as of looked
+	sent       []*nats.Msg
+	written    time.Time // when a checkpoint was last written
+	worked     time.Time // when events were last published
+	looked     time.Time // when the stream was last compared with p
+	reconnects uint64    // of the NATS connection, as of looked
 }
 
 // prepared is a batch that was read and rendered.
@@ -33,7 +34,7 @@ type prepared struct {
 func (s *session) prepare(ctx context.Context, p position) prepared {
 	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
 	defer cancel()
-	r, err := readEvents(ctx, s.Pool, s.Lane, p, s.limit)
+	r, err := readEvents(ctx, s.Pool, s.Lane, p, s.pace())
 	rows := r.rows()
 	b := prepared{read: r, err: err, msgs: make([]*nats.Msg, 0, len(rows))}
 	for _, e := range rows {
@@ -47,6 +48,18 @@ func (s *session) prepare(ctx context.Context, p position) prepared {
 		s.limit = min(2*len(rows), maxBatch)
 	}
 	return b
+}
+
+// pace returns how many events the next batch may hold: fewer while events are
+// being committed, for they wait for what a batch keeps busy in one go.
+func (s *session) pace() int {
+	select {
+	case <-s.wake:
+	case <-s.called:
+	default:
+		return s.limit
+	}
+	return min(s.limit, liveBatch)
 }
 
 // step reads once and publishes what it read, while the batch after it is read
@@ -76,6 +89,7 @@ func (s *session) step(ctx context.Context) (busy bool, err error) {
 		return false, s.idle(ctx)
 	}
 	if b.more {
+		s.stream.spare, s.sent = s.sent, b.msgs
 		s.ahead = beside(func() prepared { return s.prepare(ctx, next) })
 	}
 	last, err := s.publish(ctx, b)
@@ -164,6 +178,7 @@ func beside[T any](f func() T) func() T {
 // idle writes the heartbeat and looks whether the broker still has everything,
 // and the sequence is still fit.
 func (s *session) idle(ctx context.Context) error {
+	s.sent, s.stream.spare = nil, nil
 	if err := s.saved(); err != nil {
 		return err
 	}

@@ -50,6 +50,7 @@ type stream struct {
 	maxMsgSize int32    // its own limit of a message; not above 0: none
 
 	lastType, lastSubject string // see subject
+	spare                 []*nats.Msg
 }
 
 // look returns the stream's identity and last sequence, creating it if it is missing.
@@ -126,7 +127,8 @@ func (s *stream) message(r row, maxPayload int64) (*nats.Msg, error) {
 	}
 	const batchHeaders = 512 // room for what the batch adds
 	size := len(subject) + len(r.Payload) + batchHeaders
-	m := &nats.Msg{Subject: subject, Header: make(nats.Header, len(own)+4), Data: r.Payload}
+	m := s.blank(len(own) + 4)
+	m.Subject, m.Data, m.Reply = subject, r.Payload, ""
 	var headers map[string]string
 	if string(r.Headers) != "{}" {
 		if err := json.Unmarshal(r.Headers, &headers); err != nil {
@@ -159,6 +161,18 @@ func (s *stream) message(r row, maxPayload int64) (*nats.Msg, error) {
 		return nil, fmt.Errorf("message of %d bytes is over the broker's limit of %d", size, maxPayload)
 	}
 	return m, nil
+}
+
+// blank returns a message that is not needed any more, or a new one.
+func (s *stream) blank(headers int) *nats.Msg {
+	n := len(s.spare)
+	if n == 0 {
+		return &nats.Msg{Header: make(nats.Header, headers)}
+	}
+	m := s.spare[n-1]
+	s.spare = s.spare[:n-1]
+	clear(m.Header)
+	return m
 }
 
 // subject returns the subject of events of a type. It keeps the last one, for
