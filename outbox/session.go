@@ -123,8 +123,11 @@ func (s *session) publish(ctx context.Context, b prepared) (last uint64, err err
 		return 0, err
 	}
 	s.worked = time.Now()
+	if err := s.fault("published"); err != nil {
+		return 0, err
+	}
 	call2(s.Hooks.Published, b.msgs, began)
-	return last, s.fault("published")
+	return last, nil
 }
 
 // save begins to write next as the checkpoint after s.p, which is written.

@@ -96,6 +96,7 @@ func TestMetricsTellWhatARelayDoes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer func() { _ = open.Rollback(context.Background()) }() // or the pool would not close if the test ends early
 	if err := outbox.Append(ctx, open, event(4)); err != nil {
 		t.Fatal(err)
 	}
