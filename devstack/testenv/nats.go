@@ -8,8 +8,10 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // NATSServer is a NATS server with JetStream in a process of its own, which a test may treat as badly as it likes. It keeps
@@ -88,7 +90,16 @@ func (s *NATSServer) Wipe() {
 }
 
 // Pause freezes the server; its connections stay open and silent.
-func (s *NATSServer) Pause() { s.signal(syscall.SIGSTOP) }
+func (s *NATSServer) Pause() {
+	s.t.Helper()
+	s.signal(syscall.SIGSTOP)
+	// The signal takes a moment to stop all threads. Where there is no /proc, nothing tells when.
+	stat := fmt.Sprintf("/proc/%d/stat", s.child.cmd.Process.Pid)
+	Eventually(s.t, 5*time.Second, "NATS to stand still", func() bool {
+		state, err := os.ReadFile(stat)
+		return err != nil || strings.Contains(string(state), ") T ")
+	})
+}
 
 // Resume lets a paused server go on.
 func (s *NATSServer) Resume() { s.signal(syscall.SIGCONT) }

@@ -108,6 +108,10 @@ func (a *API) putFaults(w http.ResponseWriter, r *http.Request) error {
 	if err := a.Store.SetFault(r.Context(), f); err != nil {
 		return err
 	}
+	select { // whoever is answered may rely on it: every replica follows
+	case <-r.Context().Done():
+	case <-time.After(provider.FaultTTL):
+	}
 	a.Log.Warn("provider fault set", "mode", f.Mode, "probability", f.Probability, "latency_ms", f.LatencyMS)
 	return service.WriteJSON(w, http.StatusOK, f)
 }

@@ -39,8 +39,8 @@ func (m Mode) Known() bool {
 	return slices.Contains([]Mode{ModeNone, ModeOutage, ModeSlow, ModeFlaky, ModeReject, ModeHang}, m)
 }
 
-// faultTTL is how old the setting may be: replicas follow each other this fast.
-const faultTTL = 200 * time.Millisecond
+// FaultTTL is how old the setting may be: replicas follow each other this fast.
+const FaultTTL = 200 * time.Millisecond
 
 // Faulty is a provider that fails on purpose, as a setting tells that all
 // replicas share. For demonstrations and tests.
@@ -107,7 +107,7 @@ func (f *Faulty) call(ctx context.Context, do func() error) error {
 func (f *Faulty) current(ctx context.Context) Fault {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if time.Since(f.loaded) < faultTTL {
+	if time.Since(f.loaded) < FaultTTL {
 		return f.fault
 	}
 	if fault, err := f.Load(ctx); err == nil {
