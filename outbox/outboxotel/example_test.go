@@ -9,28 +9,29 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
 	"github.com/signup-saga/signup-saga/outbox"
+	"github.com/signup-saga/signup-saga/outbox/internal/relaytest"
 	"github.com/signup-saga/signup-saga/outbox/outboxotel"
 )
 
 // Plug traces: the request, the relay and the consumer are one trace.
 func Example() {
-	t := &exampleTB{}
-	defer t.end()
-	ctx, pool, broker := servers(t)
+	t := &relaytest.Example{}
+	defer t.End()
+	ctx, pool, broker := relaytest.Servers(t)
 	spans := tracetest.NewInMemoryExporter() // in production an OTLP exporter, and trace.WithBatcher
 	provider := trace.NewTracerProvider(trace.WithSyncer(spans))
 	tracer := provider.Tracer("shop")
 
 	// The request.
 	request, span := tracer.Start(ctx, "POST /orders")
-	e := event(1)
+	e := relaytest.Event(1)
 	outboxotel.Inject(request, &e)
-	appendEvents(request, t, pool, e)
+	relaytest.Append(request, t, pool, e)
 	span.End()
 
 	// The relay.
 	published := make(chan *nats.Msg, 1)
-	stop := start(ctx, t, pool, connect(t, broker), outboxotel.Hooks(provider, outbox.Hooks{
+	stop := relaytest.Start(ctx, t, pool, relaytest.Connect(t, broker), outboxotel.Hooks(provider, outbox.Hooks{
 		Published: func(batch []*nats.Msg, _ time.Time) { published <- batch[0] },
 	}))
 	m := <-published // as a consumer gets it

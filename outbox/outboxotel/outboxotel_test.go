@@ -16,9 +16,13 @@ import (
 	oteltrace "go.opentelemetry.io/otel/trace"
 	"go.opentelemetry.io/otel/trace/noop"
 
+	"github.com/signup-saga/signup-saga/devstack/testenv"
 	"github.com/signup-saga/signup-saga/outbox"
+	"github.com/signup-saga/signup-saga/outbox/internal/relaytest"
 	"github.com/signup-saga/signup-saga/outbox/outboxotel"
 )
+
+func TestMain(m *testing.M) { testenv.Main(m) }
 
 const (
 	parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -40,17 +44,17 @@ func tracing(t testing.TB) (*trace.TracerProvider, *tracetest.InMemoryExporter) 
 
 // A traced event, one without a trace, and one that dies, through real servers.
 func TestTraceGoesThroughTheOutbox(t *testing.T) {
-	ctx, pool, broker := servers(t)
-	nc := connect(t, broker)
+	ctx, pool, broker := relaytest.Servers(t)
+	nc := relaytest.Connect(t, broker)
 	provider, exporter := tracing(t)
-	good, plain, bad := event(1), event(2), event(3)
+	good, plain, bad := relaytest.Event(1), relaytest.Event(2), relaytest.Event(3)
 	outboxotel.Inject(traced(ctx), &good)
 	bad.Headers = map[string]string{"Nats-Msg-Id": "not allowed"}
 	appended := time.Now()
-	appendEvents(ctx, t, pool, good, plain, bad)
+	relaytest.Append(ctx, t, pool, good, plain, bad)
 
 	published := make(chan int, 1)
-	start(ctx, t, pool, nc, outboxotel.Hooks(provider, outbox.Hooks{Published: func(batch []*nats.Msg, _ time.Time) { published <- len(batch) }}))
+	relaytest.Start(ctx, t, pool, nc, outboxotel.Hooks(provider, outbox.Hooks{Published: func(batch []*nats.Msg, _ time.Time) { published <- len(batch) }}))
 	select {
 	case n := <-published:
 		if n != 2 {
@@ -152,7 +156,7 @@ func TestExtract(t *testing.T) {
 }
 
 func TestUntracedEventsCostNothing(t *testing.T) {
-	e, m := event(1), nats.NewMsg("orders.paid")
+	e, m := relaytest.Event(1), nats.NewMsg("orders.paid")
 	_, span := noop.NewTracerProvider().Tracer("").Start(t.Context(), "off")
 	provider, _ := tracing(t)
 	batch, hooks, began := []*nats.Msg{m}, outboxotel.Hooks(provider, outbox.Hooks{}), time.Now()

@@ -11,14 +11,15 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/signup-saga/signup-saga/outbox"
+	"github.com/signup-saga/signup-saga/outbox/internal/relaytest"
 	"github.com/signup-saga/signup-saga/outbox/outboxprom"
 )
 
 // Plug metrics: one call per lane, and its hooks into the relay.
 func Example() {
-	t := &exampleTB{}
-	defer t.end()
-	ctx, pool, broker := servers(t)
+	t := &relaytest.Example{}
+	defer t.End()
+	ctx, pool, broker := relaytest.Servers(t)
 	registry := prometheus.NewRegistry()
 	metrics, err := outboxprom.New("essential", pool, registry)
 	if err != nil {
@@ -27,8 +28,8 @@ func Example() {
 	}
 	published := make(chan int, 1)
 	own := outbox.Hooks{Published: func(batch []*nats.Msg, _ time.Time) { published <- len(batch) }}
-	stop := start(ctx, t, pool, connect(t, broker), metrics.Hooks(own)) // RelayConfig.Hooks
-	appendEvents(ctx, t, pool, event(1), event(2))
+	stop := relaytest.Start(ctx, t, pool, relaytest.Connect(t, broker), metrics.Hooks(own)) // RelayConfig.Hooks
+	relaytest.Append(ctx, t, pool, relaytest.Event(1), relaytest.Event(2))
 	<-published
 	stop()
 

@@ -1,4 +1,6 @@
-package outboxprom_test
+// Package relaytest runs a relay on real servers for the tests and examples of
+// the adapters.
+package relaytest
 
 import (
 	"context"
@@ -18,33 +20,38 @@ import (
 	"github.com/signup-saga/signup-saga/outbox"
 )
 
-func TestMain(m *testing.M) { testenv.Main(m) }
-
-// exampleTB lets an example use what tests use. What it does not define would
-// end the example with a nil dereference.
-type exampleTB struct {
+// Example lets an example use what tests use. What it does not define would end
+// the example with a nil dereference.
+type Example struct {
 	testing.TB
 	cleanups []func()
 }
 
-func (e *exampleTB) Helper()                        {}
-func (e *exampleTB) Cleanup(f func())               { e.cleanups = append(e.cleanups, f) }
-func (e *exampleTB) Errorf(format string, a ...any) { fmt.Printf(format+"\n", a...) }
+// Helper does nothing.
+func (e *Example) Helper() {}
 
-func (e *exampleTB) Fatalf(format string, a ...any) {
+// Cleanup keeps f for End.
+func (e *Example) Cleanup(f func()) { e.cleanups = append(e.cleanups, f) }
+
+// Errorf prints, so that the output is not the expected one.
+func (e *Example) Errorf(format string, a ...any) { fmt.Printf(format+"\n", a...) }
+
+// Fatalf ends the process.
+func (e *Example) Fatalf(format string, a ...any) {
 	fmt.Fprintf(os.Stderr, format+"\n", a...)
 	os.Exit(1)
 }
 
-func (e *exampleTB) end() {
+// End runs what Cleanup kept, the last one first.
+func (e *Example) End() {
 	for _, f := range slices.Backward(e.cleanups) {
 		f()
 	}
 }
 
-// servers returns a context that ends before a database with the lane
+// Servers returns a context that ends before a database with the lane
 // "essential" and a broker do.
-func servers(t testing.TB) (context.Context, *pgxpool.Pool, *testenv.NATSServer) {
+func Servers(t testing.TB) (context.Context, *pgxpool.Pool, *testenv.NATSServer) {
 	t.Helper()
 	url, broker := testenv.Database(t, "outbox", migrate), testenv.NATS(t)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -81,8 +88,8 @@ func migrate(ctx context.Context, url string) error {
 	return err
 }
 
-// connect connects to the broker until t ends.
-func connect(t testing.TB, broker *testenv.NATSServer) *nats.Conn {
+// Connect connects to the broker until t ends.
+func Connect(t testing.TB, broker *testenv.NATSServer) *nats.Conn {
 	t.Helper()
 	nc, err := nats.Connect(broker.URL, nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.ReconnectBufSize(-1))
 	if err != nil {
@@ -92,8 +99,8 @@ func connect(t testing.TB, broker *testenv.NATSServer) *nats.Conn {
 	return nc
 }
 
-// start runs a relay until t ends or stop is called.
-func start(ctx context.Context, t testing.TB, pool *pgxpool.Pool, nc *nats.Conn, hooks outbox.Hooks) (stop func()) {
+// Start runs a relay until t ends or stop is called.
+func Start(ctx context.Context, t testing.TB, pool *pgxpool.Pool, nc *nats.Conn, hooks outbox.Hooks) (stop func()) {
 	t.Helper()
 	relay, err := outbox.NewRelay(outbox.RelayConfig{
 		Lane: "essential", Pool: pool, NATS: nc, Stream: outbox.StreamConfig("ORDERS", []string{"orders.>"}, 1),
@@ -113,14 +120,15 @@ func start(ctx context.Context, t testing.TB, pool *pgxpool.Pool, nc *nats.Conn,
 	return stop
 }
 
-func appendEvents(ctx context.Context, t testing.TB, pool *pgxpool.Pool, events ...outbox.Event) {
+// Append commits events.
+func Append(ctx context.Context, t testing.TB, pool *pgxpool.Pool, events ...outbox.Event) {
 	t.Helper()
 	if err := outbox.InTx(ctx, pool, nil, func(tx pgx.Tx) error { return outbox.Append(ctx, tx, events...) }); err != nil {
 		t.Fatalf("%v", err)
 	}
 }
 
-// event returns the i-th event of a test.
-func event(i int) outbox.Event {
+// Event returns the i-th event of a test.
+func Event(i int) outbox.Event {
 	return outbox.Event{Lane: "essential", ID: fmt.Sprintf("0192d3a0-6c1e-7a52-9f5b-%012d", i), Key: "order-7", Type: "paid", Payload: []byte(`{"order":7}`)}
 }
