@@ -89,16 +89,8 @@ func (p *FS) link(dir string, m marker) (created bool, err error) {
 	owner := filepath.Join(dir, ownerFile)
 	have, err := readMarker(owner)
 	if errors.Is(err, fs.ErrNotExist) {
-		var tmp string
-		if tmp, err = p.writeTemp(m); err != nil {
-			return false, err
-		}
-		defer os.Remove(tmp)
-		if err = os.Link(tmp, owner); err == nil {
-			return true, nil
-		}
-		if !errors.Is(err, fs.ErrExist) {
-			return false, err
+		if err = p.claim(owner, m); !errors.Is(err, fs.ErrExist) {
+			return err == nil, err
 		}
 		have, err = readMarker(owner)
 	}
@@ -106,6 +98,17 @@ func (p *FS) link(dir string, m marker) (created bool, err error) {
 		return false, err
 	}
 	return false, have.admits(m)
+}
+
+// claim makes the marker appear, complete. Where there is one, it stays as it is
+// and the error is [fs.ErrExist]: of two that saw none, one succeeds.
+func (p *FS) claim(owner string, m marker) error {
+	tmp, err := p.writeTemp(m)
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp)
+	return os.Link(tmp, owner)
 }
 
 // Remove makes the member's storage not exist, for good. The tombstone comes
