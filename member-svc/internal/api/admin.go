@@ -21,6 +21,7 @@ import (
 // Admin returns the handler of the admin listener.
 func (a *API) Admin(tokens *service.Tokens, health *service.Health) http.Handler {
 	r := a.router()
+	r.Get("/openapi.json", a.handle(service.OpenAPI(adminDocument)))
 	r.Get("/livez", health.LiveHandler)
 	r.Get("/readyz", health.ReadyHandler)
 	r.Handle("/metrics", a.Metrics.Handler())

@@ -21,6 +21,7 @@ func (a *API) Public(signups, passwords int) http.Handler {
 	}
 	r := a.router()
 	r.Use(private)
+	r.Get("/openapi.json", a.handle(service.OpenAPI(publicDocument)))
 	r.With(limit(signups)).Post("/v1/members", a.handle(a.signUp))
 	r.Get("/v1/signups/{signup_id}", a.handle(a.showSignup))
 	r.Get("/v1/members/me", a.handle(a.showMe))

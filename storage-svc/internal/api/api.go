@@ -36,6 +36,7 @@ func (a *API) Handler() http.Handler {
 	r.MethodNotAllowed(a.adapt(func(http.ResponseWriter, *http.Request) error {
 		return service.NewProblem(http.StatusMethodNotAllowed, "method_not_allowed", "the resource does not know this method")
 	}))
+	r.Get("/openapi.json", a.adapt(service.OpenAPI(document)))
 	r.Get("/livez", a.Health.LiveHandler)
 	r.Get("/readyz", a.Health.ReadyHandler)
 	r.Method(http.MethodGet, "/metrics", a.Metrics)

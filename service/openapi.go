@@ -1,0 +1,28 @@
+package service
+
+import (
+	stdjson "encoding/json"
+	"fmt"
+	"net/http"
+	"sync"
+
+	"go.yaml.in/yaml/v4"
+)
+
+// OpenAPI returns a [Handler] that serves a document, given as YAML, as JSON.
+func OpenAPI(document []byte) Handler {
+	convert := sync.OnceValues(func() (stdjson.RawMessage, error) {
+		var content any
+		if err := yaml.Unmarshal(document, &content); err != nil {
+			return nil, fmt.Errorf("openapi: %w", err)
+		}
+		return stdjson.Marshal(content)
+	})
+	return func(w http.ResponseWriter, _ *http.Request) error {
+		content, err := convert()
+		if err != nil {
+			return err
+		}
+		return WriteJSON(w, http.StatusOK, content)
+	}
+}
