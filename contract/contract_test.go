@@ -27,6 +27,8 @@ func dataOf(typ contract.Type) any {
 		return new(contract.StorageCommand)
 	case contract.MemberSignedUp:
 		return new(contract.SignedUp)
+	case contract.StorageProviderChanged:
+		return new(contract.ProviderChange)
 	case contract.SignupStuck:
 		return new(contract.Stuck)
 	default:

@@ -32,7 +32,7 @@ func (c StorageCommand) Validate() error {
 	return errors.Join(errs...)
 }
 
-// StorageReply is the data of every event that the Storage service sends.
+// StorageReply is the data of every event about one storage that the Storage service sends.
 type StorageReply struct {
 	MemberID   string `json:"member_id"`
 	SagaID     string `json:"saga_id"`
@@ -62,6 +62,24 @@ type StorageError struct {
 	Message string `json:"message"`
 	// Fingerprint is equal for errors of the same kind, so that they can be grouped.
 	Fingerprint string `json:"fingerprint"`
+}
+
+// ProviderChange is the data of [StorageProviderChanged].
+type ProviderChange struct {
+	// State is "open" while nobody calls the provider, since nobody is there, else "closed".
+	State string `json:"state"`
+	// Version rises with each change; an older message is to be ignored.
+	Version int64 `json:"version"`
+	// ChangedAt is when the state began.
+	ChangedAt time.Time `json:"changed_at"`
+}
+
+// Validate reports missing or impossible fields.
+func (p ProviderChange) Validate() error {
+	if p.State != "open" && p.State != "closed" || p.Version < 1 {
+		return errors.New("state must be open or closed, and version at least 1")
+	}
+	return nil
 }
 
 // SignedUp is the data of [MemberSignedUp]. It holds ids only: the address is

@@ -39,7 +39,7 @@ type Event struct {
 	ID          string    `json:"id"`
 	Source      string    `json:"source"`
 	Type        Type      `json:"type"`
-	Subject     string    `json:"subject"` // the member id, which is also the ordering key
+	Subject     string    `json:"subject"` // the ordering key: the member id, if it is about a member
 	Time        time.Time `json:"time"`
 	SagaID      string    `json:"sagaid,omitempty"`
 	Generation  int64     `json:"generation,omitempty"`

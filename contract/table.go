@@ -46,6 +46,8 @@ const (
 	MemberSignedUp Type = "member.signed-up"
 	// StorageAttemptFailed tells of one failed attempt that will be repeated. Data: [StorageReply].
 	StorageAttemptFailed Type = "storage.attempt-failed"
+	// StorageProviderChanged says that the storage provider went away, or is back. Data: [ProviderChange].
+	StorageProviderChanged Type = "storage.provider-changed"
 	// SignupStuck says that a person should look at a signup. Data: [Stuck].
 	SignupStuck Type = "signup.stuck"
 )
@@ -79,6 +81,8 @@ func Table() []Route {
 			"bounded attempts and age, then dropped and counted"},
 		{StorageAttemptFailed, NonEssential, Storage, "tells operators why a signup is late",
 			"dropped with its stream's age limit; the saga does not depend on it"},
+		{StorageProviderChanged, NonEssential, Storage, "shows operators that the provider is away",
+			"dropped with its stream's age limit; the next change is told again"},
 		{SignupStuck, NonEssential, Member, "calls a person, who would also find it in the list of sagas",
 			"bounded attempts and age, then dropped and counted"},
 	}

@@ -2,15 +2,25 @@ package store
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 
+	"github.com/gofrs/uuid/v5"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/signup-saga/signup-saga/contract"
+	"github.com/signup-saga/signup-saga/outbox"
 	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
 )
 
 const readGate = `-- name: readGate
 SELECT version, state, failures, opened_at, closed_at, not_before, probe_token::text, permits, filled_at, taken, now() FROM provider_gate`
+
+// execer is a pool or a transaction.
+type execer interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+}
 
 // Gate implements provision.Queue.
 func (s *Store) Gate(ctx context.Context) (provision.Gate, error) {
@@ -22,9 +32,41 @@ func (s *Store) Gate(ctx context.Context) (provision.Gate, error) {
 	return g, nil
 }
 
-// SetGate implements provision.Queue.
+// SetGate implements provision.Queue. That the provider went away, or is back, is
+// told with an event; that a probe is under way is not.
 func (s *Store) SetGate(ctx context.Context, was, next provision.Gate) (written bool, err error) {
-	tag, err := s.pool.Exec(ctx, `-- name: setGate
+	if (was.State == provision.GateClosed) == (next.State == provision.GateClosed) {
+		return setGate(ctx, s.pool, was, next)
+	}
+	err = outbox.InTx(ctx, s.tx, s.wake, func(tx pgx.Tx) error {
+		if written, err = setGate(ctx, tx, was, next); err != nil || !written {
+			return err
+		}
+		return appendChange(ctx, tx, next)
+	})
+	return written && err == nil, err
+}
+
+func appendChange(ctx context.Context, tx pgx.Tx, g provision.Gate) error {
+	change := contract.ProviderChange{State: string(g.State), Version: g.Version, ChangedAt: g.ClosedAt.UTC()}
+	if g.OpenedAt != nil {
+		change.ChangedAt = g.OpenedAt.UTC()
+	}
+	id, err := uuid.NewV7()
+	if err != nil {
+		return fmt.Errorf("event id: %w", err)
+	}
+	payload, err := json.Marshal(change)
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", contract.StorageProviderChanged, err)
+	}
+	return outbox.Append(ctx, tx, outbox.Event{
+		Lane: string(contract.NonEssential), ID: id.String(), Key: "provider", Type: string(contract.StorageProviderChanged), Payload: payload,
+	})
+}
+
+func setGate(ctx context.Context, db execer, was, next provision.Gate) (written bool, err error) {
+	tag, err := db.Exec(ctx, `-- name: setGate
 UPDATE provider_gate SET version = $3, state = $4, failures = $5, opened_at = $6, closed_at = $7, not_before = $8, probe_token = $9
 WHERE version = $1 AND failures = $2`,
 		was.Version, was.Failures, next.Version, next.State, next.Failures, next.OpenedAt, next.ClosedAt, next.NotBefore, next.ProbeToken)
