@@ -1,12 +1,16 @@
 package service
 
 import (
+	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,6 +26,9 @@ const (
 	// firstRequest is how long a client that has connected may take to send its
 	// request before it is closed on.
 	firstRequest = 2 * time.Second
+	// maxConnections is how many connections a listener holds at a time, unless told:
+	// each costs some 20 KiB and a file descriptor.
+	maxConnections = 8192
 )
 
 // errDrained ends http.Server.Serve when the accept queue is empty.
@@ -33,6 +40,12 @@ type ServerConfig struct {
 	Addr    string // "127.0.0.1:8080"; port 0 takes a free one
 	Handler http.Handler
 	Log     *slog.Logger
+	TLS     *tls.Config // nil for plain HTTP
+	// MaxConnections at a time, a quarter of them from one address; 0 means 8192.
+	MaxConnections int
+	// Proxies are addresses behind which there are many clients: each may have all of
+	// the connections.
+	Proxies []netip.Prefix
 }
 
 // Server is an HTTP server that stops without failing a request. Closing a
@@ -47,12 +60,20 @@ type ServerConfig struct {
 // is closed may still lose: HTTP/1.1 cannot avoid that. So BeginDrain, called
 // DRAIN_DELAY earlier, has every response say Connection: close, and leaves idle
 // connections open meanwhile.
+//
+// Connections beyond [ServerConfig.MaxConnections] are reset at once rather than
+// left in the accept queue, where they would look open to load balancers, time out
+// there, and hide from the limit by address, which keeps one client that opens
+// thousands and says nothing from taking everybody's place. Each server counts for
+// itself: whatever happens to the public listener, probes reach the other one.
 type Server struct {
 	cfg      ServerConfig
 	http     http.Server
 	listener *drainListener
-	draining atomic.Bool
 	served   chan struct{}
+
+	draining   chan struct{} // closed by BeginDrain
+	beginDrain func()
 
 	mu    sync.Mutex
 	conns map[net.Conn]http.ConnState // open ones, for Shutdown
@@ -60,7 +81,8 @@ type Server struct {
 
 // NewServer returns a server that does nothing yet.
 func NewServer(cfg ServerConfig) *Server {
-	s := &Server{cfg: cfg, served: make(chan struct{}), conns: make(map[net.Conn]http.ConnState)}
+	s := &Server{cfg: cfg, served: make(chan struct{}), draining: make(chan struct{}), conns: make(map[net.Conn]http.ConnState)}
+	s.beginDrain = sync.OnceFunc(func() { close(s.draining) })
 	s.http = http.Server{
 		Handler:           http.HandlerFunc(s.serveHTTP),
 		ReadHeaderTimeout: 5 * time.Second,
@@ -69,14 +91,19 @@ func NewServer(cfg ServerConfig) *Server {
 		IdleTimeout:       60 * time.Second,
 		MaxHeaderBytes:    16 << 10,
 		ConnState:         s.track,
-		ErrorLog:          slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
+		BaseContext: func(net.Listener) context.Context {
+			return context.WithValue(context.Background(), drainKey{}, (<-chan struct{})(s.draining))
+		},
+		ErrorLog: slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
 	}
 	return s
 }
 
 func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
-	if s.draining.Load() {
+	select {
+	case <-s.draining:
 		w.Header().Set("Connection", "close")
+	default:
 	}
 	s.cfg.Handler.ServeHTTP(w, r)
 }
@@ -90,7 +117,7 @@ func (s *Server) Listen() error {
 	if err != nil {
 		return fmt.Errorf("listen for %s: %w", s.cfg.Name, err)
 	}
-	s.listener = &drainListener{TCPListener: l.(*net.TCPListener)}
+	s.listener = &drainListener{TCPListener: l.(*net.TCPListener), places: NewPlaces(cmp.Or(s.cfg.MaxConnections, maxConnections)), proxies: s.cfg.Proxies}
 	s.cfg.Log.Info("listening", "name", s.cfg.Name, "addr", s.Addr())
 	return nil
 }
@@ -101,15 +128,30 @@ func (s *Server) Addr() string { return s.listener.Addr().String() }
 // Serve serves until Shutdown (nil) or until the listener fails.
 func (s *Server) Serve() error {
 	defer close(s.served)
-	err := s.http.Serve(s.listener)
+	var l net.Listener = s.listener
+	if s.cfg.TLS != nil {
+		l = tls.NewListener(l, s.cfg.TLS)
+	}
+	err := s.http.Serve(l)
 	if errors.Is(err, errDrained) || errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
 	return fmt.Errorf("serve %s: %w", s.cfg.Name, err)
 }
 
-// BeginDrain makes every response from now on end its connection.
-func (s *Server) BeginDrain() { s.draining.Store(true) }
+// BeginDrain makes every response from now on end its connection, and responses
+// without an end come to one, see [Draining].
+func (s *Server) BeginDrain() { s.beginDrain() }
+
+type drainKey struct{}
+
+// Draining returns a channel that is closed when the [Server] that a request with
+// this context came to begins to drain: handlers that would go on for long end then.
+// It is nil if there is no such server.
+func Draining(ctx context.Context) <-chan struct{} {
+	draining, _ := ctx.Value(drainKey{}).(<-chan struct{})
+	return draining
+}
 
 // Shutdown stops taking connections, serves those that were made, waits for
 // requests in flight, and closes. When ctx ends first, it closes what is left
@@ -162,10 +204,12 @@ func (s *Server) busy(countNew bool) bool {
 }
 
 // drainListener accepts as usual until drain; from then on until nobody has
-// arrived for acceptQuiet.
+// arrived for acceptQuiet. It resets connections that there is no place for.
 type drainListener struct {
 	*net.TCPListener
 	drainUntil atomic.Pointer[time.Time]
+	places     *Places
+	proxies    []netip.Prefix
 }
 
 func (l *drainListener) drain() error {
@@ -177,7 +221,22 @@ func (l *drainListener) drain() error {
 
 // Accept implements net.Listener. It returns errDrained when draining is done.
 func (l *drainListener) Accept() (net.Conn, error) {
-	conn, err := l.TCPListener.Accept()
+	for {
+		conn, err := l.accept()
+		if err != nil {
+			return nil, err
+		}
+		key := l.key(conn)
+		if l.places.Take(key) == Granted {
+			return &placedConn{TCPConn: conn, free: sync.OnceFunc(func() { l.places.Free(key) })}, nil
+		}
+		_ = conn.SetLinger(0) // a reset: nothing of it stays in the kernel
+		_ = conn.Close()
+	}
+}
+
+func (l *drainListener) accept() (*net.TCPConn, error) {
+	conn, err := l.AcceptTCP()
 	until := l.drainUntil.Load()
 	if until == nil {
 		return conn, err
@@ -190,4 +249,26 @@ func (l *drainListener) Accept() (net.Conn, error) {
 		next = *until
 	}
 	return conn, l.SetDeadline(next)
+}
+
+// key is what the peer's connections are counted by; "" for a proxy.
+func (l *drainListener) key(conn *net.TCPConn) string {
+	peer, err := netip.ParseAddrPort(conn.RemoteAddr().String())
+	address := peer.Addr().Unmap().WithZone("")
+	if err != nil || slices.ContainsFunc(l.proxies, func(p netip.Prefix) bool { return p.Contains(address) }) {
+		return ""
+	}
+	return AddressKey(address)
+}
+
+// placedConn gives back its place when it is closed.
+type placedConn struct {
+	*net.TCPConn
+	free func()
+}
+
+// Close implements net.Conn.
+func (c *placedConn) Close() error {
+	defer c.free()
+	return c.TCPConn.Close()
 }
