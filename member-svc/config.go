@@ -13,11 +13,12 @@ import (
 // MigrateConfig is the configuration of the migrate subcommand.
 type MigrateConfig struct {
 	service.Common
-	DatabaseURL string `env:"MEMBER_DATABASE_URL,required" help:"Member database; migrate wants the owner's role"`
+	DatabaseURL service.Secret `env:"MEMBER_DATABASE_URL,required" help:"Member database; migrate wants the owner's role"`
 }
 
 // ProbeConfig is the configuration of the healthcheck subcommand.
 type ProbeConfig struct {
+	service.TLSFiles
 	AdminAddr string `env:"MEMBER_ADMIN_ADDR" envDefault:"127.0.0.1:8081" help:"listener for operators, probes and metrics"`
 }
 
@@ -27,37 +28,37 @@ type Config struct {
 	ProbeConfig
 	ReconcileConfig
 	StuckConfig
-	HTTPAddr          string        `env:"MEMBER_HTTP_ADDR" envDefault:"127.0.0.1:8080" help:"public listener"`
-	AdminTokensFile   string        `env:"ADMIN_TOKENS_FILE,required" help:"lines name:role:sha256-hex; roles viewer, operator"`
-	IdempotencySecret string        `env:"IDEMPOTENCY_SECRET,required" help:"keys the fingerprints of requests and of names that are kept; at least 32 characters, the same in every replica; a new one frees those names"`
-	SMTPAddr          string        `env:"SMTP_ADDR" envDefault:"127.0.0.1:1025" help:"mail server"`
-	MailFrom          string        `env:"MAIL_FROM" envDefault:"welcome@localhost" help:"sender of the welcome mail"`
-	MailMaxAttempts   int           `env:"MAIL_MAX_ATTEMPTS" envDefault:"20" help:"times that the mail server may put a mail off"`
-	MailMaxAge        time.Duration `env:"MAIL_MAX_AGE" envDefault:"24h" help:"after which an unsent mail is dropped"`
-	HashMemoryKiB     uint32        `env:"HASH_MEMORY_KIB" envDefault:"19456" help:"argon2id memory per hash"`
-	HashTime          uint32        `env:"HASH_TIME" envDefault:"2" help:"argon2id passes"`
-	HashParallelism   uint8         `env:"HASH_PARALLELISM" envDefault:"1" help:"argon2id lanes"`
-	HashConcurrency   int           `env:"HASH_CONCURRENCY" envDefault:"0" help:"hashes at a time; 0 means one per core"`
-	HashQueueWait     time.Duration `env:"HASH_QUEUE_WAIT" envDefault:"2s" help:"for a turn to hash, before 503 busy"`
-	SignupRate        int           `env:"SIGNUP_RATE_PER_MINUTE" envDefault:"60" help:"signups per address and minute"`
-	SessionRate       int           `env:"SESSION_RATE_PER_MINUTE" envDefault:"60" help:"passwords that an address may try per minute, to sign in or to leave"`
-	SessionLifetime   time.Duration `env:"SESSION_LIFETIME" envDefault:"168h" help:"until a member has to sign in again"`
-	PasswordMin       int           `env:"PASSWORD_MIN" envDefault:"15" help:"shortest password, in characters"`
-	PlansAllowed      []string      `env:"PLANS_ALLOWED" envDefault:"free" help:"plans that anyone may choose; the first is the default"`
-	ProvisionPromise  time.Duration `env:"PROVISION_PROMISE" envDefault:"30s" help:"after which a signup counts as delayed and its command is repeated"`
-	SagaGiveUp        time.Duration `env:"SAGA_GIVE_UP" envDefault:"24h" help:"after which an unanswered signup is shown to operators"`
-	RedrivePerSecond  int           `env:"REDRIVE_PER_SECOND" envDefault:"200" help:"repeated commands per second, of all replicas together"`
+	HTTPAddr          string         `env:"MEMBER_HTTP_ADDR" envDefault:"127.0.0.1:8080" help:"public listener"`
+	AdminTokensFile   string         `env:"ADMIN_TOKENS_FILE,required" help:"lines name:role:sha256-hex; roles viewer, operator"`
+	IdempotencySecret service.Secret `env:"IDEMPOTENCY_SECRET,required" help:"keys the fingerprints of requests and of names that are kept; at least 32 characters, the same in every replica; a new one frees those names"`
+	SMTPAddr          string         `env:"SMTP_ADDR" envDefault:"127.0.0.1:1025" help:"mail server"`
+	MailFrom          string         `env:"MAIL_FROM" envDefault:"welcome@localhost" help:"sender of the welcome mail"`
+	MailMaxAttempts   int            `env:"MAIL_MAX_ATTEMPTS" envDefault:"20" help:"times that the mail server may put a mail off"`
+	MailMaxAge        time.Duration  `env:"MAIL_MAX_AGE" envDefault:"24h" help:"after which an unsent mail is dropped"`
+	HashMemoryKiB     uint32         `env:"HASH_MEMORY_KIB" envDefault:"19456" help:"argon2id memory per hash"`
+	HashTime          uint32         `env:"HASH_TIME" envDefault:"2" help:"argon2id passes"`
+	HashParallelism   uint8          `env:"HASH_PARALLELISM" envDefault:"1" help:"argon2id lanes"`
+	HashConcurrency   int            `env:"HASH_CONCURRENCY" envDefault:"0" help:"hashes at a time; 0 means one per core"`
+	HashQueueWait     time.Duration  `env:"HASH_QUEUE_WAIT" envDefault:"2s" help:"for a turn to hash, before 503 busy"`
+	SignupRate        int            `env:"SIGNUP_RATE_PER_MINUTE" envDefault:"60" help:"signups per address and minute"`
+	SessionRate       int            `env:"SESSION_RATE_PER_MINUTE" envDefault:"60" help:"passwords that an address may try per minute, to sign in or to leave"`
+	SessionLifetime   time.Duration  `env:"SESSION_LIFETIME" envDefault:"168h" help:"until a member has to sign in again"`
+	PasswordMin       int            `env:"PASSWORD_MIN" envDefault:"15" help:"shortest password, in characters"`
+	PlansAllowed      []string       `env:"PLANS_ALLOWED" envDefault:"free" help:"plans that anyone may choose; the first is the default"`
+	ProvisionPromise  time.Duration  `env:"PROVISION_PROMISE" envDefault:"30s" help:"after which a signup counts as delayed and its command is repeated"`
+	SagaGiveUp        time.Duration  `env:"SAGA_GIVE_UP" envDefault:"24h" help:"after which an unanswered signup is shown to operators"`
+	RedrivePerSecond  int            `env:"REDRIVE_PER_SECOND" envDefault:"200" help:"repeated commands per second, of all replicas together"`
 }
 
 // Validate lists everything that is wrong.
 func (c Config) Validate() []error {
-	errs := slices.Concat(c.Common.Validate(), c.ReconcileConfig.problems(), c.StuckConfig.problems())
+	errs := slices.Concat(c.Common.Validate(), c.TLSFiles.Validate(), c.ReconcileConfig.problems(), c.StuckConfig.problems())
 	require := func(ok bool, name, what string) {
 		if !ok {
 			errs = append(errs, fmt.Errorf("%s: %s", name, what))
 		}
 	}
-	require(len(c.IdempotencySecret) >= 32, "IDEMPOTENCY_SECRET", "must have at least 32 characters")
+	require(len(c.IdempotencySecret.Reveal()) >= 32, "IDEMPOTENCY_SECRET", "must have at least 32 characters")
 	for _, v := range [][2]string{{"MEMBER_HTTP_ADDR", c.HTTPAddr}, {"MEMBER_ADMIN_ADDR", c.AdminAddr}, {"SMTP_ADDR", c.SMTPAddr}} {
 		_, _, err := net.SplitHostPort(v[1])
 		require(err == nil, v[0], "must be host:port")

@@ -34,7 +34,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout 
 			return program.Migrate(ctx, cfg.DatabaseURL, cfg.Common, service.NewLogger(stdout, cfg.LogFormat, cfg.LogLevel))
 		}),
 		"healthcheck": service.With(func(cfg ProbeConfig, _ io.Writer) error {
-			return service.HealthcheckAddr(ctx, cfg.AdminAddr)
+			return service.HealthcheckAddr(ctx, cfg.AdminAddr, cfg.TLSFiles)
 		}),
 		"reconcile": service.With(func(cfg reconcileConfig, stdout io.Writer) error {
 			return reconcileOnce(ctx, cfg, stdout, false)
@@ -47,9 +47,14 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout 
 
 // serve waits for Postgres and its schema, and for nothing else.
 func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
-	tokens, err := service.LoadTokens(cfg.AdminTokensFile)
+	service.LogConfig(log, &cfg)
+	tokens, err := service.LoadTokens(cfg.AdminTokensFile, log)
 	if err != nil {
 		return fmt.Errorf("ADMIN_TOKENS_FILE: %w", err)
+	}
+	certificate, err := cfg.ServerTLS(log)
+	if err != nil {
+		return err
 	}
 	pool, nc, err := program.Connect(ctx, cfg.DatabaseURL, cfg.Common, log)
 	if err != nil {
@@ -68,7 +73,7 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 		return err
 	}
 	steps := steps(cfg)
-	st := store.New(pool, steps, []byte(cfg.IdempotencySecret), wake)
+	st := store.New(pool, steps, []byte(cfg.IdempotencySecret.Reveal()), wake)
 	hasher := signup.NewHasher(hashConfig(cfg))
 	metrics, err := api.NewMetrics(registry, hasher.Waiting)
 	if err != nil {
@@ -79,14 +84,14 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 	}
 	handlers := &api.API{
 		Signups: signup.New(signup.Config{
-			Plans: cfg.PlansAllowed, PasswordMin: cfg.PasswordMin, Secret: []byte(cfg.IdempotencySecret), DatabaseTimeout: cfg.DatabaseTimeout,
+			Plans: cfg.PlansAllowed, PasswordMin: cfg.PasswordMin, Secret: []byte(cfg.IdempotencySecret.Reveal()), DatabaseTimeout: cfg.DatabaseTimeout,
 		}, st, hasher, steps),
 		Accounts: account.New(account.Config{SessionLifetime: cfg.SessionLifetime, DatabaseTimeout: cfg.DatabaseTimeout}, st, hasher, steps),
 		Store:    st, Steps: steps, Metrics: metrics, DatabaseTimeout: cfg.DatabaseTimeout, Log: log,
 	}
 	p.Servers = []*service.Server{
-		service.NewServer(service.ServerConfig{Name: "public", Addr: cfg.HTTPAddr, Handler: handlers.Public(cfg.SignupRate, cfg.SessionRate), Log: log}),
-		service.NewServer(service.ServerConfig{Name: "admin", Addr: cfg.AdminAddr, Handler: handlers.Admin(tokens, p.Health), Log: log}),
+		service.NewServer(service.ServerConfig{Name: "public", Addr: cfg.HTTPAddr, TLS: certificate, Handler: handlers.Public(cfg.SignupRate, cfg.SessionRate), Log: log}),
+		service.NewServer(service.ServerConfig{Name: "admin", Addr: cfg.AdminAddr, TLS: certificate, Handler: handlers.Admin(tokens, p.Health), Log: log}),
 	}
 	for _, s := range p.Servers {
 		if err := s.Listen(); err != nil {

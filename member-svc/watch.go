@@ -21,14 +21,14 @@ import (
 // ReconcileConfig configures the comparison of members with storages.
 type ReconcileConfig struct {
 	service.Reconciliation
-	StorageURL   string `env:"STORAGE_URL" help:"internal listener of storage-svc, http://host:port; without it nothing is reconciled"`
-	StorageToken string `env:"STORAGE_CLIENT_TOKEN" help:"the STORAGE_TOKEN of storage-svc"`
+	StorageURL   service.Secret `env:"STORAGE_URL" help:"internal listener of storage-svc, http://host:port; without it nothing is reconciled"`
+	StorageToken service.Secret `env:"STORAGE_CLIENT_TOKEN" help:"the STORAGE_TOKEN of storage-svc"`
 }
 
 func (c ReconcileConfig) problems() []error {
 	errs := c.Problems()
-	if c.StorageURL != "" {
-		if err := stuck.CheckURL(c.StorageURL); err != nil {
+	if u := c.StorageURL.Reveal(); u != "" {
+		if err := stuck.CheckURL(u); err != nil {
 			errs = append(errs, fmt.Errorf("STORAGE_URL: %w", err))
 		}
 	}
@@ -37,16 +37,16 @@ func (c ReconcileConfig) problems() []error {
 
 func (c ReconcileConfig) reconciler(pool *pgxpool.Pool, wake func(), log *slog.Logger) *reconcile.Reconciler {
 	return reconcile.New(reconcile.Config{MinAge: c.ReconcileMinAge, MaxRepairs: c.ReconcileMaxRepairs, Wake: wake, Log: log},
-		pool, reconcile.NewStorages(c.StorageURL, c.StorageToken))
+		pool, reconcile.NewStorages(c.StorageURL.Reveal(), c.StorageToken.Reveal()))
 }
 
 // StuckConfig configures the calls for a person.
 type StuckConfig struct {
-	StuckAfter         time.Duration `env:"STUCK_AFTER" envDefault:"15m" help:"after which an unanswered signup is told of with signup.stuck"`
-	WebhookURL         string        `env:"STUCK_WEBHOOK_URL" help:"receives each signup.stuck; without it nothing is sent"`
-	WebhookSecret      string        `env:"STUCK_WEBHOOK_SECRET" help:"signs them as standardwebhooks.com says: whsec_ and 24 to 64 bytes in base64"`
-	WebhookMaxAttempts int           `env:"STUCK_WEBHOOK_MAX_ATTEMPTS" envDefault:"20" help:"posts of one signup.stuck"`
-	WebhookMaxAge      time.Duration `env:"STUCK_WEBHOOK_MAX_AGE" envDefault:"24h" help:"after which an unsent signup.stuck is dropped"`
+	StuckAfter         time.Duration  `env:"STUCK_AFTER" envDefault:"15m" help:"after which an unanswered signup is told of with signup.stuck"`
+	WebhookURL         service.Secret `env:"STUCK_WEBHOOK_URL" help:"receives each signup.stuck; without it nothing is sent"`
+	WebhookSecret      service.Secret `env:"STUCK_WEBHOOK_SECRET" help:"signs them as standardwebhooks.com says: whsec_ and 24 to 64 bytes in base64"`
+	WebhookMaxAttempts int            `env:"STUCK_WEBHOOK_MAX_ATTEMPTS" envDefault:"20" help:"posts of one signup.stuck"`
+	WebhookMaxAge      time.Duration  `env:"STUCK_WEBHOOK_MAX_AGE" envDefault:"24h" help:"after which an unsent signup.stuck is dropped"`
 }
 
 func (c StuckConfig) problems() (errs []error) {
@@ -56,11 +56,11 @@ func (c StuckConfig) problems() (errs []error) {
 	if c.WebhookMaxAttempts < 1 || c.WebhookMaxAge <= 0 {
 		errs = append(errs, errors.New("STUCK_WEBHOOK_MAX_ATTEMPTS, STUCK_WEBHOOK_MAX_AGE: must be positive"))
 	}
-	if c.WebhookURL != "" {
-		if err := stuck.CheckURL(c.WebhookURL); err != nil {
+	if u := c.WebhookURL.Reveal(); u != "" {
+		if err := stuck.CheckURL(u); err != nil {
 			errs = append(errs, fmt.Errorf("STUCK_WEBHOOK_URL: %w", err))
 		}
-		if _, err := stuck.ParseSecret(c.WebhookSecret); err != nil {
+		if _, err := stuck.ParseSecret(c.WebhookSecret.Reveal()); err != nil {
 			errs = append(errs, fmt.Errorf("STUCK_WEBHOOK_SECRET: %w", err))
 		}
 	}
@@ -76,7 +76,7 @@ type reconcileConfig struct {
 // Validate lists everything that is wrong.
 func (c reconcileConfig) Validate() []error {
 	errs := append(c.Common.Validate(), c.problems()...)
-	if c.StorageURL == "" {
+	if c.StorageURL.Reveal() == "" {
 		errs = append(errs, errors.New("STORAGE_URL: required"))
 	}
 	return errs
@@ -86,7 +86,7 @@ func (c reconcileConfig) Validate() []error {
 // is or was wrong.
 func reconcileOnce(ctx context.Context, cfg reconcileConfig, stdout io.Writer, dry bool) error {
 	log := service.NewLogger(stdout, cfg.LogFormat, cfg.LogLevel)
-	pool, err := service.OpenPool(ctx, cfg.DatabaseURL, log)
+	pool, err := service.OpenPool(ctx, cfg.DatabaseURL.Reveal(), log)
 	if err != nil {
 		return err
 	}
@@ -107,12 +107,12 @@ func reconcileOnce(ctx context.Context, cfg reconcileConfig, stdout io.Writer, d
 // addWatchers adds what looks after signups that do not go on by themselves.
 func addWatchers(cfg Config, pool *pgxpool.Pool, registry prometheus.Registerer, wake func(), log *slog.Logger, loop loopFunc, consume consumeFunc) error {
 	loop("notices of stuck signups", min(max(cfg.StuckAfter/10, time.Second), 10*time.Second), stuck.Notices(pool, cfg.StuckAfter, wake))
-	if cfg.WebhookURL != "" {
+	if cfg.WebhookURL.Reveal() != "" {
 		posts := prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "member_webhooks_total", Help: "Notices of stuck signups by result: sent, delayed, dropped, expired.",
 		}, []string{"result"})
 		webhook, err := stuck.NewWebhook(stuck.WebhookConfig{
-			URL: cfg.WebhookURL, Secret: cfg.WebhookSecret, MaxAttempts: cfg.WebhookMaxAttempts, MaxAge: cfg.WebhookMaxAge, Log: log,
+			URL: cfg.WebhookURL.Reveal(), Secret: cfg.WebhookSecret.Reveal(), MaxAttempts: cfg.WebhookMaxAttempts, MaxAge: cfg.WebhookMaxAge, Log: log,
 			Observe: func(result string, n int) { posts.WithLabelValues(result).Add(float64(n)) },
 		}, pool)
 		if err != nil {
@@ -124,7 +124,7 @@ func addWatchers(cfg Config, pool *pgxpool.Pool, registry prometheus.Registerer,
 		consume(contract.Member, contract.NonEssential, "member-webhook", []string{contract.SubjectPrefix(contract.NonEssential) + string(contract.SignupStuck)}, webhook.Queue)
 		loop("webhooks", time.Second, webhook.Work)
 	}
-	if cfg.StorageURL == "" {
+	if cfg.StorageURL.Reveal() == "" {
 		return nil
 	}
 	gauges, err := drift.NewGauges(registry,

@@ -66,7 +66,7 @@ func TestAuditSinkReceivesEveryEvent(t *testing.T) {
 	env := environment(t, url, broker.URL)
 	env["STUCK_AFTER"] = "1ms" // an event of the third type that member-svc sends
 	s := start(t, env)
-	nc, err := service.ConnectNATS(broker.URL, "audit", slog.New(slog.DiscardHandler))
+	nc, err := service.ConnectNATS(service.Common{NATSURL: service.NewSecret(broker.URL)}, "audit", slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,7 +16,10 @@ import (
 
 // Common is the configuration that every service has; services embed it.
 type Common struct {
-	NATSURL         string        `env:"NATS_URL" envDefault:"nats://127.0.0.1:4222" help:"NATS server; an absent one is waited for"`
+	NATSURL         Secret        `env:"NATS_URL" envDefault:"nats://127.0.0.1:4222" help:"NATS server, tls:// for TLS; an absent one is waited for"`
+	NATSCAFile      string        `env:"NATS_CA_FILE" help:"certificate authorities of NATS, PEM; by default those of the system"`
+	NATSCertFile    string        `env:"NATS_CERT_FILE" help:"client certificate for NATS, PEM"`
+	NATSKeyFile     string        `env:"NATS_KEY_FILE" help:"private key of NATS_CERT_FILE, PEM"`
 	NATSReplicas    int           `env:"NATS_REPLICAS" envDefault:"1" help:"replicas of each stream"`
 	DrainDelay      time.Duration `env:"DRAIN_DELAY" envDefault:"5s" help:"from readiness off to the listener closing"`
 	DrainTimeout    time.Duration `env:"DRAIN_TIMEOUT" envDefault:"20s" help:"for everything after DRAIN_DELAY at shutdown"`
@@ -32,6 +35,9 @@ func (c Common) Validate() []error {
 	var errs []error
 	if c.NATSReplicas < 1 || c.NATSReplicas > 5 {
 		errs = append(errs, errors.New("NATS_REPLICAS: must be 1 to 5"))
+	}
+	if (c.NATSCertFile == "") != (c.NATSKeyFile == "") {
+		errs = append(errs, errors.New("NATS_CERT_FILE, NATS_KEY_FILE: one needs the other"))
 	}
 	if c.DrainDelay < 0 {
 		errs = append(errs, errors.New("DRAIN_DELAY: must not be negative"))
@@ -56,10 +62,12 @@ func (c Common) Validate() []error {
 
 // LoadConfig fills the struct that cfg points to from variables named by its
 // `env` tags (github.com/caarlos0/env). An empty variable counts as unset.
-// NAME_FILE supplies NAME from a file, without the final line break, unless NAME
-// itself is set. The error lists every problem at once, those of cfg's optional
-// Validate() []error (each beginning with "NAME: ") included, and never shows a
-// value.
+// NAME_FILE supplies NAME from a file, without the final line break; setting both
+// is an error, for nobody could tell which one counts. The file's mode is not
+// looked at: mounted secrets are often readable by all of their container, which
+// is what guards them. The error lists every problem at once, those of cfg's
+// optional Validate() []error (each beginning with "NAME: ") included, and never
+// shows a value.
 func LoadConfig(getenv func(string) string, cfg any) error {
 	params, err := env.GetFieldParams(cfg)
 	if err != nil {
@@ -81,6 +89,11 @@ func LoadConfig(getenv func(string) string, cfg any) error {
 	if err := env.ParseWithOptions(cfg, env.Options{Environment: vars}); err != nil {
 		errs = append(errs, describe(cfg, err)...)
 	}
+	eachVariable(cfg, func(name string, field reflect.Value) {
+		if s, ok := field.Addr().Interface().(*Secret); ok {
+			s.file = getenv(name + "_FILE")
+		}
+	})
 	if v, ok := cfg.(interface{ Validate() []error }); ok {
 		errs = addNew(errs, v.Validate())
 	}
@@ -91,18 +104,39 @@ func LoadConfig(getenv func(string) string, cfg any) error {
 }
 
 func lookup(getenv func(string) string, name string) (string, error) {
-	if v := getenv(name); v != "" {
-		return v, nil
-	}
-	path := getenv(name + "_FILE")
+	value, path := getenv(name), getenv(name+"_FILE")
 	if path == "" {
-		return "", nil
+		return value, nil
 	}
-	b, err := os.ReadFile(path)
+	if value != "" {
+		return "", fmt.Errorf("%s: set twice, %[1]s_FILE is set as well", name)
+	}
+	value, err := readSecret(path)
+	if err == nil && value == "" {
+		err = errors.New("the file is empty")
+	}
 	if err != nil {
 		return "", fmt.Errorf("%s_FILE: %w", name, err)
 	}
-	return strings.TrimRight(string(b), "\r\n"), nil
+	return value, nil
+}
+
+// LogConfig writes the configuration that cfg points to as one line, each
+// variable by its name. A [Secret] shows where it points to at most.
+func LogConfig(log *slog.Logger, cfg any) {
+	var attrs []any
+	eachVariable(cfg, func(name string, field reflect.Value) { attrs = append(attrs, slog.Any(name, field.Interface())) })
+	log.Info("configuration", attrs...)
+}
+
+// eachVariable calls fn with each variable of the struct that cfg points to.
+func eachVariable(cfg any, fn func(name string, field reflect.Value)) {
+	v := reflect.ValueOf(cfg).Elem()
+	for _, f := range reflect.VisibleFields(v.Type()) {
+		if name, _, _ := strings.Cut(f.Tag.Get("env"), ","); name != "" {
+			fn(name, v.FieldByIndex(f.Index))
+		}
+	}
 }
 
 // addNew appends the errors whose variable has none yet: one that could not be

@@ -54,7 +54,7 @@ func newBroker(t *testing.T) *broker {
 	t.Helper()
 	b := &broker{NATSServer: testenv.NATS(t), t: t}
 	var err error
-	if b.nc, err = service.ConnectNATS(b.URL, "test", discard()); err != nil {
+	if b.nc, err = service.ConnectNATS(service.Common{NATSURL: service.NewSecret(b.URL)}, "test", discard()); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

@@ -75,15 +75,15 @@ func (h *Health) run(ctx context.Context) map[string]string {
 	return results
 }
 
-// Healthcheck is the healthcheck subcommand: nil if url answers 200 within 2 s.
-func Healthcheck(ctx context.Context, url string) error {
+// healthcheck returns nil if url answers 200 within 2 s.
+func healthcheck(ctx context.Context, client *http.Client, url string) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return fmt.Errorf("healthcheck: %w", err)
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		return fmt.Errorf("healthcheck: %w", err)
 	}

@@ -96,8 +96,16 @@ func TestAdaptMapsErrors(t *testing.T) {
 	}
 }
 
+func hash(s string) string { h := sha256.Sum256([]byte(s)); return hex.EncodeToString(h[:]) }
+
+func status(h http.Handler, token string) int {
+	r, w := httptest.NewRequest("GET", "/", nil), httptest.NewRecorder()
+	r.Header.Set("Authorization", "Bearer "+token)
+	h.ServeHTTP(w, r)
+	return w.Code
+}
+
 func TestTokens(t *testing.T) {
-	hash := func(s string) string { h := sha256.Sum256([]byte(s)); return hex.EncodeToString(h[:]) }
 	tokens, err := service.ParseTokens("# comment\n\nann:operator:" + hash("a") + "\nvic:viewer:" + hash("v"))
 	if err != nil {
 		t.Fatal(err)
@@ -140,11 +148,11 @@ func TestHealth(t *testing.T) {
 	h := service.NewHealth(map[string]func(context.Context) error{"db": func(context.Context) error { return failing }})
 	server := httptest.NewServer(http.HandlerFunc(h.ReadyHandler))
 	defer server.Close()
-	if err := service.Healthcheck(t.Context(), server.URL); err != nil {
+	if err := service.HealthcheckAddr(t.Context(), server.Listener.Addr().String(), service.TLSFiles{}); err != nil {
 		t.Error(err)
 	}
 	failing = errors.New("down")
-	if err := service.Healthcheck(t.Context(), server.URL); err == nil {
+	if err := service.HealthcheckAddr(t.Context(), server.Listener.Addr().String(), service.TLSFiles{}); err == nil {
 		t.Error("ready with a failing check")
 	}
 	w := httptest.NewRecorder()
@@ -154,7 +162,7 @@ func TestHealth(t *testing.T) {
 	}
 	failing = nil
 	h.SetDraining()
-	if err := service.Healthcheck(t.Context(), server.URL); err == nil {
+	if err := service.HealthcheckAddr(t.Context(), server.Listener.Addr().String(), service.TLSFiles{}); err == nil {
 		t.Error("ready while draining")
 	}
 }

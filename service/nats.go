@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -19,13 +21,16 @@ type NATS struct {
 // ConnectNATS returns at once, whether or not the server is there: the
 // connection is made, and made again, for as long as it takes. Nothing is
 // buffered while it is away (publishing fails at once), because what must not be
-// lost is in Postgres. name is shown by the server. It fails only for a
-// malformed url.
-func ConnectNATS(url, name string, log *slog.Logger) (*NATS, error) {
+// lost is in Postgres. name is shown by the server, and replies come to subjects
+// below _INBOX.name, so that the server can keep the replies of one service from
+// the others. User and password of a URL that is in a file, and the files of TLS,
+// are read anew for each connection. It fails only for a malformed configuration.
+func ConnectNATS(c Common, name string, log *slog.Logger) (*NATS, error) {
 	n := &NATS{closed: make(chan struct{})}
+	servers, files := c.natsFiles()
 	var err error
-	n.Conn, err = nats.Connect(url,
-		nats.Name(name),
+	n.Conn, err = nats.Connect(servers, append(files,
+		nats.Name(name), nats.CustomInboxPrefix("_INBOX."+name),
 		nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.IgnoreAuthErrorAbort(),
 		nats.ReconnectWait(250*time.Millisecond), nats.ReconnectJitter(250*time.Millisecond, 250*time.Millisecond),
 		nats.ReconnectBufSize(-1),
@@ -41,11 +46,56 @@ func ConnectNATS(url, name string, log *slog.Logger) (*NATS, error) {
 		}),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { log.Warn("nats", "error", err) }),
 		nats.ClosedHandler(func(*nats.Conn) { close(n.closed) }),
-	)
+	)...)
+	var malformed *url.Error // shows the password
+	if errors.As(err, &malformed) {
+		err = malformed.Err
+	}
 	if err != nil {
 		return nil, fmt.Errorf("connect to nats: %w", err)
 	}
 	return n, nil
+}
+
+// natsFiles returns the servers and the options of what files say of them.
+func (c Common) natsFiles() (servers string, options []nats.Option) {
+	servers = c.NATSURL.Reveal()
+	if plain, user := withoutUser(servers); c.NATSURL.file != "" && user != nil {
+		servers = plain
+		options = append(options, nats.UserInfoHandler(func() (string, string) {
+			_, user := withoutUser(c.NATSURL.Current())
+			password, _ := user.Password()
+			return user.Username(), password
+		}))
+	}
+	if c.NATSCAFile != "" {
+		options = append(options, nats.RootCAs(c.NATSCAFile))
+	}
+	if c.NATSCertFile != "" {
+		options = append(options, nats.ClientCert(c.NATSCertFile, c.NATSKeyFile))
+	}
+	return servers, options
+}
+
+// withoutUser splits a list of URLs from user and password in the first of them;
+// user is nil if that has no password.
+func withoutUser(list string) (servers string, user *url.Userinfo) {
+	var plain []string
+	for server := range strings.SplitSeq(list, ",") {
+		u, err := url.Parse(strings.TrimSpace(server))
+		if err != nil {
+			return list, nil
+		}
+		if len(plain) == 0 {
+			user = u.User
+		}
+		u.User = nil
+		plain = append(plain, u.String())
+	}
+	if _, has := user.Password(); !has {
+		return list, nil
+	}
+	return strings.Join(plain, ","), user
 }
 
 // Close sends what is pending, closes the connection and waits until that is

@@ -30,19 +30,29 @@ const (
 // fails only for a malformed url or when ctx ends. A connection attempt takes at
 // most 2 s. The pool has 16 connections unless the url sets pool_max_conns.
 func OpenPool(ctx context.Context, url string, log *slog.Logger) (*pgxpool.Pool, error) {
-	return openPool(ctx, url, log, nil)
+	return openPool(ctx, NewSecret(url), log, nil)
 }
 
-func openPool(ctx context.Context, url string, log *slog.Logger, f *fault) (*pgxpool.Pool, error) {
-	cfg, err := pgxpool.ParseConfig(url)
+func openPool(ctx context.Context, url Secret, log *slog.Logger, f *fault) (*pgxpool.Pool, error) {
+	cfg, err := pgxpool.ParseConfig(url.Reveal())
 	if err != nil {
 		return nil, fmt.Errorf("database url: %w", err)
+	}
+	// Role and password may change in their file while the pool lives.
+	cfg.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {
+		now, err := pgxpool.ParseConfig(url.Current())
+		if err != nil {
+			log.Error("the changed database url is not used", "error", err)
+			return nil
+		}
+		c.User, c.Password = now.ConnConfig.User, now.ConnConfig.Password
+		return nil
 	}
 	cfg.ConnConfig.ConnectTimeout = connectTimeout
 	if f != nil {
 		cfg.ConnConfig.Tracer = f
 	}
-	if !strings.Contains(url, "pool_max_conns") {
+	if !strings.Contains(url.Reveal(), "pool_max_conns") {
 		cfg.MaxConns = defaultMaxConns
 	}
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)

@@ -69,11 +69,11 @@ func With[C any](fn func(cfg C, stdout io.Writer) error) Command {
 
 // Migrate is the migrate subcommand: it brings the database up to date and, if
 // NATS is there, the configuration of the program's streams.
-func (p Program) Migrate(ctx context.Context, databaseURL string, c Common, log *slog.Logger) error {
-	if err := Migrate(ctx, databaseURL, log, p.Migrations...); err != nil {
+func (p Program) Migrate(ctx context.Context, databaseURL Secret, c Common, log *slog.Logger) error {
+	if err := Migrate(ctx, databaseURL.Reveal(), log, p.Migrations...); err != nil {
 		return err
 	}
-	nc, err := ConnectNATS(c.NATSURL, p.Name+" migrate", log)
+	nc, err := ConnectNATS(c, p.Name+"-migrate", log)
 	if err != nil {
 		return err
 	}
@@ -98,7 +98,7 @@ func (p Program) Migrate(ctx context.Context, databaseURL string, c Common, log 
 }
 
 // Connect waits for Postgres and for its schema, and for nothing else.
-func (p Program) Connect(ctx context.Context, databaseURL string, c Common, log *slog.Logger) (*pgxpool.Pool, *NATS, error) {
+func (p Program) Connect(ctx context.Context, databaseURL Secret, c Common, log *slog.Logger) (*pgxpool.Pool, *NATS, error) {
 	pool, err := openPool(ctx, databaseURL, log, newFault(c, log))
 	if err != nil {
 		return nil, nil, err
@@ -107,7 +107,7 @@ func (p Program) Connect(ctx context.Context, databaseURL string, c Common, log 
 		pool.Close()
 		return nil, nil, err
 	}
-	nc, err := ConnectNATS(c.NATSURL, p.Name, log)
+	nc, err := ConnectNATS(c, p.Name, log)
 	if err != nil {
 		pool.Close()
 		return nil, nil, err
@@ -147,8 +147,10 @@ func (p Program) stream(lane contract.Lane, replicas int) jetstream.StreamConfig
 	return outbox.StreamConfig(contract.Stream(p.Producer, lane), contract.Subjects(p.Producer, lane), replicas)
 }
 
-// HealthcheckAddr is [Healthcheck] of the listener bound to addr.
-func HealthcheckAddr(ctx context.Context, addr string) error {
+// HealthcheckAddr is the healthcheck subcommand: nil if the program's own
+// listener, bound to addr with the certificate in files, says within 2 s that it
+// is ready.
+func HealthcheckAddr(ctx context.Context, addr string, files TLSFiles) error {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		return fmt.Errorf("healthcheck: %w", err)
@@ -156,5 +158,6 @@ func HealthcheckAddr(ctx context.Context, addr string) error {
 	if ip := net.ParseIP(host); host == "" || (ip != nil && ip.IsUnspecified()) {
 		host = "127.0.0.1"
 	}
-	return Healthcheck(ctx, "http://"+net.JoinHostPort(host, port)+"/readyz")
+	client, scheme := files.client()
+	return healthcheck(ctx, client, scheme+"://"+net.JoinHostPort(host, port)+"/readyz")
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/subtle"
 	"encoding/hex"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"os"
 	"strings"
@@ -17,29 +18,40 @@ const (
 	RoleOperator = "operator"
 )
 
-// Tokens authenticates bearers. Only hashes are kept. Immutable, safe for
-// concurrent use.
-type Tokens struct{ list []token }
+// Tokens authenticates bearers. Only hashes are kept. Safe for concurrent use.
+type Tokens struct{ list func() []token }
 
 type token struct {
 	name, role string
 	hash       [sha256.Size]byte
 }
 
-// LoadTokens reads a file for [ParseTokens].
-func LoadTokens(path string) (*Tokens, error) {
-	b, err := os.ReadFile(path)
+// LoadTokens reads a file as [ParseTokens] does. A changed file holds from the
+// next request on; one that cannot be read or has a mistake in it changes
+// nothing, and is logged.
+func LoadTokens(path string, log *slog.Logger) (*Tokens, error) {
+	file, err := newReloaded(log, func() ([]token, error) {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("tokens: %w", err)
+		}
+		return parseTokens(string(b))
+	}, path)
 	if err != nil {
-		return nil, fmt.Errorf("tokens: %w", err)
+		return nil, err
 	}
-	return ParseTokens(string(b))
+	return &Tokens{list: file.get}, nil
 }
 
 // ParseTokens reads lines name:role:sha256-hex; empty lines and lines that begin
 // with # are skipped. Errors name the line, never what is in it. At least one
 // token is required.
 func ParseTokens(text string) (*Tokens, error) {
-	t := &Tokens{}
+	list, err := parseTokens(text)
+	return &Tokens{list: func() []token { return list }}, err
+}
+
+func parseTokens(text string) (list []token, err error) {
 	n := 0
 	for line := range strings.Lines(text) {
 		n++
@@ -55,17 +67,22 @@ func ParseTokens(text string) (*Tokens, error) {
 		if err != nil || len(hash) != sha256.Size {
 			return nil, fmt.Errorf("tokens: line %d has no SHA-256 in hexadecimal", n)
 		}
-		t.list = append(t.list, token{parts[0], parts[1], [sha256.Size]byte(hash)})
+		list = append(list, token{parts[0], parts[1], [sha256.Size]byte(hash)})
 	}
-	if len(t.list) == 0 {
+	if len(list) == 0 {
 		return nil, fmt.Errorf("tokens: none found in %d lines", n)
 	}
-	return t, nil
+	return list, nil
 }
 
-// OneToken accepts a single secret, with the operator's role.
-func OneToken(name, secret string) *Tokens {
-	return &Tokens{list: []token{{name, RoleOperator, sha256.Sum256([]byte(secret))}}}
+// OperatorTokens accepts each of some secrets, which white space separates, with
+// the operator's role: more than one while they are being replaced.
+func OperatorTokens(name, secrets string) *Tokens {
+	var list []token
+	for secret := range strings.FieldsSeq(secrets) {
+		list = append(list, token{name, RoleOperator, sha256.Sum256([]byte(secret))})
+	}
+	return &Tokens{list: func() []token { return list }}
 }
 
 // Require lets requests pass whose bearer has the role: 401 without a known
@@ -93,7 +110,7 @@ func (t *Tokens) find(authorization string) (found token, ok bool) {
 		return token{}, false
 	}
 	hash := sha256.Sum256([]byte(secret))
-	for _, candidate := range t.list {
+	for _, candidate := range t.list() {
 		if subtle.ConstantTimeCompare(hash[:], candidate.hash[:]) == 1 {
 			found, ok = candidate, true
 		}

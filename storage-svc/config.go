@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/signup-saga/signup-saga/service"
@@ -12,7 +13,7 @@ import (
 type MigrateConfig struct {
 	service.Common
 	ProviderConfig
-	DatabaseURL string `env:"STORAGE_DATABASE_URL,required" help:"the Storage database; migrate needs the role that owns the schema"`
+	DatabaseURL service.Secret `env:"STORAGE_DATABASE_URL,required" help:"the Storage database; migrate needs the role that owns the schema"`
 }
 
 // Validate implements what service.LoadConfig looks for.
@@ -22,6 +23,7 @@ func (c MigrateConfig) Validate() []error {
 
 // ProbeConfig is what the healthcheck subcommand needs.
 type ProbeConfig struct {
+	service.TLSFiles
 	Addr string `env:"STORAGE_HTTP_ADDR" envDefault:"127.0.0.1:8090" help:"internal listener"`
 }
 
@@ -30,22 +32,22 @@ type config struct {
 	MigrateConfig
 	ProbeConfig
 	service.Reconciliation
-	Token            string        `env:"STORAGE_TOKEN,required" help:"bearer token of the internal listener"`
-	ProviderDir      string        `env:"PROVIDER_DIR" help:"directory of the members' storages; wanted by PROVIDER=fs"`
-	ProviderLedger   string        `env:"PROVIDER_LEDGER" help:"file to which effective creates and deletes are appended, for audits"`
-	ProviderTimeout  time.Duration `env:"PROVIDER_TIMEOUT" envDefault:"5s" help:"for one call of the provider"`
-	ProviderRate     float64       `env:"PROVIDER_RATE" envDefault:"3000" help:"calls of the provider per second, of all replicas together; 0 is unlimited"`
-	Workers          int           `env:"STORAGE_WORKERS" envDefault:"16" help:"provider calls at the same time"`
-	Lease            time.Duration `env:"STORAGE_LEASE" envDefault:"15s" help:"how long a worker has a storage to itself"`
-	Faults           string        `env:"STORAGE_FAULTS" envDefault:"off" help:"on serves /v1/faults, for demonstrations and tests"`
-	BackoffBase      time.Duration `env:"BACKOFF_BASE" envDefault:"200ms" help:"limit of the first random back-off; doubles"`
-	BackoffCap       time.Duration `env:"BACKOFF_CAP" envDefault:"30s" help:"longest back-off"`
-	OutageBackoffCap time.Duration `env:"OUTAGE_BACKOFF_CAP" envDefault:"2s" help:"longest back-off, and longest time between probes, while the provider is away"`
+	Token            service.Secret `env:"STORAGE_TOKEN,required" help:"bearer token of the internal listener; several, separated by white space, while it is replaced"`
+	ProviderDir      string         `env:"PROVIDER_DIR" help:"directory of the members' storages; wanted by PROVIDER=fs"`
+	ProviderLedger   string         `env:"PROVIDER_LEDGER" help:"file to which effective creates and deletes are appended, for audits"`
+	ProviderTimeout  time.Duration  `env:"PROVIDER_TIMEOUT" envDefault:"5s" help:"for one call of the provider"`
+	ProviderRate     float64        `env:"PROVIDER_RATE" envDefault:"3000" help:"calls of the provider per second, of all replicas together; 0 is unlimited"`
+	Workers          int            `env:"STORAGE_WORKERS" envDefault:"16" help:"provider calls at the same time"`
+	Lease            time.Duration  `env:"STORAGE_LEASE" envDefault:"15s" help:"how long a worker has a storage to itself"`
+	Faults           string         `env:"STORAGE_FAULTS" envDefault:"off" help:"on serves /v1/faults, for demonstrations and tests"`
+	BackoffBase      time.Duration  `env:"BACKOFF_BASE" envDefault:"200ms" help:"limit of the first random back-off; doubles"`
+	BackoffCap       time.Duration  `env:"BACKOFF_CAP" envDefault:"30s" help:"longest back-off"`
+	OutageBackoffCap time.Duration  `env:"OUTAGE_BACKOFF_CAP" envDefault:"2s" help:"longest back-off, and longest time between probes, while the provider is away"`
 }
 
 // Validate implements what service.LoadConfig looks for.
 func (c config) Validate() []error {
-	errs := append(c.MigrateConfig.Validate(), c.Problems()...)
+	errs := slices.Concat(c.MigrateConfig.Validate(), c.TLSFiles.Validate(), c.Problems())
 	if c.Provider == "fs" && c.ProviderDir == "" {
 		errs = append(errs, errors.New("PROVIDER_DIR: required with PROVIDER=fs"))
 	}

@@ -17,12 +17,12 @@ const storeTimeout = 3 * time.Second
 
 // ProviderConfig says where the storages are.
 type ProviderConfig struct {
-	Provider    string `env:"PROVIDER" envDefault:"fs" help:"fs: a directory, s3: a bucket of an object store"`
-	S3Endpoint  string `env:"S3_ENDPOINT" help:"URL of the object store; wanted by PROVIDER=s3, as are bucket and keys"`
-	S3Bucket    string `env:"S3_BUCKET" help:"bucket of the storages; migrate creates it if it is missing"`
-	S3Region    string `env:"S3_REGION" envDefault:"us-east-1" help:"region of the bucket"`
-	S3AccessKey string `env:"S3_ACCESS_KEY" help:"access key of the object store"`
-	S3SecretKey string `env:"S3_SECRET_KEY" help:"secret key of the object store"`
+	Provider    string         `env:"PROVIDER" envDefault:"fs" help:"fs: a directory, s3: a bucket of an object store"`
+	S3Endpoint  string         `env:"S3_ENDPOINT" help:"URL of the object store; wanted by PROVIDER=s3, as are bucket and keys"`
+	S3Bucket    string         `env:"S3_BUCKET" help:"bucket of the storages; migrate creates it if it is missing"`
+	S3Region    string         `env:"S3_REGION" envDefault:"us-east-1" help:"region of the bucket"`
+	S3AccessKey service.Secret `env:"S3_ACCESS_KEY" help:"access key of the object store"`
+	S3SecretKey service.Secret `env:"S3_SECRET_KEY" help:"secret key of the object store"`
 }
 
 // Validate reports everything that is wrong with the provider's configuration.
@@ -34,7 +34,7 @@ func (c ProviderConfig) Validate() []error {
 		return []error{errors.New("PROVIDER: must be fs or s3")}
 	}
 	var errs []error
-	for name, value := range map[string]string{"S3_BUCKET": c.S3Bucket, "S3_ACCESS_KEY": c.S3AccessKey, "S3_SECRET_KEY": c.S3SecretKey} {
+	for name, value := range map[string]string{"S3_BUCKET": c.S3Bucket, "S3_ACCESS_KEY": c.S3AccessKey.Reveal(), "S3_SECRET_KEY": c.S3SecretKey.Reveal()} {
 		if value == "" {
 			errs = append(errs, errors.New(name+": required with PROVIDER=s3"))
 		}
@@ -47,7 +47,7 @@ func (c ProviderConfig) Validate() []error {
 
 func (c ProviderConfig) s3(ledger *provider.Ledger) (*provider.S3, error) {
 	return provider.NewS3(provider.S3Config{
-		Endpoint: c.S3Endpoint, Bucket: c.S3Bucket, Region: c.S3Region, AccessKey: c.S3AccessKey, SecretKey: c.S3SecretKey,
+		Endpoint: c.S3Endpoint, Bucket: c.S3Bucket, Region: c.S3Region, AccessKey: c.S3AccessKey.Reveal(), SecretKey: c.S3SecretKey.Reveal(),
 	}, ledger)
 }
 

@@ -39,7 +39,7 @@ func newReconciler(c service.Reconciliation, pool *pgxpool.Pool, prov provision.
 // is or was wrong.
 func reconcileOnce(ctx context.Context, cfg reconcileConfig, stdout io.Writer, dry bool) error {
 	log := service.NewLogger(stdout, cfg.LogFormat, cfg.LogLevel)
-	pool, err := service.OpenPool(ctx, cfg.DatabaseURL, log)
+	pool, err := service.OpenPool(ctx, cfg.DatabaseURL.Reveal(), log)
 	if err != nil {
 		return err
 	}

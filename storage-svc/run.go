@@ -33,7 +33,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout 
 			return ensureBucket(ctx, cfg.ProviderConfig, log)
 		}),
 		"healthcheck": service.With(func(cfg ProbeConfig, _ io.Writer) error {
-			return service.HealthcheckAddr(ctx, cfg.Addr)
+			return service.HealthcheckAddr(ctx, cfg.Addr, cfg.TLSFiles)
 		}),
 		"reconcile": service.With(func(cfg reconcileConfig, stdout io.Writer) error {
 			return reconcileOnce(ctx, cfg, stdout, false)
@@ -47,6 +47,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout 
 // serve waits for what it needs, in any order of appearance, then runs until
 // ctx ends.
 func serve(ctx context.Context, cfg config, log *slog.Logger) error {
+	service.LogConfig(log, &cfg)
 	pool, nc, err := program.Connect(ctx, cfg.DatabaseURL, cfg.Common, log)
 	if err != nil {
 		return err
@@ -83,7 +84,7 @@ func assemble(ctx context.Context, cfg config, pool *pgxpool.Pool, nc *service.N
 	handler := &provision.Handler{Inbox: st, Wake: signal(due), Log: log, Poisoned: metrics.Poisoned}
 	health := service.NewHealth(map[string]func(context.Context) error{"postgres": pool.Ping})
 	server, err := listen(cfg, &api.API{
-		Store: st, Tokens: service.OneToken("service", cfg.Token), Health: health, Metrics: metrics,
+		Store: st, Tokens: service.OperatorTokens("service", cfg.Token.Reveal()), Health: health, Metrics: metrics,
 		Log: log, Timeout: cfg.DatabaseTimeout, Faults: cfg.Faults == "on", Requeue: handler.Requeue,
 	}, log)
 	if err != nil {
@@ -118,6 +119,10 @@ func signal(ch chan<- struct{}) func() {
 }
 
 func listen(cfg config, a *api.API, log *slog.Logger) (*service.Server, error) {
-	s := service.NewServer(service.ServerConfig{Name: "internal", Addr: cfg.Addr, Handler: a.Handler(), Log: log})
+	certificate, err := cfg.ServerTLS(log)
+	if err != nil {
+		return nil, err
+	}
+	s := service.NewServer(service.ServerConfig{Name: "internal", Addr: cfg.Addr, TLS: certificate, Handler: a.Handler(), Log: log})
 	return s, s.Listen()
 }

@@ -52,7 +52,7 @@ func open(t *testing.T, faults bool) *fixture {
 	st := store.New(pool, nil)
 	h := &provision.Handler{Inbox: st, Wake: func() {}, Log: log}
 	a := &api.API{
-		Store: st, Tokens: service.OneToken("service", "secret"), Metrics: api.NewMetrics(prometheus.NewRegistry(), st), Log: log,
+		Store: st, Tokens: service.OperatorTokens("service", "secret"), Metrics: api.NewMetrics(prometheus.NewRegistry(), st), Log: log,
 		Health:  service.NewHealth(map[string]func(context.Context) error{"postgres": pool.Ping}),
 		Timeout: 10 * time.Second, Faults: faults, Requeue: h.Requeue,
 	}

@@ -1,0 +1,68 @@
+package service
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+)
+
+// TLSFiles names the certificate of a program's listeners; configurations of
+// programs that listen embed it.
+type TLSFiles struct {
+	CertFile string `env:"TLS_CERT_FILE" help:"certificate chain of all listeners, PEM; without it they speak plain HTTP"`
+	KeyFile  string `env:"TLS_KEY_FILE" help:"private key of TLS_CERT_FILE, PEM; both are read anew when they change"`
+}
+
+// Validate reports one file without the other.
+func (f TLSFiles) Validate() []error {
+	if (f.CertFile == "") != (f.KeyFile == "") {
+		return []error{errors.New("TLS_CERT_FILE, TLS_KEY_FILE: one needs the other")}
+	}
+	return nil
+}
+
+// ServerTLS returns the configuration of a listener, nil if there is no
+// certificate. Files that change are used from the next handshake on. It speaks
+// TLS 1.2 and later, and HTTP/1.1 only, which is what [Server] can drain.
+func (f TLSFiles) ServerTLS(log *slog.Logger) (*tls.Config, error) {
+	if f.CertFile == "" {
+		return nil, nil
+	}
+	pair, err := newReloaded(log, f.load, f.CertFile, f.KeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("TLS_CERT_FILE, TLS_KEY_FILE: %w", err)
+	}
+	return &tls.Config{
+		MinVersion:     tls.VersionTLS12,
+		NextProtos:     []string{"http/1.1"},
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return pair.get(), nil },
+	}, nil
+}
+
+func (f TLSFiles) load() (*tls.Certificate, error) {
+	pair, err := tls.LoadX509KeyPair(f.CertFile, f.KeyFile)
+	return &pair, err
+}
+
+// client returns a client for the program's own listeners and the scheme of
+// their URLs. It accepts the certificate in the file and no other: names and
+// dates are for those who come from elsewhere. While the files are of no use, the
+// listener has the last ones that were, which nobody else knows: then anything is
+// accepted, for a bad file must not look like a service that is down.
+func (f TLSFiles) client() (client *http.Client, scheme string) {
+	if f.CertFile == "" {
+		return http.DefaultClient, "http"
+	}
+	own, err := f.load()
+	pin := func(c tls.ConnectionState) error {
+		if err == nil && !bytes.Equal(c.PeerCertificates[0].Raw, own.Certificate[0]) {
+			return errors.New("the listener has another certificate than TLS_CERT_FILE")
+		}
+		return nil
+	}
+	config := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: true, VerifyConnection: pin} //nolint:gosec // pinned instead
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}, "https"
+}

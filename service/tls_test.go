@@ -1,0 +1,222 @@
+package service_test
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/signup-saga/signup-saga/devstack/testenv"
+	"github.com/signup-saga/signup-saga/service"
+)
+
+// mounted is a volume with secrets as Kubernetes keeps it: names lead through ..data to a folder, and ..data is swapped.
+type mounted struct {
+	t   testing.TB
+	dir string
+}
+
+func mount(t testing.TB, names ...string) *mounted {
+	t.Helper()
+	m := &mounted{t: t, dir: t.TempDir()}
+	for _, name := range names {
+		m.must(os.Symlink(filepath.Join("..data", name), m.path(name)))
+	}
+	return m
+}
+
+func (m *mounted) path(name string) string { return filepath.Join(m.dir, name) }
+
+// swap makes what fill puts into a folder the content of the volume, at once.
+func (m *mounted) swap(fill func(dir string)) {
+	m.t.Helper()
+	dir, err := os.MkdirTemp(m.dir, "..")
+	m.must(err)
+	fill(dir)
+	m.must(os.Symlink(filepath.Base(dir), m.path("..data_tmp")))
+	m.must(os.Rename(m.path("..data_tmp"), m.path("..data")))
+}
+
+func (m *mounted) must(err error) {
+	m.t.Helper()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// secure starts a server with the certificate of a volume.
+func secure(t testing.TB, m *mounted, handler http.HandlerFunc) (*service.Server, service.TLSFiles) {
+	t.Helper()
+	files := service.TLSFiles{CertFile: m.path("tls.crt"), KeyFile: m.path("tls.key")}
+	config, err := files.ServerTLS(discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := service.NewServer(service.ServerConfig{Name: "test", Addr: "127.0.0.1:0", TLS: config, Handler: handler, Log: discard()})
+	if err := s.Listen(); err != nil {
+		t.Fatal(err)
+	}
+	return s, files
+}
+
+// presented returns the name in the certificate that a server shows.
+func presented(t testing.TB, addr string, pool *x509.CertPool, version uint16) (string, error) {
+	t.Helper()
+	conn, err := tls.Dial("tcp", addr, &tls.Config{RootCAs: pool, MaxVersion: version}) //nolint:gosec // old versions are to be refused
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	return conn.ConnectionState().PeerCertificates[0].Subject.CommonName, nil
+}
+
+func TestCertificateIsReplacedWhileItServes(t *testing.T) {
+	ca, m := testenv.NewAuthority(t), mount(t, "tls.crt", "tls.key")
+	m.swap(func(dir string) { ca.Issue(dir, "first") })
+	s, files := secure(t, m, func(http.ResponseWriter, *http.Request) {})
+	go func() { _ = s.Serve() }()
+	defer func() { _ = s.Shutdown(t.Context()) }()
+	shows := func(want string) {
+		t.Helper()
+		if got, err := presented(t, s.Addr(), ca.Pool(), 0); got != want || err != nil {
+			t.Errorf("shows %q, want %q: %v", got, want, err)
+		}
+		if err := service.HealthcheckAddr(t.Context(), s.Addr(), files); err != nil {
+			t.Error(err)
+		}
+	}
+	shows("first")
+	m.swap(func(dir string) { ca.Issue(dir, "second") })
+	shows("second")
+	// A key without its certificate, a half-written file, no file: the second stays.
+	m.swap(func(dir string) {
+		other, _ := ca.Issue(dir, "other")
+		cert, err := os.ReadFile(other)
+		m.must(err)
+		ca.Issue(dir, "third")
+		write(t, other, string(cert))
+	})
+	shows("second")
+	m.swap(func(dir string) {
+		cert, _ := ca.Issue(dir, "cut")
+		m.must(os.Truncate(cert, 100))
+	})
+	shows("second")
+	m.swap(func(string) {})
+	shows("second")
+	m.swap(func(dir string) { ca.Issue(dir, "fourth") })
+	shows("fourth")
+
+	if _, err := presented(t, s.Addr(), ca.Pool(), tls.VersionTLS11); err == nil {
+		t.Error("TLS 1.1 is spoken")
+	}
+	// The health check knows the listener by its certificate, whatever authority vouches for another one.
+	dir := t.TempDir()
+	cert, key := ca.Issue(dir, "fourth")
+	if err := service.HealthcheckAddr(t.Context(), s.Addr(), service.TLSFiles{CertFile: cert, KeyFile: key}); err == nil {
+		t.Error("somebody else's certificate passes the health check")
+	}
+}
+
+func TestCertificateFilesAreChecked(t *testing.T) {
+	t.Parallel()
+	if errs := (service.TLSFiles{CertFile: "x"}).Validate(); len(errs) != 1 {
+		t.Errorf("a certificate without a key: %v", errs)
+	}
+	if _, err := (service.TLSFiles{CertFile: "/nonexistent", KeyFile: "/nonexistent"}).ServerTLS(discard()); err == nil {
+		t.Error("files that are not there are accepted")
+	}
+	if config, err := (service.TLSFiles{}).ServerTLS(discard()); config != nil || err != nil {
+		t.Errorf("without files: %v, %v", config, err)
+	}
+}
+
+// What is in flight over TLS when the server stops is answered, also on connections that are still shaking hands.
+func TestShutdownOverTLSAnswersWhatIsInFlight(t *testing.T) {
+	ca, m := testenv.NewAuthority(t), mount(t, "tls.crt", "tls.key")
+	m.swap(func(dir string) { ca.Issue(dir, "server") })
+	entered, release := make(chan struct{}), make(chan struct{})
+	s, _ := secure(t, m, func(w http.ResponseWriter, _ *http.Request) {
+		entered <- struct{}{}
+		<-release
+		fmt.Fprint(w, "done")
+	})
+	served := make(chan error, 1)
+	go func() { served <- s.Serve() }()
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: ca.Pool(), MinVersion: tls.VersionTLS12}}, Timeout: 20 * time.Second}
+	defer client.CloseIdleConnections()
+	answers := make(chan string, 2)
+	get := func() {
+		resp, err := client.Get("https://" + s.Addr())
+		if err != nil {
+			answers <- err.Error()
+			return
+		}
+		defer resp.Body.Close()
+		body, _ := io.ReadAll(resp.Body)
+		answers <- resp.Proto + " " + string(body)
+	}
+	go get()
+	<-entered
+	s.BeginDrain()
+	go get()
+	<-entered
+	stopped := make(chan error, 1)
+	go func() { stopped <- s.Shutdown(t.Context()) }()
+	if err := <-served; err != nil { // it has ceased to accept
+		t.Error(err)
+	}
+	close(release)
+	for range 2 {
+		if got := <-answers; got != "HTTP/1.1 done" {
+			t.Errorf("answered %q", got)
+		}
+	}
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestTokensAreReplacedWhileTheyAreUsed(t *testing.T) {
+	m := mount(t, "tokens")
+	put := func(content string) {
+		m.swap(func(dir string) { write(t, filepath.Join(dir, "tokens"), content) })
+	}
+	old, young := "old:operator:"+hash("a")+"\n", "young:operator:"+hash("b")+"\n"
+	put(old)
+	tokens, err := service.LoadTokens(m.path("tokens"), discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	handler := tokens.Require(service.RoleOperator)(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	for _, step := range []struct {
+		name, content string
+		a, b          int // status that each token is answered with
+	}{
+		{"both", old + young, 200, 200},
+		{"a mistake", old + "young:operator:beef\n", 200, 200},
+		{"nobody", "# nobody\n", 200, 200},
+		{"the old one removed", young, 401, 200},
+		{"demoted", "young:viewer:" + hash("b") + "\n", 401, 403},
+	} {
+		put(step.content)
+		if a, b := status(handler, "a"), status(handler, "b"); a != step.a || b != step.b {
+			t.Errorf("%s: answers %d and %d, want %d and %d", step.name, a, b, step.a, step.b)
+		}
+	}
+	m.must(os.Remove(m.path("..data")))
+	if got := status(handler, "b"); got != 403 {
+		t.Errorf("without the file: %d", got)
+	}
+	put(old)
+	// In place: by an editor, or on a single mounted file.
+	m.must(os.WriteFile(m.path("tokens"), []byte(young+"# longer\n"), 0o600))
+	if got := status(handler, "b"); got != 200 {
+		t.Errorf("written in place: %d", got)
+	}
+}
