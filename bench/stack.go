@@ -27,6 +27,7 @@ type stack struct {
 	database        string            // URL of the member database for the administrator
 	settings        map[string]string // devstack.env
 	member, storage *pgxpool.Pool     // the databases of the services
+	watching        *pgxpool.Pool     // the member database, for the watcher alone
 	http            *http.Client
 	ready           *watcher
 	stopWatching    func() error
@@ -72,7 +73,10 @@ func (b *bench) startStack(ctx context.Context, name, database string) (s *stack
 		return s, err
 	}
 	s.http = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: connections}, Timeout: 30 * time.Second}
-	s.ready, s.stopWatching = watchSagas(ctx, s.member)
+	if s.watching, err = newWatchPool(ctx, s.database); err != nil {
+		return s, err
+	}
+	s.ready, s.stopWatching = watchSagas(ctx, s.watching)
 	return s, nil
 }
 
@@ -82,7 +86,7 @@ func (s *stack) close() error {
 		errs = append(errs, s.stopWatching())
 		s.http.CloseIdleConnections()
 	}
-	for _, p := range []*pgxpool.Pool{s.member, s.storage} {
+	for _, p := range []*pgxpool.Pool{s.member, s.storage, s.watching} {
 		if p != nil {
 			p.Close()
 		}

@@ -34,6 +34,19 @@ const sagaPatience = time.Minute
 
 var errLostSaga = fmt.Errorf("a saga is not ready after %s", sagaPatience)
 
+// newWatchPool connects as the administrator, so that what the watcher costs the
+// server is told apart from what the services cost it. It looks signups up by
+// their index, also while the server believes the table to be small.
+func newWatchPool(ctx context.Context, url string) (*pgxpool.Pool, error) {
+	c, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, err
+	}
+	c.MaxConns = 1
+	c.ConnConfig.RuntimeParams["enable_seqscan"] = "off"
+	return pgxpool.NewWithConfig(ctx, c)
+}
+
 func watchSagas(ctx context.Context, pool *pgxpool.Pool) (*watcher, func() error) {
 	w := &watcher{arrive: make(chan waiter, connections)}
 	ctx, cancel := context.WithCancel(ctx)

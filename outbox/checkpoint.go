@@ -138,8 +138,6 @@ func (c checkpoints) insert(ctx context.Context, prev, next position, leader, au
 		gaps     *string // text, as in Event.args
 		gapsAt   *int64
 		streamID *time.Time
-		deadIDs  = make([]int64, 0, len(dead))
-		deadWhy  = make([]string, 0, len(dead))
 	)
 	if author != nil && slices.Equal(prev.gaps, next.gaps) {
 		gapsAt = &prev.gapsAt
@@ -149,9 +147,7 @@ func (c checkpoints) insert(ctx context.Context, prev, next position, leader, au
 	if !next.streamID.IsZero() {
 		streamID = &next.streamID
 	}
-	for _, d := range dead {
-		deadIDs, deadWhy = append(deadIDs, d.row.ID), append(deadWhy, d.err.Error())
-	}
+	burial, args := c.bury(dead, []any{prev.n, leader, next.hi, gaps, gapsAt, streamID, next.streamSeq, author})
 	var xid uint64
 	err := c.pool.QueryRow(ctx, `-- name: appendCheckpoint
 WITH relaxed AS (SELECT set_config('synchronous_commit', 'off', true)),
@@ -160,14 +156,8 @@ cp AS (
     SELECT $1::bigint + 1, $2::uuid, $3::bigint, $4::json, $5::bigint, $6::timestamptz, $7::bigint,
         CASE WHEN $8::uuid IS NULL THEN system_id ELSE (pg_control_system()).system_identifier END
     FROM relaxed, `+table("checkpoint", c.lane)+` WHERE n = $1 AND ($8::uuid IS NULL OR leader = $8::uuid)
-    RETURNING xid),
-dead AS (
-    INSERT INTO `+table("dead", c.lane)+` (id, event_id, type, error)
-    SELECT e.id, e.event_id, e.type, d.error
-    FROM cp, unnest($9::bigint[], $10::text[]) d(id, error) JOIN `+table("event", c.lane)+` e USING (id)
-    ON CONFLICT (id) DO NOTHING)
-SELECT xid FROM cp`,
-		prev.n, leader, next.hi, gaps, gapsAt, streamID, next.streamSeq, author, deadIDs, deadWhy).Scan(&xid)
+    RETURNING xid)`+burial+`
+SELECT xid FROM cp`, args...).Scan(&xid)
 	var pgErr *pgconn.PgError
 	switch {
 	case errors.Is(err, pgx.ErrNoRows), errors.As(err, &pgErr) && pgErr.Code == "23505": // unique_violation
@@ -182,6 +172,25 @@ SELECT xid FROM cp`,
 		next.gapsAt, next.gaps = next.n, stamped(next.gaps, xid)
 	}
 	return next, nil
+}
+
+// bury returns what a checkpoint's statement needs for dead events: nothing while
+// there are none. Postgres would plan the join anew for each checkpoint, which
+// takes longer than writing one.
+func (c checkpoints) bury(dead []deadEvent, args []any) (sql string, all []any) {
+	if len(dead) == 0 {
+		return "", args
+	}
+	ids, why := make([]int64, len(dead)), make([]string, len(dead))
+	for i, d := range dead {
+		ids[i], why[i] = d.row.ID, d.err.Error()
+	}
+	return `,
+dead AS (
+    INSERT INTO ` + table("dead", c.lane) + ` (id, event_id, type, error)
+    SELECT e.id, e.event_id, e.type, d.error
+    FROM cp, unnest($9::bigint[], $10::text[]) d(id, error) JOIN ` + table("event", c.lane) + ` e USING (id)
+    ON CONFLICT (id) DO NOTHING)`, append(args, ids, why)
 }
 
 func encodeGaps(gaps []gap) string {
