@@ -28,6 +28,7 @@ type Config struct {
 	ProbeConfig
 	ReconcileConfig
 	StuckConfig
+	CredentialsConfig
 	HTTPAddr          string         `env:"MEMBER_HTTP_ADDR" envDefault:"127.0.0.1:8080" help:"public listener"`
 	AdminTokensFile   string         `env:"ADMIN_TOKENS_FILE,required" help:"lines name:role:sha256-hex; roles viewer, operator"`
 	IdempotencySecret service.Secret `env:"IDEMPOTENCY_SECRET,required" help:"keys the fingerprints of requests and of names that are kept; at least 32 characters, the same in every replica; a new one frees those names"`
@@ -35,15 +36,9 @@ type Config struct {
 	MailFrom          string         `env:"MAIL_FROM" envDefault:"welcome@localhost" help:"sender of the welcome mail"`
 	MailMaxAttempts   int            `env:"MAIL_MAX_ATTEMPTS" envDefault:"20" help:"times that the mail server may put a mail off"`
 	MailMaxAge        time.Duration  `env:"MAIL_MAX_AGE" envDefault:"24h" help:"after which an unsent mail is dropped"`
-	HashMemoryKiB     uint32         `env:"HASH_MEMORY_KIB" envDefault:"19456" help:"argon2id memory per hash"`
-	HashTime          uint32         `env:"HASH_TIME" envDefault:"2" help:"argon2id passes"`
-	HashParallelism   uint8          `env:"HASH_PARALLELISM" envDefault:"1" help:"argon2id lanes"`
-	HashConcurrency   int            `env:"HASH_CONCURRENCY" envDefault:"0" help:"hashes at a time; 0 means one per core"`
-	HashQueueWait     time.Duration  `env:"HASH_QUEUE_WAIT" envDefault:"2s" help:"for a turn to hash, before 503 busy"`
 	SignupRate        int            `env:"SIGNUP_RATE_PER_MINUTE" envDefault:"60" help:"signups per address and minute"`
 	SessionRate       int            `env:"SESSION_RATE_PER_MINUTE" envDefault:"60" help:"passwords that an address may try per minute, to sign in or to leave"`
 	SessionLifetime   time.Duration  `env:"SESSION_LIFETIME" envDefault:"168h" help:"until a member has to sign in again"`
-	PasswordMin       int            `env:"PASSWORD_MIN" envDefault:"15" help:"shortest password, in characters"`
 	PlansAllowed      []string       `env:"PLANS_ALLOWED" envDefault:"free" help:"plans that anyone may choose; the first is the default"`
 	ProvisionPromise  time.Duration  `env:"PROVISION_PROMISE" envDefault:"30s" help:"after which a signup counts as delayed and its command is repeated"`
 	SagaGiveUp        time.Duration  `env:"SAGA_GIVE_UP" envDefault:"24h" help:"after which an unanswered signup is shown to operators"`
@@ -52,7 +47,7 @@ type Config struct {
 
 // Validate lists everything that is wrong.
 func (c Config) Validate() []error {
-	errs := slices.Concat(c.Common.Validate(), c.TLSFiles.Validate(), c.ReconcileConfig.problems(), c.StuckConfig.problems())
+	errs := slices.Concat(c.Common.Validate(), c.TLSFiles.Validate(), c.ReconcileConfig.problems(), c.StuckConfig.problems(), c.CredentialsConfig.problems())
 	require := func(ok bool, name, what string) {
 		if !ok {
 			errs = append(errs, fmt.Errorf("%s: %s", name, what))
@@ -64,12 +59,8 @@ func (c Config) Validate() []error {
 		require(err == nil, v[0], "must be host:port")
 	}
 	require(c.MailMaxAttempts > 0 && c.MailMaxAge > 0, "MAIL_MAX_ATTEMPTS, MAIL_MAX_AGE", "must be positive")
-	require(c.HashMemoryKiB >= 8*uint32(c.HashParallelism) && c.HashTime > 0 && c.HashParallelism > 0, "HASH_MEMORY_KIB, HASH_TIME, HASH_PARALLELISM",
-		"must be positive, with at least 8 KiB of memory per lane")
-	require(c.HashConcurrency >= 0 && c.HashQueueWait > 0, "HASH_CONCURRENCY, HASH_QUEUE_WAIT", "must not be negative")
 	require(c.SignupRate > 0, "SIGNUP_RATE_PER_MINUTE", "must be positive")
 	require(c.SessionRate > 0 && c.SessionLifetime > 0, "SESSION_RATE_PER_MINUTE, SESSION_LIFETIME", "must be positive")
-	require(c.PasswordMin > 0 && c.PasswordMin <= 256, "PASSWORD_MIN", "must be 1 to 256")
 	require(len(c.PlansAllowed) > 0 && !slices.ContainsFunc(c.PlansAllowed, func(p string) bool { return store.QuotaBytes[p] == 0 }),
 		"PLANS_ALLOWED", "must list some of free, plus, pro")
 	require(c.ProvisionPromise > 0 && c.SagaGiveUp > c.ProvisionPromise, "PROVISION_PROMISE, SAGA_GIVE_UP", "must be positive, the promise shorter")

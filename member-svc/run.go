@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"runtime"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -74,7 +73,10 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 	}
 	steps := steps(cfg)
 	st := store.New(pool, steps, []byte(cfg.IdempotencySecret.Reveal()), wake)
-	hasher := signup.NewHasher(hashConfig(cfg))
+	hasher, err := cfg.hasher()
+	if err != nil {
+		return err
+	}
 	metrics, err := api.NewMetrics(registry, hasher.Waiting)
 	if err != nil {
 		return err
@@ -84,9 +86,9 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 	}
 	handlers := &api.API{
 		Signups: signup.New(signup.Config{
-			Plans: cfg.PlansAllowed, PasswordMin: cfg.PasswordMin, Secret: []byte(cfg.IdempotencySecret.Reveal()), DatabaseTimeout: cfg.DatabaseTimeout,
+			Plans: cfg.PlansAllowed, PasswordMin: cfg.PasswordMin, Unicode: cfg.Usernames == "unicode", Secret: []byte(cfg.IdempotencySecret.Reveal()), DatabaseTimeout: cfg.DatabaseTimeout,
 		}, st, hasher, steps),
-		Accounts: account.New(account.Config{SessionLifetime: cfg.SessionLifetime, DatabaseTimeout: cfg.DatabaseTimeout}, st, hasher, steps),
+		Accounts: account.New(account.Config{SessionLifetime: cfg.SessionLifetime, DatabaseTimeout: cfg.DatabaseTimeout, Log: log}, st, hasher, steps),
 		Store:    st, Steps: steps, Metrics: metrics, DatabaseTimeout: cfg.DatabaseTimeout, Log: log,
 	}
 	p.Servers = []*service.Server{
@@ -106,17 +108,6 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 func steps(cfg Config) saga.Steps {
 	return saga.Steps{
 		saga.Provision(cfg.ProvisionPromise, cfg.SagaGiveUp),
-	}
-}
-
-func hashConfig(cfg Config) signup.HashConfig {
-	concurrency := cfg.HashConcurrency
-	if concurrency == 0 {
-		concurrency = runtime.GOMAXPROCS(0)
-	}
-	return signup.HashConfig{
-		MemoryKiB: cfg.HashMemoryKiB, Time: cfg.HashTime, Parallelism: cfg.HashParallelism,
-		Concurrency: concurrency, Wait: cfg.HashQueueWait,
 	}
 }
 

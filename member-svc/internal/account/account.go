@@ -8,6 +8,8 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
+	"fmt"
+	"log/slog"
 	"time"
 
 	"golang.org/x/text/unicode/norm"
@@ -28,6 +30,7 @@ var (
 type Config struct {
 	SessionLifetime time.Duration
 	DatabaseTimeout time.Duration // for each look at the database
+	Log             *slog.Logger
 }
 
 // Service serves members. Safe for concurrent use.
@@ -63,26 +66,42 @@ type View struct {
 // SignIn opens a session. A name that nobody has costs the same work as a wrong
 // password, and gets the same answer: [ErrCredentials].
 func (s *Service) SignIn(ctx context.Context, username, password string) (Session, error) {
-	var a store.Account
-	key, err := signup.UsernameKey(username)
-	if err == nil {
-		a, err = timed(ctx, s, func(ctx context.Context) (store.Account, error) { return s.store.AccountByName(ctx, key) })
-		if err != nil && !errors.Is(err, store.ErrNotFound) {
-			return Session{}, err
-		}
+	key, _ := signup.UsernameKey(username) // nobody has the name "", and it is looked up as any other
+	session, err := s.signIn(ctx, key, password)
+	if errors.Is(err, store.ErrNotFound) {
+		// The hash is another one since we looked: he signed in elsewhere and it was
+		// renewed, or he left.
+		session, err = s.signIn(ctx, key, password)
 	}
-	if err := s.verify(ctx, a, password); err != nil {
+	if errors.Is(err, store.ErrNotFound) {
+		err = fmt.Errorf("%w: the hash has changed twice", signup.ErrBusy)
+	}
+	return session, err
+}
+
+// signIn fails with [store.ErrNotFound] if the hash has changed meanwhile.
+func (s *Service) signIn(ctx context.Context, key, password string) (Session, error) {
+	c, err := timed(ctx, s, func(ctx context.Context) (store.Credentials, error) { return s.store.Credentials(ctx, key) })
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return Session{}, err
+	}
+	renewed, err := s.verify(ctx, c.PasswordHash, password)
+	if err != nil {
 		return Session{}, err
 	}
 	var random [32]byte
 	_, _ = rand.Read(random[:]) // never fails
 	session := Session{Token: base64.RawURLEncoding.EncodeToString(random[:])}
 	session.ExpiresAt, err = timed(ctx, s, func(ctx context.Context) (time.Time, error) {
-		return s.store.OpenSession(ctx, a.MemberID, a.PasswordHash, tokenHash(session.Token), s.cfg.SessionLifetime)
+		return s.store.OpenSession(ctx, c.MemberID, c.PasswordHash, tokenHash(session.Token), s.cfg.SessionLifetime)
 	})
 	session.ExpiresAt = session.ExpiresAt.UTC()
-	if errors.Is(err, store.ErrNotFound) { // he left while we looked
-		err = ErrCredentials
+	if err == nil && renewed != "" {
+		if _, failed := timed(ctx, s, func(ctx context.Context) (any, error) {
+			return nil, s.store.RenewHash(ctx, c.MemberID, c.PasswordHash, renewed)
+		}); failed != nil { // the next time, then
+			s.cfg.Log.Warn("password hash not renewed", "member_id", c.MemberID, "error", failed)
+		}
 	}
 	return session, err
 }
@@ -109,7 +128,7 @@ func (s *Service) Withdraw(ctx context.Context, token, password string) (signup.
 	if err != nil {
 		return signup.View{}, err
 	}
-	if err := s.verify(ctx, a, password); err != nil {
+	if _, err := s.verify(ctx, a.PasswordHash, password); err != nil {
 		return signup.View{}, err
 	}
 	// A client that leaves now does not tear the connection.
@@ -147,12 +166,13 @@ func noSession(err error) error {
 	return err
 }
 
-func (s *Service) verify(ctx context.Context, a store.Account, password string) error {
-	ok, err := s.hasher.Verify(ctx, a.PasswordHash, norm.NFC.String(password))
+// verify returns a new hash if this one should be replaced by it, else "".
+func (s *Service) verify(ctx context.Context, hash, password string) (renewed string, err error) {
+	ok, renewed, err := s.hasher.Verify(ctx, hash, norm.NFC.String(password))
 	if err == nil && !ok {
 		err = ErrCredentials
 	}
-	return err
+	return renewed, err
 }
 
 // timed bounds one look at the database.

@@ -1,9 +1,13 @@
 package account_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -27,6 +31,7 @@ type fixture struct {
 	store  *store.Store
 	pool   *pgxpool.Pool
 	signup *signup.Service
+	log    bytes.Buffer // of one sign-in at a time
 }
 
 func open(t *testing.T, pool *pgxpool.Pool, cost signup.HashConfig) *fixture {
@@ -34,7 +39,7 @@ func open(t *testing.T, pool *pgxpool.Pool, cost signup.HashConfig) *fixture {
 	f := &fixture{pool: pool, store: store.New(pool, storetest.Steps, storetest.Secret, func() {})}
 	hasher := signup.NewHasher(cost)
 	f.signup = signup.New(signup.Config{Plans: []string{"free"}, PasswordMin: 15, Secret: storetest.Secret, DatabaseTimeout: 5 * time.Second}, f.store, hasher, storetest.Steps)
-	f.Service = account.New(account.Config{SessionLifetime: time.Hour, DatabaseTimeout: 5 * time.Second}, f.store, hasher, storetest.Steps)
+	f.Service = account.New(account.Config{SessionLifetime: time.Hour, DatabaseTimeout: 5 * time.Second, Log: slog.New(slog.NewTextHandler(&f.log, nil))}, f.store, hasher, storetest.Steps)
 	return f
 }
 
@@ -47,7 +52,7 @@ func (f *fixture) signUp(t *testing.T, name string) signup.Answer {
 	return a
 }
 
-var cheap = signup.HashConfig{MemoryKiB: 8, Time: 1, Parallelism: 1, Concurrency: 2, Wait: 5 * time.Second}
+var cheap = signup.HashConfig{Cost: signup.Cost{MemoryKiB: 8, Time: 1, Parallelism: 1}, Concurrency: 2, Wait: 5 * time.Second}
 
 func TestSignIn(t *testing.T) {
 	f := open(t, storetest.Open(t), cheap)
@@ -83,9 +88,12 @@ func TestUnknownNamesCostTheSame(t *testing.T) {
 	cost.MemoryKiB, cost.Time = 4096, 2
 	f := open(t, storetest.Open(t), cost)
 	f.signUp(t, "mina")
+	cheaper := cost
+	cheaper.MemoryKiB /= 4
+	open(t, f.pool, cheaper).signUp(t, "olga") // her hash was made before the cost was raised
 	tries := map[string][]time.Duration{}
 	for range 10 {
-		for _, name := range []string{"mina", "nora", "im possible", ""} {
+		for _, name := range []string{"mina", "nora", "im possible", "", "olga"} {
 			began := time.Now()
 			if _, err := f.SignIn(t.Context(), name, "another password"); !errors.Is(err, account.ErrCredentials) {
 				t.Fatalf("%s: %v", name, err)
@@ -98,6 +106,87 @@ func TestUnknownNamesCostTheSame(t *testing.T) {
 		if shortest := slices.Min(took); shortest < known/2 || shortest > known*2 {
 			t.Errorf("%q takes %s, a known name %s", name, shortest, known)
 		}
+	}
+}
+
+// Whoever signs in gets the hash that a new member would get.
+func TestHashIsRenewed(t *testing.T) {
+	old := open(t, storetest.Open(t), cheap)
+	old.signUp(t, "mina")
+	stored := func() string {
+		t.Helper()
+		c, err := old.store.Credentials(t.Context(), "mina")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.PasswordHash
+	}
+	dearer := cheap
+	dearer.Time = 2
+	f := open(t, old.pool, dearer)
+	before := stored()
+	if _, err := f.SignIn(t.Context(), "mina", "another password"); !errors.Is(err, account.ErrCredentials) || stored() != before {
+		t.Errorf("a wrong password: %v, %s", err, stored())
+	}
+	session, err := f.SignIn(t.Context(), "mina", password)
+	renewed := stored()
+	if err != nil || !strings.Contains(renewed, "t=2") {
+		t.Fatalf("%s, %v", renewed, err)
+	}
+	if _, err := f.Me(t.Context(), session.Token); err != nil {
+		t.Errorf("the session that came with the new hash: %v", err)
+	}
+	if _, err := f.SignIn(t.Context(), "mina", password); err != nil || stored() != renewed {
+		t.Errorf("again: %v, %s", err, stored())
+	}
+	// A replica of the old configuration still runs: it accepts the hash, and makes it its own.
+	if _, err := old.SignIn(t.Context(), "mina", password); err != nil || !strings.Contains(stored(), "t=1") {
+		t.Errorf("the old configuration: %v, %s", err, stored())
+	}
+}
+
+// Whose hash is renewed by a twin while he signs in is not told that his password is wrong.
+func TestSignInsRenewAtOnce(t *testing.T) {
+	const twins = 20
+	old := open(t, storetest.Open(t), cheap)
+	dearer := cheap
+	dearer.Time = 2
+	for round := range 20 {
+		name := fmt.Sprint("mina", round)
+		old.signUp(t, name)
+		f := open(t, old.pool, dearer)
+		var wg sync.WaitGroup
+		for range twins {
+			wg.Go(func() {
+				if _, err := f.SignIn(context.Background(), name, password); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+	}
+	if n := storetest.Count(t, old.pool, "SELECT count(*) FROM member WHERE password_hash LIKE '%t=2%'"); n != 20 {
+		t.Errorf("%d hashes are renewed", n)
+	}
+}
+
+func TestFailureToRenewIsNoFailure(t *testing.T) {
+	proxy := storetest.NewProxy(t, storetest.URL(t))
+	old := open(t, storetest.Connect(t, proxy.URL), cheap)
+	old.signUp(t, "mina")
+	dearer := cheap
+	dearer.Time = 2
+	f := open(t, old.pool, dearer)
+	proxy.LoseAnswer.Store("renewHash")
+	session, err := f.SignIn(t.Context(), "mina", password)
+	if err != nil || proxy.Lost.Load() != 1 {
+		t.Fatalf("%v, %d answers lost", err, proxy.Lost.Load())
+	}
+	if _, err := f.Me(t.Context(), session.Token); err != nil {
+		t.Error(err)
+	}
+	if log := f.log.String(); !strings.Contains(log, "password hash not renewed") || strings.Contains(log, "argon2id") || strings.Contains(log, "mina") {
+		t.Errorf("the log: %s", log)
 	}
 }
 

@@ -1,7 +1,6 @@
 package signup
 
 import (
-	"errors"
 	"fmt"
 	"net/mail"
 	"slices"
@@ -15,6 +14,9 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
 	"github.com/signup-saga/signup-saga/service"
 )
+
+// PasswordMax is the length of the longest password, in characters.
+const PasswordMax = 256
 
 // Invalid says what is wrong with a request, never with which value.
 type Invalid struct{ Fields []service.FieldError }
@@ -31,12 +33,15 @@ func (s *Service) check(req *Request) (store.Member, error) {
 	req.Password = norm.NFC.String(req.Password)
 	key, err := UsernameKey(req.Username)
 	var wrong []service.FieldError
-	if err != nil || len(key) < 3 || len(key) > 30 {
-		wrong = append(wrong, service.FieldError{Pointer: "/username", Detail: "must be 3 to 30 ASCII letters, digits or signs"})
+	switch n := utf8.RuneCountInString(key); {
+	case err != nil || n < 3 || n > 30:
+		wrong = append(wrong, service.FieldError{Pointer: "/username", Detail: "must be 3 to 30 letters, digits or signs"})
+	case !s.cfg.Unicode && strings.ContainsFunc(req.Username, func(r rune) bool { return r > '~' }):
+		wrong = append(wrong, service.FieldError{Pointer: "/username", Detail: "must be ASCII"})
 	}
 	switch n := utf8.RuneCountInString(req.Password); {
-	case n < s.cfg.PasswordMin || n > 256:
-		wrong = append(wrong, service.FieldError{Pointer: "/password", Detail: fmt.Sprintf("must be %d to 256 characters", s.cfg.PasswordMin)})
+	case n < s.cfg.PasswordMin || n > PasswordMax:
+		wrong = append(wrong, service.FieldError{Pointer: "/password", Detail: fmt.Sprintf("must be %d to %d characters", s.cfg.PasswordMin, PasswordMax)})
 	case common(req.Password, key):
 		wrong = append(wrong, service.FieldError{Pointer: "/password", Detail: "is too easy to guess"})
 	}
@@ -54,44 +59,67 @@ func (s *Service) check(req *Request) (store.Member, error) {
 }
 
 // UsernameKey returns what makes a username unique: the name by the PRECIS profile
-// UsernameCaseMapped, ASCII only.
+// UsernameCaseMapped (RFC 8265), which maps case and width and normalises. The key of a
+// key is itself. Names that merely look alike have different keys.
 func UsernameKey(username string) (string, error) {
-	if strings.ContainsFunc(username, func(r rune) bool { return r > '~' }) {
-		return "", errors.New("a username is ASCII only")
-	}
 	return precis.UsernameCaseMapped.String(username)
 }
 
-// guessed are the parts that guessable long passwords are made of, longest first:
-// words, and what lies side by side on a keyboard or in a sequence.
-var guessed = func() []string {
-	parts := strings.Fields(`password passwort passw0rd p@ssword p@ssw0rd iloveyou letmein welcome football baseball princess
-		sunshine trustno1 changeme superman batman dragon monkey master shadow secret admin login hello qazwsx 1q2w3e4r
-		1q2w3e zaq12wsx abc123 pass test user love`)
-	for _, run := range strings.Fields(`qwertyuiop qwertzuiop asdfghjkl zxcvbnm yxcvbnm abcdefghijklmnopqrstuvwxyz 12345678901234567890 9876543210`) {
-		for n := 4; n <= len(run); n++ {
-			for i := range len(run) - n + 1 {
-				parts = append(parts, run[i:i+n])
-			}
+// Guessable long passwords are made of words, and of what lies side by side on a
+// keyboard or in a sequence, in either direction.
+var (
+	words = strings.Fields(`pasword paswort pasw0rd p@sword p@sw0rd iloveyou letmein welcome fotbal basebal princes sunshine
+		trustno1 changeme superman batman dragon monkey master shadow secret admin login helo standard pas test user love`)
+	runs = func() string {
+		ways := strings.Join(strings.Fields(`abcdefghijklmnopqrstuvwxyz 12345678901234567890
+			qwertyuiop qwertzuiop azertyuiop asdfghjkl qsdfghjklm zxcvbnm yxcvbnm wxcvbn
+			1qaz2wsx3edc4rfv5tgb6yhn7ujm8ik9ol0p qazwsxedcrfvtgbyhnujmikolp 1qazxsw23edcvfr45tgbnhy67ujm
+			1q2w3e4r5t6y7u8i9o0p q1w2e3r4t5y6u7i8o9p0 1qa2ws3ed4rf5tg6yh7uj8ik9ol`), "\n")
+		back := []byte(ways)
+		slices.Reverse(back)
+		return ways + "\n" + string(back)
+	}()
+)
+
+const (
+	runLength = 4 // characters side by side that count as a run
+	remainder = 5 // different characters that a password needs beside what can be guessed
+)
+
+// common reports whether a password, as a whole, is little but the username, guessable
+// words and runs, or repeats a few characters only.
+func common(password, usernameKey string) bool {
+	text := single(strings.ToLower(password))
+	guessed := make([]bool, len(text))
+	mark := func(from, to int) {
+		for i := from; i < to; i++ {
+			guessed[i] = true
 		}
 	}
-	slices.SortStableFunc(parts, func(a, b string) int { return len(b) - len(a) })
-	return parts
-}()
-
-// common reports whether little of a password is left once the username and the
-// guessable parts are taken away, or whether it repeats a few characters only.
-func common(password, usernameKey string) bool {
-	rest := strings.ToLower(password)
-	if len(usernameKey) >= 3 {
-		rest = strings.ReplaceAll(rest, usernameKey, "")
+	for _, word := range append([]string{single(usernameKey)}, words...) {
+		for from := 0; len(word) >= 3; {
+			i := strings.Index(text[from:], word)
+			if i < 0 {
+				break
+			}
+			mark(from+i, from+i+len(word))
+			from += i + len(word)
+		}
 	}
-	distinct := map[rune]bool{}
-	for _, r := range rest {
-		distinct[r] = true
+	for i := range max(0, len(text)-runLength+1) {
+		if strings.Contains(runs, text[i:i+runLength]) {
+			mark(i, i+runLength)
+		}
 	}
-	for _, part := range guessed {
-		rest = strings.ReplaceAll(rest, part, "")
+	left := map[rune]bool{}
+	for i, r := range text {
+		if !guessed[i] {
+			left[r] = true
+		}
 	}
-	return len(distinct) < 5 || utf8.RuneCountInString(rest) < 5
+	return len(left) < remainder
 }
+
+// single returns s with equal characters side by side made one; the words above are
+// spelt like that.
+func single(s string) string { return string(slices.Compact([]rune(s))) }

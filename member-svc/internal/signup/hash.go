@@ -9,102 +9,161 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/argon2"
 )
 
-// HashConfig sets the cost of argon2id and the bounds of the queue in front of it.
-type HashConfig struct {
+// ErrNoPepper says that a password cannot be checked: its hash was made with a pepper
+// that this process was not given.
+var ErrNoPepper = errors.New("the pepper of a stored password hash is missing")
+
+// Cost is what one hash takes.
+type Cost struct {
 	MemoryKiB   uint32
-	Time        uint32
+	Time        uint32 // passes over the memory
 	Parallelism uint8
-	Concurrency int           // hashes at a time: this times MemoryKiB is the memory it takes
-	Wait        time.Duration // for a turn, at most
 }
 
-// waitersPerPermit bounds the queue: more could not have their turn in time anyway.
-const waitersPerPermit = 64
+// HashConfig sets the cost of argon2id and the bounds of the queue in front of it.
+type HashConfig struct {
+	Cost                      // of new hashes
+	Concurrency int           // hashes at a time
+	BudgetKiB   int64         // memory of all of them; a single one may exceed it
+	Wait        time.Duration // for a turn, at most
+	Peppers     Peppers
+}
 
 // Hasher hashes passwords, a few at a time. Safe for concurrent use.
 type Hasher struct {
-	cfg     HashConfig
-	decoy   string // a hash of no password
-	permits chan struct{}
-	waiting atomic.Int64
+	cfg   HashConfig
+	decoy string // a hash of no password
+	turns *turns
 }
 
 // NewHasher returns a hasher.
 func NewHasher(cfg HashConfig) *Hasher {
-	return &Hasher{cfg: cfg, decoy: cfg.phc(random(16), random(32)), permits: make(chan struct{}, cfg.Concurrency)}
+	return &Hasher{cfg: cfg, decoy: phc{cfg.Cost, cfg.Peppers.newest, random(16), random(32)}.String(), turns: newTurns(cfg)}
 }
 
 // Waiting returns how many callers wait for their turn.
-func (h *Hasher) Waiting() int64 { return h.waiting.Load() }
+func (h *Hasher) Waiting() int64 { return h.turns.waiting() }
 
 // Hash returns the argon2id hash as a PHC string; [ErrBusy] if its turn does not come
 // in time. Hashing cannot be interrupted: a turn ends with the hash, whoever left.
 func (h *Hasher) Hash(ctx context.Context, password string) (string, error) {
-	if err := h.enter(ctx); err != nil {
+	leave, err := h.enter(ctx, forSignup, h.cfg.Cost)
+	if err != nil {
 		return "", err
 	}
-	defer func() { <-h.permits }()
-	salt := random(16)
-	return h.cfg.phc(salt, argon2.IDKey([]byte(password), salt, h.cfg.Time, h.cfg.MemoryKiB, h.cfg.Parallelism, 32)), nil
+	defer leave()
+	return h.hash(password)
 }
 
-// Verify reports whether phc, of whatever cost, is the hash of password; [ErrBusy] as
-// for Hash. With phc "" it works just as long and reports false, so that its time does
-// not tell who exists.
-func (h *Hasher) Verify(ctx context.Context, phc, password string) (bool, error) {
-	var cost HashConfig
-	var salt, sum string
-	_, err := fmt.Sscanf(strings.ReplaceAll(cmp.Or(phc, h.decoy), "$", " "), " argon2id v=19 m=%d,t=%d,p=%d %s %s",
-		&cost.MemoryKiB, &cost.Time, &cost.Parallelism, &salt, &sum)
-	rawSalt, badSalt := b64.DecodeString(salt)
-	want, badSum := b64.DecodeString(sum)
-	if err := errors.Join(err, badSalt, badSum); err != nil {
-		return false, fmt.Errorf("stored password hash: %w", err)
+// Verify reports whether hash, of whatever cost and pepper, is that of password; the
+// errors are [ErrBusy] as for Hash and [ErrNoPepper]. If it is, but was not made as a
+// new one would be, renewed is a new one, made in the same turn, else "".
+//
+// With hash "" it works just as long as for a new one and reports false, so that its
+// time does not tell who exists. A wrong password for a cheaper hash takes that long too.
+func (h *Hasher) Verify(ctx context.Context, hash, password string) (ok bool, renewed string, err error) {
+	stored, err := parsePHC(cmp.Or(hash, h.decoy))
+	if err != nil {
+		return false, "", err
 	}
-	if err := h.enter(ctx); err != nil {
-		return false, err
+	seasoned, err := h.cfg.Peppers.season(stored.keyID, password)
+	if err != nil {
+		return false, "", err
 	}
-	defer func() { <-h.permits }()
-	got := argon2.IDKey([]byte(password), rawSalt, cost.Time, cost.MemoryKiB, cost.Parallelism, uint32(len(want)))
-	return subtle.ConstantTimeCompare(got, want) == 1 && phc != "", nil
+	leave, err := h.enter(ctx, forLogin, stored.Cost)
+	if err != nil {
+		return false, "", err
+	}
+	defer leave()
+	got := stored.derive(seasoned, stored.salt, len(stored.sum))
+	ok = subtle.ConstantTimeCompare(got, stored.sum) == 1 && hash != ""
+	switch {
+	case !ok:
+		h.catchUp(stored.Cost)
+	case stored.Cost != h.cfg.Cost || stored.keyID != h.cfg.Peppers.newest:
+		renewed, err = h.hash(password)
+	}
+	return ok, renewed, err
+}
+
+func (h *Hasher) hash(password string) (string, error) {
+	seasoned, err := h.cfg.Peppers.season(h.cfg.Peppers.newest, password)
+	salt := random(16)
+	return phc{h.cfg.Cost, h.cfg.Peppers.newest, salt, h.cfg.derive(seasoned, salt, 32)}.String(), err
+}
+
+// catchUp does the work that a new hash would have been above one of this cost.
+func (h *Hasher) catchUp(done Cost) {
+	if missing := h.cfg.work() - done.work(); missing > 0 {
+		rest := h.cfg.Cost
+		rest.MemoryKiB = uint32(missing / int64(rest.Time)) //nolint:gosec // less than its own memory
+		rest.derive(nil, random(16), 32)
+	}
+}
+
+// enter waits for a turn that has the memory for a hash of this cost and for a new one
+// after it.
+func (h *Hasher) enter(ctx context.Context, u use, c Cost) (leave func(), err error) {
+	kib := min(int64(max(c.MemoryKiB, h.cfg.MemoryKiB)), h.cfg.BudgetKiB)
+	return func() { h.turns.leave(kib) }, h.turns.enter(ctx, u, kib)
+}
+
+func (c Cost) derive(password, salt []byte, size int) []byte {
+	return argon2.IDKey(password, salt, c.Time, c.MemoryKiB, c.Parallelism, uint32(size)) //nolint:gosec // the size of a hash
+}
+
+// work is what the time of a hash is proportional to.
+func (c Cost) work() int64 { return int64(c.MemoryKiB) * int64(c.Time) }
+
+// phc is a password hash as https://github.com/P-H-C/phc-string-format writes it. The
+// key id, there that of argon2's own secret, is that of the pepper.
+type phc struct {
+	Cost
+	keyID     string // "" without
+	salt, sum []byte
 }
 
 var b64 = base64.RawStdEncoding
 
-func (c HashConfig) phc(salt, sum []byte) string {
-	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, c.MemoryKiB, c.Time, c.Parallelism, b64.EncodeToString(salt), b64.EncodeToString(sum))
+const keyIDParameter = ",keyid="
+
+func (p phc) String() string {
+	keyID := ""
+	if p.keyID != "" {
+		keyID = keyIDParameter + b64.EncodeToString([]byte(p.keyID))
+	}
+	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d%s$%s$%s", argon2.Version, p.MemoryKiB, p.Time, p.Parallelism, keyID,
+		b64.EncodeToString(p.salt), b64.EncodeToString(p.sum))
+}
+
+func parsePHC(text string) (p phc, err error) {
+	parts := strings.Split(text, "$")
+	if len(parts) != 6 || parts[0] != "" || parts[1] != "argon2id" || parts[2] != "v=19" {
+		return p, errors.New("stored password hash: not argon2id, version 19")
+	}
+	parameters, encoded, _ := strings.Cut(parts[3], keyIDParameter)
+	_, err = fmt.Sscanf(parameters, "m=%d,t=%d,p=%d", &p.MemoryKiB, &p.Time, &p.Parallelism)
+	keyID, badID := b64.DecodeString(encoded)
+	var badSalt, badSum error
+	p.salt, badSalt = b64.DecodeString(parts[4])
+	p.sum, badSum = b64.DecodeString(parts[5])
+	p.keyID = string(keyID)
+	if err = errors.Join(err, badID, badSalt, badSum); err == nil && (p.Time < 1 || p.Parallelism < 1 || len(p.sum) == 0) {
+		err = errors.New("no passes, lanes or sum")
+	}
+	if err != nil {
+		err = fmt.Errorf("stored password hash: %w", err)
+	}
+	return p, err
 }
 
 func random(n int) []byte {
 	b := make([]byte, n)
 	_, _ = rand.Read(b) // never fails
 	return b
-}
-
-func (h *Hasher) enter(ctx context.Context) error {
-	select {
-	case h.permits <- struct{}{}:
-		return nil
-	default:
-	}
-	defer h.waiting.Add(-1)
-	if h.waiting.Add(1) > int64(waitersPerPermit*h.cfg.Concurrency) {
-		return ErrBusy
-	}
-	timer := time.NewTimer(h.cfg.Wait)
-	defer timer.Stop()
-	select {
-	case h.permits <- struct{}{}:
-		return nil
-	case <-timer.C:
-		return ErrBusy
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

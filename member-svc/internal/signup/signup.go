@@ -40,6 +40,7 @@ type Request struct {
 type Config struct {
 	Plans           []string // that anyone may choose; the first one is the default
 	PasswordMin     int      // characters
+	Unicode         bool     // in usernames, beside ASCII
 	Secret          []byte   // keys the HMAC of request bodies
 	DatabaseTimeout time.Duration
 }

@@ -20,7 +20,7 @@ import (
 
 func TestMain(m *testing.M) { testenv.Main(m) }
 
-var cheap = signup.HashConfig{MemoryKiB: 8, Time: 1, Parallelism: 1, Concurrency: 2, Wait: 5 * time.Second}
+var cheap = signup.HashConfig{Cost: signup.Cost{MemoryKiB: 8, Time: 1, Parallelism: 1}, Concurrency: 2, Wait: 5 * time.Second}
 
 const good = "correct horse battery"
 

@@ -84,7 +84,7 @@ func TestWithdrawalErasesTheMember(t *testing.T) {
 	if got, _, err := f.Get(t.Context(), r.ID); err != nil || got.Username != nil || got.SignupID != r.SignupID {
 		t.Errorf("%+v %v", got, err)
 	}
-	if _, err := f.AccountByName(t.Context(), "canary"); !errors.Is(err, store.ErrNotFound) {
+	if _, err := f.Credentials(t.Context(), "canary"); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("he can still sign in: %v", err)
 	}
 	if _, err := f.AccountBySession(t.Context(), token("other")); err != nil {
@@ -171,6 +171,27 @@ func TestSessions(t *testing.T) {
 	}
 	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM session"); n != 0 {
 		t.Errorf("%d sessions left", n)
+	}
+}
+
+// Of those who renew a hash at a time the first one wins, and whoever left stays erased.
+func TestRenewHash(t *testing.T) {
+	f := open(t)
+	r := f.canary(t, "mina")
+	for _, step := range []struct{ old, renewed, want string }{
+		{"$argon2id$mina", "first", "first"}, {"$argon2id$mina", "second", "first"}, {"first", "third", "third"},
+	} {
+		err := f.RenewHash(t.Context(), r.MemberID, step.old, step.renewed)
+		if c, bad := f.Credentials(t.Context(), "mina"); err != nil || bad != nil || c.PasswordHash != step.want {
+			t.Errorf("%+v: %+v %v %v", step, c, err, bad)
+		}
+	}
+	f.apply(t, r.ID, saga.Event{Kind: saga.Withdraw})
+	if err := f.RenewHash(t.Context(), r.MemberID, "third", "fourth"); err != nil {
+		t.Fatal(err)
+	}
+	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM member WHERE password_hash = ''"); n != 1 {
+		t.Error("who left has a password again")
 	}
 }
 
@@ -314,8 +335,9 @@ VALUES ($1, $2, 'sgn_' || encode(sha256($3::text::bytea), 'hex'), $4, 1, 1, now(
 		}
 	}
 	for name, id := range map[string]string{"open": open, "ready": ready, "stuck": stuck, "late": late} {
-		if a, err := f.AccountByName(t.Context(), name); err != nil || a.ID != id {
-			t.Errorf("%s: %+v %v", name, a, err)
+		r, _, err := f.Get(t.Context(), id)
+		if c, bad := f.Credentials(t.Context(), name); err != nil || bad != nil || c.MemberID != r.MemberID {
+			t.Errorf("%s: %+v %v %v", name, c, err, bad)
 		}
 		f.apply(t, id, saga.Event{Kind: saga.Withdraw})
 		if got := f.apply(t, id, reply(saga.Deprovisioned, 2)); got.State != saga.Withdrawn {

@@ -19,13 +19,27 @@ type Account struct {
 
 const selectAccount = "SELECT " + recordColumns + ", m.email, m.password_hash" + recordTables
 
-// AccountByName returns the member with this name, or [ErrNotFound].
-func (s *Store) AccountByName(ctx context.Context, usernameKey string) (Account, error) {
-	rows, err := s.pool.Query(ctx, "-- name: findAccount\n"+selectAccount+" WHERE m.username_key = $1", usernameKey)
+// Credentials is what it takes to check somebody's password.
+type Credentials struct {
+	MemberID     string
+	PasswordHash string
+}
+
+// Credentials returns those of the member with this name, or [ErrNotFound]. Finding
+// them takes hardly longer than not finding them: one row by one index.
+func (s *Store) Credentials(ctx context.Context, usernameKey string) (Credentials, error) {
+	rows, err := s.pool.Query(ctx, "-- name: findCredentials\nSELECT id AS member_id, password_hash FROM member WHERE username_key = $1", usernameKey)
 	if err != nil {
-		return Account{}, err
+		return Credentials{}, err
 	}
-	return one[Account](rows)
+	return one[Credentials](rows)
+}
+
+// RenewHash puts another hash of the same password in the place of the old one, unless
+// that is not there any more.
+func (s *Store) RenewHash(ctx context.Context, memberID, old, renewed string) error {
+	_, err := s.pool.Exec(ctx, "-- name: renewHash\nUPDATE member SET password_hash = $3 WHERE id = $1 AND password_hash = $2", memberID, old, renewed)
+	return err
 }
 
 // AccountBySession returns the member whose session this is, or [ErrNotFound].
@@ -39,8 +53,8 @@ func (s *Store) AccountBySession(ctx context.Context, tokenHash []byte) (Account
 }
 
 // OpenSession stores a session of the member and returns when it ends; the member's
-// oldest ones end beyond 20. A member whose password hash is another one by now, for
-// he is leaving, gets none: [ErrNotFound].
+// oldest ones end beyond 20. A member whose password hash is another one by now gets
+// none: [ErrNotFound].
 func (s *Store) OpenSession(ctx context.Context, memberID, passwordHash string, tokenHash []byte, lifetime time.Duration) (time.Time, error) {
 	var expires time.Time
 	b := new(pgx.Batch)

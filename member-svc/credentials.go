@@ -1,0 +1,57 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"time"
+
+	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
+	"github.com/signup-saga/signup-saga/service"
+)
+
+// CredentialsConfig configures usernames, and passwords with the hashing of them.
+type CredentialsConfig struct {
+	Usernames       string         `env:"USERNAMES" envDefault:"ascii" help:"ascii, or unicode: letters of all scripts; names that look alike are not told apart"`
+	PasswordMin     int            `env:"PASSWORD_MIN" envDefault:"15" help:"shortest password, in characters"`
+	Peppers         service.Secret `env:"PASSWORD_PEPPERS" help:"lines id:base64 of secret keys for password hashes, the newest first, see docs/passwords.md"`
+	HashMemoryKiB   uint32         `env:"HASH_MEMORY_KIB" envDefault:"7168" help:"argon2id memory per hash"`
+	HashTime        uint32         `env:"HASH_TIME" envDefault:"5" help:"argon2id passes"`
+	HashParallelism uint8          `env:"HASH_PARALLELISM" envDefault:"1" help:"argon2id lanes"`
+	HashConcurrency int            `env:"HASH_CONCURRENCY" envDefault:"0" help:"hashes at a time; 0 means one per core, if the budget allows it"`
+	HashBudgetMiB   uint32         `env:"HASH_MEMORY_BUDGET_MIB" envDefault:"64" help:"memory of all hashes at a time"`
+	HashQueueWait   time.Duration  `env:"HASH_QUEUE_WAIT" envDefault:"2s" help:"for a turn to hash, before 503 busy"`
+}
+
+func (c CredentialsConfig) problems() (errs []error) {
+	require := func(ok bool, problem string) {
+		if !ok {
+			errs = append(errs, errors.New(problem))
+		}
+	}
+	require(c.Usernames == "ascii" || c.Usernames == "unicode", "USERNAMES: must be ascii or unicode")
+	require(c.PasswordMin > 0 && c.PasswordMin <= signup.PasswordMax, fmt.Sprintf("PASSWORD_MIN: must be 1 to %d", signup.PasswordMax))
+	require(c.HashMemoryKiB >= 8*uint32(c.HashParallelism) && c.HashTime > 0 && c.HashParallelism > 0,
+		"HASH_MEMORY_KIB, HASH_TIME, HASH_PARALLELISM: must be positive, with at least 8 KiB of memory per lane")
+	require(c.HashConcurrency >= 0 && c.HashQueueWait > 0, "HASH_CONCURRENCY, HASH_QUEUE_WAIT: must not be negative")
+	require(int64(c.HashMemoryKiB)*int64(max(c.HashConcurrency, 1)) <= c.budgetKiB(),
+		"HASH_MEMORY_BUDGET_MIB: must hold HASH_CONCURRENCY hashes of HASH_MEMORY_KIB each, or one")
+	if _, err := signup.ParsePeppers(c.Peppers.Reveal()); err != nil {
+		errs = append(errs, fmt.Errorf("PASSWORD_PEPPERS: %w", err))
+	}
+	return errs
+}
+
+func (c CredentialsConfig) budgetKiB() int64 { return int64(c.HashBudgetMiB) << 10 }
+
+func (c CredentialsConfig) hasher() (*signup.Hasher, error) {
+	peppers, err := signup.ParsePeppers(c.Peppers.Reveal())
+	concurrency := c.HashConcurrency
+	if concurrency == 0 { // GOMAXPROCS follows the limits of a container
+		concurrency = int(min(int64(runtime.GOMAXPROCS(0)), c.budgetKiB()/int64(c.HashMemoryKiB)))
+	}
+	return signup.NewHasher(signup.HashConfig{
+		Cost:        signup.Cost{MemoryKiB: c.HashMemoryKiB, Time: c.HashTime, Parallelism: c.HashParallelism},
+		Concurrency: concurrency, BudgetKiB: c.budgetKiB(), Wait: c.HashQueueWait, Peppers: peppers,
+	}), err
+}
