@@ -41,7 +41,7 @@ bench-peers: build ## the same with River and Watermill beside them (55 min)
 	@cd bench && GOWORK=off go run . -devstack $(DEVSTACK) -bin $(CURDIR)/bin -results RESULTS.md -peers $(FLAGS)
 
 chaos: devstack ## the fault matrix for as long as FLAGS say, e.g. FLAGS='-seed 7 -kills 1000 -signups 100000 -races 50000'
-	@cd devstack/e2e && GOWORK=off DEVSTACK_BIN=$(DEVSTACK) go test -v -count=1 -timeout=0 -run '^Test(FaultMatrix|RecoveryKeepsToTheRate|WipedWhileStorageIsDown)$$' . $(FLAGS)
+	@cd devstack/e2e && GOWORK=off DEVSTACK_BIN=$(DEVSTACK) go test -tags=chaos -v -count=1 -timeout=0 -run '^Test(FaultMatrix|FullDisks|RecoveryKeepsToTheRate|WipedWhileStorageIsDown)$$' . $(FLAGS)
 
 modules: # each module builds by itself and has a tidy go.mod
 	@for m in $(MODULES); do \

@@ -148,7 +148,7 @@ func (c *client) leave(ctx context.Context, p person) error {
 }
 
 // persist repeats a request until the wanted status, a final other one, or the end of its patience. What a client may repeat is
-// a connection that failed and a 503.
+// a connection that failed and a 503 that asks for it.
 func (c *client) persist(ctx context.Context, method, path, body string, headers map[string]string, want int) (answer, error) {
 	deadline := time.Now().Add(c.patience)
 	for try := 0; ; try++ {
@@ -158,7 +158,7 @@ func (c *client) persist(ctx context.Context, method, path, body string, headers
 		if err == nil && a.Status == want {
 			return a, nil
 		}
-		final := err == nil && a.Status != http.StatusServiceUnavailable
+		final := err == nil && (a.Status != http.StatusServiceUnavailable || a.Header.Get("Retry-After") == "")
 		if err == nil {
 			err = fmt.Errorf("%s %s: %d %v", method, path, a.Status, a.Body)
 		}

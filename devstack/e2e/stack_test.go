@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -36,7 +37,9 @@ type stack struct {
 	env map[string]string // the file devstack.env
 	// ports by the names of devstack.json
 	ports map[string]int
-	up    *child
+	// within is a command that runs the one which follows it, in surroundings of its own.
+	within []string
+	up     *child
 }
 
 // startStack runs devstack up with faults on and cheap password hashes. Variables are NAME=value, for the services.
@@ -52,8 +55,8 @@ func startStack(t testing.TB, variables []string, flags ...string) *stack {
 func (s *stack) start(variables []string, flags ...string) {
 	s.t.Helper()
 	t := s.t
-	arguments := append([]string{"up", "--dir", s.dir, "--bin", binaries, "--faults", "--hash-cost", "test"}, flags...)
-	s.up = start(t, "devstack up", append(os.Environ(), variables...), devstack, arguments...)
+	command := slices.Concat(s.within, []string{devstack, "up", "--dir", s.dir, "--bin", binaries, "--faults", "--hash-cost", "test"}, flags)
+	s.up = start(t, "devstack up", append(os.Environ(), variables...), command[0], command[1:]...)
 	t.Cleanup(func() {
 		if t.Failed() {
 			s.showLogs()

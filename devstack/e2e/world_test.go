@@ -64,28 +64,39 @@ type phase struct {
 // startWorld starts the system. Variables are added to the quick ones.
 func startWorld(t testing.TB, seed uint64, variables ...string) *world {
 	t.Helper()
+	w := newWorld(t, seed)
+	w.start(variables...)
+	return w
+}
+
+// newWorld is a system that does not run yet.
+func newWorld(t testing.TB, seed uint64) *world {
+	t.Helper()
 	s := &stack{t: t, dir: stackDir(t), env: map[string]string{}}
 	s.choosePorts()
-	w := &world{
+	return &world{
 		stack: s, rand: rand.New(rand.NewPCG(seed, 0)), book: newBook(t), links: map[string]*proxy{}, canaries: map[string]bool{},
 		began: time.Now(), rate: *rate,
 	}
+}
+
+func (w *world) start(variables ...string) {
+	w.t.Helper()
 	flags := []string{"--members", strconv.Itoa(len(members)), "--storages", strconv.Itoa(len(storages))}
 	for _, service := range []string{"member", "storage"} {
 		for _, target := range []string{"nats", "postgres"} {
 			link := service + ":" + target
-			w.links[link] = startProxy(t, loopback(s.ports[target]))
+			w.links[link] = startProxy(w.t, loopback(w.ports[target]))
 			flags = append(flags, "--via", link+"="+w.links[link].addr())
 		}
 	}
 	var bases []string
 	for _, replica := range members {
-		w.links["client:"+replica] = startProxy(t, loopback(s.ports[replica]))
+		w.links["client:"+replica] = startProxy(w.t, loopback(w.ports[replica]))
 		bases = append(bases, "http://"+w.links["client:"+replica].addr())
 	}
 	w.people = newClient(w.book, &w.tries, bases...)
-	s.start(append(slices.Clone(quick), variables...), flags...)
-	return w
+	w.stack.start(append(slices.Clone(quick), variables...), flags...)
 }
 
 func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
