@@ -14,6 +14,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 	_ "github.com/jackc/pgx/v5/stdlib" // the database/sql driver that goose needs
 	"github.com/jackc/puddle/v2"
@@ -49,6 +50,11 @@ func openPool(ctx context.Context, url Secret, log *slog.Logger, f *fault) (*pgx
 		return nil
 	}
 	cfg.ConnConfig.ConnectTimeout = connectTimeout
+	// Times are shown in UTC, wherever a process runs.
+	cfg.AfterConnect = func(_ context.Context, conn *pgx.Conn) error {
+		conn.TypeMap().RegisterType(&pgtype.Type{Name: "timestamptz", OID: pgtype.TimestamptzOID, Codec: &pgtype.TimestamptzCodec{ScanLocation: time.UTC}})
+		return nil
+	}
 	if f != nil {
 		cfg.ConnConfig.Tracer = f
 	}

@@ -188,3 +188,19 @@ func TestLoopWaitsWakesAndBacksOff(t *testing.T) {
 		}
 	})
 }
+
+// Whatever the zone of the machine, answers show times in UTC.
+func TestTimesAreInUTC(t *testing.T) {
+	local := time.Local
+	time.Local = time.FixedZone("elsewhere", 3600)
+	t.Cleanup(func() { time.Local = local })
+	pool, err := service.OpenPool(t.Context(), testenv.Database(t, "empty", nil), discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	var at time.Time
+	if err := pool.QueryRow(t.Context(), "SELECT now()").Scan(&at); err != nil || at.Location() != time.UTC {
+		t.Errorf("%s is in %s: %v", at, at.Location(), err)
+	}
+}
