@@ -1,0 +1,254 @@
+// Package apitest holds a service to its OpenAPI document: what it is asked and what
+// it answers must be documented, and what is documented must have been seen.
+package apitest
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/pb33f/libopenapi"
+	validator "github.com/pb33f/libopenapi-validator"
+	"github.com/pb33f/libopenapi-validator/config"
+	"github.com/pb33f/libopenapi-validator/errors"
+	"github.com/pb33f/libopenapi-validator/paths"
+	v3 "github.com/pb33f/libopenapi/datamodel/high/v3"
+	"github.com/pb33f/libopenapi/orderedmap"
+)
+
+// Contract is an OpenAPI document and what of it was not yet seen. Safe for
+// concurrent use.
+type Contract struct {
+	t         testing.TB
+	model     *v3.Document
+	validator validator.Validator
+
+	mu     sync.Mutex
+	unseen map[string]bool // documented answers, until they are seen: then false
+}
+
+// general are headers that any answer may have and the documents speak of once.
+var general = []string{"Cache-Control", "Connection", "Content-Length", "Content-Type", "Date", "Referrer-Policy", "X-Content-Type-Options"}
+
+// refusals are the statuses of requests that need not be as documented.
+var refusals = []int{400, 401, 404, 408, 413, 415, 422}
+
+// New reads the document that a service serves at base, and holds its examples to its
+// schemas. When the test ends, it fails for each documented answer, that is operation,
+// status and problem code, that was not seen by a [Contract.Client].
+func New(t testing.TB, base string) *Contract {
+	t.Helper()
+	document, err := libopenapi.NewDocument(fetch(t, base+"/openapi.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	model, err := document.BuildV3Model()
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, errs := validator.NewValidator(document, config.WithStrictMode(), config.WithFormatAssertions(), config.WithStrictIgnoredHeadersExtra(general...))
+	if len(errs) > 0 {
+		t.Fatal(errs)
+	}
+	c := &Contract{t: t, model: &model.Model, validator: v, unseen: map[string]bool{}}
+	if ok, errs := v.ValidateDocument(); !ok {
+		c.report("the document", errs)
+	}
+	for path, item := range c.model.Paths.PathItems.FromOldest() {
+		for method, operation := range item.GetOperations().FromOldest() {
+			c.expect(strings.ToUpper(method), path, operation)
+		}
+	}
+	t.Cleanup(func() {
+		for _, answer := range slices.Sorted(maps.Keys(c.unseen)) {
+			if c.unseen[answer] {
+				t.Errorf("documented, but not seen: %s", answer)
+			}
+		}
+	})
+	return c
+}
+
+func fetch(t testing.TB, url string) []byte {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil || response.StatusCode != http.StatusOK {
+		t.Fatalf("%s: %s, %v", url, response.Status, err)
+	}
+	return body
+}
+
+// answer names an answer: "POST /v1/members 409 username_taken", without a code for
+// what is no problem.
+func answer(method, path, status, contentType string, body []byte) string {
+	name := method + " " + path + " " + status
+	if strings.HasPrefix(contentType, "application/problem+json") {
+		var problem struct{ Code string }
+		_ = json.Unmarshal(body, &problem) // the schema has its say about it
+		name += " " + problem.Code
+	}
+	return name
+}
+
+// expect notes the answers of an operation and checks its examples. A problem has an
+// example for each code, and a header that must be there has one.
+func (c *Contract) expect(method, path string, operation *v3.Operation) {
+	url := strings.NewReplacer("{", "", "}", "").Replace(path)
+	if operation.RequestBody != nil {
+		for contentType, media := range operation.RequestBody.Content.FromOldest() {
+			for name, body := range c.examples(media) {
+				request, _ := http.NewRequest(method, url, bytes.NewReader(body)) //nolint:noctx // it is never sent
+				request.Header.Set("Content-Type", contentType)
+				_, errs := c.validator.GetRequestBodyValidator().ValidateRequestBody(request)
+				c.report(fmt.Sprintf("%s %s: example %s of the request", method, path, name), errs)
+			}
+		}
+	}
+	for status, response := range operation.Responses.Codes.FromOldest() {
+		if orderedmap.Len(response.Content) == 0 {
+			c.unseen[answer(method, path, status, "", nil)] = true
+		}
+		for contentType, media := range response.Content.FromOldest() {
+			bodies := c.examples(media)
+			for name, body := range bodies {
+				documented := answer(method, path, status, contentType, body)
+				c.unseen[documented] = true
+				_, errs := c.validator.GetResponseBodyValidator().ValidateResponseBody(exchange(method, url, status, contentType, response.Headers, body))
+				c.report(fmt.Sprintf("%s: example %s", documented, name), errs)
+			}
+			if len(bodies) == 0 {
+				c.unseen[answer(method, path, status, contentType, nil)] = true
+			}
+		}
+	}
+}
+
+// exchange is a request and an answer made of examples.
+func exchange(method, path, status, contentType string, headers *orderedmap.Map[string, *v3.Header], body []byte) (*http.Request, *http.Response) {
+	request, _ := http.NewRequest(method, path, nil) //nolint:noctx // it is never sent
+	code, _ := strconv.Atoi(status)
+	response := &http.Response{StatusCode: code, Header: http.Header{"Content-Type": {contentType}}, Body: io.NopCloser(bytes.NewReader(body))}
+	for name, header := range headers.FromOldest() {
+		if header.Example != nil {
+			response.Header.Set(name, header.Example.Value)
+		}
+	}
+	return request, response
+}
+
+// examples returns the examples of a body by name, as they would be sent.
+func (c *Contract) examples(media *v3.MediaType) map[string][]byte {
+	found := map[string][]byte{}
+	add := func(name string, node interface{ Decode(any) error }) {
+		var value any
+		err := node.Decode(&value)
+		if err == nil {
+			found[name], err = json.Marshal(value)
+		}
+		if err != nil {
+			c.t.Errorf("example %s: %v", name, err)
+		}
+	}
+	if media.Example != nil {
+		add("", media.Example)
+	}
+	for name, example := range media.Examples.FromOldest() {
+		add(name, example.Value)
+	}
+	return found
+}
+
+func (c *Contract) report(what string, errs []*errors.ValidationError) {
+	c.t.Helper()
+	for _, err := range errs {
+		c.t.Errorf("%s: %s: %s", what, err.Message, err.Reason)
+		for _, detail := range err.SchemaValidationErrors {
+			c.t.Errorf("%s: %s", what, detail.Error())
+		}
+	}
+}
+
+// Client returns a client whose every exchange is held to the document.
+func (c *Contract) Client() *http.Client { return &http.Client{Transport: (*transport)(c)} }
+
+type transport Contract
+
+// RoundTrip implements http.RoundTripper.
+func (t *transport) RoundTrip(request *http.Request) (*http.Response, error) {
+	response, err := http.DefaultTransport.RoundTrip(request)
+	if err != nil {
+		return nil, err
+	}
+	body, err := io.ReadAll(response.Body)
+	_ = response.Body.Close()
+	if err != nil {
+		return nil, err
+	}
+	response.Body = io.NopCloser(bytes.NewReader(body))
+	(*Contract)(t).check(request, response, body)
+	response.Body = io.NopCloser(bytes.NewReader(body))
+	return response, nil
+}
+
+func (c *Contract) check(request *http.Request, response *http.Response, body []byte) {
+	item, _, path := paths.FindPath(request, c.model, nil)
+	if item == nil || item.GetOperations().GetOrZero(strings.ToLower(request.Method)) == nil {
+		c.t.Errorf("%s %s is not documented", request.Method, request.URL.Path)
+		return
+	}
+	status := strconv.Itoa(response.StatusCode)
+	name := answer(request.Method, path, status, response.Header.Get("Content-Type"), body)
+	c.mu.Lock()
+	_, documented := c.unseen[name]
+	c.unseen[name] = false
+	c.mu.Unlock()
+	if !documented {
+		c.t.Errorf("not documented: %s", name)
+		return
+	}
+	described := item.GetOperations().GetOrZero(strings.ToLower(request.Method)).Responses.Codes.GetOrZero(status)
+	if (orderedmap.Len(described.Content) == 0) != (len(body) == 0) {
+		c.t.Errorf("%s: the body has %d bytes", name, len(body))
+	}
+	known := slices.Clone(general)
+	for header := range described.Headers.FromOldest() {
+		known = append(known, http.CanonicalHeaderKey(header))
+	}
+	for header := range response.Header {
+		if !slices.Contains(known, header) {
+			c.t.Errorf("%s: an undocumented header %s", name, header)
+		}
+	}
+	_, errs := c.validator.ValidateHttpResponse(request, response)
+	c.report(name, errs)
+	if !slices.Contains(refusals, response.StatusCode) {
+		c.report(name, c.request(request))
+	}
+}
+
+// request validates a request that was sent.
+func (c *Contract) request(sent *http.Request) []*errors.ValidationError {
+	request := sent.Clone(sent.Context())
+	if sent.GetBody != nil {
+		request.Body, _ = sent.GetBody() // fails never for bodies in memory
+	}
+	_, errs := c.validator.ValidateHttpRequest(request)
+	return errs
+}
