@@ -4,6 +4,7 @@ package drive
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -19,21 +20,34 @@ var kinds = map[string]saga.Kind{
 	"provisioned": saga.Provisioned, "rejected": saga.Rejected, "deprovisioned": saga.Deprovisioned, "attempt-failed": saga.AttemptFailed,
 }
 
-// Replies returns a handler for the messages of the steps' participants. A batch is one
-// transaction; duplicates and replies that come late or in another order are for the
-// engine to see through. observe is called with each outcome: one of [saga.Outcome],
-// "unknown_saga" or "malformed".
+// Replies returns a handler for the messages of the steps' participants. A batch's
+// replies are one transaction; duplicates and those that come late or in another order
+// are for the engine to see through. What is said of the provider is noted. observe is
+// called with each outcome: one of [saga.Outcome], "unknown_saga", "malformed" or "noted".
 func Replies(st *store.Store, log *slog.Logger, observe func(outcome string)) func(context.Context, []service.Message) error {
 	return func(ctx context.Context, batch []service.Message) error {
 		changes := make([]store.Change, 0, len(batch))
 		for _, m := range batch {
-			change, err := decode(m)
-			if err != nil { // it will never be better; the timer asks Storage again
-				log.Error("malformed reply skipped", "saga_id", change.SagaID, "error", err)
-				observe("malformed")
-				continue
+			e, err := contract.Parse(m.Headers, m.Body)
+			var change *store.Change
+			switch {
+			case err != nil:
+			case e.Type == contract.StorageProviderChanged:
+				err = note(ctx, st, e)
+			default:
+				change, err = decode(e)
 			}
-			changes = append(changes, change)
+			switch {
+			case errors.Is(err, contract.ErrMalformed): // it will never be better; the timer asks Storage again
+				log.Error("malformed reply skipped", "saga_id", e.SagaID, "error", err)
+				observe("malformed")
+			case err != nil:
+				return err
+			case change == nil:
+				observe("noted")
+			default:
+				changes = append(changes, *change)
+			}
 		}
 		return apply(ctx, st, log, observe, changes)
 	}
@@ -67,19 +81,15 @@ func apply(ctx context.Context, st *store.Store, log *slog.Logger, observe func(
 	return err
 }
 
-func decode(m service.Message) (store.Change, error) {
-	e, err := contract.Parse(m.Headers, m.Body)
-	if err != nil {
-		return store.Change{SagaID: e.SagaID}, err
-	}
+func decode(e contract.Event) (*store.Change, error) {
 	step, what, _ := strings.Cut(string(e.Type), ".")
 	kind, ok := kinds[what]
 	if !ok {
-		return store.Change{SagaID: e.SagaID}, fmt.Errorf("%s is no reply: %w", e.Type, contract.ErrMalformed)
+		return nil, fmt.Errorf("%s is no reply: %w", e.Type, contract.ErrMalformed)
 	}
 	var reply contract.StorageReply
 	if err := e.DataTo(&reply); err != nil {
-		return store.Change{SagaID: e.SagaID}, err
+		return nil, err
 	}
 	event := saga.Event{Kind: kind, Step: step, MessageID: clean(e.ID), Generation: reply.Generation, Attempt: min(max(reply.Attempt, 0), 1<<30)}
 	if reply.Error != nil {
@@ -87,8 +97,17 @@ func decode(m service.Message) (store.Change, error) {
 	}
 	if event.Kind == saga.Rejected { // a person will have to look: there has to be a reason
 		event.Error.Class = cmp.Or(event.Error.Class, string(saga.Rejected))
+		event.Error.Fingerprint = cmp.Or(event.Error.Fingerprint, event.Error.Class)
 	}
-	return store.Change{SagaID: reply.SagaID, Event: event}, nil
+	return &store.Change{SagaID: reply.SagaID, Event: event}, nil
+}
+
+func note(ctx context.Context, st *store.Store, e contract.Event) error {
+	var change contract.ProviderChange
+	if err := e.DataTo(&change); err != nil {
+		return err
+	}
+	return st.NoteProvider(ctx, change)
 }
 
 // clean makes a foreign text fit for a Postgres column and a person's screen.

@@ -125,7 +125,7 @@ func (st Step) timer(s Saga, jitter float64, now time.Time) (Saga, []Effect, Out
 		wait = min(wait, st.Promise<<s.Redrives)
 	}
 	st.due(&s, now, time.Duration(jitter*float64(wait)))
-	s.CommandedAt, s.UpdatedAt = now, now
+	s.CommandedAt = now
 	return s, []Effect{{st.command(s.State)}}, Redriven
 }
 
@@ -134,10 +134,10 @@ func (ss Steps) retry(s Saga, now time.Time) (Saga, []Effect, Outcome) {
 	case s.State.Open() && s.RetryOpen:
 		return s, nil, Unchanged
 	case s.State == NeedsAttention:
-		s.RetryOpen = true
+		s.RetryOpen, s.Retried = true, true
 		return ss.open(s, Provisioning, now)
 	case s.State == WithdrawNeedsAttention:
-		s.RetryOpen = true
+		s.RetryOpen, s.Retried = true, true
 		return ss.open(s, Withdrawing, now)
 	default:
 		return s, nil, Refused
@@ -148,7 +148,7 @@ func (ss Steps) withdraw(s Saga, now time.Time) (Saga, []Effect, Outcome) {
 	if s.State.Left() {
 		return s, nil, Unchanged
 	}
-	s.RetryOpen = false
+	s.RetryOpen, s.Retried = false, false
 	return ss.open(s, Withdrawing, now)
 }
 

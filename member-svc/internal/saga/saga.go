@@ -52,13 +52,14 @@ type Saga struct {
 	Version                int64      // transitions so far; the compare-and-swap guard
 	Redrives               int        // times the timer repeated the current command
 	RetryOpen              bool       // the current command is an operator's retry
+	Retried                bool       // an operator retried what is wanted now: a failure is one again
 	OpenedAt               time.Time  // when the current command was first sent; the give-up age counts from here
 	CommandedAt            time.Time  // when the newest command was put into the outbox
 	DueAt                  *time.Time // when the timer looks again; nil: nothing is awaited
 	ErrorClass             string     // why a person is needed, or ""
 	ErrorMessage           string
-	ErrorFingerprint       string // equal for errors of one kind
-	CreatedAt, UpdatedAt   time.Time
+	ErrorFingerprint       string    // equal for errors of one kind
+	CreatedAt, UpdatedAt   time.Time // the latter: when the version moved
 }
 
 // Kind names what happened to a saga.

@@ -23,6 +23,7 @@ type Change struct {
 	SagaID    string
 	Event     saga.Event
 	IfVersion *int64 // apply only to this version, else [ErrStale]
+	Subject   string // what else the audit names: the operation that this is a part of
 }
 
 // Result is what became of a Change. A saga that does not exist has no Outcome.
@@ -103,7 +104,7 @@ func (s *Store) applyTx(ctx context.Context, tx pgx.Tx, records map[string]Recor
 		var effects []saga.Effect
 		var outcome saga.Outcome
 		r.Saga, effects, outcome = s.steps.Decide(before, c.Event, r.Now)
-		if err := s.write(b, before, &r, c.Event, effects, outcome); err != nil {
+		if err := s.write(b, before, &r, c, effects, outcome); err != nil {
 			return nil, err
 		}
 		results[i], records[c.SagaID] = Result{c, r, outcome}, r
@@ -112,7 +113,7 @@ func (s *Store) applyTx(ctx context.Context, tx pgx.Tx, records map[string]Recor
 }
 
 // write queues everything that belongs to one outcome.
-func (s *Store) write(b *pgx.Batch, before saga.Saga, r *Record, e saga.Event, effects []saga.Effect, outcome saga.Outcome) error {
+func (s *Store) write(b *pgx.Batch, before saga.Saga, r *Record, c Change, effects []saga.Effect, outcome saga.Outcome) error {
 	switch outcome {
 	case saga.Unchanged, saga.Refused:
 		return nil
@@ -120,11 +121,11 @@ func (s *Store) write(b *pgx.Batch, before saga.Saga, r *Record, e saga.Event, e
 	default:
 		update(b, r.Saga, before.Version)
 	}
-	timeline(b, r.Saga, e, outcome)
-	if e.Actor != "" {
-		audit(b, before, r.Saga, e)
+	timeline(b, r.Saga, c.Event, outcome)
+	if c.Event.Actor != "" {
+		auditChange(b, before, r.Saga, c)
 	}
-	if e.Kind == saga.Withdraw && r.UsernameKey != nil {
+	if c.Event.Kind == saga.Withdraw && r.UsernameKey != nil {
 		s.erase(b, r)
 	}
 	return queueEffects(b, *r, effects)
@@ -134,10 +135,10 @@ func (s *Store) write(b *pgx.Batch, before saga.Saga, r *Record, e saga.Event, e
 func update(b *pgx.Batch, s saga.Saga, version int64) {
 	b.Queue(`-- name: updateSaga
 UPDATE signup_saga SET state = $3, generation = $4, observed_generation = $5, version = $6, redrives = $7, retry_open = $8,
-       opened_at = $9, commanded_at = $10, due_at = $11, error_class = $12, error_message = $13, error_fingerprint = $14, updated_at = $15, step = $16
+       opened_at = $9, commanded_at = $10, due_at = $11, error_class = $12, error_message = $13, error_fingerprint = $14, updated_at = $15, step = $16, retried = $17
 WHERE id = $1 AND version = $2`,
 		s.ID, version, s.State, s.Generation, s.ObservedGeneration, s.Version, s.Redrives, s.RetryOpen,
-		s.OpenedAt, s.CommandedAt, s.DueAt, s.ErrorClass, s.ErrorMessage, s.ErrorFingerprint, s.UpdatedAt, s.Step).
+		s.OpenedAt, s.CommandedAt, s.DueAt, s.ErrorClass, s.ErrorMessage, s.ErrorFingerprint, s.UpdatedAt, s.Step, s.Retried).
 		Exec(func(tag pgconn.CommandTag) error {
 			if tag.RowsAffected() != 1 {
 				return errMissed
@@ -168,12 +169,11 @@ ON CONFLICT (saga_id, message_id) DO NOTHING`,
 		cmp.Or(e.Reason, e.Error.Message, s.ErrorMessage, e.Step), e.Actor, messageID, outcome == saga.Advanced || outcome == saga.GaveUp)
 }
 
-func audit(b *pgx.Batch, before, after saga.Saga, e saga.Event) {
+func auditChange(b *pgx.Batch, before, after saga.Saga, c Change) {
 	facts := func(s saga.Saga) map[string]any {
 		return map[string]any{"state": s.State, "generation": s.Generation, "version": s.Version, "error": s.ErrorMessage}
 	}
-	b.Queue("-- name: addAudit\nINSERT INTO admin_audit (actor, action, saga_id, reason, before, after) VALUES ($1, $2, $3, $4, $5, $6)",
-		e.Actor, e.Kind, after.ID, e.Reason, facts(before), facts(after))
+	audit(b, Act{Actor: c.Event.Actor, Action: string(c.Event.Kind), SagaID: &after.ID, Subject: c.Subject, Reason: c.Event.Reason}, facts(before), facts(after))
 }
 
 // Redrive repeats the commands that are due, were published, and are unanswered: at

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -17,6 +18,8 @@ import (
 // Filter selects sagas; zero fields select all.
 type Filter struct {
 	State         saga.State
+	Error         string // fingerprint
+	Plan          string
 	UsernameKey   string
 	Delayed       *bool
 	CreatedAfter  time.Time
@@ -60,49 +63,105 @@ func ParseCursor(text string) (c Cursor, err error) {
 	return c, errors.Join(err, badID)
 }
 
-// List returns a page of sagas, newest first, and the cursor of the next page; zero at the end.
+// look bounds how many sagas one page looks at.
+const look = 5000
+
+// List returns a page of sagas, newest first, and the cursor of the next page; zero at
+// the end. It takes the index that fits the filter best and looks at so many sagas
+// there, so that no filter reads the whole table: a page may have fewer sagas than
+// asked for, even none, and yet a next page.
 func (s *Store) List(ctx context.Context, f Filter) ([]Record, Cursor, error) {
-	var where []string
-	var args []any
-	and := func(condition string, values ...any) {
-		for _, v := range values {
-			args = append(args, v)
-			condition = strings.Replace(condition, "?", fmt.Sprintf("$%d", len(args)), 1)
+	var q query
+	ranges := s.ranges(&q, f)
+	union := func(format string) string {
+		parts := make([]string, len(ranges))
+		for i, r := range ranges {
+			parts[i] = fmt.Sprintf(format, r)
 		}
-		where = append(where, condition)
+		return strings.Join(parts, " UNION ALL ")
 	}
-	and("true")
-	if f.State != "" {
-		and("s.state = ?", f.State)
+	var end Cursor // where the page ends if it does not fill up
+	err := s.pool.QueryRow(ctx, fmt.Sprintf(`-- name: findPageEnd
+SELECT created_at, id FROM (%s) s ORDER BY created_at DESC, id DESC OFFSET %d LIMIT 1`,
+		union(fmt.Sprintf("(SELECT created_at, id FROM signup_saga s WHERE %%s ORDER BY created_at DESC, id DESC LIMIT %d)", look)), look-1), q.args...).
+		Scan(&end.At, &end.ID)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return nil, Cursor{}, err
 	}
-	if f.UsernameKey != "" {
-		and("m.username_key = ?", f.UsernameKey)
+	part := "SELECT * FROM signup_saga s WHERE %s"
+	if end.ID != "" {
+		part += fmt.Sprintf(" AND (s.created_at, s.id) >= (%s, %s)", q.arg(end.At), q.arg(end.ID))
 	}
-	if f.Delayed != nil {
-		and("(s.state IN ('provisioning', 'withdrawing') AND s.opened_at < now() - make_interval(secs => (?::float8[])[s.step + 1])) = ?",
-			s.seconds(func(st saga.Step) time.Duration { return st.Promise }), *f.Delayed)
-	}
-	if !f.CreatedAfter.IsZero() {
-		and("s.created_at > ?", f.CreatedAfter)
-	}
-	if !f.CreatedBefore.IsZero() {
-		and("s.created_at < ?", f.CreatedBefore)
-	}
-	if f.After.ID != "" {
-		and("(s.created_at, s.id) < (?, ?)", f.After.At, f.After.ID)
-	}
-	args = append(args, f.Limit+1)
-	rows, err := s.pool.Query(ctx, fmt.Sprintf("-- name: listSagas\n%s WHERE %s ORDER BY s.created_at DESC, s.id DESC LIMIT $%d",
-		selectRecord, strings.Join(where, " AND "), len(args)), args...)
+	where := s.conditions(&q, f)
+	rows, err := s.pool.Query(ctx, fmt.Sprintf("-- name: listSagas\nSELECT %s FROM (%s) s JOIN member m ON m.id = s.member_id WHERE %s ORDER BY s.created_at DESC, s.id DESC LIMIT %d",
+		recordColumns, union(part), strings.Join(where, " AND "), f.Limit+1), q.args...)
 	if err != nil {
 		return nil, Cursor{}, err
 	}
 	page, err := pgx.CollectRows(rows, pgx.RowToStructByName[Record])
 	if err != nil || len(page) <= f.Limit {
-		return page, Cursor{}, err
+		return page, end, err
 	}
 	last := page[f.Limit-1]
 	return page[:f.Limit], Cursor{last.CreatedAt, last.ID}, nil
+}
+
+// query collects a statement's arguments.
+type query struct{ args []any }
+
+func (q *query) arg(v any) string {
+	q.args = append(q.args, v)
+	return "$" + strconv.Itoa(len(q.args))
+}
+
+// ranges returns conditions that together hold for all that the filter selects and
+// perhaps for more; each is a range of an index in the order of the list.
+func (s *Store) ranges(q *query, f Filter) []string {
+	within := "true"
+	if !f.CreatedAfter.IsZero() {
+		within += " AND s.created_at > " + q.arg(f.CreatedAfter)
+	}
+	if !f.CreatedBefore.IsZero() {
+		within += " AND s.created_at < " + q.arg(f.CreatedBefore)
+	}
+	if f.After.ID != "" {
+		within += fmt.Sprintf(" AND (s.created_at, s.id) < (%s, %s)", q.arg(f.After.At), q.arg(f.After.ID))
+	}
+	unsettled := func(state saga.State) string {
+		return within + " AND s.state NOT IN ('ready', 'withdrawn') AND s.state = " + q.arg(state)
+	}
+	switch {
+	case f.UsernameKey != "":
+		return []string{within + " AND s.member_id = (SELECT id FROM member WHERE username_key = " + q.arg(f.UsernameKey) + ")"}
+	case f.Error != "":
+		return []string{within + " AND s.error_class <> '' AND s.error_fingerprint = " + q.arg(f.Error)}
+	case f.State == saga.Withdrawn:
+		return []string{within + " AND s.state = 'withdrawn'"}
+	case f.State != "" && f.State != saga.Ready:
+		return []string{unsettled(f.State)}
+	case f.State == "" && f.Delayed != nil && *f.Delayed:
+		return []string{unsettled(saga.Provisioning), unsettled(saga.Withdrawing)}
+	default:
+		return []string{within}
+	}
+}
+
+// conditions returns what ranges leave open.
+func (s *Store) conditions(q *query, f Filter) []string {
+	all := []string{"true"}
+	if f.State != "" {
+		all = append(all, "s.state = "+q.arg(f.State))
+	}
+	if f.Plan != "" {
+		// By key: to join first may read the whole table of members.
+		all = append(all, "(SELECT plan FROM member WHERE id = s.member_id) = "+q.arg(f.Plan))
+	}
+	if f.Delayed != nil {
+		promises := s.seconds(func(st saga.Step) time.Duration { return st.Promise })
+		all = append(all, fmt.Sprintf("(s.state IN ('provisioning', 'withdrawing') AND s.opened_at < now() - make_interval(secs => (%s::float8[])[s.step + 1])) = %s",
+			q.arg(promises), q.arg(*f.Delayed)))
+	}
+	return all
 }
 
 // Get returns one saga and its timeline, oldest first, or [ErrNotFound].
@@ -123,19 +182,4 @@ func (s *Store) Get(ctx context.Context, sagaID string) (Record, []Moment, error
 			return err
 		})
 	return r, moments, s.pool.SendBatch(ctx, b).Close()
-}
-
-// CountUnsettled counts the sagas that are not at an end, by state, up to 100,000 in
-// all: a gauge must stay cheap on the worst day.
-func (s *Store) CountUnsettled(ctx context.Context) (map[saga.State]int, error) {
-	rows, err := s.pool.Query(ctx, `-- name: countUnsettled
-SELECT state, count(*) FROM (SELECT state FROM signup_saga WHERE state NOT IN ('ready', 'withdrawn') LIMIT 100000) s GROUP BY state`)
-	if err != nil {
-		return nil, err
-	}
-	counts := map[saga.State]int{saga.Provisioning: 0, saga.NeedsAttention: 0}
-	var state saga.State
-	var n int
-	_, err = pgx.ForEachRow(rows, []any{&state, &n}, func() error { counts[state] = n; return nil })
-	return counts, err
 }

@@ -72,7 +72,7 @@ type Record struct {
 
 // Columns are listed one by one: a later version may add some while this one runs.
 const (
-	recordColumns = `s.id, s.member_id, s.signup_id, s.state, s.step, s.generation, s.observed_generation, s.version, s.redrives, s.retry_open,
+	recordColumns = `s.id, s.member_id, s.signup_id, s.state, s.step, s.generation, s.observed_generation, s.version, s.redrives, s.retry_open, s.retried,
        s.opened_at, s.commanded_at, s.due_at, s.error_class, s.error_message, s.error_fingerprint, s.created_at, s.updated_at,
        m.username, m.username_key, m.plan, now() AS now`
 	recordTables = ` FROM signup_saga s JOIN member m ON m.id = s.member_id`

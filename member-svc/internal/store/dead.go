@@ -1,0 +1,105 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/signup-saga/signup-saga/contract"
+	"github.com/signup-saga/signup-saga/outbox"
+)
+
+// DeadID names a dead event: the lane and its row there.
+type DeadID struct {
+	Lane string
+	Row  int64
+}
+
+// String returns the id as one word, "essential-12".
+func (d DeadID) String() string { return d.Lane + "-" + strconv.FormatInt(d.Row, 10) }
+
+// ParseDeadID reads what String wrote; [ErrNotFound] for anything else.
+func ParseDeadID(text string) (DeadID, error) {
+	lane, row, _ := strings.Cut(text, "-")
+	n, err := strconv.ParseInt(row, 10, 64)
+	if err != nil || (lane != string(contract.Essential) && lane != string(contract.NonEssential)) {
+		return DeadID{}, ErrNotFound
+	}
+	return DeadID{lane, n}, nil
+}
+
+// DeadEvent is an event of this service that could not be published for a defect of its own.
+type DeadEvent struct {
+	ID      string    `json:"id" db:"-"`
+	Lane    string    `json:"lane"`
+	Row     int64     `json:"-"`
+	EventID string    `json:"event_id"`
+	Type    string    `json:"type"`
+	Key     string    `json:"key"` // what it is about: a member's id
+	Error   string    `json:"error"`
+	DiedAt  time.Time `json:"died_at"`
+}
+
+// deadEvents selects up to limit of a lane, newest first.
+func deadEvents(lane contract.Lane, where string, limit int) string {
+	return fmt.Sprintf(`(SELECT '%[1]s' AS lane, d.id AS row, d.event_id::text, d.type, e.key, d.error, d.died_at
+ FROM outbox_dead_%[1]s d JOIN outbox_event_%[1]s e USING (id) WHERE %[2]s ORDER BY d.id DESC LIMIT %[3]d)`, lane, where, limit)
+}
+
+// Dead returns a page of dead events, the essential ones first, each lane's newest
+// first, and the last one's id if there are more. A zero after begins.
+func (s *Store) Dead(ctx context.Context, after DeadID, limit int) ([]DeadEvent, *DeadID, error) {
+	var q query
+	var parts []string
+	for _, lane := range contract.Lanes() { // in the order of their names
+		switch {
+		case string(lane) == after.Lane:
+			parts = append(parts, deadEvents(lane, "d.id < "+q.arg(after.Row), limit+1))
+		case string(lane) > after.Lane:
+			parts = append(parts, deadEvents(lane, "true", limit+1))
+		}
+	}
+	rows, err := s.pool.Query(ctx, fmt.Sprintf("-- name: listDead\nSELECT * FROM (%s) d ORDER BY lane, row DESC LIMIT %d", strings.Join(parts, " UNION ALL "), limit+1), q.args...)
+	if err != nil {
+		return nil, nil, err
+	}
+	page, err := pgx.CollectRows(rows, pgx.RowToStructByName[DeadEvent])
+	for i, e := range page {
+		page[i].ID = DeadID{e.Lane, e.Row}.String()
+	}
+	if err != nil || len(page) <= limit {
+		return page, nil, err
+	}
+	return page[:limit], &DeadID{page[limit-1].Lane, page[limit-1].Row}, nil
+}
+
+// Requeue publishes a dead event once more and returns what it was; [ErrNotFound] if
+// it is not, or no longer, dead.
+func (s *Store) Requeue(ctx context.Context, id DeadID, actor, reason string) (e DeadEvent, err error) {
+	err = outbox.InTx(ctx, s.tx, s.wake, func(tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, "-- name: getDead\n"+deadEvents(contract.Lane(id.Lane), "d.id = $1", 1), id.Row)
+		if err != nil {
+			return err
+		}
+		if e, err = one[DeadEvent](rows); err != nil {
+			return err
+		}
+		e.ID = id.String()
+		b := new(pgx.Batch)
+		audit(b, Act{Actor: actor, Action: "requeue", Subject: "event " + e.EventID, Reason: reason},
+			map[string]any{"dead": e.ID, "type": e.Type, "error": e.Error}, map[string]any{"dead": nil})
+		if err := tx.SendBatch(ctx, b).Close(); err != nil {
+			return err
+		}
+		return outbox.Requeue(ctx, tx, id.Lane, id.Row)
+	})
+	if errors.Is(err, pgx.ErrNoRows) { // somebody else was quicker
+		err = ErrNotFound
+	}
+	return e, err
+}

@@ -1,0 +1,176 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
+	"github.com/signup-saga/signup-saga/outbox"
+)
+
+const (
+	retryPause    = time.Second // from one step to the next
+	unsettledSecs = 10          // as many seconds' worth of releases may wait for an answer
+	dropBatch     = 5000        // items deleted at a time
+)
+
+// StepRetry takes a step of one retry of a group, if one is due: it counts the outcomes
+// of what was released, decides whether to go on, and releases the next few sagas. It
+// reports whether it found one; others may be due then.
+//
+// A step is one transaction, under the lock of the retry's row, which replicas pass
+// over: a process that dies in it has done nothing, and one that is suspended in it
+// loses the transaction. Each release also depends on the generation that was frozen,
+// under the lock of the saga: whatever else happened to a saga meanwhile, it is not
+// retried twice.
+func (s *Store) StepRetry(ctx context.Context) (found bool, err error) {
+	released := 0
+	err = outbox.InTx(ctx, s.tx, nil, func(tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, "-- name: claimRetry\n"+selectRetry+" WHERE due_at <= now() ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED")
+		if err != nil {
+			return err
+		}
+		r, err := one[GroupRetry](rows)
+		if errors.Is(err, ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		found, released = true, r.Released
+		if err := r.settle(ctx, tx); err != nil {
+			return err
+		}
+		if n := r.next(); n > 0 {
+			if err := s.release(ctx, tx, &r, n); err != nil {
+				return err
+			}
+		}
+		released = r.Released - released
+		done, err := r.tidy(ctx, tx)
+		if err != nil {
+			return err
+		}
+		return r.save(ctx, tx, done)
+	})
+	if err == nil && released > 0 {
+		s.wake()
+	}
+	return found && err == nil, err
+}
+
+// next decides whether the retry goes on, and returns how many sagas to release.
+func (r *GroupRetry) next() int {
+	switch {
+	case r.State != "running":
+		return 0
+	case r.Remaining == 0:
+		if r.Unsettled == 0 {
+			r.State = "finished"
+		}
+		return 0
+	case r.Failed >= r.StopAfter:
+		r.State, r.StoppedBecause = "stopped", StoppedByFailures
+		return 0
+	case r.Unsettled >= r.Rate*unsettledSecs:
+		r.State, r.StoppedBecause = "stopped", StoppedByUnsettled
+		return 0
+	}
+	r.Steps++
+	return min(r.Rate, 1<<min(r.Steps-1, 30), r.Remaining)
+}
+
+// settle counts and forgets what was released and has an outcome. LIMIT makes every
+// plan look sagas up by their key.
+func (r *GroupRetry) settle(ctx context.Context, tx pgx.Tx) error {
+	var succeeded, failed, skipped int
+	err := tx.QueryRow(ctx, `-- name: settleRetry
+WITH seen AS MATERIALIZED (
+    SELECT i.saga_id, CASE WHEN s.generation <> i.generation THEN 'skipped' WHEN s.state IN ('ready', 'withdrawn') THEN 'succeeded' ELSE 'failed' END AS outcome
+    FROM group_retry_item i CROSS JOIN LATERAL (SELECT state, generation FROM signup_saga WHERE id = i.saga_id LIMIT 1) s
+    WHERE i.retry_id = $1 AND i.released AND NOT (s.generation = i.generation AND s.state IN ('provisioning', 'withdrawing'))
+), gone AS (
+    DELETE FROM group_retry_item i USING seen WHERE i.retry_id = $1 AND i.released AND i.saga_id = seen.saga_id RETURNING outcome
+)
+SELECT count(*) FILTER (WHERE outcome = 'succeeded'), count(*) FILTER (WHERE outcome = 'failed'), count(*) FILTER (WHERE outcome = 'skipped') FROM gone`, r.ID).
+		Scan(&succeeded, &failed, &skipped)
+	r.Succeeded, r.Failed, r.Skipped, r.Unsettled = r.Succeeded+succeeded, r.Failed+failed, r.Skipped+skipped, r.Unsettled-succeeded-failed-skipped
+	return err
+}
+
+// release retries the next n sagas: those that still are as they were frozen.
+func (s *Store) release(ctx context.Context, tx pgx.Tx, r *GroupRetry, n int) error {
+	rows, err := tx.Query(ctx, "-- name: nextRetries\nSELECT saga_id::text, generation FROM group_retry_item WHERE retry_id = $1 AND NOT released ORDER BY saga_id LIMIT $2", r.ID, n)
+	if err != nil {
+		return err
+	}
+	type item struct {
+		SagaID     string
+		Generation int64
+	}
+	items, err := pgx.CollectRows(rows, pgx.RowToStructByName[item])
+	if err != nil {
+		return err
+	}
+	ids := make([]string, len(items))
+	for i, it := range items {
+		ids[i] = it.SagaID
+	}
+	rows, err = tx.Query(ctx, "-- name: lockSagas\n"+selectRecord+" WHERE s.id = ANY ($1::text[]::uuid[]) ORDER BY s.id FOR NO KEY UPDATE OF s", ids)
+	if err != nil {
+		return err
+	}
+	found, err := pgx.CollectRows(rows, pgx.RowToStructByName[Record])
+	if err != nil {
+		return err
+	}
+	records := byID(found)
+	var changes []Change
+	for _, it := range items {
+		if records[it.SagaID].Generation == it.Generation {
+			changes = append(changes, Change{SagaID: it.SagaID, Event: saga.Event{Kind: saga.Retried, Actor: r.Actor, Reason: r.Reason}, Subject: r.subject()})
+		}
+	}
+	results, err := s.applyTx(ctx, tx, records, changes)
+	if err != nil {
+		return err
+	}
+	var done []string
+	var generations []int64
+	for _, result := range results {
+		if result.Outcome == saga.Advanced {
+			done, generations = append(done, result.ID), append(generations, result.Generation)
+		}
+	}
+	r.Released, r.Unsettled = r.Released+len(done), r.Unsettled+len(done)
+	r.Skipped, r.Remaining = r.Skipped+len(items)-len(done), r.Remaining-len(items)
+	_, err = tx.Exec(ctx, `-- name: markReleased
+WITH turn AS (DELETE FROM group_retry_item WHERE retry_id = $1 AND NOT released AND saga_id = ANY ($2::text[]::uuid[]))
+INSERT INTO group_retry_item (retry_id, released, saga_id, generation)
+SELECT $1, true, id, generation FROM unnest($3::text[]::uuid[], $4::bigint[]) AS done (id, generation)`, r.ID, ids, done, generations)
+	return err
+}
+
+// tidy forgets what will not be released any more, some of it at a time, and reports
+// whether nothing is left to do.
+func (r *GroupRetry) tidy(ctx context.Context, tx pgx.Tx) (done bool, err error) {
+	if r.State == "running" {
+		return false, nil
+	}
+	tag, err := tx.Exec(ctx, `-- name: dropRetries
+DELETE FROM group_retry_item WHERE retry_id = $1 AND NOT released AND saga_id IN (
+    SELECT saga_id FROM group_retry_item WHERE retry_id = $1 AND NOT released ORDER BY saga_id LIMIT $2)`, r.ID, dropBatch)
+	return r.Unsettled == 0 && tag.RowsAffected() < dropBatch, err
+}
+
+func (r *GroupRetry) save(ctx context.Context, tx pgx.Tx, done bool) error {
+	_, err := tx.Exec(ctx, `-- name: saveRetry
+UPDATE group_retry SET state = $2, stopped_because = $3, steps = $4, released = $5, succeeded = $6, failed = $7, skipped = $8, unsettled = $9, remaining = $10,
+       finished_at = CASE WHEN $2 <> 'running' THEN coalesce(finished_at, now()) END,
+       due_at = CASE WHEN NOT $11 THEN now() + make_interval(secs => $12) END WHERE id = $1`,
+		r.ID, r.State, r.StoppedBecause, r.Steps, r.Released, r.Succeeded, r.Failed, r.Skipped, r.Unsettled, r.Remaining, done, retryPause.Seconds())
+	return err
+}
