@@ -23,7 +23,7 @@ type config struct {
 	bin         string // folder of the services, "" to build them
 	peers       bool
 	reps        int
-	slice       time.Duration // of each variant in W and N
+	slice       time.Duration // of each variant in W, W2, H and N
 	backlog     int           // of R
 	peerBacklog int           // of R, for peers, at most
 	peerDrain   time.Duration // of R, for peers, at most
@@ -76,6 +76,8 @@ type row struct {
 // rows are measured in this order; later ones use figures of earlier ones.
 var rows = []row{
 	{"W", "writing a signup", (*bench).rowW, config.takesW},
+	{"W2", "signing up over HTTP", (*bench).rowW2, config.takesW2},
+	{"H", "signing up with real password hashes", (*bench).rowH, config.takesH},
 	{"R", "draining a backlog", (*bench).rowR, config.takesR},
 	{"L", "from the commit to a consumer", (*bench).rowL, config.takesL},
 	{"D", "R and L when the broker acknowledges before the disk has it", (*bench).rowD, config.takesD},

@@ -18,6 +18,14 @@ func (c config) takesW() time.Duration {
 	return times(c.reps+2, 4*c.slice*6/5+around+c.slice)
 }
 
+func (c config) takesW2() time.Duration {
+	return stackStart + times(c.reps+2, 2*c.slice*6/5+around+c.slice/2)
+}
+
+func (c config) takesH() time.Duration {
+	return stackStart + times(c.reps, times(len(owasp), c.slice)+2*c.slice+c.slice/2)
+}
+
 func (c config) takesR() time.Duration {
 	d := times(c.reps, 2*around+times(c.backlog, perEvent))
 	if c.peers {

@@ -139,11 +139,11 @@ func (s *stack) published(ctx context.Context, by contract.Service, began time.T
 	}
 }
 
-// costs tells what a saga costs each process at full speed.
-func costs(after, before usage, rate float64) string {
+// costs tells what a saga, or whatever it is, costs each process at full speed.
+func costs(after, before usage, rate float64, what string) string {
 	cores := float64(runtime.NumCPU())
 	var out strings.Builder
-	fmt.Fprintf(&out, "Where the processor goes at full speed, %s sagas/s on %.0f cores:\n\n| process | core-µs per saga |\n|---|--:|\n", number(rate), cores)
+	fmt.Fprintf(&out, "Where the processor goes at full speed, %s %ss/s on %.0f cores:\n\n| process | core-µs per %[2]s |\n|---|--:|\n", number(rate), what, cores)
 	rest := cores
 	for i, p := range after.parties {
 		busy := after.cores(i, before)

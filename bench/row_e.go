@@ -127,7 +127,7 @@ func (b *bench) sustained(ctx context.Context, s *stack) (series, error) {
 	}
 	after := b.usage(parties)
 	b.note("   %s sagas/s; %s", number(rates.median()), after.since(before))
-	b.section().notes = append(b.section().notes, costs(after, before, float64(s.accepted.Load()-accepted)/time.Since(began).Seconds()))
+	b.section().notes = append(b.section().notes, costs(after, before, float64(s.accepted.Load()-accepted)/time.Since(began).Seconds(), "saga"))
 	return rates, nil
 }
 

@@ -35,8 +35,8 @@ type stack struct {
 }
 
 // startStack runs the product on the Postgres server at database and on a NATS
-// server of its own.
-func (b *bench) startStack(ctx context.Context, name, database string) (s *stack, err error) {
+// server of its own. Flags of devstack may override the usual ones.
+func (b *bench) startStack(ctx context.Context, name, database string, flags ...string) (s *stack, err error) {
 	s = &stack{devstack: b.servers.devstack, dir: filepath.Join(b.servers.dir, name)}
 	defer func() {
 		if err != nil {
@@ -52,7 +52,7 @@ func (b *bench) startStack(ctx context.Context, name, database string) (s *stack
 	}
 	u.Path = "/member"
 	s.database = u.String()
-	cmd := exec.Command(s.devstack, "up", "--dir", s.dir, "--bin", b.bin, "--hash-cost", "test")
+	cmd := exec.Command(s.devstack, append([]string{"up", "--dir", s.dir, "--bin", b.bin, "--hash-cost", "test"}, flags...)...)
 	cmd.Env, cmd.Stderr = append(os.Environ(), "DATABASE_URL="+database), b.out
 	if s.server, err = launch(ctx, "  settings   ", cmd); err != nil {
 		return s, err
@@ -121,14 +121,11 @@ func (s *stack) parties(ctx context.Context) ([]party, error) {
 // looks for on behalf of all clients, and where get is true by a GET of the
 // signup as well.
 func (s *stack) signUp(ctx context.Context, get bool) (j journey, err error) {
-	body, err := json.Marshal(map[string]string{"username": strings.ToLower(rand.Text()), "password": "correct horse battery staple"})
-	if err != nil {
-		return j, err
-	}
 	var answer struct {
 		SignupID string `json:"signup_id"`
 		State    string
 	}
+	body := somebody()
 	j.sent = time.Now()
 	if err := s.call(ctx, http.MethodPost, "/v1/members", body, http.StatusCreated, &answer); err != nil {
 		return j, err
@@ -145,6 +142,14 @@ func (s *stack) signUp(ctx context.Context, get bool) (j journey, err error) {
 	return j, err
 }
 
+// somebody is the request of a new member.
+func somebody() []byte {
+	return fmt.Appendf(nil, `{"username":%q,"password":"correct horse battery staple"}`, strings.ToLower(rand.Text()))
+}
+
+// errBusy is the answer 503 busy, with Retry-After.
+var errBusy = errors.New("busy")
+
 func (s *stack) call(ctx context.Context, method, path string, body []byte, want int, answer any) (err error) {
 	request, err := http.NewRequestWithContext(ctx, method, s.settings["MEMBER_URL"]+path, bytes.NewReader(body))
 	if err != nil {
@@ -156,6 +161,9 @@ func (s *stack) call(ctx context.Context, method, path string, body []byte, want
 		return err
 	}
 	defer func() { err = errors.Join(err, response.Body.Close()) }()
+	if response.StatusCode == http.StatusServiceUnavailable && response.Header.Get("Retry-After") != "" {
+		return errBusy
+	}
 	if response.StatusCode != want {
 		return fmt.Errorf("%s %s: %s", method, path, response.Status)
 	}

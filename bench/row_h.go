@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/crypto/argon2"
+)
+
+// cost is what an argon2id hash takes.
+type cost struct {
+	kib, passes uint32
+	lanes       uint8
+}
+
+func (c cost) String() string {
+	return fmt.Sprintf("%g MiB, t = %d, p = %d", float64(c.kib)/1024, c.passes, c.lanes)
+}
+
+// owasp are the costs that the Password Storage Cheat Sheet of OWASP holds to be
+// equally strong, as far as they need 7 to 19 MiB.
+var owasp = []cost{{19456, 2, 1}, {12288, 3, 1}, {7168, 5, 1}}
+
+// rowH measures signups that cost what a service has to pay for passwords.
+func (b *bench) rowH(ctx context.Context) error {
+	var ours series
+	var busy atomic.Int64
+	raw := make([]series, len(owasp))
+	var used int // which of them the service uses
+	var rss string
+	err := b.withStack(ctx, "hash", func(s *stack) error {
+		post := func(ctx context.Context) error {
+			err := s.post(ctx)
+			if errors.Is(err, errBusy) {
+				busy.Add(1)
+				err = nil
+			}
+			return err
+		}
+		if _, err := closedLoop(ctx, b.slice/2, post); err != nil { // connections, statements
+			return err
+		}
+		var err error
+		if used, err = s.usedCost(ctx); err != nil {
+			return err
+		}
+		for rep := range b.reps {
+			err := rotated(rep, len(owasp)+1, func(variant int) error {
+				if variant < len(owasp) {
+					raw[variant] = append(raw[variant], rawHashes(b.slice, owasp[variant]))
+					return nil
+				}
+				before, began := s.accepted.Load(), time.Now()
+				_, err := closedLoop(ctx, 2*b.slice, post)
+				ours = append(ours, float64(s.accepted.Load()-before)/time.Since(began).Seconds())
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			b.note("   %d/%d: raw %s, signups %s/s", rep+1, b.reps, number(raw[used][rep]), number(ours[rep]))
+		}
+		if rss, err = s.peakMemory(ctx, "member"); err != nil {
+			return err
+		}
+		return s.counted(ctx)
+	}, "--hash-cost", "real")
+	if err != nil {
+		return err
+	}
+	b.section().method = fmt.Sprintf("%d repetitions of %s each, %d connections, whole sagas by real processes of both services; the limit is argon2id with the same parameters (%s) "+
+		"on all cores in one process, for %s", b.reps, 2*b.slice, connections, owasp[used], b.slice)
+	b.report(line{what: "POST /v1/members at real hash cost, c = 64; limit: raw argon2id", unit: "signups/s", limit: raw[used], value: ours, goal: atLeast(0.85)})
+	for i, c := range owasp {
+		if i != used {
+			b.report(line{what: fmt.Sprintf("raw argon2id, %s; limit: %s", c, owasp[used]), unit: "hashes/s", limit: raw[used], value: raw[i]})
+		}
+	}
+	b.section().notes = append(b.section().notes, fmt.Sprintf("%d signups were answered 503 busy. member-svc never had more than %s resident.", busy.Load(), rss))
+	return nil
+}
+
+// rawHashes returns how many hashes a second all cores make.
+func rawHashes(d time.Duration, c cost) float64 {
+	var n atomic.Int64
+	var wg sync.WaitGroup
+	began := time.Now()
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			for time.Since(began) < d {
+				argon2.IDKey([]byte("correct horse battery staple"), []byte("sixteen bytes ok"), c.passes, c.kib, c.lanes, 32)
+				n.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	return float64(n.Load()) / time.Since(began).Seconds()
+}
+
+// usedCost returns which of the costs the service uses, as its members' hashes tell.
+func (s *stack) usedCost(ctx context.Context) (int, error) {
+	var phc string
+	if err := s.member.QueryRow(ctx, "-- name: anyHash\nSELECT password_hash FROM member LIMIT 1").Scan(&phc); err != nil {
+		return 0, err
+	}
+	var c cost
+	if _, err := fmt.Sscanf(phc, "$argon2id$v=19$m=%d,t=%d,p=%d", &c.kib, &c.passes, &c.lanes); err != nil {
+		return 0, err
+	}
+	i := slices.Index(owasp, c)
+	if i < 0 {
+		return 0, fmt.Errorf("hashes of the service have the cost %s, which is not compared here", c)
+	}
+	return i, nil
+}
+
+// peakMemory returns the most memory that a process of the stack had resident.
+func (s *stack) peakMemory(ctx context.Context, name string) (string, error) {
+	parties, err := s.parties(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, p := range parties {
+		if p.name == name {
+			return procValue(fmt.Sprintf("/proc/%d/status", p.pid), "VmHWM"), nil
+		}
+	}
+	return "", fmt.Errorf("devstack status does not list %s", name)
+}
