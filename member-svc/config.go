@@ -28,6 +28,7 @@ type Config struct {
 	ProbeConfig
 	ReconcileConfig
 	StuckConfig
+	LimitConfig
 	CredentialsConfig
 	HTTPAddr          string         `env:"MEMBER_HTTP_ADDR" envDefault:"127.0.0.1:8080" help:"public listener"`
 	AdminTokensFile   string         `env:"ADMIN_TOKENS_FILE,required" help:"lines name:role:sha256-hex; roles viewer, operator"`
@@ -36,8 +37,6 @@ type Config struct {
 	MailFrom          string         `env:"MAIL_FROM" envDefault:"welcome@localhost" help:"sender of the welcome mail"`
 	MailMaxAttempts   int            `env:"MAIL_MAX_ATTEMPTS" envDefault:"20" help:"times that the mail server may put a mail off"`
 	MailMaxAge        time.Duration  `env:"MAIL_MAX_AGE" envDefault:"24h" help:"after which an unsent mail is dropped"`
-	SignupRate        int            `env:"SIGNUP_RATE_PER_MINUTE" envDefault:"60" help:"signups per address and minute"`
-	SessionRate       int            `env:"SESSION_RATE_PER_MINUTE" envDefault:"60" help:"passwords that an address may try per minute, to sign in or to leave"`
 	SessionLifetime   time.Duration  `env:"SESSION_LIFETIME" envDefault:"168h" help:"until a member has to sign in again"`
 	PlansAllowed      []string       `env:"PLANS_ALLOWED" envDefault:"free" help:"plans that anyone may choose; the first is the default"`
 	ProvisionPromise  time.Duration  `env:"PROVISION_PROMISE" envDefault:"30s" help:"after which a signup counts as delayed and its command is repeated"`
@@ -47,7 +46,7 @@ type Config struct {
 
 // Validate lists everything that is wrong.
 func (c Config) Validate() []error {
-	errs := slices.Concat(c.Common.Validate(), c.TLSFiles.Validate(), c.ReconcileConfig.problems(), c.StuckConfig.problems(), c.CredentialsConfig.problems())
+	errs := slices.Concat(c.Common.Validate(), c.TLSFiles.Validate(), c.ReconcileConfig.problems(), c.StuckConfig.problems(), c.LimitConfig.problems(), c.CredentialsConfig.problems())
 	require := func(ok bool, name, what string) {
 		if !ok {
 			errs = append(errs, fmt.Errorf("%s: %s", name, what))
@@ -59,8 +58,7 @@ func (c Config) Validate() []error {
 		require(err == nil, v[0], "must be host:port")
 	}
 	require(c.MailMaxAttempts > 0 && c.MailMaxAge > 0, "MAIL_MAX_ATTEMPTS, MAIL_MAX_AGE", "must be positive")
-	require(c.SignupRate > 0, "SIGNUP_RATE_PER_MINUTE", "must be positive")
-	require(c.SessionRate > 0 && c.SessionLifetime > 0, "SESSION_RATE_PER_MINUTE, SESSION_LIFETIME", "must be positive")
+	require(c.SessionLifetime > 0, "SESSION_LIFETIME", "must be positive")
 	require(len(c.PlansAllowed) > 0 && !slices.ContainsFunc(c.PlansAllowed, func(p string) bool { return store.QuotaBytes[p] == 0 }),
 		"PLANS_ALLOWED", "must list some of free, plus, pro")
 	require(c.ProvisionPromise > 0 && c.SagaGiveUp > c.ProvisionPromise, "PROVISION_PROMISE, SAGA_GIVE_UP", "must be positive, the promise shorter")

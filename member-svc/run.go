@@ -14,6 +14,7 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/account"
 	"github.com/signup-saga/signup-saga/member-svc/internal/api"
 	"github.com/signup-saga/signup-saga/member-svc/internal/drive"
+	"github.com/signup-saga/signup-saga/member-svc/internal/live"
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
@@ -84,16 +85,18 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err := addWorkers(p, cfg, pool, nc, st, metrics, registry, wake); err != nil {
 		return err
 	}
+	hub := live.NewHub(st, steps, live.DefaultPace)
+	p.Workers = append(p.Workers, service.Task{Name: "signup streams", Run: func(ctx context.Context) error { return hub.Run(ctx, log) }})
 	handlers := &api.API{
 		Signups: signup.New(signup.Config{
 			Plans: cfg.PlansAllowed, PasswordMin: cfg.PasswordMin, Unicode: cfg.Usernames == "unicode", Secret: []byte(cfg.IdempotencySecret.Reveal()), DatabaseTimeout: cfg.DatabaseTimeout,
 		}, st, hasher, steps),
 		Accounts: account.New(account.Config{SessionLifetime: cfg.SessionLifetime, DatabaseTimeout: cfg.DatabaseTimeout, Log: log}, st, hasher, steps),
-		Store:    st, Steps: steps, Metrics: metrics, DatabaseTimeout: cfg.DatabaseTimeout, Log: log,
+		Live:     hub, Store: st, Steps: steps, Metrics: metrics, DatabaseTimeout: cfg.DatabaseTimeout, Log: log,
 	}
 	p.Servers = []*service.Server{
-		service.NewServer(service.ServerConfig{Name: "public", Addr: cfg.HTTPAddr, TLS: certificate, Handler: handlers.Public(cfg.SignupRate, cfg.SessionRate), Log: log}),
-		service.NewServer(service.ServerConfig{Name: "admin", Addr: cfg.AdminAddr, TLS: certificate, Handler: handlers.Admin(tokens, p.Health), Log: log}),
+		service.NewServer(service.ServerConfig{Name: "public", Addr: cfg.HTTPAddr, TLS: certificate, Handler: handlers.Public(cfg.limits()), Log: log, MaxConnections: cfg.MaxConnections, Proxies: cfg.TrustedProxies}),
+		service.NewServer(service.ServerConfig{Name: "admin", Addr: cfg.AdminAddr, TLS: certificate, Handler: handlers.Admin(tokens, p.Health), Log: log, MaxConnections: cfg.MaxConnections, Proxies: cfg.TrustedProxies}),
 	}
 	for _, s := range p.Servers {
 		if err := s.Listen(); err != nil {

@@ -9,11 +9,18 @@ import (
 )
 
 func (a *API) signIn(w http.ResponseWriter, r *http.Request) error {
+	client := address(r)
+	if err := a.passwordAttempts.from(client); err != nil {
+		return err
+	}
 	var body struct {
 		Username string `json:"username"`
 		Password string `json:"password"`
 	}
 	if err := service.DecodeJSON(w, r, &body); err != nil {
+		return err
+	}
+	if err := a.passwordAttempts.at(client, nameKey(body.Username)); err != nil {
 		return err
 	}
 	session, err := a.Accounts.SignIn(r.Context(), body.Username, body.Password)
@@ -48,6 +55,10 @@ func (a *API) showMe(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (a *API) withdraw(w http.ResponseWriter, r *http.Request) error {
+	client := address(r)
+	if err := a.passwordAttempts.from(client); err != nil {
+		return err
+	}
 	token, err := bearer(r)
 	if err != nil {
 		return err
@@ -56,6 +67,9 @@ func (a *API) withdraw(w http.ResponseWriter, r *http.Request) error {
 		Password string `json:"password"`
 	}
 	if err := service.DecodeJSON(w, r, &body); err != nil {
+		return err
+	}
+	if err := a.passwordAttempts.at(client, "bearer "+token); err != nil { // a stolen session is no way to guess faster
 		return err
 	}
 	view, err := a.Accounts.Withdraw(r.Context(), token, body.Password)

@@ -13,6 +13,7 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"github.com/signup-saga/signup-saga/member-svc/internal/account"
+	"github.com/signup-saga/signup-saga/member-svc/internal/live"
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
@@ -23,18 +24,22 @@ import (
 type API struct {
 	Signups         *signup.Service
 	Accounts        *account.Service
+	Live            *live.Hub
 	Store           *store.Store
 	Steps           saga.Steps
 	Metrics         *Metrics
 	DatabaseTimeout time.Duration // for each request of the admin listener
 	Log             *slog.Logger
+
+	// What the public listener counts.
+	signupAttempts, passwordAttempts *attempts
+	streams                          *service.Places
 }
 
 // Answers that are no error of any package below.
 var (
 	errNoRoute      = service.NewProblem(http.StatusNotFound, "not_found", "no such resource")
 	errMethod       = service.NewProblem(http.StatusMethodNotAllowed, "method_not_allowed", "the resource does not know this method")
-	errRate         = service.NewProblem(http.StatusTooManyRequests, "rate_limited", "too many requests from this address")
 	errNotRetryable = service.NewProblem(http.StatusConflict, "not_retryable", "only a saga that needs attention can be retried")
 )
 

@@ -1,41 +1,31 @@
 package api
 
 import (
-	"net"
 	"net/http"
 	"strings"
 	"time"
 
 	"github.com/go-chi/chi/v5"
-	"github.com/go-chi/httprate"
 
 	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// Public returns the handler of the public listener. Each address may sign up, and
-// try passwords, so many times a minute.
-func (a *API) Public(signups, passwords int) http.Handler {
-	limit := func(perMinute int) func(http.Handler) http.Handler {
-		return httprate.LimitBy(perMinute, time.Minute, address, httprate.WithLimitHandler(a.fail(errRate)))
-	}
+// Public returns the handler of the public listener. Call it once.
+func (a *API) Public(limits Limits) http.Handler {
+	a.signupAttempts, a.passwordAttempts = newAttempts(limits.Signups), newAttempts(limits.Passwords)
+	a.streams = service.NewPlaces(limits.Streams)
 	r := a.router()
-	r.Use(private)
+	r.Use(private, clients(limits.Proxies))
 	r.Get("/openapi.json", a.handle(service.OpenAPI(publicDocument)))
-	r.With(limit(signups)).Post("/v1/members", a.handle(a.signUp))
+	r.Post("/v1/members", a.handle(a.signUp))
 	r.Get("/v1/signups/{signup_id}", a.handle(a.showSignup))
+	r.Get("/v1/signups/{signup_id}/events", a.handle(a.streamSignup))
 	r.Get("/v1/members/me", a.handle(a.showMe))
 	r.Delete("/v1/sessions/current", a.handle(a.signOut))
-	guessing := r.With(limit(passwords))
-	guessing.Post("/v1/sessions", a.handle(a.signIn))
-	guessing.Delete("/v1/members/me", a.handle(a.withdraw))
+	r.Post("/v1/sessions", a.handle(a.signIn))
+	r.Delete("/v1/members/me", a.handle(a.withdraw))
 	return r
-}
-
-// address is whom a request is counted against: the peer, not a header that it could invent.
-func address(r *http.Request) (string, error) {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	return httprate.CanonicalizeIP(host), err
 }
 
 // private keeps capabilities out of caches and of other sites' logs.
@@ -50,12 +40,19 @@ func private(next http.Handler) http.Handler {
 func (a *API) signUp(w http.ResponseWriter, r *http.Request) (err error) {
 	began, outcome := time.Now(), "created"
 	defer func() { a.Metrics.signedUp(outcome, err, time.Since(began)) }()
+	client := address(r)
+	if err := a.signupAttempts.from(client); err != nil {
+		return err
+	}
 	var req signup.Request
 	if err := service.DecodeJSON(w, r, &req); err != nil {
 		return err
 	}
 	key, err := idempotencyKey(r)
 	if err != nil {
+		return err
+	}
+	if err := a.signupAttempts.at(client, nameKey(req.Username)); err != nil {
 		return err
 	}
 	answer, err := a.Signups.SignUp(r.Context(), req, key)

@@ -20,7 +20,8 @@ type View struct {
 	Storage   StorageView       `json:"storage"`
 	Links     map[string]string `json:"links"`
 
-	Version int64 `json:"-"` // becomes the ETag
+	Version  int64 `json:"-"` // becomes the ETag
+	Redrives int   `json:"-"` // of the saga: more of them are news, too
 }
 
 // StorageView is the storage within a [View].
@@ -41,7 +42,7 @@ func NewView(r store.Record, steps saga.Steps) View {
 		State: r.State.Public(), Delayed: steps.Delayed(r.Saga, r.Now),
 		CreatedAt: r.CreatedAt.UTC(), UpdatedAt: r.UpdatedAt.UTC(),
 		Storage: StorageView{storageStatus[r.State], store.QuotaBytes[r.Plan]},
-		Links:   map[string]string{"self": "/v1/signups/" + r.SignupID},
-		Version: r.Version,
+		Links:   map[string]string{"self": "/v1/signups/" + r.SignupID, "events": "/v1/signups/" + r.SignupID + "/events"},
+		Version: r.Version, Redrives: r.Redrives,
 	}
 }

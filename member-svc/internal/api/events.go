@@ -1,0 +1,36 @@
+package api
+
+import (
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/signup-saga/signup-saga/service"
+)
+
+// streamRetry is when a client for whose stream there is no place may ask again.
+const streamRetry = 5 * time.Second
+
+// streamSignup shows a signup until it is settled.
+func (a *API) streamSignup(w http.ResponseWriter, r *http.Request) error {
+	client := address(r)
+	switch a.streams.Take(client) {
+	case service.Full:
+		return later(service.NewProblem(http.StatusServiceUnavailable, "busy", "too many streams are open"), streamRetry)
+	case service.KeyFull:
+		return limited(streamRetry)
+	}
+	defer a.streams.Free(client)
+	view, err := a.Signups.Find(r.Context(), chi.URLParam(r, "signup_id"))
+	if err != nil {
+		return err
+	}
+	if view.State.Settled() && r.Header.Get("Last-Event-ID") == strconv.FormatInt(view.Version, 10) {
+		w.WriteHeader(http.StatusNoContent) // tells the client not to come again
+		return nil
+	}
+	a.Live.Serve(w, r, view)
+	return nil
+}

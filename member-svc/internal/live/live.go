@@ -1,0 +1,156 @@
+// Package live shows signups to their owners while they change, as Server-Sent
+// Events. However many streams a process serves, it asks the database once per
+// interval for what changed among all signups that somebody watches, and not at all
+// while nobody does.
+//
+// Nothing waits for a client. A stream holds the newest state only: what a slow one
+// did not take in time it never sees. One that takes nothing is dropped.
+package live
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
+	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
+	"github.com/signup-saga/signup-saga/member-svc/internal/store"
+	"github.com/signup-saga/signup-saga/service"
+)
+
+// Pace says how often a [Hub] does things.
+type Pace struct {
+	Interval  time.Duration // from one look at the database to the next; up to maxSkip+1 of them while it is slow
+	Query     time.Duration // bounds one look
+	Heartbeat time.Duration // a comment after each, so that either end learns that the other one is gone
+	Write     time.Duration // within which a client has to take what is written
+	Lifetime  time.Duration // after which a stream ends, and the client comes again
+}
+
+// DefaultPace suits a service.
+var DefaultPace = Pace{
+	Interval: 200 * time.Millisecond, Query: 2 * time.Second, Heartbeat: 15 * time.Second, Write: 10 * time.Second, Lifetime: 10 * time.Minute,
+}
+
+const (
+	// load is what part of the time the database may work for streams: one in load.
+	load = 20
+	// maxSkip bounds how many looks are left out for that.
+	maxSkip = 4
+)
+
+// Hub tells streams of changes. Safe for concurrent use.
+type Hub struct {
+	store *store.Store
+	steps saga.Steps
+	pace  Pace
+
+	mu      sync.Mutex
+	watched map[string]*watched // by signup id; those with streams only
+	skip    int                 // looks to leave out
+}
+
+// watched is a signup that somebody looks at.
+type watched struct {
+	newest  signup.View
+	streams map[*stream]struct{}
+}
+
+// stream is one of those who look. There is room for one view, the newest.
+type stream struct{ news chan signup.View }
+
+// NewHub returns a hub; [Hub.Run] has to run beside it.
+func NewHub(st *store.Store, steps saga.Steps, pace Pace) *Hub {
+	return &Hub{store: st, steps: steps, pace: pace, watched: make(map[string]*watched)}
+}
+
+// Run looks for changes until ctx ends.
+func (h *Hub) Run(ctx context.Context, log *slog.Logger) error {
+	service.Loop(ctx, "signup streams", h.pace.Interval, nil, log, func(ctx context.Context) (bool, error) { return false, h.look(ctx) })
+	return nil
+}
+
+// look asks what changed, with one query for all streams.
+func (h *Hub) look(ctx context.Context) error {
+	seen := h.due()
+	if len(seen) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, h.pace.Query)
+	defer cancel()
+	began := time.Now()
+	records, err := h.store.Changed(ctx, seen)
+	took := time.Since(began)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.skip = int(min(took*load/h.pace.Interval, maxSkip))
+	for _, r := range records {
+		h.publish(signup.NewView(r, h.steps))
+	}
+	return err
+}
+
+// due returns what to ask for now: nothing for some time after a slow answer.
+func (h *Hub) due() []store.Seen {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.skip > 0 {
+		h.skip--
+		return nil
+	}
+	seen := make([]store.Seen, 0, len(h.watched))
+	for id, w := range h.watched {
+		seen = append(seen, store.Seen{SignupID: id, Version: w.newest.Version, Redrives: w.newest.Redrives})
+	}
+	return seen
+}
+
+// publish gives a view to the streams of its signup unless they know a newer one.
+// The hub is locked.
+func (h *Hub) publish(v signup.View) {
+	w := h.watched[v.SignupID]
+	if w == nil || !newer(v, w.newest) {
+		return
+	}
+	w.newest = v
+	for s := range w.streams {
+		select {
+		case <-s.news: // never taken: it is old now
+		default:
+		}
+		s.news <- v // there is room: only here, under the lock, anything is put in
+	}
+}
+
+func newer(a, b signup.View) bool {
+	return a.Version > b.Version || a.Version == b.Version && a.Redrives > b.Redrives
+}
+
+// watch returns a stream of what comes after v.
+func (h *Hub) watch(v signup.View) *stream {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.publish(v) // it may be news to others
+	w := h.watched[v.SignupID]
+	if w == nil {
+		w = &watched{newest: v, streams: make(map[*stream]struct{})}
+		h.watched[v.SignupID] = w
+	}
+	s := &stream{news: make(chan signup.View, 1)}
+	if newer(w.newest, v) {
+		s.news <- w.newest
+	}
+	w.streams[s] = struct{}{}
+	return s
+}
+
+func (h *Hub) unwatch(id string, s *stream) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	w := h.watched[id]
+	delete(w.streams, s)
+	if len(w.streams) == 0 {
+		delete(h.watched, id)
+	}
+}

@@ -1,0 +1,33 @@
+package main
+
+import (
+	"errors"
+	"net/netip"
+
+	"github.com/signup-saga/signup-saga/member-svc/internal/api"
+)
+
+// LimitConfig says how much one client, and all of them together, may take.
+type LimitConfig struct {
+	SignupRate     int            `env:"SIGNUP_RATE_PER_MINUTE" envDefault:"60" help:"signups per address and minute; for one username all addresses together, and a sixth of that in each further minute"`
+	SessionRate    int            `env:"SESSION_RATE_PER_MINUTE" envDefault:"60" help:"passwords that an address may try per minute, to sign in or to leave; for one username as with signups"`
+	MaxConnections int            `env:"MAX_CONNECTIONS" envDefault:"8192" help:"connections of each listener at a time, a quarter of them from one address; a file descriptor each"`
+	MaxStreams     int            `env:"MAX_STREAMS" envDefault:"4096" help:"streams of signup events at a time, a quarter of them for one address"`
+	TrustedProxies []netip.Prefix `env:"TRUSTED_PROXIES" help:"networks of proxies whose X-Forwarded-For is believed, as in 10.0.0.0/8,fd00::/8"`
+}
+
+func (c LimitConfig) problems() []error {
+	var errs []error
+	for name, value := range map[string]int{
+		"SIGNUP_RATE_PER_MINUTE": c.SignupRate, "SESSION_RATE_PER_MINUTE": c.SessionRate, "MAX_CONNECTIONS": c.MaxConnections, "MAX_STREAMS": c.MaxStreams,
+	} {
+		if value <= 0 || value > 1e9 {
+			errs = append(errs, errors.New(name+": must be positive"))
+		}
+	}
+	return errs
+}
+
+func (c LimitConfig) limits() api.Limits {
+	return api.Limits{Signups: c.SignupRate, Passwords: c.SessionRate, Streams: c.MaxStreams, Proxies: c.TrustedProxies}
+}
