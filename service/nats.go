@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -28,6 +29,7 @@ type NATS struct {
 func ConnectNATS(c Common, name string, log *slog.Logger) (*NATS, error) {
 	n := &NATS{closed: make(chan struct{})}
 	servers, files := c.natsFiles()
+	var failures atomic.Int64
 	var err error
 	n.Conn, err = nats.Connect(servers, append(files,
 		nats.Name(name), nats.CustomInboxPrefix("_INBOX."+name),
@@ -37,8 +39,9 @@ func ConnectNATS(c Common, name string, log *slog.Logger) (*NATS, error) {
 		nats.Timeout(connectTimeout), nats.DrainTimeout(5*time.Second),
 		// A paused server keeps its sockets open: only pings find out.
 		nats.PingInterval(2*time.Second), nats.MaxPingsOutstanding(2),
-		nats.ConnectHandler(func(*nats.Conn) { log.Info("nats connected") }),
-		nats.ReconnectHandler(func(*nats.Conn) { log.Info("nats reconnected") }),
+		nats.ConnectHandler(func(*nats.Conn) { log.Info("nats connected"); failures.Store(0) }),
+		nats.ReconnectHandler(func(*nats.Conn) { log.Info("nats reconnected"); failures.Store(0) }),
+		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { logFailure(log, "connect to nats", int(failures.Add(1)), err) }),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
 				log.Warn("nats disconnected", "error", err)

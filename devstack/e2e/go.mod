@@ -55,6 +55,7 @@ require (
 	github.com/secure-systems-lab/go-securesystemslib v0.11.0 // indirect
 	github.com/shibumi/go-pathspec v1.3.0 // indirect
 	github.com/signup-saga/signup-saga/contract v0.0.0
+	github.com/signup-saga/signup-saga/devstack/testenv v0.0.0
 	github.com/sirupsen/logrus v1.10.2 // indirect
 	github.com/tonistiigi/dchapes-mode v0.0.0-20250318174251-73d941a28323 // indirect
 	github.com/tonistiigi/fsutil v0.0.0-20261103091533-a72de9dcf763 // indirect
@@ -81,3 +82,5 @@ require (
 )
 
 replace github.com/signup-saga/signup-saga/contract => ../../contract
+
+replace github.com/signup-saga/signup-saga/devstack/testenv => ../testenv

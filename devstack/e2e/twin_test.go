@@ -162,6 +162,9 @@ func (w *twin) startPostgres(service types.ServiceConfig) {
 
 func (w *twin) startNATS(service types.ServiceConfig) {
 	w.t.Helper()
+	for name, value := range service.Environment {
+		w.t.Setenv(name, *value)
+	}
 	options, err := server.ProcessConfigFile(w.source(service, service.Command[1]))
 	if err != nil {
 		w.t.Fatal(err)

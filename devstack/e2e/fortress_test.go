@@ -1,0 +1,275 @@
+package e2e
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/hex"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/nats-io/nats-server/v2/server"
+
+	"github.com/signup-saga/signup-saga/devstack/testenv"
+)
+
+// fortress is the system as one runs it among strangers: TLS on every link, the roles and users of deploy/ by the very files, and
+// every secret in a file.
+type fortress struct {
+	t       *testing.T
+	ca      *testenv.Authority
+	dir     string   // with one file for each secret, by its variable
+	admin   *url.URL // superuser of Postgres
+	natsURL *url.URL
+	nats    *server.Server
+	client  *http.Client
+	addrs   map[string]string // of the listeners, by their variable
+}
+
+const operatorToken = "operator token of this test" //nolint:gosec // of this test only
+
+func startFortress(t *testing.T) *fortress {
+	t.Helper()
+	f := &fortress{t: t, ca: testenv.NewAuthority(t), dir: t.TempDir(), addrs: map[string]string{}}
+	f.client = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: f.ca.Pool(), MinVersion: tls.VersionTLS12}}, Timeout: 30 * time.Second}
+	t.Cleanup(f.client.CloseIdleConnections)
+	f.startPostgres()
+	f.startNATS()
+	for _, name := range []string{"MEMBER_HTTP_ADDR", "MEMBER_ADMIN_ADDR", "STORAGE_HTTP_ADDR"} {
+		f.addrs[name] = freeAddress(t)
+	}
+	f.ca.Issue(f.dir, "services")
+	f.put("admin-tokens", tokenLine("ann", operatorToken))
+	for _, name := range []string{"IDEMPOTENCY_SECRET", "STORAGE_TOKEN"} {
+		f.put(name, "canary-"+name+"-0123456789012345678901234567890")
+	}
+	return f
+}
+
+// put replaces the file of a secret at once.
+func (f *fortress) put(name, content string) {
+	f.t.Helper()
+	draft := filepath.Join(f.dir, name+".new")
+	if err := os.WriteFile(draft, []byte(content+"\n"), 0o600); err != nil {
+		f.t.Fatal(err)
+	}
+	if err := os.Rename(draft, f.path(name)); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+func (f *fortress) path(name string) string { return filepath.Join(f.dir, name) }
+
+func tokenLine(name, token string) string {
+	digest := sha256.Sum256([]byte(token))
+	return name + ":operator:" + hex.EncodeToString(digest[:])
+}
+
+// startPostgres starts a server, runs the containers' script in it, and gives it a certificate.
+func (f *fortress) startPostgres() {
+	f.t.Helper()
+	var err error
+	postgres := start(f.t, "postgres", nil, devstack, "postgres")
+	if f.admin, err = url.Parse(postgres.awaitVariable("DATABASE_URL", startLimit)); err != nil {
+		f.t.Fatal(err)
+	}
+	script := mustRead(f.t, filepath.Join(repository, "deploy", "postgres-init.sql"))
+	password := func(string) string { return "canaryPostgres" }
+	if err := psql(f.t.Context(), script, password, func(database string) (*pgx.Conn, error) { return f.connect(f.admin.User, database) }); err != nil {
+		f.t.Fatal(err)
+	}
+	cert, key := f.ca.Issue(f.t.TempDir(), "postgres")
+	// The server writes the files itself, for they have to be its own; their names are its defaults.
+	for name, path := range map[string]string{"server.crt": cert, "server.key": key} {
+		object := f.sql("-- name: loadFile\nSELECT lo_from_bytea(0, $1)", []byte(mustRead(f.t, path)))
+		f.sql("-- name: writeFile\nSELECT lo_export("+object+", $1)", name)
+	}
+	f.sql("-- name: guardKey\nCOPY (SELECT 1) TO PROGRAM 'cat >/dev/null; chmod 600 server.key'")
+	f.sql("-- name: useTLS\nALTER SYSTEM SET ssl = on")
+	f.sql("-- name: reload\nSELECT pg_reload_conf()")
+	eventually(f.t, time.Minute, "Postgres to speak TLS", func() bool {
+		conn, err := pgx.Connect(f.t.Context(), f.database("member_app", "canaryPostgres", "member"))
+		if err != nil {
+			return false
+		}
+		return conn.Close(f.t.Context()) == nil
+	})
+}
+
+// database is the URL of a database over TLS, for a role.
+func (f *fortress) database(role, password, name string) string {
+	u := *f.admin
+	u.User, u.Path = url.UserPassword(role, password), "/"+name
+	u.RawQuery = url.Values{"sslmode": {"verify-full"}, "sslrootcert": {f.ca.File}}.Encode()
+	return u.String()
+}
+
+// connect returns a connection without TLS.
+func (f *fortress) connect(user *url.Userinfo, database string) (*pgx.Conn, error) {
+	u := *f.admin
+	u.User, u.Path = user, "/"+database
+	return pgx.Connect(context.Background(), u.String())
+}
+
+// sql runs a statement as the superuser and returns what the first column of the last row says.
+func (f *fortress) sql(statement string, arguments ...any) (last string) {
+	f.t.Helper()
+	conn, err := f.connect(f.admin.User, "postgres")
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.Background()) }()
+	rows, err := conn.Query(f.t.Context(), statement, arguments...)
+	if err != nil {
+		f.t.Fatalf("%s: %v", statement, err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		values, err := rows.Values()
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		last = fmt.Sprint(values[0])
+	}
+	if err := rows.Err(); err != nil {
+		f.t.Fatalf("%s: %v", statement, err)
+	}
+	return last
+}
+
+const auditorPassword = "auditor"
+
+// natsOptions reads deploy/nats-server.conf.
+func natsOptions(t *testing.T) *server.Options {
+	t.Helper()
+	for _, name := range []string{"MEMBER_APP", "MEMBER_MIGRATOR", "STORAGE_APP", "STORAGE_MIGRATOR"} {
+		t.Setenv("NATS_"+name+"_PASSWORD", "canaryNATS")
+	}
+	options, err := server.ProcessConfigFile(filepath.Join(repository, "deploy", "nats-server.conf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return options
+}
+
+// startNATS runs the server of deploy/nats-server.conf with TLS and one more user, who sees everything.
+func (f *fortress) startNATS() {
+	f.t.Helper()
+	options := natsOptions(f.t)
+	certFile, keyFile := f.ca.Issue(f.t.TempDir(), "nats")
+	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	options.TLSConfig = &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
+	options.Users = append(options.Users, &server.User{Username: "auditor", Password: auditorPassword})
+	options.StoreDir, options.Host, options.Port, options.HTTPPort = f.t.TempDir(), "127.0.0.1", freePort(f.t), 0
+	options.NoSigs, options.NoLog = true, true
+	if f.nats, err = server.NewServer(options); err != nil {
+		f.t.Fatal(err)
+	}
+	f.nats.Start()
+	f.t.Cleanup(func() { f.nats.Shutdown(); f.nats.WaitForShutdown() })
+	if !f.nats.ReadyForConnections(time.Minute) {
+		f.t.Fatal("NATS does not start")
+	}
+	f.natsURL = &url.URL{Scheme: "tls", Host: "127.0.0.1:" + strconv.Itoa(options.Port)}
+}
+
+func (f *fortress) natsAs(user, password string) string {
+	u := *f.natsURL
+	u.User = url.UserPassword(user, password)
+	return u.String()
+}
+
+// migrate runs the migrate subcommand of both services, as the migrators.
+func (f *fortress) migrate() {
+	f.t.Helper()
+	for _, service := range []string{"member", "storage"} {
+		c := f.run(service, "migrator", "migrate")
+		if <-c.done; c.err != nil {
+			f.t.Fatalf("%s migrate: %v\n%s", service, c.err, c.printed)
+		}
+	}
+}
+
+// serve starts a service as its app and waits until it is healthy. More variables are NAME=value.
+func (f *fortress) serve(service string, variables ...string) *child {
+	f.t.Helper()
+	c := f.run(service, "app", "serve", variables...)
+	f.healthy(service, c)
+	return c
+}
+
+// healthy waits for the healthcheck subcommand to succeed.
+func (f *fortress) healthy(service string, c *child) {
+	f.t.Helper()
+	eventually(f.t, time.Minute, service+" to be healthy", func() bool {
+		select {
+		case <-c.done:
+			f.t.Fatalf("%s ended: %v\n%s", service, c.err, tail(c.printed.String()))
+		default:
+		}
+		probe := f.run(service, "app", "healthcheck")
+		<-probe.done
+		return probe.err == nil
+	})
+}
+
+func (f *fortress) run(service, role, command string, variables ...string) *child {
+	f.t.Helper()
+	name := map[string]string{"member": "MEMBER", "storage": "STORAGE"}[service] + "_DATABASE_URL"
+	secret := map[string]string{name: f.database(service+"_"+role, "canaryPostgres", service), "NATS_URL": f.natsAs(service+"_"+role, "canaryNATS")}
+	env := []string{
+		"NATS_CA_FILE=" + f.ca.File, "SSL_CERT_FILE=" + f.ca.File, "DRAIN_DELAY=100ms", "LOG_LEVEL=debug", "FAULTS=on", "STORAGE_FAULTS=on",
+		"ADMIN_TOKENS_FILE=" + f.path("admin-tokens"), "TLS_CERT_FILE=" + f.path("tls.crt"), "TLS_KEY_FILE=" + f.path("tls.key"),
+		"STORAGE_TOKEN_FILE=" + f.path("STORAGE_TOKEN"), "STORAGE_CLIENT_TOKEN_FILE=" + f.path("STORAGE_TOKEN"), "IDEMPOTENCY_SECRET_FILE=" + f.path("IDEMPOTENCY_SECRET"),
+		"STORAGE_URL=https://" + f.addrs["STORAGE_HTTP_ADDR"], "PROVIDER_DIR=" + filepath.Join(f.dir, "provider"), "SMTP_ADDR=" + f.natsURL.Host,
+		"SIGNUP_RATE_PER_MINUTE=1000000", "SESSION_RATE_PER_MINUTE=1000000", "HASH_MEMORY_KIB=64", "HASH_TIME=1", "PROVISION_PROMISE=2s", "STUCK_AFTER=1s",
+	}
+	for variable, value := range secret {
+		file := role + " " + variable + " " + service
+		if _, err := os.Stat(f.path(file)); err != nil { // a test may have put another one there
+			f.put(file, value)
+		}
+		env = append(env, variable+"_FILE="+f.path(file))
+	}
+	for variable, address := range f.addrs {
+		env = append(env, variable+"="+address)
+	}
+	return start(f.t, service+" "+command, append(env, variables...), filepath.Join(binaries, service+"-svc"), command)
+}
+
+// call makes a request over TLS and fails the test unless it is answered.
+func (f *fortress) call(method, listener, path, token, body string) answer {
+	f.t.Helper()
+	a, err := request(f.client, method, "https://"+f.addrs[listener]+path, body, map[string]string{"Authorization": "Bearer " + token})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return a
+}
+
+// signUp makes a member and returns where to look for his state.
+func (f *fortress) signUp(username string) (location string) {
+	f.t.Helper()
+	a := f.call(http.MethodPost, "MEMBER_HTTP_ADDR", "/v1/members", "", `{"username":"`+username+`","password":"correct horse battery staple"}`)
+	if a.Status != http.StatusCreated {
+		f.t.Fatalf("sign up: %+v", a)
+	}
+	return a.Header.Get("Location")
+}
+
+func (f *fortress) awaitState(location, state string) {
+	f.t.Helper()
+	eventually(f.t, time.Minute, location+" to be "+state, func() bool {
+		return f.call(http.MethodGet, "MEMBER_HTTP_ADDR", location, "", "").Body["state"] == state
+	})
+}

@@ -1,0 +1,95 @@
+package e2e
+
+import (
+	"crypto/tls"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+
+	"github.com/signup-saga/signup-saga/devstack/testenv"
+)
+
+// TestEverythingOverTLS signs somebody up in a system whose every link is encrypted, and finds nobody who speaks without.
+func TestEverythingOverTLS(t *testing.T) {
+	f := startFortress(t)
+	f.migrate()
+	services := []*child{f.serve("storage"), f.serve("member", "RECONCILE_INTERVAL=1s", "RECONCILE_MIN_AGE=0s")}
+	f.awaitState(f.signUp("mina"), "ready")
+
+	// Member-svc compares its members with storage-svc's list, over HTTPS.
+	eventually(t, time.Minute, "a reconciliation", func() bool {
+		resp, err := f.client.Get("https://" + f.addrs["MEMBER_ADMIN_ADDR"] + "/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		text, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Contains(string(text), "\nstranded_members 0\n")
+	})
+	for name, address := range f.addrs {
+		resp, err := http.Get("http://" + address + "/livez") //nolint:gosec // an address of this test
+		if err == nil {
+			resp.Body.Close()
+			if resp.StatusCode != http.StatusBadRequest {
+				t.Errorf("%s answers %d to plain HTTP", name, resp.StatusCode)
+			}
+		}
+		if _, err := tls.Dial("tcp", address, &tls.Config{MaxVersion: tls.VersionTLS11, RootCAs: f.ca.Pool()}); err == nil { //nolint:gosec // on purpose
+			t.Errorf("%s speaks TLS 1.1", name)
+		}
+	}
+	if plain := f.sql(`-- name: plainSessions
+SELECT count(*) FROM pg_stat_activity JOIN pg_stat_ssl USING (pid) WHERE usename LIKE '%\_app' AND NOT ssl`); plain != "0" {
+		t.Errorf("%s sessions of Postgres are not encrypted", plain)
+	}
+	clients, err := f.nats.Connz(&server.ConnzOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range clients.Conns {
+		if c.TLSVersion == "" {
+			t.Errorf("%s speaks with NATS in the clear", c.Name)
+		}
+	}
+	if len(clients.Conns) != 2 {
+		t.Errorf("%d connections of NATS, want one for each service", len(clients.Conns))
+	}
+	for _, c := range services {
+		if err := c.stop(); err != nil {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+	// Nobody answers any more, and the health check says so.
+	probe := f.run("member", "app", "healthcheck")
+	if <-probe.done; probe.err == nil {
+		t.Error("the health check passes without a service")
+	}
+}
+
+// TestStrangersCertificatesAreRefused gives the services an authority that has not issued what the servers show.
+func TestStrangersCertificatesAreRefused(t *testing.T) {
+	f := startFortress(t)
+	f.migrate()
+	other := testenv.NewAuthority(t).File
+	const refused = "certificate signed by unknown authority"
+	member := f.run("member", "app", "serve", "NATS_CA_FILE="+other)
+	f.put("app STORAGE_DATABASE_URL storage", strings.Replace(f.database("storage_app", "canaryPostgres", "storage"), url.QueryEscape(f.ca.File), url.QueryEscape(other), 1))
+	storage := f.run("storage", "app", "serve")
+	for _, c := range []*child{member, storage} {
+		eventually(t, time.Minute, c.name+" to refuse", func() bool { return strings.Contains(c.printed.String(), refused) })
+	}
+	if f.nats.NumClients() != 0 {
+		t.Errorf("NATS has %d clients", f.nats.NumClients())
+	}
+	// A signup needs neither.
+	f.healthy("member", member)
+	f.signUp("mina")
+}
