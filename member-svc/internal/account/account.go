@@ -82,7 +82,7 @@ func (s *Service) SignIn(ctx context.Context, username, password string) (Sessio
 // signIn fails with [store.ErrNotFound] if the hash has changed meanwhile.
 func (s *Service) signIn(ctx context.Context, key, password string) (Session, error) {
 	c, err := timed(ctx, s, func(ctx context.Context) (store.Credentials, error) { return s.store.Credentials(ctx, key) })
-	if err != nil && !errors.Is(err, store.ErrNotFound) {
+	if err != nil {
 		return Session{}, err
 	}
 	renewed, err := s.verify(ctx, c.PasswordHash, password)

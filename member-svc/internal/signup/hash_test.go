@@ -168,8 +168,8 @@ func TestHashQueueIsBounded(t *testing.T) {
 			t.Errorf("a client that left: %v", err)
 		}
 		h.turns.leave(0)
-		if _, err := h.Hash(t.Context(), "x"); err != nil {
-			t.Errorf("after the turn ended: %v", err)
+		if _, err := h.Hash(left, "x"); err != nil || h.turns.free != 1 {
+			t.Errorf("a client that left when its turn had come: %v, %d turns are free", err, h.turns.free)
 		}
 	})
 }
