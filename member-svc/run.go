@@ -152,6 +152,7 @@ func addWorkers(p *service.Process, cfg Config, pool *pgxpool.Pool, nc *service.
 		metrics.Redriven(n)
 		return n == redriveBatch, err
 	})
+	loop("group retries", time.Second, st.StepRetry)
 	loop("welcome mail", time.Second, mailer.Work)
 	loop("forget keys", time.Minute, func(ctx context.Context) (bool, error) {
 		n, err := st.ForgetExpiredKeys(ctx, forgetBatch)

@@ -2,7 +2,6 @@ package api
 
 import (
 	"net/http"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,13 +24,22 @@ func (a *API) Admin(tokens *service.Tokens, health *service.Health) http.Handler
 	r.Get("/livez", health.LiveHandler)
 	r.Get("/readyz", health.ReadyHandler)
 	r.Handle("/metrics", a.Metrics.Handler())
-	r.Route("/admin/v1/sagas", func(r chi.Router) {
+	r.Route("/admin/v1", func(r chi.Router) {
 		r.Use(private, deadline(a.DatabaseTimeout), tokens.Require(service.RoleViewer))
-		r.Get("/", a.handle(a.listSagas))
-		r.Get("/{saga_id}", a.handle(a.showSaga))
 		operator := r.With(tokens.Require(service.RoleOperator))
-		operator.Post("/{saga_id}/retry", a.handle(a.act(saga.Retried, errNotRetryable)))
-		operator.Post("/{saga_id}/cancel", a.handle(a.act(saga.Withdraw, account.ErrTooNew)))
+		r.Get("/sagas", a.handle(a.listSagas))
+		r.Get("/sagas/{saga_id}", a.handle(a.showSaga))
+		operator.Post("/sagas/{saga_id}/retry", a.handle(a.act(saga.Retried, errNotRetryable)))
+		operator.Post("/sagas/{saga_id}/cancel", a.handle(a.act(saga.Withdraw, account.ErrTooNew)))
+		r.Get("/overview", a.handle(a.showOverview))
+		r.Get("/failures", a.handle(a.listFailures))
+		r.Get("/retries", a.handle(a.listRetries))
+		operator.Post("/retries", a.handle(a.beginRetry))
+		r.Get("/retries/{id}", a.handle(a.showRetry))
+		operator.Post("/retries/{id}/cancel", a.handle(a.cancelRetry))
+		r.Get("/outbox/dead", a.handle(a.listDead))
+		operator.Post("/outbox/dead/{id}/requeue", a.handle(a.requeue))
+		r.Get("/audit", a.handle(a.listAudit))
 	})
 	return r
 }
@@ -74,64 +82,51 @@ func (a *API) view(r store.Record) sagaView {
 }
 
 func (a *API) listSagas(w http.ResponseWriter, r *http.Request) error {
-	f, err := filter(r.URL.Query())
-	if err != nil {
+	f := store.Filter{Limit: defaultLimit}
+	known := selection(&f)
+	known["limit"] = limit(&f.Limit)
+	known["cursor"] = parsed(&f.After, store.ParseCursor)
+	known["username"] = parsed(&f.UsernameKey, signup.UsernameKey)
+	known["delayed"] = parsed(&f.Delayed, func(v string) (*bool, error) {
+		delayed, err := strconv.ParseBool(v)
+		return &delayed, err
+	})
+	if err := read(r.URL.Query(), "", known); err != nil {
 		return err
 	}
 	records, next, err := a.Store.List(r.Context(), f)
 	if err != nil {
 		return err
 	}
-	page := struct {
-		Items      []sagaView `json:"items"`
-		NextCursor *string    `json:"next_cursor"`
-	}{Items: make([]sagaView, len(records))}
+	items := make([]sagaView, len(records))
 	for i, record := range records {
-		page.Items[i] = a.view(record)
+		items[i] = a.view(record)
 	}
-	if cursor := next.String(); cursor != "" {
-		page.NextCursor = &cursor
-	}
-	return service.WriteJSON(w, http.StatusOK, page)
+	return writePage(w, items, next.String())
 }
 
-// filter reads a query strictly: a misspelt filter that selects everything misleads.
-func filter(q url.Values) (store.Filter, error) {
-	f := store.Filter{Limit: 50}
-	for name, values := range q {
-		var err error
-		value := values[0]
-		switch name {
-		case "state":
-			f.State = saga.State(value)
+// selection is what sagas are listed and retried by.
+func selection(f *store.Filter) filters {
+	instant := func(v string) (time.Time, error) { return time.Parse(time.RFC3339Nano, v) }
+	return filters{
+		"state": func(v string) string {
+			f.State = saga.State(v)
 			if !slices.Contains(saga.States, f.State) {
-				return f, invalid("/state", "is not a state")
+				return "is not a state"
 			}
-		case "delayed":
-			var delayed bool
-			delayed, err = strconv.ParseBool(value)
-			f.Delayed = &delayed
-		case "username":
-			f.UsernameKey, err = signup.UsernameKey(value)
-		case "created_after":
-			f.CreatedAfter, err = time.Parse(time.RFC3339Nano, value)
-		case "created_before":
-			f.CreatedBefore, err = time.Parse(time.RFC3339Nano, value)
-		case "limit":
-			f.Limit, err = strconv.Atoi(value)
-			if f.Limit < 1 || f.Limit > 200 {
-				return f, invalid("/limit", "must be 1 to 200")
+			return ""
+		},
+		"plan": func(v string) string {
+			f.Plan = v
+			if store.QuotaBytes[v] == 0 {
+				return "is not a plan"
 			}
-		case "cursor":
-			f.After, err = store.ParseCursor(value)
-		default:
-			return f, invalid("/"+name, "is not a filter")
-		}
-		if err != nil {
-			return f, invalid("/"+name, "cannot be read")
-		}
+			return ""
+		},
+		"error":          text(&f.Error),
+		"created_after":  parsed(&f.CreatedAfter, instant),
+		"created_before": parsed(&f.CreatedBefore, instant),
 	}
-	return f, nil
 }
 
 func (a *API) showSaga(w http.ResponseWriter, r *http.Request) error {
@@ -169,16 +164,11 @@ func (a *API) act(kind saga.Kind, refusal error) service.Handler {
 }
 
 func wish(w http.ResponseWriter, r *http.Request, kind saga.Kind) (store.Change, error) {
-	var body struct {
-		Reason string `json:"reason"`
-	}
-	if err := service.DecodeJSON(w, r, &body); err != nil {
+	why, err := reason(w, r)
+	if err != nil {
 		return store.Change{}, err
 	}
-	if reason := strings.TrimSpace(body.Reason); reason == "" || len(reason) > 1000 || strings.ContainsRune(reason, 0) {
-		return store.Change{}, invalid("/reason", "must say why, in up to 1000 bytes")
-	}
-	change := store.Change{SagaID: chi.URLParam(r, "saga_id"), Event: saga.Event{Kind: kind, Reason: body.Reason}}
+	change := store.Change{SagaID: chi.URLParam(r, "saga_id"), Event: saga.Event{Kind: kind, Reason: why}}
 	change.Event.Actor, _ = service.Actor(r.Context())
 	if etag := r.Header.Get("If-Match"); etag != "" && etag != "*" {
 		version, err := strconv.ParseInt(strings.Trim(etag, `"`), 10, 64)
@@ -188,4 +178,22 @@ func wish(w http.ResponseWriter, r *http.Request, kind saga.Kind) (store.Change,
 		change.IfVersion = &version
 	}
 	return change, nil
+}
+
+// reason reads a body that says why somebody does something.
+func reason(w http.ResponseWriter, r *http.Request) (string, error) {
+	var body struct {
+		Reason string `json:"reason"`
+	}
+	if err := service.DecodeJSON(w, r, &body); err != nil {
+		return "", err
+	}
+	return body.Reason, checkReason(body.Reason)
+}
+
+func checkReason(why string) error {
+	if strings.TrimSpace(why) == "" || len(why) > 1000 || strings.ContainsRune(why, 0) {
+		return invalid("/reason", "must say why, in up to 1000 bytes")
+	}
+	return nil
 }

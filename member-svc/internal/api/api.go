@@ -64,6 +64,12 @@ func problem(err error) *service.Problem {
 		return errNoRoute
 	case errors.Is(err, store.ErrStale):
 		return service.NewProblem(http.StatusPreconditionFailed, "version_mismatch", store.ErrStale.Error())
+	case errors.Is(err, store.ErrTooMany):
+		return service.NewProblem(http.StatusUnprocessableEntity, "validation_failed", store.ErrTooMany.Error(), service.FieldError{Pointer: "/filter", Detail: "selects too many sagas"})
+	case errors.Is(err, store.ErrBusy):
+		return service.NewProblem(http.StatusConflict, "too_many_retries", store.ErrBusy.Error())
+	case errors.Is(err, store.ErrNotRunning):
+		return service.NewProblem(http.StatusConflict, "not_running", store.ErrNotRunning.Error())
 	case errors.Is(err, account.ErrTooNew): // the replicas of a rollout are not all of one version
 		return later(service.NewProblem(http.StatusServiceUnavailable, "unavailable", account.ErrTooNew.Error()), 2*time.Second)
 	case service.Unavailable(err), errors.Is(err, store.ErrTaken): // the latter: taken, and free again since

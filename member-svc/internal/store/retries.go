@@ -68,8 +68,8 @@ func (s *Store) retryable(q *query, f Filter) string {
 // CountRetryable counts what a retry of a group would be about; [ErrTooMany].
 func (s *Store) CountRetryable(ctx context.Context, f Filter) (n int, err error) {
 	var q query
-	err = s.pool.QueryRow(ctx, fmt.Sprintf("-- name: countRetryable\nSELECT count(*) FROM (SELECT %s LIMIT %d) s", s.retryable(&q, f), MaxMatched+1), q.args...).Scan(&n)
-	if err == nil && n > MaxMatched {
+	err = s.pool.QueryRow(ctx, fmt.Sprintf("-- name: countRetryable\nSELECT count(*) FROM (SELECT %s LIMIT %d) s", s.retryable(&q, f), s.maxMatched+1), q.args...).Scan(&n)
+	if err == nil && n > s.maxMatched {
 		err = ErrTooMany
 	}
 	return n, err
@@ -94,11 +94,11 @@ func (s *Store) BeginRetry(ctx context.Context, r GroupRetry, f Filter) (GroupRe
 		}
 		var q query
 		tag, err := tx.Exec(ctx, fmt.Sprintf("-- name: freezeRetry\nINSERT INTO group_retry_item (retry_id, saga_id, generation) SELECT %s::uuid, s.id, s.generation%s LIMIT %d",
-			q.arg(r.ID), s.retryable(&q, f), MaxMatched+1), q.args...)
+			q.arg(r.ID), s.retryable(&q, f), s.maxMatched+1), q.args...)
 		if err != nil {
 			return err
 		}
-		if r.Matched = int(tag.RowsAffected()); r.Matched > MaxMatched {
+		if r.Matched = int(tag.RowsAffected()); r.Matched > s.maxMatched {
 			return ErrTooMany
 		}
 		b := new(pgx.Batch)

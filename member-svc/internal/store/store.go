@@ -52,13 +52,15 @@ type Store struct {
 	steps  saga.Steps
 	secret []byte
 	wake   func()
+
+	maxMatched int // [MaxMatched], but in tests
 }
 
 // New returns a store whose sagas go through steps. The secret keys what is kept of
 // the names of those who left. It calls wake after each commit that may have appended
 // outbox events; wake must not block.
 func New(pool *pgxpool.Pool, steps saga.Steps, secret []byte, wake func()) *Store {
-	return &Store{pool: pool, tx: service.Transactor{Pool: pool, Idle: suspended}, steps: steps, secret: secret, wake: wake}
+	return &Store{pool: pool, tx: service.Transactor{Pool: pool, Idle: suspended}, steps: steps, secret: secret, wake: wake, maxMatched: MaxMatched}
 }
 
 // Record is a saga with the facts shown beside it, and the database's time when it was read.

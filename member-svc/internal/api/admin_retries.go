@@ -1,0 +1,118 @@
+package api
+
+import (
+	"net/http"
+	"net/url"
+	"strconv"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/gofrs/uuid/v5"
+
+	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
+	"github.com/signup-saga/signup-saga/member-svc/internal/store"
+	"github.com/signup-saga/signup-saga/service"
+)
+
+// What a retry of a group is by default, and at most.
+const (
+	defaultRetryRate, maxRetryRate = 10, 200 // sagas per second
+	defaultStopAfter               = 10      // failures
+)
+
+// retryRequest is what an operator wants to have retried, and how.
+type retryRequest struct {
+	Filter    map[string]string `json:"filter"`
+	Reason    string            `json:"reason"`
+	Rate      int               `json:"rate_per_second"`
+	StopAfter int               `json:"stop_after_failures"`
+	DryRun    bool              `json:"dry_run"`
+}
+
+func (q retryRequest) check() (f store.Filter, err error) {
+	if q.Filter == nil {
+		return f, invalid("/filter", "must say which sagas; {} selects all that need attention")
+	}
+	values := url.Values{}
+	for name, value := range q.Filter {
+		values.Set(name, value)
+	}
+	if err := read(values, "/filter", selection(&f)); err != nil {
+		return f, err
+	}
+	switch {
+	case f.State != "" && f.State != saga.NeedsAttention && f.State != saga.WithdrawNeedsAttention:
+		return f, invalid("/filter/state", "only sagas that need attention can be retried")
+	case q.Rate < 1 || q.Rate > maxRetryRate:
+		return f, invalid("/rate_per_second", "must be 1 to "+strconv.Itoa(maxRetryRate))
+	case q.StopAfter < 1 || q.StopAfter > store.MaxMatched:
+		return f, invalid("/stop_after_failures", "must be 1 to "+strconv.Itoa(store.MaxMatched))
+	case q.DryRun:
+		return f, nil
+	}
+	return f, checkReason(q.Reason)
+}
+
+func (a *API) beginRetry(w http.ResponseWriter, r *http.Request) error {
+	body := retryRequest{Rate: defaultRetryRate, StopAfter: defaultStopAfter}
+	if err := service.DecodeJSON(w, r, &body); err != nil {
+		return err
+	}
+	f, err := body.check()
+	if err != nil {
+		return err
+	}
+	if body.DryRun {
+		n, err := a.Store.CountRetryable(r.Context(), f)
+		if err != nil {
+			return err
+		}
+		return service.WriteJSON(w, http.StatusOK, map[string]int{"matched": n})
+	}
+	actor, _ := service.Actor(r.Context())
+	retry, err := a.Store.BeginRetry(r.Context(), store.GroupRetry{
+		Actor: actor, Reason: body.Reason, Filter: body.Filter, Rate: body.Rate, StopAfter: body.StopAfter,
+	}, f)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Location", "/admin/v1/retries/"+retry.ID)
+	return service.WriteJSON(w, http.StatusAccepted, retry)
+}
+
+func (a *API) showRetry(w http.ResponseWriter, r *http.Request) error {
+	retry, err := a.Store.Retry(r.Context(), chi.URLParam(r, "id"))
+	if err != nil {
+		return err
+	}
+	return service.WriteJSON(w, http.StatusOK, retry)
+}
+
+func (a *API) listRetries(w http.ResponseWriter, r *http.Request) error {
+	n, after := defaultLimit, uuid.Max
+	if err := read(r.URL.Query(), "", filters{"limit": limit(&n), "cursor": parsed(&after, uuid.FromString)}); err != nil {
+		return err
+	}
+	page, next, err := a.Store.Retries(r.Context(), after.String(), n)
+	if err != nil {
+		return err
+	}
+	return writePage(w, page, next)
+}
+
+// cancelRetry takes a reason but does not insist: who sees harm being done should not
+// have to explain first.
+func (a *API) cancelRetry(w http.ResponseWriter, r *http.Request) error {
+	why := "not said"
+	if r.ContentLength != 0 {
+		var err error
+		if why, err = reason(w, r); err != nil {
+			return err
+		}
+	}
+	actor, _ := service.Actor(r.Context())
+	retry, err := a.Store.CancelRetry(r.Context(), chi.URLParam(r, "id"), actor, why)
+	if err != nil {
+		return err
+	}
+	return service.WriteJSON(w, http.StatusAccepted, retry)
+}
