@@ -107,18 +107,9 @@ func run(t *testing.T, document, request string, replies ...reply) []string {
 	server := httptest.NewServer(mux)
 	defer server.Close()
 	r := &recorder{TB: t}
-	client := apitest.New(r, server.URL).Client()
-	for range replies {
-		call, err := http.NewRequestWithContext(t.Context(), http.MethodPut, server.URL+"/things/1", strings.NewReader(request))
-		if err != nil {
-			t.Fatal(err)
-		}
-		call.Header.Set("Content-Type", "application/json")
-		response, err := client.Do(call)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_ = response.Body.Close()
+	contract := apitest.New(r, server.URL)
+	for _, reply := range replies {
+		contract.Call(reply.status, http.MethodPut, server.URL+"/things/1", request)
 	}
 	for _, fn := range r.cleanups {
 		fn()
@@ -142,7 +133,8 @@ func TestDeviationsAreNamed(t *testing.T) {
 		{"an answer is missing", document, good, []reply{yes, nothing, taken}, "not seen: PUT /things/{id} 409 other"},
 		{"status", document, good, []reply{yes, nothing, taken, other, {500, nil, ""}}, "not documented: PUT /things/{id} 500"},
 		{"code", document, good, []reply{yes, nothing, taken, other, taken.with(func(a *reply) { a.body = `{"code":"new"}` })}, "not documented: PUT /things/{id} 409 new"},
-		{"header", document, good, []reply{yes.with(func(a *reply) { a.headers["X-New"] = "1" }), nothing, taken, other}, "header X-New"},
+		{"header", document, good, []reply{yes.with(func(a *reply) { a.headers["X-New"] = "1" }), nothing, taken, other}, "header 'X-New'"},
+		{"header where none is documented", document, good, []reply{yes, nothing.with(func(a *reply) { a.headers = map[string]string{"X-New": "1"} }), taken, other}, "header X-New"},
 		{"missing header", document, good, []reply{yes.with(func(a *reply) { delete(a.headers, "ETag") }), nothing, taken, other}, "'ETag' was not found"},
 		{"wrong header", document, good, []reply{yes.with(func(a *reply) { a.headers["ETag"] = "1" }), nothing, taken, other}, "header 'etag'"},
 		{"content type", document, good, []reply{yes.with(func(a *reply) { a.headers["Content-Type"] = "text/plain" }), nothing, taken, other}, "text/plain"},

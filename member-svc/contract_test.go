@@ -1,0 +1,174 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/signup-saga/signup-saga/contract"
+	"github.com/signup-saga/signup-saga/devstack/testenv"
+	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
+	"github.com/signup-saga/signup-saga/service/apitest"
+)
+
+func newMember(name string) string {
+	return fmt.Sprintf(`{"username":%q,"password":%q}`, name, password)
+}
+
+// also starts another replica with a changed setting.
+func also(t *testing.T, env map[string]string, changes ...string) *svc {
+	t.Helper()
+	env = maps.Clone(env)
+	for i := 0; i+1 < len(changes); i += 2 {
+		env[changes[i]] = changes[i+1]
+	}
+	return start(t, env)
+}
+
+// Every documented answer of the public listener is seen, and nothing else.
+func TestPublicContract(t *testing.T) {
+	database := storetest.URL(t)
+	proxy := storetest.NewProxy(t, database)
+	env := environment(t, proxy.URL, "nats://127.0.0.1:1")
+	env["SESSION_RATE_PER_MINUTE"] = "100000"
+	s := start(t, env)
+	c := apitest.New(t, s.public)
+	members, sessions, me := "/v1/members", "/v1/sessions", "/v1/members/me"
+
+	c.Call(200, "GET", s.public+"/openapi.json", "")
+	created := c.Call(201, "POST", s.public+members, newMember("mina"), "Idempotency-Key", "k")
+	c.Call(201, "POST", s.public+members, newMember("mina"), "Idempotency-Key", `"k"`)
+	c.Call(409, "POST", s.public+members, newMember("MINA"))
+	c.Call(422, "POST", s.public+members, newMember("nora"), "Idempotency-Key", "k")
+	c.Call(422, "POST", s.public+members, newMember("no"))
+	c.Call(400, "POST", s.public+members, newMember("nora"), "Idempotency-Key", strings.Repeat("k", 256))
+	c.Refusals("POST", s.public+members)
+
+	signup := created.Header.Get("Location")
+	c.Call(200, "GET", s.public+signup, "")
+	c.Call(404, "GET", s.public+signup+"0", "")
+
+	c.Call(401, "POST", s.public+sessions, newMember("nora"))
+	c.Refusals("POST", s.public+sessions)
+	mine, ended := signIn(t, s, "mina"), signIn(t, s, "mina")
+	c.Call(200, "POST", s.public+sessions, newMember("mina"))
+	c.Call(204, "DELETE", s.public+sessions+"/current", "", ended...)
+	c.Call(401, "DELETE", s.public+sessions+"/current", "", ended...)
+	c.Call(200, "GET", s.public+me, "", mine...)
+	c.Call(401, "GET", s.public+me, "", ended...)
+	c.Call(401, "DELETE", s.public+me, leave, ended...)
+	c.Call(401, "DELETE", s.public+me, `{"password":"x"}`, mine...)
+	c.Refusals("DELETE", s.public+me, mine...)
+	signUp(t, s, "olga")
+	c.Call(202, "DELETE", s.public+me, leave, signIn(t, s, "olga")...)
+
+	limited := also(t, env, "SIGNUP_RATE_PER_MINUTE", "1", "SESSION_RATE_PER_MINUTE", "1")
+	c.Call(409, "POST", limited.public+members, newMember("mina"))
+	c.Call(429, "POST", limited.public+members, newMember("mina"))
+	c.Call(200, "POST", limited.public+sessions, newMember("mina"))
+	c.Call(429, "POST", limited.public+sessions, newMember("mina"))
+	c.Call(429, "DELETE", limited.public+me, leave, mine...)
+
+	oneStreamTooMany(t, c, also(t, env, "MAX_STREAMS", "2"), 429, signup)
+	oneStreamTooMany(t, c, also(t, env, "MAX_STREAMS", "1"), 503, signup)
+	busy(t, c, also(t, env, "HASH_MEMORY_KIB", "65536", "HASH_TIME", "3", "HASH_CONCURRENCY", "1", "HASH_QUEUE_WAIT", "1ms"), mine)
+
+	storetest.Exec(t, storetest.Connect(t, database), "UPDATE signup_saga SET state = 'ready', version = 2, due_at = NULL")
+	c.Call(200, "GET", s.public+signup+"/events", "")
+	c.Call(204, "GET", s.public+signup+"/events", "", "Last-Event-ID", "2")
+	c.Call(404, "GET", s.public+signup+"0/events", "")
+
+	proxy.Refuse.Store(true)
+	proxy.BreakAll(true)
+	c.Call(503, "POST", s.public+members, newMember("nora"))
+	c.Call(503, "GET", s.public+signup, "")
+	c.Call(503, "GET", s.public+signup+"/events", "")
+	c.Call(503, "POST", s.public+sessions, newMember("mina"))
+	c.Call(503, "DELETE", s.public+sessions+"/current", "", mine...)
+	c.Call(503, "GET", s.public+me, "", mine...)
+	c.Call(503, "DELETE", s.public+me, leave, mine...)
+}
+
+// oneStreamTooMany has a stream open that is the last one allowed.
+func oneStreamTooMany(t *testing.T, c *apitest.Contract, s *svc, want int, signup string) {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.public+signup+"/events", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	open, err := http.DefaultClient.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Body.Close()
+	c.Call(want, "GET", s.public+signup+"/events", "")
+}
+
+// busy has each call that hashes find the only turn taken.
+func busy(t *testing.T, c *apitest.Contract, s *svc, mine []string) {
+	t.Helper()
+	var stop atomic.Bool
+	var others sync.WaitGroup
+	others.Go(func() {
+		for !stop.Load() {
+			call(t, "POST", s.public+"/v1/sessions", newMember("nora"))
+		}
+	})
+	defer others.Wait()
+	defer stop.Store(true)
+	n := 0
+	c.Until("busy", "POST", s.public+"/v1/members", func() string { n++; return newMember(fmt.Sprintf("nora%d", n)) })
+	c.Until("busy", "POST", s.public+"/v1/sessions", func() string { return newMember("mina") })
+	c.Until("busy", "DELETE", s.public+"/v1/members/me", func() string { return `{"password":"x"}` }, mine...)
+}
+
+// Every documented answer of the admin listener is seen, and nothing else.
+func TestAdminContract(t *testing.T) {
+	broker := testenv.NATS(t)
+	fakeStorage(t, broker.URL, func(contract.StorageCommand) (contract.Type, *contract.StorageError) {
+		return contract.StorageRejected, &contract.StorageError{Class: "rejected", Message: "no room", Fingerprint: "rejected:no-room"}
+	})
+	proxy := storetest.NewProxy(t, storetest.URL(t))
+	s := start(t, environment(t, proxy.URL, broker.URL))
+	c := apitest.New(t, s.admin)
+	operator, viewer := []string{"Authorization", "Bearer operator-token"}, []string{"Authorization", "Bearer viewer-token"}
+
+	for _, path := range []string{"/livez", "/readyz", "/readyz?verbose", "/metrics", "/openapi.json"} {
+		c.Call(200, "GET", s.admin+path, "")
+	}
+	created := signUp(t, s, "mina")
+	s.awaitState(t, created, "needs_attention")
+	sagas := s.admin + "/admin/v1/sagas"
+	c.Call(401, "GET", sagas, "")
+	c.Call(422, "GET", sagas+"?limit=0", "", viewer...)
+	page := c.Call(200, "GET", sagas+"?state=needs_attention&delayed=false&username=mina&created_after=2026-01-01T00:00:00Z&created_before=2999-01-01T00:00:00Z&limit=1", "", viewer...)
+	one := sagas + "/" + page.Body["items"].([]any)[0].(map[string]any)["saga_id"].(string)
+	c.Call(401, "GET", one, "")
+	c.Call(404, "GET", one[:len(one)-1], "", viewer...)
+	etag := c.Call(200, "GET", one, "", viewer...).Header.Get("ETag")
+
+	reason := `{"reason":"asked to"}`
+	for _, act := range []string{"/retry", "/cancel"} {
+		c.Call(401, "POST", one+act, reason)
+		c.Call(403, "POST", one+act, reason, viewer...)
+		c.Call(404, "POST", one[:len(one)-1]+act, reason, operator...)
+		c.Call(412, "POST", one+act, reason, append([]string{"If-Match", `"1"`}, operator...)...)
+		c.Call(422, "POST", one+act, `{"reason":" "}`, operator...)
+		c.Refusals("POST", one+act, operator...)
+	}
+	c.Call(202, "POST", one+"/retry", reason, append([]string{"If-Match", etag}, operator...)...)
+	c.Call(202, "POST", one+"/cancel", reason, operator...)
+	c.Call(409, "POST", one+"/retry", reason, operator...)
+
+	proxy.Refuse.Store(true)
+	proxy.BreakAll(true)
+	c.Call(503, "GET", s.admin+"/readyz", "")
+	c.Call(503, "GET", sagas, "", viewer...)
+	c.Call(503, "GET", one, "", viewer...)
+	c.Call(503, "POST", one+"/retry", reason, operator...)
+	c.Call(503, "POST", one+"/cancel", reason, operator...)
+}
