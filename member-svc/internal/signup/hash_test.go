@@ -79,7 +79,7 @@ func TestPeppers(t *testing.T) {
 	const old, newer = "2025:b2xkIGtleSBvZiBzaXh0ZWVu", "2026:bmV3IGtleSBvZiBzaXh0ZWVu\n"
 	cost := Cost{8, 1, 1}
 	hashers := map[string]*Hasher{}
-	for name, text := range map[string]string{"none": "", "old": old, "rotated": "# newest first\n" + newer + old, "lost": newer} {
+	for name, text := range map[string]string{"none": "", "old": old, "rotated": "# newest first\n" + newer + old, "lost": newer, "ends": "none\n" + old} {
 		hashers[name] = NewHasher(HashConfig{Cost: cost, Concurrency: 1, Wait: time.Second, Peppers: parse(text)})
 	}
 	hashes := map[string]string{}
@@ -100,6 +100,7 @@ func TestPeppers(t *testing.T) {
 	}{
 		{"none", "none", false, nil}, {"old", "none", true, nil}, {"rotated", "none", true, nil},
 		{"old", "old", false, nil}, {"rotated", "old", true, nil}, {"rotated", "lost", false, nil},
+		{"ends", "old", true, nil}, {"ends", "none", false, nil}, {"none", "ends", false, nil},
 		{"none", "old", false, ErrNoPepper}, {"lost", "old", false, ErrNoPepper}, {"old", "rotated", false, ErrNoPepper},
 	} {
 		h := hashers[tc.hasher]
@@ -127,7 +128,7 @@ func TestParsePeppers(t *testing.T) {
 	for text, want := range map[string]string{
 		"k:" + key + "\n\n# none\nk2:" + key: "", "": "",
 		"k": "line 1", "k:": "line 1", ":" + key: "line 1", "k:AAAA": "line 1", "too-long-:" + key: "line 1", "k,:" + key: "line 1",
-		"k:" + key + "\nk:" + key: "line 2", "# x\nk:" + key + "!": "line 2",
+		"k:" + key + "\nk:" + key: "line 2", "# x\nk:" + key + "!": "line 2", "k:" + key + "\nnone": "line 2", "none": "",
 	} {
 		_, err := ParsePeppers(text)
 		if (err == nil) != (want == "") || err != nil && (!strings.Contains(err.Error(), want) || strings.Contains(err.Error(), key)) {

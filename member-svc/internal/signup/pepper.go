@@ -23,14 +23,19 @@ const minPepper = 16 // bytes
 
 // ParsePeppers reads lines id:base64; empty lines and lines that begin with # are
 // skipped. The first one is for new hashes, the others are for those that were made
-// with them. Errors name the line, never what is in it.
+// with them; with a first line "none" new hashes have no pepper. Errors name the
+// line, never what is in it.
 func ParsePeppers(text string) (Peppers, error) {
 	p := Peppers{keys: map[string][]byte{}}
-	n := 0
+	n, first := 0, true
 	for line := range strings.Lines(text) {
 		n++
 		line = strings.TrimSpace(line)
 		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		if first && line == "none" {
+			first = false
 			continue
 		}
 		id, encoded, _ := strings.Cut(line, ":")
@@ -40,10 +45,10 @@ func ParsePeppers(text string) (Peppers, error) {
 			return Peppers{}, fmt.Errorf("line %d is not id:base64 with an id of 1 to 8 letters and digits and a key of %d bytes or more", n, minPepper)
 		case p.keys[id] != nil:
 			return Peppers{}, fmt.Errorf("line %d has the id of an earlier one", n)
-		case p.newest == "":
+		case first:
 			p.newest = id
 		}
-		p.keys[id] = key
+		p.keys[id], first = key, false
 	}
 	return p, nil
 }
