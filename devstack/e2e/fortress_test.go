@@ -29,8 +29,10 @@ type fortress struct {
 	admin   *url.URL // superuser of Postgres
 	natsURL *url.URL
 	nats    *server.Server
-	client  *http.Client
-	addrs   map[string]string // of the listeners, by their variable
+
+	natsOptions *server.Options
+	client      *http.Client
+	addrs       map[string]string // of the listeners, by their variable
 }
 
 const operatorToken = "operator token of this test" //nolint:gosec // of this test only
@@ -172,6 +174,7 @@ func (f *fortress) startNATS() {
 	options.Users = append(options.Users, &server.User{Username: "auditor", Password: auditorPassword})
 	options.StoreDir, options.Host, options.Port, options.HTTPPort = f.t.TempDir(), "127.0.0.1", freePort(f.t), 0
 	options.NoSigs, options.NoLog = true, true
+	f.natsOptions = options.Clone()
 	if f.nats, err = server.NewServer(options); err != nil {
 		f.t.Fatal(err)
 	}
