@@ -134,7 +134,7 @@ func addWorkers(p *service.Process, cfg Config, pool *pgxpool.Pool, nc *service.
 	consume := func(producer contract.Service, lane contract.Lane, durable string, subjects []string, handle func(context.Context, []service.Message) error) {
 		stream := contract.Stream(producer, lane)
 		p.Workers = append(p.Workers, service.Task{Name: "consume " + stream, Run: func(ctx context.Context) error {
-			return service.Consume(ctx, nc.Conn, service.ConsumerConfig{Stream: stream, Durable: durable, Subjects: subjects, Batch: 100, Log: p.Log}, handle)
+			return service.Consume(ctx, nc.Conn, service.ConsumerConfig{Stream: stream, Durable: durable, Subjects: subjects, Batch: 100, Linger: service.Linger(lane), Log: p.Log}, handle)
 		}})
 	}
 	loop := func(name string, every time.Duration, fn func(context.Context) (bool, error)) {

@@ -61,8 +61,11 @@ type RelayConfig struct {
 	ReplayWindow time.Duration
 	// Retention is how long published events are kept in their table. Default 7 days.
 	Retention time.Duration
-	Log       *slog.Logger
-	Hooks     Hooks
+	// Spacing is the least time between two reads, so that events share a batch and
+	// cost less. A backlog does not wait for it. Default 0: every event leaves at once.
+	Spacing time.Duration
+	Log     *slog.Logger
+	Hooks   Hooks
 }
 
 const (
@@ -193,6 +196,7 @@ func (r *Relay) lead(ctx context.Context, healthy func()) error {
 		if !busy {
 			s.rest(ctx)
 		}
+		s.space(ctx)
 	}
 	if err := s.saved(); err != nil {
 		return err

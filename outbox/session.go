@@ -16,6 +16,7 @@ type session struct {
 	ahead      func() prepared // waits for the batch after the one in flight, if it was begun
 	limit      int             // of events in a batch
 	sent       []*nats.Msg
+	began      time.Time // when the last step did
 	written    time.Time // when a checkpoint was last written
 	worked     time.Time // when events were last published
 	looked     time.Time // when the stream was last compared with p
@@ -74,6 +75,7 @@ func (s *session) step(ctx context.Context) (busy bool, err error) {
 	if err := s.fault("read"); err != nil {
 		return false, err
 	}
+	s.began = time.Now()
 	var b prepared
 	if wait := s.ahead; wait == nil {
 		b = s.prepare(ctx, s.p)
@@ -215,6 +217,18 @@ func (s *session) rest(ctx context.Context) {
 	case <-t.C:
 	case <-s.wake:
 	case <-s.called:
+	}
+}
+
+// space waits until the next read is due, unless there is a backlog.
+func (s *session) space(ctx context.Context) {
+	wait := s.Spacing - time.Since(s.began)
+	if wait <= 0 || s.ahead != nil {
+		return
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(wait):
 	}
 }
 

@@ -31,11 +31,14 @@ type ConsumerConfig struct {
 	Durable  string
 	Subjects []string // filter; empty takes all
 	Batch    int      // most messages that handle is given at once
-	Log      *slog.Logger
+	// Linger is how long a batch may wait for more messages while they come thick
+	// and fast: the batch before it held several. Default 0.
+	Linger time.Duration
+	Log    *slog.Logger
 }
 
 // Consume hands the stream's messages to handle, in batches of what has arrived
-// (one message is not kept waiting for others), and acknowledges a batch when
+// (a lone message is not kept waiting for others), and acknowledges a batch when
 // handle returns nil. It returns nil when ctx ends, and not before.
 //
 // If handle fails, the same batch is tried again, with full-jitter back-off up
@@ -116,6 +119,7 @@ type consumerSession struct {
 	*consumer
 	jsc        jetstream.Consumer
 	reconnects uint64
+	last       int // messages in the last batch
 }
 
 // fetch asks for up to a batch once and handles what comes of it, as it comes.
@@ -147,7 +151,7 @@ func (s *consumerSession) fetch(ctx context.Context) (received bool, err error) 
 			}
 			first, received = m, true
 		}
-		if err := s.process(ctx, s.gather(first, fetched.Messages())); err != nil {
+		if err := s.process(ctx, s.gather(ctx, first, fetched.Messages())); err != nil {
 			return received, err
 		}
 	}
@@ -156,9 +160,19 @@ func (s *consumerSession) fetch(ctx context.Context) (received bool, err error) 
 // giveBack has the message delivered again now. Unsent, that happens after ackWait.
 func giveBack(m jetstream.Msg) { _ = m.Nak() }
 
-// gather adds to first what has already arrived.
-func (s *consumerSession) gather(first jetstream.Msg, more <-chan jetstream.Msg) []jetstream.Msg {
+// over is a time that has come.
+var over = func() <-chan time.Time { c := make(chan time.Time); close(c); return c }()
+
+// gather adds to first what has already arrived, or arrives while it lingers.
+func (s *consumerSession) gather(ctx context.Context, first jetstream.Msg, more <-chan jetstream.Msg) []jetstream.Msg {
 	batch := []jetstream.Msg{first}
+	defer func() { s.last = len(batch) }()
+	enough := over
+	if s.last > 1 && s.cfg.Linger > 0 {
+		timer := time.NewTimer(s.cfg.Linger)
+		defer timer.Stop()
+		enough = timer.C
+	}
 	for len(batch) < s.cfg.Batch {
 		select {
 		case m, ok := <-more:
@@ -166,7 +180,18 @@ func (s *consumerSession) gather(first jetstream.Msg, more <-chan jetstream.Msg)
 				return batch
 			}
 			batch = append(batch, m)
+			continue
 		default:
+		}
+		select {
+		case m, ok := <-more:
+			if !ok {
+				return batch
+			}
+			batch = append(batch, m)
+		case <-enough:
+			return batch
+		case <-ctx.Done():
 			return batch
 		}
 	}

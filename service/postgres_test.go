@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"testing/fstest"
 	"testing/synctest"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/signup-saga/signup-saga/devstack/testenv"
 	"github.com/signup-saga/signup-saga/service"
@@ -128,6 +131,42 @@ func TestTransactorGivesUpLocksOfTheSuspended(t *testing.T) {
 	}
 	if err := pool.QueryRow(t.Context(), "SELECT current_setting('idle_in_transaction_session_timeout')::int").Scan(&id); err != nil || id != 0 {
 		t.Errorf("left behind: %d, %v", id, err)
+	}
+}
+
+// A plan that was made while a table was small must do when it has grown.
+func TestTransactorPlansByKeyAndOnce(t *testing.T) {
+	pool, err := service.OpenPool(t.Context(), testenv.Database(t, "empty", nil), discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	if _, err := pool.Exec(t.Context(), "CREATE TABLE x (id uuid PRIMARY KEY, version bigint, a text, b text, c text, d text, e text, f text, g text, h text)"); err != nil {
+		t.Fatal(err)
+	}
+	tx, err := service.Transactor{Pool: pool, Idle: time.Minute}.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(t.Context())
+	if _, err := tx.Exec(t.Context(), "PREPARE q (uuid[]) AS UPDATE x SET version = 1 WHERE id = ANY ($1)"); err != nil {
+		t.Fatal(err)
+	}
+	rows, err := tx.Query(t.Context(), "EXPLAIN EXECUTE q ('{0197d5a0-0000-7000-8000-000000000000}')", pgx.QueryExecModeSimpleProtocol)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	plan := strings.Join(lines, "\n")
+	if err != nil || !strings.Contains(plan, "x_pkey") || !strings.Contains(plan, "ANY ($1)") {
+		t.Errorf("not by key, or not for all parameters: %v\n%s", err, plan)
+	}
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var left string
+	if err := pool.QueryRow(t.Context(), "SELECT current_setting('plan_cache_mode') || current_setting('random_page_cost')").Scan(&left); err != nil || left != "auto4" {
+		t.Errorf("left behind: %s, %v", left, err)
 	}
 }
 

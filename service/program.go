@@ -127,7 +127,7 @@ func (p Program) Relays(pool *pgxpool.Pool, nc *NATS, c Common, reg prometheus.R
 		}
 		r, err := outbox.NewRelay(outbox.RelayConfig{
 			Lane: string(lane), Pool: pool, NATS: nc.Conn, Stream: p.stream(lane, c.NATSReplicas),
-			Source: "/" + p.Name, SubjectPrefix: contract.SubjectPrefix(lane), Log: log,
+			Source: "/" + p.Name, SubjectPrefix: contract.SubjectPrefix(lane), Spacing: spacing(lane), Log: log,
 			Hooks: metrics.Hooks(outbox.Hooks{Fault: f.relay(string(lane))}),
 		})
 		if err != nil {
@@ -141,6 +141,25 @@ func (p Program) Relays(pool *pgxpool.Pool, nc *NATS, c Common, reg prometheus.R
 			r.Wake()
 		}
 	}, nil
+}
+
+// leisure is how long events that nobody waits for may gather, to leave or be
+// handled together: one by one they would cost as much as the essential ones.
+const leisure = 50 * time.Millisecond
+
+func spacing(lane contract.Lane) time.Duration {
+	if lane == contract.Essential {
+		return 0
+	}
+	return leisure
+}
+
+// Linger returns the [ConsumerConfig.Linger] that suits the messages of a lane.
+func Linger(lane contract.Lane) time.Duration {
+	if lane == contract.Essential {
+		return 2 * time.Millisecond // a transaction costs as much as a handful of messages in it
+	}
+	return leisure
 }
 
 func (p Program) stream(lane contract.Lane, replicas int) jetstream.StreamConfig {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -90,7 +91,9 @@ func byID(found []Record) map[string]Record {
 
 // applyTx decides all changes in memory and writes them in one round trip.
 func (s *Store) applyTx(ctx context.Context, tx pgx.Tx, records map[string]Record, changes []Change) ([]Result, error) {
-	results, b := make([]Result, len(changes)), new(pgx.Batch)
+	results, rest := make([]Result, len(changes)), new(pgx.Batch)
+	moved := make(map[string]int64) // the versions that were loaded
+	var lines []line
 	for i, c := range changes {
 		r, ok := records[c.SagaID]
 		if !ok {
@@ -104,24 +107,26 @@ func (s *Store) applyTx(ctx context.Context, tx pgx.Tx, records map[string]Recor
 		var effects []saga.Effect
 		var outcome saga.Outcome
 		r.Saga, effects, outcome = s.steps.Decide(before, c.Event, r.Now)
-		if err := s.write(b, before, &r, c, effects, outcome); err != nil {
-			return nil, err
+		if outcome != saga.Unchanged && outcome != saga.Refused {
+			if _, ok := moved[r.ID]; !ok && outcome != saga.Recorded {
+				moved[r.ID] = before.Version
+			}
+			lines = append(lines, newLine(r.Saga, c.Event, outcome, lines))
+			if err := s.write(rest, before, &r, c, effects); err != nil {
+				return nil, err
+			}
 		}
 		results[i], records[c.SagaID] = Result{c, r, outcome}, r
 	}
+	b := new(pgx.Batch)
+	update(b, records, moved)
+	timeline(b, lines)
+	b.QueuedQueries = append(b.QueuedQueries, rest.QueuedQueries...)
 	return results, tx.SendBatch(ctx, b).Close()
 }
 
-// write queues everything that belongs to one outcome.
-func (s *Store) write(b *pgx.Batch, before saga.Saga, r *Record, c Change, effects []saga.Effect, outcome saga.Outcome) error {
-	switch outcome {
-	case saga.Unchanged, saga.Refused:
-		return nil
-	case saga.Recorded:
-	default:
-		update(b, r.Saga, before.Version)
-	}
-	timeline(b, r.Saga, c.Event, outcome)
+// write queues what an outcome asks for beside the saga's row and the timeline.
+func (s *Store) write(b *pgx.Batch, before saga.Saga, r *Record, c Change, effects []saga.Effect) error {
 	if c.Event.Actor != "" {
 		auditChange(b, before, r.Saga, c)
 	}
@@ -131,42 +136,116 @@ func (s *Store) write(b *pgx.Batch, before saga.Saga, r *Record, c Change, effec
 	return queueEffects(b, *r, effects)
 }
 
-// update is a transition: it happens to the version it was decided on, or not at all.
-func update(b *pgx.Batch, s saga.Saga, version int64) {
-	b.Queue(`-- name: updateSaga
-UPDATE signup_saga SET state = $3, generation = $4, observed_generation = $5, version = $6, redrives = $7, retry_open = $8,
-       opened_at = $9, commanded_at = $10, due_at = $11, error_class = $12, error_message = $13, error_fingerprint = $14, updated_at = $15, step = $16, retried = $17
-WHERE id = $1 AND version = $2`,
-		s.ID, version, s.State, s.Generation, s.ObservedGeneration, s.Version, s.Redrives, s.RetryOpen,
-		s.OpenedAt, s.CommandedAt, s.DueAt, s.ErrorClass, s.ErrorMessage, s.ErrorFingerprint, s.UpdatedAt, s.Step, s.Retried).
+// update queues the transitions of all sagas that moved, in one statement: each
+// happens to the version it was decided on, or none at all. Rows are locked in the
+// order of their ids, so that replicas cannot deadlock; ANY lets every plan find
+// them by their key.
+func update(b *pgx.Batch, records map[string]Record, moved map[string]int64) {
+	if len(moved) == 0 {
+		return
+	}
+	ids := slices.Sorted(maps.Keys(moved))
+	b.Queue(`-- name: updateSagas
+WITH locked AS MATERIALIZED (SELECT id FROM signup_saga WHERE id = ANY ($1::uuid[]) ORDER BY id FOR NO KEY UPDATE)
+UPDATE signup_saga s SET state = n.state, generation = n.generation, observed_generation = n.observed, version = n.version,
+       redrives = n.redrives, retry_open = n.retry_open, opened_at = n.opened_at, commanded_at = n.commanded_at, due_at = n.due_at,
+       error_class = n.class, error_message = n.message, error_fingerprint = n.fingerprint, updated_at = n.updated_at, step = n.step,
+       retried = n.retried
+FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::int[], $8::bool[],
+            $9::timestamptz[], $10::timestamptz[], $11::timestamptz[], $12::text[], $13::text[], $14::text[], $15::timestamptz[], $16::smallint[], $17::bool[])
+     AS n (id, was, state, generation, observed, version, redrives, retry_open,
+           opened_at, commanded_at, due_at, class, message, fingerprint, updated_at, step, retried) JOIN locked USING (id)
+WHERE s.id = n.id AND s.id = ANY ($1) AND s.version = n.was`,
+		ids, column(ids, func(id string) int64 { return moved[id] }),
+		column(ids, func(id string) string { return string(records[id].State) }),
+		column(ids, func(id string) int64 { return records[id].Generation }),
+		column(ids, func(id string) int64 { return records[id].ObservedGeneration }),
+		column(ids, func(id string) int64 { return records[id].Version }),
+		column(ids, func(id string) int { return records[id].Redrives }),
+		column(ids, func(id string) bool { return records[id].RetryOpen }),
+		column(ids, func(id string) time.Time { return records[id].OpenedAt }),
+		column(ids, func(id string) time.Time { return records[id].CommandedAt }),
+		column(ids, func(id string) *time.Time { return records[id].DueAt }),
+		column(ids, func(id string) string { return records[id].ErrorClass }),
+		column(ids, func(id string) string { return records[id].ErrorMessage }),
+		column(ids, func(id string) string { return records[id].ErrorFingerprint }),
+		column(ids, func(id string) time.Time { return records[id].UpdatedAt }),
+		column(ids, func(id string) int { return records[id].Step }),
+		column(ids, func(id string) bool { return records[id].Retried })).
 		Exec(func(tag pgconn.CommandTag) error {
-			if tag.RowsAffected() != 1 {
+			if tag.RowsAffected() != int64(len(ids)) {
 				return errMissed
 			}
 			return nil
 		})
 }
 
-// timeline adds a row. Transitions always get one; everything else once per message
-// and at most 200 rows per saga, so that a stutter cannot fill the disk.
-func timeline(b *pgx.Batch, s saga.Saga, e saga.Event, outcome saga.Outcome) {
-	kind, messageID := string(e.Kind), ""
+// column returns one column of rows, for unnest.
+func column[R, T any](rows []R, value func(R) T) []T {
+	values := make([]T, len(rows))
+	for i, r := range rows {
+		values[i] = value(r)
+	}
+	return values
+}
+
+// line is a row of the timeline.
+type line struct {
+	saga            saga.Saga
+	event           saga.Event
+	kind, messageID string
+	before          int // lines of the same saga before it in this batch; -1: it is added in any case
+}
+
+// newLine returns what the timeline says of an outcome. Transitions always get a row;
+// everything else once per message and at most 200 per saga, so that a stutter cannot
+// fill the disk.
+func newLine(s saga.Saga, e saga.Event, outcome saga.Outcome, before []line) line {
+	l := line{saga: s, event: e, kind: string(e.Kind)}
 	switch outcome {
 	case saga.GaveUp, saga.Redriven:
-		kind = string(outcome)
+		l.kind = string(outcome)
 	case saga.Recorded:
-		messageID = e.MessageID
+		l.messageID = e.MessageID
 		if e.Kind != saga.AttemptFailed {
-			kind += "_ignored"
+			l.kind += "_ignored"
 		}
+	}
+	if outcome == saga.Advanced || outcome == saga.GaveUp {
+		l.before = -1
+		return l
+	}
+	for _, other := range before {
+		if other.saga.ID == s.ID {
+			l.before++
+		}
+	}
+	return l
+}
+
+func timeline(b *pgx.Batch, lines []line) {
+	if len(lines) == 0 {
+		return
 	}
 	b.Queue(`-- name: addTimeline
 INSERT INTO saga_event (saga_id, kind, state, version, generation, attempt, detail, actor, message_id)
-SELECT $1::uuid, $2, $3, $4, $5, $6, $7, $8, nullif($9, '')
-WHERE $10 OR (SELECT count(*) FROM saga_event WHERE saga_id = $1::uuid) < 200
+SELECT saga_id, kind, state, version, generation, attempt, detail, actor, nullif(message_id, '')
+FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::int[], $7::text[], $8::text[], $9::text[], $10::int[])
+     AS l (saga_id, kind, state, version, generation, attempt, detail, actor, message_id, before)
+WHERE before < 0 OR before + (SELECT count(*) FROM saga_event e WHERE e.saga_id = l.saga_id) < 200
 ON CONFLICT (saga_id, message_id) DO NOTHING`,
-		s.ID, kind, s.State, s.Version, max(e.Generation, s.Generation), max(e.Attempt, s.Redrives),
-		cmp.Or(e.Reason, e.Error.Message, s.ErrorMessage, e.Step), e.Actor, messageID, outcome == saga.Advanced || outcome == saga.GaveUp)
+		column(lines, func(l line) string { return l.saga.ID }),
+		column(lines, func(l line) string { return l.kind }),
+		column(lines, func(l line) string { return string(l.saga.State) }),
+		column(lines, func(l line) int64 { return l.saga.Version }),
+		column(lines, func(l line) int64 { return max(l.event.Generation, l.saga.Generation) }),
+		column(lines, func(l line) int { return max(l.event.Attempt, l.saga.Redrives) }),
+		column(lines, func(l line) string {
+			return cmp.Or(l.event.Reason, l.event.Error.Message, l.saga.ErrorMessage, l.event.Step)
+		}),
+		column(lines, func(l line) string { return l.event.Actor }),
+		column(lines, func(l line) string { return l.messageID }),
+		column(lines, func(l line) int { return l.before }))
 }
 
 func auditChange(b *pgx.Batch, before, after saga.Saga, c Change) {

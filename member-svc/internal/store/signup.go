@@ -75,7 +75,8 @@ VALUES ($1, $2, $3, $4, nullif($5, ''), $6, $7, $8)`, m.ID, m.Username, m.Userna
 INSERT INTO signup_saga (id, member_id, signup_id, state, generation, version, opened_at, commanded_at, due_at, created_at, updated_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7, now(), $8, $9, $10)`,
 		r.ID, r.MemberID, r.SignupID, r.State, r.Generation, r.Version, r.OpenedAt, r.DueAt, r.CreatedAt, r.UpdatedAt)
-	timeline(b, r.Saga, saga.Event{Kind: saga.SignedUp}, saga.Advanced)
+	b.Queue("-- name: beginTimeline\nINSERT INTO saga_event (saga_id, kind, state, version, generation) VALUES ($1, $2, $3, $4, $5)",
+		r.ID, saga.SignedUp, r.State, r.Version, r.Generation)
 	if key != nil {
 		b.Queue("-- name: forgetExpiredKey\nDELETE FROM idempotency_key WHERE key = $1 AND expires_at <= now()", key.Value)
 		b.Queue(`-- name: insertKey

@@ -195,6 +195,23 @@ func TestTimelineIsBounded(t *testing.T) {
 	}
 }
 
+// Replies of one saga may share a batch: it goes through all of them, each with its
+// line, and the row is written once.
+func TestOneSagaMovesTwiceInABatch(t *testing.T) {
+	f := open(t)
+	r := f.signUp(t, "mina")
+	results, err := f.Apply(t.Context(), store.Change{SagaID: r.ID, Event: reply(saga.Rejected, 1)},
+		store.Change{SagaID: r.ID, Event: saga.Event{Kind: saga.Retried, Actor: "op", Reason: "x"}},
+		store.Change{SagaID: r.ID, Event: reply(saga.Provisioned, 2)})
+	if err != nil || results[0].Version != 2 || results[1].Version != 3 || results[2].Version != 4 {
+		t.Fatalf("%+v %v", results, err)
+	}
+	got, events, err := f.Get(t.Context(), r.ID)
+	if err != nil || got.State != saga.Ready || got.Version != 4 || got.Generation != 2 || len(events) != 4 {
+		t.Errorf("%+v %v, timeline %+v", got.Saga, err, events)
+	}
+}
+
 // Many replicas move one saga at once: every version happens once.
 func TestConcurrentChangesLoseNothing(t *testing.T) {
 	f := open(t)
