@@ -132,20 +132,22 @@ func TestAdminContract(t *testing.T) {
 	fakeStorage(t, broker.URL, func(contract.StorageCommand) (contract.Type, *contract.StorageError) {
 		return contract.StorageRejected, &contract.StorageError{Class: "rejected", Message: "no room", Fingerprint: "rejected:no-room"}
 	})
-	proxy := storetest.NewProxy(t, storetest.URL(t))
+	database := storetest.URL(t)
+	proxy := storetest.NewProxy(t, database)
 	s := start(t, environment(t, proxy.URL, broker.URL))
 	c := apitest.New(t, s.admin)
-	operator, viewer := []string{"Authorization", "Bearer operator-token"}, []string{"Authorization", "Bearer viewer-token"}
+	g := &groups{c: c, admin: s.admin + "/admin/v1", pool: storetest.Connect(t, database)}
 
 	for _, path := range []string{"/livez", "/readyz", "/readyz?verbose", "/metrics", "/openapi.json"} {
 		c.Call(200, "GET", s.admin+path, "")
 	}
 	created := signUp(t, s, "mina")
 	s.awaitState(t, created, "needs_attention")
+	g.answers(t)
 	sagas := s.admin + "/admin/v1/sagas"
 	c.Call(401, "GET", sagas, "")
 	c.Call(422, "GET", sagas+"?limit=0", "", viewer...)
-	page := c.Call(200, "GET", sagas+"?state=needs_attention&delayed=false&username=mina&created_after=2026-01-01T00:00:00Z&created_before=2999-01-01T00:00:00Z&limit=1", "", viewer...)
+	page := c.Call(200, "GET", sagas+"?state=needs_attention&delayed=false&plan=free&error=rejected:no-room&username=mina&created_after=2026-01-01T00:00:00Z&created_before=2999-01-01T00:00:00Z&limit=1", "", viewer...)
 	one := sagas + "/" + page.Body["items"].([]any)[0].(map[string]any)["saga_id"].(string)
 	c.Call(401, "GET", one, "")
 	c.Call(404, "GET", one[:len(one)-1], "", viewer...)
@@ -168,6 +170,7 @@ func TestAdminContract(t *testing.T) {
 	proxy.BreakAll(true)
 	c.Call(503, "GET", s.admin+"/readyz", "")
 	c.Call(503, "GET", sagas, "", viewer...)
+	g.withoutDatabase()
 	c.Call(503, "GET", one, "", viewer...)
 	c.Call(503, "POST", one+"/retry", reason, operator...)
 	c.Call(503, "POST", one+"/cancel", reason, operator...)
