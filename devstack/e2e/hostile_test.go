@@ -31,7 +31,8 @@ func (w *world) harass() error {
 	for range slow {
 		w.plan("hostile slow connection", 1)
 		all.Go(func() {
-			if dribble(target, stop) {
+			if conn, err := net.DialTimeout("tcp", target, time.Second); err == nil {
+				dribble(conn, 50*time.Millisecond, stop)
 				w.fired("hostile slow connection")
 			}
 		})
@@ -39,7 +40,7 @@ func (w *world) harass() error {
 	errs := w.nonsense()
 	w.plan("hostile huge body", 1)
 	read := &counted{Reader: io.LimitReader(endless{}, huge)}
-	status, err := post(w.env["MEMBER_URL"]+"/v1/members", read)
+	status, err := post("", w.env["MEMBER_URL"]+"/v1/members", read)
 	if read.n.Load() >= huge/2 || err == nil && status != http.StatusRequestEntityTooLarge {
 		errs = append(errs, fmt.Errorf("%d bytes of a huge body were taken, %d, %w", read.n.Load(), status, err))
 	}
@@ -49,7 +50,7 @@ func (w *world) harass() error {
 	for i := range parallel {
 		tried.Go(func() {
 			body := fmt.Sprintf(`{"username":"nobody%d","password":"a long enough password"}`, i)
-			if status, err := post(w.env["MEMBER_URL"]+"/v1/sessions", strings.NewReader(body)); err == nil && status >= 400 {
+			if status, err := post("", w.env["MEMBER_URL"]+"/v1/sessions", strings.NewReader(body)); err == nil && status >= 400 {
 				w.fired("hostile password tried")
 			}
 		})
@@ -61,23 +62,26 @@ func (w *world) harass() error {
 	return errors.Join(append(errs, w.unharmed(memoryCap))...)
 }
 
+// malformed are no signups.
+var malformed = map[string]string{
+	"duplicate key": `{"username":"eve","username":"mallory","password":"a long enough password"}`,
+	"bad UTF-8":     "{\"username\":\"\xff\xfe\",\"password\":\"a long enough password\"}",
+	"second value":  `{"username":"eve","password":"a long enough password"} {}`,
+	"deep nesting":  strings.Repeat("[", 4000),
+	"deep object":   strings.Repeat(`{"username":`, 600),
+	"wrong type":    `{"username":{},"password":[]}`,
+	"nothing":       "",
+}
+
 // nonsense sends what is no signup.
 func (w *world) nonsense() []error {
 	const times = 20
-	requests := map[string]string{
-		"duplicate key": `{"username":"eve","username":"mallory","password":"a long enough password"}`,
-		"bad UTF-8":     "{\"username\":\"\xff\xfe\",\"password\":\"a long enough password\"}",
-		"second value":  `{"username":"eve","password":"a long enough password"} {}`,
-		"deep nesting":  strings.Repeat("[", 4000),
-		"wrong type":    `{"username":{},"password":[]}`,
-		"nothing":       "",
-	}
 	var errs []error
-	for name, body := range requests {
+	for name, body := range malformed {
 		kind := "hostile " + name
 		w.plan(kind, times)
 		for range times {
-			status, err := post(w.env["MEMBER_URL"]+"/v1/members", strings.NewReader(body))
+			status, err := post("", w.env["MEMBER_URL"]+"/v1/members", strings.NewReader(body))
 			if err != nil || status < 400 || status >= 500 {
 				errs = append(errs, fmt.Errorf("%s: %d, %w", name, status, err))
 			}
@@ -109,28 +113,29 @@ func (w *world) unharmed(memoryCap float64) error {
 	return err
 }
 
-// dribble begins a request and never ends it. It reports whether the connection was there.
-func dribble(target string, stop <-chan struct{}) bool {
-	conn, err := net.DialTimeout("tcp", target, time.Second)
-	if err != nil {
-		return false
-	}
+// dribble begins a request and never ends it: a byte after each pace, until it is thrown out.
+func dribble(conn net.Conn, pace time.Duration, stop <-chan struct{}) {
 	defer conn.Close()
 	for _, b := range []byte("POST /v1/members HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 7000\r\n\r\n") {
 		if _, err := conn.Write([]byte{b}); err != nil {
-			return true // thrown out
+			return
 		}
 		select {
 		case <-stop:
-			return true
-		case <-time.After(50 * time.Millisecond):
+			return
+		case <-time.After(pace):
 		}
 	}
-	return true
 }
 
-func post(url string, body io.Reader) (int, error) {
-	client := &http.Client{Timeout: 2 * oneTry}
+// dialer makes connections that come from an address of this machine, or from any for "".
+func dialer(from string) *net.Dialer {
+	return &net.Dialer{Timeout: oneTry, LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+}
+
+// post sends JSON on a new connection from an address, see dialer.
+func post(from, url string, body io.Reader) (int, error) {
+	client := &http.Client{Timeout: 2 * oneTry, Transport: &http.Transport{DialContext: dialer(from).DialContext}}
 	defer client.CloseIdleConnections()
 	resp, err := client.Post(url, "application/json", body)
 	if err != nil {
