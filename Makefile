@@ -4,7 +4,7 @@ GOTESTSUM     := gotest.tools/gotestsum@v1.13.0
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 VERSITYGW     := github.com/versity/versitygw/cmd/versitygw@v1.8.0
 
-WORKSPACE := contract outbox outbox/outboxotel outbox/outboxprom service member-svc storage-svc devstack devstack/testenv
+WORKSPACE := contract client outbox outbox/outboxotel outbox/outboxprom service member-svc storage-svc devstack devstack/testenv
 MODULES   := $(WORKSPACE) devstack/e2e bench
 
 DEVSTACK     := $(CURDIR)/bin/devstack

@@ -2,6 +2,8 @@ module github.com/signup-saga/signup-saga/devstack
 
 go 1.26.0
 
+replace github.com/signup-saga/signup-saga/client => ../client
+
 replace github.com/signup-saga/signup-saga/contract => ../contract
 
 replace github.com/signup-saga/signup-saga/devstack/testenv => ./testenv
@@ -10,6 +12,7 @@ require (
 	github.com/emersion/go-smtp v0.25.1
 	github.com/jackc/pgx/v5 v5.12.0
 	github.com/nats-io/nats-server/v2 v2.15.2
+	github.com/signup-saga/signup-saga/client v0.0.0
 	golang.org/x/sync v0.24.0
 	golang.org/x/sys v0.49.0
 	golang.org/x/term v0.47.0

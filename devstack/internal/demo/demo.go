@@ -26,7 +26,7 @@ var ErrUnbalanced = errors.New("the ledger does not balance")
 
 // story is the state of a demo that runs.
 type story struct {
-	*client
+	*clients
 	stack    *stack.Stack
 	screen   *Screen
 	before   map[string]int // what the provider had created before the story
@@ -41,7 +41,7 @@ func Run(ctx context.Context, s *stack.Stack, screen *Screen) error {
 	if err != nil {
 		return err
 	}
-	t := &story{client: newClient(s.Variables()), stack: s, screen: screen, before: before}
+	t := &story{clients: newClients(s.Variables()), stack: s, screen: screen, before: before}
 	for _, chapter := range []func(context.Context) error{
 		t.peopleSignUp, t.thingsGoDown, t.morePeopleSignUp, t.thingsComeBack, t.oneIsRefused, t.anOperatorRetries,
 	} {
@@ -147,11 +147,7 @@ func (t *story) anOperatorRetries(ctx context.Context) error {
 		return err
 	}
 	p := t.promises[len(t.promises)-1]
-	found, err := t.saga(ctx, p.Username)
-	if err != nil {
-		return err
-	}
-	if err := t.retry(ctx, found.SagaID, "the provider accepts it now"); err != nil {
+	if err := t.retry(ctx, p.name, "the provider accepts it now"); err != nil {
 		return err
 	}
 	if err := t.reaches(ctx, p, "ready"); err != nil {

@@ -4,10 +4,12 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/signup-saga/signup-saga/client"
 )
 
 func TestBalance(t *testing.T) {
-	promises := []accepted{{MemberID: "a"}, {MemberID: "b"}}
+	promises := []accepted{{Signup: client.Signup{MemberID: "a"}}, {Signup: client.Signup{MemberID: "b"}}}
 	ready := map[string]string{"a": "ready", "b": "ready"}
 	for name, c := range map[string]struct {
 		states  map[string]string

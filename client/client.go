@@ -1,0 +1,167 @@
+// Package client calls the HTTP APIs of the signup saga: [Public] for members,
+// [Admin] for operators, [Storage] for the Storage service. Everything takes a
+// context; no answer is read beyond [MaxBody]. A refusal is a [*Problem]; any other
+// error means that nobody knows whether the call was carried out.
+package client
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// MaxBody is the size in bytes of the largest answer that is read.
+const MaxBody = 8 << 20
+
+// ErrTooLarge is returned for an answer of more than [MaxBody] bytes.
+var ErrTooLarge = errors.New("the answer is too large")
+
+// Problem is an answer that is an error (RFC 9457).
+type Problem struct {
+	Type       string        `json:"type"`
+	Title      string        `json:"title"`
+	Status     int           `json:"status"` // of HTTP
+	Detail     string        `json:"detail"` // for people
+	Code       string        `json:"code"`   // for programs; "" if something else than the service answered
+	Errors     []FieldError  `json:"errors"`
+	RetryAfter time.Duration `json:"-"` // when to ask again; 0 if the answer does not say
+}
+
+// FieldError says what is wrong with a field of a request.
+type FieldError struct {
+	Pointer string `json:"pointer"` // JSON Pointer, or "/name" of a query parameter
+	Detail  string `json:"detail"`
+}
+
+// Error implements error.
+func (p *Problem) Error() string {
+	text := fmt.Sprintf("%d %s: %s", p.Status, cmp.Or(p.Code, p.Title), p.Detail)
+	for _, e := range p.Errors {
+		text += "; " + e.Pointer + " " + e.Detail
+	}
+	return text
+}
+
+// Temporary reports whether the same call may succeed later.
+func (p *Problem) Temporary() bool {
+	return p.Status == http.StatusRequestTimeout || p.Status == http.StatusTooManyRequests || p.Status >= 500
+}
+
+// caller calls one listener.
+type caller struct {
+	base  string
+	token string
+	http  *http.Client
+}
+
+func newCaller(base, token string, h *http.Client) caller {
+	return caller{strings.TrimSuffix(base, "/"), token, cmp.Or(h, http.DefaultClient)}
+}
+
+// call is a request and where its answer goes.
+type call struct {
+	method, path string
+	query        url.Values
+	header       http.Header
+	token        string // instead of the caller's
+	body, into   any    // nil for none
+}
+
+// do sends a request and reads the answer, whose header it returns.
+func (c caller) do(ctx context.Context, r call) (http.Header, error) {
+	response, err := c.send(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	body, err := read(response.Body)
+	if err == nil && r.into != nil {
+		err = json.Unmarshal(body, r.into)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", r.method, r.path, err)
+	}
+	return response.Header, nil
+}
+
+// send returns the response if it is a success, its body unread.
+func (c caller) send(ctx context.Context, r call) (*http.Response, error) {
+	var body []byte
+	if r.body != nil {
+		var err error
+		if body, err = json.Marshal(r.body); err != nil {
+			return nil, err
+		}
+	}
+	request, err := http.NewRequestWithContext(ctx, r.method, c.base+r.path, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	request.URL.RawQuery = r.query.Encode()
+	for name, values := range r.header {
+		request.Header[name] = values
+	}
+	if r.body != nil {
+		request.Header.Set("Content-Type", "application/json")
+	}
+	if token := cmp.Or(r.token, c.token); token != "" {
+		request.Header.Set("Authorization", "Bearer "+token)
+	}
+	response, err := c.http.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	if response.StatusCode >= 200 && response.StatusCode < 300 {
+		return response, nil
+	}
+	defer response.Body.Close()
+	return nil, problem(response)
+}
+
+func problem(response *http.Response) error {
+	p := &Problem{}
+	body, err := read(response.Body)
+	if err != nil || json.Unmarshal(body, p) != nil {
+		p = &Problem{Title: http.StatusText(response.StatusCode)} // of a proxy, perhaps
+	}
+	p.Status = response.StatusCode
+	p.RetryAfter = retryAfter(response.Header)
+	return p
+}
+
+func retryAfter(h http.Header) time.Duration {
+	seconds, err := strconv.ParseUint(h.Get("Retry-After"), 10, 31)
+	if err != nil {
+		return 0
+	}
+	return time.Duration(seconds) * time.Second
+}
+
+func read(r io.Reader) ([]byte, error) {
+	body, err := io.ReadAll(io.LimitReader(r, MaxBody+1))
+	if err == nil && len(body) > MaxBody {
+		err = ErrTooLarge
+	}
+	return body, err
+}
+
+// pause waits, or returns the error of the context.
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}

@@ -1,0 +1,228 @@
+package client
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	mathrand "math/rand/v2"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// States of a signup.
+const (
+	Provisioning   = "provisioning"
+	Ready          = "ready"
+	NeedsAttention = "needs_attention"
+	Withdrawing    = "withdrawing"
+	Withdrawn      = "withdrawn"
+)
+
+// Public calls the public listener of member-svc. Safe for concurrent use.
+type Public struct {
+	caller
+	pause func(context.Context, time.Duration) error
+}
+
+// NewPublic returns a client of the listener at base, "https://host:port". A nil
+// http.Client is http.DefaultClient, which waits for as long as the context does.
+func NewPublic(base string, h *http.Client) *Public { return &Public{newCaller(base, "", h), pause} }
+
+// NewMember is somebody who signs up.
+type NewMember struct {
+	Username string `json:"username"`
+	Password string `json:"password"`
+	Plan     string `json:"plan,omitempty"` // "" is the service's default
+	Email    string `json:"email,omitempty"`
+}
+
+// Signup is how far a signup is. Its id lets anyone look at it: keep it secret.
+type Signup struct {
+	SignupID  string            `json:"signup_id"`
+	MemberID  string            `json:"member_id"`
+	Username  *string           `json:"username"` // nil once the member has left
+	Plan      string            `json:"plan"`
+	State     string            `json:"state"`
+	Delayed   bool              `json:"delayed"` // it takes longer than was promised
+	CreatedAt time.Time         `json:"created_at"`
+	UpdatedAt time.Time         `json:"updated_at"`
+	Storage   SignupStorage     `json:"storage"`
+	Links     map[string]string `json:"links"`
+
+	Replayed   bool          `json:"-"` // it is the answer to an earlier request
+	RetryAfter time.Duration `json:"-"` // when to look again; 0 once it is settled
+}
+
+// Settled reports whether nothing more happens by itself.
+func (s Signup) Settled() bool { return s.State != Provisioning && s.State != Withdrawing }
+
+// SignupStorage is the storage that a member was promised.
+type SignupStorage struct {
+	Status     string `json:"status"` // pending, ready, failed or removed
+	QuotaBytes int64  `json:"quota_bytes"`
+}
+
+// SignUp signs somebody up. With the same key ("" for none), it may be repeated: there
+// is one member, and the first answer comes again.
+func (p *Public) SignUp(ctx context.Context, m NewMember, key string) (s Signup, err error) {
+	r := call{method: http.MethodPost, path: "/v1/members", body: m, into: &s}
+	if key != "" {
+		r.header = http.Header{"Idempotency-Key": {key}}
+	}
+	header, err := p.do(ctx, r)
+	s.Replayed = header.Get("Idempotent-Replayed") != ""
+	return s, err
+}
+
+// Retry bounds how often a call is repeated, and how quickly.
+type Retry struct {
+	Attempts  int           // at least 1
+	BaseDelay time.Duration // before the second attempt at most; doubles
+	MaxDelay  time.Duration // longest wait, unless the service asks for a longer one
+}
+
+// DefaultRetry gives up after about half a minute.
+var DefaultRetry = Retry{Attempts: 8, BaseDelay: 200 * time.Millisecond, MaxDelay: 10 * time.Second}
+
+// SignUpRetry calls [Public.SignUp] until it knows, under one key of its own: again
+// after a broken connection and after answers that are [Problem.Temporary], no sooner
+// than they ask for. The error is that of the last attempt.
+func (p *Public) SignUpRetry(ctx context.Context, m NewMember, r Retry) (Signup, error) {
+	key, delay := rand.Text(), r.BaseDelay
+	for attempt := 1; ; attempt++ {
+		s, err := p.SignUp(ctx, m, key)
+		var refusal *Problem
+		refused := errors.As(err, &refusal)
+		if err == nil || refused && !refusal.Temporary() || ctx.Err() != nil || attempt >= r.Attempts {
+			return s, err
+		}
+		wait := mathrand.N(delay + 1)
+		if refused {
+			wait = max(wait, refusal.RetryAfter)
+		}
+		if p.pause(ctx, wait) != nil {
+			return s, err
+		}
+		delay = min(2*delay, r.MaxDelay)
+	}
+}
+
+// Signup returns a signup.
+func (p *Public) Signup(ctx context.Context, id string) (s Signup, err error) {
+	header, err := p.do(ctx, call{method: http.MethodGet, path: "/v1/signups/" + url.PathEscape(id), into: &s})
+	s.RetryAfter = retryAfter(header)
+	return s, err
+}
+
+// Watch yields a signup as it is and with each change until it is settled, through as
+// many connections as that takes. An error is the last thing it yields.
+func (p *Public) Watch(ctx context.Context, id string) iter.Seq2[Signup, error] {
+	return func(yield func(Signup, error) bool) {
+		for w := (watch{yield: yield}); ; {
+			err := w.stream(ctx, p, id)
+			var refusal *Problem
+			refused := errors.As(err, &refusal)
+			switch {
+			case w.done:
+				return
+			case ctx.Err() != nil || refused && !refusal.Temporary():
+				yield(Signup{}, err)
+				return
+			}
+			wait := time.Second + mathrand.N(2*time.Second)
+			if refused {
+				wait = max(wait, refusal.RetryAfter)
+			}
+			_ = p.pause(ctx, wait) // if it fails, the next stream does
+		}
+	}
+}
+
+// watch is what is known across the connections of [Public.Watch].
+type watch struct {
+	yield func(Signup, error) bool
+	last  string // id of the newest event
+	done  bool
+}
+
+func (w *watch) stream(ctx context.Context, p *Public, id string) error {
+	r := call{method: http.MethodGet, path: "/v1/signups/" + url.PathEscape(id) + "/events"}
+	if w.last != "" {
+		r.header = http.Header{"Last-Event-Id": {w.last}}
+	}
+	response, err := p.send(ctx, r)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if w.done = response.StatusCode == http.StatusNoContent; w.done {
+		return nil
+	}
+	lines := bufio.NewScanner(io.LimitReader(response.Body, MaxBody))
+	for event := ""; !w.done && lines.Scan(); {
+		name, value, _ := strings.Cut(lines.Text(), ": ")
+		switch name {
+		case "id":
+			event = value
+		case "data":
+			var s Signup
+			if err := json.Unmarshal([]byte(value), &s); err != nil {
+				return fmt.Errorf("event: %w", err)
+			}
+			if event != w.last { // a new connection begins with what is known already
+				w.done = !w.yield(s, nil)
+			}
+			w.last, w.done = event, w.done || s.Settled()
+		}
+	}
+	return lines.Err()
+}
+
+// Session is a proof of who one is.
+type Session struct {
+	Token     string    `json:"token"`
+	ExpiresAt time.Time `json:"expires_at"`
+}
+
+// SignIn opens a session.
+func (p *Public) SignIn(ctx context.Context, username, password string) (s Session, err error) {
+	_, err = p.do(ctx, call{method: http.MethodPost, path: "/v1/sessions", body: map[string]string{"username": username, "password": password}, into: &s})
+	return s, err
+}
+
+// SignOut ends a session.
+func (p *Public) SignOut(ctx context.Context, token string) error {
+	_, err := p.do(ctx, call{method: http.MethodDelete, path: "/v1/sessions/current", token: token})
+	return err
+}
+
+// Member is an account.
+type Member struct {
+	MemberID  string        `json:"member_id"`
+	Username  string        `json:"username"`
+	Email     *string       `json:"email"` // nil if the member gave none
+	Plan      string        `json:"plan"`
+	CreatedAt time.Time     `json:"created_at"`
+	SignupID  string        `json:"signup_id"`
+	Storage   SignupStorage `json:"storage"`
+}
+
+// Member returns the account of a session.
+func (p *Public) Member(ctx context.Context, token string) (m Member, err error) {
+	_, err = p.do(ctx, call{method: http.MethodGet, path: "/v1/members/me", token: token, into: &m})
+	return m, err
+}
+
+// Leave ends the membership and all its sessions. When an answer is lost, a second
+// call finds the session ended: 401 unauthorized.
+func (p *Public) Leave(ctx context.Context, token, password string) (s Signup, err error) {
+	_, err = p.do(ctx, call{method: http.MethodDelete, path: "/v1/members/me", token: token, body: map[string]string{"password": password}, into: &s})
+	return s, err
+}
