@@ -59,6 +59,28 @@ func openOn(t *testing.T, pool *pgxpool.Pool) (*store.Store, func(...service.Mes
 	}
 }
 
+// What is said of the provider is noted beside replies; what says nothing is passed over.
+func TestProviderIsNoted(t *testing.T) {
+	raw, err := os.ReadFile("../../../contract/testdata/v1/storage.provider-changed.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, handle := open(t)
+	outcomes := handle(
+		service.Message{Headers: map[string][]string{"content-type": {contract.StructuredContentType}}, Body: raw},
+		message(contract.StorageProviderChanged, "odd", `{"state":"ajar","version":9}`),
+		reply(contract.StorageRejected, goldenSaga, ""))
+	if outcomes["noted"] != 1 || outcomes["malformed"] != 1 || outcomes[string(saga.Advanced)] != 1 {
+		t.Errorf("%v", outcomes)
+	}
+	if o, err := st.Overview(t.Context()); err != nil || o.Provider.State != "open" || !o.Provider.Since.Equal(time.Date(2026, 11, 22, 10, 20, 0, 0, time.UTC)) {
+		t.Errorf("%+v %v", o.Provider, err)
+	}
+	if r, _, err := st.Get(t.Context(), goldenSaga); err != nil || r.ErrorFingerprint != "rejected" {
+		t.Errorf("a refusal without a reason is of the kind %q, %v", r.ErrorFingerprint, err)
+	}
+}
+
 // The golden messages of the contract mean what they mean for ever.
 func TestGoldenMessages(t *testing.T) {
 	for typ, want := range map[contract.Type]struct {
