@@ -20,6 +20,7 @@
 //	stack.go     the product, run by devstack, and its clients
 //	watcher.go   how clients see that a saga is ready
 //	parts.go     where the time and the processor of a saga go
+//	samples.go   where Postgres's part of it goes
 //	process.go   sagas in one process without a broker
 //	ledger.go    which events arrived
 //	load.go      closed and open loops

@@ -118,16 +118,19 @@ func (b *bench) sustained(ctx context.Context, s *stack) (series, error) {
 		return fmt.Sprintf("%d sagas, %s/s", s.accepted.Load()-accepted, number(float64(s.accepted.Load()-accepted)/time.Since(began).Seconds()))
 	})
 	defer stop()
+	sampled := sample(ctx, b.admin)
 	rates, err := closedParts(ctx, b.sustain, thirds, func(ctx context.Context) error {
 		_, err := s.signUp(ctx, s.accepted.Load()%sampleGET == 0)
 		return err
 	})
-	if err != nil {
+	found, sampleErr := sampled()
+	if err := errors.Join(err, sampleErr); err != nil {
 		return nil, err
 	}
 	after := b.usage(parties)
 	b.note("   %s sagas/s; %s", number(rates.median()), after.since(before))
-	b.section().notes = append(b.section().notes, costs(after, before, float64(s.accepted.Load()-accepted)/time.Since(began).Seconds(), "saga"))
+	rate := float64(s.accepted.Load()-accepted) / time.Since(began).Seconds()
+	b.section().notes = append(b.section().notes, costs(after, before, rate, "saga"), found.shares(after.cores(postgresParty, before)/rate*1e6))
 	return rates, nil
 }
 

@@ -53,7 +53,7 @@ func (b *bench) startStack(ctx context.Context, name, database string, flags ...
 	u.Path = "/member"
 	s.database = u.String()
 	cmd := exec.Command(s.devstack, append([]string{"up", "--dir", s.dir, "--bin", b.bin, "--hash-cost", "test"}, flags...)...)
-	cmd.Env, cmd.Stderr = append(os.Environ(), "DATABASE_URL="+database), b.out
+	cmd.Env, cmd.Stderr = append(os.Environ(), "DATABASE_URL="+database, "RECONCILE_INTERVAL=24h"), b.out
 	if s.server, err = launch(ctx, "  settings   ", cmd); err != nil {
 		return s, err
 	}

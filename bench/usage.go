@@ -17,6 +17,9 @@ type party struct {
 	pid  int
 }
 
+// postgresParty is the server's place among the parties.
+const postgresParty = 1
+
 // parties are those of a row without services.
 func (b *bench) parties() []party {
 	return []party{{"this process", os.Getpid()}, {"Postgres", b.servers.postgres.pid()}, {"NATS", b.servers.nats.pid()}}
