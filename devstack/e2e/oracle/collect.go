@@ -87,25 +87,40 @@ SELECT member_id::text, desired, status, generation FROM storage`)
 	if err != nil {
 		return err
 	}
+	found, searched, err := searchTables(ctx, conn)
+	for _, name := range found {
+		e.Leaks = append(e.Leaks, "storage database, table "+name)
+	}
+	e.Searched += searched
+	return err
+}
+
+// SearchDatabase returns the tables of a database that hold the canary, and how many characters were read.
+func SearchDatabase(ctx context.Context, url string) (found []string, searched int64, err error) {
+	err = connected(ctx, url, func(conn *pgx.Conn) error {
+		found, searched, err = searchTables(ctx, conn)
+		return err
+	})
+	return found, searched, err
+}
+
+func searchTables(ctx context.Context, conn *pgx.Conn) (found []string, searched int64, err error) {
 	tables, err := all[struct{ Name string }](ctx, conn, `-- name: oracleTables
 SELECT quote_ident(table_name) AS name FROM information_schema.tables WHERE table_schema = 'public' AND table_type = 'BASE TABLE'`)
-	if err != nil {
-		return err
-	}
 	for _, t := range tables {
-		var found, size int64
+		var rows, size int64
 		err := conn.QueryRow(ctx, fmt.Sprintf(`-- name: oracleSearch
-SELECT count(*) FILTER (WHERE x LIKE '%%%[1]s%%' OR x LIKE '%%%[2]x%%'), coalesce(sum(length(x)), 0)
-FROM (SELECT t::text AS x FROM %[3]s t) AS rows`, Canary, Canary, t.Name)).Scan(&found, &size) // binary columns print as hex
+SELECT count(*) FILTER (WHERE x ILIKE '%%%[1]s%%' OR x LIKE '%%%[2]x%%'), coalesce(sum(length(x)), 0)
+FROM (SELECT t::text AS x FROM %[3]s t) AS rows`, Canary, Canary, t.Name)).Scan(&rows, &size) // binary columns print as hex
 		if err != nil {
-			return err
+			return nil, 0, err
 		}
-		e.Searched += size
-		if found > 0 {
-			e.Leaks = append(e.Leaks, "storage database, table "+t.Name)
+		searched += size
+		if rows > 0 {
+			found = append(found, t.Name)
 		}
 	}
-	return nil
+	return found, searched, err
 }
 
 func all[T any](ctx context.Context, conn *pgx.Conn, sql string) ([]T, error) {
