@@ -111,6 +111,9 @@ func addWatchers(cfg Config, pool *pgxpool.Pool, registry prometheus.Registerer,
 		posts := prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "member_webhooks_total", Help: "Notices of stuck signups by result: sent, delayed, dropped, expired.",
 		}, []string{"result"})
+		for _, result := range []string{stuck.Sent, stuck.Delayed, stuck.Dropped, stuck.Expired} {
+			posts.WithLabelValues(result)
+		}
 		webhook, err := stuck.NewWebhook(stuck.WebhookConfig{
 			URL: cfg.WebhookURL.Reveal(), Secret: cfg.WebhookSecret.Reveal(), MaxAttempts: cfg.WebhookMaxAttempts, MaxAge: cfg.WebhookMaxAge, Log: log,
 			Observe: func(result string, n int) { posts.WithLabelValues(result).Add(float64(n)) },

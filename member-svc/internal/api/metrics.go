@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
 )
 
@@ -22,31 +23,39 @@ type Metrics struct {
 	mails    *prometheus.CounterVec
 	redrives prometheus.Counter
 	sagas    *prometheus.GaugeVec
+	oldest   prometheus.Gauge
 }
 
 // NewMetrics registers the metrics with registry, all of which is then served;
 // waiting is asked for the length of the hash queue at each scrape. It fails only
 // if two metrics clash.
 func NewMetrics(registry *prometheus.Registry, waiting func() int64) (*Metrics, error) {
-	counters := func(name, help, label string) *prometheus.CounterVec {
-		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{label})
+	// Counters begin at zero: nobody sees the first step of one that appears with it.
+	counters := func(name, help, label string, values ...string) *prometheus.CounterVec {
+		c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{label})
+		for _, v := range values {
+			c.WithLabelValues(v)
+		}
+		return c
 	}
 	gauges := func(name, help, label string) *prometheus.GaugeVec {
 		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, []string{label})
 	}
 	m := &Metrics{
 		registry: registry,
-		signups:  counters("member_signups_total", "Signup requests by outcome: created, replayed, or the problem's code.", "outcome"),
+		signups:  counters("member_signups_total", "Signup requests by outcome: created, replayed, or the problem's code.", "outcome", "created", "replayed", "busy", "unavailable", "internal"),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "member_signup_seconds", Help: "Duration of created signups.", Buckets: prometheus.ExponentialBuckets(0.002, 2, 12)}),
-		replies:  counters("member_replies_total", "Replies of the Storage service by what became of them.", "outcome"),
-		mails:    counters("member_mails_total", "Welcome mails by result: sent, dropped, delayed.", "result"),
+		replies: counters("member_replies_total", "Replies of the Storage service by what became of them: noted, unknown_saga, malformed, or the saga's outcome.", "outcome",
+			string(saga.Advanced), string(saga.Recorded), string(saga.Unchanged), "noted", "unknown_saga", "malformed"),
+		mails:    counters("member_mails_total", "Welcome mails by result: sent, dropped, delayed.", "result", "sent", "dropped", "delayed"),
 		redrives: prometheus.NewCounter(prometheus.CounterOpts{Name: "member_redrives_total", Help: "Sagas moved by timers."}),
 		sagas:    gauges("member_unsettled_sagas", "Sagas that are not at an end, by state; counted up to 100,000.", "state"),
+		oldest:   prometheus.NewGauge(prometheus.GaugeOpts{Name: "member_oldest_pending_seconds", Help: "Age of the oldest signup that is still provisioning, 0 if there is none."}),
 	}
 	queue := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "member_hash_waiting", Help: "Signups that wait for their turn to hash."},
 		func() float64 { return float64(waiting()) })
 	var errs []error
-	for _, c := range []prometheus.Collector{m.signups, m.duration, m.replies, m.mails, m.redrives, m.sagas, queue,
+	for _, c := range []prometheus.Collector{m.signups, m.duration, m.replies, m.mails, m.redrives, m.sagas, m.oldest, queue,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})} {
 		errs = append(errs, registry.Register(c))
 	}
@@ -87,6 +96,11 @@ func (m *Metrics) Refresh(ctx context.Context, st *store.Store) error {
 	if err != nil {
 		return err
 	}
+	oldest, err := st.OldestPending(ctx)
+	if err != nil {
+		return err
+	}
+	m.oldest.Set(oldest.Seconds())
 	m.sagas.Reset()
 	for state, n := range counts {
 		m.sagas.WithLabelValues(string(state)).Set(float64(n))

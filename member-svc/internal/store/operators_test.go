@@ -95,6 +95,9 @@ func TestOverviewCounts(t *testing.T) {
 	if age := o.Now.Sub(*o.OldestPending); age < 2*time.Hour || age > 3*time.Hour {
 		t.Errorf("the oldest has waited %s", age)
 	}
+	if age, err := f.OldestPending(t.Context()); err != nil || age < 2*time.Hour || age > 3*time.Hour {
+		t.Errorf("the oldest has waited %s, says the metric: %v", age, err)
+	}
 	var signups, failures int
 	for i, m := range o.Minutes {
 		signups, failures = signups+m.Signups, failures+m.Failures

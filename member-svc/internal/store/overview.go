@@ -133,6 +133,14 @@ SELECT state, count(*) FROM (SELECT state FROM signup_saga WHERE state NOT IN ('
 	return counts, err
 }
 
+// OldestPending is the age of the oldest signup that is still provisioning, 0 if there is none.
+func (s *Store) OldestPending(ctx context.Context) (time.Duration, error) {
+	var seconds float64
+	err := s.pool.QueryRow(ctx, `-- name: oldestPending
+SELECT coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8 FROM signup_saga WHERE state = 'provisioning'`).Scan(&seconds)
+	return time.Duration(seconds * float64(time.Second)), err
+}
+
 func collectCounts(rows pgx.Rows) (counts map[saga.State]int, total int, err error) {
 	counts = make(map[saga.State]int, len(saga.States))
 	for _, state := range saga.States {
