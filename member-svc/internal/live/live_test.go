@@ -350,6 +350,9 @@ func TestStuckReaderIsDropped(t *testing.T) {
 	if e := <-states; e["id"] != "2" {
 		t.Errorf("%v", e)
 	}
+	if e, more := <-states; more {
+		t.Errorf("after the end: %v", e)
+	}
 }
 
 // When the server drains, streams come to a proper end at once, whenever they were written to last.
