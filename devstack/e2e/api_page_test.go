@@ -1,0 +1,118 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// example is a command of a page and what the page says that it prints.
+type example struct{ command, shown string }
+
+// examples returns the commands of a page's console blocks.
+func examples(page string) (found []example) {
+	for _, block := range regexp.MustCompile("(?ms)^```console\n(.*?)^```").FindAllStringSubmatch(page, -1) {
+		for _, part := range strings.Split("\n"+block[1], "\n$ ")[1:] {
+			command, shown, _ := strings.Cut(strings.TrimRight(part, "\n"), "\n")
+			found = append(found, example{command, shown})
+		}
+	}
+	return found
+}
+
+// The page about the APIs tells the truth: its commands run one after the other in one shell, and print what it shows but for
+// ids, times and tokens.
+func TestAPIPage(t *testing.T) {
+	s := startStack(t, nil)
+	page := examples(mustRead(t, filepath.Join(repository, "docs", "api.md")))
+	const mark = "\n=== next example ===\n"
+	script := "set -eu\n. " + filepath.Join(s.dir, "devstack.env") + "\n"
+	for _, e := range page {
+		script += e.command + "\nprintf '" + strings.ReplaceAll(mark, "\n", `\n`) + "'\n"
+	}
+	shell := exec.CommandContext(t.Context(), "bash", "-c", script)
+	shell.Dir = t.TempDir()
+	var stderr bytes.Buffer
+	shell.Stderr = &stderr
+	out, err := shell.Output()
+	printed := strings.Split(string(out), mark)
+	if err != nil || len(printed) != len(page)+1 || len(page) < 10 {
+		t.Fatalf("%v after %d of %d examples: %s%s", err, len(printed)-1, len(page), printed[len(printed)-1], stderr.String())
+	}
+	for i, e := range page {
+		if difference := compare(e.shown, printed[i]); difference != "" {
+			t.Errorf("$ %s\n%s\nprinted:\n%s", e.command, difference, printed[i])
+		}
+	}
+}
+
+// compare says how what was printed differs from what is shown: other JSON, or a line before it that is missing. A shown line that
+// ends with … stands for all that begin so.
+func compare(shown, printed string) string {
+	shownLines, shownJSON := parts(shown)
+	printedLines, printedJSON := parts(printed)
+	for _, line := range shownLines {
+		beginning, open := strings.CutSuffix(line, "…")
+		if !slices.ContainsFunc(printedLines, func(p string) bool { return p == line || open && strings.HasPrefix(p, beginning) }) {
+			return "no line " + line
+		}
+	}
+	if len(shownLines) == 0 && len(printedLines) > 0 {
+		return "lines where none are shown"
+	}
+	if !reflect.DeepEqual(shownJSON, printedJSON) {
+		return fmt.Sprintf("shown   %v\nprinted %v", shownJSON, printedJSON)
+	}
+	return ""
+}
+
+// volatile is what differs from run to run, and what stands for it.
+var volatile = []struct {
+	kind    string
+	pattern *regexp.Regexp
+}{
+	{"signup", regexp.MustCompile(`sgn_[0-9a-f]{40}`)},
+	{"uuid", regexp.MustCompile(`[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}`)},
+	{"time", regexp.MustCompile(`\d{4}-\d\d-\d\dT[0-9:.]+Z`)},
+	{`"token"`, regexp.MustCompile(`"[A-Za-z0-9_-]{43}"`)},
+}
+
+// parts splits a text into its lines before the JSON, and that; both without what is volatile.
+func parts(text string) (lines []string, value any) {
+	for _, v := range volatile {
+		text = v.pattern.ReplaceAllString(text, v.kind)
+	}
+	head, body, found := strings.Cut("\n"+text, "\n{")
+	if found && json.Unmarshal([]byte("{"+body), &value) != nil {
+		value = "{" + body
+	}
+	for line := range strings.Lines(head) {
+		if line = strings.TrimSpace(line); line != "" {
+			lines = append(lines, line)
+		}
+	}
+	return lines, value
+}
+
+// Every problem code of the OpenAPI documents is explained on the page.
+func TestAPIPageExplainsAllProblems(t *testing.T) {
+	page := mustRead(t, filepath.Join(repository, "docs", "api.md"))
+	for _, document := range []string{"member-svc/internal/api/public.yaml", "member-svc/internal/api/admin.yaml", "storage-svc/internal/api/openapi.yaml"} {
+		codes := regexp.MustCompile(`urn:signup-saga:problem:([a-z_]+)`).FindAllStringSubmatch(mustRead(t, filepath.Join(repository, document)), -1)
+		if len(codes) < 5 {
+			t.Errorf("%s has %d problems", document, len(codes))
+		}
+		for _, code := range codes {
+			if !strings.Contains(page, "`"+code[1]+"`") {
+				t.Errorf("docs/api.md does not explain %s of %s", code[1], document)
+			}
+		}
+	}
+}
