@@ -70,14 +70,20 @@ func UsernameKey(username string) (string, error) {
 var (
 	words = strings.Fields(`pasword paswort pasw0rd p@sword p@sw0rd iloveyou letmein welcome fotbal basebal princes sunshine
 		trustno1 changeme superman batman dragon monkey master shadow secret admin login helo standard pas test user love`)
-	runs = func() string {
-		ways := strings.Join(strings.Fields(`abcdefghijklmnopqrstuvwxyz 12345678901234567890
+	runs = func() map[string]bool { // pieces of runLength
+		pieces := map[string]bool{}
+		for _, way := range strings.Fields(`abcdefghijklmnopqrstuvwxyz 12345678901234567890
 			qwertyuiop qwertzuiop azertyuiop asdfghjkl qsdfghjklm zxcvbnm yxcvbnm wxcvbn
 			1qaz2wsx3edc4rfv5tgb6yhn7ujm8ik9ol0p qazwsxedcrfvtgbyhnujmikolp 1qazxsw23edcvfr45tgbnhy67ujm
-			1q2w3e4r5t6y7u8i9o0p q1w2e3r4t5y6u7i8o9p0 1qa2ws3ed4rf5tg6yh7uj8ik9ol`), "\n")
-		back := []byte(ways)
-		slices.Reverse(back)
-		return ways + "\n" + string(back)
+			1q2w3e4r5t6y7u8i9o0p q1w2e3r4t5y6u7i8o9p0 1qa2ws3ed4rf5tg6yh7uj8ik9ol`) {
+			for i := range len(way) - runLength + 1 {
+				piece := []byte(way[i : i+runLength])
+				pieces[string(piece)] = true
+				slices.Reverse(piece)
+				pieces[string(piece)] = true
+			}
+		}
+		return pieces
 	}()
 )
 
@@ -107,7 +113,7 @@ func common(password, usernameKey string) bool {
 		}
 	}
 	for i := range max(0, len(text)-runLength+1) {
-		if strings.Contains(runs, text[i:i+runLength]) {
+		if runs[text[i:i+runLength]] {
 			mark(i, i+runLength)
 		}
 	}

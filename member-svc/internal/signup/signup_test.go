@@ -24,10 +24,12 @@ var cheap = signup.HashConfig{Cost: signup.Cost{MemoryKiB: 8, Time: 1, Paralleli
 
 const good = "correct horse battery"
 
-func newService(pool *pgxpool.Pool) *signup.Service {
+func newService(pool *pgxpool.Pool) *signup.Service { return configured(pool, false) }
+
+func configured(pool *pgxpool.Pool, unicode bool) *signup.Service {
 	st := store.New(pool, storetest.Steps, storetest.Secret, func() {})
 	return signup.New(signup.Config{
-		Plans: []string{"free", "plus"}, PasswordMin: 15, Secret: []byte(strings.Repeat("s", 32)), DatabaseTimeout: 2500 * time.Millisecond,
+		Plans: []string{"free", "plus"}, PasswordMin: 15, Unicode: unicode, Secret: []byte(strings.Repeat("s", 32)), DatabaseTimeout: 2500 * time.Millisecond,
 	}, st, signup.NewHasher(cheap), storetest.Steps)
 }
 
@@ -109,6 +111,20 @@ func TestOneUsernameOnce(t *testing.T) {
 	}
 }
 
+func TestUsernamesOfAllScripts(t *testing.T) {
+	s := configured(storetest.Open(t), true)
+	for _, tc := range []struct{ name, want string }{
+		{"Müller", ""}, {"mu\u0308ller", "taken"}, {"李小龍", ""}, {"ｍｉｎａ", ""}, {"Mina", "taken"},
+		{"mіna", ""}, // with a Cyrillic letter: what looks alike is not the same
+		{strings.Repeat("ж", 30), ""}, {strings.Repeat("ж", 31), "not valid"}, {"жж", "not valid"}, {"mi na", "not valid"},
+	} {
+		_, err := s.SignUp(t.Context(), signup.Request{Username: tc.name, Password: good}, "")
+		if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%q: %v, want %q", tc.name, err, tc.want)
+		}
+	}
+}
+
 // The connection breaks after the commit reached Postgres and before its answer came back.
 func TestAmbiguousCommit(t *testing.T) {
 	proxy := storetest.NewProxy(t, storetest.URL(t))
@@ -176,7 +192,7 @@ func TestFind(t *testing.T) {
 	}
 	v, err := s.Find(t.Context(), a.SignupID)
 	if err != nil || *v.Username != "Mina" || v.Plan != "plus" || v.Storage.Status != "pending" || v.Storage.QuotaBytes != 100<<30 || v.Delayed ||
-		v.Links["self"] != "/v1/signups/"+a.SignupID || len(v.Links) != 1 {
+		v.Links["self"] != "/v1/signups/"+a.SignupID || v.Links["events"] != v.Links["self"]+"/events" || len(v.Links) != 2 {
 		t.Errorf("%+v %v", v, err)
 	}
 	for _, id := range []string{"", "sgn_", "sgn_00", a.SignupID + "0", "sgn_\x00", "x"} {
