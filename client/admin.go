@@ -54,14 +54,18 @@ type Moment struct {
 type SagaFilter struct {
 	State                       string
 	Delayed                     *bool
+	Plan                        string
+	Error                       string // fingerprint of the error for which they need attention
 	Username                    string
 	CreatedAfter, CreatedBefore time.Time
 }
 
-// Sagas lists sagas, newest first.
+// Sagas lists sagas, newest first. A page may be short of items, and yet have a next.
 func (a *Admin) Sagas(ctx context.Context, f SagaFilter, part PageOf) (page Page[Saga], err error) {
 	q := part.values()
 	set(q, "state", f.State)
+	set(q, "plan", f.Plan)
+	set(q, "error", f.Error)
 	set(q, "username", f.Username)
 	if f.Delayed != nil {
 		q.Set("delayed", strconv.FormatBool(*f.Delayed))

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -29,14 +30,17 @@ const (
 
 // serve gives the replies one after the other; requests are kept as method, path,
 // the headers that matter, and body.
-func serve(t *testing.T, replies ...reply) (base string, requests *[]string) {
+func serve(t *testing.T, replies ...reply) (base string, requests func() []string) {
 	t.Helper()
-	requests = new([]string)
+	var mu sync.Mutex
+	var seen []string
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		h := r.Header
-		*requests = append(*requests, strings.Join([]string{r.Method, r.URL.String(), h.Get("Idempotency-Key"), h.Get("Authorization"), h.Get("If-Match"), h.Get("Last-Event-ID"), string(body)}, "|"))
-		now := replies[min(len(*requests), len(replies))-1]
+		mu.Lock()
+		defer mu.Unlock()
+		seen = append(seen, strings.Join([]string{r.Method, r.URL.String(), h.Get("Idempotency-Key"), h.Get("Authorization"), h.Get("If-Match"), h.Get("Last-Event-ID"), string(body)}, "|"))
+		now := replies[min(len(seen), len(replies))-1]
 		if now.status == 0 {
 			panic(http.ErrAbortHandler)
 		}
@@ -47,7 +51,11 @@ func serve(t *testing.T, replies ...reply) (base string, requests *[]string) {
 		_, _ = io.WriteString(w, now.body)
 	}))
 	t.Cleanup(server.Close)
-	return server.URL, requests
+	return server.URL, func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(seen)
+	}
 }
 
 // waits returns a client that remembers how long it would wait.
@@ -67,9 +75,9 @@ func TestSignUpRetryKeepsItsKey(t *testing.T) {
 	if err != nil || s.SignupID != "sgn_1" {
 		t.Fatalf("%+v, %v", s, err)
 	}
-	first, _, _ := strings.Cut((*requests)[0], "||")
-	if len(*requests) != 4 || len(slices.Compact(*requests)) != 1 || len(first) < len("POST|/v1/members|")+20 {
-		t.Errorf("requests %q", *requests)
+	first, _, _ := strings.Cut(requests()[0], "||")
+	if lenrequests() != 4 || len(slices.Compactrequests()) != 1 || len(first) < len("POST|/v1/members|")+20 {
+		t.Errorf("requests %q", requests())
 	}
 	if len(*waited) != 3 || (*waited)[0] > time.Second || (*waited)[1] != 7*time.Second || (*waited)[2] > time.Second {
 		t.Errorf("waited %v", *waited)
@@ -94,8 +102,8 @@ func TestSignUpRetryEnds(t *testing.T) {
 		p, _ := waits(base)
 		_, err := p.SignUpRetry(tc.ctx, NewMember{}, Retry{Attempts: 3})
 		var refusal *Problem
-		if err == nil || len(*requests) != tc.attempts || errors.As(err, &refusal) != (tc.reply.status >= 400) {
-			t.Errorf("%s: %v after %d requests", tc.name, err, len(*requests))
+		if err == nil || lenrequests() != tc.attempts || errors.As(err, &refusal) != (tc.reply.status >= 400) {
+			t.Errorf("%s: %v after %d requests", tc.name, err, lenrequests())
 		}
 	}
 }
@@ -138,8 +146,8 @@ func TestWatch(t *testing.T) {
 	if fmt.Sprint(states) != "[provisioning<nil> ready<nil>]" {
 		t.Errorf("%q", states)
 	}
-	if len(*requests) != 4 || !strings.HasSuffix((*requests)[0], "||||") || !strings.HasSuffix((*requests)[3], "|1|") || (*waited)[1] != 9*time.Second {
-		t.Errorf("%q, waited %v", *requests, *waited)
+	if lenrequests() != 4 || !strings.HasSuffix(requests()[0], "||||") || !strings.HasSuffix(requests()[3], "|1|") || (*waited)[1] != 9*time.Second {
+		t.Errorf("%q, waited %v", requests(), *waited)
 	}
 	for _, tc := range []struct {
 		reply reply
@@ -164,6 +172,7 @@ func TestRequests(t *testing.T) {
 	base, requests := serve(t, reply{200, "1", `{}`})
 	p, a, s := NewPublic(base+"/", nil), NewAdmin(base, "admin", nil), NewStorage(base, "service", nil)
 	ctx, late := t.Context(), true
+	group := NewGroupRetry{Filter: map[string]string{"error": "e"}}
 	for _, tc := range []struct {
 		want string
 		call func() error
@@ -180,14 +189,24 @@ func TestRequests(t *testing.T) {
 		{`DELETE|/v1/sessions/current||Bearer t|||`, func() error { return p.SignOut(ctx, "t") }},
 		{`GET|/v1/members/me||Bearer t|||`, func() error { _, err := p.Member(ctx, "t"); return err }},
 		{`DELETE|/v1/members/me||Bearer t|||{"password":"p"}`, func() error { _, err := p.Leave(ctx, "t", "p"); return err }},
-		{`GET|/admin/v1/sagas?created_after=2026-11-22T10%3A00%3A00Z&cursor=c&delayed=true&limit=2&state=ready&username=u||Bearer admin|||`, func() error {
-			f := SagaFilter{State: Ready, Delayed: &late, Username: "u", CreatedAfter: time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)}
+		{`GET|/admin/v1/sagas?created_after=2026-11-22T10%3A00%3A00Z&cursor=c&delayed=true&error=e&limit=2&plan=free&state=ready&username=u||Bearer admin|||`, func() error {
+			f := SagaFilter{State: Ready, Delayed: &late, Plan: "free", Error: "e", Username: "u", CreatedAfter: time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)}
 			_, err := a.Sagas(ctx, f, PageOf{"c", 2})
 			return err
 		}},
 		{`GET|/admin/v1/sagas/i||Bearer admin|||`, func() error { _, err := a.Saga(ctx, "i"); return err }},
 		{`POST|/admin/v1/sagas/i/retry||Bearer admin|"3"||{"reason":"r"}`, func() error { _, err := a.Retry(ctx, "i", Act{"r", 3}); return err }},
 		{`POST|/admin/v1/sagas/i/cancel||Bearer admin|||{"reason":"r"}`, func() error { _, err := a.Cancel(ctx, "i", Act{Reason: "r"}); return err }},
+		{`GET|/admin/v1/overview||Bearer admin|||`, func() error { _, err := a.Overview(ctx); return err }},
+		{`GET|/admin/v1/failures?limit=3||Bearer admin|||`, func() error { _, err := a.Failures(ctx, 3); return err }},
+		{`POST|/admin/v1/retries||Bearer admin|||{"filter":{"error":"e"},"dry_run":true}`, func() error { _, err := a.CountGroup(ctx, group); return err }},
+		{`POST|/admin/v1/retries||Bearer admin|||{"filter":{"error":"e"}}`, func() error { _, err := a.RetryGroup(ctx, group); return err }},
+		{`GET|/admin/v1/retries||Bearer admin|||`, func() error { _, err := a.GroupRetries(ctx, PageOf{}); return err }},
+		{`GET|/admin/v1/retries/i||Bearer admin|||`, func() error { _, err := a.GroupRetry(ctx, "i"); return err }},
+		{`POST|/admin/v1/retries/i/cancel||Bearer admin|||{"reason":"r"}`, func() error { _, err := a.CancelGroupRetry(ctx, "i", "r"); return err }},
+		{`GET|/admin/v1/outbox/dead||Bearer admin|||`, func() error { _, err := a.DeadEvents(ctx, PageOf{}); return err }},
+		{`POST|/admin/v1/outbox/dead/i/requeue||Bearer admin|||{"reason":"r"}`, func() error { _, err := a.RequeueEvent(ctx, "i", "r"); return err }},
+		{`GET|/admin/v1/audit?action=b&actor=a&saga_id=s||Bearer admin|||`, func() error { _, err := a.Audit(ctx, AuditFilter{"a", "b", "s"}, PageOf{}); return err }},
 		{`GET|/v1/storages||Bearer service|||`, func() error { _, err := s.List(ctx, PageOf{}); return err }},
 		{`GET|/v1/storages/m||Bearer service|||`, func() error { _, err := s.Get(ctx, "m"); return err }},
 		{`GET|/v1/dead-letters?limit=5||Bearer service|||`, func() error { _, err := s.DeadLetters(ctx, PageOf{Limit: 5}); return err }},
@@ -198,7 +217,7 @@ func TestRequests(t *testing.T) {
 		if err := tc.call(); err != nil {
 			t.Errorf("%s: %v", tc.want, err)
 		}
-		if got := (*requests)[len(*requests)-1]; got != tc.want {
+		if got := requests()[len(requests())-1]; got != tc.want {
 			t.Errorf("sent %s\nwant %s", got, tc.want)
 		}
 	}

@@ -1,0 +1,26 @@
+package client_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/signup-saga/signup-saga/client"
+)
+
+// Somebody signs up, whatever happens on the way, and is told when everything is ready.
+func Example() {
+	ctx := context.Background()
+	members := client.NewPublic("http://127.0.0.1:8080", nil)
+	signup, err := members.SignUpRetry(ctx, client.NewMember{Username: "mina", Password: "a long enough one"}, client.DefaultRetry)
+	var refusal *client.Problem
+	if errors.As(err, &refusal) && refusal.Code == "username_taken" {
+		fmt.Println("choose another name")
+	}
+	if err != nil {
+		return
+	}
+	for now, err := range members.Watch(ctx, signup.SignupID) {
+		fmt.Println(now.State, err)
+	}
+}
