@@ -76,7 +76,7 @@ func TestSignUpRetryKeepsItsKey(t *testing.T) {
 		t.Fatalf("%+v, %v", s, err)
 	}
 	first, _, _ := strings.Cut(requests()[0], "||")
-	if lenrequests() != 4 || len(slices.Compactrequests()) != 1 || len(first) < len("POST|/v1/members|")+20 {
+	if len(requests()) != 4 || len(slices.Compact(requests())) != 1 || len(first) < len("POST|/v1/members|")+20 {
 		t.Errorf("requests %q", requests())
 	}
 	if len(*waited) != 3 || (*waited)[0] > time.Second || (*waited)[1] != 7*time.Second || (*waited)[2] > time.Second {
@@ -102,8 +102,8 @@ func TestSignUpRetryEnds(t *testing.T) {
 		p, _ := waits(base)
 		_, err := p.SignUpRetry(tc.ctx, NewMember{}, Retry{Attempts: 3})
 		var refusal *Problem
-		if err == nil || lenrequests() != tc.attempts || errors.As(err, &refusal) != (tc.reply.status >= 400) {
-			t.Errorf("%s: %v after %d requests", tc.name, err, lenrequests())
+		if err == nil || len(requests()) != tc.attempts || errors.As(err, &refusal) != (tc.reply.status >= 400) {
+			t.Errorf("%s: %v after %d requests", tc.name, err, len(requests()))
 		}
 	}
 }
@@ -146,7 +146,7 @@ func TestWatch(t *testing.T) {
 	if fmt.Sprint(states) != "[provisioning<nil> ready<nil>]" {
 		t.Errorf("%q", states)
 	}
-	if lenrequests() != 4 || !strings.HasSuffix(requests()[0], "||||") || !strings.HasSuffix(requests()[3], "|1|") || (*waited)[1] != 9*time.Second {
+	if len(requests()) != 4 || !strings.HasSuffix(requests()[0], "||||") || !strings.HasSuffix(requests()[3], "|1|") || (*waited)[1] != 9*time.Second {
 		t.Errorf("%q, waited %v", requests(), *waited)
 	}
 	for _, tc := range []struct {
