@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -238,7 +239,7 @@ func (f *fortress) run(service, role, command string, variables ...string) *chil
 		"SIGNUP_RATE_PER_MINUTE=1000000", "SESSION_RATE_PER_MINUTE=1000000", "HASH_MEMORY_KIB=64", "HASH_TIME=1", "PROVISION_PROMISE=2s", "STUCK_AFTER=1s",
 	}
 	for variable, value := range secret {
-		file := role + " " + variable + " " + service
+		file := service + strings.TrimPrefix("-"+role, "-app") + "-" + strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(variable, strings.ToUpper(service)+"_")), "_", "-")
 		if _, err := os.Stat(f.path(file)); err != nil { // a test may have put another one there
 			f.put(file, value)
 		}

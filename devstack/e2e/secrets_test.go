@@ -11,6 +11,8 @@ import (
 	"io/fs"
 	"net/http"
 	"net/url"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"regexp"
@@ -140,7 +142,7 @@ func TestSecretsAreRotatedUnderLoad(t *testing.T) {
 	f := startFortress(t)
 	f.migrate()
 	storage := f.serve("storage")
-	f.put("app MEMBER_DATABASE_URL member", f.database("member_app", "canaryPostgres", "member")+"&pool_max_conn_lifetime=1s")
+	f.put("member-database-url", f.database("member_app", "canaryPostgres", "member")+"&pool_max_conn_lifetime=1s")
 	member := f.serve("member")
 	load := f.traffic()
 	load.more(t)
@@ -169,13 +171,34 @@ func TestSecretsAreRotatedUnderLoad(t *testing.T) {
 	}
 }
 
+// snippet returns an example of docs/secrets.md by the words after its fence.
+func snippet(t testing.TB, name string) string {
+	t.Helper()
+	_, rest, found := strings.Cut(mustRead(t, filepath.Join(repository, "docs", "secrets.md")), "\n```"+name+"\n")
+	text, _, closed := strings.Cut(rest, "\n```\n")
+	if !found || !closed {
+		t.Fatalf("docs/secrets.md has no example %s", name)
+	}
+	return text
+}
+
+// shell runs an example among the secrets.
+func (f *fortress) shell(t *testing.T, name string, variables ...string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "sh", "-euc", snippet(t, "sh "+name))
+	cmd.Env = append(os.Environ(), append(variables, "SECRETS="+f.dir)...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", name, err, out)
+	}
+}
+
 func (f *fortress) rotateDatabase(t *testing.T, load *traffic) {
-	f.sql("-- name: nextRole\nCREATE ROLE member_app_b LOGIN PASSWORD 'canaryNext' IN ROLE member_app")
-	f.put("app MEMBER_DATABASE_URL member", f.database("member_app_b", "canaryNext", "member"))
+	f.sql(strings.ReplaceAll(snippet(t, "sql next-role"), ":'password'", "'canaryNext'"))
+	f.shell(t, "next-database-url", "PASSWORD=canaryNext")
 	eventually(t, time.Minute, "the sessions of the old role to end", func() bool {
 		return f.sql("-- name: oldSessions\nSELECT count(*) FROM pg_stat_activity WHERE usename = 'member_app'") == "0"
 	})
-	f.sql("-- name: closeOldRole\nALTER ROLE member_app NOLOGIN PASSWORD NULL")
+	f.sql(snippet(t, "sql close-old-role"))
 	load.more(t)
 	if n := f.sql("-- name: newSessions\nSELECT count(*) FROM pg_stat_activity WHERE usename = 'member_app_b'"); n == "0" {
 		t.Error("nobody uses the new role")
@@ -184,12 +207,12 @@ func (f *fortress) rotateDatabase(t *testing.T, load *traffic) {
 
 func (f *fortress) rotateToken(t *testing.T, load *traffic) {
 	const next = "the next token"
-	f.put("admin-tokens", tokenLine("ann", operatorToken)+"\n"+tokenLine("ann-2", next))
+	f.shell(t, "add-token", "TOKEN="+next)
 	load.mu.Lock()
 	load.token = next
 	load.mu.Unlock()
 	load.more(t)
-	f.put("admin-tokens", tokenLine("ann-2", next))
+	f.shell(t, "remove-token")
 	if a := f.call(http.MethodGet, "MEMBER_ADMIN_ADDR", "/admin/v1/sagas", operatorToken, ""); a.Status != http.StatusUnauthorized {
 		t.Errorf("the old token is answered %d", a.Status)
 	}
@@ -197,7 +220,9 @@ func (f *fortress) rotateToken(t *testing.T, load *traffic) {
 }
 
 func (f *fortress) rotateCertificate(t *testing.T, load *traffic) {
-	f.ca.Issue(f.dir, "renewed")
+	issued := t.TempDir()
+	f.ca.Issue(issued, "renewed")
+	f.shell(t, "certificate", "NEW="+issued)
 	load.more(t)
 	for name, address := range f.addrs {
 		conn, err := tls.Dial("tcp", address, &tls.Config{RootCAs: f.ca.Pool(), MinVersion: tls.VersionTLS12})
@@ -225,7 +250,7 @@ func (f *fortress) rotateNATS(t *testing.T) {
 		changed := &server.User{Username: u.Username, Password: u.Password, Permissions: u.Permissions}
 		if service, isApp := strings.CutSuffix(u.Username, "_app"); isApp {
 			changed.Password = "canaryNext"
-			f.put("app NATS_URL "+service, f.natsAs(u.Username, changed.Password))
+			f.put(service+"-nats-url", f.natsAs(u.Username, changed.Password))
 		}
 		next.Users = append(next.Users, changed)
 	}

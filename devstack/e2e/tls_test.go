@@ -81,7 +81,7 @@ func TestStrangersCertificatesAreRefused(t *testing.T) {
 	other := testenv.NewAuthority(t).File
 	const refused = "certificate signed by unknown authority"
 	member := f.run("member", "app", "serve", "NATS_CA_FILE="+other)
-	f.put("app STORAGE_DATABASE_URL storage", strings.Replace(f.database("storage_app", "canaryPostgres", "storage"), url.QueryEscape(f.ca.File), url.QueryEscape(other), 1))
+	f.put("storage-database-url", strings.Replace(f.database("storage_app", "canaryPostgres", "storage"), url.QueryEscape(f.ca.File), url.QueryEscape(other), 1))
 	storage := f.run("storage", "app", "serve")
 	for _, c := range []*child{member, storage} {
 		eventually(t, time.Minute, c.name+" to refuse", func() bool { return strings.Contains(c.printed.String(), refused) })
