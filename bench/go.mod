@@ -3,6 +3,7 @@ module github.com/signup-saga/signup-saga/bench
 go 1.26.0
 
 replace (
+	github.com/signup-saga/signup-saga/client => ../client
 	github.com/signup-saga/signup-saga/contract => ../contract
 	github.com/signup-saga/signup-saga/devstack/testenv => ../devstack/testenv
 	github.com/signup-saga/signup-saga/outbox => ../outbox
@@ -18,6 +19,7 @@ require (
 	github.com/nats-io/nats.go v1.55.0
 	github.com/riverqueue/river v0.51.1
 	github.com/riverqueue/river/riverdriver/riverpgxv5 v0.51.1
+	github.com/signup-saga/signup-saga/client v0.0.0
 	github.com/signup-saga/signup-saga/contract v0.0.0
 	github.com/signup-saga/signup-saga/devstack/testenv v0.0.0
 	github.com/signup-saga/signup-saga/outbox v0.0.0

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/argon2"
+
+	"github.com/signup-saga/signup-saga/client"
 )
 
 // cost is what an argon2id hash takes.
@@ -37,7 +39,8 @@ func (b *bench) rowH(ctx context.Context) error {
 	err := b.withStack(ctx, "hash", func(s *stack) error {
 		post := func(ctx context.Context) error {
 			err := s.post(ctx)
-			if errors.Is(err, errBusy) {
+			var refusal *client.Problem
+			if errors.As(err, &refusal) && refusal.Code == "busy" {
 				busy.Add(1)
 				err = nil
 			}

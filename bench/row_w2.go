@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"os/exec"
 )
 
@@ -70,8 +69,7 @@ func (b *bench) withStack(ctx context.Context, name string, f func(s *stack) err
 
 // post signs a member up and waits for no more than the answer.
 func (s *stack) post(ctx context.Context) error {
-	var answer struct{}
-	err := s.call(ctx, http.MethodPost, "/v1/members", somebody(), http.StatusCreated, &answer)
+	_, err := s.members.SignUp(ctx, somebody(), "")
 	if err == nil {
 		s.accepted.Add(1)
 	}

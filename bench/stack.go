@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/signup-saga/signup-saga/client"
 )
 
 // stack is the whole product: both services, one replica each, as processes of
@@ -29,6 +31,7 @@ type stack struct {
 	member, storage *pgxpool.Pool     // the databases of the services
 	watching        *pgxpool.Pool     // the member database, for the watcher alone
 	http            *http.Client
+	members         *client.Public
 	ready           *watcher
 	stopWatching    func() error
 	accepted        atomic.Int64 // signups that were answered with 201
@@ -73,6 +76,7 @@ func (b *bench) startStack(ctx context.Context, name, database string, flags ...
 		return s, err
 	}
 	s.http = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: connections}, Timeout: 30 * time.Second}
+	s.members = client.NewPublic(s.settings["MEMBER_URL"], s.http)
 	if s.watching, err = newWatchPool(ctx, s.database); err != nil {
 		return s, err
 	}
@@ -121,53 +125,27 @@ func (s *stack) parties(ctx context.Context) ([]party, error) {
 // looks for on behalf of all clients, and where get is true by a GET of the
 // signup as well.
 func (s *stack) signUp(ctx context.Context, get bool) (j journey, err error) {
-	var answer struct {
-		SignupID string `json:"signup_id"`
-		State    string
-	}
 	body := somebody()
 	j.sent = time.Now()
-	if err := s.call(ctx, http.MethodPost, "/v1/members", body, http.StatusCreated, &answer); err != nil {
+	signup, err := s.members.SignUp(ctx, body, "")
+	if err != nil {
 		return j, err
 	}
 	s.accepted.Add(1)
-	j.signup, j.answered = answer.SignupID, time.Now()
+	j.signup, j.answered = signup.SignupID, time.Now()
 	if err = s.ready.wait(ctx, j.signup); err == nil && get {
-		err = s.call(ctx, http.MethodGet, "/v1/signups/"+j.signup, nil, http.StatusOK, &answer)
-		if err == nil && answer.State != "ready" {
-			err = fmt.Errorf("the client is told %q after the commit of ready", answer.State)
+		signup, err = s.members.Signup(ctx, j.signup)
+		if err == nil && signup.State != client.Ready {
+			err = fmt.Errorf("the client is told %q after the commit of ready", signup.State)
 		}
 	}
 	j.seen = time.Now()
 	return j, err
 }
 
-// somebody is the request of a new member.
-func somebody() []byte {
-	return fmt.Appendf(nil, `{"username":%q,"password":"correct horse battery staple"}`, strings.ToLower(rand.Text()))
-}
-
-// errBusy is the answer 503 busy, with Retry-After.
-var errBusy = errors.New("busy")
-
-func (s *stack) call(ctx context.Context, method, path string, body []byte, want int, answer any) (err error) {
-	request, err := http.NewRequestWithContext(ctx, method, s.settings["MEMBER_URL"]+path, bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	request.Header.Set("Content-Type", "application/json")
-	response, err := s.http.Do(request)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, response.Body.Close()) }()
-	if response.StatusCode == http.StatusServiceUnavailable && response.Header.Get("Retry-After") != "" {
-		return errBusy
-	}
-	if response.StatusCode != want {
-		return fmt.Errorf("%s %s: %s", method, path, response.Status)
-	}
-	return json.NewDecoder(response.Body).Decode(answer)
+// somebody is a new member.
+func somebody() client.NewMember {
+	return client.NewMember{Username: strings.ToLower(rand.Text()), Password: "correct horse battery staple"}
 }
 
 // audit fails unless each accepted signups is ready in both databases, and its
