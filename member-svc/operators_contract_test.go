@@ -50,6 +50,7 @@ func (g *groups) answers(t *testing.T) {
 	first := g.c.Call(200, "GET", g.admin+"/audit?limit=1", "", viewer...)
 	g.c.Call(200, "GET", g.admin+"/audit?limit=1&saga_id=0199e5c0-2f4b-7d10-8b7e-6a0d9c1e2f33&cursor="+first.Body["next_cursor"].(string), "", viewer...)
 	g.c.Call(422, "GET", g.admin+"/audit?cursor=0", "", viewer...)
+	g.c.Call(422, "GET", g.admin+"/audit?limit=1&limit=2", "", viewer...)
 }
 
 func (g *groups) retries(t *testing.T) {
