@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -13,13 +14,14 @@ import (
 
 	"github.com/compose-spec/compose-go/v2/cli"
 	"github.com/compose-spec/compose-go/v2/types"
+	"go.yaml.in/yaml/v3"
 )
 
 // loadCompose reads docker-compose.yml as `docker compose` does, with no variable set unless given as NAME=value.
 func loadCompose(t testing.TB, variables ...string) *types.Project {
 	t.Helper()
 	options, err := cli.NewProjectOptions([]string{filepath.Join(repository, "docker-compose.yml")},
-		cli.WithWorkingDirectory(repository), cli.WithEnv(variables))
+		cli.WithWorkingDirectory(repository), cli.WithEnv(variables), cli.WithDefaultProfiles())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,9 +32,16 @@ func loadCompose(t testing.TB, variables ...string) *types.Project {
 	return project
 }
 
+// everything is the variable that selects every service of the file.
+const everything = "COMPOSE_PROFILES=observability"
+
 func TestComposeServices(t *testing.T) {
-	project := loadCompose(t)
-	want := []string{"mailpit", "member-migrate", "member-svc", "nats", "postgres", "storage-migrate", "storage-svc", "versitygw"}
+	usual := []string{"mailpit", "member-migrate", "member-svc", "nats", "postgres", "storage-migrate", "storage-svc", "versitygw"}
+	if got := slices.Sorted(slices.Values(loadCompose(t).ServiceNames())); !slices.Equal(got, usual) {
+		t.Errorf("services %v, want %v", got, usual)
+	}
+	project := loadCompose(t, everything)
+	want := slices.Sorted(slices.Values(append(usual, "observability")))
 	if got := slices.Sorted(slices.Values(project.ServiceNames())); !slices.Equal(got, want) {
 		t.Fatalf("services %v, want %v", got, want)
 	}
@@ -219,12 +228,45 @@ func TestComposeVariables(t *testing.T) {
 			t.Errorf("%s has no default", found[1])
 		}
 	}
-	moved := loadCompose(t, "POSTGRES_PORT=1001", "NATS_PORT=1002", "MAILPIT_PORT=1003", "MEMBER_PORT=1004", "ADMIN_PORT=1005", "STORAGE_PORT=1006", "S3_PORT=1007")
+	moved := loadCompose(t, everything, "GRAFANA_PORT=1008", "POSTGRES_PORT=1001", "NATS_PORT=1002", "MAILPIT_PORT=1003", "MEMBER_PORT=1004", "ADMIN_PORT=1005", "STORAGE_PORT=1006", "S3_PORT=1007")
 	for _, service := range moved.Services {
 		for _, port := range service.Ports {
 			if !strings.HasPrefix(port.Published, "100") {
 				t.Errorf("port %s of %s does not follow a variable", port.Published, service.Name)
 			}
 		}
+	}
+}
+
+// Prometheus finds both services where they serve their metrics, under the names that the alerts know them by.
+func TestComposeScrapesTheServices(t *testing.T) {
+	var config struct {
+		Scrape []struct {
+			Job    string                       `yaml:"job_name"`
+			Static []struct{ Targets []string } `yaml:"static_configs"`
+		} `yaml:"scrape_configs"`
+		Rules []string `yaml:"rule_files"`
+	}
+	project := loadCompose(t, everything)
+	mounted := map[string]string{}
+	for _, volume := range project.Services["observability"].Volumes {
+		mounted[filepath.Base(volume.Target)] = volume.Source
+	}
+	if err := yaml.Unmarshal([]byte(mustRead(t, mounted["prometheus.yaml"])), &config); err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]string{}
+	for _, scrape := range config.Scrape {
+		found[scrape.Job] = strings.Join(scrape.Static[0].Targets, " ")
+	}
+	want := map[string]string{}
+	for name, variable := range map[string]string{"member-svc": "MEMBER_ADMIN_ADDR", "storage-svc": "STORAGE_HTTP_ADDR"} {
+		want[name] = strings.Replace(*project.Services[name].Environment[variable], "0.0.0.0", name, 1)
+	}
+	if !maps.Equal(found, want) {
+		t.Errorf("Prometheus scrapes %v, expected %v", found, want)
+	}
+	if !slices.Equal(config.Rules, []string{"alerts.yaml"}) || mounted["alerts.yaml"] == "" {
+		t.Errorf("Prometheus loads %v, mounted are %v", config.Rules, mounted)
 	}
 }

@@ -52,7 +52,7 @@ func NewMetrics(registry *prometheus.Registry, waiting func() int64) (*Metrics, 
 		sagas:    gauges("member_unsettled_sagas", "Sagas that are not at an end, by state; counted up to 100,000.", "state"),
 		oldest:   prometheus.NewGauge(prometheus.GaugeOpts{Name: "member_oldest_pending_seconds", Help: "Age of the oldest signup that is still provisioning, 0 if there is none."}),
 	}
-	queue := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "member_hash_waiting", Help: "Signups that wait for their turn to hash."},
+	queue := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "member_hash_waiting", Help: "Requests that wait for their turn to hash a password."},
 		func() float64 { return float64(waiting()) })
 	var errs []error
 	for _, c := range []prometheus.Collector{m.signups, m.duration, m.replies, m.mails, m.redrives, m.sagas, m.oldest, queue,
