@@ -64,12 +64,24 @@ func TestRejectedThenRetried(t *testing.T) {
 	if n := s.count("MEMBER_DATABASE_URL", "SELECT count(*) FROM admin_audit"); n != 1 {
 		t.Errorf("%d rows in the audit, expected one: the retry that did something", n)
 	}
+	s.breakerShown("open")
 	s.provider("none")
 	eventually(t, healLimit, "the retried signup to be ready", func() bool { return s.stateOf(p) == "ready" })
+	s.breakerShown("closed")
 	if a := retry(s.env["ADMIN_TOKEN"], reason); a.Status != http.StatusConflict {
 		t.Errorf("retry of a ready saga: %d %v", a.Status, a.Body)
 	}
 	s.audit(b, []person{p})
+}
+
+// breakerShown waits until operators see that the provider is away, or back.
+func (s *stack) breakerShown(want string) {
+	s.t.Helper()
+	eventually(s.t, healLimit, "the breaker to be shown "+want, func() bool {
+		overview := s.call(http.MethodGet, s.env["ADMIN_URL"]+"/admin/v1/overview", s.env["VIEWER_TOKEN"], "")
+		breaker, _ := overview.Body["breaker"].(map[string]any)
+		return breaker["state"] == want && breaker["reported_at"] != nil
+	})
 }
 
 // kinds counts the entries of a saga's timeline by kind.
