@@ -14,10 +14,7 @@ func (b *bench) rowW2(ctx context.Context) error {
 		b.reps+2, b.slice, connections)
 	var limit, ours series
 	var note string
-	err := b.withStack(ctx, "http", func(s *stack) error {
-		if out, err := exec.CommandContext(ctx, s.devstack, "stop", "storage", "--dir", s.dir).CombinedOutput(); err != nil {
-			return fmt.Errorf("devstack stop: %w: %s", err, out)
-		}
+	err := b.withMembers(ctx, "http", func(s *stack) error {
 		parties, err := s.parties(ctx)
 		if err != nil {
 			return err
@@ -58,13 +55,20 @@ func (b *bench) rowW2(ctx context.Context) error {
 	return nil
 }
 
-// withStack runs f with the product on the servers of the other rows.
-func (b *bench) withStack(ctx context.Context, name string, f func(s *stack) error, flags ...string) error {
+// withMembers runs f with a member-svc on the servers of the other rows; nobody
+// answers its commands.
+func (b *bench) withMembers(ctx context.Context, name string, f func(s *stack) error, flags ...string) error {
 	s, err := b.startStack(ctx, name, b.servers.postgres.url, flags...)
 	if err != nil {
 		return err
 	}
-	return errors.Join(f(s), s.close(), b.dropStack())
+	out, err := exec.CommandContext(ctx, s.devstack, "stop", "storage", "--dir", s.dir).CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("devstack stop: %w: %s", err, out)
+	} else {
+		err = f(s)
+	}
+	return errors.Join(err, s.close(), b.dropStack())
 }
 
 // post signs a member up and waits for no more than the answer.
