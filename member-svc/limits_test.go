@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -115,8 +116,16 @@ func TestSignupsOfOneNameAreLimited(t *testing.T) {
 	}
 }
 
-// follow opens a stream of events; it ends with the test.
-func follow(t *testing.T, s *svc, path string, headers ...string) (*http.Response, context.CancelFunc) {
+// following is a stream of events, or what was answered instead.
+type following struct {
+	status int
+	header http.Header
+	body   io.Reader
+	leave  context.CancelFunc
+}
+
+// follow opens a stream; it ends with the test.
+func follow(t *testing.T, s *svc, path string, headers ...string) following {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	t.Cleanup(cancel)
@@ -132,7 +141,7 @@ func follow(t *testing.T, s *svc, path string, headers ...string) (*http.Respons
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { resp.Body.Close() })
-	return resp, cancel
+	return following{resp.StatusCode, resp.Header, resp.Body, cancel}
 }
 
 func eventsPath(body map[string]any) string { return body["links"].(map[string]any)["events"].(string) }
@@ -146,12 +155,12 @@ func TestEventsOfASignup(t *testing.T) {
 	})
 	s := start(t, environment(t, storetest.URL(t), broker.URL))
 	body := signUp(t, s, "mina")
-	resp, _ := follow(t, s, eventsPath(body))
-	if h := resp.Header; resp.StatusCode != 200 || h.Get("Content-Type") != "text/event-stream" || h.Get("Cache-Control") != "no-store" {
-		t.Fatalf("%d %v", resp.StatusCode, h)
+	stream := follow(t, s, eventsPath(body))
+	if h := stream.header; stream.status != 200 || h.Get("Content-Type") != "text/event-stream" || h.Get("Cache-Control") != "no-store" {
+		t.Fatalf("%d %v", stream.status, h)
 	}
 	var got []string
-	lines := bufio.NewScanner(resp.Body)
+	lines := bufio.NewScanner(stream.body)
 	for lines.Scan() {
 		if lines.Text() == "" {
 			continue
@@ -169,8 +178,8 @@ func TestEventsOfASignup(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 	for id, want := range map[string]int{"2": 204, "1": 200} {
-		if resp, _ := follow(t, s, eventsPath(body), "Last-Event-ID", id); resp.StatusCode != want {
-			t.Errorf("Last-Event-ID %s: %d, want %d", id, resp.StatusCode, want)
+		if got := follow(t, s, eventsPath(body), "Last-Event-ID", id).status; got != want {
+			t.Errorf("Last-Event-ID %s: %d, want %d", id, got, want)
 		}
 	}
 	if status, _, answer, _ := call(t, "GET", s.public+"/v1/signups/sgn_"+strings.Repeat("0", 40)+"/events", ""); status != 404 || answer["code"] != "not_found" {
@@ -194,16 +203,15 @@ func TestStreamsAreCapped(t *testing.T) {
 			}
 			continue
 		}
-		resp, cancel := follow(t, s, path, "X-Forwarded-For", fmt.Sprint("192.0.2.", c.address))
-		if resp.StatusCode != 200 {
-			t.Errorf("%d: %d", i, resp.StatusCode)
+		stream := follow(t, s, path, "X-Forwarded-For", fmt.Sprint("192.0.2.", c.address))
+		if stream.status != 200 {
+			t.Errorf("%d: %d", i, stream.status)
 		}
-		leave = cancel
+		leave = stream.leave
 	}
 	leave()
 	testenv.Eventually(t, 20*time.Second, "a place", func() bool {
-		resp, _ := follow(t, s, path, "X-Forwarded-For", "192.0.2.5")
-		return resp.StatusCode == 200
+		return follow(t, s, path, "X-Forwarded-For", "192.0.2.5").status == 200
 	})
 	if err := s.stop(); err != nil { // with streams open
 		t.Error(err)
