@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	api "github.com/signup-saga/signup-saga/client"
 	"github.com/signup-saga/signup-saga/devstack/e2e/oracle"
 )
 
@@ -65,7 +66,7 @@ type tries struct {
 // client is a careful program: it names each signup by an Idempotency-Key and asks again, at the next replica, until it knows.
 type client struct {
 	http    *http.Client
-	members []string // base URLs
+	members []*api.Public // replicas
 	next    atomic.Uint64
 	book    *book
 	tries   *tries
@@ -74,10 +75,11 @@ type client struct {
 }
 
 func newClient(b *book, n *tries, members ...string) *client {
-	return &client{
-		http:    &http.Client{Timeout: oneTry, Transport: &http.Transport{MaxIdleConnsPerHost: 16}},
-		members: members, book: b, tries: n, patience: longPatience,
+	c := &client{http: &http.Client{Timeout: oneTry, Transport: &http.Transport{MaxIdleConnsPerHost: 16}}, book: b, tries: n, patience: longPatience}
+	for _, base := range members {
+		c.members = append(c.members, api.NewPublic(base, c.http))
 	}
+	return c
 }
 
 // person is somebody who signs up.
@@ -94,17 +96,15 @@ func (c *client) signUp(ctx context.Context, twice bool) (person, error) {
 	if err := c.book.write(p.Line); err != nil {
 		return p, err
 	}
-	body := fmt.Sprintf(`{"username":%q,"password":%q,"email":"%[1]s@%s.example"}`, p.Username, p.password, oracle.Canary)
+	somebody := api.NewMember{Username: p.Username, Password: p.password, Email: p.Username + "@" + oracle.Canary + ".example"}
 	clicks, began := 1+count(twice), time.Now()
 	answers := make(chan error, clicks)
 	var lines [2]oracle.Line
 	for i := range clicks {
 		go func() {
-			a, err := c.persist(ctx, http.MethodPost, "/v1/members", body, map[string]string{"Idempotency-Key": p.Key}, http.StatusCreated)
+			signup, _, err := persist(ctx, c, func(m *api.Public) (api.Signup, error) { return m.SignUp(ctx, somebody, p.Key) })
 			line := p.Line
-			line.Op, line.Twice = oracle.Accepted, twice
-			line.SignupID, _ = a.Body["signup_id"].(string)
-			line.MemberID, _ = a.Body["member_id"].(string)
+			line.Op, line.Twice, line.SignupID, line.MemberID = oracle.Accepted, twice, signup.SignupID, signup.MemberID
 			if err == nil {
 				err = c.book.write(line)
 			}
@@ -127,19 +127,17 @@ func (c *client) signUp(ctx context.Context, twice bool) (person, error) {
 
 // leave asks to be forgotten. An answer that was lost is found out by asking again: the session is over then.
 func (c *client) leave(ctx context.Context, p person) error {
-	credentials := fmt.Sprintf(`{"username":%q,"password":%q}`, p.Username, p.password)
-	a, err := c.persist(ctx, http.MethodPost, "/v1/sessions", credentials, nil, http.StatusOK)
+	session, _, err := persist(ctx, c, func(m *api.Public) (api.Session, error) { return m.SignIn(ctx, p.Username, p.password) })
 	if err != nil {
 		return fmt.Errorf("session of %s: %w", p.MemberID, err)
 	}
-	token, _ := a.Body["token"].(string)
 	p.Op = oracle.Leaving
 	if err := c.book.write(p.Line); err != nil {
 		return err
 	}
-	a, err = c.persist(ctx, http.MethodDelete, "/v1/members/me", fmt.Sprintf(`{"password":%q}`, p.password),
-		map[string]string{"Authorization": "Bearer " + token}, http.StatusAccepted)
-	if err != nil && (a.Status != http.StatusUnauthorized || a.Tries == 1) {
+	_, tries, err := persist(ctx, c, func(m *api.Public) (api.Signup, error) { return m.Leave(ctx, session.Token, p.password) })
+	var refusal *api.Problem
+	if over := errors.As(err, &refusal) && refusal.Status == http.StatusUnauthorized && tries > 1; err != nil && !over {
 		return fmt.Errorf("%s leaves: %w", p.MemberID, err)
 	}
 	p.Op = oracle.Left
@@ -147,26 +145,22 @@ func (c *client) leave(ctx context.Context, p person) error {
 	return c.book.write(p.Line)
 }
 
-// persist repeats a request until the wanted status, a final other one, or the end of its patience. What a client may repeat is
-// a connection that failed and a 503 that asks for it.
-func (c *client) persist(ctx context.Context, method, path, body string, headers map[string]string, want int) (answer, error) {
+// persist repeats a call, at the next replica, until it succeeds, is refused for good, or patience ends. What a client may repeat is
+// a connection that failed and a 503. It returns how many tries it took.
+func persist[T any](ctx context.Context, c *client, call func(*api.Public) (T, error)) (answer T, tries int, err error) {
 	deadline := time.Now().Add(c.patience)
-	for try := 0; ; try++ {
-		member := c.members[c.next.Add(1)%uint64(len(c.members))]
-		a, err := request(c.http, method, member+path, body, headers)
-		a.Tries = try + 1
-		if err == nil && a.Status == want {
-			return a, nil
-		}
-		final := err == nil && (a.Status != http.StatusServiceUnavailable || a.Header.Get("Retry-After") == "")
+	for tries = 1; ; tries++ {
+		answer, err = call(c.members[c.next.Add(1)%uint64(len(c.members))])
 		if err == nil {
-			err = fmt.Errorf("%s %s: %d %v", method, path, a.Status, a.Body)
+			return answer, tries, nil
 		}
-		if try == 0 {
+		if tries == 1 {
 			c.tries.refused.Add(1)
 		}
+		var refusal *api.Problem
+		final := errors.As(err, &refusal) && refusal.Status != http.StatusServiceUnavailable
 		if final || time.Now().After(deadline) || ctx.Err() != nil {
-			return a, err
+			return answer, tries, err
 		}
 		c.tries.retried.Add(1)
 		<-time.After(20*time.Millisecond + mathrand.N(100*time.Millisecond))

@@ -15,6 +15,7 @@ require (
 	github.com/nats-io/nats.go v1.55.0
 	github.com/prometheus/common v0.72.1
 	github.com/prometheus/prometheus v0.316.0
+	github.com/signup-saga/signup-saga/client v0.0.0
 	go.yaml.in/yaml/v3 v3.0.5
 )
 
@@ -99,6 +100,8 @@ require (
 	google.golang.org/grpc v1.84.0 // indirect
 	google.golang.org/protobuf v1.36.12 // indirect
 )
+
+replace github.com/signup-saga/signup-saga/client => ../../client
 
 replace github.com/signup-saga/signup-saga/contract => ../../contract
 

@@ -240,7 +240,6 @@ type answer struct {
 	Status int
 	Header http.Header
 	Body   map[string]any
-	Tries  int // that it took; set by clients that persist
 }
 
 // call makes a request and fails the test unless it is answered, with whatever status.
