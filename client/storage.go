@@ -111,9 +111,9 @@ func (s *Storage) Requeue(ctx context.Context, id string) error {
 
 // Fault is how the provider misbehaves, for demonstrations and tests.
 type Fault struct {
-	Mode        string  `json:"mode"`        // none, outage, slow, flaky, reject or hang
+	Mode        string  `json:"mode"`        // none, outage, slow, flaky, reject, hang or throttle
 	Probability float64 `json:"probability"` // of each call, 0 to 1
-	LatencyMS   int     `json:"latency_ms"`  // for slow, milliseconds
+	LatencyMS   int     `json:"latency_ms"`  // for slow and throttle, milliseconds
 }
 
 // Fault returns the setting.

@@ -113,6 +113,10 @@ func (t Transactor) Begin(ctx context.Context) (pgx.Tx, error) {
 // did not answer in time, rather than that it refused the work. The outcome of a
 // commit that failed so is unknown.
 func Unavailable(err error) bool {
+	var connect *pgconn.ConnectError
+	if errors.As(err, &connect) { // whatever the server said: nobody is let in
+		return true
+	}
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
 		// 08 connection, 53 resources, 57 operator intervention (shutdown, time-outs).
@@ -122,9 +126,8 @@ func Unavailable(err error) bool {
 		}
 		return pg.Code == "25006" || pg.Code == "25P03" // read-only: a demoted primary; idle for too long in a transaction
 	}
-	var connect *pgconn.ConnectError
 	var network net.Error
-	return errors.As(err, &connect) || errors.As(err, &network) || pgconn.Timeout(err) ||
+	return errors.As(err, &network) || pgconn.Timeout(err) ||
 		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrUnexpectedEOF) ||
 		errors.Is(err, puddle.ErrClosedPool) || pgconn.SafeToRetry(err)
 }

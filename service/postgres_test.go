@@ -94,6 +94,11 @@ func TestUnavailable(t *testing.T) {
 	if !service.Unavailable(err) {
 		t.Errorf("terminated: %v", err)
 	}
+	nowhere := pool.Config().ConnConfig
+	nowhere.Database = "nowhere"
+	if _, err = pgx.ConnectConfig(t.Context(), nowhere); !service.Unavailable(err) {
+		t.Errorf("not let in: %v", err)
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	if _, err = pool.Exec(ctx, "SELECT pg_sleep(10)"); !service.Unavailable(err) {

@@ -43,6 +43,8 @@ type config struct {
 	BackoffBase      time.Duration  `env:"BACKOFF_BASE" envDefault:"200ms" help:"limit of the first random back-off; doubles"`
 	BackoffCap       time.Duration  `env:"BACKOFF_CAP" envDefault:"30s" help:"longest back-off"`
 	OutageBackoffCap time.Duration  `env:"OUTAGE_BACKOFF_CAP" envDefault:"2s" help:"longest back-off, and longest time between probes, while the provider is away"`
+	DeadLetterAge    time.Duration  `env:"DEAD_LETTER_RETENTION" envDefault:"720h" help:"how long a dead letter is kept after it was last seen"`
+	DeadLetters      int            `env:"DEAD_LETTERS_MAX" envDefault:"10000" help:"dead letters that are kept, the newest"`
 }
 
 // Validate implements what service.LoadConfig looks for.
@@ -67,10 +69,13 @@ func (c config) Validate() []error {
 	if c.Workers < 1 || c.Workers > 1000 {
 		errs = append(errs, errors.New("STORAGE_WORKERS: must be 1 to 1000"))
 	}
+	if c.DeadLetters < 1 {
+		errs = append(errs, errors.New("DEAD_LETTERS_MAX: must be positive"))
+	}
 	if c.Faults != "on" && c.Faults != "off" {
 		errs = append(errs, errors.New("STORAGE_FAULTS: must be on or off"))
 	}
-	for name, d := range map[string]time.Duration{"BACKOFF_BASE": c.BackoffBase, "BACKOFF_CAP": c.BackoffCap, "OUTAGE_BACKOFF_CAP": c.OutageBackoffCap} {
+	for name, d := range map[string]time.Duration{"BACKOFF_BASE": c.BackoffBase, "BACKOFF_CAP": c.BackoffCap, "OUTAGE_BACKOFF_CAP": c.OutageBackoffCap, "DEAD_LETTER_RETENTION": c.DeadLetterAge} {
 		if d <= 0 {
 			errs = append(errs, errors.New(name+": must be positive"))
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,7 +16,10 @@ import (
 	"github.com/signup-saga/signup-saga/storage-svc/internal/store"
 )
 
-const commandBatch = 256
+const (
+	commandBatch = 256
+	forgetBatch  = 1000
+)
 
 var program = service.Program{Name: "storage-svc", Producer: contract.Storage, Migrations: store.Migrations}
 
@@ -96,13 +100,23 @@ func assemble(ctx context.Context, cfg config, pool *pgxpool.Pool, nc *service.N
 			Subjects: contract.Subjects(contract.Member, contract.Essential), Batch: commandBatch, Linger: service.Linger(contract.Essential), Log: log,
 		}, handler.Handle)
 	}}
+	forget := service.Task{Name: "forget dead letters", Run: func(ctx context.Context) error {
+		service.Loop(ctx, "forget dead letters", time.Minute, nil, log, func(ctx context.Context) (bool, error) {
+			n, err := st.ForgetDeadLetters(ctx, cfg.DeadLetterAge, cfg.DeadLetters, forgetBatch)
+			if n > 0 {
+				log.Warn("dead letters forgotten", "count", n)
+			}
+			return n == forgetBatch, err
+		})
+		return nil
+	}}
 	reconciliation, err := reconciliationTask(cfg, pool, prov, registry, log)
 	if err != nil {
 		return nil, err
 	}
 	return &service.Process{
 		Log: log, Health: health, Servers: []*service.Server{server},
-		Relays: relays, Workers: []service.Task{commands, {Name: "worker", Run: worker.Run}, reconciliation},
+		Relays: relays, Workers: []service.Task{commands, {Name: "worker", Run: worker.Run}, forget, reconciliation},
 		Closers:    []func(context.Context) error{nc.Close},
 		DrainDelay: cfg.DrainDelay, DrainTimeout: cfg.DrainTimeout,
 	}, nil

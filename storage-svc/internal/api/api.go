@@ -120,7 +120,7 @@ func (a *API) putFaults(w http.ResponseWriter, r *http.Request) error {
 func validate(f provider.Fault) []service.FieldError {
 	var errs []service.FieldError
 	if !f.Mode.Known() {
-		errs = append(errs, service.FieldError{Pointer: "/mode", Detail: "must be none, outage, slow, flaky, reject or hang"})
+		errs = append(errs, service.FieldError{Pointer: "/mode", Detail: "must be none, outage, slow, flaky, reject, hang or throttle"})
 	}
 	if !(f.Probability >= 0 && f.Probability <= 1) {
 		errs = append(errs, service.FieldError{Pointer: "/probability", Detail: "must be 0 to 1"})

@@ -105,6 +105,7 @@ func TestRoutes(t *testing.T) {
 		{"GET", "/v1/faults", "secret", "", 200, `{"mode":"none","probability":0,"latency_ms":0}`},
 		{"PUT", "/v1/faults", "secret", `{"mode":"slow","probability":0.5,"latency_ms":20}`, 200, `"slow"`},
 		{"GET", "/v1/faults", "secret", "", 200, `{"mode":"slow","probability":0.5,"latency_ms":20}`},
+		{"PUT", "/v1/faults", "secret", `{"mode":"throttle","latency_ms":500}`, 200, `{"mode":"throttle","probability":1,"latency_ms":500}`},
 		{"PUT", "/v1/faults", "secret", `{"mode":"outage"}`, 200, `{"mode":"outage","probability":1,"latency_ms":0}`},
 		{"PUT", "/v1/faults", "secret", `{"mode":"explode","probability":2,"latency_ms":-1}`, 422, "/latency_ms"},
 		{"PUT", "/v1/faults", "secret", `{"mode":"none","extra":1}`, 400, "invalid_json"},

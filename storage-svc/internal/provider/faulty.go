@@ -22,13 +22,15 @@ const (
 	ModeFlaky  Mode = "flaky"  // fails, in half of the cases after having done the work
 	ModeReject Mode = "reject" // refuses for good
 	ModeHang   Mode = "hang"   // never answers
+	// ModeThrottle asks everybody to come back after the latency.
+	ModeThrottle Mode = "throttle"
 )
 
 // Fault is how the provider shall misbehave.
 type Fault struct {
 	Mode        Mode    `json:"mode" db:"mode"`
 	Probability float64 `json:"probability" db:"probability"` // of each call, 0 to 1
-	LatencyMS   int     `json:"latency_ms" db:"latency_ms"`   // for slow, milliseconds
+	LatencyMS   int     `json:"latency_ms" db:"latency_ms"`   // for slow and throttle, milliseconds
 }
 
 // MaxLatencyMS is the longest latency of a [Fault].
@@ -36,7 +38,7 @@ const MaxLatencyMS = 60_000
 
 // Known reports whether m is one of the modes.
 func (m Mode) Known() bool {
-	return slices.Contains([]Mode{ModeNone, ModeOutage, ModeSlow, ModeFlaky, ModeReject, ModeHang}, m)
+	return slices.Contains([]Mode{ModeNone, ModeOutage, ModeSlow, ModeFlaky, ModeReject, ModeHang, ModeThrottle}, m)
 }
 
 // FaultTTL is how old the setting may be: replicas follow each other this fast.
@@ -83,6 +85,10 @@ func (f *Faulty) call(ctx context.Context, do func() error) error {
 		return &provision.Failure{Class: provision.ClassOutage, Err: errors.New("connection refused (injected)")}
 	case ModeReject:
 		return &provision.Failure{Class: provision.ClassRejected, Err: errors.New("quota not available (injected)")}
+	case ModeThrottle:
+		return &provision.Failure{
+			Class: provision.ClassThrottled, RetryAfter: time.Duration(fault.LatencyMS) * time.Millisecond, Err: errors.New("too many requests (injected)"),
+		}
 	case ModeHang:
 		<-ctx.Done()
 		return ctx.Err()

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -220,7 +221,7 @@ func TestFaults(t *testing.T) {
 		case err == nil:
 			return "ok"
 		case errors.As(err, &failure):
-			return string(failure.Class)
+			return string(failure.Class) + strings.TrimPrefix(failure.RetryAfter.String(), "0s")
 		case errors.Is(err, context.DeadlineExceeded):
 			return "timeout"
 		}
@@ -228,7 +229,7 @@ func TestFaults(t *testing.T) {
 	}
 	for mode, want := range map[provider.Mode]string{
 		provider.ModeNone: "ok", provider.ModeOutage: "outage", provider.ModeReject: "rejected",
-		provider.ModeHang: "timeout", provider.ModeSlow: "ok", provider.ModeFlaky: "unknown",
+		provider.ModeHang: "timeout", provider.ModeSlow: "ok", provider.ModeFlaky: "unknown", provider.ModeThrottle: "throttled",
 	} {
 		if got := class(mode); got != want {
 			t.Errorf("%s: %s, want %s", mode, got, want)
@@ -237,6 +238,9 @@ func TestFaults(t *testing.T) {
 	fault.LatencyMS = 1000
 	if got := class(provider.ModeSlow); got != "timeout" {
 		t.Errorf("slower than the deadline: %s", got)
+	}
+	if got := class(provider.ModeThrottle); got != "throttled1s" {
+		t.Errorf("come back later: %s", got)
 	}
 	fault.Probability = 0
 	if got := class(provider.ModeOutage); got != "ok" {

@@ -47,8 +47,12 @@ func (p Policy) After(s Storage, err error) Result {
 	class, message := string(f.Class), printable(f.Error())
 	r.Next.LastErrorClass, r.Next.LastError = &class, &message
 	count, limit := &r.Next.Attempts, p.Cap
+	// An outage burns no attempts.
 	if f.Class == ClassOutage {
 		count, limit = &r.Next.OutageAttempts, p.OutageCap
+	}
+	if f.Class == ClassThrottled { // nor does asking too often
+		count = &r.Next.OutageAttempts
 	}
 	*count++
 	if f.Class == ClassRejected {

@@ -112,7 +112,7 @@ func TestAfterAnAttempt(t *testing.T) {
 		"unknown":   {row, errors.New("x"), provision.Pending, 5, 6, "transient", "", 0},
 		"time-out":  {row, context.DeadlineExceeded, provision.Pending, 5, 6, "transient", "", 0},
 		"outage":    {row, failure(provision.ClassOutage, 0), provision.Pending, 4, 7, "outage", "", 0},
-		"throttled": {row, failure(provision.ClassThrottled, time.Minute), provision.Pending, 5, 6, "throttled", "", time.Minute},
+		"throttled": {row, failure(provision.ClassThrottled, time.Minute), provision.Pending, 4, 7, "throttled", "", time.Minute},
 		"rejected":  {row, failure(provision.ClassRejected, 0), provision.Rejected, 5, 6, "rejected", contract.StorageRejected, 0},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -34,7 +34,7 @@ type Storage struct {
 	Desired        Desired    `db:"desired"`
 	Status         Status     `db:"status"`
 	QuotaBytes     int64      `db:"quota_bytes"`
-	Attempts       int        `db:"attempts"`        // of this generation, without those an outage spoilt
+	Attempts       int        `db:"attempts"`        // of this generation, without those that an outage or a throttle spoilt
 	OutageAttempts int        `db:"outage_attempts"` // those
 	NextAttemptAt  *time.Time `db:"next_attempt_at"` // while pending
 	LeaseToken     *string    `db:"lease_token"`     // of the worker that has it in hand

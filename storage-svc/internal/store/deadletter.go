@@ -92,6 +92,22 @@ func (s *Store) Requeue(ctx context.Context, id string, parse func(service.Messa
 	return nil
 }
 
+// ForgetDeadLetters deletes up to limit dead letters that nobody has sent again for
+// so long, or that are not among the most newest ones, and returns how many. One
+// that is being sent again at this moment is passed over.
+func (s *Store) ForgetDeadLetters(ctx context.Context, retention time.Duration, most, limit int) (int64, error) {
+	tag, err := s.pool.Exec(ctx, `-- name: forgetDeadLetters
+DELETE FROM dead_letter WHERE fingerprint = ANY (ARRAY(
+	SELECT fingerprint FROM dead_letter
+	WHERE last_seen < now() - $1::interval
+	OR (first_seen, fingerprint) <= (SELECT first_seen, fingerprint FROM dead_letter ORDER BY first_seen DESC, fingerprint DESC OFFSET $2 LIMIT 1)
+	ORDER BY fingerprint LIMIT $3 FOR UPDATE SKIP LOCKED))`, retention, most, limit)
+	if err != nil {
+		return 0, fmt.Errorf("forget dead letters: %w", err)
+	}
+	return tag.RowsAffected(), nil
+}
+
 // message returns what was put aside, as it was delivered.
 func message(ctx context.Context, tx pgx.Tx, id string) (m service.Message, err error) {
 	var headers []byte

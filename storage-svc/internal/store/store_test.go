@@ -273,6 +273,44 @@ func TestDeadLetterAndReplyInOneTransaction(t *testing.T) {
 	}
 }
 
+// Old dead letters go, and the oldest if there are too many.
+func TestDeadLettersAreForgotten(t *testing.T) {
+	f := open(t)
+	dead := make([]provision.DeadLetter, 6)
+	for i := range dead {
+		dead[i] = provision.DeadLetter{Fingerprint: fmt.Sprint(i), Headers: []byte("{}"), Body: []byte("x")}
+	}
+	if err := f.Apply(t.Context(), nil, dead); err != nil {
+		t.Fatal(err)
+	}
+	// Letter i is i days old; 5 was sent again an hour ago.
+	if _, err := f.pool.Exec(t.Context(), `UPDATE dead_letter SET first_seen = now() - make_interval(days => fingerprint::int),
+last_seen = CASE fingerprint WHEN '5' THEN now() - interval '1 hour' ELSE now() - make_interval(days => fingerprint::int) END`); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		retention   time.Duration
+		most, limit int
+		want        int64
+		left        string
+	}{
+		{100 * 24 * time.Hour, 6, 9, 0, "0 1 2 3 4 5"},
+		{84 * time.Hour, 6, 9, 1, "0 1 2 3 5"},
+		{84 * time.Hour, 2, 2, 2, "0 1 5"},
+		{84 * time.Hour, 2, 2, 1, "0 1"},
+		{84 * time.Hour, 2, 2, 0, "0 1"},
+	} {
+		n, err := f.ForgetDeadLetters(t.Context(), c.retention, c.most, c.limit)
+		var left string
+		if err := f.pool.QueryRow(t.Context(), "SELECT string_agg(fingerprint, ' ' ORDER BY fingerprint) FROM dead_letter").Scan(&left); err != nil {
+			t.Fatal(err)
+		}
+		if err != nil || n != c.want || left != c.left {
+			t.Errorf("%+v: forgot %d, left %s, %v", c, n, left, err)
+		}
+	}
+}
+
 func TestConcurrentBatchesAndResultsDoNotDeadlock(t *testing.T) {
 	f := open(t)
 	const members, rounds = 30, 10
