@@ -41,37 +41,38 @@ func loadAlerts(t testing.TB) map[string]rulefmt.Rule {
 // watched is how long the series of the alerts' tests last, at one sample a minute; sick ones fall ill after an hour.
 const watched = 6 * time.Hour
 
-// healthy is what a system with two replicas of each service shows on a good day, series by series: nothing must fire.
+// healthy is what a system with two replicas of each service shows on a good day, series by series, with troubles that pass by
+// themselves: nothing must fire.
 var healthy = []string{
 	`up{job="member-svc", instance="a"} 1x360`, `up{job="member-svc", instance="b"} 1x360`,
-	`up{job="storage-svc", instance="a"} 1x360`, `up{job="storage-svc", instance="b"} 1x360`,
+	`up{job="storage-svc", instance="a"} 1x100 0x3 1x256`, `up{job="storage-svc", instance="b"} 1x360`,
 	`outbox_status_up{job="member-svc", instance="a", lane="essential"} 1x360`,
-	`outbox_status_up{job="member-svc", instance="b", lane="essential"} 1x100 0x9 1x250`, // one replica's trouble is not the database's
-	`outbox_status_up{job="storage-svc", instance="a", lane="essential"} 1x360`,
-	`outbox_lag_seconds{job="member-svc", instance="a", lane="essential"} 0x100 90x3 0x256`, // a burst
+	`outbox_status_up{job="member-svc", instance="b", lane="essential"} 1x100 0x9 1x250`, // of one replica
+	`outbox_status_up{job="storage-svc", instance="a", lane="essential"} 1x100 0x1 1x258`,
+	`outbox_lag_seconds{job="member-svc", instance="a", lane="essential"} 0x100 90x3 0x256`,
 	`outbox_lag_seconds{job="member-svc", instance="a", lane="nonessential"} 0x360`,
-	`outbox_dead_events{job="member-svc", instance="a", lane="essential"} 0x360`,
+	`outbox_dead_events{job="member-svc", instance="a", lane="essential"} 0x100 1x3 0x256`,
 	`outbox_foreign_messages_total{job="member-svc", instance="a", lane="essential"} 3x360`,
 	`member_signups_total{job="member-svc", instance="a", outcome="created"} 0+600x360`,
 	`member_signups_total{job="member-svc", instance="a", outcome="username_taken"} 0+300x360`, // theirs, not ours
-	`member_signups_total{job="member-svc", instance="a", outcome="unavailable"} 0+6x360`,
+	`member_signups_total{job="member-svc", instance="a", outcome="unavailable"} 0+6x100 1000x260`,
 	`member_signups_total{job="member-svc", instance="a", outcome="busy"} 0x360`,
 	`member_oldest_pending_seconds{job="member-svc", instance="a"} 2x100 1000x3 2x256`,
 	`member_unsettled_sagas{job="member-svc", instance="a", state="provisioning"} 40x360`,
-	`member_unsettled_sagas{job="member-svc", instance="a", state="needs_attention"} 0x360`,
+	`member_unsettled_sagas{job="member-svc", instance="a", state="needs_attention"} 0x100 1x3 0x256`,
 	`member_unsettled_sagas{job="member-svc", instance="a", state="withdraw_needs_attention"} 0x360`,
-	`storage_dead_letters{job="storage-svc", instance="a"} 0x360`,
+	`storage_dead_letters{job="storage-svc", instance="a"} 0x100 1x3 0x256`,
 	`storage_provider_gate{job="storage-svc", instance="a", state="closed"} 1x100 0x3 1x256`,
 	`storage_provider_gate{job="storage-svc", instance="a", state="open"} 0x100 1x3 0x256`,
 	`stranded_members{job="member-svc", instance="a"} 0x360`, `stranded_storages{job="storage-svc", instance="a"} 0x360`,
 	`orphan_storages{job="member-svc", instance="a"} 0x360`, `double_storages{job="member-svc", instance="a"} 0x360`,
 	`orphan_resources{job="storage-svc", instance="a"} 0x360`,
 	`reconciliation_finished_timestamp_seconds{job="member-svc", instance="a"} 0x60 3600x60 7200x60 10800x60 14400x60 18000x55`,
-	`reconciliation_finished_timestamp_seconds{job="storage-svc", instance="a"} 0+60x360`,
-	`member_mails_total{job="member-svc", instance="a", result="sent"} 0+600x360`,
+	`reconciliation_finished_timestamp_seconds{job="storage-svc", instance="a"} 0+60x120 7200x199 19200+60x40`,
+	`member_mails_total{job="member-svc", instance="a", result="sent"} 0+600x100 60000x44 60000+600x215`,
 	`member_mails_total{job="member-svc", instance="a", result="delayed"} 0+6x360`,
-	`member_webhooks_total{job="member-svc", instance="a", result="sent"} 0x360`, // nothing to tell
-	`member_webhooks_total{job="member-svc", instance="a", result="delayed"} 0x360`,
+	`member_webhooks_total{job="member-svc", instance="a", result="sent"} 0x110 1x249`,
+	`member_webhooks_total{job="member-svc", instance="a", result="delayed"} 0x100 1x259`,
 }
 
 // sick is, for each alert, what makes it fire and no other alert, each time instead of the healthy series of the same labels.
@@ -89,9 +90,9 @@ var sick = map[string][][]string{
 	},
 	"DeadLetters": {{`storage_dead_letters{job="storage-svc", instance="a"} 0x60 1x299`}},
 	"DeadEvents":  {{`outbox_dead_events{job="member-svc", instance="a", lane="essential"} 0x60 1x299`}},
-	"ProviderAway": {{ // open and, for a probe every other minute, half-open
-		`storage_provider_gate{job="storage-svc", instance="a", state="closed"} 1x60 0x299`,
-		`storage_provider_gate{job="storage-svc", instance="a", state="open"} 0x60 1x299`,
+	"ProviderAway": {{ // open and, for a probe now and then, half-open
+		`storage_provider_gate{job="storage-svc", instance="a", state="closed"} 1x60 0x20 1x278`,
+		`storage_provider_gate{job="storage-svc", instance="a", state="open"} 0x60 1x3 0 1x3 0 1x3 0 1x3 0 0x278`,
 	}},
 	"Stranded": {
 		{`stranded_members{job="member-svc", instance="a"} 0x60 1x60 0x239`},
