@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -67,7 +68,7 @@ func secure(t testing.TB, m *mounted, handler http.HandlerFunc) (*service.Server
 // presented returns the name in the certificate that a server shows.
 func presented(t testing.TB, addr string, pool *x509.CertPool, version uint16) (string, error) {
 	t.Helper()
-	conn, err := tls.Dial("tcp", addr, &tls.Config{RootCAs: pool, MaxVersion: version}) //nolint:gosec // old versions are to be refused
+	conn, err := tls.Dial("tcp", addr, &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS10, MaxVersion: version}) //nolint:gosec // old versions are to be refused
 	if err != nil {
 		return "", err
 	}
@@ -136,7 +137,7 @@ func TestCertificateFilesAreChecked(t *testing.T) {
 	}
 }
 
-// What is in flight over TLS when the server stops is answered, also on connections that are still shaking hands.
+// What is in flight over TLS when the server stops is answered, and so is the first request of a connection that was made before.
 func TestShutdownOverTLSAnswersWhatIsInFlight(t *testing.T) {
 	ca, m := testenv.NewAuthority(t), mount(t, "tls.crt", "tls.key")
 	m.swap(func(dir string) { ca.Issue(dir, "server") })
@@ -150,8 +151,8 @@ func TestShutdownOverTLSAnswersWhatIsInFlight(t *testing.T) {
 	go func() { served <- s.Serve() }()
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: ca.Pool(), MinVersion: tls.VersionTLS12}}, Timeout: 20 * time.Second}
 	defer client.CloseIdleConnections()
-	answers := make(chan string, 2)
-	get := func() {
+	answers := make(chan string, 1)
+	go func() {
 		resp, err := client.Get("https://" + s.Addr())
 		if err != nil {
 			answers <- err.Error()
@@ -160,22 +161,38 @@ func TestShutdownOverTLSAnswersWhatIsInFlight(t *testing.T) {
 		defer resp.Body.Close()
 		body, _ := io.ReadAll(resp.Body)
 		answers <- resp.Proto + " " + string(body)
+	}()
+	<-entered
+	quiet, err := tls.Dial("tcp", s.Addr(), &tls.Config{RootCAs: ca.Pool(), MinVersion: tls.VersionTLS12})
+	if err != nil {
+		t.Fatal(err)
 	}
-	go get()
-	<-entered
-	s.BeginDrain()
-	go get()
-	<-entered
+	defer quiet.Close()
 	stopped := make(chan error, 1)
 	go func() { stopped <- s.Shutdown(t.Context()) }()
 	if err := <-served; err != nil { // it has ceased to accept
 		t.Error(err)
 	}
-	close(release)
-	for range 2 {
-		if got := <-answers; got != "HTTP/1.1 done" {
-			t.Errorf("answered %q", got)
-		}
+	release <- struct{}{}
+	if got := <-answers; got != "HTTP/1.1 done" {
+		t.Errorf("answered %q", got)
+	}
+	if _, err := io.WriteString(quiet, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	answer := make(chan string, 1)
+	go func() {
+		text, _ := io.ReadAll(quiet)
+		answer <- string(text)
+	}()
+	select {
+	case <-entered:
+		release <- struct{}{}
+	case text := <-answer:
+		t.Fatalf("the quiet connection was closed: %q", text)
+	}
+	if got := <-answer; !strings.HasSuffix(got, "done") || !strings.Contains(got, "Connection: close") {
+		t.Errorf("answered %q", got)
 	}
 	if err := <-stopped; err != nil {
 		t.Error(err)

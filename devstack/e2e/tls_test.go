@@ -42,7 +42,7 @@ func TestEverythingOverTLS(t *testing.T) {
 				t.Errorf("%s answers %d to plain HTTP", name, resp.StatusCode)
 			}
 		}
-		if _, err := tls.Dial("tcp", address, &tls.Config{MaxVersion: tls.VersionTLS11, RootCAs: f.ca.Pool()}); err == nil { //nolint:gosec // on purpose
+		if _, err := tls.Dial("tcp", address, &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11, RootCAs: f.ca.Pool()}); err == nil { //nolint:gosec // on purpose
 			t.Errorf("%s speaks TLS 1.1", name)
 		}
 	}
