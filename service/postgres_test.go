@@ -153,7 +153,7 @@ func TestTransactorPlansByKeyAndOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tx.Rollback(t.Context())
+	defer func() { _ = tx.Rollback(context.Background()) }()
 	if _, err := tx.Exec(t.Context(), "PREPARE q (uuid[]) AS UPDATE x SET version = 1 WHERE id = ANY ($1)"); err != nil {
 		t.Fatal(err)
 	}
