@@ -50,9 +50,9 @@ func (m *Metrics) Attempted(desired provision.Desired, result string, took time.
 func (m *Metrics) Poisoned(n int) { m.poison.Add(float64(n)) }
 
 var (
-	pendingDesc     = prometheus.NewDesc("storage_pending", "Storages that are not yet as desired.", nil, nil)
-	oldestDesc      = prometheus.NewDesc("storage_pending_idle_seconds", "Longest time since a pending storage was commanded or tried.", nil, nil)
-	deadLettersDesc = prometheus.NewDesc("storage_dead_letters", "Different messages put aside.", nil, nil)
+	pendingDesc     = prometheus.NewDesc("storage_pending", "Storages that are not yet as desired; counted up to 100,000.", nil, nil)
+	oldestDesc      = prometheus.NewDesc("storage_pending_idle_seconds", "Longest time since a pending storage was commanded or tried, of the 1,000 that are due first.", nil, nil)
+	deadLettersDesc = prometheus.NewDesc("storage_dead_letters", "Different messages put aside; counted up to 100,000.", nil, nil)
 	gateDesc        = prometheus.NewDesc("storage_provider_gate", "1 for the state that the circuit breaker is in.", []string{"state"}, nil)
 )
 
@@ -75,14 +75,6 @@ func (c *waiting) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
-	stats, err := c.store.Stats(ctx)
-	if err != nil {
-		ch <- prometheus.NewInvalidMetric(pendingDesc, err)
-		return
-	}
-	gauge(pendingDesc, float64(stats.Pending))
-	gauge(oldestDesc, stats.Oldest)
-	gauge(deadLettersDesc, float64(stats.DeadLetters))
 	gate, err := c.store.Gate(ctx)
 	if err != nil {
 		ch <- prometheus.NewInvalidMetric(gateDesc, err)
@@ -93,4 +85,13 @@ func (c *waiting) Collect(ch chan<- prometheus.Metric) {
 	for state, v := range states {
 		gauge(gateDesc, v, string(state))
 	}
+	// Last, for it takes longest.
+	stats, err := c.store.Stats(ctx)
+	if err != nil {
+		ch <- prometheus.NewInvalidMetric(pendingDesc, err)
+		return
+	}
+	gauge(pendingDesc, float64(stats.Pending))
+	gauge(oldestDesc, stats.Oldest)
+	gauge(deadLettersDesc, float64(stats.DeadLetters))
 }

@@ -212,19 +212,23 @@ func (s *Store) SetFault(ctx context.Context, f provider.Fault) error {
 	return nil
 }
 
-// Stats counts for metrics.
+// maxCounted bounds what [Store.Stats] looks at: a gauge must stay cheap on the worst day.
+const maxCounted = 100_000
+
+// Stats counts for metrics, up to 100,000 of each.
 type Stats struct {
 	Pending     int64   `db:"pending"`
-	Oldest      float64 `db:"oldest"` // seconds since the oldest pending storage was asked for or last tried
+	Oldest      float64 `db:"oldest"` // seconds since a pending storage was asked for or last tried, at most, of the 1,000 that are due first
 	DeadLetters int64   `db:"dead_letters"`
 }
 
 // Stats reads them.
 func (s *Store) Stats(ctx context.Context) (Stats, error) {
 	rows, _ := s.pool.Query(ctx, `-- name: stats
-SELECT count(*) AS pending, coalesce(extract(epoch FROM max(now() - updated_at)), 0)::float8 AS oldest,
-	(SELECT count(*) FROM dead_letter) AS dead_letters
-FROM storage WHERE status = 'pending'`)
+SELECT (SELECT count(*) FROM (SELECT FROM storage WHERE status = 'pending' LIMIT $1) s) AS pending,
+	(SELECT count(*) FROM (SELECT FROM dead_letter LIMIT $1) d) AS dead_letters,
+	coalesce(extract(epoch FROM max(now() - updated_at)), 0)::float8 AS oldest
+FROM (SELECT updated_at FROM storage WHERE status = 'pending' ORDER BY next_attempt_at LIMIT 1000) s`, maxCounted)
 	st, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Stats])
 	if err != nil {
 		return st, fmt.Errorf("stats: %w", err)
