@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -18,7 +19,8 @@ import (
 const (
 	ownerFile  = "owner"
 	tmpDir     = ".tmp"
-	staleAfter = time.Hour // for temporary files of processes that died
+	staleAfter = time.Hour   // for temporary files of processes that died
+	lookFor    = time.Minute // how old the names that a listing has read ahead may become
 )
 
 // FS keeps storages in a local directory, shared by any number of processes:
@@ -32,6 +34,13 @@ const (
 type FS struct {
 	dir    string
 	ledger *Ledger
+
+	window int // names that a listing reads ahead
+
+	mu     sync.Mutex
+	ahead  []string  // members that follow given, as of looked
+	given  string    // the last one that a listing was given
+	looked time.Time // at all names
 }
 
 // NewFS returns a provider in dir, which it creates. The ledger may be nil.
@@ -49,7 +58,7 @@ func NewFS(dir string, ledger *Ledger) (*FS, error) {
 			_ = os.Remove(filepath.Join(tmp, e.Name())) // another process may have been quicker
 		}
 	}
-	return &FS{dir: dir, ledger: ledger}, nil
+	return &FS{dir: dir, ledger: ledger, window: 20 * provision.MaxResources}, nil
 }
 
 // key returns shard and directory of a member. The shard comes from the last
@@ -185,7 +194,7 @@ func (p *FS) locked(ctx context.Context, dir string, fn func() error) error {
 }
 
 // List returns what there is of the members after one, see [provision.Provider].
-// Each page reads the names of all members.
+// One page of twenty reads the names of all members.
 func (p *FS) List(ctx context.Context, after string, limit int) ([]provision.Resource, error) {
 	for {
 		ids, err := p.members(ctx, after, clampLimit(limit))
@@ -209,11 +218,36 @@ func (p *FS) List(ctx context.Context, after string, limit int) ([]provision.Res
 	}
 }
 
-// members returns the first ids of directories after one, in order.
+// members returns the first ids of directories after one, in order: from the last
+// look at all names, if they follow what that look has given so far.
 func (p *FS) members(ctx context.Context, after string, limit int) (ids []string, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.ahead) == 0 || after != p.given || time.Since(p.looked) > lookFor {
+		p.looked = time.Now()
+		if p.ahead, err = p.look(ctx, after); err != nil {
+			p.ahead = nil
+			return nil, err
+		}
+	}
+	n := min(limit, len(p.ahead))
+	ids, p.ahead = p.ahead[:n:n], p.ahead[n:]
+	if n > 0 {
+		p.given = ids[n-1]
+	}
+	return ids, nil
+}
+
+// look reads the names of all members and returns the first ones after one, in order:
+// a window of them.
+func (p *FS) look(ctx context.Context, after string) (ids []string, err error) {
 	shards, err := os.ReadDir(p.dir)
 	if err != nil {
 		return nil, err
+	}
+	first := func() {
+		slices.Sort(ids)
+		ids = ids[:min(p.window, len(ids))]
 	}
 	for _, shard := range shards {
 		if err := ctx.Err(); err != nil {
@@ -231,9 +265,11 @@ func (p *FS) members(ctx context.Context, after string, limit int) (ids []string
 				ids = append(ids, id)
 			}
 		}
-		slices.Sort(ids)
-		ids = ids[:min(limit, len(ids))]
+		if len(ids) > 2*p.window {
+			first()
+		}
 	}
+	first()
 	return ids, nil
 }
 
