@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -309,6 +310,9 @@ func TestProblems(t *testing.T) {
 		}
 		if (status == 429 || status == 503) && header.Get("Retry-After") == "" {
 			t.Errorf("%s: no Retry-After", tc.name)
+		}
+		if allow := header.Values("Allow"); status == 405 && !slices.Equal(allow, []string{"POST"}) {
+			t.Errorf("%s: Allow has %q", tc.name, allow)
 		}
 		if strings.Contains(raw, password) {
 			t.Errorf("%s: the answer repeats a value", tc.name)

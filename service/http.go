@@ -47,6 +47,17 @@ func NewProblem(status int, code, detail string, errs ...FieldError) *Problem {
 // Error returns the code and the detail.
 func (p *Problem) Error() string { return p.Code + ": " + p.Detail }
 
+// MethodNotAllowed returns the problem 405 and sets the header that names the
+// methods which the resource knows: those that match.
+func MethodNotAllowed(w http.ResponseWriter, match func(method string) bool) *Problem {
+	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete} {
+		if match(method) {
+			w.Header().Add("Allow", method)
+		}
+	}
+	return NewProblem(http.StatusMethodNotAllowed, "method_not_allowed", "the resource does not know this method")
+}
+
 // Handler answers a request, or returns an error before it has written anything.
 type Handler func(w http.ResponseWriter, r *http.Request) error
 

@@ -39,7 +39,6 @@ type API struct {
 // Answers that are no error of any package below.
 var (
 	errNoRoute      = service.NewProblem(http.StatusNotFound, "not_found", "no such resource")
-	errMethod       = service.NewProblem(http.StatusMethodNotAllowed, "method_not_allowed", "the resource does not know this method")
 	errNotRetryable = service.NewProblem(http.StatusConflict, "not_retryable", "only a saga that needs attention can be retried")
 )
 
@@ -97,7 +96,9 @@ func (a *API) fail(err error) http.HandlerFunc {
 func (a *API) router() chi.Router {
 	r := chi.NewRouter()
 	r.NotFound(a.fail(errNoRoute))
-	r.MethodNotAllowed(a.fail(errMethod))
+	r.MethodNotAllowed(a.handle(func(w http.ResponseWriter, req *http.Request) error {
+		return service.MethodNotAllowed(w, func(method string) bool { return r.Match(chi.NewRouteContext(), method, req.URL.Path) })
+	}))
 	return r
 }
 

@@ -33,8 +33,8 @@ type API struct {
 func (a *API) Handler() http.Handler {
 	r := chi.NewRouter()
 	r.NotFound(a.adapt(func(http.ResponseWriter, *http.Request) error { return notFound("no such resource") }))
-	r.MethodNotAllowed(a.adapt(func(http.ResponseWriter, *http.Request) error {
-		return service.NewProblem(http.StatusMethodNotAllowed, "method_not_allowed", "the resource does not know this method")
+	r.MethodNotAllowed(a.adapt(func(w http.ResponseWriter, req *http.Request) error {
+		return service.MethodNotAllowed(w, func(method string) bool { return r.Match(chi.NewRouteContext(), method, req.URL.Path) })
 	}))
 	r.Get("/openapi.json", a.adapt(service.OpenAPI(document)))
 	r.Get("/livez", a.Health.LiveHandler)
