@@ -174,6 +174,17 @@ func TestSessions(t *testing.T) {
 	}
 }
 
+// Nobody gets the credentials of the neighbour who is read in his place.
+func TestCredentialsAreOnesOwn(t *testing.T) {
+	f := open(t)
+	first, last := f.signUp(t, "mina"), f.signUp(t, "nora")
+	for name, want := range map[string]string{"mina": first.MemberID, "nora": last.MemberID, "": "", "a": "", "min": "", "minaa": "", "nor": "", "noraa": "", "zoe": ""} {
+		if c, err := f.Credentials(t.Context(), name); err != nil || c.MemberID != want || (c.PasswordHash == "") != (want == "") {
+			t.Errorf("%q: %+v %v", name, c, err)
+		}
+	}
+}
+
 // Of those who renew a hash at a time the first one wins, and whoever left stays erased.
 func TestRenewHash(t *testing.T) {
 	f := open(t)

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -23,15 +24,21 @@ const selectAccount = "SELECT " + recordColumns + ", m.email, m.password_hash" +
 type Credentials struct{ MemberID, PasswordHash string }
 
 // Credentials returns those of the member with this name, empty ones if there is none.
-// There is one row in either case, so that its time does not tell.
+// One index is read and one row, his or that of the name before, so that its time
+// does not tell which.
 func (s *Store) Credentials(ctx context.Context, usernameKey string) (Credentials, error) {
 	rows, err := s.pool.Query(ctx, `-- name: findCredentials
-SELECT coalesce(m.id::text, '') AS member_id, coalesce(m.password_hash, '') AS password_hash
-FROM (VALUES (1)) AS always LEFT JOIN member m ON m.username_key = $1`, usernameKey)
+SELECT CASE WHEN username_key = $1 THEN id::text ELSE '' END AS member_id,
+       CASE WHEN username_key = $1 THEN password_hash ELSE '' END AS password_hash
+FROM member WHERE username_key <= $1 ORDER BY username_key DESC LIMIT 1`, usernameKey)
 	if err != nil {
 		return Credentials{}, err
 	}
-	return one[Credentials](rows)
+	c, err := one[Credentials](rows)
+	if errors.Is(err, ErrNotFound) { // there is no name before it
+		return Credentials{}, nil
+	}
+	return c, err
 }
 
 // RenewHash puts another hash of the same password in the place of the old one, unless
