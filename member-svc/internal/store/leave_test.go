@@ -313,6 +313,41 @@ func (f *fixture) checkWithdrawals(t *testing.T, sagas int) {
 	})
 }
 
+// While indexes are built, behind a writer that takes its time, people go on signing up.
+func TestIndexesAreBuiltBesideSignups(t *testing.T) {
+	url := storetest.URL(t)
+	f := &fixture{pool: storetest.Connect(t, url)}
+	f.Store = store.New(f.pool, storetest.Steps, storetest.Secret, func() {})
+	storetest.Exec(t, f.pool, "DELETE FROM "+store.Migrations[1].Table+" WHERE version_id = 5")
+	slow, err := f.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer slow.Rollback(context.WithoutCancel(t.Context())) //nolint:errcheck // ended below
+	if _, err := slow.Exec(t.Context(), "-- name: testWriter\nLOCK TABLE signup_saga IN ROW EXCLUSIVE MODE"); err != nil {
+		t.Fatal(err)
+	}
+	built := make(chan error, 1)
+	go func() { built <- service.Migrate(t.Context(), url, slog.New(slog.DiscardHandler), store.Migrations...) }()
+	testenv.Eventually(t, 10*time.Second, "the migration to wait for the writer", func() bool {
+		return storetest.Count(t, f.pool, `SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '% INDEX %'`) == 1
+	})
+	m, r, effects := f.begin("mina")
+	soon, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if err := f.SignUp(soon, m, r, effects, nil); err != nil {
+		t.Errorf("a signup meanwhile: %v", err)
+	}
+	if err := errors.Join(slow.Rollback(t.Context()), <-built); err != nil {
+		t.Error(err)
+	}
+	if n := storetest.Count(t, f.pool, `SELECT count(*) FROM pg_index JOIN pg_class c ON c.oid = indexrelid
+WHERE indisvalid AND c.relname IN ('signup_saga_failed', 'signup_saga_failed_at', 'signup_saga_withdrawn')`); n != 3 {
+		t.Errorf("%d of 3 indexes are there", n)
+	}
+}
+
 // A database of the first version, with members in it, is migrated and goes on.
 func TestMigrationOfAPopulatedDatabase(t *testing.T) {
 	first, err := os.ReadFile("migrations/00001_member.sql")

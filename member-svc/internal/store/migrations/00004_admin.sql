@@ -4,11 +4,6 @@
 ALTER TABLE signup_saga ADD COLUMN retried boolean NOT NULL DEFAULT false;
 UPDATE signup_saga SET error_fingerprint = error_class WHERE error_class <> '' AND error_fingerprint = '';
 
--- What operators look for. Signups that go well pay for none of these.
-CREATE INDEX signup_saga_failed ON signup_saga (error_fingerprint, created_at DESC, id DESC) INCLUDE (updated_at, retried) WHERE error_class <> '';
-CREATE INDEX signup_saga_failed_at ON signup_saga (updated_at) WHERE error_class <> '';
-CREATE INDEX signup_saga_withdrawn ON signup_saga (created_at DESC, id DESC) WHERE state = 'withdrawn';
-
 -- subject: what an act was about beside, or instead of, a saga.
 ALTER TABLE admin_audit
     ALTER COLUMN saga_id DROP NOT NULL,
@@ -67,6 +62,6 @@ INSERT INTO provider_report DEFAULT VALUES;
 
 -- +goose Down
 DROP TABLE provider_report, group_retry_item, group_retry;
-DROP INDEX signup_saga_failed, signup_saga_failed_at, signup_saga_withdrawn, admin_audit_actor, admin_audit_action;
+DROP INDEX admin_audit_actor, admin_audit_action;
 ALTER TABLE admin_audit DROP CONSTRAINT about_something, DROP COLUMN subject;
 ALTER TABLE signup_saga DROP COLUMN retried;
