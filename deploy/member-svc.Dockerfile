@@ -2,6 +2,7 @@
 FROM golang:1.26 AS build
 ENV CGO_ENABLED=0 GOWORK=off GOTOOLCHAIN=local
 WORKDIR /src
+COPY client client
 COPY contract contract
 COPY outbox outbox
 COPY service service

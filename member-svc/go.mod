@@ -4,6 +4,8 @@ go 1.26.0
 
 require github.com/signup-saga/signup-saga/contract v0.0.0
 
+replace github.com/signup-saga/signup-saga/client => ../client
+
 replace github.com/signup-saga/signup-saga/contract => ../contract
 
 replace github.com/signup-saga/signup-saga/outbox => ../outbox
@@ -19,6 +21,7 @@ require (
 	github.com/jackc/pgx/v5 v5.12.0
 	github.com/nats-io/nats.go v1.55.0
 	github.com/prometheus/client_golang v1.25.0
+	github.com/signup-saga/signup-saga/client v0.0.0
 	github.com/signup-saga/signup-saga/devstack/testenv v0.0.0
 	github.com/signup-saga/signup-saga/outbox v0.0.0
 	github.com/signup-saga/signup-saga/service v0.0.0-00010101000000-000000000000
