@@ -428,10 +428,10 @@ func TestStrangeAnswersEndTheRun(t *testing.T) {
 	f.member("mina", saga.Ready)
 	f.settle()
 	for name, answer := range map[string]string{
-		"another service": "404 page not found", "an empty answer": "", "out of order": `{"items":[{"member_id":"b"},{"member_id":"a"}]}`,
+		"another service": "404 page not found", "another service for one storage": `{"items":[]}`, "an empty answer": "", "out of order": `{"items":[{"member_id":"b"},{"member_id":"a"}]}`,
 	} {
-		strange := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			if strings.HasPrefix(answer, "404") {
+		strange := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasPrefix(answer, "404") || r.URL.Path != "/v1/storages" {
 				w.WriteHeader(http.StatusNotFound)
 			}
 			fmt.Fprint(w, answer)
