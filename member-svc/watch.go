@@ -86,14 +86,11 @@ func (c reconcileConfig) Validate() []error {
 // is or was wrong.
 func reconcileOnce(ctx context.Context, cfg reconcileConfig, stdout io.Writer, dry bool) error {
 	log := service.NewLogger(stdout, cfg.LogFormat, cfg.LogLevel)
-	pool, err := service.OpenPool(ctx, cfg.DatabaseURL.Reveal(), log)
+	pool, err := program.Database(ctx, cfg.DatabaseURL, cfg.Common, log)
 	if err != nil {
 		return err
 	}
 	defer pool.Close()
-	if err := service.WaitMigrated(ctx, pool, log, program.Migrations...); err != nil {
-		return err
-	}
 	books, err := cfg.reconciler(pool, nil, log).Check(ctx, dry)
 	if err != nil {
 		return err

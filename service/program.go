@@ -99,12 +99,8 @@ func (p Program) Migrate(ctx context.Context, databaseURL Secret, c Common, log 
 
 // Connect waits for Postgres and for its schema, and for nothing else.
 func (p Program) Connect(ctx context.Context, databaseURL Secret, c Common, log *slog.Logger) (*pgxpool.Pool, *NATS, error) {
-	pool, err := openPool(ctx, databaseURL, log, newFault(c, log))
+	pool, err := p.Database(ctx, databaseURL, c, log)
 	if err != nil {
-		return nil, nil, err
-	}
-	if err := WaitMigrated(ctx, pool, log, p.Migrations...); err != nil {
-		pool.Close()
 		return nil, nil, err
 	}
 	nc, err := ConnectNATS(c, p.Name, log)
@@ -113,6 +109,19 @@ func (p Program) Connect(ctx context.Context, databaseURL Secret, c Common, log 
 		return nil, nil, err
 	}
 	return pool, nc, nil
+}
+
+// Database opens a pool and waits until Postgres answers and has the program's schema.
+func (p Program) Database(ctx context.Context, url Secret, c Common, log *slog.Logger) (*pgxpool.Pool, error) {
+	pool, err := openPool(ctx, url, log, newFault(c, log))
+	if err != nil {
+		return nil, err
+	}
+	if err := WaitMigrated(ctx, pool, log, p.Migrations...); err != nil {
+		pool.Close()
+		return nil, err
+	}
+	return pool, nil
 }
 
 // Relays returns a relay for each lane of the program and what wakes them all.

@@ -39,14 +39,11 @@ func newReconciler(c service.Reconciliation, pool *pgxpool.Pool, prov provision.
 // is or was wrong.
 func reconcileOnce(ctx context.Context, cfg reconcileConfig, stdout io.Writer, dry bool) error {
 	log := service.NewLogger(stdout, cfg.LogFormat, cfg.LogLevel)
-	pool, err := service.OpenPool(ctx, cfg.DatabaseURL.Reveal(), log)
+	pool, err := program.Database(ctx, cfg.DatabaseURL, cfg.Common, log)
 	if err != nil {
 		return err
 	}
 	defer pool.Close()
-	if err := service.WaitMigrated(ctx, pool, log, program.Migrations...); err != nil {
-		return err
-	}
 	prov, err := openProvider(ctx, config{MigrateConfig: cfg.MigrateConfig, ProviderDir: cfg.ProviderDir}, nil)
 	if err != nil {
 		return err
