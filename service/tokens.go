@@ -86,11 +86,15 @@ func OperatorTokens(name, secrets string) *Tokens {
 }
 
 // Require lets requests pass whose bearer has the role: 401 without a known
-// token, 403 with too small a role. Handlers find out who it is by [Actor].
+// token, 403 with too small a role. Handlers find out who it is by [Actor]. A request
+// whose context is of [Sessions.Resume] needs no bearer.
 func (t *Tokens) Require(role string) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			who, ok := t.find(r.Header.Get("Authorization"))
+			who, ok := r.Context().Value(actorKey{}).(token)
+			if !ok {
+				who, ok = t.find(r.Header.Get("Authorization"))
+			}
 			switch {
 			case !ok:
 				WriteProblem(w, NewProblem(http.StatusUnauthorized, "unauthorized", "a valid bearer token is required"))

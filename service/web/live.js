@@ -1,0 +1,114 @@
+// Keeps a page up to date and spares a few clicks; see the package's doc.go. Without it everything still works.
+"use strict";
+(() => {
+  const main = document.querySelector("main");
+  const pauseButton = document.querySelector("[data-pause]");
+  const say = text => { document.getElementById("news").textContent = text; };
+  let paused = sessionStorage.getItem("paused") === "yes";
+  let busy = false, again = false;
+
+  // inUse tells whether somebody is about to use what is in an element.
+  const inUse = e => e.contains(document.activeElement) && document.activeElement !== document.body && document.activeElement !== e
+    || e.querySelector("input:checked:not([type=hidden]), details[open]") !== null;
+
+  const swap = (old, now) => { if (!inUse(old) && old.innerHTML !== now.innerHTML) old.innerHTML = now.innerHTML; };
+
+  // rows updates those that are there and announces the others.
+  const rows = (old, now) => {
+    let news = 0;
+    for (const row of now.rows) {
+      const mine = row.id && document.getElementById(row.id);
+      if (!mine) news++;
+      else if (!inUse(mine) && mine.innerHTML !== row.innerHTML) mine.innerHTML = row.innerHTML;
+    }
+    announce(old, now, old.rows.length === 0 ? 0 : news);
+    if (old.rows.length === 0) old.innerHTML = now.innerHTML;
+  };
+
+  const announce = (old, now, news) => {
+    const scroll = old.closest(".scroll") || old.closest("table");
+    let bar = document.getElementById("news-bar");
+    if (news === 0) { bar?.remove(); return; }
+    if (!bar) {
+      bar = document.createElement("p");
+      bar.id = "news-bar";
+      bar.className = "news-bar";
+      bar.append(document.createElement("button"));
+      scroll.before(bar);
+    }
+    const text = `${news} new – show`;
+    if (bar.firstChild.textContent !== text) { bar.firstChild.textContent = text; say(`${news} new`); }
+    bar.firstChild.onclick = () => { old.innerHTML = now.innerHTML; bar.remove(); scroll.focus(); tick(); };
+  };
+
+  const refresh = async () => {
+    if (paused) return;
+    if (busy) { again = true; return; }
+    busy = true;
+    try {
+      const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+      if (answer.redirected) { location.reload(); return; }
+      if (!answer.ok) return; // what is shown stays; the next event tries again
+      const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+      if (paused) return;
+      for (const now of fresh.querySelectorAll("[data-live][id], tbody[data-rows][id]")) {
+        const old = document.getElementById(now.id);
+        if (old) (now.hasAttribute("data-rows") ? rows : swap)(old, now);
+      }
+      document.title = fresh.title;
+      tick();
+    } catch { // the server is away; the next event tries again
+    } finally {
+      setTimeout(() => { busy = false; if (again) { again = false; refresh(); } }, 500);
+    }
+  };
+
+  const follow = () => {
+    if (main.dataset.events) {
+      const stream = new EventSource(main.dataset.events);
+      for (const kind of ["message", "state", "changed"]) stream.addEventListener(kind, refresh);
+      addEventListener("pagehide", () => stream.close());
+      addEventListener("pageshow", e => { if (e.persisted) location.reload(); });
+    }
+    if (main.dataset.every) setInterval(refresh, Number(main.dataset.every));
+  };
+
+  const showPause = () => {
+    pauseButton.hidden = false;
+    pauseButton.textContent = paused ? "Resume live updates" : "Pause live updates";
+  };
+  pauseButton?.addEventListener("click", () => {
+    paused = !paused;
+    sessionStorage.setItem("paused", paused ? "yes" : "no");
+    showPause();
+    refresh();
+  });
+  if (pauseButton) showPause(); else paused = false;
+
+  // Times: "3 min ago", "in 12 s".
+  const span = s => s < 100 ? `${Math.round(s)} s` : s < 6000 ? `${Math.round(s / 60)} min` : s < 172800 ? `${Math.round(s / 3600)} h` : `${Math.round(s / 86400)} d`;
+  const tick = () => {
+    for (const t of document.querySelectorAll("time[data-ago], time[data-countdown]")) {
+      const seconds = (Date.parse(t.dateTime) - Date.now()) / 1000;
+      t.title = t.title || t.textContent;
+      const text = "countdown" in t.dataset ? (seconds > 0 ? `in ${span(seconds)}` : "any moment") : seconds > -1 ? "now" : `${span(-seconds)} ago`;
+      if (t.textContent !== text) t.textContent = text;
+    }
+  };
+  tick();
+  setInterval(tick, 1000);
+
+  document.addEventListener("click", async e => {
+    const copy = e.target.closest("[data-copy]");
+    if (!copy) return;
+    const text = document.querySelector(copy.dataset.copy).textContent.trim();
+    try { await navigator.clipboard.writeText(text); say("Copied"); copy.textContent = "Copied"; } catch { say("The browser does not allow copying"); getSelection().selectAllChildren(document.querySelector(copy.dataset.copy)); }
+  });
+  document.addEventListener("change", e => {
+    const all = e.target.dataset.checkAll;
+    if (all) for (const box of document.querySelectorAll(`input[type=checkbox][name="${all}"]`)) box.checked = e.target.checked;
+  });
+  for (const b of document.querySelectorAll("[data-copy]")) b.hidden = false;
+
+  follow();
+})();

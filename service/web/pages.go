@@ -1,0 +1,106 @@
+package web
+
+import (
+	"bytes"
+	"embed"
+	"fmt"
+	"html/template"
+	"io/fs"
+	"net/http"
+	"strings"
+)
+
+//go:embed layout.html
+var layout embed.FS
+
+// Headers has browsers run and show nothing but what the same origin serves, keep
+// pages to themselves, and tell nobody where they come from.
+func Headers(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Referrer-Policy", "no-referrer")
+		h.Set("Cross-Origin-Opener-Policy", "same-origin")
+		h.Set("Cache-Control", "no-store")
+		next.ServeHTTP(w, r)
+	})
+}
+
+// Page is what the layout shows around a template's "main".
+type Page struct {
+	Title   string
+	Product string // shown on top; links to Home
+	Home    string
+	Assets  string // path below which [Asset] is served, "/console/assets"
+	Nav     []Link
+	Events  string // stream of events upon which the page is looked at anew; "" for none
+	Every   int    // milliseconds after which the page is looked at anew; 0 for never
+	Reload  int    // seconds after which a browser without script loads the page anew; 0 for never
+	Who     string // who is signed in, "" for nobody
+	Role    string
+	Leave   string // where a POST signs out
+	Data    any    // the template's own
+}
+
+// Link is an entry of the navigation.
+type Link struct {
+	Path, Text string
+	Current    bool
+}
+
+// Pages are templates. Safe for concurrent use.
+type Pages struct{ byName map[string]*template.Template }
+
+// NewPages parses the files *.html of a folder, each together with the layout and with
+// the files whose name begins with an underscore.
+func NewPages(from fs.FS, funcs template.FuncMap) (*Pages, error) {
+	base, err := template.New("layout").Funcs(template.FuncMap{"asset": func(folder, name string) string {
+		return folder + "/" + name + "?v=" + assets[name].version
+	}}).Funcs(funcs).ParseFS(layout, "layout.html")
+	if err != nil {
+		return nil, fmt.Errorf("layout: %w", err)
+	}
+	names, err := fs.Glob(from, "*.html")
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		if strings.HasPrefix(name, "_") {
+			if base, err = base.ParseFS(from, name); err != nil {
+				return nil, fmt.Errorf("page %s: %w", name, err)
+			}
+		}
+	}
+	p := &Pages{byName: make(map[string]*template.Template)}
+	for _, name := range names {
+		if strings.HasPrefix(name, "_") {
+			continue
+		}
+		t, err := base.Clone()
+		if err == nil {
+			t, err = t.ParseFS(from, name)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("page %s: %w", name, err)
+		}
+		p.byName[strings.TrimSuffix(name, ".html")] = t
+	}
+	return p, nil
+}
+
+// Write answers with a page. Nothing is written if the template fails.
+func (p *Pages) Write(w http.ResponseWriter, status int, name string, page Page) error {
+	t := p.byName[name]
+	if t == nil {
+		return fmt.Errorf("there is no page %q", name)
+	}
+	var text bytes.Buffer
+	if err := t.ExecuteTemplate(&text, "layout.html", page); err != nil {
+		return fmt.Errorf("page %s: %w", name, err)
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = w.Write(text.Bytes()) // whoever asked has gone
+	return nil
+}
