@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -13,7 +14,9 @@ import (
 	"github.com/signup-saga/signup-saga/contract"
 	"github.com/signup-saga/signup-saga/member-svc/internal/account"
 	"github.com/signup-saga/signup-saga/member-svc/internal/api"
+	"github.com/signup-saga/signup-saga/member-svc/internal/console"
 	"github.com/signup-saga/signup-saga/member-svc/internal/drive"
+	"github.com/signup-saga/signup-saga/member-svc/internal/join"
 	"github.com/signup-saga/signup-saga/member-svc/internal/live"
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
@@ -62,14 +65,18 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 	}
 	defer pool.Close()
 	defer nc.Conn.Close()
+	tracer, err := service.StartTracing(ctx, program.Name, log)
+	if err != nil {
+		return err
+	}
 	p := &service.Process{
 		Log: log, DrainDelay: cfg.DrainDelay, DrainTimeout: cfg.DrainTimeout,
 		Health:  service.NewHealth(map[string]func(context.Context) error{"postgres": pool.Ping}),
-		Closers: []func(context.Context) error{nc.Close},
+		Closers: []func(context.Context) error{nc.Close, tracer.Close},
 	}
 	var wake func()
 	registry := prometheus.NewRegistry()
-	if p.Relays, wake, err = program.Relays(pool, nc, cfg.Common, registry, log); err != nil {
+	if p.Relays, wake, err = program.Relays(pool, nc, cfg.Common, tracer, registry, log); err != nil {
 		return err
 	}
 	steps := steps(cfg)
@@ -94,9 +101,17 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 		Accounts: account.New(account.Config{SessionLifetime: cfg.SessionLifetime, DatabaseTimeout: cfg.DatabaseTimeout, Log: log}, st, hasher, steps),
 		Live:     hub, Store: st, Steps: steps, Metrics: metrics, DatabaseTimeout: cfg.DatabaseTimeout, Log: log,
 	}
+	admin, err := operators(p, cfg, handlers, tokens)
+	if err != nil {
+		return err
+	}
+	public, err := join.New(join.Config{API: handlers.Public(cfg.limits()), Plans: cfg.PlansAllowed, PasswordMin: cfg.PasswordMin, Log: log})
+	if err != nil {
+		return err
+	}
 	p.Servers = []*service.Server{
-		service.NewServer(service.ServerConfig{Name: "public", Addr: cfg.HTTPAddr, TLS: certificate, Handler: handlers.Public(cfg.limits()), Log: log, MaxConnections: cfg.MaxConnections, Proxies: cfg.TrustedProxies}),
-		service.NewServer(service.ServerConfig{Name: "admin", Addr: cfg.AdminAddr, TLS: certificate, Handler: handlers.Admin(tokens, p.Health), Log: log, MaxConnections: cfg.MaxConnections, Proxies: cfg.TrustedProxies}),
+		service.NewServer(service.ServerConfig{Name: "public", Public: true, Tracer: tracer, Addr: cfg.HTTPAddr, TLS: certificate, Handler: public, Log: log, MaxConnections: cfg.MaxConnections, Proxies: cfg.TrustedProxies}),
+		service.NewServer(service.ServerConfig{Name: "admin", Tracer: tracer, Addr: cfg.AdminAddr, TLS: certificate, Handler: admin, Log: log, MaxConnections: cfg.MaxConnections, Proxies: cfg.TrustedProxies}),
 	}
 	for _, s := range p.Servers {
 		if err := s.Listen(); err != nil {
@@ -104,6 +119,16 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 		}
 	}
 	return p.Run(ctx)
+}
+
+// operators returns the handler of the admin listener: the API, and the console on top of it.
+func operators(p *service.Process, cfg Config, handlers *api.API, tokens *service.Tokens) (http.Handler, error) {
+	pulse := console.NewPulse(handlers.Store.Pulse, time.Second)
+	p.Workers = append(p.Workers, service.Task{Name: "console pulse", Run: func(ctx context.Context) error { return pulse.Run(ctx, p.Log) }})
+	return console.New(console.Config{
+		API: handlers.Admin(tokens, p.Health), Pulse: pulse, DemoURL: cfg.ConsoleDemoURL, Log: p.Log,
+		Sessions: &service.Sessions{Tokens: tokens, Secret: []byte(cfg.IdempotencySecret.Reveal()), Lifetime: console.SessionLifetime},
+	})
 }
 
 // steps are what every new member is promised. Sagas store the index of their step:

@@ -1,0 +1,182 @@
+package console
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/signup-saga/signup-saga/client"
+	"github.com/signup-saga/signup-saga/service"
+	"github.com/signup-saga/signup-saga/service/web"
+)
+
+//go:embed templates
+var templates embed.FS
+
+// Config says what a console is on top of.
+type Config struct {
+	API      http.Handler // the admin API
+	Sessions *service.Sessions
+	Pulse    *Pulse
+	DemoURL  string // a page on which a demo's faults are played; "" for none
+	Log      *slog.Logger
+}
+
+// Console answers requests below /console/. Safe for concurrent use.
+type Console struct {
+	cfg   Config
+	api   *client.Admin
+	pages *web.Pages
+}
+
+// New returns a handler of the console and of everything else that the API answers.
+func New(cfg Config) (http.Handler, error) {
+	own, err := fs.Sub(templates, "templates")
+	if err != nil {
+		return nil, err
+	}
+	pages, err := web.NewPages(own, funcs)
+	if err != nil {
+		return nil, err
+	}
+	c := &Console{cfg: cfg, pages: pages, api: client.NewAdmin("http://console", "", &http.Client{Transport: web.Transport{Handler: cfg.API}})}
+	r := chi.NewRouter()
+	r.NotFound(cfg.API.ServeHTTP)
+	r.MethodNotAllowed(cfg.API.ServeHTTP)
+	r.Get("/console", http.RedirectHandler(home, http.StatusSeeOther).ServeHTTP)
+	r.Get(home+"assets/*", web.Asset)
+	r.Group(func(r chi.Router) {
+		r.Use(web.Headers, http.NewCrossOriginProtection().Handler)
+		r.Get(home+"login", c.showLogin)
+		r.Post(home+"login", c.logIn)
+		r.Post(home+"logout", c.logOut)
+		r.Group(func(r chi.Router) {
+			r.Use(c.signedIn)
+			r.Get(home+"events", c.streamChanges)
+			r.HandleFunc(home+"*", c.screen(func(*http.Request) (view, error) { return view{}, errNoPage }))
+			c.routes(r)
+		})
+	})
+	return r, nil
+}
+
+// home is the path of the first page; the others are below it.
+const home = "/console/"
+
+var errNoPage = &client.Problem{Status: http.StatusNotFound, Title: "Not Found", Detail: "there is no such page"}
+
+// routes adds the screens and what can be done on them.
+func (c *Console) routes(r chi.Router) {
+	r.Get(home, c.screen(c.overview))
+}
+
+// navigation is what the header of each page links to.
+func (c *Console) navigation(path string) []web.Link {
+	links := []web.Link{
+		{Path: home, Text: "Overview"},
+		{Path: home + "failures", Text: "Failures"},
+		{Path: home + "sagas", Text: "Sagas"},
+		{Path: home + "retries", Text: "Operations"},
+		{Path: home + "dead", Text: "Dead letters"},
+		{Path: home + "audit", Text: "Audit"},
+	}
+	for i, l := range links {
+		links[i].Current = path == l.Path || l.Path != home && strings.HasPrefix(path, l.Path+"/")
+	}
+	if c.cfg.DemoURL != "" {
+		links = append(links, web.Link{Path: c.cfg.DemoURL, Text: "Faults"})
+	}
+	return links
+}
+
+// view is what a screen shows.
+type view struct {
+	template, title string
+	data            any
+	still           bool // does not change while it is looked at
+	every           int  // milliseconds after which it is looked at anew even if nothing was told
+}
+
+// screen answers GETs with what show returns.
+func (c *Console) screen(show func(*http.Request) (view, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		v, err := show(r)
+		if err != nil {
+			c.refuse(w, r, err)
+			return
+		}
+		c.write(w, r, http.StatusOK, v)
+	}
+}
+
+// action answers POSTs: do returns where the page is that shows what came of it.
+func (c *Console) action(do func(*http.Request) (string, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+		if err := r.ParseForm(); err != nil {
+			c.refuse(w, r, &client.Problem{Status: http.StatusBadRequest, Title: "Bad Request", Detail: "the form cannot be read"})
+			return
+		}
+		to, err := do(r)
+		if err != nil {
+			c.refuse(w, r, err)
+			return
+		}
+		http.Redirect(w, r, to, http.StatusSeeOther)
+	}
+}
+
+// maxForm bounds a form in bytes: some hundred ticked boxes and a reason.
+const maxForm = 64 << 10
+
+// refuse shows a problem that the API answered with, or logs an error.
+func (c *Console) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	var p *client.Problem
+	switch {
+	case errors.As(err, &p) && p.Status == http.StatusUnauthorized: // the token is gone
+		http.Redirect(w, r, home+"login", http.StatusSeeOther)
+		return
+	case errors.As(err, &p):
+	case errors.Is(err, context.Canceled):
+		return // nobody is there to be answered
+	default:
+		c.cfg.Log.ErrorContext(r.Context(), "console page failed", "error", err)
+		p = &client.Problem{Status: http.StatusInternalServerError, Title: "Internal Server Error", Detail: "something went wrong; it has been logged"}
+	}
+	if p.RetryAfter > 0 {
+		w.Header().Set("Retry-After", "2")
+	}
+	c.write(w, r, p.Status, view{template: "problem", title: p.Title, data: p, still: true})
+}
+
+// write answers with a page of somebody who is signed in.
+func (c *Console) write(w http.ResponseWriter, r *http.Request, status int, v view) {
+	who, role := service.Actor(r.Context())
+	page := web.Page{
+		Title: v.title, Product: product, Home: home, Assets: home + "assets", Nav: c.navigation(r.URL.Path),
+		Who: who, Role: role, Leave: home + "logout", Data: v.data, Every: v.every,
+	}
+	if !v.still {
+		page.Events = home + "events"
+	}
+	c.show(w, status, v.template, page)
+}
+
+func (c *Console) show(w http.ResponseWriter, status int, template string, page web.Page) {
+	if err := c.pages.Write(w, status, template, page); err != nil {
+		c.cfg.Log.Error("console page failed", "error", err)
+		http.Error(w, "something went wrong; it has been logged", http.StatusInternalServerError)
+	}
+}
+
+const product = "Signup Saga"
+
+// SessionLifetime is after how long an operator has to log in again.
+const SessionLifetime = 12 * time.Hour

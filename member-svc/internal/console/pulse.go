@@ -1,0 +1,127 @@
+package console
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/signup-saga/signup-saga/service"
+)
+
+// Pulse tells open pages that something has changed. However many there are, it asks
+// once per interval, and not at all while nobody looks. Safe for concurrent use.
+type Pulse struct {
+	ask   func(context.Context) (string, error)
+	every time.Duration
+
+	mu      sync.Mutex
+	last    string
+	streams map[chan struct{}]struct{}
+}
+
+// NewPulse returns a pulse; [Pulse.Run] has to run beside it. ask returns something
+// that is another when anything has changed.
+func NewPulse(ask func(context.Context) (string, error), every time.Duration) *Pulse {
+	return &Pulse{ask: ask, every: every, streams: make(map[chan struct{}]struct{})}
+}
+
+// Run asks until ctx ends.
+func (p *Pulse) Run(ctx context.Context, log *slog.Logger) error {
+	service.Loop(ctx, "console pulse", p.every, nil, log, func(ctx context.Context) (bool, error) { return false, p.beat(ctx) })
+	return nil
+}
+
+func (p *Pulse) beat(ctx context.Context) error {
+	if p.watched() == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, pulseTimeout)
+	defer cancel()
+	now, err := p.ask(ctx)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if now == p.last {
+		return nil
+	}
+	p.last = now
+	for s := range p.streams {
+		select {
+		case s <- struct{}{}:
+		default: // it has not taken the one before: that will do
+		}
+	}
+	return nil
+}
+
+func (p *Pulse) watched() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.streams)
+}
+
+// join returns a channel of changes, or nil if too many have one.
+func (p *Pulse) join() chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.streams) >= maxStreams {
+		return nil
+	}
+	s := make(chan struct{}, 1)
+	p.streams[s] = struct{}{}
+	return s
+}
+
+func (p *Pulse) leave(s chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.streams, s)
+}
+
+const (
+	maxStreams     = 256 // open pages of one process
+	pulseTimeout   = 2 * time.Second
+	streamTimeout  = 10 * time.Second // for a browser to take what is written
+	streamBeat     = 15 * time.Second
+	streamLifetime = 10 * time.Minute // then the session is looked at again
+)
+
+// streamChanges sends an event whenever something has changed, and nothing of what.
+func (c *Console) streamChanges(w http.ResponseWriter, r *http.Request) {
+	changes := c.cfg.Pulse.join()
+	if changes == nil {
+		w.Header().Set("Retry-After", "5")
+		http.Error(w, "too many pages are open", http.StatusServiceUnavailable)
+		return
+	}
+	defer c.cfg.Pulse.leave(changes)
+	out := service.OpenEvents(w, streamTimeout)
+	defer out.Close()
+	beat := time.NewTicker(streamBeat)
+	defer beat.Stop()
+	end := time.NewTimer(streamLifetime)
+	defer end.Stop()
+	text := fmt.Sprintf("retry: %d\n\n", 2*time.Second/time.Millisecond)
+	for {
+		if out.Write(text) != nil {
+			return
+		}
+		select {
+		case <-changes:
+			text = "event: changed\ndata: {}\n\n"
+		case <-beat.C:
+			text = service.Heartbeat
+		case <-end.C:
+			return
+		case <-service.Draining(r.Context()):
+			return
+		case <-r.Context().Done():
+			return
+		}
+	}
+}
