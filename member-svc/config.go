@@ -32,7 +32,7 @@ type Config struct {
 	CredentialsConfig
 	HTTPAddr          string         `env:"MEMBER_HTTP_ADDR" envDefault:"127.0.0.1:8080" help:"public listener"`
 	AdminTokensFile   string         `env:"ADMIN_TOKENS_FILE,required" help:"lines name:role:sha256-hex; roles viewer, operator"`
-	IdempotencySecret service.Secret `env:"IDEMPOTENCY_SECRET,required" help:"keys the fingerprints of requests and of names that are kept; at least 32 characters, the same in every replica; a new one frees those names"`
+	IdempotencySecret service.Secret `env:"IDEMPOTENCY_SECRET,required" help:"keys the fingerprints of requests and of names that are kept, and sessions of the console; at least 32 characters, the same in every replica; a new one frees those names"`
 	SMTPAddr          string         `env:"SMTP_ADDR" envDefault:"127.0.0.1:1025" help:"mail server"`
 	MailFrom          string         `env:"MAIL_FROM" envDefault:"welcome@localhost" help:"sender of the welcome mail"`
 	MailMaxAttempts   int            `env:"MAIL_MAX_ATTEMPTS" envDefault:"20" help:"times that the mail server may put a mail off"`
