@@ -1,0 +1,195 @@
+// Package join is the sign-up page: a form, and a page that shows how far the signup
+// is. It is a layer on top of the public API, which it calls in the same process and
+// from the browser's address: what is checked, limited, counted and repeated, and how,
+// is decided there and nowhere else.
+package join
+
+import (
+	"crypto/rand"
+	"embed"
+	"errors"
+	"fmt"
+	"html/template"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/signup-saga/signup-saga/client"
+	"github.com/signup-saga/signup-saga/member-svc/internal/store"
+	"github.com/signup-saga/signup-saga/service"
+	"github.com/signup-saga/signup-saga/service/web"
+)
+
+const (
+	// maxForm is the size in bytes of the largest form that is read: what the API takes,
+	// with all of it escaped.
+	maxForm = 32 << 10
+	// lookAgain is when a browser that learns of no events asks again.
+	lookAgain = 2 * time.Second
+)
+
+//go:embed templates
+var files embed.FS
+
+// Config configures the page.
+type Config struct {
+	API         http.Handler // the public API
+	Plans       []string     // that anyone may choose; the first is the default
+	PasswordMin int          // characters; the page only tells of it
+	Log         *slog.Logger
+}
+
+type site struct {
+	cfg     Config
+	members *client.Public
+	pages   *web.Pages
+	mux     *http.ServeMux
+}
+
+// New returns a handler of the page, which hands every other request to the API.
+func New(cfg Config) (http.Handler, error) {
+	templates, err := fs.Sub(files, "templates")
+	if err != nil {
+		return nil, err
+	}
+	pages, err := web.NewPages(templates, template.FuncMap{"size": size, "quota": func(plan string) string { return size(store.QuotaBytes[plan]) }})
+	if err != nil {
+		return nil, err
+	}
+	s := &site{cfg: cfg, pages: pages, mux: http.NewServeMux(), members: client.NewPublic("http://api", &http.Client{Transport: web.Transport{Handler: cfg.API}})}
+	handle := func(h service.Handler) http.Handler { return service.Adapt(cfg.Log, nil, h) }
+	sameOrigin := http.NewCrossOriginProtection()
+	sameOrigin.SetDenyHandler(handle(s.foreign))
+	s.mux.Handle("GET /{$}", web.Headers(handle(s.empty)))
+	s.mux.Handle("POST /{$}", web.Headers(sameOrigin.Handler(handle(s.signUp))))
+	s.mux.Handle("GET /signup/{signup_id}", web.Headers(handle(s.progress)))
+	s.mux.Handle("GET /assets/{name}", web.Headers(http.HandlerFunc(web.Asset)))
+	return s, nil
+}
+
+// ServeHTTP implements http.Handler.
+func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if _, pattern := s.mux.Handler(r); pattern == "" {
+		s.cfg.API.ServeHTTP(w, r)
+		return
+	}
+	s.mux.ServeHTTP(w, r)
+}
+
+func (s *site) write(w http.ResponseWriter, status int, name string, page web.Page) error {
+	page.Product, page.Home, page.Assets = "Signup Saga", "/", "/assets"
+	return s.pages.Write(w, status, name, page)
+}
+
+// form is the form as it is shown, with what was typed but for the password.
+type form struct {
+	client.NewMember
+	Key         string            // names the signup, however often the form is sent
+	Wrong       map[string]string // by field, why the API refused it
+	Failure     string            // what is wrong otherwise
+	Plans       []string
+	PasswordMin int
+}
+
+func (s *site) show(w http.ResponseWriter, status int, f form) error {
+	title := "Sign up"
+	if status != http.StatusOK {
+		title = "Error: " + title
+	}
+	if f.Key == "" {
+		f.Key = rand.Text()
+	}
+	f.Plans, f.PasswordMin = s.cfg.Plans, s.cfg.PasswordMin
+	return s.write(w, status, "form", web.Page{Title: title, Data: f})
+}
+
+func (s *site) empty(w http.ResponseWriter, _ *http.Request) error {
+	return s.show(w, http.StatusOK, form{})
+}
+
+func (s *site) foreign(w http.ResponseWriter, _ *http.Request) error {
+	return s.show(w, http.StatusForbidden, form{Failure: "Another site has sent this form, and nothing was done. If you want to sign up, fill it in here."})
+}
+
+func (s *site) signUp(w http.ResponseWriter, r *http.Request) error {
+	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+	if err := r.ParseForm(); err != nil {
+		return s.show(w, http.StatusBadRequest, form{Failure: "The form is too large, or did not arrive whole."})
+	}
+	value := r.PostForm.Get
+	m := client.NewMember{Username: value("username"), Password: value("password"), Plan: value("plan"), Email: value("email")}
+	signup, err := s.members.SignUp(web.ForClient(r), m, value("key"))
+	var refusal *client.Problem
+	switch {
+	case err == nil:
+		http.Redirect(w, r, "/signup/"+signup.SignupID, http.StatusSeeOther)
+		return nil
+	case !errors.As(err, &refusal):
+		return err
+	}
+	m.Password = ""
+	f := form{NewMember: m, Key: value("key"), Wrong: map[string]string{}}
+	f.refuse(refusal)
+	if refusal.RetryAfter > 0 {
+		w.Header().Set("Retry-After", seconds(refusal.RetryAfter))
+	}
+	return s.show(w, refusal.Status, f)
+}
+
+// refuse says why the API refused the form. The key stays, for a signup that seems to
+// have failed may have been carried out, unless there is no use for it any more.
+func (f *form) refuse(p *client.Problem) {
+	again := "Type your password and try again in " + seconds(max(p.RetryAfter, time.Second)) + " s."
+	switch {
+	case p.Code == "validation_failed":
+		for _, e := range p.Errors {
+			f.Wrong[strings.TrimPrefix(e.Pointer, "/")] = e.Detail
+		}
+	case p.Code == "username_taken":
+		f.Wrong["username"] = "is taken: choose another one"
+	case p.Code == "idempotency_key_reused":
+		f.Key = ""
+		f.Failure = "This form was sent before with other entries, and they were accepted: you are in. Send it again only if you want a second account."
+	case p.Code == "rate_limited":
+		f.Failure = "There were too many attempts from your address or for this username. " + again
+	case p.Temporary():
+		f.Failure = "We cannot sign you up at the moment. " + again + " There will be one account, however often you try."
+	default:
+		f.Key = ""
+		f.Failure = "This was not accepted: " + p.Detail + "."
+	}
+}
+
+func (s *site) progress(w http.ResponseWriter, r *http.Request) error {
+	signup, err := s.members.Signup(web.ForClient(r), r.PathValue("signup_id"))
+	var refusal *client.Problem
+	switch {
+	case err == nil:
+		page := web.Page{Title: "Your signup", Data: signup}
+		if !signup.Settled() {
+			page.Reload = int(lookAgain.Seconds())
+		}
+		return s.write(w, http.StatusOK, "progress", page)
+	case !errors.As(err, &refusal):
+		return err
+	case refusal.Status == http.StatusNotFound:
+		return s.write(w, http.StatusNotFound, "unknown", web.Page{Title: "No such signup"})
+	}
+	wait := seconds(max(lookAgain, refusal.RetryAfter))
+	w.Header().Set("Retry-After", wait)
+	w.Header().Set("Refresh", wait)
+	return s.write(w, refusal.Status, "away", web.Page{Title: "One moment"})
+}
+
+func seconds(d time.Duration) string { return strconv.Itoa(int(d / time.Second)) }
+
+// size is a number of bytes for people.
+func size(bytes int64) string {
+	if bytes >= 1<<40 {
+		return fmt.Sprintf("%.4g TiB", float64(bytes)/(1<<40))
+	}
+	return fmt.Sprintf("%.4g GiB", float64(bytes)/(1<<30))
+}
