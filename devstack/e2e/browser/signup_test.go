@@ -1,0 +1,87 @@
+package browser
+
+import (
+	"crypto/rand"
+	"strings"
+	"testing"
+)
+
+const password = "a long enough password"
+
+// someone is a username that nobody has.
+func someone() string { return "mina-" + strings.ToLower(rand.Text()[:12]) }
+
+// fillIn fills in the form for somebody.
+func (p *tab) fillIn(username, password string) {
+	p.t.Helper()
+	p.fill("Username", username)
+	p.fill("Password", password)
+	p.fill("Email (optional)", username+"@example.org")
+	p.click("button", "Sign up")
+}
+
+func TestSignUpIsWatchedUntilReady(t *testing.T) {
+	s := needSystem(t)
+	p := open(t)
+	p.visit(s.env["MEMBER_URL"])
+	username := someone()
+	p.fillIn(username, password)
+	p.sees("You are in, "+username, "Your account is open")
+	loaded := p.loaded()
+	p.sees("Your storage is ready")
+	if p.loaded() != loaded {
+		t.Error("the page was loaded again to show that the storage is ready")
+	}
+}
+
+// A provider that is away delays the storage, never the signup.
+func TestSignUpWhileTheProviderIsAway(t *testing.T) {
+	s := needSystem(t)
+	s.provider(t, "outage")
+	p := open(t)
+	p.visit(s.env["MEMBER_URL"])
+	p.fillIn(someone(), password)
+	p.sees("You are in", "Your account is open", "Your storage is being prepared")
+	loaded := p.loaded()
+	p.sees("It takes longer than usual. You are in all the same")
+	s.setProvider(t, "none")
+	p.sees("Your storage is ready")
+	if p.loaded() != loaded {
+		t.Error("the page was loaded again to show that the storage is ready")
+	}
+}
+
+func TestErrorsAreShownAtTheirFields(t *testing.T) {
+	s := needSystem(t)
+	taken := someone()
+	s.signUp(t, taken)
+	p := open(t)
+	p.expect("status of 4")
+	p.visit(s.env["MEMBER_URL"])
+
+	p.fillIn(taken, password)
+	p.described("Username", "taken")
+	p.holds("Username", taken)
+	p.holds("Email (optional)", taken+"@example.org")
+	p.holds("Password", "")
+
+	free := someone()
+	p.script("(document.getElementById('password').removeAttribute('minlength'), '')")
+	p.fillIn(free, "short")
+	p.described("Password", "characters")
+	p.holds("Username", free)
+	p.holds("Email (optional)", free+"@example.org")
+	p.holds("Password", "")
+	accessible(t, p)
+
+	p.fillIn(free, password)
+	p.sees("You are in, " + free)
+}
+
+func TestSignUpWithoutJavaScript(t *testing.T) {
+	s := needSystem(t)
+	p := open(t, withoutScript)
+	p.visit(s.env["MEMBER_URL"])
+	p.fillIn(someone(), password)
+	p.sees("You are in", "Your storage is ready")
+}
