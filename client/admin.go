@@ -36,6 +36,7 @@ type Saga struct {
 	NextAttemptAt *time.Time `json:"next_attempt_at"`
 	CreatedAt     time.Time  `json:"created_at"`
 	UpdatedAt     time.Time  `json:"updated_at"`
+	TraceID       *string    `json:"trace_id"`           // of the newest command, for OpenTelemetry; nil if it was not traced
 	Timeline      []Moment   `json:"timeline,omitempty"` // oldest first; of [Admin.Saga] only
 }
 

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/signup-saga/signup-saga/contract"
@@ -121,6 +122,19 @@ func TestMalformedKeepsAttributes(t *testing.T) {
 		}
 		if _, err := contract.Parse(h, []byte("{}")); !errors.Is(err, contract.ErrMalformed) {
 			t.Errorf("%s: err = %v, want ErrMalformed", name, err)
+		}
+	}
+}
+
+// What a stranger sends as trace context is stored and sent on only if it is one.
+func TestMalformedTraceParentIsNone(t *testing.T) {
+	const good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+	for _, sent := range []string{good, "", "x", good + "\x00", strings.Repeat(good, 1000), strings.ToUpper(good)} {
+		e, err := contract.Parse(map[string][]string{
+			"ce-specversion": {"1.0"}, "ce-id": {"1"}, "ce-source": {"/x"}, "ce-type": {"storage.provision"}, "traceparent": {sent},
+		}, []byte("{}"))
+		if want := map[bool]string{true: good}[sent == good]; err != nil || e.TraceParent != want {
+			t.Errorf("%.80q is read as %q, %v", sent, e.TraceParent, err)
 		}
 	}
 }

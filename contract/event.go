@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -51,8 +52,18 @@ type Event struct {
 // Parse reads a message in binary or structured content mode. On error it
 // returns what it could read, wrapped attributes included, beside an error
 // that wraps [ErrMalformed]. Which types it handles is the reader's business: a
-// newer producer may send others.
+// newer producer may send others. A malformed traceparent counts as none.
 func Parse(headers map[string][]string, body []byte) (Event, error) {
+	e, err := parse(headers, body)
+	if !traceParent.MatchString(e.TraceParent) {
+		e.TraceParent = ""
+	}
+	return e, err
+}
+
+var traceParent = regexp.MustCompile("^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")
+
+func parse(headers map[string][]string, body []byte) (Event, error) {
 	if strings.HasPrefix(first(headers, HeaderContentType), StructuredContentType) {
 		return parseStructured(body)
 	}

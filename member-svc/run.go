@@ -59,16 +59,12 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	pool, nc, err := program.Connect(ctx, cfg.DatabaseURL, cfg.Common, log)
+	pool, nc, tracer, err := program.Connect(ctx, cfg.DatabaseURL, cfg.Common, log)
 	if err != nil {
 		return err
 	}
 	defer pool.Close()
 	defer nc.Conn.Close()
-	tracer, err := service.StartTracing(ctx, program.Name, log)
-	if err != nil {
-		return err
-	}
 	p := &service.Process{
 		Log: log, DrainDelay: cfg.DrainDelay, DrainTimeout: cfg.DrainTimeout,
 		Health:  service.NewHealth(map[string]func(context.Context) error{"postgres": pool.Ping}),
@@ -81,6 +77,7 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 	}
 	steps := steps(cfg)
 	st := store.New(pool, steps, []byte(cfg.IdempotencySecret.Reveal()), wake)
+	st.Tracer = tracer
 	hasher, err := cfg.hasher()
 	if err != nil {
 		return err
@@ -159,7 +156,7 @@ func addWorkers(p *service.Process, cfg Config, pool *pgxpool.Pool, nc *service.
 	consume := func(producer contract.Service, lane contract.Lane, durable string, subjects []string, handle func(context.Context, []service.Message) error) {
 		stream := contract.Stream(producer, lane)
 		p.Workers = append(p.Workers, service.Task{Name: "consume " + stream, Run: func(ctx context.Context) error {
-			return service.Consume(ctx, nc.Conn, service.ConsumerConfig{Stream: stream, Durable: durable, Subjects: subjects, Batch: 100, Linger: service.Linger(lane), Log: p.Log}, handle)
+			return service.Consume(ctx, nc.Conn, service.ConsumerConfig{Stream: stream, Durable: durable, Subjects: subjects, Batch: 100, Linger: service.Linger(lane), Log: p.Log, Tracer: st.Tracer}, handle)
 		}})
 	}
 	loop := func(name string, every time.Duration, fn func(context.Context) (bool, error)) {

@@ -57,7 +57,8 @@ func (c Common) Validate() []error {
 	if err := validateFault(c.Fault, c.FaultsAllowed); err != nil {
 		errs = append(errs, err)
 	}
-	return errs
+	_, wrong := tracingWanted()
+	return append(errs, wrong...)
 }
 
 // LoadConfig fills the struct that cfg points to from variables named by its
@@ -208,14 +209,14 @@ func ConfigDoc(cfg any) []ConfigVar {
 
 // NewLogger returns a logger that writes to w: one JSON object a line with
 // format "json", else text for people, coloured if w is a terminal. An unknown
-// level means info.
+// level means info. Records that are logged with the context of a span name it.
 func NewLogger(w io.Writer, format, level string) *slog.Logger {
 	var l slog.Level
 	if err := l.UnmarshalText([]byte(level)); err != nil {
 		l = slog.LevelInfo
 	}
 	if format == "json" {
-		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l}))
+		return slog.New(tracedLog{slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l})})
 	}
 	terminal := false
 	if f, ok := w.(*os.File); ok {
@@ -223,5 +224,5 @@ func NewLogger(w io.Writer, format, level string) *slog.Logger {
 			terminal = info.Mode()&os.ModeCharDevice != 0
 		}
 	}
-	return slog.New(tint.NewTextHandler(w, &tint.Options{Level: l, TimeFormat: time.TimeOnly, NoColor: !terminal}))
+	return slog.New(tracedLog{tint.NewTextHandler(w, &tint.Options{Level: l, TimeFormat: time.TimeOnly, NoColor: !terminal})})
 }

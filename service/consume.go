@@ -35,6 +35,9 @@ type ConsumerConfig struct {
 	// and fast: the batch before it held several. Default 0.
 	Linger time.Duration
 	Log    *slog.Logger
+	// Tracer makes a span of each message that carries a trace; nil for none. The
+	// header of the message then names that span.
+	Tracer *Tracer
 }
 
 // Consume hands the stream's messages to handle, in batches of what has arrived
@@ -67,7 +70,7 @@ func Consume(ctx context.Context, nc *nats.Conn, cfg ConsumerConfig, handle func
 			continue
 		}
 		failures++
-		logFailure(cfg.Log, name, failures, err)
+		logFailure(ctx, cfg.Log, name, failures, err)
 		pause(ctx, Backoff(failures, 50*time.Millisecond, time.Second))
 	}
 	return nil
@@ -204,8 +207,14 @@ func (s *consumerSession) process(ctx context.Context, batch []jetstream.Msg) er
 	for i, m := range batch {
 		messages[i] = Message{Subject: m.Subject(), Headers: m.Headers(), Body: m.Data()}
 	}
+	inSpan, spans := s.traceMessages(ctx, messages)
+	defer func() {
+		for _, span := range spans {
+			span.End()
+		}
+	}()
 	for failures := 1; ; failures++ {
-		err := s.handle(ctx, messages)
+		err := s.handle(inSpan, messages)
 		if err == nil {
 			break
 		}
@@ -215,7 +224,7 @@ func (s *consumerSession) process(ctx context.Context, batch []jetstream.Msg) er
 			}
 			return ctx.Err()
 		}
-		logFailure(s.cfg.Log, "handle "+s.cfg.Stream, failures, err)
+		logFailure(inSpan, s.cfg.Log, "handle "+s.cfg.Stream, failures, err)
 		pause(ctx, Backoff(failures, 50*time.Millisecond, 5*time.Second))
 	}
 	return s.acknowledge(ctx, batch)

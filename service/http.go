@@ -2,6 +2,7 @@ package service
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	stdjson "encoding/json"
 	"errors"
@@ -68,6 +69,8 @@ type Handler func(w http.ResponseWriter, r *http.Request) error
 func Adapt(log *slog.Logger, mapErr func(error) *Problem, h Handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		rw := &recorder{ResponseWriter: w}
+		r, span := traceRequest(r)
+		defer func() { endRequest(span, rw.status) }()
 		defer func() {
 			v := recover()
 			if v == nil {
@@ -76,8 +79,8 @@ func Adapt(log *slog.Logger, mapErr func(error) *Problem, h Handler) http.Handle
 			if v == http.ErrAbortHandler { //nolint:errorlint // compared as net/http does: a panic's value, not an error's chain
 				panic(v) //nolint:forbidigo // net/http's own way to abort a response
 			}
-			log.Error("panic", "method", r.Method, "route", r.Pattern, "panic", v, "stack", string(debug.Stack()))
-			if rw.wrote {
+			log.ErrorContext(r.Context(), "panic", "method", r.Method, "route", r.Pattern, "panic", v, "stack", string(debug.Stack()))
+			if rw.status != 0 {
 				panic(http.ErrAbortHandler) //nolint:forbidigo // the answer is broken: net/http lets the client see that
 			}
 			WriteProblem(rw, internalProblem())
@@ -89,9 +92,9 @@ func Adapt(log *slog.Logger, mapErr func(error) *Problem, h Handler) http.Handle
 		p := toProblem(err, mapErr)
 		if p == nil {
 			p = internalProblem()
-			log.Error("request failed", "method", r.Method, "route", r.Pattern, "error", err)
+			log.ErrorContext(r.Context(), "request failed", "method", r.Method, "route", r.Pattern, "error", err)
 		}
-		if !rw.wrote {
+		if rw.status == 0 {
 			WriteProblem(rw, p)
 		}
 	}
@@ -117,19 +120,19 @@ func internalProblem() *Problem {
 	return NewProblem(http.StatusInternalServerError, "internal", "something went wrong; it has been logged")
 }
 
-// recorder remembers whether an answer was begun.
+// recorder remembers the status of an answer that was begun.
 type recorder struct {
 	http.ResponseWriter
-	wrote bool
+	status int
 }
 
 func (r *recorder) WriteHeader(status int) {
-	r.wrote = true
+	r.status = cmp.Or(r.status, status)
 	r.ResponseWriter.WriteHeader(status)
 }
 
 func (r *recorder) Write(b []byte) (int, error) {
-	r.wrote = true
+	r.status = cmp.Or(r.status, http.StatusOK)
 	return r.ResponseWriter.Write(b)
 }
 

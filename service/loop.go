@@ -35,7 +35,7 @@ func Loop(ctx context.Context, name string, interval time.Duration, wake <-chan 
 			return
 		case err != nil:
 			failures++
-			logFailure(log, name, failures, err)
+			logFailure(ctx, log, name, failures, err)
 			pause(ctx, Backoff(failures, 50*time.Millisecond, 5*time.Second))
 			continue
 		case failures > 0:
@@ -57,9 +57,9 @@ func Loop(ctx context.Context, name string, interval time.Duration, wake <-chan 
 
 // logFailure tells of failures 1, 2, 4, 8, …: an outage is worth some lines, not
 // one for each attempt.
-func logFailure(log *slog.Logger, name string, n int, err error) {
+func logFailure(ctx context.Context, log *slog.Logger, name string, n int, err error) {
 	if bits.OnesCount(uint(n)) == 1 {
-		log.Warn("failed, will retry", "task", name, "failures", n, "error", err)
+		log.WarnContext(ctx, "failed, will retry", "task", name, "failures", n, "error", err)
 	}
 }
 

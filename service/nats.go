@@ -41,7 +41,9 @@ func ConnectNATS(c Common, name string, log *slog.Logger) (*NATS, error) {
 		nats.PingInterval(2*time.Second), nats.MaxPingsOutstanding(2),
 		nats.ConnectHandler(func(*nats.Conn) { log.Info("nats connected"); failures.Store(0) }),
 		nats.ReconnectHandler(func(*nats.Conn) { log.Info("nats reconnected"); failures.Store(0) }),
-		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { logFailure(log, "connect to nats", int(failures.Add(1)), err) }),
+		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) {
+			logFailure(context.Background(), log, "connect to nats", int(failures.Add(1)), err)
+		}),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
 				log.Warn("nats disconnected", "error", err)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/multitracer"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -55,8 +56,9 @@ func openPool(ctx context.Context, url Secret, log *slog.Logger, f *fault) (*pgx
 		conn.TypeMap().RegisterType(&pgtype.Type{Name: "timestamptz", OID: pgtype.TimestamptzOID, Codec: &pgtype.TimestamptzCodec{ScanLocation: time.UTC}})
 		return nil
 	}
+	cfg.ConnConfig.Tracer = queryTracer{}
 	if f != nil {
-		cfg.ConnConfig.Tracer = f
+		cfg.ConnConfig.Tracer = multitracer.New(f, queryTracer{})
 	}
 	if !strings.Contains(url.Reveal(), "pool_max_conns") {
 		cfg.MaxConns = defaultMaxConns
@@ -84,7 +86,7 @@ func waitFor(ctx context.Context, what string, log *slog.Logger, ready func(cont
 		if ctx.Err() != nil {
 			return fmt.Errorf("waiting for %s: %w", what, errors.Join(ctx.Err(), err))
 		}
-		logFailure(log, "waiting for "+what, attempt, err)
+		logFailure(ctx, log, "waiting for "+what, attempt, err)
 		pause(ctx, Backoff(attempt, 50*time.Millisecond, time.Second))
 	}
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/signup-saga/signup-saga/contract"
 	"github.com/signup-saga/signup-saga/outbox"
+	"github.com/signup-saga/signup-saga/outbox/outboxotel"
 	"github.com/signup-saga/signup-saga/outbox/outboxprom"
 )
 
@@ -97,18 +98,23 @@ func (p Program) Migrate(ctx context.Context, databaseURL Secret, c Common, log 
 	return nil
 }
 
-// Connect waits for Postgres and for its schema, and for nothing else.
-func (p Program) Connect(ctx context.Context, databaseURL Secret, c Common, log *slog.Logger) (*pgxpool.Pool, *NATS, error) {
+// Connect waits for Postgres and for its schema, and for nothing else. The tracer is
+// nil unless tracing is on.
+func (p Program) Connect(ctx context.Context, databaseURL Secret, c Common, log *slog.Logger) (*pgxpool.Pool, *NATS, *Tracer, error) {
+	tracer, err := StartTracing(ctx, p.Name, log)
+	if err != nil {
+		return nil, nil, nil, err
+	}
 	pool, err := p.Database(ctx, databaseURL, c, log)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, errors.Join(err, tracer.Close(ctx))
 	}
 	nc, err := ConnectNATS(c, p.Name, log)
 	if err != nil {
 		pool.Close()
-		return nil, nil, err
+		return nil, nil, nil, errors.Join(err, tracer.Close(ctx))
 	}
-	return pool, nc, nil
+	return pool, nc, tracer, nil
 }
 
 // Database opens a pool and waits until Postgres answers and has the program's schema.
@@ -125,8 +131,8 @@ func (p Program) Database(ctx context.Context, url Secret, c Common, log *slog.L
 }
 
 // Relays returns a relay for each lane of the program and what wakes them all.
-// Their metrics are registered with reg.
-func (p Program) Relays(pool *pgxpool.Pool, nc *NATS, c Common, reg prometheus.Registerer, log *slog.Logger) (tasks []Task, wake func(), err error) {
+// Their metrics are registered with reg. The tracer may be nil.
+func (p Program) Relays(pool *pgxpool.Pool, nc *NATS, c Common, tracer *Tracer, reg prometheus.Registerer, log *slog.Logger) (tasks []Task, wake func(), err error) {
 	var relays []*outbox.Relay
 	f := newFault(c, log)
 	for _, lane := range contract.Lanes() {
@@ -134,10 +140,14 @@ func (p Program) Relays(pool *pgxpool.Pool, nc *NATS, c Common, reg prometheus.R
 		if err != nil {
 			return nil, nil, err
 		}
+		hooks := metrics.Hooks(outbox.Hooks{Fault: f.relay(string(lane))})
+		if tracer != nil {
+			hooks = outboxotel.Hooks(tracer.provider, hooks)
+		}
 		r, err := outbox.NewRelay(outbox.RelayConfig{
 			Lane: string(lane), Pool: pool, NATS: nc.Conn, Stream: p.stream(lane, c.NATSReplicas),
 			Source: "/" + p.Name, SubjectPrefix: contract.SubjectPrefix(lane), Spacing: spacing(lane), Log: log,
-			Hooks: metrics.Hooks(outbox.Hooks{Fault: f.relay(string(lane))}),
+			Hooks: hooks,
 		})
 		if err != nil {
 			return nil, nil, err

@@ -46,6 +46,10 @@ type ServerConfig struct {
 	// Proxies are addresses behind which there are many clients: each may have all of
 	// the connections.
 	Proxies []netip.Prefix
+	// Tracer makes a span of each request that [Adapt] answers; nil for none.
+	Tracer *Tracer
+	// Public means that strangers are served: they do not decide what is traced.
+	Public bool
 }
 
 // Server is an HTTP server that stops without failing a request. Closing a
@@ -92,7 +96,11 @@ func NewServer(cfg ServerConfig) *Server {
 		MaxHeaderBytes:    16 << 10,
 		ConnState:         s.track,
 		BaseContext: func(net.Listener) context.Context {
-			return context.WithValue(context.Background(), drainKey{}, (<-chan struct{})(s.draining))
+			ctx := context.WithValue(context.Background(), drainKey{}, (<-chan struct{})(s.draining))
+			if cfg.Tracer != nil {
+				ctx = context.WithValue(ctx, serverKey{}, &s.cfg)
+			}
+			return ctx
 		},
 		ErrorLog: slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
 	}

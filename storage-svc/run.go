@@ -52,12 +52,12 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout 
 // ctx ends.
 func serve(ctx context.Context, cfg config, log *slog.Logger) error {
 	service.LogConfig(log, &cfg)
-	pool, nc, err := program.Connect(ctx, cfg.DatabaseURL, cfg.Common, log)
+	pool, nc, tracer, err := program.Connect(ctx, cfg.DatabaseURL, cfg.Common, log)
 	if err != nil {
 		return err
 	}
 	defer pool.Close()
-	p, err := assemble(ctx, cfg, pool, nc, log)
+	p, err := assemble(ctx, cfg, pool, nc, tracer, log)
 	if err != nil {
 		nc.Conn.Close()
 		return err
@@ -66,9 +66,9 @@ func serve(ctx context.Context, cfg config, log *slog.Logger) error {
 }
 
 // assemble puts the parts together: commands in, worker, replies out.
-func assemble(ctx context.Context, cfg config, pool *pgxpool.Pool, nc *service.NATS, log *slog.Logger) (*service.Process, error) {
+func assemble(ctx context.Context, cfg config, pool *pgxpool.Pool, nc *service.NATS, tracer *service.Tracer, log *slog.Logger) (*service.Process, error) {
 	registry := prometheus.NewRegistry()
-	relays, wakeRelays, err := program.Relays(pool, nc, cfg.Common, registry, log)
+	relays, wakeRelays, err := program.Relays(pool, nc, cfg.Common, tracer, registry, log)
 	if err != nil {
 		return nil, err
 	}
@@ -83,21 +83,21 @@ func assemble(ctx context.Context, cfg config, pool *pgxpool.Pool, nc *service.N
 		Queue: st, Provider: prov,
 		Policy:      provision.Policy{Base: cfg.BackoffBase, Cap: cfg.BackoffCap, OutageCap: cfg.OutageBackoffCap, Rate: cfg.ProviderRate},
 		Concurrency: cfg.Workers, Timeout: cfg.ProviderTimeout, Lease: cfg.Lease,
-		Wake: due, Log: log, Attempted: metrics.Attempted,
+		Wake: due, Log: log, Tracer: tracer, Attempted: metrics.Attempted,
 	}
 	handler := &provision.Handler{Inbox: st, Wake: signal(due), Log: log, Poisoned: metrics.Poisoned}
 	health := service.NewHealth(map[string]func(context.Context) error{"postgres": pool.Ping})
 	server, err := listen(cfg, &api.API{
 		Store: st, Tokens: service.OperatorTokens("service", cfg.Token.Reveal()), Health: health, Metrics: metrics,
 		Log: log, Timeout: cfg.DatabaseTimeout, Faults: cfg.Faults == "on", Requeue: handler.Requeue,
-	}, log)
+	}, tracer, log)
 	if err != nil {
 		return nil, err
 	}
 	commands := service.Task{Name: "commands", Run: func(ctx context.Context) error {
 		return service.Consume(ctx, nc.Conn, service.ConsumerConfig{
 			Stream: contract.Stream(contract.Member, contract.Essential), Durable: program.Name,
-			Subjects: contract.Subjects(contract.Member, contract.Essential), Batch: commandBatch, Linger: service.Linger(contract.Essential), Log: log,
+			Subjects: contract.Subjects(contract.Member, contract.Essential), Batch: commandBatch, Linger: service.Linger(contract.Essential), Log: log, Tracer: tracer,
 		}, handler.Handle)
 	}}
 	forget := service.Task{Name: "forget dead letters", Run: func(ctx context.Context) error {
@@ -117,7 +117,7 @@ func assemble(ctx context.Context, cfg config, pool *pgxpool.Pool, nc *service.N
 	return &service.Process{
 		Log: log, Health: health, Servers: []*service.Server{server},
 		Relays: relays, Workers: []service.Task{commands, {Name: "worker", Run: worker.Run}, forget, reconciliation},
-		Closers:    []func(context.Context) error{nc.Close},
+		Closers:    []func(context.Context) error{nc.Close, tracer.Close},
 		DrainDelay: cfg.DrainDelay, DrainTimeout: cfg.DrainTimeout,
 	}, nil
 }
@@ -132,11 +132,11 @@ func signal(ch chan<- struct{}) func() {
 	}
 }
 
-func listen(cfg config, a *api.API, log *slog.Logger) (*service.Server, error) {
+func listen(cfg config, a *api.API, tracer *service.Tracer, log *slog.Logger) (*service.Server, error) {
 	certificate, err := cfg.ServerTLS(log)
 	if err != nil {
 		return nil, err
 	}
-	s := service.NewServer(service.ServerConfig{Name: "internal", Addr: cfg.Addr, TLS: certificate, Handler: a.Handler(), Log: log})
+	s := service.NewServer(service.ServerConfig{Name: "internal", Addr: cfg.Addr, TLS: certificate, Handler: a.Handler(), Log: log, Tracer: tracer})
 	return s, s.Listen()
 }

@@ -62,6 +62,7 @@ type sagaView struct {
 	NextAttemptAt *time.Time             `json:"next_attempt_at"`
 	CreatedAt     time.Time              `json:"created_at"`
 	UpdatedAt     time.Time              `json:"updated_at"`
+	TraceID       *string                `json:"trace_id"` // of the newest command
 	Timeline      []store.Moment         `json:"timeline,omitempty"`
 }
 
@@ -73,6 +74,10 @@ func (a *API) view(r store.Record) sagaView {
 	}
 	if r.ErrorClass != "" {
 		v.LastError = &contract.StorageError{Class: r.ErrorClass, Message: r.ErrorMessage, Fingerprint: r.ErrorFingerprint}
+	}
+	if _, rest, ok := strings.Cut(r.TraceParent, "-"); ok {
+		id, _, _ := strings.Cut(rest, "-")
+		v.TraceID = &id
 	}
 	if r.DueAt != nil {
 		at := r.DueAt.UTC()

@@ -39,7 +39,7 @@ func Replies(st *store.Store, log *slog.Logger, observe func(outcome string)) fu
 			}
 			switch {
 			case errors.Is(err, contract.ErrMalformed): // it will never be better; the timer asks Storage again
-				log.Error("malformed reply skipped", "saga_id", e.SagaID, "error", err)
+				log.ErrorContext(service.WithTraceParent(ctx, e.TraceParent), "malformed reply skipped", "saga_id", e.SagaID, "error", err)
 				observe("malformed")
 			case err != nil:
 				return err
@@ -59,7 +59,7 @@ func apply(ctx context.Context, st *store.Store, log *slog.Logger, observe func(
 	results, err := st.Apply(ctx, changes...)
 	if store.Defective(err) {
 		if len(changes) == 1 {
-			log.Error("reply refused by the database", "saga_id", changes[0].SagaID, "error", err)
+			log.ErrorContext(service.WithTraceParent(ctx, changes[0].TraceParent), "reply refused by the database", "saga_id", changes[0].SagaID, "error", err)
 			observe("malformed")
 			return nil
 		}
@@ -71,10 +71,14 @@ func apply(ctx context.Context, st *store.Store, log *slog.Logger, observe func(
 		return nil
 	}
 	for _, r := range results {
+		ctx := service.WithTraceParent(ctx, r.Change.TraceParent)
 		if r.Outcome == "" {
-			log.Warn("reply for an unknown saga", "saga_id", r.SagaID, "kind", r.Event.Kind)
+			log.WarnContext(ctx, "reply for an unknown saga", "saga_id", r.SagaID, "kind", r.Event.Kind)
 			observe("unknown_saga")
 			continue
+		}
+		if r.Outcome == saga.Advanced && r.ErrorClass != "" {
+			log.WarnContext(ctx, "a person is needed", "saga_id", r.ID, "state", r.State, "class", r.ErrorClass)
 		}
 		observe(string(r.Outcome))
 	}
@@ -99,7 +103,7 @@ func decode(e contract.Event) (*store.Change, error) {
 		event.Error.Class = cmp.Or(event.Error.Class, string(saga.Rejected))
 		event.Error.Fingerprint = cmp.Or(event.Error.Fingerprint, event.Error.Class)
 	}
-	return &store.Change{SagaID: reply.SagaID, Event: event}, nil
+	return &store.Change{SagaID: reply.SagaID, Event: event, TraceParent: e.TraceParent}, nil
 }
 
 func note(ctx context.Context, st *store.Store, e contract.Event) error {

@@ -13,6 +13,7 @@ import (
 	"github.com/gofrs/uuid/v5"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/signup-saga/signup-saga/contract"
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
@@ -25,6 +26,8 @@ type Change struct {
 	Event     saga.Event
 	IfVersion *int64 // apply only to this version, else [ErrStale]
 	Subject   string // what else the audit names: the operation that this is a part of
+	// TraceParent is the trace context of the reply, or of that operation; "" for none.
+	TraceParent string
 }
 
 // Result is what became of a Change. A saga that does not exist has no Outcome.
@@ -94,6 +97,12 @@ func (s *Store) applyTx(ctx context.Context, tx pgx.Tx, records map[string]Recor
 	results, rest := make([]Result, len(changes)), new(pgx.Batch)
 	moved := make(map[string]int64) // the versions that were loaded
 	var lines []line
+	var spans []trace.Span
+	defer func() {
+		for _, span := range spans {
+			span.End()
+		}
+	}()
 	for i, c := range changes {
 		r, ok := records[c.SagaID]
 		if !ok {
@@ -107,6 +116,9 @@ func (s *Store) applyTx(ctx context.Context, tx pgx.Tx, records map[string]Recor
 		var effects []saga.Effect
 		var outcome saga.Outcome
 		r.Saga, effects, outcome = s.steps.Decide(before, c.Event, r.Now)
+		if s.Tracer != nil {
+			spans = append(spans, s.trace(ctx, rest, c, &r, outcome))
+		}
 		if outcome != saga.Unchanged && outcome != saga.Refused {
 			if _, ok := moved[r.ID]; !ok && outcome != saga.Recorded {
 				moved[r.ID] = before.Version

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/signup-saga/signup-saga/outbox"
+	"github.com/signup-saga/signup-saga/service"
 )
 
 // Bounds of retries of groups.
@@ -54,10 +55,11 @@ type GroupRetry struct {
 	Remaining      int               `json:"remaining"` // not released
 	CreatedAt      time.Time         `json:"created_at"`
 	FinishedAt     *time.Time        `json:"finished_at"` // when it ceased to release
+	TraceParent    string            `json:"-"`           // of the request that began it
 }
 
 const selectRetry = `SELECT id::text, actor, reason, filter, rate, stop_after, state, stopped_because, steps,
-       matched, released, succeeded, failed, skipped, unsettled, remaining, created_at, finished_at FROM group_retry`
+       matched, released, succeeded, failed, skipped, unsettled, remaining, created_at, finished_at, traceparent FROM group_retry`
 
 // retryable returns the FROM and WHERE of what a retry with this filter is about.
 func (s *Store) retryable(q *query, f Filter) string {
@@ -76,15 +78,19 @@ func (s *Store) CountRetryable(ctx context.Context, f Filter) (n int, err error)
 }
 
 // BeginRetry freezes the sagas that need attention and that the filter selects, with
-// their generations, and begins to retry them; ID, Matched and the like are filled in.
+// their generations, and begins to retry them; Matched and the like are filled in, and
+// ID if it is empty. If a retry of that ID has begun before, that one is returned.
 // [ErrTooMany], [ErrBusy].
 func (s *Store) BeginRetry(ctx context.Context, r GroupRetry, f Filter) (GroupRetry, error) {
-	id, err := uuid.NewV7()
-	if err != nil {
-		return r, err
+	if r.ID == "" {
+		id, err := uuid.NewV7()
+		if err != nil {
+			return r, err
+		}
+		r.ID = id.String()
 	}
-	r.ID = id.String()
-	err = outbox.InTx(ctx, s.tx, nil, func(tx pgx.Tx) error {
+	id := r.ID
+	err := outbox.InTx(ctx, s.tx, nil, func(tx pgx.Tx) error {
 		var running int
 		if err := tx.QueryRow(ctx, "-- name: countRetries\nSELECT count(*) FROM group_retry WHERE state = 'running' AND due_at IS NOT NULL").Scan(&running); err != nil {
 			return err
@@ -103,8 +109,8 @@ func (s *Store) BeginRetry(ctx context.Context, r GroupRetry, f Filter) (GroupRe
 		}
 		b := new(pgx.Batch)
 		b.Queue(`-- name: insertRetry
-INSERT INTO group_retry (id, actor, reason, filter, rate, stop_after, matched, remaining) VALUES ($1, $2, $3, $4, $5, $6, $7, $7)`,
-			r.ID, r.Actor, r.Reason, r.Filter, r.Rate, r.StopAfter, r.Matched)
+INSERT INTO group_retry (id, actor, reason, filter, rate, stop_after, matched, remaining, traceparent) VALUES ($1, $2, $3, $4, $5, $6, $7, $7, $8)`,
+			r.ID, r.Actor, r.Reason, r.Filter, r.Rate, r.StopAfter, r.Matched, service.TraceParent(ctx))
 		audit(b, Act{Actor: r.Actor, Action: "retry_group", Subject: r.subject(), Reason: r.Reason}, map[string]any{},
 			map[string]any{"filter": r.Filter, "matched": r.Matched, "rate_per_second": r.Rate, "stop_after_failures": r.StopAfter})
 		b.Queue("-- name: newRetry\n"+selectRetry+" WHERE id = $1", r.ID).Query(func(rows pgx.Rows) (err error) {
@@ -113,6 +119,11 @@ INSERT INTO group_retry (id, actor, reason, filter, rate, stop_after, matched, r
 		})
 		return tx.SendBatch(ctx, b).Close()
 	})
+	if err != nil { // of a call that came before, or at the same time, or only of the commit's answer
+		if begun, missing := s.Retry(ctx, id); missing == nil {
+			return begun, nil
+		}
+	}
 	return r, err
 }
 

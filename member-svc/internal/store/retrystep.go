@@ -131,7 +131,7 @@ func (s *Store) release(ctx context.Context, tx pgx.Tx, r *GroupRetry, n int) er
 	var changes []Change
 	for _, it := range items {
 		if records[it.SagaID].Generation == it.Generation {
-			changes = append(changes, Change{SagaID: it.SagaID, Event: saga.Event{Kind: saga.Retried, Actor: r.Actor, Reason: r.Reason}, Subject: r.subject()})
+			changes = append(changes, Change{SagaID: it.SagaID, Event: saga.Event{Kind: saga.Retried, Actor: r.Actor, Reason: r.Reason}, Subject: r.subject(), TraceParent: r.TraceParent})
 		}
 	}
 	results, err := s.applyTx(ctx, tx, records, changes)

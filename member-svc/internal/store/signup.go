@@ -11,6 +11,7 @@ import (
 
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/outbox"
+	"github.com/signup-saga/signup-saga/service"
 )
 
 // KeyLifetime is how long an idempotency key is remembered.
@@ -67,14 +68,15 @@ func (s *Store) Begin(sagaID, signupID string, m Member, now time.Time) (Record,
 // transaction in one round trip. A name or key that exists is [ErrTaken]. Any other
 // error leaves open whether it was committed: [Store.LookUp] tells.
 func (s *Store) SignUp(ctx context.Context, m Member, r Record, effects []saga.Effect, key *Key) error {
+	r.TraceParent = service.TraceParent(ctx)
 	b := new(pgx.Batch)
 	b.Queue(`-- name: insertMember
 INSERT INTO member (id, username, username_key, name_mac, email, plan, password_hash, created_at)
 VALUES ($1, $2, $3, $4, nullif($5, ''), $6, $7, $8)`, m.ID, m.Username, m.UsernameKey, s.nameMAC(m.UsernameKey), m.Email, m.Plan, m.PasswordHash, r.CreatedAt)
 	b.Queue(`-- name: insertSaga
-INSERT INTO signup_saga (id, member_id, signup_id, state, generation, version, opened_at, commanded_at, due_at, created_at, updated_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, now(), $8, $9, $10)`,
-		r.ID, r.MemberID, r.SignupID, r.State, r.Generation, r.Version, r.OpenedAt, r.DueAt, r.CreatedAt, r.UpdatedAt)
+INSERT INTO signup_saga (id, member_id, signup_id, state, generation, version, opened_at, commanded_at, due_at, created_at, updated_at, traceparent)
+VALUES ($1, $2, $3, $4, $5, $6, $7, now(), $8, $9, $10, $11)`,
+		r.ID, r.MemberID, r.SignupID, r.State, r.Generation, r.Version, r.OpenedAt, r.DueAt, r.CreatedAt, r.UpdatedAt, r.TraceParent)
 	b.Queue("-- name: beginTimeline\nINSERT INTO saga_event (saga_id, kind, state, version, generation) VALUES ($1, $2, $3, $4, $5)",
 		r.ID, saga.SignedUp, r.State, r.Version, r.Generation)
 	if key != nil {

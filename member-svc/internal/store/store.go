@@ -53,6 +53,10 @@ type Store struct {
 	secret []byte
 	wake   func()
 
+	// Tracer makes a span of each change of a saga that belongs to a trace, or begins
+	// one; nil for none. Set it before use.
+	Tracer *service.Tracer
+
 	maxMatched int // [MaxMatched], but in tests
 }
 
@@ -69,6 +73,7 @@ type Record struct {
 	Username    *string // nil once the member has left
 	UsernameKey *string
 	Plan        string
+	TraceParent string // of what the newest command follows from; "" for none
 	Now         time.Time
 }
 
@@ -76,7 +81,7 @@ type Record struct {
 const (
 	recordColumns = `s.id, s.member_id, s.signup_id, s.state, s.step, s.generation, s.observed_generation, s.version, s.redrives, s.retry_open, s.retried,
        s.opened_at, s.commanded_at, s.due_at, s.error_class, s.error_message, s.error_fingerprint, s.created_at, s.updated_at,
-       m.username, m.username_key, m.plan, now() AS now`
+       s.traceparent, m.username, m.username_key, m.plan, now() AS now`
 	recordTables = ` FROM signup_saga s JOIN member m ON m.id = s.member_id`
 	selectRecord = "SELECT " + recordColumns + recordTables
 )
@@ -111,7 +116,7 @@ func message(r Record, effect saga.Effect) (outbox.Event, error) {
 	payload, err := json.Marshal(data)
 	return outbox.Event{
 		Lane: string(lane), ID: id.String(), Key: r.MemberID, Type: string(effect.Type), Payload: payload,
-		Headers: contract.Event{SagaID: r.ID, Generation: r.Generation}.Headers(),
+		Headers: contract.Event{SagaID: r.ID, Generation: r.Generation, TraceParent: r.TraceParent}.Headers(),
 	}, err
 }
 

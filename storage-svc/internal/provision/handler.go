@@ -106,7 +106,7 @@ func (h *Handler) apply(ctx context.Context, batch []service.Message, defect err
 		return err
 	}
 	for _, d := range dead {
-		h.Log.Error("message put aside", "subject", d.Subject, "saga", d.SagaID, "reason", d.Reason, "fingerprint", d.Fingerprint)
+		h.Log.ErrorContext(ctx, "message put aside", "subject", d.Subject, "saga", d.SagaID, "reason", d.Reason, "fingerprint", d.Fingerprint)
 	}
 	if len(dead) > 0 && h.Poisoned != nil {
 		h.Poisoned(len(dead))
@@ -125,7 +125,7 @@ func parse(m service.Message) (contract.Event, Command, error) {
 	if err := e.DataTo(&data); err != nil {
 		return e, Command{}, err
 	}
-	c := Command{Generation: data.Generation, QuotaBytes: data.QuotaBytes}
+	c := Command{Generation: data.Generation, QuotaBytes: data.QuotaBytes, TraceParent: e.TraceParent}
 	switch e.Type {
 	case contract.StorageProvision:
 		c.Desired = Present
@@ -162,7 +162,7 @@ func deadLetter(m service.Message, e contract.Event, reason error) DeadLetter {
 	}
 	d.SagaID, d.Generation = saga, max(e.Generation, 0)
 	if memberKnown && e.Generation >= 1 {
-		d.Reply = &Reply{Type: contract.StorageRejected, Data: contract.StorageReply{
+		d.Reply = &Reply{Type: contract.StorageRejected, TraceParent: e.TraceParent, Data: contract.StorageReply{
 			MemberID: member, SagaID: saga, Generation: e.Generation,
 			Error: storageError(ClassPoison, d.Reason),
 		}}

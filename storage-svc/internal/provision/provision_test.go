@@ -201,9 +201,10 @@ func TestGoldenCommands(t *testing.T) {
 	if err := handler(&in).Handle(t.Context(), []service.Message{golden(t, contract.StorageProvision), golden(t, contract.StorageDeprovision)}); err != nil {
 		t.Fatal(err)
 	}
+	const parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 	want := []provision.Command{
-		{MemberID: member, SagaID: saga, Generation: 1, Desired: provision.Present, QuotaBytes: 5368709120},
-		{MemberID: member, SagaID: saga, Generation: 2, Desired: provision.Absent},
+		{MemberID: member, SagaID: saga, Generation: 1, Desired: provision.Present, QuotaBytes: 5368709120, TraceParent: parent},
+		{MemberID: member, SagaID: saga, Generation: 2, Desired: provision.Absent, TraceParent: parent},
 	}
 	if len(in.commands) != 2 || in.commands[0] != want[0] || in.commands[1] != want[1] || len(in.dead) != 0 {
 		t.Errorf("commands %+v, dead %+v", in.commands, in.dead)

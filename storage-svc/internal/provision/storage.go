@@ -41,6 +41,7 @@ type Storage struct {
 	LeaseUntil     *time.Time `db:"lease_until"`
 	LastErrorClass *string    `db:"last_error_class"`
 	LastError      *string    `db:"last_error"`
+	TraceParent    string     `db:"traceparent"` // of the command; "" for none
 	Version        int64      `db:"version"`
 	CreatedAt      time.Time  `db:"created_at"`
 	UpdatedAt      time.Time  `db:"updated_at"`
@@ -58,8 +59,9 @@ func (s Storage) Error() *contract.StorageError {
 
 // Reply is an event to be: what the Member service is told about a storage.
 type Reply struct {
-	Type contract.Type
-	Data contract.StorageReply
+	Type        contract.Type
+	Data        contract.StorageReply
+	TraceParent string // of what it answers; "" for none
 }
 
 // Reply tells the current state. Only a settled storage has one.
@@ -86,13 +88,14 @@ type Command struct {
 	Generation       int64
 	Desired          Desired
 	QuotaBytes       int64
+	TraceParent      string // "" for none
 }
 
 // New returns the pending storage that a member's first command makes.
 func (c Command) New() Storage {
 	return Storage{
 		MemberID: c.MemberID, SagaID: c.SagaID, Generation: c.Generation,
-		Desired: c.Desired, Status: Pending, QuotaBytes: c.QuotaBytes, Version: 1,
+		Desired: c.Desired, Status: Pending, QuotaBytes: c.QuotaBytes, Version: 1, TraceParent: c.TraceParent,
 	}
 }
 
@@ -104,6 +107,7 @@ func Decide(s Storage, c Command) (next Storage, changed bool, reply *Reply) {
 	if c.Generation <= s.Generation {
 		// A duplicate, or overtaken. While it is pending the worker will answer.
 		if r, settled := s.Reply(); settled {
+			r.TraceParent = c.TraceParent
 			reply = &r
 		}
 		return s, false, reply
@@ -112,7 +116,7 @@ func Decide(s Storage, c Command) (next Storage, changed bool, reply *Reply) {
 		return s, false, removedForGood(c)
 	}
 	next = s
-	next.SagaID, next.Generation, next.Desired, next.Status = c.SagaID, c.Generation, c.Desired, Pending
+	next.SagaID, next.Generation, next.Desired, next.Status, next.TraceParent = c.SagaID, c.Generation, c.Desired, Pending, c.TraceParent
 	if c.Desired == Present {
 		next.QuotaBytes = c.QuotaBytes
 	}
@@ -124,7 +128,7 @@ func Decide(s Storage, c Command) (next Storage, changed bool, reply *Reply) {
 // removedForGood answers with the command's own generation: a reply of an older
 // one would be taken for a late answer, and the saga would ask for ever.
 func removedForGood(c Command) *Reply {
-	return &Reply{Type: contract.StorageRejected, Data: contract.StorageReply{
+	return &Reply{Type: contract.StorageRejected, TraceParent: c.TraceParent, Data: contract.StorageReply{
 		MemberID: c.MemberID, SagaID: c.SagaID, Generation: c.Generation,
 		Error: storageError(ClassRejected, ErrTombstoned.Error()),
 	}}

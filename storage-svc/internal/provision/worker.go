@@ -6,6 +6,10 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/signup-saga/signup-saga/service"
 )
 
@@ -61,6 +65,7 @@ type Worker struct {
 	Lease       time.Duration
 	Wake        <-chan struct{} // something became due
 	Log         *slog.Logger
+	Tracer      *service.Tracer // of attempts on storages that carry a trace; may be nil
 	// Attempted, if not nil, is told the end of each attempt: a class, or "ok".
 	Attempted func(desired Desired, class string, took time.Duration)
 
@@ -155,12 +160,10 @@ type claimed struct {
 func (w *Worker) attempt(ctx context.Context, s Storage) Result {
 	ctx, cancel := context.WithTimeout(ctx, w.Timeout)
 	defer cancel()
+	ctx, span := w.Tracer.Continue(service.WithTraceParent(ctx, s.TraceParent), "attempt", trace.SpanKindInternal)
+	defer span.End()
 	began := time.Now()
-	call := w.Provider.Create
-	if s.Desired == Absent {
-		call = w.Provider.Remove
-	}
-	err := call(ctx, s)
+	err := w.call(ctx, s)
 	class := "ok"
 	if err != nil {
 		class = string(classify(err).Class)
@@ -168,7 +171,42 @@ func (w *Worker) attempt(ctx context.Context, s Storage) Result {
 	if w.Attempted != nil {
 		w.Attempted(s.Desired, class, time.Since(began))
 	}
-	return w.Policy.After(s, err)
+	r := w.Policy.After(s, err)
+	if r.Reply != nil {
+		r.Reply.TraceParent = service.TraceParent(ctx)
+	}
+	if span.IsRecording() {
+		span.SetAttributes(attribute.String("saga.id", s.SagaID), attribute.Int64("saga.generation", s.Generation),
+			attribute.String("storage.desired", string(s.Desired)), attribute.Int("storage.attempt", r.Next.Attempts+r.Next.OutageAttempts))
+	}
+	if err != nil {
+		failed(span, class)
+		w.Log.DebugContext(ctx, "attempt failed", "saga_id", s.SagaID, "class", class, "again_in", r.Delay)
+	}
+	return r
+}
+
+// call asks the provider for what is desired.
+func (w *Worker) call(ctx context.Context, s Storage) error {
+	name, call := "provider create", w.Provider.Create
+	if s.Desired == Absent {
+		name, call = "provider remove", w.Provider.Remove
+	}
+	ctx, span := w.Tracer.Continue(ctx, name, trace.SpanKindClient)
+	defer span.End()
+	err := call(ctx, s)
+	if err != nil {
+		failed(span, string(classify(err).Class))
+	}
+	return err
+}
+
+// failed marks a span with the class of an error, whose text is for logs and operators.
+func failed(span trace.Span, class string) {
+	if span.IsRecording() {
+		span.SetAttributes(attribute.String("error.type", class))
+		span.SetStatus(codes.Error, "")
+	}
 }
 
 // finish writes results in groups of what has come in meanwhile, and frees

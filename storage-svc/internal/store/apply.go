@@ -84,10 +84,10 @@ func insert(ctx context.Context, tx pgx.Tx, fresh []provision.Storage) (map[stri
 		c.add(s)
 	}
 	rows, _ := tx.Query(ctx, `-- name: insertStorages
-INSERT INTO storage (member_id, saga_id, generation, desired, status, quota_bytes, next_attempt_at)
-SELECT id, saga, generation, desired, 'pending', quota, now()
-FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::text[], $5::bigint[]) AS c (id, saga, generation, desired, quota)
-ON CONFLICT (member_id) DO NOTHING RETURNING member_id::text`, c.id, c.saga, c.generation, c.desired, c.quota)
+INSERT INTO storage (member_id, saga_id, generation, desired, status, quota_bytes, next_attempt_at, traceparent)
+SELECT id, saga, generation, desired, 'pending', quota, now(), coalesce(parent, '')
+FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::text[], $5::bigint[], $6::text[]) AS c (id, saga, generation, desired, quota, parent)
+ON CONFLICT (member_id) DO NOTHING RETURNING member_id::text`, c.id, c.saga, c.generation, c.desired, c.quota, c.traceparent)
 	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	inserted := make(map[string]bool, len(ids))
 	for _, id := range ids {
@@ -132,9 +132,9 @@ func decide(ctx context.Context, tx pgx.Tx, commands []provision.Command) ([]pro
 	_, err = tx.Exec(ctx, `-- name: updateDesired
 UPDATE storage s SET saga_id = saga, generation = c.generation, desired = c.desired, status = 'pending', quota_bytes = quota,
 	attempts = 0, outage_attempts = 0, next_attempt_at = now(), last_error_class = NULL, last_error = NULL,
-	version = c.version, updated_at = now()
-FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[]) AS c (id, saga, generation, desired, quota, version)
-WHERE member_id = id AND member_id = ANY($1)`, update.id, update.saga, update.generation, update.desired, update.quota, update.version)
+	version = c.version, updated_at = now(), traceparent = coalesce(parent, '')
+FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[], $7::text[]) AS c (id, saga, generation, desired, quota, version, parent)
+WHERE member_id = id AND member_id = ANY($1)`, update.id, update.saga, update.generation, update.desired, update.quota, update.version, update.traceparent)
 	return replies, err
 }
 
@@ -142,9 +142,14 @@ WHERE member_id = id AND member_id = ANY($1)`, update.id, update.saga, update.ge
 type storageColumns struct {
 	id, saga, desired          []string
 	generation, quota, version []int64
+	traceparent                []string // may be shorter, unnest fills up: usually there are none
 }
 
 func (c *storageColumns) add(s provision.Storage) {
 	c.id, c.saga, c.desired = append(c.id, s.MemberID), append(c.saga, s.SagaID), append(c.desired, string(s.Desired))
 	c.generation, c.quota, c.version = append(c.generation, s.Generation), append(c.quota, s.QuotaBytes), append(c.version, s.Version)
+	if s.TraceParent != "" {
+		c.traceparent = append(c.traceparent, make([]string, len(c.id)-1-len(c.traceparent))...)
+		c.traceparent = append(c.traceparent, s.TraceParent)
+	}
 }

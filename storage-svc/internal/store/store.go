@@ -49,7 +49,7 @@ const suspended = 5 * time.Second
 var ErrNotFound = errors.New("not found")
 
 const columns = `member_id::text, saga_id::text, generation, desired, status, quota_bytes, attempts, outage_attempts,
-	next_attempt_at, lease_token::text, lease_until, last_error_class, last_error, version, created_at, updated_at`
+	next_attempt_at, lease_token::text, lease_until, last_error_class, last_error, traceparent, version, created_at, updated_at`
 
 // Get returns one member's storage; the id must be a UUID.
 func (s *Store) Get(ctx context.Context, memberID string) (provision.Storage, error) {
@@ -181,7 +181,7 @@ func appendReplies(ctx context.Context, tx pgx.Tx, replies []provision.Reply) er
 		}
 		events[i] = outbox.Event{
 			Lane: string(route.Lane), ID: id.String(), Key: r.Data.MemberID, Type: string(r.Type), Payload: payload,
-			Headers: contract.Event{SagaID: r.Data.SagaID, Generation: r.Data.Generation}.Headers(),
+			Headers: contract.Event{SagaID: r.Data.SagaID, Generation: r.Data.Generation, TraceParent: r.TraceParent}.Headers(),
 		}
 	}
 	return outbox.Append(ctx, tx, events...)

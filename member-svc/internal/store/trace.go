@@ -1,0 +1,46 @@
+package store
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
+	"github.com/signup-saga/signup-saga/service"
+)
+
+// trace begins the span of what became of a change, and has the events that follow
+// carry it on. Replies belong to the trace of their message, timers to the one that
+// the saga keeps. What somebody wants belongs to the trace of his request, or is one of
+// its own; the saga keeps that one from then on, and a link leads to the one before.
+func (s *Store) trace(ctx context.Context, b *pgx.Batch, c Change, r *Record, outcome saga.Outcome) trace.Span {
+	wanted := c.Event.Kind == saga.Retried || c.Event.Kind == saga.Withdraw
+	start, before := s.Tracer.Continue, r.TraceParent
+	switch {
+	case wanted:
+		start = s.Tracer.Start
+	case c.Event.Kind == saga.TimerDue:
+		ctx = service.WithTraceParent(ctx, before)
+	default:
+		ctx = service.WithTraceParent(ctx, c.TraceParent)
+	}
+	ctx, span := start(ctx, "saga "+string(c.Event.Kind), trace.SpanKindInternal)
+	if wanted {
+		for _, cause := range []string{before, c.TraceParent} {
+			if link := service.Link(cause); link.SpanContext.IsValid() {
+				span.AddLink(link)
+			}
+		}
+	}
+	span.SetAttributes(attribute.String("saga.id", r.ID), attribute.String("saga.state", string(r.State)),
+		attribute.Int64("saga.generation", r.Generation), attribute.String("saga.outcome", string(outcome)))
+	if own := service.TraceParent(ctx); own != "" && outcome != saga.Unchanged && outcome != saga.Refused {
+		r.TraceParent = own
+	}
+	if wanted && outcome == saga.Advanced {
+		b.Queue("-- name: keepTrace\nUPDATE signup_saga SET traceparent = $2 WHERE id = $1", r.ID, r.TraceParent)
+	}
+	return span
+}

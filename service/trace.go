@@ -1,0 +1,323 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/sdk/resource"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
+
+	"github.com/signup-saga/signup-saga/contract"
+	"github.com/signup-saga/signup-saga/outbox/outboxotel"
+)
+
+const (
+	scope = "github.com/signup-saga/signup-saga/service"
+	// flushLimit is how long a stopping process waits for the collector.
+	flushLimit = 2 * time.Second
+	// complaintPause is the least time between two lines about the collector.
+	complaintPause = time.Minute
+)
+
+// Tracer makes spans. A nil Tracer makes none, at no cost. What a span says is for
+// people outside: ids, states, names of queries and routes, never a path, a
+// parameter, the text of an error, or anything else that a client has sent. Safe
+// for concurrent use.
+type Tracer struct {
+	provider trace.TracerProvider
+	tracer   trace.Tracer
+	close    func(context.Context)
+}
+
+// NewTracer returns a tracer whose spans the provider's owner exports.
+func NewTracer(provider trace.TracerProvider) *Tracer {
+	return &Tracer{provider, provider.Tracer(scope, trace.WithSchemaURL(semconv.SchemaURL)), func(context.Context) {}}
+}
+
+// StartTracing returns a tracer that exports by OTLP over HTTP as the standard
+// environment variables of OpenTelemetry want it, most of which the SDK reads; nil
+// without an endpoint. name is the service's if they give none. A collector that is
+// away costs spans, and a line in the log per minute.
+func StartTracing(ctx context.Context, name string, log *slog.Logger) (*Tracer, error) {
+	if on, errs := tracingWanted(); !on {
+		return nil, errors.Join(errs...)
+	}
+	otel.SetLogger(logr.Discard()) // it would print what it cannot read, such as secret headers
+	otel.SetErrorHandler(complaints(log))
+	exporter, err := otlptracehttp.New(ctx)
+	if err != nil {
+		return nil, err
+	}
+	res, err := resource.New(ctx, resource.WithAttributes(semconv.ServiceName(name)), resource.WithHost(), resource.WithProcessPID(), resource.WithFromEnv())
+	if err != nil {
+		return nil, errors.Join(err, exporter.Shutdown(ctx))
+	}
+	provider := sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter), sdktrace.WithResource(res))
+	t := NewTracer(provider)
+	t.close = func(ctx context.Context) {
+		if err := provider.Shutdown(ctx); err != nil {
+			log.Warn("the last spans are lost", "error", err)
+		}
+	}
+	return t, nil
+}
+
+// tracingWanted reports what the environment says, and what is wrong with it.
+func tracingWanted() (on bool, errs []error) {
+	either := func(signal, all string) (name, value string) {
+		if value = os.Getenv(signal); value != "" {
+			return signal, value
+		}
+		return all, os.Getenv(all)
+	}
+	exporter := os.Getenv("OTEL_TRACES_EXPORTER")
+	if strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true") || exporter == "none" {
+		return false, nil
+	}
+	if exporter != "" && exporter != "otlp" {
+		errs = append(errs, errors.New("OTEL_TRACES_EXPORTER: must be otlp or none"))
+	}
+	if name, protocol := either("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"); protocol != "" && protocol != "http/protobuf" {
+		errs = append(errs, errors.New(name+": must be http/protobuf"))
+	}
+	name, endpoint := either("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+	if u, err := url.Parse(endpoint); endpoint != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
+		errs = append(errs, errors.New(name+": must be http://host:port or https://host:port"))
+	}
+	return endpoint != "" && len(errs) == 0, errs
+}
+
+// complaints logs what the SDK reports, but a line a minute at most.
+func complaints(log *slog.Logger) otel.ErrorHandlerFunc {
+	var mu sync.Mutex
+	var unsaid int
+	var next time.Time
+	return func(err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if now := time.Now(); now.Before(next) {
+			unsaid++
+		} else {
+			log.Warn("tracing", "error", err, "unsaid", unsaid)
+			unsaid, next = 0, now.Add(complaintPause)
+		}
+	}
+}
+
+// Close exports what is left, for 2 s at most, and never fails: spans may be lost.
+// It suits [Process.Closers].
+func (t *Tracer) Close(ctx context.Context) error {
+	if t != nil {
+		ctx, cancel := context.WithTimeout(ctx, flushLimit)
+		defer cancel()
+		t.close(ctx)
+	}
+	return nil
+}
+
+// off is the span of those who are not traced.
+var off trace.Span = noop.Span{}
+
+// Start begins a span as a child of the one in ctx, or the first one of a trace.
+func (t *Tracer) Start(ctx context.Context, name string, kind trace.SpanKind) (context.Context, trace.Span) {
+	if t == nil {
+		return ctx, off
+	}
+	return t.tracer.Start(ctx, name, trace.WithSpanKind(kind))
+}
+
+// Continue begins a span as a child of the one in ctx, or none without one.
+func (t *Tracer) Continue(ctx context.Context, name string, kind trace.SpanKind) (context.Context, trace.Span) {
+	if !trace.SpanContextFromContext(ctx).IsValid() {
+		return ctx, off
+	}
+	return t.Start(ctx, name, kind)
+}
+
+// TraceParent returns the trace context in ctx as a W3C traceparent, to be kept or
+// sent; "" without one.
+func TraceParent(ctx context.Context) string {
+	if !trace.SpanContextFromContext(ctx).IsValid() {
+		return ""
+	}
+	carrier := propagation.MapCarrier{}
+	propagation.TraceContext{}.Inject(ctx, carrier)
+	return carrier["traceparent"]
+}
+
+// WithTraceParent returns ctx with the trace context that TraceParent returned, or
+// ctx itself for "" and what is malformed.
+func WithTraceParent(ctx context.Context, traceParent string) context.Context {
+	if traceParent == "" {
+		return ctx
+	}
+	return propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{"traceparent": traceParent})
+}
+
+// Link returns a link to what TraceParent returned.
+func Link(traceParent string) trace.Link {
+	return trace.LinkFromContext(WithTraceParent(context.Background(), traceParent))
+}
+
+type serverKey struct{}
+
+// traceRequest begins a span for a request that came to a [Server] with a tracer. A
+// request that another one makes within the process is its child. Strangers choose
+// neither trace ids nor what is sampled: their trace is linked only.
+func traceRequest(r *http.Request) (*http.Request, trace.Span) {
+	cfg, ok := r.Context().Value(serverKey{}).(*ServerConfig)
+	if !ok {
+		return r, off
+	}
+	ctx, client := r.Context(), r.Header.Get("Traceparent")
+	var options []trace.SpanStartOption
+	if !trace.SpanContextFromContext(ctx).IsValid() && client != "" {
+		if !cfg.Public {
+			ctx = WithTraceParent(ctx, client)
+		} else if link := Link(client); link.SpanContext.IsValid() {
+			options = append(options, trace.WithLinks(link))
+		}
+	}
+	method, name := r.Method, r.Method
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
+	default:
+		method, name = "_OTHER", "HTTP"
+	}
+	attributes := []attribute.KeyValue{semconv.HTTPRequestMethodKey.String(method)}
+	if r.Pattern != "" {
+		attributes = append(attributes, semconv.HTTPRoute(r.Pattern))
+		name += " " + r.Pattern
+	}
+	ctx, span := cfg.Tracer.tracer.Start(ctx, name, append(options, trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(attributes...))...)
+	return r.WithContext(ctx), span
+}
+
+func endRequest(span trace.Span, status int) {
+	if span.IsRecording() {
+		span.SetAttributes(semconv.HTTPResponseStatusCode(status))
+		if status >= http.StatusInternalServerError {
+			span.SetStatus(codes.Error, "")
+		}
+	}
+	span.End()
+}
+
+// traceMessages begins a span for each message that carries a trace, as a child of
+// what sent it, and has the message carry that span on. A lone message's span is in
+// the context that it returns.
+func (c *consumer) traceMessages(ctx context.Context, batch []Message) (context.Context, []trace.Span) {
+	var spans []trace.Span
+	for _, m := range batch {
+		if c.cfg.Tracer == nil || m.Headers[contract.HeaderTraceParent] == nil {
+			continue
+		}
+		own, span := c.cfg.Tracer.Continue(outboxotel.Extract(ctx, m.Headers), "process "+m.Subject, trace.SpanKindConsumer)
+		span.SetAttributes(semconv.MessagingSystemKey.String("nats"), semconv.MessagingOperationName("process"), semconv.MessagingOperationTypeProcess,
+			semconv.MessagingDestinationName(m.Subject), semconv.MessagingConsumerGroupName(c.cfg.Durable), semconv.MessagingMessageID(strings.Join(m.Headers[contract.HeaderID], "")))
+		m.Headers[contract.HeaderTraceParent] = []string{TraceParent(own)}
+		spans = append(spans, span)
+		if len(batch) == 1 {
+			ctx = own
+		}
+	}
+	return ctx, spans
+}
+
+// queryTracer makes a span of each named query within a span of this process.
+type queryTracer struct{}
+
+// TraceQueryStart implements pgx.QueryTracer.
+func (queryTracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, q pgx.TraceQueryStartData) context.Context {
+	return startQuery(ctx, q.SQL)
+}
+
+// TraceQueryEnd implements pgx.QueryTracer.
+func (queryTracer) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, q pgx.TraceQueryEndData) {
+	endQuery(ctx, q.Err)
+}
+
+// TraceBatchStart implements pgx.BatchTracer. A batch goes by the name of its first query.
+func (queryTracer) TraceBatchStart(ctx context.Context, _ *pgx.Conn, b pgx.TraceBatchStartData) context.Context {
+	if len(b.Batch.QueuedQueries) == 0 {
+		return ctx
+	}
+	return startQuery(ctx, b.Batch.QueuedQueries[0].SQL)
+}
+
+// TraceBatchQuery implements pgx.BatchTracer.
+func (queryTracer) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
+
+// TraceBatchEnd implements pgx.BatchTracer.
+func (queryTracer) TraceBatchEnd(ctx context.Context, _ *pgx.Conn, b pgx.TraceBatchEndData) {
+	endQuery(ctx, b.Err)
+}
+
+type queryKey struct{}
+
+func startQuery(ctx context.Context, sql string) context.Context {
+	parent := trace.SpanFromContext(ctx)
+	if !parent.IsRecording() {
+		return ctx
+	}
+	name := statementName(sql)
+	if name == "" {
+		return ctx
+	}
+	ctx, span := NewTracer(parent.TracerProvider()).tracer.Start(ctx, name, trace.WithSpanKind(trace.SpanKindClient),
+		trace.WithAttributes(semconv.DBSystemNamePostgreSQL, semconv.DBQuerySummary(name)))
+	return context.WithValue(ctx, queryKey{}, span)
+}
+
+func endQuery(ctx context.Context, err error) {
+	span, ok := ctx.Value(queryKey{}).(trace.Span)
+	if !ok {
+		return
+	}
+	if err != nil {
+		code := "_OTHER"
+		if pg := new(pgconn.PgError); errors.As(err, &pg) {
+			code = pg.Code
+		}
+		span.SetAttributes(semconv.ErrorTypeKey.String(code))
+		span.SetStatus(codes.Error, "")
+	}
+	span.End()
+}
+
+// tracedLog adds the span in a record's context to it.
+type tracedLog struct{ slog.Handler }
+
+// Handle implements slog.Handler.
+func (h tracedLog) Handle(ctx context.Context, r slog.Record) error {
+	if s := trace.SpanContextFromContext(ctx); s.IsValid() {
+		r.AddAttrs(slog.String("trace_id", s.TraceID().String()), slog.String("span_id", s.SpanID().String()))
+	}
+	return h.Handler.Handle(ctx, r)
+}
+
+// WithAttrs implements slog.Handler.
+func (h tracedLog) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return tracedLog{h.Handler.WithAttrs(attrs)}
+}
+
+// WithGroup implements slog.Handler.
+func (h tracedLog) WithGroup(name string) slog.Handler { return tracedLog{h.Handler.WithGroup(name)} }
