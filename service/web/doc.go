@@ -13,6 +13,7 @@
 //	<main data-events="/console/events">   when an event of this stream arrives, or
 //	<main data-every="2000">               after so many milliseconds
 //
+// (or such an attribute on any other element, for a page without a button to pause),
 // unless somebody is about to use it (it holds the focus, a ticked box or an open
 // details element). Rows of <tbody data-rows> are updated in place, and new ones
 // announced rather than inserted under a reader's eyes. Further attributes: data-pause

@@ -1,7 +1,8 @@
 // Keeps a page up to date and spares a few clicks; see the package's doc.go. Without it everything still works.
 "use strict";
 (() => {
-  const main = document.querySelector("main");
+  let events = document.querySelector("[data-events]")?.dataset.events;
+  const every = document.querySelector("[data-every]")?.dataset.every;
   const pauseButton = document.querySelector("[data-pause]");
   const say = text => { document.getElementById("news").textContent = text; };
   let paused = sessionStorage.getItem("paused") === "yes";
@@ -56,6 +57,7 @@
         if (old) (now.hasAttribute("data-rows") ? rows : swap)(old, now);
       }
       document.title = fresh.title;
+      events = fresh.querySelector("[data-events]")?.dataset.events;
       tick();
     } catch { // the server is away; the next event tries again
     } finally {
@@ -64,13 +66,14 @@
   };
 
   const follow = () => {
-    if (main.dataset.events) {
-      const stream = new EventSource(main.dataset.events);
-      for (const kind of ["message", "state", "changed"]) stream.addEventListener(kind, refresh);
-      addEventListener("pagehide", () => stream.close());
-      addEventListener("pageshow", e => { if (e.persisted) location.reload(); });
-    }
-    if (main.dataset.every) setInterval(refresh, Number(main.dataset.every));
+    if (!events) return;
+    const stream = new EventSource(events);
+    for (const kind of ["message", "state", "changed"]) stream.addEventListener(kind, refresh);
+    // A browser comes again by itself when a stream breaks, but not when one is refused, for want of a place perhaps.
+    stream.addEventListener("error", () => {
+      if (events && stream.readyState === EventSource.CLOSED) setTimeout(() => refresh().then(follow), 10000);
+    });
+    addEventListener("pagehide", () => stream.close());
   };
 
   const showPause = () => {
@@ -111,4 +114,6 @@
   for (const b of document.querySelectorAll("[data-copy]")) b.hidden = false;
 
   follow();
+  if (every) setInterval(refresh, Number(every));
+  if (events || every) addEventListener("pageshow", e => { if (e.persisted) location.reload(); });
 })();

@@ -14,13 +14,15 @@ import (
 var layout embed.FS
 
 // Headers has browsers run and show nothing but what the same origin serves, keep
-// pages to themselves, and tell nobody where they come from.
+// pages to themselves, and tell no other site where they come from. (Told to tell
+// nobody, they would send the forms of plain HTTP with the origin "null", which cannot
+// be told from another site's.)
 func Headers(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
 		h.Set("X-Content-Type-Options", "nosniff")
-		h.Set("Referrer-Policy", "no-referrer")
+		h.Set("Referrer-Policy", "same-origin")
 		h.Set("Cross-Origin-Opener-Policy", "same-origin")
 		h.Set("Cache-Control", "no-store")
 		next.ServeHTTP(w, r)
