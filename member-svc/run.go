@@ -75,8 +75,7 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if p.Relays, wake, err = program.Relays(pool, nc, cfg.Common, tracer, registry, log); err != nil {
 		return err
 	}
-	steps := steps(cfg)
-	st := store.New(pool, steps, []byte(cfg.IdempotencySecret.Reveal()), wake)
+	st := store.New(pool, steps(cfg), []byte(cfg.IdempotencySecret.Reveal()), wake)
 	st.Tracer = tracer
 	hasher, err := cfg.hasher()
 	if err != nil {
@@ -89,20 +88,7 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err := addWorkers(p, cfg, pool, nc, st, metrics, registry, wake); err != nil {
 		return err
 	}
-	hub := live.NewHub(st, steps, live.DefaultPace)
-	p.Workers = append(p.Workers, service.Task{Name: "signup streams", Run: func(ctx context.Context) error { return hub.Run(ctx, log) }})
-	handlers := &api.API{
-		Signups: signup.New(signup.Config{
-			Plans: cfg.PlansAllowed, PasswordMin: cfg.PasswordMin, Unicode: cfg.Usernames == "unicode", Secret: []byte(cfg.IdempotencySecret.Reveal()), DatabaseTimeout: cfg.DatabaseTimeout,
-		}, st, hasher, steps),
-		Accounts: account.New(account.Config{SessionLifetime: cfg.SessionLifetime, DatabaseTimeout: cfg.DatabaseTimeout, Log: log}, st, hasher, steps),
-		Live:     hub, Store: st, Steps: steps, Metrics: metrics, DatabaseTimeout: cfg.DatabaseTimeout, Log: log,
-	}
-	admin, err := operators(p, cfg, handlers, tokens)
-	if err != nil {
-		return err
-	}
-	public, err := join.New(join.Config{API: handlers.Public(cfg.limits()), Plans: cfg.PlansAllowed, PasswordMin: cfg.PasswordMin, Log: log})
+	public, admin, err := pages(p, cfg, newAPI(p, cfg, st, hasher, metrics), tokens)
 	if err != nil {
 		return err
 	}
@@ -118,14 +104,33 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 	return p.Run(ctx)
 }
 
-// operators returns the handler of the admin listener: the API, and the console on top of it.
-func operators(p *service.Process, cfg Config, handlers *api.API, tokens *service.Tokens) (http.Handler, error) {
+// newAPI returns what answers requests, and has streams of signups fed beside it.
+func newAPI(p *service.Process, cfg Config, st *store.Store, hasher *signup.Hasher, metrics *api.Metrics) *api.API {
+	steps := steps(cfg)
+	hub := live.NewHub(st, steps, live.DefaultPace)
+	p.Workers = append(p.Workers, service.Task{Name: "signup streams", Run: func(ctx context.Context) error { return hub.Run(ctx, p.Log) }})
+	return &api.API{
+		Signups: signup.New(signup.Config{
+			Plans: cfg.PlansAllowed, PasswordMin: cfg.PasswordMin, Unicode: cfg.Usernames == "unicode", Secret: []byte(cfg.IdempotencySecret.Reveal()), DatabaseTimeout: cfg.DatabaseTimeout,
+		}, st, hasher, steps),
+		Accounts: account.New(account.Config{SessionLifetime: cfg.SessionLifetime, DatabaseTimeout: cfg.DatabaseTimeout, Log: p.Log}, st, hasher, steps),
+		Live:     hub, Store: st, Steps: steps, Metrics: metrics, DatabaseTimeout: cfg.DatabaseTimeout, Log: p.Log,
+	}
+}
+
+// pages returns the handlers of the listeners: their APIs, and on top of these the sign-up page and the console.
+func pages(p *service.Process, cfg Config, handlers *api.API, tokens *service.Tokens) (public, admin http.Handler, err error) {
+	public, err = join.New(join.Config{API: handlers.Public(cfg.limits()), Plans: cfg.PlansAllowed, PasswordMin: cfg.PasswordMin, Log: p.Log})
+	if err != nil {
+		return nil, nil, err
+	}
 	pulse := console.NewPulse(handlers.Store.Pulse, time.Second)
 	p.Workers = append(p.Workers, service.Task{Name: "console pulse", Run: func(ctx context.Context) error { return pulse.Run(ctx, p.Log) }})
-	return console.New(console.Config{
+	admin, err = console.New(console.Config{
 		API: handlers.Admin(tokens, p.Health), Pulse: pulse, DemoURL: cfg.ConsoleDemoURL, Log: p.Log,
 		Sessions: &service.Sessions{Tokens: tokens, Secret: []byte(cfg.IdempotencySecret.Reveal()), Lifetime: console.SessionLifetime},
 	})
+	return public, admin, err
 }
 
 // steps are what every new member is promised. Sagas store the index of their step:
