@@ -16,7 +16,7 @@ TEST_ENV     := DEVSTACK_BIN=$(DEVSTACK) CGO_ENABLED=$(if $(COMPILER),1,0)
 GATEWAY_ENV  := VERSITYGW_BIN=$(CURDIR)/bin/versitygw
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test verify chaos bench bench-peers modules lint build devstack versitygw up down clean
+.PHONY: help demo test verify chaos screenshots bench bench-peers modules lint build devstack versitygw up down clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,8 +28,8 @@ test: devstack ## all tests but the slow ones, with the race detector
 	@$(if $(COMPILER),,echo "No C compiler found: the tests run without the race detector.")
 	@$(TEST_ENV) go run $(GOTESTSUM) -- -count=1 $(RACE) work
 
-verify: devstack modules build versitygw ## slower checks: modules, images, compose, fault tests (wants npm, and PgBouncer or apt-get)
-	@cd devstack/e2e && GOWORK=off $(TEST_ENV) $(GATEWAY_ENV) go run $(GOTESTSUM) -- -count=1 -timeout=20m ./...
+verify: devstack modules build versitygw ## slower checks: modules, images, compose, fault tests (wants npm, Chromium, and PgBouncer or apt-get)
+	@cd devstack/e2e && GOWORK=off $(TEST_ENV) $(GATEWAY_ENV) go run $(GOTESTSUM) -- -count=1 -timeout=20m -p=1 ./...
 	@cd bench && GOWORK=off $(TEST_ENV) go run $(GOTESTSUM) -- -count=1 ./...
 	@cd outbox && GOWORK=off $(TEST_ENV) go run $(GOTESTSUM) -- -count=1 -tags=verify -run=PgBouncer .
 	@cd storage-svc && GOWORK=off $(TEST_ENV) $(GATEWAY_ENV) go run $(GOTESTSUM) -- -count=1 $(RACE) -tags=verify -run=Versity ./internal/provider
@@ -42,6 +42,9 @@ bench-peers: build ## the same with River and Watermill beside them (55 min)
 
 chaos: devstack ## the fault matrix for as long as FLAGS say, e.g. FLAGS='-seed 7 -kills 1000 -signups 100000 -races 50000'
 	@cd devstack/e2e && GOWORK=off DEVSTACK_BIN=$(DEVSTACK) go test -tags=chaos -v -count=1 -timeout=0 -run '^Test(FaultMatrix|FullDisks|RecoveryKeepsToTheRate|WipedWhileStorageIsDown)$$' . $(FLAGS)
+
+screenshots: devstack ## docs/img: the pages with something going on (wants Chromium)
+	@cd devstack/e2e && GOWORK=off DEVSTACK_BIN=$(DEVSTACK) go test -tags=screenshots -count=1 -run '^TestScreenshots$$' ./browser
 
 modules: # each module builds by itself and has a tidy go.mod
 	@for m in $(MODULES); do \

@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"testing"
 
 	"github.com/chromedp/chromedp"
 )
@@ -98,16 +97,4 @@ func (p *tab) violations() []violation {
 		p.t.Fatal(err)
 	}
 	return found
-}
-
-// accessible fails the test if somebody is kept from using the page.
-func accessible(t testing.TB, p *tab) {
-	t.Helper()
-	for _, v := range p.violations() {
-		if v.Impact == "serious" || v.Impact == "critical" {
-			t.Errorf("axe: %s", v)
-		} else {
-			t.Logf("axe: %s", v)
-		}
-	}
 }

@@ -28,10 +28,14 @@ type tab struct {
 // setting is what a tab may be opened with.
 type setting = chromedp.Action[chromedp.Void]
 
+// phoneWidth is that of a narrow phone, in CSS pixels.
+const phoneWidth = 360
+
 var (
 	dark          = media("prefers-color-scheme", "dark")
 	light         = media("prefers-color-scheme", "light")
-	phone         = chromedp.EmulateViewport(360, 740)
+	phone         = chromedp.EmulateViewport(phoneWidth, 740)
+	desktop       = chromedp.EmulateViewport(1280, 800)
 	withoutScript = command(emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
 )
 

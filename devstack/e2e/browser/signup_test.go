@@ -72,7 +72,7 @@ func TestErrorsAreShownAtTheirFields(t *testing.T) {
 	p.holds("Username", free)
 	p.holds("Email (optional)", free+"@example.org")
 	p.holds("Password", "")
-	accessible(t, p)
+	p.usable("a form with errors")
 
 	p.fillIn(free, password)
 	p.sees("You are in, " + free)
