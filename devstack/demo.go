@@ -44,17 +44,24 @@ func runDemo(ctx context.Context, args []string, io stdio) error {
 func whatNext(s *stack.Stack) string {
 	v := s.Variables().Get
 	return fmt.Sprintf(`
-  It stays up until Ctrl-C. In another terminal:
+  It stays up until Ctrl-C. Go on in a browser:
 
-    . %[1]s/devstack.env
+    break it   %[1]s/    and see who can still sign up
+    sign up    %[2]s/
+    console    %[3]s/console/
+               operator %[4]s
+               viewer   %[5]s
+    mailbox    %[6]s/
+
+  or in another terminal:
+
+    . %[7]s/devstack.env
     curl -i $MEMBER_URL/v1/members -H 'Content-Type: application/json' \
       -d '{"username":"mina","password":"correct horse battery"}'
-    curl -s $ADMIN_URL/admin/v1/sagas -H "Authorization: Bearer $ADMIN_TOKEN"
-    %[3]s kill nats --dir %[1]s     # or storage, smtp, postgres; then: start
-    %[3]s wipe nats --dir %[1]s     # lose every message on purpose
+    %[8]s kill nats --dir %[7]s     # or storage, smtp, postgres; then: start, or: wipe nats
 
-  Mails: %[2]s    Logs: %[1]s/log
-`, s.Dir(), v("MAIL_URL"), ownName())
+  Logs: %[7]s/log
+`, v("FAULTS_URL"), v("MEMBER_URL"), v("ADMIN_URL"), v("ADMIN_TOKEN"), v("VIEWER_TOKEN"), v("MAIL_URL"), s.Dir(), ownName())
 }
 
 // ownName is how this program can be called again from the same folder.

@@ -8,11 +8,14 @@ replace github.com/signup-saga/signup-saga/contract => ../contract
 
 replace github.com/signup-saga/signup-saga/devstack/testenv => ./testenv
 
+replace github.com/signup-saga/signup-saga/service => ../service
+
 require (
 	github.com/emersion/go-smtp v0.25.1
 	github.com/jackc/pgx/v5 v5.12.0
 	github.com/nats-io/nats-server/v2 v2.15.2
 	github.com/signup-saga/signup-saga/client v0.0.0
+	github.com/signup-saga/signup-saga/service v0.0.0
 	golang.org/x/sync v0.24.0
 	golang.org/x/sys v0.49.0
 	golang.org/x/term v0.47.0

@@ -39,7 +39,7 @@ func playService(addr string) {
 	if os.Args[1] == "migrate" {
 		return
 	}
-	for _, name := range []string{"NATS_URL", "STORAGE_DATABASE_URL", "FAULTS", "FAULT"} {
+	for _, name := range []string{"NATS_URL", "STORAGE_DATABASE_URL", "FAULTS", "FAULT", "CONSOLE_DEMO_URL"} {
 		if value := os.Getenv(name); value != "" {
 			fmt.Printf("%s=%s\n", name, value)
 		}

@@ -10,6 +10,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/signup-saga/signup-saga/devstack/internal/faultscreen"
 	"github.com/signup-saga/signup-saga/devstack/internal/postgres"
 	"github.com/signup-saga/signup-saga/devstack/internal/stack"
 )
@@ -65,15 +66,28 @@ func withStack(ctx context.Context, options stack.Options, io stdio, use func(*s
 		return unlessEnded(ctx, err)
 	}
 	defer func() { err = errors.Join(err, s.Stop(io.hurry)) }()
+	if l := s.FaultScreen(); l != nil {
+		end, err := faultscreen.Serve(l, s)
+		if err != nil {
+			return err
+		}
+		defer end()
+	}
 	return use(s)
 }
 
 // describe is the table that up prints.
 func describe(s *stack.Stack) string {
 	v := s.Variables().Get
+	faults := ""
+	if at := v("FAULTS_URL"); at != "" {
+		faults = "\n  break it   " + at + "/"
+	}
 	return fmt.Sprintf(`
 The stack is ready. Ctrl-C ends it.
-
+%[13]s
+  page       %[1]s/
+  console    %[2]s/console/
   sign up    curl -i %[1]s/v1/members -H 'Content-Type: application/json' \
                -d '{"username":"mina","password":"a long enough one"}'
   admin      curl %[2]s/admin/v1/sagas -H 'Authorization: Bearer %[3]s'
@@ -91,7 +105,7 @@ The stack is ready. Ctrl-C ends it.
   settings   %[11]s/devstack.env
   logs       %[11]s/log
 `, v("MEMBER_URL"), v("ADMIN_URL"), v("ADMIN_TOKEN"), v("STORAGE_URL"), v("MAIL_URL"), v("MEMBER_DATABASE_URL"),
-		v("STORAGE_DATABASE_URL"), v("NATS_URL"), v("VIEWER_TOKEN"), v("STORAGE_TOKEN"), s.Dir(), ownName())
+		v("STORAGE_DATABASE_URL"), v("NATS_URL"), v("VIEWER_TOKEN"), v("STORAGE_TOKEN"), s.Dir(), ownName(), faults)
 }
 
 // client finds the running stack that a command means.

@@ -39,12 +39,17 @@ func newClients(to stack.Variables) *clients {
 	}
 }
 
-// signUp signs a person with a random name up.
+// Guest returns a person with a random name, who wants to sign up.
+func Guest() client.NewMember {
+	name := "guest" + strings.ToLower(rand.Text()[:12])
+	return client.NewMember{Username: name, Password: rand.Text(), Email: name + "@example.org"}
+}
+
+// signUp signs a guest up.
 func (c *clients) signUp(ctx context.Context) (a accepted, err error) {
-	a.name = "guest" + strings.ToLower(rand.Text()[:12])
-	began := time.Now()
-	a.Signup, err = c.members.SignUp(ctx, client.NewMember{Username: a.name, Password: rand.Text(), Email: a.name + "@example.org"}, "")
-	a.took = time.Since(began)
+	guest, began := Guest(), time.Now()
+	a.Signup, err = c.members.SignUp(ctx, guest, "")
+	a.name, a.took = guest.Username, time.Since(began)
 	return a, err
 }
 

@@ -99,6 +99,15 @@ func (s *Stack) holdStoragePorts() error {
 	return nil
 }
 
+// holdFaultScreen finds out where the fault screen will be, before the member services are told.
+func (s *Stack) holdFaultScreen() error {
+	if !s.options.Faults {
+		return nil
+	}
+	_, err := s.settings.port(faultScreen, 8060)
+	return err
+}
+
 func (s *Stack) planStorages() error {
 	database, err := s.databaseURL("storage")
 	if err != nil {
@@ -159,6 +168,9 @@ func (s *Stack) memberEnv() []string {
 		"STORAGE_URL=http://"+loopback(s.settings.Ports["storage"]),
 		"STORAGE_CLIENT_TOKEN="+s.settings.secret("storage token"),
 		"SIGNUP_RATE_PER_MINUTE=1000000", "SESSION_RATE_PER_MINUTE=1000000") // everyone comes from the same address
+	if s.options.Faults {
+		env = append(env, "CONSOLE_DEMO_URL=http://"+loopback(s.settings.Ports[faultScreen])+"/")
+	}
 	if s.options.CheapHash {
 		env = append(env, "HASH_MEMORY_KIB=64", "HASH_TIME=1")
 	}
@@ -235,6 +247,9 @@ func (s *Stack) planVariables() {
 		{"NATS_DIR", s.natsDir()},
 		{"MAIL_URL", url("mail")},
 		{"DEVSTACK_DIR", s.options.Dir},
+	}
+	if s.options.Faults {
+		s.variables = append(s.variables, Variable{"FAULTS_URL", url(faultScreen)})
 	}
 	for n := 2; n <= s.options.Members; n++ {
 		name := replica("member", n)

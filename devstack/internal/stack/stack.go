@@ -22,6 +22,7 @@ const (
 	postgresName = "postgres"
 	natsName     = "nats"
 	smtpName     = "smtp"
+	faultScreen  = "fault screen"
 
 	// startLimit bounds the first start of a component, restartLimit how long the start command waits for it to be ready.
 	startLimit   = time.Minute
@@ -147,7 +148,7 @@ func (s *Stack) plan(ctx context.Context) error {
 		}
 		s.databases[name] = planned
 	}
-	for _, add := range []func() error{s.planNATS, s.planSMTP, s.holdStoragePorts, s.planMembers, s.planStorages, s.writeAdminTokens} {
+	for _, add := range []func() error{s.planNATS, s.planSMTP, s.holdStoragePorts, s.holdFaultScreen, s.planMembers, s.planStorages, s.writeAdminTokens} {
 		if err := add(); err != nil {
 			return err
 		}
@@ -239,6 +240,14 @@ func (s *Stack) startComponent(ctx context.Context, name string, limit time.Dura
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	return s.explain(name, c.Start(ctx))
+}
+
+// FaultScreen returns the listener that is held for the page on which a person breaks the stack, nil without faults. It ends
+// with the stack.
+func (s *Stack) FaultScreen() net.Listener {
+	s.settings.mu.Lock()
+	defer s.settings.mu.Unlock()
+	return s.settings.held[faultScreen]
 }
 
 // Variables returns how to reach the stack: what devstack.env holds.

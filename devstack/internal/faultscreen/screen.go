@@ -1,0 +1,204 @@
+// Package faultscreen is a page on which a person breaks a stack, has people sign up,
+// and watches. It knows no login: whoever reaches it may kill what the stack runs. It
+// is for demonstrations, and for the loopback interface.
+package faultscreen
+
+import (
+	"context"
+	"embed"
+	"fmt"
+	"html/template"
+	"io/fs"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/signup-saga/signup-saga/client"
+	"github.com/signup-saga/signup-saga/devstack/internal/stack"
+	"github.com/signup-saga/signup-saga/service/web"
+)
+
+// lookLimit bounds how long a page waits for services that may well be broken.
+const lookLimit = 800 * time.Millisecond
+
+//go:embed templates/*.html
+var templates embed.FS
+
+// screen is the page and what it remembers.
+type screen struct {
+	stack   *stack.Stack
+	crowd   *crowd
+	members *client.Public
+	admin   *client.Admin
+	storage *client.Storage
+	pages   *web.Pages
+
+	mu      sync.Mutex // guards what follows
+	notice  notice
+	changed time.Time // when the provider was last told how to behave
+}
+
+// notice says how the latest action went.
+type notice struct{ Tone, Text string }
+
+// Serve shows the page to whoever connects to the listener, by the listener's address,
+// until stop is called. It returns at once.
+func Serve(l net.Listener, s *stack.Stack) (stop func(), err error) {
+	folder, err := fs.Sub(templates, "templates")
+	if err != nil {
+		return nil, err
+	}
+	pages, err := web.NewPages(folder, template.FuncMap{"kind": kindOf})
+	if err != nil {
+		return nil, err
+	}
+	to, h := s.Variables(), &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: shown}}
+	c := &screen{
+		stack: s, pages: pages, members: client.NewPublic(to.Get("MEMBER_URL"), h), admin: client.NewAdmin(to.Get("ADMIN_URL"), to.Get("VIEWER_TOKEN"), h),
+		storage: client.NewStorage(to.Get("STORAGE_URL"), to.Get("STORAGE_TOKEN"), h),
+	}
+	c.crowd = &crowd{signUp: c.members.SignUp}
+	server := &http.Server{Handler: c.routes(l.Addr().String()), ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 1 << 16}
+	go func() { _ = server.Serve(l) }() // ends with stop
+	return func() {
+		_ = server.Close()
+		c.crowd.stream(false)
+		c.crowd.running.Wait()
+	}, nil
+}
+
+// routes serves the page at host only: a name of somebody else that leads here would let his pages use it.
+func (s *screen) routes(host string) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", s.show)
+	mux.HandleFunc("GET /assets/", web.Asset)
+	for path, do := range map[string]func(*http.Request) (string, error){
+		"component": s.operate, "provider": s.setProvider, "people": s.signUpTen, "stream": s.setStream,
+	} {
+		mux.HandleFunc("POST /"+path, func(w http.ResponseWriter, r *http.Request) {
+			r.Body = http.MaxBytesReader(w, r.Body, 4096)
+			text, err := do(r)
+			s.tell(text, err)
+			http.Redirect(w, r, "/", http.StatusSeeOther)
+		})
+	}
+	guarded := http.NewCrossOriginProtection().Handler(mux)
+	return web.Headers(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Host != host {
+			http.Error(w, "this page is at http://"+host+"/", http.StatusMisdirectedRequest)
+			return
+		}
+		guarded.ServeHTTP(w, r)
+	}))
+}
+
+func (s *screen) tell(text string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.notice = notice{"", text}
+	if err != nil {
+		s.notice = notice{"bad", err.Error()}
+	}
+}
+
+func (s *screen) operate(r *http.Request) (string, error) {
+	// It goes on when the browser leaves: half of a wipe helps nobody.
+	return s.stack.Do(context.WithoutCancel(r.Context()), r.PostFormValue("verb"), r.PostFormValue("name"), "")
+}
+
+func (s *screen) setProvider(r *http.Request) (string, error) {
+	f := client.Fault{Mode: r.PostFormValue("mode")}
+	_, err := fmt.Sscan(r.PostFormValue("probability")+" "+r.PostFormValue("latency"), &f.Probability, &f.LatencyMS)
+	if err != nil {
+		return "", fmt.Errorf("probability and latency are numbers: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), answerLimit)
+	defer cancel()
+	if err := s.storage.SetFault(ctx, f); err != nil {
+		return "", fmt.Errorf("tell the provider how to behave: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.changed = time.Now()
+	return "the provider goes by it", nil
+}
+
+func (s *screen) signUpTen(r *http.Request) (string, error) {
+	began := time.Now()
+	for n := range shown {
+		if time.Since(began) > answerLimit {
+			return "", fmt.Errorf("that takes too long: only %d of %d people have tried", n, shown)
+		}
+		s.crowd.one(r.Context())
+	}
+	return "", nil
+}
+
+func (s *screen) setStream(r *http.Request) (string, error) {
+	s.crowd.stream(r.PostFormValue("on") == "yes")
+	return "", nil
+}
+
+// view is what the page shows.
+type view struct {
+	report
+	Verdict verdict
+	Notice  notice
+	Stack   stack.Status
+	Modes   []mode
+	Fault   *client.Fault  // nil if unknown
+	Members map[string]int // by state; nil if unknown
+}
+
+func (s *screen) look(ctx context.Context) view {
+	ctx, cancel := context.WithTimeout(ctx, lookLimit)
+	defer cancel()
+	v := view{Stack: s.stack.Status(), Modes: modes}
+	s.mu.Lock()
+	since := s.changed
+	v.Notice = s.notice
+	s.mu.Unlock()
+	for _, c := range v.Stack.Components {
+		if c.Since.After(since) {
+			since = c.Since
+		}
+	}
+	v.report = s.crowd.report(since)
+	var all sync.WaitGroup
+	all.Go(func() {
+		if o, err := s.admin.Overview(ctx); err == nil {
+			v.Members = o.Counts
+		}
+	})
+	all.Go(func() {
+		if f, err := s.storage.Fault(ctx); err == nil {
+			v.Fault = &f
+		}
+	})
+	for i, p := range v.Latest {
+		if p.Failure == "" {
+			all.Go(func() {
+				signup, _ := s.members.Signup(ctx, p.SignupID) // after an error its state is unknown
+				v.Latest[i].State = signup.State
+			})
+		}
+	}
+	all.Wait()
+	v.Verdict = judge(v.Stack, v.Fault, v.Since, v.Members)
+	return v
+}
+
+func (s *screen) show(w http.ResponseWriter, r *http.Request) {
+	to := s.stack.Variables()
+	err := s.pages.Write(w, http.StatusOK, "faults", web.Page{
+		Title: "Fault screen", Product: "Signup Saga", Home: "/", Assets: "/assets", Every: 1000, Reload: 5, Data: s.look(r.Context()),
+		Nav: []web.Link{
+			{Path: "/", Text: "Fault screen", Current: true}, {Path: to.Get("MEMBER_URL") + "/", Text: "Sign-up page"},
+			{Path: to.Get("ADMIN_URL") + "/console/", Text: "Console"}, {Path: to.Get("MAIL_URL") + "/", Text: "Mailbox"},
+		},
+	})
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+	}
+}
