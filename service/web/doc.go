@@ -14,8 +14,9 @@
 //	<main data-every="2000">               after so many milliseconds
 //
 // (or such an attribute on any other element, for a page without a button to pause),
-// unless somebody is about to use it (it holds the focus, a ticked box or an open
-// details element). Rows of <tbody data-rows> are updated in place, and new ones
+// unless somebody is about to use it (it holds the focus, selected text, a ticked box,
+// a value that was typed or an open details element). Rows of <tbody data-rows>, which
+// need ids, are updated in place; those that have gone are struck, and new ones
 // announced rather than inserted under a reader's eyes. Further attributes: data-pause
 // on a button that stops all this, data-copy="#id" on one that copies a text,
 // data-check-all="name" on a box that ticks the others, and on <time>: data-ago and

@@ -10,26 +10,35 @@
 
   // inUse tells whether somebody is about to use what is in an element.
   const inUse = e => e.contains(document.activeElement) && document.activeElement !== document.body && document.activeElement !== e
-    || e.querySelector("input:checked:not([type=hidden]), details[open]") !== null;
+    || e.querySelector("input:checked:not([type=hidden]), details[open]") !== null
+    || !getSelection().isCollapsed && getSelection().containsNode(e, true)
+    || [...e.querySelectorAll("input, textarea")].some(i => i.value !== i.defaultValue);
 
   const swap = (old, now) => { if (!inUse(old) && old.innerHTML !== now.innerHTML) old.innerHTML = now.innerHTML; };
 
-  // rows updates those that are there and announces the others.
+  // rows updates those that are there, strikes those that are not any more, and announces the others. Rows at the end
+  // that are missing in a page as long as before were pushed off by new ones.
   const rows = (old, now) => {
-    let news = 0;
+    let news = 0, gone = 0, pushed = now.rows.length >= old.rows.length;
     for (const row of now.rows) {
       const mine = row.id && document.getElementById(row.id);
       if (!mine) news++;
       else if (!inUse(mine) && mine.innerHTML !== row.innerHTML) mine.innerHTML = row.innerHTML;
     }
-    announce(old, now, old.rows.length === 0 ? 0 : news);
+    for (const row of [...old.rows].reverse()) {
+      const here = now.querySelector(`#${CSS.escape(row.id)}`) !== null;
+      pushed &&= !here;
+      row.classList.toggle("gone", !here && !pushed);
+      if (!here && !pushed) gone++;
+    }
+    announce(old, now, old.rows.length === 0 ? "" : news ? `${news} new` : gone ? `${gone} gone` : "");
     if (old.rows.length === 0) old.innerHTML = now.innerHTML;
   };
 
   const announce = (old, now, news) => {
     const scroll = old.closest(".scroll") || old.closest("table");
     let bar = document.getElementById("news-bar");
-    if (news === 0) { bar?.remove(); return; }
+    if (!news) { bar?.remove(); return; }
     if (!bar) {
       bar = document.createElement("p");
       bar.id = "news-bar";
@@ -37,8 +46,8 @@
       bar.append(document.createElement("button"));
       scroll.before(bar);
     }
-    const text = `${news} new – show`;
-    if (bar.firstChild.textContent !== text) { bar.firstChild.textContent = text; say(`${news} new`); }
+    const text = `${news} – show`;
+    if (bar.firstChild.textContent !== text) { bar.firstChild.textContent = text; say(news); }
     bar.firstChild.onclick = () => { old.innerHTML = now.innerHTML; bar.remove(); scroll.focus(); tick(); };
   };
 
@@ -97,6 +106,7 @@
       const text = "countdown" in t.dataset ? (seconds > 0 ? `in ${span(seconds)}` : "any moment") : seconds > -1 ? "now" : `${span(-seconds)} ago`;
       if (t.textContent !== text) t.textContent = text;
     }
+    for (const b of document.querySelectorAll("[data-copy][hidden]")) b.hidden = false; // also those that came just now
   };
   tick();
   setInterval(tick, 1000);
@@ -111,8 +121,6 @@
     const all = e.target.dataset.checkAll;
     if (all) for (const box of document.querySelectorAll(`input[type=checkbox][name="${all}"]`)) box.checked = e.target.checked;
   });
-  for (const b of document.querySelectorAll("[data-copy]")) b.hidden = false;
-
   follow();
   if (every) setInterval(refresh, Number(every));
   if (events || every) addEventListener("pageshow", e => { if (e.persisted) location.reload(); });
