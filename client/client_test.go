@@ -203,6 +203,7 @@ func TestRequests(t *testing.T) {
 		{`POST|/admin/v1/retries||Bearer admin|||{"filter":{"error":"e"}}`, func() error { _, err := a.RetryGroup(ctx, group); return err }},
 		{`GET|/admin/v1/retries||Bearer admin|||`, func() error { _, err := a.GroupRetries(ctx, PageOf{}); return err }},
 		{`GET|/admin/v1/retries/i||Bearer admin|||`, func() error { _, err := a.GroupRetry(ctx, "i"); return err }},
+		{`POST|/admin/v1/retries/i/cancel||Bearer admin|||`, func() error { _, err := a.CancelGroupRetry(ctx, "i", ""); return err }},
 		{`POST|/admin/v1/retries/i/cancel||Bearer admin|||{"reason":"r"}`, func() error { _, err := a.CancelGroupRetry(ctx, "i", "r"); return err }},
 		{`GET|/admin/v1/outbox/dead||Bearer admin|||`, func() error { _, err := a.DeadEvents(ctx, PageOf{}); return err }},
 		{`POST|/admin/v1/outbox/dead/i/requeue||Bearer admin|||{"reason":"r"}`, func() error { _, err := a.RequeueEvent(ctx, "i", "r"); return err }},

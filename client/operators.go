@@ -83,6 +83,7 @@ func (a *Admin) Failures(ctx context.Context, limit int) (f Failures, err error)
 // NewGroupRetry asks for a retry of the sagas that need attention and that the filter
 // selects, by the names of the query of the list of sagas.
 type NewGroupRetry struct {
+	ID        string            `json:"id,omitempty"` // a UUIDv7 by which the call may be repeated; "": the service's
 	Filter    map[string]string `json:"filter"`
 	Reason    string            `json:"reason,omitempty"`
 	Rate      int               `json:"rate_per_second,omitempty"`     // 0: the service's default
@@ -139,9 +140,13 @@ func (a *Admin) GroupRetry(ctx context.Context, id string) (r GroupRetry, err er
 	return r, err
 }
 
-// CancelGroupRetry has a retry release no more.
+// CancelGroupRetry has a retry release no more. The reason may be empty.
 func (a *Admin) CancelGroupRetry(ctx context.Context, id, reason string) (r GroupRetry, err error) {
-	_, err = a.do(ctx, call{method: http.MethodPost, path: "/admin/v1/retries/" + url.PathEscape(id) + "/cancel", body: map[string]string{"reason": reason}, into: &r})
+	c := call{method: http.MethodPost, path: "/admin/v1/retries/" + url.PathEscape(id) + "/cancel", into: &r}
+	if reason != "" {
+		c.body = map[string]string{"reason": reason}
+	}
+	_, err = a.do(ctx, c)
 	return r, err
 }
 

@@ -62,6 +62,7 @@ func (g *groups) retries(t *testing.T) {
 	g.c.Refusals("POST", retries, operator...)
 	for _, wrong := range []string{
 		`{"reason":"x"}`, `{"filter":{}}`, `{"filter":{},"reason":"x","rate_per_second":0}`, `{"filter":{},"reason":"x","stop_after_failures":0}`,
+		`{"filter":{},"reason":"x","id":"0199e5c0-5b1c-4a10-9c7e-6a0d9c1e2f44"}`, `{"filter":{},"reason":"x","id":"{0199e5c0-5b1c-7a10-9c7e-6a0d9c1e2f44}"}`,
 		`{"filter":{"state":"ready"},"reason":"x"}`, `{"filter":{"username":"mina"},"reason":"x"}`, `{"filter":{"error":""},"reason":"x"}`,
 	} {
 		g.c.Call(422, "POST", retries, wrong, operator...)
@@ -69,7 +70,8 @@ func (g *groups) retries(t *testing.T) {
 	if dry := g.c.Call(200, "POST", retries, `{"filter":{"state":"needs_attention"},"dry_run":true}`, operator...); dry.Body["matched"] != 1.0 {
 		t.Errorf("dry run: %v", dry.Body)
 	}
-	begun := g.c.Call(202, "POST", retries, some+`,"rate_per_second":5,"stop_after_failures":2}`, operator...)
+	mine := some + `,"rate_per_second":5,"stop_after_failures":2,"id":"0199e5c0-5b1c-7a10-9c7e-6a0d9c1e2f44"}`
+	begun := g.c.Call(202, "POST", retries, mine, operator...)
 	g.retry = strings.TrimSuffix(g.admin, "/admin/v1") + begun.Header.Get("Location")
 	testenv.Eventually(t, 20*time.Second, "the end of the retry", func() bool {
 		now := g.c.Call(200, "GET", g.retry, "", viewer...).Body
@@ -88,6 +90,9 @@ func (g *groups) retries(t *testing.T) {
 	storetest.Exec(t, g.pool, `INSERT INTO group_retry (id, actor, reason, filter, rate, stop_after, matched, remaining, due_at)
 SELECT gen_random_uuid(), 'bob', 'x', '{}', 1, 1, 1, 1, now() + interval '1 h' FROM generate_series(1, 10)`)
 	g.c.Call(409, "POST", retries, some+"}", operator...)
+	if again := g.c.Call(202, "POST", retries, mine, operator...); again.Body["state"] != "finished" || again.Header.Get("Location") != begun.Header.Get("Location") {
+		t.Errorf("a repeated call is answered %v", again.Body)
+	}
 	var other string
 	if err := g.pool.QueryRow(t.Context(), "SELECT id::text FROM group_retry WHERE actor = 'bob' LIMIT 1").Scan(&other); err != nil {
 		t.Fatal(err)

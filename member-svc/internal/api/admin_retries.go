@@ -21,6 +21,7 @@ const (
 
 // retryRequest is what an operator wants to have retried, and how.
 type retryRequest struct {
+	ID        string            `json:"id"` // the caller's, to repeat the call with
 	Filter    map[string]string `json:"filter"`
 	Reason    string            `json:"reason"`
 	Rate      int               `json:"rate_per_second"`
@@ -39,7 +40,10 @@ func (q retryRequest) check() (f store.Filter, err error) {
 	if err := read(values, "/filter", selection(&f)); err != nil {
 		return f, err
 	}
+	id := uuid.FromStringOrNil(q.ID)
 	switch {
+	case q.ID != "" && (id.Version() != uuid.V7 || id.String() != q.ID): // they are listed by it
+		return f, invalid("/id", "must be a UUID of version 7, in lower case")
 	case f.State != "" && f.State != saga.NeedsAttention && f.State != saga.WithdrawNeedsAttention:
 		return f, invalid("/filter/state", "only sagas that need attention can be retried")
 	case q.Rate < 1 || q.Rate > maxRetryRate:
@@ -70,7 +74,7 @@ func (a *API) beginRetry(w http.ResponseWriter, r *http.Request) error {
 	}
 	actor, _ := service.Actor(r.Context())
 	retry, err := a.Store.BeginRetry(r.Context(), store.GroupRetry{
-		Actor: actor, Reason: body.Reason, Filter: body.Filter, Rate: body.Rate, StopAfter: body.StopAfter,
+		ID: body.ID, Actor: actor, Reason: body.Reason, Filter: body.Filter, Rate: body.Rate, StopAfter: body.StopAfter,
 	}, f)
 	if err != nil {
 		return err

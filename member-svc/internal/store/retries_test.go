@@ -287,3 +287,36 @@ func TestGroupRetriesAreBounded(t *testing.T) {
 		t.Errorf("%d retries of three sagas", n)
 	}
 }
+
+// A call that is repeated with its id, at the same time or when all is over, begins
+// one retry, and is answered with it whatever would keep another from beginning.
+func TestGroupRetryBeginsOnce(t *testing.T) {
+	f := open(t)
+	f.failMany(t, 3)
+	ask := store.GroupRetry{ID: "0199e5c0-5b1c-7a10-9c7e-6a0d9c1e2f44", Actor: "ann", Reason: "x", Filter: map[string]string{}, Rate: 1, StopAfter: 1}
+	begin := func() {
+		if r, err := f.BeginRetry(t.Context(), ask, store.Filter{}); err != nil || r.ID != ask.ID || r.Matched != 3 {
+			t.Errorf("%+v %v", r, err)
+		}
+	}
+	var calls sync.WaitGroup
+	for range 4 {
+		calls.Go(begin)
+	}
+	calls.Wait()
+	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM admin_audit WHERE action = 'retry_group'"); n != 1 || f.items(t) != 3 {
+		t.Errorf("%d audit rows, %d items", n, f.items(t))
+	}
+	if _, err := f.CancelRetry(t.Context(), ask.ID, "ann", "x"); err != nil {
+		t.Fatal(err)
+	}
+	f.step(t, ask.ID)
+	begin()
+	for range store.MaxRunning {
+		f.beginRetry(t, 1, 1, store.Filter{})
+	}
+	begin()
+	f.SetMaxMatched(2)
+	begin()
+	expectRetry(t, f.retry(t, ask.ID), "cancelled", "", 3, 0, 0, 0, 0, 0, 3)
+}
