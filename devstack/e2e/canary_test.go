@@ -19,9 +19,10 @@ import (
 
 // TestPersonalDataStayInTheMemberDatabase leads people whose every name, address and password is a canary through success, failure,
 // repair and withdrawal, among hostile requests, with the services' most talkative logs. Nobody but the Member database ever holds
-// a canary, and after the withdrawals that does not either.
+// a canary, the spans they export included, and after the withdrawals that does not either.
 func TestPersonalDataStayInTheMemberDatabase(t *testing.T) {
-	s := startStack(t, []string{"LOG_LEVEL=debug", "PROVISION_PROMISE=2s", "STUCK_AFTER=1s", "PROVIDER_TIMEOUT=1s", "STORAGE_LEASE=4s", "OUTAGE_BACKOFF_CAP=1s"})
+	spans := startCollector(t)
+	s := startStack(t, append(spans.variables(), "LOG_LEVEL=debug", "PROVISION_PROMISE=2s", "STUCK_AFTER=1s", "PROVIDER_TIMEOUT=1s", "STORAGE_LEASE=4s", "OUTAGE_BACKOFF_CAP=1s"))
 	b := newBook(t)
 	people := newClient(b, new(tries), s.env["MEMBER_URL"])
 	var all []person
@@ -68,6 +69,7 @@ func TestPersonalDataStayInTheMemberDatabase(t *testing.T) {
 		eventually(t, time.Minute, "the withdrawal", func() bool { return s.signupState(p) == "withdrawn" })
 	}
 	s.noCanaries("after they have left")
+	spans.holdsNoCanaries()
 	s.exec("MEMBER_DATABASE_URL", "VACUUM")
 	found, searched, err := oracle.SearchDatabase(t.Context(), s.env["MEMBER_DATABASE_URL"])
 	if err != nil || len(found) > 0 || searched == 0 {
