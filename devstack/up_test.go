@@ -107,6 +107,9 @@ func TestUpTellsHowToReachEverything(t *testing.T) {
 			t.Errorf("%s: %v %v, want it private", file, info, err)
 		}
 	}
+	if kept, err := os.ReadFile(filepath.Join(dir, "devstack.json")); err != nil || strings.Contains(string(kept), "fault") {
+		t.Errorf("a fault screen that nobody asked for: %v\n%s", err, kept)
+	}
 	if printed := up.printed(t); !strings.Contains(printed, "The stack is ready") || strings.Contains(printed, "break it") {
 		t.Errorf("printed %s", printed)
 	}

@@ -61,11 +61,11 @@ func (s *stack) press(path string, form url.Values) {
 func (s *stack) seesOnScreen(want string) {
 	s.t.Helper()
 	var shown string
-	s.t.Cleanup(func() {
+	defer func() {
 		if s.t.Failed() {
 			s.t.Logf("the fault screen showed %s", shown)
 		}
-	})
+	}()
 	eventually(s.t, healLimit, want, func() bool {
 		answer, err := http.Get(s.env["FAULTS_URL"])
 		if err != nil {
