@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -47,26 +48,32 @@ type AuditFilter struct {
 
 // Audit returns a page of the audit, newest first, and the id to go on before; 0 at the end.
 func (s *Store) Audit(ctx context.Context, f AuditFilter) ([]AuditRow, int64, error) {
+	if _, err := uuid.FromString(f.SagaID); f.SagaID != "" && err != nil {
+		return nil, 0, nil // nobody ever did anything to it
+	}
+	if f.Before == 0 {
+		f.Before = math.MaxInt64
+	}
 	var q query
-	where := []string{"true"}
-	if f.Before != 0 {
-		where = append(where, "id < "+q.arg(f.Before))
-	}
-	if f.SagaID != "" {
-		if _, err := uuid.FromString(f.SagaID); err != nil {
-			return nil, 0, nil // nobody ever did anything to it
+	where := "true"
+	// A range of the very index that begins with what is asked for, and its order, leave
+	// Postgres no other plan: with columns that equal a value it may walk back through
+	// everybody's acts in the hope of soon meeting somebody's who left long ago. What
+	// was done to one saga is little.
+	var columns, values, order []string
+	for _, by := range []struct{ column, value string }{{"actor", f.Actor}, {"action", f.Action}, {"saga_id", f.SagaID}} {
+		switch {
+		case by.value == "":
+		case f.SagaID != "":
+			where += " AND " + by.column + " = " + q.arg(by.value)
+		default:
+			columns, values, order = append(columns, by.column), append(values, q.arg(by.value)), append(order, by.column+" DESC")
 		}
-		where = append(where, "saga_id = "+q.arg(f.SagaID))
 	}
-	if f.Actor != "" {
-		where = append(where, "actor = "+q.arg(f.Actor))
-	}
-	if f.Action != "" {
-		where = append(where, "action = "+q.arg(f.Action))
-	}
+	row := func(columns []string, id string) string { return "(" + strings.Join(append(columns, id), ", ") + ")" }
 	rows, err := s.pool.Query(ctx, fmt.Sprintf(`-- name: listAudit
-SELECT id, at, actor, action, saga_id::text, subject, reason, before, after FROM admin_audit WHERE %s ORDER BY id DESC LIMIT %d`,
-		strings.Join(where, " AND "), f.Limit+1), q.args...)
+SELECT id, at, actor, action, saga_id::text, subject, reason, before, after FROM admin_audit WHERE %s AND %[2]s >= %[3]s AND %[2]s < %[4]s ORDER BY %[5]s LIMIT %[6]d`,
+		where, row(columns, "id"), row(values, "0"), row(values, q.arg(f.Before)), strings.Join(append(order, "id DESC"), ", "), f.Limit+1), q.args...)
 	if err != nil {
 		return nil, 0, err
 	}

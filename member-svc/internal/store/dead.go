@@ -47,8 +47,8 @@ type DeadEvent struct {
 
 // deadEvents selects up to limit of a lane, newest first.
 func deadEvents(lane contract.Lane, where string, limit int) string {
-	return fmt.Sprintf(`(SELECT '%[1]s' AS lane, d.id AS row, d.event_id::text, d.type, e.key, d.error, d.died_at
- FROM outbox_dead_%[1]s d JOIN outbox_event_%[1]s e USING (id) WHERE %[2]s ORDER BY d.id DESC LIMIT %[3]d)`, lane, where, limit)
+	return fmt.Sprintf(`(SELECT '%[1]s' AS lane, d.id AS row, d.event_id::text, d.type, (SELECT key FROM outbox_event_%[1]s e WHERE e.id = d.id) AS key, d.error, d.died_at
+ FROM outbox_dead_%[1]s d WHERE %[2]s ORDER BY d.id DESC LIMIT %[3]d)`, lane, where, limit)
 }
 
 // Dead returns a page of dead events, the essential ones first, each lane's newest

@@ -28,14 +28,15 @@ type Sample struct {
 	Message string `json:"message"`
 }
 
-// Failures returns the kinds of failures with the most sagas, limit of them. It reads
-// an index that has failures only, in the order of the kinds.
+// Failures returns the kinds of failures with the most sagas, limit of them. It counts
+// all failures, in the narrow rows that a trigger keeps of them, and looks one saga of
+// each kind up.
 func (s *Store) Failures(ctx context.Context, limit int) ([]Failures, error) {
 	rows, err := s.pool.Query(ctx, `-- name: groupFailures
 WITH kind AS MATERIALIZED (
-    SELECT error_fingerprint AS fingerprint, count(*) AS count, min(updated_at) AS first_seen, max(updated_at) AS last_seen,
+    SELECT fingerprint, count(*) AS count, min(failed_at) AS first_seen, max(failed_at) AS last_seen,
            count(*) FILTER (WHERE retried) AS retried_again, count(*) OVER () AS groups, sum(count(*)) OVER ()::int AS total
-    FROM signup_saga WHERE error_class <> '' GROUP BY error_fingerprint ORDER BY count DESC, fingerprint LIMIT $1
+    FROM saga_failure GROUP BY fingerprint ORDER BY count DESC, fingerprint LIMIT $1
 )
 SELECT kind.*, s.id::text AS saga_id, s.error_class AS class, s.error_message AS message
 FROM kind CROSS JOIN LATERAL (SELECT * FROM signup_saga WHERE error_class <> '' AND error_fingerprint = fingerprint

@@ -300,6 +300,8 @@ func (f *fixture) checkWithdrawals(t *testing.T, sagas int) {
 		`SELECT id FROM signup_saga WHERE state NOT IN ('withdrawing', 'withdraw_needs_attention')`,
 		`SELECT id FROM member WHERE username IS NOT NULL`,
 		`SELECT 1 FROM session`,
+		`SELECT id, state, error_fingerprint, retried, updated_at FROM signup_saga WHERE error_class <> '' EXCEPT TABLE saga_failure`,
+		`TABLE saga_failure EXCEPT SELECT id, state, error_fingerprint, retried, updated_at FROM signup_saga WHERE error_class <> ''`,
 	} {
 		if n := storetest.Count(t, f.pool, "SELECT count(*) FROM ("+bad+") bad"); n != 0 {
 			t.Errorf("%d rows of %s", n, bad)
@@ -343,7 +345,7 @@ WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '
 		t.Error(err)
 	}
 	if n := storetest.Count(t, f.pool, `SELECT count(*) FROM pg_index JOIN pg_class c ON c.oid = indexrelid
-WHERE indisvalid AND c.relname IN ('signup_saga_failed', 'signup_saga_failed_at', 'signup_saga_withdrawn')`); n != 3 {
+WHERE indisvalid AND c.relname IN ('signup_saga_failed', 'signup_saga_withdrawn', 'admin_audit_actor_action')`); n != 3 {
 		t.Errorf("%d of 3 indexes are there", n)
 	}
 }
@@ -373,6 +375,9 @@ VALUES ($1, $2, 'sgn_' || encode(sha256($3::text::bytea), 'hex'), $4, 1, 1, now(
 	open, ready, stuck := signUp("open", "provisioning"), signUp("ready", "ready"), signUp("stuck", "needs_attention")
 	if err := service.Migrate(t.Context(), url, log, store.Migrations...); err != nil {
 		t.Fatal(err)
+	}
+	if noted := storetest.Count(t, f.pool, "SELECT count(*) FROM saga_failure WHERE saga_id = $1 AND fingerprint = 'rejected'", stuck); noted != 1 {
+		t.Errorf("what failed before is noted %d times", noted)
 	}
 	late := signUp("late", "provisioning") // by a replica of the first version that still runs
 	for _, id := range []string{open, late} {

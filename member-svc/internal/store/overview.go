@@ -38,9 +38,15 @@ type ProviderReport struct {
 	ReportedAt *time.Time `json:"reported_at"` // by ours
 }
 
-// countable is how many sagas are counted one by one. Of more, those that are
-// at an end are estimated from what Postgres knows for its planner.
-const countable = 50_000
+// Bounds of what is counted one by one. Of more sagas, those that are at an end are
+// estimated from what Postgres knows for its planner; of a state that is open, or that
+// needs attention, there are at least as many as are counted.
+const (
+	countable    = 10_000  // sagas in all, for each state to be counted
+	openShown    = 25_000  // of each open state, for the overview
+	openMeasured = 100_000 // the same for the gauges, which are in no hurry
+	failuresMost = 200_000
+)
 
 // Overview reads it.
 func (s *Store) Overview(ctx context.Context) (Overview, error) {
@@ -65,24 +71,23 @@ SELECT now(), (SELECT min(created_at) FROM signup_saga WHERE state = 'provisioni
 	return o, s.count(ctx, &o)
 }
 
-// minutes counts the last hour, but no more than 20,000 rows of a kind: minutes
-// before these are left out.
+// minutes counts the last hour, but no more than 20,000 rows of a kind: the minute that
+// holds the last of so many, and those before it, are left out.
 func (s *Store) minutes(ctx context.Context) ([]Minute, error) {
 	rows, err := s.pool.Query(ctx, `-- name: countMinutes
 WITH began AS MATERIALIZED (
-    SELECT date_trunc('minute', now()) - interval '59 minutes' AS at
+    SELECT date_trunc('minute', now()) - interval '59 minutes' AS began
 ), signup AS MATERIALIZED (
-    SELECT created_at AS at FROM signup_saga WHERE created_at >= (SELECT at FROM began) ORDER BY created_at DESC LIMIT 20000
+    SELECT date_bin('1 minute', created_at, began) AS at, count(*)::int AS n
+    FROM (SELECT created_at FROM signup_saga WHERE created_at >= (SELECT began FROM began) ORDER BY created_at DESC LIMIT 20000) s, began GROUP BY 1
 ), failure AS MATERIALIZED (
-    SELECT updated_at AS at FROM signup_saga WHERE error_class <> '' AND updated_at >= (SELECT at FROM began) ORDER BY updated_at DESC LIMIT 20000
-), whole AS MATERIALIZED (
-    SELECT greatest((SELECT at FROM signup OFFSET 19999), (SELECT at FROM failure OFFSET 19999), (SELECT at FROM began) - interval '1 us') AS after
-), happened AS (
-    SELECT date_trunc('minute', at) AS at, 1 AS signup, 0 AS failure FROM signup UNION ALL
-    SELECT date_trunc('minute', at), 0, 1 FROM failure UNION ALL
-    SELECT generate_series((SELECT at FROM began), now(), '1 minute'), 0, 0
+    SELECT date_bin('1 minute', failed_at, began) AS at, count(*)::int AS n
+    FROM (SELECT failed_at FROM saga_failure WHERE failed_at >= (SELECT began FROM began) ORDER BY failed_at DESC LIMIT 20000) f, began GROUP BY 1
 )
-SELECT at, sum(signup)::int AS signups, sum(failure)::int AS failures FROM happened WHERE at > (SELECT after FROM whole) GROUP BY at ORDER BY at`)
+SELECT at, coalesce(signup.n, 0) AS signups, coalesce(failure.n, 0) AS failures
+FROM began CROSS JOIN generate_series(began, now(), '1 minute') AS at LEFT JOIN signup USING (at) LEFT JOIN failure USING (at)
+WHERE at > coalesce(greatest((SELECT min(at) FROM signup HAVING sum(n) = 20000), (SELECT min(at) FROM failure HAVING sum(n) = 20000)), '-infinity')
+ORDER BY at`)
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +95,8 @@ SELECT at, sum(signup)::int AS signups, sum(failure)::int AS failures FROM happe
 }
 
 func (s *Store) count(ctx context.Context, o *Overview) error {
-	rows, err := s.pool.Query(ctx, "-- name: countSagas\nSELECT state, count(*) FROM (SELECT state FROM signup_saga LIMIT $1) s GROUP BY state", countable+1)
+	rows, err := s.pool.Query(ctx, `-- name: countSagas
+SELECT state, count(*) FROM (SELECT state FROM signup_saga ORDER BY created_at DESC, id DESC LIMIT $1) s GROUP BY state`, countable+1)
 	if err != nil {
 		return err
 	}
@@ -98,16 +104,15 @@ func (s *Store) count(ctx context.Context, o *Overview) error {
 	if o.Counts, total, err = collectCounts(rows); err != nil || total <= countable {
 		return err
 	}
-	if o.Counts, err = s.CountUnsettled(ctx); err != nil {
+	if o.Counts, err = s.countUnsettled(ctx, openShown); err != nil {
 		return err
 	}
 	unsettled := 0
-	for _, n := range o.Counts {
-		unsettled += n
-	}
-	o.Estimated = []saga.State{saga.Ready, saga.Withdrawn}
-	if unsettled == maxUnsettled {
-		o.Estimated = saga.States
+	for _, state := range saga.States {
+		n := o.Counts[state]
+		if unsettled += n; state == saga.Ready || state == saga.Withdrawn || n == openShown || n == failuresMost {
+			o.Estimated = append(o.Estimated, state)
+		}
 	}
 	var all, left int // -1: never analysed
 	err = s.pool.QueryRow(ctx, `-- name: estimateSagas
@@ -118,14 +123,19 @@ SELECT (SELECT reltuples FROM pg_class WHERE oid = 'signup_saga'::regclass)::int
 	return err
 }
 
-// maxUnsettled bounds what [Store.CountUnsettled] counts.
-const maxUnsettled = 100_000
-
-// CountUnsettled counts the sagas that are not at an end, by state, up to 100,000 in
-// all: a gauge must stay cheap on the worst day.
+// CountUnsettled counts the sagas that are not at an end, by state: up to 100,000 of
+// each open one, and up to 200,000 that need attention. A gauge must stay cheap on the
+// worst day.
 func (s *Store) CountUnsettled(ctx context.Context) (map[saga.State]int, error) {
+	return s.countUnsettled(ctx, openMeasured)
+}
+
+func (s *Store) countUnsettled(ctx context.Context, open int) (map[saga.State]int, error) {
 	rows, err := s.pool.Query(ctx, `-- name: countUnsettled
-SELECT state, count(*) FROM (SELECT state FROM signup_saga WHERE state NOT IN ('ready', 'withdrawn') LIMIT $1) s GROUP BY state`, maxUnsettled)
+SELECT state, count(*) FROM (
+    (SELECT state FROM signup_saga WHERE state NOT IN ('ready', 'withdrawn') AND state = 'provisioning' LIMIT $1) UNION ALL
+    (SELECT state FROM signup_saga WHERE state NOT IN ('ready', 'withdrawn') AND state = 'withdrawing' LIMIT $1) UNION ALL
+    (SELECT state FROM saga_failure LIMIT $2)) s GROUP BY state`, open, failuresMost)
 	if err != nil {
 		return nil, err
 	}

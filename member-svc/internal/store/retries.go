@@ -64,7 +64,7 @@ const selectRetry = `SELECT id::text, actor, reason, filter, rate, stop_after, s
 // retryable returns the FROM and WHERE of what a retry with this filter is about.
 func (s *Store) retryable(q *query, f Filter) string {
 	where := append(s.ranges(q, f), s.conditions(q, f)...)
-	return recordTables + " WHERE s.error_class <> '' AND s.state IN ('needs_attention', 'withdraw_needs_attention') AND " + strings.Join(where, " AND ")
+	return " FROM signup_saga s WHERE s.error_class <> '' AND s.state IN ('needs_attention', 'withdraw_needs_attention') AND " + strings.Join(where, " AND ")
 }
 
 // CountRetryable counts what a retry of a group would be about; [ErrTooMany].
@@ -145,7 +145,7 @@ func (s *Store) Retry(ctx context.Context, id string) (GroupRetry, error) {
 // Retries returns a page of those with smaller ids, newest first, and the last one's id
 // if there are more.
 func (s *Store) Retries(ctx context.Context, before string, limit int) ([]GroupRetry, string, error) {
-	rows, err := s.pool.Query(ctx, "-- name: listRetries\n"+selectRetry+" WHERE id < $1 ORDER BY id DESC LIMIT $2", before, limit+1)
+	rows, err := s.pool.Query(ctx, fmt.Sprintf("-- name: listRetries\n%s WHERE id < $1 ORDER BY group_retry.id DESC LIMIT %d", selectRetry, limit+1), before)
 	if err != nil {
 		return nil, "", err
 	}
