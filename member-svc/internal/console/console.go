@@ -1,6 +1,7 @@
 package console
 
 import (
+	"cmp"
 	"context"
 	"embed"
 	"errors"
@@ -17,7 +18,7 @@ import (
 	"github.com/signup-saga/signup-saga/service/web"
 )
 
-//go:embed templates
+//go:embed all:templates
 var templates embed.FS
 
 // Config says what a console is on top of.
@@ -46,7 +47,7 @@ func New(cfg Config) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Console{cfg: cfg, pages: pages, api: client.NewAdmin("http://console", "", &http.Client{Transport: web.Transport{Handler: cfg.API}})}
+	c := &Console{cfg: cfg, pages: pages, api: client.NewAdmin("http://console", "", &http.Client{Transport: web.Transport{Handler: routed(cfg.API)}})}
 	r := chi.NewRouter()
 	r.NotFound(cfg.API.ServeHTTP)
 	r.MethodNotAllowed(cfg.API.ServeHTTP)
@@ -67,6 +68,14 @@ func New(cfg Config) (http.Handler, error) {
 	return r, nil
 }
 
+// routed has the API route a page's calls by their own paths: chi would go on in what it
+// knows of the page's, and of the call before.
+func routed(api http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		api.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), chi.RouteCtxKey, nil)))
+	})
+}
+
 // home is the path of the first page; the others are below it.
 const home = "/console/"
 
@@ -75,6 +84,20 @@ var errNoPage = &client.Problem{Status: http.StatusNotFound, Title: "Not Found",
 // routes adds the screens and what can be done on them.
 func (c *Console) routes(r chi.Router) {
 	r.Get(home, c.screen(c.overview))
+	r.Get(home+"failures", c.screen(c.failures))
+	r.Get(home+"retries", c.screen(c.retries))
+	r.Post(home+"retries", c.action(c.beginRetry))
+	r.Get(home+"retries/new", c.screen(c.askRetry))
+	r.Get(home+"retries/{id}", c.screen(c.retry))
+	r.Post(home+"retries/{id}/cancel", c.action(c.cancelRetry))
+	r.Get(home+"sagas", c.screen(c.sagas))
+	r.Post(home+"sagas/retry", c.action(c.retryChosen))
+	r.Get(home+"sagas/{saga_id}", c.screen(c.saga))
+	r.Post(home+"sagas/{saga_id}/retry", c.action(c.retrySaga))
+	r.Post(home+"sagas/{saga_id}/cancel", c.action(c.cancelSaga))
+	r.Get(home+"dead", c.screen(c.dead))
+	r.Post(home+"dead/{dead_id}/requeue", c.action(c.requeue))
+	r.Get(home+"audit", c.screen(c.audit))
 }
 
 // navigation is what the header of each page links to.
@@ -102,6 +125,7 @@ type view struct {
 	data            any
 	still           bool // does not change while it is looked at
 	every           int  // milliseconds after which it is looked at anew even if nothing was told
+	status          int  // of HTTP; 0 for 200
 }
 
 // screen answers GETs with what show returns.
@@ -112,7 +136,7 @@ func (c *Console) screen(show func(*http.Request) (view, error)) http.HandlerFun
 			c.refuse(w, r, err)
 			return
 		}
-		c.write(w, r, http.StatusOK, v)
+		c.write(w, r, cmp.Or(v.status, http.StatusOK), v)
 	}
 }
 
@@ -136,10 +160,20 @@ func (c *Console) action(do func(*http.Request) (string, error)) http.HandlerFun
 // maxForm bounds a form in bytes: some hundred ticked boxes and a reason.
 const maxForm = 64 << 10
 
+// mistake is a refusal that is shown on the form it is about.
+type mistake struct {
+	*client.Problem
+	form view
+}
+
 // refuse shows a problem that the API answered with, or logs an error.
 func (c *Console) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	var p *client.Problem
+	var m mistake
 	switch {
+	case errors.As(err, &m):
+		c.write(w, r, m.Status, m.form)
+		return
 	case errors.As(err, &p) && p.Status == http.StatusUnauthorized: // the token is gone
 		http.Redirect(w, r, home+"login", http.StatusSeeOther)
 		return

@@ -36,7 +36,8 @@ const soon = 20 * time.Second
 // site is a console on a real admin API and a real database.
 type site struct {
 	*httptest.Server
-	pool *pgxpool.Pool
+	pool  *pgxpool.Pool
+	store *store.Store
 }
 
 func open(t *testing.T) *site {
@@ -55,9 +56,9 @@ func open(t *testing.T) *site {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
-	st := store.New(s.pool, storetest.Steps, storetest.Secret, func() {})
-	handlers := &api.API{Store: st, Steps: storetest.Steps, Metrics: metrics, DatabaseTimeout: 10 * time.Second, Log: log}
-	pulse := console.NewPulse(st.Pulse, 20*time.Millisecond)
+	s.store = store.New(s.pool, storetest.Steps, storetest.Secret, func() {})
+	handlers := &api.API{Store: s.store, Steps: storetest.Steps, Metrics: metrics, DatabaseTimeout: 10 * time.Second, Log: log}
+	pulse := console.NewPulse(s.store.Pulse, 20*time.Millisecond)
 	handler, err := console.New(console.Config{
 		API: handlers.Admin(tokens, service.NewHealth(nil)), Pulse: pulse, DemoURL: "http://127.0.0.1:1/faults", Log: log,
 		Sessions: &service.Sessions{Tokens: tokens, Secret: storetest.Secret, Lifetime: time.Hour},
@@ -85,6 +86,7 @@ type browser struct {
 type page struct {
 	status int
 	path   string // with the query
+	raw    string
 	text   string // unescaped
 	header http.Header
 }
@@ -118,7 +120,7 @@ func (b *browser) do(r *http.Request) page {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	return page{answer.StatusCode, answer.Request.URL.RequestURI(), html.UnescapeString(string(body)), answer.Header}
+	return page{answer.StatusCode, answer.Request.URL.RequestURI(), string(body), html.UnescapeString(string(body)), answer.Header}
 }
 
 func (b *browser) get(path string) page {

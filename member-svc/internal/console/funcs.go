@@ -1,9 +1,12 @@
 package console
 
 import (
+	"encoding/json"
 	"fmt"
 	"html/template"
 	"net/url"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/signup-saga/signup-saga/client"
@@ -23,7 +26,14 @@ var funcs = template.FuncMap{
 		}
 		return state
 	},
-	"query": func(pairs ...string) template.URL { return template.URL(query(pairs...)) }, //nolint:gosec // url.Values encodes it
+	"short":    short,
+	"failing":  failing,
+	"number":   number,
+	"count":    plural,
+	"selected": func(filter map[string]string) template.URL { return template.URL(selected(filter)) }, //nolint:gosec // url.Values encodes it
+	"curl":     curl,
+	"settled":  func(r client.GroupRetry) int { return r.Succeeded + r.Failed + r.Skipped },
+	"query":    func(pairs ...string) template.URL { return template.URL(query(pairs...)) }, //nolint:gosec // url.Values encodes it
 }
 
 var stateTexts = map[string]string{
@@ -61,6 +71,57 @@ func span(seconds float64) string {
 		return fmt.Sprintf("%.0f days", d.Hours()/24)
 	}
 }
+
+// short returns the beginning of a text, for a line.
+func short(text string) string {
+	line, _, more := strings.Cut(strings.TrimSpace(text), "\n")
+	if runes := []rune(line); len(runes) > 120 {
+		line, more = string(runes[:120]), true
+	}
+	if more {
+		line += " …"
+	}
+	return line
+}
+
+// number writes a number with its thousands apart.
+func number(n int) string {
+	text := strconv.Itoa(n)
+	for i := len(text) - 3; i > 0 && text[i-1] != '-'; i -= 3 {
+		text = text[:i] + "," + text[i:]
+	}
+	return text
+}
+
+// plural writes how many there are of something.
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return number(n) + " " + what + "s"
+}
+
+// selected encodes a filter as the query that selects the same.
+func selected(filter map[string]string) string {
+	q := url.Values{}
+	for name, value := range filter {
+		q.Set(name, value)
+	}
+	return q.Encode()
+}
+
+// curl writes a call of the admin API for a shell, with a body if it is not nil.
+func curl(path string, body any) (string, error) {
+	call := `curl -s "$ADMIN_URL"` + quote(path) + ` -H "Authorization: Bearer $ADMIN_TOKEN"`
+	if body == nil {
+		return call, nil
+	}
+	text, err := json.Marshal(body)
+	return call + " --json " + quote(string(text)), err
+}
+
+// quote writes a word of a shell's command.
+func quote(word string) string { return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'" }
 
 // query encodes names and values in turn; those without a value are left out.
 func query(pairs ...string) string {

@@ -1,11 +1,88 @@
 package console
 
-import "net/http"
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/signup-saga/signup-saga/client"
+)
+
+// What is too long, as the alerts have it.
+const (
+	pendingTooLong    = 900 // seconds from a signup to its storage
+	lagTooLong        = 60  // seconds for which an event waits to be published
+	reconciledTooLong = 3   // hours since the last reconciliation
+)
+
+// overviewView is the first page's.
+type overviewView struct {
+	client.Overview
+	Troubles []trouble
+	Cards    []card
+	Charts   []chart
+}
+
+// trouble is something that is not well.
+type trouble struct {
+	Tone, Text string
+	Path, Link string // where to act; "" if not on these pages
+	Runbook    string // its section in docs/runbook.md
+}
+
+// card is how many sagas are in a state.
+type card struct {
+	State     string
+	Count     int
+	Estimated bool
+}
+
+// states are those of sagas, as they follow one another.
+var states = []string{client.Provisioning, client.Ready, client.NeedsAttention, client.Withdrawing, client.WithdrawNeedsAttention, client.Withdrawn}
 
 func (c *Console) overview(r *http.Request) (view, error) {
 	o, err := c.api.Overview(r.Context())
 	if err != nil {
 		return view{}, err
 	}
-	return view{template: "overview", title: "Overview", data: o, every: 5000}, nil
+	v := overviewView{Overview: o, Troubles: troubles(o), Charts: []chart{
+		newChart("Signups", "", o.Minutes, func(m client.Minute) int { return m.Signups }),
+		newChart("Failures", "bad", o.Minutes, func(m client.Minute) int { return m.Failures }),
+	}}
+	for _, state := range states {
+		v.Cards = append(v.Cards, card{state, o.Counts[state], slices.Contains(o.Estimated, state)})
+	}
+	return view{template: "overview", title: "Overview", data: v, every: 5000}, nil
+}
+
+// troubles says what is not well, causes first; nothing if all is.
+func troubles(o client.Overview) (found []trouble) {
+	add := func(wrong bool, t trouble) {
+		if wrong {
+			found = append(found, t)
+		}
+	}
+	add(o.Breaker.State == "open", trouble{"bad", "The storage provider is away. People sign up all the same; their storages wait, and follow by themselves.",
+		home + "sagas?" + query("state", client.Provisioning), "See who waits", "ProviderAway"})
+	if age := o.OldestPending; age != nil {
+		add(*age > pendingTooLong, trouble{"bad", "The oldest signup has waited for its storage for " + span(*age) + ". It should take seconds.",
+			home + "sagas?" + query("state", client.Provisioning, "delayed", "true"), "See who waits", "SignupsPendingTooLong"})
+	}
+	failed := o.Counts[client.NeedsAttention] + o.Counts[client.WithdrawNeedsAttention]
+	add(failed > 0, trouble{"bad", plural(failed, "saga") + " failed for good or went unanswered for too long, and will not go on without a decision.",
+		home + "failures", "See the failures", "SagasNeedAttention"})
+	for _, lane := range o.Outbox {
+		add(lane.Seconds > lagTooLong, trouble{"bad", fmt.Sprintf("Events of the %s lane have waited for %s to be published. They are safe in the database.", lane.Lane, span(lane.Seconds)),
+			"", "", "OutboxLag"})
+	}
+	add(o.DeadEvents > 0, trouble{"bad", plural(int(o.DeadEvents), "event") + " could not be published: the broker refuses what is in them.",
+		home + "dead", "See the dead letters", "DeadEvents"})
+	add(o.Stranded > 0, trouble{"bad", plural(o.Stranded, "member") + " had lost the storage that they were told was ready. It has been asked for again.", "", "", "Stranded"})
+	add(o.Orphans > 0, trouble{"wait", plural(o.Orphans, "storage") + " without a member. Nothing touches them.", "", "", "Orphans"})
+	if last := o.ReconciledAt; last != nil {
+		age := o.At.Sub(*last)
+		add(age > reconciledTooLong*time.Hour, trouble{"wait", "The last reconciliation ended " + span(age.Seconds()) + " ago: nobody has looked for stranded members since.", "", "", "ReconciliationStale"})
+	}
+	return found
 }

@@ -1,0 +1,134 @@
+package console
+
+import (
+	"errors"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/gofrs/uuid/v5"
+
+	"github.com/signup-saga/signup-saga/client"
+)
+
+// selection is what a list of sagas or a retry of a group is about: the URL's query, by
+// the names of the API, which says which it knows.
+func selection(r *http.Request) map[string]string {
+	filter := map[string]string{}
+	for name := range r.URL.Query() {
+		if value := r.URL.Query().Get(name); value != "" {
+			filter[name] = value
+		}
+	}
+	return filter
+}
+
+// newRetry is the form of a retry of a group. Its ID is chosen when it is shown: sent
+// twice, it begins one retry.
+type newRetry struct {
+	Filter  map[string]string
+	ID      string
+	Fields  fields          // by the names of the API
+	Matched int             // sagas that the filter selects now
+	Refused *client.Problem // why it cannot begin, unless that is said at a field
+}
+
+func retryFields() fields {
+	return fields{
+		{Name: "reason", Label: "Reason", Hint: "Kept with the retry, with each of its sagas and in the audit, under your name."},
+		{Name: "rate_per_second", Label: "Sagas per second, at most", Value: "10",
+			Hint: "1 to 200. One goes in the first second, two in the next, then four, and so on up to this: if the cause is still there, few have gone."},
+		{Name: "stop_after_failures", Label: "Stop after this many have failed again", Value: "10",
+			Hint: "1 to 100,000. Those that have not gone by then stay as they are. It also stops when as many as it releases in ten seconds wait for an answer."},
+	}
+}
+
+// refusedForm returns the refusal that a form can be corrected after, or nil.
+func refusedForm(err error) *client.Problem {
+	var p *client.Problem
+	if errors.As(err, &p) && (p.Status == http.StatusUnprocessableEntity || p.Status == http.StatusConflict) {
+		return p
+	}
+	return nil
+}
+
+// askRetry shows the form, and how many sagas it is about.
+func (c *Console) askRetry(r *http.Request) (view, error) {
+	id, err := uuid.NewV7()
+	if err != nil {
+		return view{}, err
+	}
+	return c.retryForm(r, newRetry{ID: id.String(), Fields: retryFields()})
+}
+
+func (c *Console) retryForm(r *http.Request, v newRetry) (_ view, err error) {
+	v.Filter = selection(r)
+	if v.Matched, err = c.api.CountGroup(r.Context(), client.NewGroupRetry{Filter: v.Filter}); err != nil {
+		if v.Refused = refusedForm(err); v.Refused == nil {
+			return view{}, err
+		}
+	}
+	return view{template: "retry_new", title: "Retry a group", data: v, still: true}, nil
+}
+
+// beginRetry begins what the form asks for, or shows it again with what is wrong.
+func (c *Console) beginRetry(r *http.Request) (string, error) {
+	v := newRetry{ID: r.PostForm.Get("id"), Fields: retryFields()}
+	for i, f := range v.Fields {
+		v.Fields[i].Value = r.PostForm.Get(f.Name)
+	}
+	begun, err := c.api.RetryGroup(r.Context(), client.NewGroupRetry{
+		ID: v.ID, Filter: selection(r), Reason: v.Fields.value("reason"),
+		Rate: typed(v.Fields.value("rate_per_second")), StopAfter: typed(v.Fields.value("stop_after_failures")),
+	})
+	if err == nil {
+		return home + "retries/" + begun.ID, nil
+	}
+	refused := refusedForm(err)
+	if refused == nil {
+		return "", err
+	}
+	if !v.Fields.blame(err) {
+		v.Refused = refused
+	}
+	form, err := c.retryForm(r, v)
+	if err != nil {
+		return "", err
+	}
+	return "", mistake{refused, form}
+}
+
+// typed reads a number; what is none becomes one that the API refuses, as does 0, which
+// the client takes for the default.
+func typed(text string) int {
+	n, err := strconv.Atoi(strings.TrimSpace(text))
+	if err != nil || n == 0 {
+		return -1
+	}
+	return n
+}
+
+// retries lists the retries of groups, the newest first.
+func (c *Console) retries(r *http.Request) (view, error) {
+	page, err := c.api.GroupRetries(r.Context(), client.PageOf{Cursor: r.FormValue("cursor")})
+	return view{template: "retries", title: "Operations", data: struct {
+		pager
+		Items []client.GroupRetry
+	}{newPager(r, page.NextCursor), page.Items}}, err
+}
+
+// retry shows how far one is.
+func (c *Console) retry(r *http.Request) (view, error) {
+	one, err := c.api.GroupRetry(r.Context(), chi.URLParam(r, "id"))
+	return view{template: "retry", title: "Retry of " + plural(one.Matched, "saga"), data: struct {
+		client.GroupRetry
+		Begin client.NewGroupRetry // the call that began it
+	}{one, client.NewGroupRetry{Filter: one.Filter, Reason: one.Reason, Rate: one.Rate, StopAfter: one.StopAfter}}}, err
+}
+
+// cancelRetry has one release no more.
+func (c *Console) cancelRetry(r *http.Request) (string, error) {
+	one, err := c.api.CancelGroupRetry(r.Context(), chi.URLParam(r, "id"), strings.TrimSpace(r.PostForm.Get("reason")))
+	return home + "retries/" + one.ID, err
+}

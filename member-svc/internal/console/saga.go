@@ -1,0 +1,107 @@
+package console
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/signup-saga/signup-saga/client"
+)
+
+// sagaView is a saga with all that happened to it.
+type sagaView struct {
+	client.Saga
+	Moments             []moment
+	Raw                 string // the moments as the API tells them
+	CanRetry, CanCancel bool
+	Example             map[string]string // body of the API's calls
+}
+
+// moment is something that happened, in words.
+type moment struct {
+	client.Moment
+	Text, Tone string
+	After      string // how long after the moment before; "" for the first
+}
+
+// kinds say what the kinds of moments mean, and how they look.
+var kinds = map[string]struct{ text, tone string }{
+	"signed_up":      {"Signed up: the member, this saga and its events were committed together", ""},
+	"provisioned":    {"Reply: it is there", "good"},
+	"deprovisioned":  {"Reply: it is gone", "good"},
+	"rejected":       {"Reply: definitely no", "bad"},
+	"attempt_failed": {"An attempt failed, and will be repeated", "wait"},
+	"redriven":       {"No answer in time: the command was sent once more", "wait"},
+	"gave_up":        {"No answer for too long: needs attention", "bad"},
+	"retried":        {"Retried", ""},
+	"withdraw":       {"Withdrawn", ""},
+}
+
+// newMoments puts a timeline into words.
+func newMoments(timeline []client.Moment) []moment {
+	all := make([]moment, len(timeline))
+	for i, m := range timeline {
+		kind, ignored := strings.CutSuffix(m.Kind, "_ignored")
+		known := kinds[kind]
+		all[i] = moment{Moment: m, Text: known.text, Tone: known.tone}
+		switch {
+		case known.text == "":
+			all[i].Text = m.Kind
+		case ignored:
+			all[i].Text, all[i].Tone = known.text+" – too late, and ignored", ""
+		case kind == "withdraw" && m.Actor == "":
+			all[i].Text = "The member left"
+		case m.Actor != "":
+			all[i].Text += " by " + m.Actor
+		}
+		if i > 0 {
+			all[i].After = span(max(0, m.At.Sub(timeline[i-1].At).Seconds()))
+		}
+	}
+	return all
+}
+
+func (c *Console) saga(r *http.Request) (view, error) {
+	s, err := c.api.Saga(r.Context(), chi.URLParam(r, "saga_id"))
+	if err != nil {
+		return view{}, err
+	}
+	raw, err := json.MarshalIndent(s.Timeline, "", "  ")
+	if err != nil {
+		return view{}, err
+	}
+	v := sagaView{
+		Saga: s, Moments: newMoments(s.Timeline), Raw: string(raw), CanRetry: failing(s.State),
+		CanCancel: s.State == client.Provisioning || s.State == client.Ready || s.State == client.NeedsAttention,
+		Example:   map[string]string{"reason": "…"},
+	}
+	title := "A member who has left"
+	if s.Username != nil {
+		title = *s.Username
+	}
+	return view{template: "saga", title: title, data: v}, nil
+}
+
+func (c *Console) retrySaga(r *http.Request) (string, error) {
+	act, err := actOf(r, r.PostForm.Get("version"))
+	if err != nil {
+		return "", err
+	}
+	s, err := c.api.Retry(r.Context(), chi.URLParam(r, "saga_id"), act)
+	return home + "sagas/" + url.PathEscape(s.SagaID), err
+}
+
+func (c *Console) cancelSaga(r *http.Request) (string, error) {
+	act, err := actOf(r, r.PostForm.Get("version"))
+	if err != nil {
+		return "", err
+	}
+	if r.PostForm.Get("sure") == "" {
+		return "", invalid("sure", "tick the box that says that it cannot be undone")
+	}
+	s, err := c.api.Cancel(r.Context(), chi.URLParam(r, "saga_id"), act)
+	return home + "sagas/" + url.PathEscape(s.SagaID), err
+}

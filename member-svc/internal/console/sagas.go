@@ -1,0 +1,163 @@
+package console
+
+import (
+	"errors"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/signup-saga/signup-saga/client"
+)
+
+// sagasView is a page of the list of sagas.
+type sagasView struct {
+	pager
+	Fields    fields
+	Items     []client.Saga
+	Retryable bool   // something on the page can be retried
+	All       string // query for a retry of all that match; "" if groups cannot be chosen so
+	Back      string // query of the list, for what is done on it
+	Did       bool   // sagas were just retried
+	Accepted  string
+	Refused   []refusal
+}
+
+// refusal is a saga that was not retried.
+type refusal struct{ ID, Why string }
+
+func sagaFields() fields {
+	f := fields{
+		{Name: "state", Label: "State"},
+		{Name: "delayed", Label: "Delayed", Options: []option{{"true", "yes"}, {"false", "no"}}},
+		{Name: "plan", Label: "Plan", Options: []option{{"free", "free"}, {"plus", "plus"}, {"pro", "pro"}}},
+		{Name: "username", Label: "Username"},
+		{Name: "error", Label: "Error", Hint: "its fingerprint"},
+		{Name: "created_after", Label: "Signed up after", Hint: "2026-11-22 10:00 (UTC)"},
+		{Name: "created_before", Label: "Signed up before", Hint: "2026-11-22 11:00 (UTC)"},
+	}
+	for _, state := range states {
+		f[0].Options = append(f[0].Options, option{state, stateTexts[state]})
+	}
+	return f
+}
+
+// filter returns what the form selects, and marks what cannot be read.
+func (fs fields) filter() client.SagaFilter {
+	f := client.SagaFilter{
+		State: fs.value("state"), Plan: fs.value("plan"), Error: fs.value("error"), Username: fs.value("username"),
+		CreatedAfter: fs.instant("created_after"), CreatedBefore: fs.instant("created_before"),
+	}
+	if text := fs.value("delayed"); text != "" {
+		delayed, err := strconv.ParseBool(text)
+		if f.Delayed = &delayed; err != nil {
+			fs.field("delayed").Wrong = "must be true or false"
+		}
+	}
+	return f
+}
+
+func (c *Console) sagas(r *http.Request) (view, error) {
+	q := r.URL.Query()
+	v := sagasView{Fields: sagaFields(), Back: filtersOf(r).Encode(), Did: q.Has("accepted"), Accepted: q.Get("accepted")}
+	if err := v.Fields.read(q, "cursor", "accepted", "refused"); err != nil {
+		return view{}, err
+	}
+	f := v.Fields.filter()
+	if !v.Fields.wrong() {
+		page, err := c.api.Sagas(r.Context(), f, client.PageOf{Cursor: q.Get("cursor")})
+		if err != nil && !v.Fields.blame(err) {
+			return view{}, err
+		}
+		v.Items, v.pager, v.All = page.Items, newPager(r, page.NextCursor), group(f)
+	}
+	for _, s := range v.Items {
+		v.Retryable = v.Retryable || failing(s.State)
+	}
+	for _, text := range q["refused"] {
+		id, code, _ := strings.Cut(text, ":")
+		v.Refused = append(v.Refused, refusal{id, refusals[code]})
+	}
+	return v.Fields.answer(view{template: "sagas", title: "Sagas", data: v})
+}
+
+// failing reports whether a saga in that state can be retried.
+func failing(state string) bool {
+	return state == client.NeedsAttention || state == client.WithdrawNeedsAttention
+}
+
+// group returns the query for a retry of the sagas that a filter selects, or "" if it
+// selects none that can be retried or by more than groups can be chosen by.
+func group(f client.SagaFilter) string {
+	if f.Username != "" || f.Delayed != nil || f.State != "" && !failing(f.State) {
+		return ""
+	}
+	instant := func(t time.Time) string {
+		if t.IsZero() {
+			return ""
+		}
+		return t.UTC().Format(time.RFC3339Nano)
+	}
+	return "?" + query("state", f.State, "error", f.Error, "plan", f.Plan, "created_after", instant(f.CreatedAfter), "created_before", instant(f.CreatedBefore))
+}
+
+// refusals are reasons why a saga was not retried, by the API's codes.
+var refusals = map[string]string{
+	"not_found":        "there is no such saga",
+	"not_retryable":    "it does not need attention any more",
+	"version_mismatch": "it has changed since you looked",
+	"unknown":          "there was no answer: look whether it was retried",
+	"not_tried":        "it was not tried, since the one before had no answer",
+}
+
+// maxChosen is how many sagas are retried one by one: a page of them.
+const maxChosen = 50
+
+// retryChosen retries the sagas that were ticked, each at the version that was seen.
+func (c *Console) retryChosen(r *http.Request) (string, error) {
+	chosen := r.PostForm["saga"]
+	if len(chosen) == 0 || len(chosen) > maxChosen {
+		return "", invalid("saga", "tick at least one, at most "+strconv.Itoa(maxChosen))
+	}
+	back, err := url.ParseQuery(r.PostForm.Get("back"))
+	if err != nil {
+		return "", invalid("back", "cannot be read")
+	}
+	accepted, refused := 0, []string(nil)
+	for i, one := range chosen {
+		id, version, _ := strings.Cut(one, ":")
+		act, err := actOf(r, version)
+		if err == nil {
+			_, err = c.api.Retry(r.Context(), id, act)
+		}
+		var p *client.Problem
+		switch known := errors.As(err, &p) && refusals[p.Code] != ""; {
+		case err == nil:
+			accepted++
+			continue
+		case known:
+			refused = append(refused, id+":"+p.Code)
+			continue
+		case i == 0:
+			return "", err // nothing was done
+		}
+		refused = append(refused, id+":unknown")
+		for _, rest := range chosen[i+1:] {
+			id, _, _ := strings.Cut(rest, ":")
+			refused = append(refused, id+":not_tried")
+		}
+		break
+	}
+	back["accepted"], back["refused"] = []string{strconv.Itoa(accepted)}, refused
+	return home + "sagas?" + back.Encode(), nil
+}
+
+// actOf returns what an operator wants, who has seen a version: none is acted on unseen.
+func actOf(r *http.Request, version string) (client.Act, error) {
+	seen, err := strconv.ParseInt(version, 10, 64)
+	if err != nil || seen < 1 {
+		return client.Act{}, invalid("version", "must be the one that you have seen")
+	}
+	return client.Act{Reason: r.PostForm.Get("reason"), Version: seen}, nil
+}
