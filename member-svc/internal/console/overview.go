@@ -1,6 +1,7 @@
 package console
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"slices"
@@ -33,9 +34,9 @@ type trouble struct {
 
 // card is how many sagas are in a state.
 type card struct {
-	State     string
-	Count     int
-	Estimated bool
+	State string
+	Count int
+	About string // before the count
 }
 
 // states are those of sagas, as they follow one another.
@@ -51,9 +52,21 @@ func (c *Console) overview(r *http.Request) (view, error) {
 		newChart("Failures", "bad", o.Minutes, func(m client.Minute) int { return m.Failures }),
 	}}
 	for _, state := range states {
-		v.Cards = append(v.Cards, card{state, o.Counts[state], slices.Contains(o.Estimated, state)})
+		v.Cards = append(v.Cards, card{state, o.Counts[state], about(o, state)})
 	}
 	return view{template: "overview", title: "Overview", data: v, every: 5000}, nil
+}
+
+// about says how well a count is known: "" if each saga was counted.
+func about(o client.Overview, state string) string {
+	switch {
+	case !slices.Contains(o.Estimated, state):
+		return ""
+	case state == client.Ready || state == client.Withdrawn:
+		return "about "
+	default:
+		return "at least "
+	}
 }
 
 // troubles says what is not well, causes first; nothing if all is.
@@ -70,7 +83,7 @@ func troubles(o client.Overview) (found []trouble) {
 			home + "sagas?" + query("state", client.Provisioning, "delayed", "true"), "See who waits", "SignupsPendingTooLong"})
 	}
 	failed := o.Counts[client.NeedsAttention] + o.Counts[client.WithdrawNeedsAttention]
-	add(failed > 0, trouble{"bad", plural(failed, "saga") + " failed for good or went unanswered for too long, and will not go on without a decision.",
+	add(failed > 0, trouble{"bad", cmp.Or(about(o, client.NeedsAttention), about(o, client.WithdrawNeedsAttention)) + plural(failed, "saga") + " failed for good or went unanswered for too long, and will not go on without a decision.",
 		home + "failures", "See the failures", "SagasNeedAttention"})
 	for _, lane := range o.Outbox {
 		add(lane.Seconds > lagTooLong, trouble{"bad", fmt.Sprintf("Events of the %s lane have waited for %s to be published. They are safe in the database.", lane.Lane, span(lane.Seconds)),

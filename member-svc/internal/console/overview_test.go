@@ -46,7 +46,9 @@ func TestOverviewSaysWhatIsNotWell(t *testing.T) {
 	member := s.signUp(t, "mina")
 	runbook := document(t, "docs/runbook.md")
 	seconds := func(statement string) func(string, string) {
-		return func(age, off string) { storetest.Exec(t, s.pool, strings.ReplaceAll(statement, "$age", "make_interval(secs => "+age+off+")")) }
+		return func(age, off string) {
+			storetest.Exec(t, s.pool, strings.ReplaceAll(statement, "$age", "make_interval(secs => "+age+off+")"))
+		}
 	}
 	always := func(statement string) func(string, string) {
 		return func(_, off string) {
@@ -108,6 +110,6 @@ func TestOverviewCounts(t *testing.T) {
 	for _, bar := range []string{`class="bar " x="500" y="0" width="8" height="100"`, `class="bar bad" x="590" y="0" width="8" height="100"`} {
 		p.wants(t, 200, bar)
 	}
-	s.sagas(t, 10_000, "ready", "", "")
-	b.get("/console/").wants(t, 200, `ready</span> <span class="figure good">about `, `needs attention</span> <span class="figure bad">3<`)
+	s.sagas(t, 25_000, "provisioning", "", "")
+	b.get("/console/").wants(t, 200, `">about `, `provisioning</span> <span class="figure wait">at least 25,000<`, `needs attention</span> <span class="figure bad">3<`)
 }

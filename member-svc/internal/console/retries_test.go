@@ -162,7 +162,7 @@ func TestOperatorCancelsARetry(t *testing.T) {
 	for reason, kept := range map[string]string{"": "not said", "the wrong group": "the wrong group"} {
 		one := b.post("/console/retries?error=full", b.group("?error=full", "room made")...).path
 		p := b.post(one+"/cancel", "reason", reason)
-		p.wants(t, 200, "cancelled", "released 0 of 3", "3 left")
+		p.wants(t, 200, "cancelled", "by somebody", "released 0 of 3", "3 left")
 		p.lacks(t, "Cancel this retry")
 		if n := storetest.Count(t, s.pool, "SELECT count(*) FROM admin_audit WHERE actor = 'ann' AND action = 'cancel_retry' AND reason = $1", kept); n != 1 || p.path != one {
 			t.Errorf("%d rows in the audit, at %s", n, p.path)
@@ -183,7 +183,7 @@ SELECT ('00000000-0000-7000-8000-' || lpad(i::text, 12, '0'))::uuid, 'bob', $1::
 FROM generate_series(1, 60) i`, hostile)
 	b := s.logIn(t, "op")
 	p := b.get("/console/retries")
-	p.wants(t, 200, "stopped itself: 2 failed again, and 2 may", "stopped itself: as many as it releases in ten seconds wait for an answer", hostile, "released 2 of 300")
+	p.wants(t, 200, "by itself: 2 failed again, and the limit is 2", "by itself: as many as it releases in ten seconds wait for an answer", hostile, "released 2 of 300")
 	p.harmless(t)
 	found := b.pages("/console/retries", regexp.MustCompile(`<tr id="retry-[0-9a-f-]*?([0-9]+)">`))
 	if len(found) != 2 || len(found[0]) != 50 || len(found[1]) != 10 || found[0][0] <= found[0][49] || found[0][49] <= found[1][0] {
@@ -192,7 +192,7 @@ FROM generate_series(1, 60) i`, hostile)
 	b.get("/console/retries?cursor=x").wants(t, 422, "/cursor")
 
 	p = b.get("/console/retries/00000000-0000-7000-8000-" + fmt.Sprintf("%012d", 60))
-	p.wants(t, 200, "stopped itself: 2 failed again", "retry the rest", hostile, "298 left")
+	p.wants(t, 200, "by itself: 2 failed again", "retry the rest", hostile, "298 left")
 	p.harmless(t)
 }
 
