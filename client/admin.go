@@ -58,6 +58,7 @@ type SagaFilter struct {
 	Plan                        string
 	Error                       string // fingerprint of the error for which they need attention
 	Username                    string
+	MemberID                    string
 	CreatedAfter, CreatedBefore time.Time
 }
 
@@ -68,6 +69,7 @@ func (a *Admin) Sagas(ctx context.Context, f SagaFilter, part PageOf) (page Page
 	set(q, "plan", f.Plan)
 	set(q, "error", f.Error)
 	set(q, "username", f.Username)
+	set(q, "member_id", f.MemberID)
 	if f.Delayed != nil {
 		q.Set("delayed", strconv.FormatBool(*f.Delayed))
 	}

@@ -189,8 +189,8 @@ func TestRequests(t *testing.T) {
 		{`DELETE|/v1/sessions/current||Bearer t|||`, func() error { return p.SignOut(ctx, "t") }},
 		{`GET|/v1/members/me||Bearer t|||`, func() error { _, err := p.Member(ctx, "t"); return err }},
 		{`DELETE|/v1/members/me||Bearer t|||{"password":"p"}`, func() error { _, err := p.Leave(ctx, "t", "p"); return err }},
-		{`GET|/admin/v1/sagas?created_after=2026-11-22T10%3A00%3A00Z&cursor=c&delayed=true&error=e&limit=2&plan=free&state=ready&username=u||Bearer admin|||`, func() error {
-			f := SagaFilter{State: Ready, Delayed: &late, Plan: "free", Error: "e", Username: "u", CreatedAfter: time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)}
+		{`GET|/admin/v1/sagas?created_after=2026-11-22T10%3A00%3A00Z&cursor=c&delayed=true&error=e&limit=2&member_id=m&plan=free&state=ready&username=u||Bearer admin|||`, func() error {
+			f := SagaFilter{State: Ready, Delayed: &late, Plan: "free", Error: "e", Username: "u", MemberID: "m", CreatedAfter: time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)}
 			_, err := a.Sagas(ctx, f, PageOf{"c", 2})
 			return err
 		}},

@@ -151,6 +151,7 @@ func TestAdminContract(t *testing.T) {
 	one := sagas + "/" + page.Body["items"].([]any)[0].(map[string]any)["saga_id"].(string)
 	c.Call(401, "GET", one, "")
 	c.Call(404, "GET", one[:len(one)-1], "", viewer...)
+	c.Call(200, "GET", sagas+"?member_id="+created["member_id"].(string), "", viewer...)
 	etag := c.Call(200, "GET", one, "", viewer...).Header.Get("ETag")
 
 	reason := `{"reason":"asked to"}`

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
+	"github.com/gofrs/uuid/v5"
 
 	"github.com/signup-saga/signup-saga/contract"
 	"github.com/signup-saga/signup-saga/member-svc/internal/account"
@@ -92,6 +93,10 @@ func (a *API) listSagas(w http.ResponseWriter, r *http.Request) error {
 	known["limit"] = limit(&f.Limit)
 	known["cursor"] = parsed(&f.After, store.ParseCursor)
 	known["username"] = parsed(&f.UsernameKey, signup.UsernameKey)
+	known["member_id"] = parsed(&f.MemberID, func(v string) (string, error) {
+		id, err := uuid.FromString(v)
+		return id.String(), err
+	})
 	known["delayed"] = parsed(&f.Delayed, func(v string) (*bool, error) {
 		delayed, err := strconv.ParseBool(v)
 		return &delayed, err

@@ -21,6 +21,7 @@ type Filter struct {
 	Error         string // fingerprint
 	Plan          string
 	UsernameKey   string
+	MemberID      string
 	Delayed       *bool
 	CreatedAfter  time.Time
 	CreatedBefore time.Time
@@ -127,14 +128,21 @@ func (s *Store) ranges(q *query, f Filter) []string {
 	if f.After.ID != "" {
 		within += fmt.Sprintf(" AND (s.created_at, s.id) < (%s, %s)", q.arg(f.After.At), q.arg(f.After.ID))
 	}
+	if f.MemberID != "" {
+		within += " AND s.member_id = " + q.arg(f.MemberID)
+	}
+	if f.UsernameKey != "" {
+		within += " AND s.member_id = (SELECT id FROM member WHERE username_key = " + q.arg(f.UsernameKey) + ")"
+	}
+	if f.Error != "" {
+		within += " AND s.error_class <> '' AND s.error_fingerprint = " + q.arg(f.Error)
+	}
 	unsettled := func(state saga.State) string {
 		return within + " AND s.state NOT IN ('ready', 'withdrawn') AND s.state = " + q.arg(state)
 	}
 	switch {
-	case f.UsernameKey != "":
-		return []string{within + " AND s.member_id = (SELECT id FROM member WHERE username_key = " + q.arg(f.UsernameKey) + ")"}
-	case f.Error != "":
-		return []string{within + " AND s.error_class <> '' AND s.error_fingerprint = " + q.arg(f.Error)}
+	case f.MemberID+f.UsernameKey+f.Error != "":
+		return []string{within}
 	case f.State == saga.Withdrawn:
 		return []string{within + " AND s.state = 'withdrawn'"}
 	case f.State != "" && f.State != saga.Ready:

@@ -365,8 +365,9 @@ func TestGivingUpNeedsNoBroker(t *testing.T) {
 
 func TestListPagesNewestFirst(t *testing.T) {
 	f := open(t)
+	var member string
 	for i := range 7 {
-		f.signUp(t, fmt.Sprint("mina", i))
+		member = f.signUp(t, fmt.Sprint("mina", i)).MemberID
 	}
 	var names []string
 	filter := store.Filter{Limit: 3}
@@ -396,6 +397,8 @@ func TestListPagesNewestFirst(t *testing.T) {
 	}{
 		"state": {store.Filter{State: saga.Provisioning}, 7}, "other state": {store.Filter{State: saga.Ready}, 0},
 		"username": {store.Filter{UsernameKey: "mina4"}, 1}, "delayed": {store.Filter{Delayed: &yes}, 1}, "in time": {store.Filter{Delayed: &no}, 6},
+		"member": {store.Filter{MemberID: member}, 1}, "member of another name": {store.Filter{MemberID: member, UsernameKey: "mina4"}, 0},
+		"member without that error": {store.Filter{MemberID: member, Error: "full"}, 0}, "name without that error": {store.Filter{UsernameKey: "mina4", Error: "full"}, 0},
 		"after": {store.Filter{CreatedAfter: time.Now().Add(time.Hour)}, 0}, "before": {store.Filter{CreatedBefore: time.Now().Add(time.Hour)}, 7},
 	} {
 		tc.f.Limit = 200
