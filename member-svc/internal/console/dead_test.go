@@ -24,7 +24,7 @@ func TestDeadLetters(t *testing.T) {
 	s.kill(t, contract.Essential, hostile)
 	s.kill(t, contract.NonEssential, "too large")
 	p := viewer.get("/console/dead")
-	p.wants(t, 200, "essential-1", "nonessential-1", "storage.provision", r.MemberID, "too large")
+	p.wants(t, 200, "essential-1", "nonessential-1", "storage.provision", `href="/console/sagas?member_id=`+r.MemberID+`"`, "too large")
 	p.harmless(t)
 	p.lacks(t, "Requeue", "/requeue")
 

@@ -29,13 +29,14 @@ type moment struct {
 
 // kinds say what the kinds of moments mean, and how they look.
 var kinds = map[string]struct{ text, tone string }{
-	"signed_up":      {"Signed up: the member, this saga and its events were committed together", ""},
-	"provisioned":    {"Reply: it is there", "good"},
-	"deprovisioned":  {"Reply: it is gone", "good"},
-	"rejected":       {"Reply: definitely no", "bad"},
-	"attempt_failed": {"An attempt failed, and will be repeated", "wait"},
-	"redriven":       {"No answer in time: the command was sent once more", "wait"},
+	"signed_up":      {"Signed up: member, saga and events were committed together", ""},
+	"provisioned":    {"Answer: done, it is there", "good"},
+	"deprovisioned":  {"Answer: done, it is gone", "good"},
+	"rejected":       {"Answer: refused, and not tried again by itself", "bad"},
+	"attempt_failed": {"News: an attempt failed, the next one follows by itself", "wait"},
+	"redriven":       {"No answer in time: asked once more", "wait"},
 	"gave_up":        {"No answer for too long: needs attention", "bad"},
+	"stuck":          {"A person was called", ""},
 	"retried":        {"Retried", ""},
 	"withdraw":       {"Withdrawn", ""},
 }

@@ -30,7 +30,7 @@ func TestSagaTellsWhatHappened(t *testing.T) {
 	failed.Attempt = 3
 	s.apply(t, r.ID, failed)
 	b := s.logIn(t, "view")
-	b.get("/console/sagas/"+r.ID).inTurn(t, "data-countdown", "Signed up", "An attempt failed", "after ", "attempt 3", "disk is slow", "No answer yet")
+	b.get("/console/sagas/"+r.ID).inTurn(t, "data-countdown", "Signed up", "an attempt failed", "after ", "attempt 3", "disk is slow", "No answer yet")
 	s.apply(t, r.ID, reply(saga.Rejected, 1, "no room"))
 	s.apply(t, r.ID, saga.Event{Kind: saga.Retried, Actor: "ann", Reason: "room made"})
 	s.apply(t, r.ID, reply(saga.Rejected, 1, "no room for ever"))
@@ -39,9 +39,9 @@ func TestSagaTellsWhatHappened(t *testing.T) {
 	storetest.Exec(t, s.pool, "INSERT INTO saga_event (saga_id, kind, state, version, generation) VALUES ($1, 'from_the_future', 'withdrawing', 9, 9)", r.ID)
 	storetest.Exec(t, s.pool, "UPDATE saga_event e SET at = '2026-01-02T03:04:05Z'::timestamptz + 1.5 * interval '1 s' * (SELECT count(*) FROM saga_event WHERE id < e.id) WHERE saga_id = $1", r.ID)
 	p := b.get("/console/sagas/" + r.ID)
-	p.wants(t, 200, "<h1>A member who has left</h1>", r.MemberID, r.SignupID)
-	p.inTurn(t, "What happened", "Signed up", "An attempt failed", "Reply: definitely no", "no room", "Retried by ann", "generation 2", "room made",
-		"Reply: definitely no – too late, and ignored", "Reply: it is there", "after 1.5 s", "2026-01-02 03:04:12 UTC", "The member left", "from_the_future",
+	p.wants(t, 200, "<h1>A member who has left <", r.MemberID, r.SignupID)
+	p.inTurn(t, "What happened", "Signed up", "an attempt failed", "Answer: refused", "no room", "Retried by ann", "generation 2", "room made",
+		"Answer: refused, and not tried again by itself – too late, and ignored", "Answer: done", "after 1.5 s", "2026-01-02 03:04:12 UTC", "The member left", "from_the_future",
 		`"kind": "signed_up"`, `"actor": "ann"`)
 	p.wants(t, 200, `curl -s "$ADMIN_URL"'/admin/v1/sagas/`+r.ID+`' -H "Authorization: Bearer $ADMIN_TOKEN"`, `-H 'If-Match: "5"'`, "/console/audit?saga_id="+r.ID)
 	b.get("/console/sagas/"+uuid.Must(uuid.NewV4()).String()).wants(t, 404, "no such resource")
@@ -54,7 +54,7 @@ func TestSagaShowsItsErrorInFull(t *testing.T) {
 	for _, token := range []string{"view", "op"} {
 		p := s.logIn(t, token).get("/console/sagas/" + r.ID)
 		p.harmless(t)
-		p.wants(t, 200, "rejected: "+hostile, "all of this kind")
+		p.wants(t, 200, "rejected: "+hostile, "All of this kind")
 	}
 	storetest.Exec(t, s.pool, "UPDATE member SET username = $1", hostile)
 	s.logIn(t, "op").get("/console/sagas/" + r.ID).harmless(t)

@@ -32,10 +32,11 @@ func sagaFields() fields {
 		{Name: "state", Label: "State"},
 		{Name: "delayed", Label: "Delayed", Options: []option{{"true", "yes"}, {"false", "no"}}},
 		{Name: "plan", Label: "Plan", Options: []option{{"free", "free"}, {"plus", "plus"}, {"pro", "pro"}}},
-		{Name: "username", Label: "Username"},
 		{Name: "error", Label: "Error", Hint: "its fingerprint"},
-		{Name: "created_after", Label: "Signed up after", Hint: "2026-11-22 10:00 (UTC)"},
-		{Name: "created_before", Label: "Signed up before", Hint: "2026-11-22 11:00 (UTC)"},
+		{Name: "username", Label: "Username"},
+		{Name: "member_id", Label: "Member", Hint: "the id in logs"},
+		{Name: "created_after", Label: "After (UTC)", Hint: "2026-11-22 10:00"},
+		{Name: "created_before", Label: "Before (UTC)", Hint: "2026-11-22 11:00"},
 	}
 	for _, state := range states {
 		f[0].Options = append(f[0].Options, option{state, stateTexts[state]})
@@ -46,7 +47,7 @@ func sagaFields() fields {
 // filter returns what the form selects, and marks what cannot be read.
 func (fs fields) filter() client.SagaFilter {
 	f := client.SagaFilter{
-		State: fs.value("state"), Plan: fs.value("plan"), Error: fs.value("error"), Username: fs.value("username"),
+		State: fs.value("state"), Plan: fs.value("plan"), Error: fs.value("error"), Username: fs.value("username"), MemberID: fs.value("member_id"),
 		CreatedAfter: fs.instant("created_after"), CreatedBefore: fs.instant("created_before"),
 	}
 	if text := fs.value("delayed"); text != "" {
@@ -90,7 +91,7 @@ func failing(state string) bool {
 // group returns the query for a retry of the sagas that a filter selects, or "" if it
 // selects none that can be retried or by more than groups can be chosen by.
 func group(f client.SagaFilter) string {
-	if f.Username != "" || f.Delayed != nil || f.State != "" && !failing(f.State) {
+	if f.Username+f.MemberID != "" || f.Delayed != nil || f.State != "" && !failing(f.State) {
 		return ""
 	}
 	instant := func(t time.Time) string {

@@ -154,6 +154,7 @@ func TestSagasByFilter(t *testing.T) {
 	failed := s.fail(t, "failed", "full")
 	s.signUp(t, "waits")
 	late, left := s.signUp(t, "late"), s.signUp(t, "left")
+	id := func(r store.Record) string { return "?member_id=" + r.MemberID }
 	storetest.Exec(t, s.pool, "UPDATE signup_saga SET opened_at = opened_at - interval '1 day', created_at = '2026-01-02 03:04:05Z' WHERE id = $1", late.ID)
 	s.apply(t, left.ID, saga.Event{Kind: saga.Withdraw})
 	storetest.Exec(t, s.pool, "UPDATE member SET plan = 'plus' WHERE username = 'waits'")
@@ -167,6 +168,9 @@ func TestSagasByFilter(t *testing.T) {
 		"?delayed=true":                        {"late"},
 		"?plan=plus":                           {"waits"},
 		"?username=+FAILED+":                   {"failed"},
+		id(left):                               {"has left"},
+		id(failed) + "&error=rejected:full":    {"failed"},
+		id(failed) + "&error=other":            nil,
 		"?error=rejected:full":                 {"failed"},
 		"?created_before=2026-01-02T03:04:06Z": {"late"},
 		"?created_before=2026-01-02+03:05":     {"late"},
@@ -189,6 +193,7 @@ func TestSagasByFilter(t *testing.T) {
 		t.Errorf("no %s in %s", want, p.raw)
 	}
 	s.logIn(t, "op").get("/console/sagas?username=failed").lacks(t, "/console/retries/new")
+	s.logIn(t, "op").get("/console/sagas"+id(failed)).lacks(t, "/console/retries/new")
 	p = s.logIn(t, "op").get("/console/sagas?state=ready")
 	p.lacks(t, "Retry selected", "checkbox")
 }
@@ -204,6 +209,7 @@ func TestWrongFiltersAreShown(t *testing.T) {
 		"?created_after=yesterday":            {`value="yesterday"`, "must be a time like"},
 		"?created_before=2026-13-01":          {`value="2026-13-01"`, "must be a time like"},
 		"?username=" + url.QueryEscape("a b"): {`value="a b"`, "cannot be read"},
+		"?member_id=mina":                     {`value="mina"`, "cannot be read"},
 		"?stat=ready":                         {"/stat", "is not a filter"},
 		"?state=ready&state=withdrawn":        {"/state", "more than once"},
 	} {
