@@ -8,7 +8,6 @@ import (
 	"embed"
 	"fmt"
 	"html/template"
-	"io/fs"
 	"net"
 	"net/http"
 	"sync"
@@ -22,7 +21,7 @@ import (
 // lookLimit bounds how long a page waits for services that may well be broken.
 const lookLimit = 800 * time.Millisecond
 
-//go:embed templates/*.html
+//go:embed faults.html
 var templates embed.FS
 
 // screen is the page and what it remembers.
@@ -45,17 +44,15 @@ type notice struct{ Tone, Text string }
 // Serve shows the page to whoever connects to the listener, by the listener's address,
 // until stop is called. It returns at once.
 func Serve(l net.Listener, s *stack.Stack) (stop func(), err error) {
-	folder, err := fs.Sub(templates, "templates")
-	if err != nil {
-		return nil, err
-	}
-	pages, err := web.NewPages(folder, template.FuncMap{"kind": kindOf})
+	pages, err := web.NewPages(templates, template.FuncMap{"kind": kindOf})
 	if err != nil {
 		return nil, err
 	}
 	to, h := s.Variables(), &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: shown}}
 	c := &screen{
-		stack: s, pages: pages, members: client.NewPublic(to.Get("MEMBER_URL"), h), admin: client.NewAdmin(to.Get("ADMIN_URL"), to.Get("VIEWER_TOKEN"), h),
+		stack: s, pages: pages,
+		members: client.NewPublic(to.Get("MEMBER_URL"), h),
+		admin:   client.NewAdmin(to.Get("ADMIN_URL"), to.Get("VIEWER_TOKEN"), h),
 		storage: client.NewStorage(to.Get("STORAGE_URL"), to.Get("STORAGE_TOKEN"), h),
 	}
 	c.crowd = &crowd{signUp: c.members.SignUp}
@@ -79,7 +76,13 @@ func (s *screen) routes(host string) http.Handler {
 		mux.HandleFunc("POST /"+path, func(w http.ResponseWriter, r *http.Request) {
 			r.Body = http.MaxBytesReader(w, r.Body, 4096)
 			text, err := do(r)
-			s.tell(text, err)
+			said := notice{"", text}
+			if err != nil {
+				said = notice{"bad", err.Error()}
+			}
+			s.mu.Lock()
+			s.notice = said
+			s.mu.Unlock()
 			http.Redirect(w, r, "/", http.StatusSeeOther)
 		})
 	}
@@ -91,15 +94,6 @@ func (s *screen) routes(host string) http.Handler {
 		}
 		guarded.ServeHTTP(w, r)
 	}))
-}
-
-func (s *screen) tell(text string, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.notice = notice{"", text}
-	if err != nil {
-		s.notice = notice{"bad", err.Error()}
-	}
 }
 
 func (s *screen) operate(r *http.Request) (string, error) {
