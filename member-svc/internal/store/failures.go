@@ -34,9 +34,9 @@ type Sample struct {
 func (s *Store) Failures(ctx context.Context, limit int) ([]Failures, error) {
 	rows, err := s.pool.Query(ctx, `-- name: groupFailures
 WITH kind AS MATERIALIZED (
-    SELECT fingerprint, count(*) AS count, min(failed_at) AS first_seen, max(failed_at) AS last_seen,
+    SELECT error_fingerprint AS fingerprint, count(*) AS count, min(updated_at) AS first_seen, max(updated_at) AS last_seen,
            count(*) FILTER (WHERE retried) AS retried_again, count(*) OVER () AS groups, sum(count(*)) OVER ()::int AS total
-    FROM saga_failure GROUP BY fingerprint ORDER BY count DESC, fingerprint LIMIT $1
+    FROM saga_failure GROUP BY error_fingerprint ORDER BY count DESC, fingerprint LIMIT $1
 )
 SELECT kind.*, s.id::text AS saga_id, s.error_class AS class, s.error_message AS message
 FROM kind CROSS JOIN LATERAL (SELECT * FROM signup_saga WHERE error_class <> '' AND error_fingerprint = fingerprint

@@ -300,8 +300,8 @@ func (f *fixture) checkWithdrawals(t *testing.T, sagas int) {
 		`SELECT id FROM signup_saga WHERE state NOT IN ('withdrawing', 'withdraw_needs_attention')`,
 		`SELECT id FROM member WHERE username IS NOT NULL`,
 		`SELECT 1 FROM session`,
-		`SELECT id, state, error_fingerprint, retried, updated_at FROM signup_saga WHERE error_class <> '' EXCEPT TABLE saga_failure`,
-		`TABLE saga_failure EXCEPT SELECT id, state, error_fingerprint, retried, updated_at FROM signup_saga WHERE error_class <> ''`,
+		`SELECT id, member_id, state, generation, error_class, error_fingerprint, retried, created_at, updated_at FROM signup_saga WHERE error_class <> '' EXCEPT TABLE saga_failure`,
+		`TABLE saga_failure EXCEPT SELECT id, member_id, state, generation, error_class, error_fingerprint, retried, created_at, updated_at FROM signup_saga WHERE error_class <> ''`,
 	} {
 		if n := storetest.Count(t, f.pool, "SELECT count(*) FROM ("+bad+") bad"); n != 0 {
 			t.Errorf("%d rows of %s", n, bad)
@@ -376,7 +376,7 @@ VALUES ($1, $2, 'sgn_' || encode(sha256($3::text::bytea), 'hex'), $4, 1, 1, now(
 	if err := service.Migrate(t.Context(), url, log, store.Migrations...); err != nil {
 		t.Fatal(err)
 	}
-	if noted := storetest.Count(t, f.pool, "SELECT count(*) FROM saga_failure WHERE saga_id = $1 AND fingerprint = 'rejected'", stuck); noted != 1 {
+	if noted := storetest.Count(t, f.pool, "SELECT count(*) FROM saga_failure WHERE id = $1 AND error_fingerprint = 'rejected'", stuck); noted != 1 {
 		t.Errorf("what failed before is noted %d times", noted)
 	}
 	late := signUp("late", "provisioning") // by a replica of the first version that still runs

@@ -89,13 +89,14 @@ SELECT created_at, id FROM (%s) s ORDER BY created_at DESC, id DESC OFFSET %d LI
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return nil, Cursor{}, err
 	}
-	part := "SELECT * FROM signup_saga s WHERE %s"
+	from := ""
 	if end.ID != "" {
-		part += fmt.Sprintf(" AND (s.created_at, s.id) >= (%s, %s)", q.arg(end.At), q.arg(end.ID))
+		from = fmt.Sprintf(" AND (s.created_at, s.id) >= (%s, %s)", q.arg(end.At), q.arg(end.ID))
 	}
-	where := s.conditions(&q, f)
-	rows, err := s.pool.Query(ctx, fmt.Sprintf("-- name: listSagas\nSELECT %s FROM (%s) s JOIN member m ON m.id = s.member_id WHERE %s ORDER BY s.created_at DESC, s.id DESC LIMIT %d",
-		recordColumns, union(part), strings.Join(where, " AND "), f.Limit+1), q.args...)
+	// Each range ends with a page of its own: none is read further than the page needs.
+	order := fmt.Sprintf("ORDER BY created_at DESC, id DESC LIMIT %d", f.Limit+1)
+	part := fmt.Sprintf("(%s WHERE %%s%s AND %s %s)", selectRecord, from, strings.Join(s.conditions(&q, f), " AND "), order)
+	rows, err := s.pool.Query(ctx, fmt.Sprintf("-- name: listSagas\nSELECT * FROM (%s) s %s", union(part), order), q.args...)
 	if err != nil {
 		return nil, Cursor{}, err
 	}

@@ -81,8 +81,8 @@ WITH began AS MATERIALIZED (
     SELECT date_bin('1 minute', created_at, began) AS at, count(*)::int AS n
     FROM (SELECT created_at FROM signup_saga WHERE created_at >= (SELECT began FROM began) ORDER BY created_at DESC LIMIT 20000) s, began GROUP BY 1
 ), failure AS MATERIALIZED (
-    SELECT date_bin('1 minute', failed_at, began) AS at, count(*)::int AS n
-    FROM (SELECT failed_at FROM saga_failure WHERE failed_at >= (SELECT began FROM began) ORDER BY failed_at DESC LIMIT 20000) f, began GROUP BY 1
+    SELECT date_bin('1 minute', updated_at, began) AS at, count(*)::int AS n
+    FROM (SELECT updated_at FROM saga_failure WHERE updated_at >= (SELECT began FROM began) ORDER BY updated_at DESC LIMIT 20000) f, began GROUP BY 1
 )
 SELECT at, coalesce(signup.n, 0) AS signups, coalesce(failure.n, 0) AS failures
 FROM began CROSS JOIN generate_series(began, now(), '1 minute') AS at LEFT JOIN signup USING (at) LEFT JOIN failure USING (at)

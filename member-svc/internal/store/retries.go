@@ -64,7 +64,7 @@ const selectRetry = `SELECT id::text, actor, reason, filter, rate, stop_after, s
 // retryable returns the FROM and WHERE of what a retry with this filter is about.
 func (s *Store) retryable(q *query, f Filter) string {
 	where := append(s.ranges(q, f), s.conditions(q, f)...)
-	return " FROM signup_saga s WHERE s.error_class <> '' AND s.state IN ('needs_attention', 'withdraw_needs_attention') AND " + strings.Join(where, " AND ")
+	return " FROM saga_failure s WHERE s.error_class <> '' AND s.state IN ('needs_attention', 'withdraw_needs_attention') AND " + strings.Join(where, " AND ")
 }
 
 // CountRetryable counts what a retry of a group would be about; [ErrTooMany].

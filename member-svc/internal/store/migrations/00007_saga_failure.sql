@@ -1,27 +1,32 @@
 -- +goose NO TRANSACTION
 -- +goose Up
 
--- The sagas that need attention once more, in rows so narrow that all of them are counted
--- in a few milliseconds, vacuumed or not. The trigger keeps them also for replicas of
--- older versions; sagas without errors pay for two comparisons.
+-- The sagas that need attention once more, in rows so narrow and so close together that
+-- all of them are counted in a few milliseconds, vacuumed or not. Triggers keep them also
+-- for replicas of older versions; sagas without errors pay for two comparisons.
 CREATE TABLE IF NOT EXISTS saga_failure (
-    saga_id     uuid        PRIMARY KEY REFERENCES signup_saga ON DELETE CASCADE,
-    state       text        NOT NULL,
-    fingerprint text        NOT NULL,
-    retried     boolean     NOT NULL,
-    failed_at   timestamptz NOT NULL
+    id                uuid        PRIMARY KEY REFERENCES signup_saga ON DELETE CASCADE,
+    member_id         uuid        NOT NULL,
+    state             text        NOT NULL,
+    generation        bigint      NOT NULL,
+    error_class       text        NOT NULL,
+    error_fingerprint text        NOT NULL,
+    retried           boolean     NOT NULL,
+    created_at        timestamptz NOT NULL,
+    updated_at        timestamptz NOT NULL
 );
-CREATE INDEX IF NOT EXISTS saga_failure_at ON saga_failure (failed_at);
+CREATE INDEX IF NOT EXISTS saga_failure_at ON saga_failure (updated_at);
 
 -- +goose StatementBegin
 CREATE OR REPLACE FUNCTION note_saga_failure() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF NEW.error_class = '' THEN
-        DELETE FROM saga_failure WHERE saga_id = NEW.id;
+        DELETE FROM saga_failure WHERE id = NEW.id;
     ELSE
-        INSERT INTO saga_failure (saga_id, state, fingerprint, retried, failed_at)
-        VALUES (NEW.id, NEW.state, NEW.error_fingerprint, NEW.retried, NEW.updated_at)
-        ON CONFLICT (saga_id) DO UPDATE SET state = excluded.state, fingerprint = excluded.fingerprint, retried = excluded.retried, failed_at = excluded.failed_at;
+        INSERT INTO saga_failure (id, member_id, state, generation, error_class, error_fingerprint, retried, created_at, updated_at)
+        VALUES (NEW.id, NEW.member_id, NEW.state, NEW.generation, NEW.error_class, NEW.error_fingerprint, NEW.retried, NEW.created_at, NEW.updated_at)
+        ON CONFLICT (id) DO UPDATE SET state = excluded.state, generation = excluded.generation, error_class = excluded.error_class,
+            error_fingerprint = excluded.error_fingerprint, retried = excluded.retried, updated_at = excluded.updated_at;
     END IF;
     RETURN NULL;
 END $$;
@@ -33,9 +38,10 @@ CREATE OR REPLACE TRIGGER saga_failure_changed AFTER UPDATE ON signup_saga
 
 -- Those that failed before. Their locks, taken in the order that everybody takes them in,
 -- keep one that is mended meanwhile from being noted.
-INSERT INTO saga_failure (saga_id, state, fingerprint, retried, failed_at)
-SELECT id, state, error_fingerprint, retried, updated_at FROM signup_saga WHERE error_class <> '' ORDER BY id FOR NO KEY UPDATE
-ON CONFLICT (saga_id) DO NOTHING;
+INSERT INTO saga_failure (id, member_id, state, generation, error_class, error_fingerprint, retried, created_at, updated_at)
+SELECT id, member_id, state, generation, error_class, error_fingerprint, retried, created_at, updated_at
+FROM signup_saga WHERE error_class <> '' ORDER BY id FOR NO KEY UPDATE
+ON CONFLICT (id) DO NOTHING;
 DROP INDEX CONCURRENTLY IF EXISTS signup_saga_failed_at;
 
 -- What one operator did of one kind. A build that was cut short is begun again.
