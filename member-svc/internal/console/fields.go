@@ -21,6 +21,11 @@ type field struct {
 
 type option struct{ Value, Text string }
 
+// Strange reports whether the value is none of those to choose from.
+func (f field) Strange() bool {
+	return f.Value != "" && !slices.ContainsFunc(f.Options, func(o option) bool { return o.Value == f.Value })
+}
+
 // fields are a form of filters.
 type fields []field
 
@@ -75,16 +80,17 @@ func (fs fields) blame(err error) bool {
 			f.Wrong = e.Detail
 		}
 	}
-	return fs.wrong()
+	return fs.Wrong()
 }
 
-func (fs fields) wrong() bool {
+// Wrong reports whether something is wrong with any of them.
+func (fs fields) Wrong() bool {
 	return slices.ContainsFunc(fs, func(f field) bool { return f.Wrong != "" })
 }
 
 // answer returns a page with this form, as a refusal if something in it is wrong.
 func (fs fields) answer(v view) (view, error) {
-	if fs.wrong() {
+	if fs.Wrong() {
 		return view{}, mistake{&client.Problem{Status: http.StatusUnprocessableEntity}, v}
 	}
 	return v, nil

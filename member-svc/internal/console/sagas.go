@@ -66,7 +66,7 @@ func (c *Console) sagas(r *http.Request) (view, error) {
 		return view{}, err
 	}
 	f := v.Fields.filter()
-	if !v.Fields.wrong() {
+	if !v.Fields.Wrong() {
 		page, err := c.api.Sagas(r.Context(), f, client.PageOf{Cursor: q.Get("cursor")})
 		if err != nil && !v.Fields.blame(err) {
 			return view{}, err

@@ -206,7 +206,7 @@ func TestWrongFiltersAreShown(t *testing.T) {
 		"?state=broken":                       {`<option value="broken" selected>`, "is not a state"},
 		"?plan=gold&username=mina":            {`<option value="gold" selected>`, "is not a plan", `value="mina"`},
 		"?delayed=perhaps":                    {`<option value="perhaps" selected>`, "must be true or false"},
-		"?created_after=yesterday":            {`value="yesterday"`, "must be a time like"},
+		"?created_after=yesterday&state=odd":  {`value="yesterday"`, "must be a time like", `<option value="odd" selected>`, "Correct the filters"},
 		"?created_before=2026-13-01":          {`value="2026-13-01"`, "must be a time like"},
 		"?username=" + url.QueryEscape("a b"): {`value="a b"`, "cannot be read"},
 		"?member_id=mina":                     {`value="mina"`, "cannot be read"},
