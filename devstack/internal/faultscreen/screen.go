@@ -19,7 +19,7 @@ import (
 )
 
 // lookLimit bounds how long a page waits for services that may well be broken.
-const lookLimit = 800 * time.Millisecond
+const lookLimit = 2 * time.Second
 
 //go:embed faults.html
 var templates embed.FS
