@@ -35,8 +35,8 @@ func sagaFields() fields {
 		{Name: "error", Label: "Error", Hint: "its fingerprint"},
 		{Name: "username", Label: "Username"},
 		{Name: "member_id", Label: "Member", Hint: "the id in logs"},
-		{Name: "created_after", Label: "After (UTC)", Hint: "2026-11-22 10:00"},
-		{Name: "created_before", Label: "Before (UTC)", Hint: "2026-11-22 11:00"},
+		{Name: "created_after", Label: "After (UTC)", Hint: "2026-11-22"},
+		{Name: "created_before", Label: "Before (UTC)", Hint: "2026-11-23"},
 	}
 	for _, state := range states {
 		f[0].Options = append(f[0].Options, option{state, stateTexts[state]})
