@@ -96,6 +96,16 @@ func signUpByForm(t *testing.T, s *svc, username string) string {
 	return s.public + sent.header.Get("Location")
 }
 
+// becomes waits until a page says something.
+func becomes(t *testing.T, address, what string) (shown page) {
+	t.Helper()
+	testenv.Eventually(t, 20*time.Second, what, func() bool {
+		shown = browse(t, address, nil)
+		return strings.Contains(shown.text, what)
+	})
+	return shown
+}
+
 func TestSignUpForm(t *testing.T) {
 	s := start(t, environment(t, storetest.URL(t), "nats://127.0.0.1:1"))
 	form := browse(t, s.public+"/", nil)
@@ -144,26 +154,17 @@ func TestSignUpByThePage(t *testing.T) {
 		return typ, nil
 	})
 	s := start(t, environment(t, storetest.URL(t), broker.URL))
-	becomes := func(address, what string) page {
-		t.Helper()
-		var shown page
-		testenv.Eventually(t, 20*time.Second, what, func() bool {
-			shown = browse(t, address, nil)
-			return strings.Contains(shown.text, what)
-		})
-		return shown
-	}
 	mina, nora := signUpByForm(t, s, "mina"), signUpByForm(t, s, "nora")
 	events := strings.Replace(strings.TrimPrefix(mina, s.public), "/signup/", "/v1/signups/", 1) + "/events"
 	browse(t, mina, nil).expect(t, "provisioning", 200, "You are in, mina", "Your storage is being prepared", `data-events="`+events+`"`, `http-equiv="refresh"`, "!longer")
 	answer <- contract.StorageProvisioned
 	answer <- contract.StorageRejected
-	becomes(mina, "Your storage is ready").expect(t, "ready", 200, "You are in, mina", "5 GiB are yours", "!data-events", "!refresh")
-	becomes(nora, "needs a hand").expect(t, "needs attention", 200, "You are in, nora", "need to do nothing", "!data-events", "!refresh", "!fail", "!Error")
+	becomes(t, mina, "Your storage is ready").expect(t, "ready", 200, "You are in, mina", "5 GiB are yours", "!data-events", "!refresh")
+	becomes(t, nora, "needs a hand").expect(t, "needs attention", 200, "You are in, nora", "need to do nothing", "!data-events", "!refresh", "!fail", "!Error")
 	if status, _, _, _ := call(t, "DELETE", s.public+"/v1/members/me", leave, signIn(t, s, "mina")...); status != 202 {
 		t.Fatalf("leave: %d", status)
 	}
-	becomes(mina, "Your storage is removed").expect(t, "withdrawn", 200, "You have left", "!You are in", "!mina", "!data-events", "!refresh")
+	becomes(t, mina, "Your storage is removed").expect(t, "withdrawn", 200, "You have left", "!You are in", "!mina", "!data-events", "!refresh")
 	if log := s.log.String(); strings.Contains(log, "sgn_") || strings.Contains(log, "mina") || strings.Contains(log, "nora") {
 		t.Errorf("the log tells a capability or a name:\n%s", log)
 	}
@@ -175,7 +176,7 @@ func TestLateOrUnknownSignupsOnThePage(t *testing.T) {
 	env["PROVISION_PROMISE"] = "1ms"
 	s := start(t, env)
 	address := signUpByForm(t, s, "mina")
-	browse(t, address, nil).expect(t, "delayed", 200, "You are in, mina", "It takes longer than usual", "need to do nothing", "data-events")
+	becomes(t, address, "It takes longer than usual").expect(t, "delayed", 200, "You are in, mina", "need to do nothing", "data-events")
 	browse(t, s.public+"/signup/sgn_"+strings.Repeat("0", 40), nil).expect(t, "unknown", 404, "<h1>No such signup</h1>", `href="/"`)
 	browse(t, s.public+"/signup/%3Cb%3E", nil).expect(t, "no id", 404, "<h1>No such signup</h1>", "!<b>")
 	proxy.Refuse.Store(true)
