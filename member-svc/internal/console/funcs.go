@@ -112,7 +112,7 @@ func selected(filter map[string]string) string {
 
 // curl writes a call of the admin API for a shell, with a body if it is not nil.
 func curl(path string, body any) (string, error) {
-	call := `curl -s "$ADMIN_URL"` + quote(path) + ` -H "Authorization: Bearer $ADMIN_TOKEN"`
+	call := `curl -s "$ADMIN_URL` + path + `" -H "Authorization: Bearer $ADMIN_TOKEN"`
 	if body == nil {
 		return call, nil
 	}

@@ -202,6 +202,6 @@ func TestRetryAsCurl(t *testing.T) {
 	b := s.logIn(t, "op")
 	s.sagas(t, 1, "needs_attention", "full", "no room")
 	p := b.post("/console/retries?error=full", b.group("?error=full", "it's $HOME `here`")...)
-	p.wants(t, 200, `curl -s "$ADMIN_URL"'/admin/v1/retries' -H "Authorization: Bearer $ADMIN_TOKEN" --json '{"filter":{"error":"full"},"reason":"it'\''s $HOME `+"`here`"+`","rate_per_second":10,"stop_after_failures":10}'`,
-		`curl -s "$ADMIN_URL"'/admin/v1`+strings.TrimPrefix(p.path, "/console")+`'`)
+	p.wants(t, 200, `curl -s "$ADMIN_URL/admin/v1/retries" -H "Authorization: Bearer $ADMIN_TOKEN" --json '{"filter":{"error":"full"},"reason":"it'\''s $HOME `+"`here`"+`","rate_per_second":10,"stop_after_failures":10}'`,
+		`curl -s "$ADMIN_URL/admin/v1`+strings.TrimPrefix(p.path, "/console")+`"`)
 }
