@@ -132,10 +132,9 @@ func (s *Store) CountUnsettled(ctx context.Context) (map[saga.State]int, error) 
 
 func (s *Store) countUnsettled(ctx context.Context, open int) (map[saga.State]int, error) {
 	rows, err := s.pool.Query(ctx, `-- name: countUnsettled
-SELECT state, count(*) FROM (
-    (SELECT state FROM signup_saga WHERE state NOT IN ('ready', 'withdrawn') AND state = 'provisioning' LIMIT $1) UNION ALL
-    (SELECT state FROM signup_saga WHERE state NOT IN ('ready', 'withdrawn') AND state = 'withdrawing' LIMIT $1) UNION ALL
-    (SELECT state FROM saga_failure LIMIT $2)) s GROUP BY state`, open, failuresMost)
+SELECT 'provisioning', count(*) FROM (SELECT FROM signup_saga WHERE state NOT IN ('ready', 'withdrawn') AND state = 'provisioning' LIMIT $1) s UNION ALL
+SELECT 'withdrawing', count(*) FROM (SELECT FROM signup_saga WHERE state NOT IN ('ready', 'withdrawn') AND state = 'withdrawing' LIMIT $1) s UNION ALL
+SELECT state, count(*) FROM (SELECT state FROM saga_failure LIMIT $2) s GROUP BY state`, open, failuresMost)
 	if err != nil {
 		return nil, err
 	}
