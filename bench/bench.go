@@ -36,6 +36,7 @@ type config struct {
 	steps       time.Duration // of the limit and the peers in E at full speed
 	gentle      time.Duration // of each run at 100 signups/s in E and P
 	mails       int           // that are stuck in P
+	looks       int           // of an operator at each page in A
 	profile     string        // folder for CPU profiles, "" for none
 }
 
@@ -43,7 +44,7 @@ type config struct {
 func (c *config) quick() {
 	c.reps, c.slice, c.flow, c.calm, c.pin, c.peerPin = 1, time.Second, 2*time.Second, 2*time.Second, 5*time.Second, 5*time.Second
 	c.backlog, c.bigBacklog, c.peerBacklog, c.peerDrain = 50_000, 100_000, 5_000, 3*time.Second
-	c.sustain, c.steps, c.gentle, c.mails = 9*time.Second, 3*time.Second, 5*time.Second, 20_000
+	c.sustain, c.steps, c.gentle, c.mails, c.looks = 9*time.Second, 3*time.Second, 5*time.Second, 20_000, 5
 }
 
 // short returns the configuration of row D, which repeats others.
@@ -86,6 +87,7 @@ var rows = []row{
 	{"B", "beside a long transaction", (*bench).rowB, config.takesB},
 	{"E", "whole sagas", (*bench).rowE, config.takesE},
 	{"P", "essential work beside stuck mails", (*bench).rowP, config.takesP},
+	{"A", "what operators look at, with a million sagas", (*bench).rowA, config.takesA},
 }
 
 // section returns the one being written.

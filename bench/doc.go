@@ -12,6 +12,7 @@
 //	main.go      flags, servers, what is written where
 //	bench.go     the rows in order, and what all of them share
 //	row_*.go     one row of the result each; D is in row_r.go
+//	operators.sql  what row A looks at
 //	estimate.go  how long the rows take
 //	site.go      a fresh database and a fresh stream for one run
 //	system.go    what moves events: the outbox, or a peer_*.go

@@ -9,6 +9,8 @@ const (
 	perEvent   = 35 * time.Microsecond   // filled, drained and audited
 	perMail    = 150 * time.Microsecond
 	stackStart = 10 * time.Second
+	generating = 60 * time.Second // of A's database
+	perLook    = time.Second      // one at each page, alone and beside signups
 )
 
 func times(n int, d time.Duration) time.Duration { return time.Duration(n) * d }
@@ -71,3 +73,5 @@ func (c config) takesE() time.Duration {
 func (c config) takesP() time.Duration {
 	return 2*stackStart + times(c.mails, perMail) + times(2*c.reps, c.gentle)
 }
+
+func (c config) takesA() time.Duration { return stackStart + generating + times(c.looks, perLook) }

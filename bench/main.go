@@ -37,7 +37,7 @@ func parse(args []string, usage io.Writer) (o options, err error) {
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.SetOutput(usage)
 	f.StringVar(&o.devstack, "devstack", "../bin/devstack", "`program` that runs the servers")
-	f.StringVar(&o.bin, "bin", "", "`folder` with the services of W2, H, E and P (default: build them)")
+	f.StringVar(&o.bin, "bin", "", "`folder` with the services of W2, H, E, P and A (default: build them)")
 	f.StringVar(&o.results, "results", "", "write the result to this `file` and the plot beside it")
 	f.StringVar(&o.rows, "rows", strings.Join(all, ","), "`list` of rows to measure; the file's other rows stay")
 	f.BoolVar(&o.peers, "peers", false, "measure peers too")
@@ -56,6 +56,7 @@ func parse(args []string, usage io.Writer) (o options, err error) {
 	f.DurationVar(&o.steps, "steps", 15*time.Second, "`duration` of E's limit and peers at full speed")
 	f.DurationVar(&o.gentle, "gentle", 15*time.Second, "`duration` of each run of E and P at 100 signups/s")
 	f.IntVar(&o.mails, "mails", 1_000_000, "stuck `mails` of P")
+	f.IntVar(&o.looks, "looks", 200, "`times` that A looks at each page")
 	quick := f.Bool("quick", false, "short runs for a first look; other flags still count")
 	if err := f.Parse(args); err != nil {
 		return o, err

@@ -98,9 +98,9 @@ func TestDefaultsTakeTheirTime(t *testing.T) {
 		args       []string
 		from, upTo time.Duration
 	}{
-		{nil, 25 * time.Minute, 35 * time.Minute},
+		{nil, 30 * time.Minute, 40 * time.Minute},
 		{[]string{"-peers"}, 45 * time.Minute, 60 * time.Minute},
-		{[]string{"-quick", "-peers"}, 2 * time.Minute, 6 * time.Minute},
+		{[]string{"-quick", "-peers"}, 3 * time.Minute, 7 * time.Minute},
 		{[]string{"-pin", "30m"}, 80 * time.Minute, 100 * time.Minute},
 	} {
 		o, err := parse(c.args, os.Stderr)
