@@ -3,16 +3,11 @@ package browser
 import (
 	"context"
 	"fmt"
-	"slices"
-	"strconv"
-	"strings"
 	"testing"
 	"time"
 
-	"github.com/chromedp/cdproto/accessibility"
 	"github.com/chromedp/cdproto/audits"
 	"github.com/chromedp/cdproto/cdp"
-	"github.com/chromedp/cdproto/dom"
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/chromedp"
@@ -100,7 +95,10 @@ func (p *tab) await(what string, cond func(ctx context.Context) (bool, error)) {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		ok, err := cond(ctx)
+		// The browser does not answer questions about a document that it throws away meanwhile.
+		asking, done := context.WithTimeout(ctx, time.Second)
+		ok, err := cond(asking)
+		done()
 		if ok {
 			return
 		}
@@ -143,114 +141,60 @@ func (p *tab) script(expression string) string {
 	return text
 }
 
-// find returns the elements with this role and name, as a screen reader knows them.
-func (p *tab) find(ctx context.Context, role, name string) ([]*accessibility.Node, error) {
-	document, err := chromedp.Call(ctx, dom.GetDocument, dom.GetDocumentParams{})
-	if err != nil {
-		return nil, err
-	}
-	found, err := chromedp.Call(ctx, accessibility.QueryAXTree, accessibility.QueryAXTreeParams{
-		BackendNodeID: document.Root.BackendNodeID, Role: role, AccessibleName: name,
-	})
-	if err != nil {
-		return nil, err
-	}
-	return slices.DeleteFunc(found.Nodes, func(n *accessibility.Node) bool { return n.Ignored }), nil
+// find is an expression for the visible elements with this role and name, as a screen reader knows them. The browser computes both,
+// slowly, so only those are asked about that may have the name. DevTools' own query crashes a page that is just being left.
+func find(role, name string) string {
+	return fmt.Sprintf(`[...document.querySelectorAll("h1, h2, a, button, input, textarea, table")].filter(e =>
+		(e.ariaLabel || e.labels?.length || e.textContent.replace(/\s+/g, " ").includes(%[2]q)) &&
+		e.computedRole === %[1]q && e.computedName === %[2]q && e.checkVisibility())`, role, name)
 }
 
-// node waits for an element with this role and name, and returns the first.
-func (p *tab) node(role, name string) *accessibility.Node {
+// node waits for an element with this role and name.
+func (p *tab) node(role, name string) {
 	p.t.Helper()
-	var node *accessibility.Node
-	p.await("the "+role+" "+name, func(ctx context.Context) (bool, error) {
-		found, err := p.find(ctx, role, name)
-		if len(found) > 0 {
-			node = found[0]
-		}
-		return node != nil, err
-	})
-	return node
+	p.until(find(role, name) + ".length > 0")
 }
 
-// has tells how many elements there are with this role and name.
-func (p *tab) has(role, name string) int {
+// has tells whether there is an element with this role and name.
+func (p *tab) has(role, name string) bool {
 	p.t.Helper()
-	found, err := p.find(p.ctx, role, name)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	return len(found)
+	return p.script("String("+find(role, name)+".length)") != "0"
 }
 
 // click clicks the first element with this role and name, as soon as there is one.
 func (p *tab) click(role, name string) {
 	p.t.Helper()
-	var x, y float64
-	p.await("the place of the "+role+" "+name, func(ctx context.Context) (bool, error) {
-		found, err := p.find(ctx, role, name)
-		if err != nil || len(found) == 0 {
-			return false, err
-		}
-		id := found[0].BackendDOMNodeID
-		if _, err := chromedp.Call(ctx, dom.ScrollIntoViewIfNeeded, dom.ScrollIntoViewIfNeededParams{BackendNodeID: id}); err != nil {
-			return false, err
-		}
-		shape, err := chromedp.Call(ctx, dom.GetContentQuads, dom.GetContentQuadsParams{BackendNodeID: id})
-		if err != nil || len(shape.Quads) == 0 {
-			return false, err
-		}
-		corners := shape.Quads[0]
-		x, y = (corners[0]+corners[4])/2, (corners[1]+corners[5])/2
-		return true, nil
+	var at []float64
+	p.await("the "+role+" "+name, func(ctx context.Context) (_ bool, err error) {
+		at, err = chromedp.Run(ctx, chromedp.Evaluate[[]float64](find(role, name)+`.slice(0, 1).flatMap(e => {
+			e.scrollIntoView({block: "center", behavior: "instant"});
+			const box = e.getClientRects()[0];
+			return [box.left + box.width / 2, box.top + box.height / 2];
+		})`))
+		return len(at) == 2, err
 	})
-	p.do(chromedp.MouseClickXY(x, y))
+	p.do(chromedp.MouseClickXY(at[0], at[1]))
 }
 
 // fill replaces what is in a field.
 func (p *tab) fill(name, text string) {
 	p.t.Helper()
-	id := p.node("textbox", name).BackendDOMNodeID
-	p.do(
-		command(dom.Focus, dom.FocusParams{BackendNodeID: id}),
-		command(input.DispatchKeyEvent, input.DispatchKeyEventParams{Type: input.DispatchKeyEventTypeRawKeyDown, Commands: []string{"selectAll"}}),
-		command(input.InsertText, input.InsertTextParams{Text: text}),
-	)
+	field := find("textbox", name) + "[0]"
+	p.until(fmt.Sprintf("(e => { e.focus(); e.select(); return document.activeElement === e })(%s)", field))
+	p.do(command(input.InsertText, input.InsertTextParams{Text: text}))
+	p.until(fmt.Sprintf("%s.value === %q", field, text))
 }
 
 // holds waits until a field has a value.
 func (p *tab) holds(name, want string) {
 	p.t.Helper()
-	p.await(fmt.Sprintf("the field %s to hold %q", name, want), func(ctx context.Context) (bool, error) {
-		found, err := p.find(ctx, "textbox", name)
-		return len(found) > 0 && saying(found[0].Value) == want, err
-	})
+	p.until(fmt.Sprintf("%s[0].value === %q", find("textbox", name), want))
 }
 
 // described waits until a field is marked as wrong and says why, with this in its words.
 func (p *tab) described(name, part string) {
 	p.t.Helper()
-	p.await(fmt.Sprintf("the field %s to say %q", name, part), func(ctx context.Context) (bool, error) {
-		found, err := p.find(ctx, "textbox", name)
-		if err != nil || len(found) == 0 {
-			return false, err
-		}
-		wrong := slices.ContainsFunc(found[0].Properties, func(property *accessibility.Property) bool {
-			return property.Name == accessibility.PropertyNameInvalid && saying(property.Value) == "true"
-		})
-		return wrong && strings.Contains(saying(found[0].Description), part), nil
-	})
-}
-
-// saying is the text of a value of the accessibility tree.
-func saying(v *accessibility.Value) string {
-	if v == nil {
-		return ""
-	}
-	text, err := strconv.Unquote(string(v.Value))
-	if err != nil {
-		return string(v.Value)
-	}
-	return text
+	p.until(fmt.Sprintf(`(e => e.ariaInvalid === "true" && e.ariaDescribedByElements.some(d => d.innerText.includes(%q)))(%s[0])`, part, find("textbox", name)))
 }
 
 // press presses keys, one after the other.

@@ -5,27 +5,47 @@ import (
 	"testing"
 )
 
-// logIn logs in to the console and waits for its first page.
-func (p *tab) logIn(s *system, token string) {
-	p.t.Helper()
-	p.visit(s.env["ADMIN_URL"] + "/console/")
-	p.fill("Admin token", s.env[token])
-	p.click("button", "Log in")
-	p.until("location.pathname === '/console/'")
-	p.node("heading", "Overview")
-}
-
 // Every page can be used by everybody, in both themes, and fits on a phone.
-func TestEveryPageIsAccessible(t *testing.T) {
+func TestEveryPageIsUsable(t *testing.T) {
 	s := needSystem(t)
 	p := open(t)
-	for _, path := range []string{"/"} {
-		p.suits(s.env["MEMBER_URL"] + path)
-	}
-	p.suits(s.env["ADMIN_URL"] + "/console/login")
+	p.suits(s.env["MEMBER_URL"])
+	p.fillIn(someone(), password)
+	p.sees("Your storage is ready")
+	p.usable("the end of a signup")
+	p.suits(s.console("login"))
 	p.logIn(s, "ADMIN_TOKEN")
-	for _, path := range []string{""} {
-		p.suits(s.env["ADMIN_URL"] + "/console/" + path)
+	p.usable("an overview when all is well")
+	for _, path := range []string{"failures", "retries", "dead"} {
+		p.suits(s.console(path)) // empty
+	}
+	p.expect("status of 422") // a filter that cannot be read
+	failed := s.rejected(t, 1)[0]
+	for _, path := range []string{
+		"", "failures", "retries/new?state=needs_attention", "sagas", "sagas?state=needs_attention",
+		"sagas?created_after=never", "sagas/" + s.saga(t, failed), "audit",
+	} {
+		p.suits(s.console(path))
+	}
+	p.expect("status of 404")
+	p.suits(s.console("nothing"))
+	p.retryAll(s)
+	p.suits(s.console("retries"))
+	p.suits(s.console("audit"))
+}
+
+// The policy of each listener refuses what a page was tricked into.
+func TestInjectedScriptsAreRefused(t *testing.T) {
+	s := needSystem(t)
+	for _, address := range []string{s.env["MEMBER_URL"], s.console("login")} {
+		p := open(t)
+		p.visit(address)
+		p.script(`(s => { s.textContent = "document.title = 'injected'"; document.body.append(s); return "" })(document.createElement("script"))`)
+		p.expect("csp: script-src")
+		p.expect("Executing inline script violates")
+		if title := p.script("document.title"); title == "injected" {
+			t.Errorf("%s runs a script that was injected", address)
+		}
 	}
 }
 

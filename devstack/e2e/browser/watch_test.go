@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/chromedp/cdproto/audits"
+	"github.com/chromedp/cdproto/inspector"
 	"github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/page"
@@ -49,6 +50,8 @@ func (w *watch) event(event any) {
 		if !e.Canceled {
 			w.add("request failed: %s %s", e.ErrorText, e.BlockedReason)
 		}
+	case *inspector.EventTargetCrashed:
+		w.add("the page's process crashed")
 	case *page.EventFrameNavigated:
 		w.mu.Lock()
 		w.loads++
