@@ -92,7 +92,7 @@ func troubles(o client.Overview) (found []trouble) {
 	add(o.DeadEvents > 0, trouble{"bad", plural(int(o.DeadEvents), "event") + " could not be published: the broker refuses what is in them.",
 		home + "dead", "See the dead letters", "DeadEvents"})
 	add(o.Stranded > 0, trouble{"bad", plural(o.Stranded, "member") + " had lost the storage that they were told was ready. It has been asked for again.", "", "", "Stranded"})
-	add(o.Orphans > 0, trouble{"wait", plural(o.Orphans, "storage") + " without a member. Nothing touches them.", "", "", "Orphans"})
+	add(o.Orphans > 0, trouble{"wait", plural(o.Orphans, "storage") + " without a member: reported, and never touched.", "", "", "Orphans"})
 	if last := o.ReconciledAt; last != nil {
 		age := o.At.Sub(*last)
 		add(age > reconciledTooLong*time.Hour, trouble{"wait", "The last reconciliation ended " + span(age.Seconds()) + " ago: nobody has looked for stranded members since.", "", "", "ReconciliationStale"})
