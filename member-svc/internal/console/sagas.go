@@ -125,9 +125,13 @@ func (c *Console) retryChosen(r *http.Request) (string, error) {
 	if err != nil {
 		return "", invalid("back", "cannot be read")
 	}
-	accepted, refused := 0, []string(nil)
+	accepted, lost, refused := 0, false, []string(nil)
 	for i, one := range chosen {
 		id, version, _ := strings.Cut(one, ":")
+		if lost {
+			refused = append(refused, id+":not_tried")
+			continue
+		}
 		act, err := actOf(r, version)
 		if err == nil {
 			_, err = c.api.Retry(r.Context(), id, act)
@@ -136,19 +140,14 @@ func (c *Console) retryChosen(r *http.Request) (string, error) {
 		switch known := errors.As(err, &p) && refusals[p.Code] != ""; {
 		case err == nil:
 			accepted++
-			continue
 		case known:
 			refused = append(refused, id+":"+p.Code)
-			continue
 		case i == 0:
-			return "", err // nothing was done
+			return "", err // nothing else was tried
+		default:
+			lost = true
+			refused = append(refused, id+":unknown")
 		}
-		refused = append(refused, id+":unknown")
-		for _, rest := range chosen[i+1:] {
-			id, _, _ := strings.Cut(rest, ":")
-			refused = append(refused, id+":not_tried")
-		}
-		break
 	}
 	back["accepted"], back["refused"] = []string{strconv.Itoa(accepted)}, refused
 	return home + "sagas?" + back.Encode(), nil
