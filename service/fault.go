@@ -84,32 +84,6 @@ func (f *fault) relay(lane string) func(step string) error {
 
 type faultKey struct{}
 
-// TraceQueryStart implements pgx.QueryTracer.
-func (f *fault) TraceQueryStart(ctx context.Context, conn *pgx.Conn, q pgx.TraceQueryStartData) context.Context {
-	return f.started(ctx, conn, q.SQL)
-}
-
-// TraceQueryEnd implements pgx.QueryTracer.
-func (f *fault) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, q pgx.TraceQueryEndData) {
-	f.ended(ctx, q.Err)
-}
-
-// TraceBatchStart implements pgx.BatchTracer.
-func (f *fault) TraceBatchStart(ctx context.Context, conn *pgx.Conn, b pgx.TraceBatchStartData) context.Context {
-	if len(b.Batch.QueuedQueries) == 0 {
-		return ctx
-	}
-	return f.started(ctx, conn, b.Batch.QueuedQueries[0].SQL)
-}
-
-// TraceBatchQuery implements pgx.BatchTracer.
-func (f *fault) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
-
-// TraceBatchEnd implements pgx.BatchTracer.
-func (f *fault) TraceBatchEnd(ctx context.Context, _ *pgx.Conn, b pgx.TraceBatchEndData) {
-	f.ended(ctx, b.Err)
-}
-
 func (f *fault) started(ctx context.Context, conn *pgx.Conn, sql string) context.Context {
 	const first = "fault: first statement of the transaction"
 	session := conn.PgConn().CustomData()

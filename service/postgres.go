@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/multitracer"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -56,10 +55,11 @@ func openPool(ctx context.Context, url Secret, log *slog.Logger, f *fault) (*pgx
 		conn.TypeMap().RegisterType(&pgtype.Type{Name: "timestamptz", OID: pgtype.TimestamptzOID, Codec: &pgtype.TimestamptzCodec{ScanLocation: time.UTC}})
 		return nil
 	}
-	cfg.ConnConfig.Tracer = queryTracer{}
+	observers := observed{querySpans{}}
 	if f != nil {
-		cfg.ConnConfig.Tracer = multitracer.New(f, queryTracer{})
+		observers = append(observers, f)
 	}
+	cfg.ConnConfig.Tracer = observers
 	if !strings.Contains(url.Reveal(), "pool_max_conns") {
 		cfg.MaxConns = defaultMaxConns
 	}
@@ -72,6 +72,47 @@ func openPool(ctx context.Context, url Secret, log *slog.Logger, f *fault) (*pgx
 		return nil, err
 	}
 	return pool, nil
+}
+
+// observer is told of each statement when it is sent and when it has ended. A batch goes
+// by its first one.
+type observer interface {
+	started(ctx context.Context, conn *pgx.Conn, sql string) context.Context
+	ended(ctx context.Context, err error)
+}
+
+// observed makes a tracer for pgx of observers.
+type observed []observer
+
+// TraceQueryStart implements pgx.QueryTracer.
+func (all observed) TraceQueryStart(ctx context.Context, conn *pgx.Conn, q pgx.TraceQueryStartData) context.Context {
+	for _, o := range all {
+		ctx = o.started(ctx, conn, q.SQL)
+	}
+	return ctx
+}
+
+// TraceQueryEnd implements pgx.QueryTracer.
+func (all observed) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, q pgx.TraceQueryEndData) {
+	for _, o := range all {
+		o.ended(ctx, q.Err)
+	}
+}
+
+// TraceBatchStart implements pgx.BatchTracer.
+func (all observed) TraceBatchStart(ctx context.Context, conn *pgx.Conn, b pgx.TraceBatchStartData) context.Context {
+	if len(b.Batch.QueuedQueries) == 0 {
+		return ctx
+	}
+	return all.TraceQueryStart(ctx, conn, pgx.TraceQueryStartData{SQL: b.Batch.QueuedQueries[0].SQL})
+}
+
+// TraceBatchQuery implements pgx.BatchTracer.
+func (observed) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
+
+// TraceBatchEnd implements pgx.BatchTracer.
+func (all observed) TraceBatchEnd(ctx context.Context, conn *pgx.Conn, b pgx.TraceBatchEndData) {
+	all.TraceQueryEnd(ctx, conn, pgx.TraceQueryEndData{Err: b.Err})
 }
 
 // waitFor calls ready, with back-off, until it succeeds or ctx ends.

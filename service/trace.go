@@ -242,38 +242,12 @@ func (c *consumer) traceMessages(ctx context.Context, batch []Message) (context.
 	return ctx, spans
 }
 
-// queryTracer makes a span of each named query within a span of this process.
-type queryTracer struct{}
-
-// TraceQueryStart implements pgx.QueryTracer.
-func (queryTracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, q pgx.TraceQueryStartData) context.Context {
-	return startQuery(ctx, q.SQL)
-}
-
-// TraceQueryEnd implements pgx.QueryTracer.
-func (queryTracer) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, q pgx.TraceQueryEndData) {
-	endQuery(ctx, q.Err)
-}
-
-// TraceBatchStart implements pgx.BatchTracer. A batch goes by the name of its first query.
-func (queryTracer) TraceBatchStart(ctx context.Context, _ *pgx.Conn, b pgx.TraceBatchStartData) context.Context {
-	if len(b.Batch.QueuedQueries) == 0 {
-		return ctx
-	}
-	return startQuery(ctx, b.Batch.QueuedQueries[0].SQL)
-}
-
-// TraceBatchQuery implements pgx.BatchTracer.
-func (queryTracer) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
-
-// TraceBatchEnd implements pgx.BatchTracer.
-func (queryTracer) TraceBatchEnd(ctx context.Context, _ *pgx.Conn, b pgx.TraceBatchEndData) {
-	endQuery(ctx, b.Err)
-}
+// querySpans makes a span of each named query within a span of this process.
+type querySpans struct{}
 
 type queryKey struct{}
 
-func startQuery(ctx context.Context, sql string) context.Context {
+func (querySpans) started(ctx context.Context, _ *pgx.Conn, sql string) context.Context {
 	parent := trace.SpanFromContext(ctx)
 	if !parent.IsRecording() {
 		return ctx
@@ -287,7 +261,7 @@ func startQuery(ctx context.Context, sql string) context.Context {
 	return context.WithValue(ctx, queryKey{}, span)
 }
 
-func endQuery(ctx context.Context, err error) {
+func (querySpans) ended(ctx context.Context, err error) {
 	span, ok := ctx.Value(queryKey{}).(trace.Span)
 	if !ok {
 		return

@@ -57,7 +57,7 @@ func TestTracingOffCostsNothing(t *testing.T) {
 	r := httptest.NewRequest(http.MethodGet, "/", http.NoBody)
 	r.Header.Set("Traceparent", elsewhere)
 	batch := []Message{{Headers: map[string][]string{"ce-id": {"1"}}}}
-	log := tracedLog{slog.DiscardHandler}
+	log, observers := tracedLog{slog.DiscardHandler}, observed{querySpans{}}
 	query, queries := pgx.TraceQueryStartData{SQL: "-- name: test\nSELECT 1"}, &pgx.Batch{QueuedQueries: []*pgx.QueuedQuery{{SQL: "-- name: test\nSELECT 1"}}}
 	for name, f := range map[string]func(){
 		"Start": func() { _, span := tracer.Start(ctx, "test", trace.SpanKindInternal); span.End() },
@@ -69,10 +69,10 @@ func TestTracingOffCostsNothing(t *testing.T) {
 		"request":     func() { _, span := traceRequest(r); endRequest(span, http.StatusOK) },
 		"messages":    func() { _, _ = c.traceMessages(ctx, batch) },
 		"query": func() {
-			queryTracer{}.TraceQueryEnd(queryTracer{}.TraceQueryStart(ctx, nil, query), nil, pgx.TraceQueryEndData{})
+			observers.TraceQueryEnd(observers.TraceQueryStart(ctx, nil, query), nil, pgx.TraceQueryEndData{})
 		},
 		"batch": func() {
-			queryTracer{}.TraceBatchEnd(queryTracer{}.TraceBatchStart(ctx, nil, pgx.TraceBatchStartData{Batch: queries}), nil, pgx.TraceBatchEndData{})
+			observers.TraceBatchEnd(observers.TraceBatchStart(ctx, nil, pgx.TraceBatchStartData{Batch: queries}), nil, pgx.TraceBatchEndData{})
 		},
 		"log":   func() { _ = log.Handle(ctx, slog.Record{}) },
 		"Close": func() { _ = tracer.Close(ctx) },
