@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -95,14 +96,24 @@ ORDER BY at`)
 }
 
 func (s *Store) count(ctx context.Context, o *Overview) error {
-	rows, err := s.pool.Query(ctx, `-- name: countSagas
-SELECT state, count(*) FROM (SELECT state FROM signup_saga ORDER BY created_at DESC, id DESC LIMIT $1) s GROUP BY state`, countable+1)
+	var all, left int // -1: never analysed
+	err := s.pool.QueryRow(ctx, `-- name: estimateSagas
+SELECT (SELECT reltuples FROM pg_class WHERE oid = 'signup_saga'::regclass)::int, (SELECT reltuples FROM pg_class WHERE oid = 'signup_saga_withdrawn'::regclass)::int`).
+		Scan(&all, &left)
 	if err != nil {
 		return err
 	}
-	total := 0
-	if o.Counts, total, err = collectCounts(rows); err != nil || total <= countable {
-		return err
+	if all < 2*countable {
+		rows, err := s.pool.Query(ctx, fmt.Sprintf(`-- name: countSagas
+SELECT state, count(*) FROM (SELECT state FROM signup_saga ORDER BY created_at DESC, id DESC LIMIT %d) s GROUP BY state`, countable+1))
+		if err != nil {
+			return err
+		}
+		total := 0
+		if o.Counts, total, err = collectCounts(rows); err != nil || total <= countable {
+			return err
+		}
+		all = max(all, total)
 	}
 	if o.Counts, err = s.countUnsettled(ctx, openShown); err != nil {
 		return err
@@ -114,13 +125,9 @@ SELECT state, count(*) FROM (SELECT state FROM signup_saga ORDER BY created_at D
 			o.Estimated = append(o.Estimated, state)
 		}
 	}
-	var all, left int // -1: never analysed
-	err = s.pool.QueryRow(ctx, `-- name: estimateSagas
-SELECT (SELECT reltuples FROM pg_class WHERE oid = 'signup_saga'::regclass)::int, (SELECT reltuples FROM pg_class WHERE oid = 'signup_saga_withdrawn'::regclass)::int`).
-		Scan(&all, &left)
 	o.Counts[saga.Withdrawn] = max(left, 0)
-	o.Counts[saga.Ready] = max(max(all, total)-unsettled-o.Counts[saga.Withdrawn], 0)
-	return err
+	o.Counts[saga.Ready] = max(all-unsettled-o.Counts[saga.Withdrawn], 0)
+	return nil
 }
 
 // CountUnsettled counts the sagas that are not at an end, by state: up to 100,000 of
@@ -131,10 +138,10 @@ func (s *Store) CountUnsettled(ctx context.Context) (map[saga.State]int, error) 
 }
 
 func (s *Store) countUnsettled(ctx context.Context, open int) (map[saga.State]int, error) {
-	rows, err := s.pool.Query(ctx, `-- name: countUnsettled
-SELECT 'provisioning', count(*) FROM (SELECT FROM signup_saga WHERE state NOT IN ('ready', 'withdrawn') AND state = 'provisioning' LIMIT $1) s UNION ALL
-SELECT 'withdrawing', count(*) FROM (SELECT FROM signup_saga WHERE state NOT IN ('ready', 'withdrawn') AND state = 'withdrawing' LIMIT $1) s UNION ALL
-SELECT state, count(*) FROM (SELECT state FROM saga_failure LIMIT $2) s GROUP BY state`, open, failuresMost)
+	rows, err := s.pool.Query(ctx, fmt.Sprintf(`-- name: countUnsettled
+SELECT 'provisioning', count(*) FROM (SELECT FROM signup_saga WHERE state NOT IN ('ready', 'withdrawn') AND state = 'provisioning' LIMIT %[1]d) s UNION ALL
+SELECT 'withdrawing', count(*) FROM (SELECT FROM signup_saga WHERE state NOT IN ('ready', 'withdrawn') AND state = 'withdrawing' LIMIT %[1]d) s UNION ALL
+SELECT state, count(*) FROM (SELECT state FROM saga_failure LIMIT %[2]d) s GROUP BY state`, open, failuresMost))
 	if err != nil {
 		return nil, err
 	}

@@ -285,7 +285,7 @@ func TestOperatorsAskCheaply(t *testing.T) {
 	within("a retry", few, func() error { _, err := st.Retry(t.Context(), "00000000-0000-7000-8000-000000000777"); return err })
 	const failures = mixed / 4
 	within("failures", cost{rows: failures + 200, blocks: 1_000, sorted: 40}, func() error { _, err := st.Failures(t.Context(), page); return err })
-	within("overview", cost{rows: failures + 14_000, blocks: 1_000, sorted: 60}, func() error { _, err := st.Overview(t.Context()); return err })
+	within("overview", cost{rows: failures + 4_000, blocks: 1_000, sorted: 60}, func() error { _, err := st.Overview(t.Context()); return err })
 	group := store.Filter{Error: "rejected:0"}
 	within("counting a group", cost{rows: 2 * failures, blocks: 2 * failures}, func() error { _, err := st.CountRetryable(t.Context(), group); return err })
 	checkPages(t, pool, st)
