@@ -58,7 +58,7 @@ func open(t testing.TB, settings ...setting) *tab {
 	if err := chromedp.Do(ctx); err != nil {
 		t.Fatal(err)
 	}
-	p.do(command(audits.Enable, cdp.Empty{}))
+	p.do(command(audits.Enable, cdp.Empty{}), desktop)
 	p.do(settings...)
 	t.Cleanup(func() {
 		if t.Failed() {

@@ -3,12 +3,20 @@
 package browser
 
 import (
+	"bytes"
 	"fmt"
+	"image"
+	"image/color"
+	"image/png"
+	"maps"
+	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/chromedp/chromedp"
+	"github.com/jackc/pgx/v5"
 )
 
 // pictures is where the documents look for them.
@@ -17,16 +25,22 @@ const pictures = "../../../docs/img"
 // TestScreenshots writes pictures of the pages, in both themes, from a system in which something is going on.
 func TestScreenshots(t *testing.T) {
 	s := needSystem(t)
-	for i := range 60 {
+	for i := range 150 {
 		s.signUp(t, resident(i))
 	}
 	s.setProvider(t, "reject")
-	var last string
+	var last string // fails once more after a retry
 	for i := range 24 {
-		last = resident(100 + i)
-		s.awaitState(t, s.signUp(t, last), "needs_attention")
+		last = resident(150 + i)
+		signup := s.signUp(t, last)
+		s.awaitState(t, signup, "needs_attention")
+		if i == 23 {
+			retry := s.env["ADMIN_URL"] + "/admin/v1/sagas/" + s.saga(t, last) + "/retry"
+			s.call(t, http.MethodPost, retry, s.env["ADMIN_TOKEN"], `{"reason":"The provider says that it works again"}`)
+			s.awaitState(t, signup, "needs_attention")
+		}
 	}
-	s.setProvider(t, "none")
+	s.spread(t, last)
 
 	p := open(t)
 	p.visit(s.env["MEMBER_URL"])
@@ -53,8 +67,9 @@ func TestScreenshots(t *testing.T) {
 	p.fill("Reason", "The provider has raised our quota")
 	p.fill("Sagas per second, at most", "2")
 	p.click("button", "Retry 24 signups")
-	p.until("document.querySelector('progress')?.value > 5")
+	p.until("document.querySelector('progress')?.value > 8")
 	p.picture("operation")
+	p.sees("finished")
 
 	p.visit(s.env["FAULTS_URL"])
 	p.click("button", "Kill smtp")
@@ -64,6 +79,30 @@ func TestScreenshots(t *testing.T) {
 	p.picture("faults")
 	p.click("button", "Start smtp")
 	p.sees("Everything runs")
+}
+
+// spread has the signups and the failures of the last seconds happen in the last hour, but for those of one member.
+func (s *system) spread(t *testing.T, but string) {
+	t.Helper()
+	db, err := pgx.Connect(t.Context(), s.env["MEMBER_DATABASE_URL"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close(t.Context())
+	const earlier = `
+UPDATE signup_saga s SET created_at = created_at - minutes * interval '1 minute'
+FROM (SELECT id, 7 * power(row_number() OVER (ORDER BY created_at, id), 2)::int % 58 AS minutes FROM signup_saga) past
+WHERE past.id = s.id AND s.id <> $1`
+	if _, err := db.Exec(t.Context(), earlier, s.saga(t, but)); err != nil {
+		t.Fatal(err)
+	}
+	const failed = `
+UPDATE saga_failure f SET created_at = created_at - minutes * interval '1 minute', updated_at = updated_at - minutes * interval '1 minute'
+FROM (SELECT id, 4 + 0.03 * power(row_number() OVER (ORDER BY created_at, id), 2) AS minutes FROM saga_failure) past
+WHERE past.id = f.id AND f.id <> $1`
+	if _, err := db.Exec(t.Context(), failed, s.saga(t, but)); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // resident is a username that looks like one.
@@ -77,13 +116,44 @@ func (p *tab) picture(name string) {
 	p.t.Helper()
 	for theme, look := range map[string]setting{"light": light, "dark": dark} {
 		p.do(look)
-		png, err := chromedp.Run(p.ctx, chromedp.CaptureScreenshot())
+		shot, err := chromedp.Run(p.ctx, chromedp.CaptureScreenshot())
 		if err != nil {
 			p.t.Fatal(err)
 		}
-		if err := os.WriteFile(filepath.Join(pictures, name+"-"+theme+".png"), png, 0o644); err != nil {
+		all, err := png.Decode(bytes.NewReader(shot))
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		var small bytes.Buffer
+		if err := (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(&small, fewerColours(all)); err != nil {
+			p.t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(pictures, name+"-"+theme+".png"), small.Bytes(), 0o644); err != nil {
 			p.t.Fatal(err)
 		}
 	}
 	p.do(light)
+}
+
+// fewerColours keeps the 256 most frequent colours, which halves the file: the others are shades at the edges of letters.
+func fewerColours(all image.Image) image.Image {
+	area := all.Bounds()
+	count := map[color.Color]int{}
+	for y := range area.Dy() {
+		for x := range area.Dx() {
+			count[all.At(x, y)]++
+		}
+	}
+	palette := color.Palette(slices.SortedFunc(maps.Keys(count), func(a, b color.Color) int { return count[b] - count[a] }))
+	few := image.NewPaletted(area, palette[:min(len(palette), 256)])
+	nearest := map[color.Color]uint8{}
+	for c := range count {
+		nearest[c] = uint8(few.Palette.Index(c))
+	}
+	for y := range area.Dy() {
+		for x := range area.Dx() {
+			few.SetColorIndex(x, y, nearest[all.At(x, y)])
+		}
+	}
+	return few
 }
