@@ -226,7 +226,7 @@ func (o *operator) questions(ctx context.Context, retry string) ([]question, err
 		{shown: "audit of a saga", path: "audit?saga_id=" + *audit.Items[0].SagaID},
 	}
 	for _, filter := range []string{"state=provisioning", "state=ready", "state=needs_attention", "state=withdrawing", "state=withdraw_needs_attention", "state=withdrawn",
-		"plan=plus", "plan=pro", "delayed=true", "delayed=false", "username=user500000"} {
+		"plan=plus", "plan=pro", "delayed=true", "delayed=false", "username=user500000", "member_id=" + saga} {
 		lists = append(lists, question{shown: "sagas, " + filter, path: "sagas?" + filter})
 	}
 	for _, filter := range []string{"actor=operator5", "action=cancel", "actor=operator5&action=retried"} {

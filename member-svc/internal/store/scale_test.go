@@ -218,7 +218,7 @@ func filters() map[string]store.Filter {
 	vary(states)
 	vary(map[string]func(*store.Filter){
 		"common error": func(f *store.Filter) { f.Error = "rejected:0" }, "rare error": func(f *store.Filter) { f.Error = "rejected:7" },
-		"name": func(f *store.Filter) { f.UsernameKey = "user777" },
+		"name": func(f *store.Filter) { f.UsernameKey = "user777" }, "member": func(f *store.Filter) { f.MemberID = "00000000-0000-7000-8000-000000000777" },
 	})
 	vary(map[string]func(*store.Filter){"plan": func(f *store.Filter) { f.Plan = "pro" }})
 	vary(map[string]func(*store.Filter){"delayed": func(f *store.Filter) { f.Delayed = &yes }, "in time": func(f *store.Filter) { f.Delayed = &no }})
