@@ -57,6 +57,8 @@ func TestGroupIsRetriedAndWatched(t *testing.T) {
 	p.logIn(s, "ADMIN_TOKEN")
 	p.click("link", "Failures")
 	p.node("heading", "10 sagas rejected")
+	p.click("button", "Copy message")
+	p.node("button", "Copied")
 	p.click("link", "Retry this group…")
 
 	p.sees("10 sagas")

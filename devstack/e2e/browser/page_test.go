@@ -110,10 +110,16 @@ func (p *tab) await(what string, cond func(ctx context.Context) (bool, error)) {
 	}
 }
 
-// until waits until an expression of JavaScript is true. It is evaluated by the debugger, which no policy of the page hinders.
+// until waits until an expression of JavaScript is true.
 func (p *tab) until(expression string) {
 	p.t.Helper()
-	p.await(expression, func(ctx context.Context) (bool, error) {
+	p.becomes(expression, expression)
+}
+
+// becomes waits until something is so. The debugger evaluates the expression, and no policy of the page hinders it.
+func (p *tab) becomes(what, expression string) {
+	p.t.Helper()
+	p.await(what, func(ctx context.Context) (bool, error) {
 		return chromedp.Run(ctx, chromedp.Evaluate[bool]("Boolean("+expression+")"))
 	})
 }
@@ -122,7 +128,7 @@ func (p *tab) until(expression string) {
 func (p *tab) sees(texts ...string) {
 	p.t.Helper()
 	for _, text := range texts {
-		p.until(fmt.Sprintf("document.body?.innerText.includes(%q)", text))
+		p.becomes(fmt.Sprintf("%q", text), fmt.Sprintf("document.body?.innerText.includes(%q)", text))
 	}
 }
 
@@ -152,7 +158,7 @@ func find(role, name string) string {
 // node waits for an element with this role and name.
 func (p *tab) node(role, name string) {
 	p.t.Helper()
-	p.until(find(role, name) + ".length > 0")
+	p.becomes("the "+role+" "+name, find(role, name)+".length > 0")
 }
 
 // has tells whether there is an element with this role and name.
@@ -180,21 +186,21 @@ func (p *tab) click(role, name string) {
 func (p *tab) fill(name, text string) {
 	p.t.Helper()
 	field := find("textbox", name) + "[0]"
-	p.until(fmt.Sprintf("(e => { e.focus(); e.select(); return document.activeElement === e })(%s)", field))
+	p.becomes("the field "+name, fmt.Sprintf("(e => { e.focus(); e.select(); return document.activeElement === e })(%s)", field))
 	p.do(command(input.InsertText, input.InsertTextParams{Text: text}))
-	p.until(fmt.Sprintf("%s.value === %q", field, text))
+	p.holds(name, text)
 }
 
 // holds waits until a field has a value.
 func (p *tab) holds(name, want string) {
 	p.t.Helper()
-	p.until(fmt.Sprintf("%s[0].value === %q", find("textbox", name), want))
+	p.becomes(fmt.Sprintf("%q in the field %s", want, name), fmt.Sprintf("%s[0].value === %q", find("textbox", name), want))
 }
 
 // described waits until a field is marked as wrong and says why, with this in its words.
 func (p *tab) described(name, part string) {
 	p.t.Helper()
-	p.until(fmt.Sprintf(`(e => e.ariaInvalid === "true" && e.ariaDescribedByElements.some(d => d.innerText.includes(%q)))(%s[0])`, part, find("textbox", name)))
+	p.becomes(fmt.Sprintf("%q at the field %s", part, name), fmt.Sprintf(`(e => e.ariaInvalid === "true" && e.ariaDescribedByElements.some(d => d.innerText.includes(%q)))(%s[0])`, part, find("textbox", name)))
 }
 
 // press presses keys, one after the other.

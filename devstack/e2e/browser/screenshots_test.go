@@ -91,7 +91,7 @@ func (s *system) spread(t *testing.T, but string) {
 	defer db.Close(t.Context())
 	const earlier = `
 UPDATE signup_saga s SET created_at = created_at - minutes * interval '1 minute'
-FROM (SELECT id, 7 * power(row_number() OVER (ORDER BY created_at, id), 2)::int % 58 AS minutes FROM signup_saga) past
+FROM (SELECT id, abs(hashint4(row_number() OVER (ORDER BY created_at, id)::int)) % 58 AS minutes FROM signup_saga) past
 WHERE past.id = s.id AND s.id <> $1`
 	if _, err := db.Exec(t.Context(), earlier, s.saga(t, but)); err != nil {
 		t.Fatal(err)

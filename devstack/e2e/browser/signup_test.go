@@ -22,11 +22,12 @@ func (p *tab) fillIn(username, password string) {
 
 func TestSignUpIsWatchedUntilReady(t *testing.T) {
 	s := needSystem(t)
+	s.provider(t, "slow")
 	p := open(t)
 	p.visit(s.env["MEMBER_URL"])
 	username := someone()
 	p.fillIn(username, password)
-	p.sees("You are in, "+username, "Your account is open")
+	p.sees("You are in, "+username, "Your account is open", "Your storage is being prepared")
 	loaded := p.loaded()
 	p.sees("Your storage is ready")
 	if p.loaded() != loaded {

@@ -130,7 +130,7 @@ func (s *system) provider(t testing.TB, mode string) {
 
 func (s *system) setProvider(t testing.TB, mode string) {
 	t.Helper()
-	body := fmt.Sprintf(`{"mode":%q,"probability":1,"latency_ms":0}`, mode)
+	body := fmt.Sprintf(`{"mode":%q,"probability":1,"latency_ms":1000}`, mode)
 	s.call(t, http.MethodPut, s.env["STORAGE_URL"]+"/v1/faults", s.env["STORAGE_TOKEN"], body)
 	<-time.After(faultSettles)
 }
