@@ -65,7 +65,7 @@ func together(t *testing.T, s *svc, n int, body string, headers ...string) (coun
 // crowded is a service with room for all requests of a crowd, however slow the machine.
 func crowded(t *testing.T, url string) *svc {
 	t.Helper()
-	env := environment(t, url, "nats://127.0.0.1:1")
+	env := environment(t, url+"&connect_timeout=60", "nats://127.0.0.1:1")
 	maps.Copy(env, map[string]string{"HASH_CONCURRENCY": "16", "HASH_QUEUE_WAIT": "1m", "DATABASE_TIMEOUT": "1m", "HASH_MEMORY_KIB": "64"})
 	return start(t, env)
 }

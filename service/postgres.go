@@ -29,7 +29,8 @@ const (
 
 // OpenPool opens a pool and waits, with back-off, until Postgres answers; it
 // fails only for a malformed url or when ctx ends. A connection attempt takes at
-// most 2 s. The pool has 16 connections unless the url sets pool_max_conns.
+// most 2 s, and the pool has 16 connections, unless the url sets connect_timeout and
+// pool_max_conns.
 func OpenPool(ctx context.Context, url string, log *slog.Logger) (*pgxpool.Pool, error) {
 	return openPool(ctx, NewSecret(url), log, nil)
 }
@@ -49,7 +50,9 @@ func openPool(ctx context.Context, url Secret, log *slog.Logger, f *fault) (*pgx
 		c.User, c.Password = now.ConnConfig.User, now.ConnConfig.Password
 		return nil
 	}
-	cfg.ConnConfig.ConnectTimeout = connectTimeout
+	if !strings.Contains(url.Reveal(), "connect_timeout") {
+		cfg.ConnConfig.ConnectTimeout = connectTimeout
+	}
 	// Times are shown in UTC, wherever a process runs.
 	cfg.AfterConnect = func(_ context.Context, conn *pgx.Conn) error {
 		conn.TypeMap().RegisterType(&pgtype.Type{Name: "timestamptz", OID: pgtype.TimestamptzOID, Codec: &pgtype.TimestamptzCodec{ScanLocation: time.UTC}})

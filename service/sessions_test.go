@@ -28,7 +28,7 @@ func TestSessionStandsForItsToken(t *testing.T) {
 	sessions := &service.Sessions{Tokens: tokens, Secret: []byte("one secret of all replicas"), Lifetime: time.Hour}
 	begin := func(s *service.Sessions, secret string) string {
 		session, ends, ok := s.Begin(secret)
-		if !ok || ends.Sub(time.Now()).Round(time.Minute) != s.Lifetime.Round(time.Minute) {
+		if !ok || time.Until(ends).Round(time.Minute) != s.Lifetime.Round(time.Minute) {
 			t.Fatalf("session %v, %v", ok, ends)
 		}
 		return session
