@@ -6,41 +6,54 @@ import (
 	"time"
 )
 
-// Heartbeat is a comment in a stream of events: it tells either end that the other one
-// is still there.
-const Heartbeat = ":\n\n"
-
-// EventWriter writes Server-Sent Events to a client that may not read.
-type EventWriter struct {
-	w       io.Writer
-	control *http.ResponseController
-	timeout time.Duration
+// EventPace says how a stream of events goes on.
+type EventPace struct {
+	Heartbeat time.Duration // a comment after each, so that either end learns that the other one is gone
+	Write     time.Duration // within which a client has to take what is written
+	Lifetime  time.Duration // after which a stream ends, and the client comes again
 }
 
-// OpenEvents begins a response of events, each of which the client has to take within
-// timeout. No proxy is to keep it for itself, and the connection is not for other
-// requests afterwards. Close must be called before the handler returns.
-func OpenEvents(w http.ResponseWriter, timeout time.Duration) EventWriter {
-	e := EventWriter{w, http.NewResponseController(w), timeout}
+// Event is text for a client of Server-Sent Events: fields of one event or more, each
+// closed by an empty line.
+type Event struct {
+	Text string
+	Last bool // nothing follows
+}
+
+// StreamEvents answers with first and then with what event makes of each piece of news,
+// up to the last one. It ends earlier when the client is gone or does not read, when the
+// server drains, and at the end of the lifetime. No proxy is to keep the response for
+// itself, and the connection is not for other requests afterwards.
+func StreamEvents[T any](w http.ResponseWriter, r *http.Request, pace EventPace, first Event, news <-chan T, event func(T) Event) {
+	control := http.NewResponseController(w)
+	// In place of the deadline that the server has set for short responses; once more for the end of the response.
+	extend := func() { _ = control.SetWriteDeadline(time.Now().Add(pace.Write)) }
+	defer extend()
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set("X-Accel-Buffering", "no") // tells nginx to pass on what it has
 	w.Header().Set("Connection", "close")
 	w.WriteHeader(http.StatusOK)
-	return e
-}
-
-// Write sends text: whole events, or a [Heartbeat].
-func (e EventWriter) Write(text string) error {
-	e.extend()
-	if _, err := io.WriteString(e.w, text); err != nil {
-		return err
+	beat := time.NewTicker(pace.Heartbeat)
+	defer beat.Stop()
+	end := time.NewTimer(pace.Lifetime)
+	defer end.Stop()
+	for next := first; ; {
+		extend()
+		if _, err := io.WriteString(w, next.Text); err != nil || control.Flush() != nil || next.Last {
+			return
+		}
+		select {
+		case n := <-news:
+			next = event(n)
+		case <-beat.C:
+			next = Event{Text: ":\n\n"}
+		case <-end.C:
+			return
+		case <-Draining(r.Context()):
+			return
+		case <-r.Context().Done():
+			return
+		}
 	}
-	return e.control.Flush()
 }
-
-// Close leaves the client its time for the end of the response.
-func (e EventWriter) Close() { e.extend() }
-
-// extend replaces the deadline that the server has set for short responses.
-func (e EventWriter) extend() { _ = e.control.SetWriteDeadline(time.Now().Add(e.timeout)) }

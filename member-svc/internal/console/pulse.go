@@ -2,7 +2,6 @@ package console
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"sync"
@@ -84,12 +83,12 @@ func (p *Pulse) leave(s chan struct{}) {
 }
 
 const (
-	maxStreams     = 256 // open pages of one process
-	pulseTimeout   = 2 * time.Second
-	streamTimeout  = 10 * time.Second // for a browser to take what is written
-	streamBeat     = 15 * time.Second
-	streamLifetime = 10 * time.Minute // then the session is looked at again
+	maxStreams   = 256 // open pages of one process
+	pulseTimeout = 2 * time.Second
 )
+
+// streamPace has a session looked at again at the end of a stream's lifetime.
+var streamPace = service.EventPace{Heartbeat: 15 * time.Second, Write: 10 * time.Second, Lifetime: 10 * time.Minute}
 
 // streamChanges sends an event whenever something has changed, and nothing of what.
 func (c *Console) streamChanges(w http.ResponseWriter, r *http.Request) {
@@ -100,28 +99,7 @@ func (c *Console) streamChanges(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer c.cfg.Pulse.leave(changes)
-	out := service.OpenEvents(w, streamTimeout)
-	defer out.Close()
-	beat := time.NewTicker(streamBeat)
-	defer beat.Stop()
-	end := time.NewTimer(streamLifetime)
-	defer end.Stop()
-	text := fmt.Sprintf("retry: %d\n\n", 2*time.Second/time.Millisecond)
-	for {
-		if out.Write(text) != nil {
-			return
-		}
-		select {
-		case <-changes:
-			text = "event: changed\ndata: {}\n\n"
-		case <-beat.C:
-			text = service.Heartbeat
-		case <-end.C:
-			return
-		case <-service.Draining(r.Context()):
-			return
-		case <-r.Context().Done():
-			return
-		}
-	}
+	service.StreamEvents(w, r, streamPace, service.Event{Text: "retry: 2000\n\n"}, changes, func(struct{}) service.Event {
+		return service.Event{Text: "event: changed\ndata: {}\n\n"}
+	})
 }

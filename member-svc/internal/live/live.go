@@ -21,16 +21,15 @@ import (
 
 // Pace says how often a [Hub] does things.
 type Pace struct {
-	Interval  time.Duration // from one look at the database to the next; up to maxSkip+1 of them while it is slow
-	Query     time.Duration // bounds one look
-	Heartbeat time.Duration // a comment after each, so that either end learns that the other one is gone
-	Write     time.Duration // within which a client has to take what is written
-	Lifetime  time.Duration // after which a stream ends, and the client comes again
+	Interval time.Duration // from one look at the database to the next; up to maxSkip+1 of them while it is slow
+	Query    time.Duration // bounds one look
+	service.EventPace
 }
 
 // DefaultPace suits a service.
 var DefaultPace = Pace{
-	Interval: 200 * time.Millisecond, Query: 2 * time.Second, Heartbeat: 15 * time.Second, Write: 10 * time.Second, Lifetime: 10 * time.Minute,
+	Interval: 200 * time.Millisecond, Query: 2 * time.Second,
+	EventPace: service.EventPace{Heartbeat: 15 * time.Second, Write: 10 * time.Second, Lifetime: 10 * time.Minute},
 }
 
 const (

@@ -173,7 +173,7 @@ func (c *client) want(id, data string) {
 // A stream shows the state at once, and each change, also one that leaves the version; it ends with the signup. The time-outs of
 // the server do not end it.
 func TestStreamOfOneSignup(t *testing.T) {
-	s := newStage(t, Pace{Interval: 5 * time.Millisecond, Query: soon, Heartbeat: 20 * time.Millisecond, Write: soon, Lifetime: time.Hour}, 1)
+	s := newStage(t, Pace{Interval: 5 * time.Millisecond, Query: soon, EventPace: service.EventPace{Heartbeat: 20 * time.Millisecond, Write: soon, Lifetime: time.Hour}}, 1)
 	s.run(t)
 	server := httptest.NewUnstartedServer(s)
 	server.Config.ReadTimeout, server.Config.WriteTimeout = 100*time.Millisecond, 100*time.Millisecond
@@ -209,7 +209,7 @@ func TestStreamOfOneSignup(t *testing.T) {
 // A thousand streams cost one query for each look, and leave nothing behind.
 func TestThousandStreamsAreOneQuery(t *testing.T) {
 	const n = 1000
-	s := newStage(t, Pace{Interval: time.Hour, Query: soon, Heartbeat: time.Hour, Write: soon, Lifetime: time.Hour}, n/2)
+	s := newStage(t, Pace{Interval: time.Hour, Query: soon, EventPace: service.EventPace{Heartbeat: time.Hour, Write: soon, Lifetime: time.Hour}}, n/2)
 	server := httptest.NewServer(s)
 	defer server.Close()
 	if err := s.look(t.Context()); err != nil || s.looks.Load() != 0 {
@@ -312,7 +312,7 @@ func TestSlowLooksAreFewer(t *testing.T) {
 
 // A client that does not read is dropped; the others do not notice.
 func TestStuckReaderIsDropped(t *testing.T) {
-	s := newStage(t, Pace{Interval: 5 * time.Millisecond, Query: soon, Heartbeat: time.Millisecond, Write: 200 * time.Millisecond, Lifetime: time.Hour}, 1)
+	s := newStage(t, Pace{Interval: 5 * time.Millisecond, Query: soon, EventPace: service.EventPace{Heartbeat: time.Millisecond, Write: 200 * time.Millisecond, Lifetime: time.Hour}}, 1)
 	s.run(t)
 	server := httptest.NewUnstartedServer(s)
 	server.Config.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
@@ -357,7 +357,7 @@ func TestStuckReaderIsDropped(t *testing.T) {
 
 // When the server drains, streams come to a proper end at once, whenever they were written to last.
 func TestStreamsEndWhenTheServerDrains(t *testing.T) {
-	pace := Pace{Interval: time.Hour, Query: soon, Heartbeat: time.Hour, Write: 20 * time.Millisecond, Lifetime: time.Hour}
+	pace := Pace{Interval: time.Hour, Query: soon, EventPace: service.EventPace{Heartbeat: time.Hour, Write: 20 * time.Millisecond, Lifetime: time.Hour}}
 	s := newStage(t, pace, 1)
 	server := service.NewServer(service.ServerConfig{Name: "test", Addr: "127.0.0.1:0", Handler: s, Log: slog.New(slog.DiscardHandler)})
 	if err := server.Listen(); err != nil {
@@ -388,7 +388,7 @@ func TestStreamsEndWhenTheServerDrains(t *testing.T) {
 
 // A stream does not last for ever.
 func TestStreamsHaveALifetime(t *testing.T) {
-	s := newStage(t, Pace{Interval: time.Hour, Query: soon, Heartbeat: time.Hour, Write: soon, Lifetime: 50 * time.Millisecond}, 1)
+	s := newStage(t, Pace{Interval: time.Hour, Query: soon, EventPace: service.EventPace{Heartbeat: time.Hour, Write: soon, Lifetime: 50 * time.Millisecond}}, 1)
 	server := httptest.NewServer(s)
 	defer server.Close()
 	c := follow(t, server.URL, 1)
