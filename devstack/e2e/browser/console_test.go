@@ -40,13 +40,22 @@ func (s *system) rejected(t testing.TB, number int) []string {
 // saga returns the ID of somebody's saga.
 func (s *system) saga(t testing.TB, username string) string {
 	t.Helper()
+	saga, _ := s.look(t, username)
+	return saga
+}
+
+// look returns the IDs of somebody's saga and signup.
+func (s *system) look(t testing.TB, username string) (saga, signup string) {
+	t.Helper()
 	list := s.call(t, http.MethodGet, s.env["ADMIN_URL"]+"/admin/v1/sagas?username="+username, s.env["VIEWER_TOKEN"], "")
 	items, _ := list["items"].([]any)
 	if len(items) != 1 {
 		t.Fatalf("sagas of %s: %v", username, items)
 	}
-	id, _ := items[0].(map[string]any)["saga_id"].(string)
-	return id
+	one, _ := items[0].(map[string]any)
+	saga, _ = one["saga_id"].(string)
+	signup, _ = one["signup_id"].(string)
+	return saga, signup
 }
 
 // A group is retried after a dry run, and watched to its end.
@@ -89,6 +98,25 @@ func TestGroupIsRetriedAndWatched(t *testing.T) {
 	p.sees("devstack-operator", reason)
 	p.click("link", "Failures")
 	p.sees("Nothing has failed for good")
+}
+
+// What is not released yet when an operator cancels stays as it was.
+func TestGroupRetryIsCancelled(t *testing.T) {
+	s := needSystem(t)
+	s.rejected(t, 30)
+	p := open(t)
+	p.logIn(s, "ADMIN_TOKEN")
+	p.visit(s.console("retries/new?state=needs_attention"))
+	p.fill("Reason", "let us see")
+	p.fill("Sagas per second, at most", "1")
+	p.click("button", "Retry 30 signups")
+	p.until("document.querySelector('progress')?.value > 0")
+	p.fill("Reason to cancel", "it is not the quota")
+	p.click("button", "Cancel this retry")
+	p.sees("cancelled")
+	p.click("link", "Audit")
+	p.sees("it is not the quota")
+	p.retryAll(s)
 }
 
 func TestViewerCanOnlyLook(t *testing.T) {

@@ -20,15 +20,17 @@ func TestEveryPageIsUsable(t *testing.T) {
 		p.suits(s.console(path)) // empty
 	}
 	p.expect("status of 422") // a filter that cannot be read
-	failed := s.rejected(t, 1)[0]
+	saga, signup := s.look(t, s.rejected(t, 1)[0])
+	p.suits(s.env["MEMBER_URL"] + "/signup/" + signup)
 	for _, path := range []string{
 		"", "failures", "retries/new?state=needs_attention", "sagas", "sagas?state=needs_attention",
-		"sagas?created_after=never", "sagas/" + s.saga(t, failed), "audit",
+		"sagas?created_after=never", "sagas/" + saga, "audit",
 	} {
 		p.suits(s.console(path))
 	}
 	p.expect("status of 404")
 	p.suits(s.console("nothing"))
+	p.suits(s.env["MEMBER_URL"] + "/signup/nobody")
 	p.retryAll(s)
 	p.suits(s.console("retries"))
 	p.suits(s.console("audit"))

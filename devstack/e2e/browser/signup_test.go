@@ -60,11 +60,13 @@ func TestErrorsAreShownAtTheirFields(t *testing.T) {
 	p.expect("status of 4")
 	p.visit(s.env["MEMBER_URL"])
 
+	p.click("radio", "plus 100 GiB of storage")
 	p.fillIn(taken, password)
 	p.described("Username", "taken")
 	p.holds("Username", taken)
 	p.holds("Email (optional)", taken+"@example.org")
 	p.holds("Password", "")
+	p.until("document.querySelector('input[name=plan]:checked').value === 'plus'")
 
 	free := someone()
 	p.script("(document.getElementById('password').removeAttribute('minlength'), '')")

@@ -25,10 +25,10 @@ const (
 	faultSettles = 500 * time.Millisecond
 )
 
-// variables make the system keep its promises in seconds, and let one address sign up as often as it likes.
+// variables make the system keep its promises in seconds, let one address sign up as often as it likes, and leave a choice of plans.
 var variables = []string{
 	"PROVISION_PROMISE=2s", "STUCK_AFTER=2s", "OUTAGE_BACKOFF_CAP=1s",
-	"SIGNUP_RATE_PER_MINUTE=1000000",
+	"SIGNUP_RATE_PER_MINUTE=1000000", "PLANS_ALLOWED=free,plus",
 }
 
 // system is a stack of real processes, run by devstack.
