@@ -248,7 +248,6 @@ func (w *world) pauseWorker() error {
 	if err != nil {
 		return err
 	}
-	<-time.After(faultSettles)
 	var people []person
 	for range together {
 		p, err := w.people.signUp(w.t.Context(), false)

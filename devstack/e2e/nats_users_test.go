@@ -190,7 +190,6 @@ func (f *fortress) provider(mode string) {
 	if a.Status != http.StatusOK {
 		f.t.Fatalf("PUT /v1/faults: %+v", a)
 	}
-	<-time.After(faultSettles)
 }
 
 func (f *fortress) leave(username, location string) {

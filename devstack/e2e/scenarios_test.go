@@ -20,7 +20,6 @@ func TestRecoveryKeepsToTheRate(t *testing.T) {
 	if err := w.fault("outage", 1, 0); err != nil {
 		t.Fatal(err)
 	}
-	<-time.After(faultSettles)
 	began := time.Now()
 	w.crowdOf(*pending)
 	w.plan("provider outage", 1)

@@ -21,8 +21,6 @@ import (
 const (
 	// startLimit is generous: a first start may have to fetch PostgreSQL.
 	startLimit = 5 * time.Minute
-	// faultSettles is longer than a replica of the storage service may go by an older setting of its faults.
-	faultSettles = time.Second
 	// healLimit is how long the system may take to put right what an outage has held up.
 	healLimit = 90 * time.Second
 )
@@ -232,7 +230,6 @@ func (s *stack) provider(mode string) {
 	if answer.Status != http.StatusOK || answer.Body["mode"] != mode {
 		s.t.Fatalf("PUT /v1/faults: %+v", answer)
 	}
-	<-time.After(faultSettles)
 }
 
 // answer is an HTTP response with a JSON body.

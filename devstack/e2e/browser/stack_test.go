@@ -21,8 +21,6 @@ const (
 	// startLimit is generous: a first start may have to fetch PostgreSQL.
 	startLimit = 5 * time.Minute
 	stopLimit  = 40 * time.Second
-	// faultSettles is longer than the storage service may go by an older setting of its faults.
-	faultSettles = 500 * time.Millisecond
 )
 
 // variables make the system keep its promises in seconds, let one address sign up as often as it likes, and leave a choice of plans.
@@ -132,7 +130,6 @@ func (s *system) setProvider(t testing.TB, mode string) {
 	t.Helper()
 	body := fmt.Sprintf(`{"mode":%q,"probability":1,"latency_ms":1000}`, mode)
 	s.call(t, http.MethodPut, s.env["STORAGE_URL"]+"/v1/faults", s.env["STORAGE_TOKEN"], body)
-	<-time.After(faultSettles)
 }
 
 // signUp makes a member through the API and returns the path of the signup.

@@ -113,11 +113,12 @@ func (f *Faulty) call(ctx context.Context, do func() error) error {
 func (f *Faulty) current(ctx context.Context) Fault {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if time.Since(f.loaded) < FaultTTL {
+	now := time.Now()
+	if now.Sub(f.loaded) < FaultTTL {
 		return f.fault
 	}
 	if fault, err := f.Load(ctx); err == nil {
-		f.fault, f.loaded = fault, time.Now()
+		f.fault, f.loaded = fault, now
 	}
 	return f.fault
 }
