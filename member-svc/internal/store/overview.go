@@ -44,7 +44,7 @@ type ProviderReport struct {
 // needs attention, there are at least as many as are counted.
 const (
 	countable    = 10_000  // sagas in all, for each state to be counted
-	openShown    = 25_000  // of each open state, for the overview
+	openShown    = 10_000  // of each open state, for the overview
 	openMeasured = 100_000 // the same for the gauges, which are in no hurry
 	failuresMost = 200_000
 )
@@ -72,7 +72,7 @@ SELECT now(), (SELECT min(created_at) FROM signup_saga WHERE state = 'provisioni
 	return o, s.count(ctx, &o)
 }
 
-// minutes counts the last hour, but no more than 20,000 rows of a kind: the minute that
+// minutes counts the last hour, but no more than 10,000 rows of a kind: the minute that
 // holds the last of so many, and those before it, are left out.
 func (s *Store) minutes(ctx context.Context) ([]Minute, error) {
 	rows, err := s.pool.Query(ctx, `-- name: countMinutes
@@ -80,14 +80,14 @@ WITH began AS MATERIALIZED (
     SELECT date_trunc('minute', now()) - interval '59 minutes' AS began
 ), signup AS MATERIALIZED (
     SELECT date_bin('1 minute', created_at, began) AS at, count(*)::int AS n
-    FROM (SELECT created_at FROM signup_saga WHERE created_at >= (SELECT began FROM began) ORDER BY created_at DESC LIMIT 20000) s, began GROUP BY 1
+    FROM (SELECT created_at FROM signup_saga WHERE created_at >= (SELECT began FROM began) ORDER BY created_at DESC LIMIT 10000) s, began GROUP BY 1
 ), failure AS MATERIALIZED (
     SELECT date_bin('1 minute', updated_at, began) AS at, count(*)::int AS n
-    FROM (SELECT updated_at FROM saga_failure WHERE updated_at >= (SELECT began FROM began) ORDER BY updated_at DESC LIMIT 20000) f, began GROUP BY 1
+    FROM (SELECT updated_at FROM saga_failure WHERE updated_at >= (SELECT began FROM began) ORDER BY updated_at DESC LIMIT 10000) f, began GROUP BY 1
 )
 SELECT at, coalesce(signup.n, 0) AS signups, coalesce(failure.n, 0) AS failures
 FROM began CROSS JOIN generate_series(began, now(), '1 minute') AS at LEFT JOIN signup USING (at) LEFT JOIN failure USING (at)
-WHERE at > coalesce(greatest((SELECT min(at) FROM signup HAVING sum(n) = 20000), (SELECT min(at) FROM failure HAVING sum(n) = 20000)), '-infinity')
+WHERE at > coalesce(greatest((SELECT min(at) FROM signup HAVING sum(n) = 10000), (SELECT min(at) FROM failure HAVING sum(n) = 10000)), '-infinity')
 ORDER BY at`)
 	if err != nil {
 		return nil, err
