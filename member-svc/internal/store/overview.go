@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/signup-saga/signup-saga/contract"
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
@@ -58,18 +59,20 @@ SELECT now(), (SELECT min(created_at) FROM signup_saga WHERE state = 'provisioni
 	if err != nil {
 		return o, err
 	}
-	for _, lane := range contract.Lanes() {
-		if o.Lanes[lane], err = outbox.ReadStatus(ctx, s.pool, string(lane)); err != nil {
-			return o, err
+	group, ctx := errgroup.WithContext(ctx) // an operator waits for the slowest of them, not for all
+	group.Go(func() error { return s.count(ctx, &o) })
+	group.Go(func() (err error) { o.Minutes, err = s.minutes(ctx); return err })
+	group.Go(func() (err error) {
+		for _, lane := range contract.Lanes() {
+			if o.Lanes[lane], err = outbox.ReadStatus(ctx, s.pool, string(lane)); err != nil {
+				return err
+			}
 		}
-	}
-	if o.Drift, err = drift.ReadStatus(ctx, s.pool); err != nil {
-		return o, err
-	}
-	if o.Minutes, err = s.minutes(ctx); err != nil {
-		return o, err
-	}
-	return o, s.count(ctx, &o)
+		o.Drift, err = drift.ReadStatus(ctx, s.pool)
+		return err
+	})
+	err = group.Wait()
+	return o, err
 }
 
 // minutes counts the last hour, but no more than 10,000 rows of a kind: the minute that
