@@ -110,6 +110,6 @@ func TestOverviewCounts(t *testing.T) {
 	for _, bar := range []string{`class="bar " x="500" y="0" width="8" height="100"`, `class="bar bad" x="590" y="0" width="8" height="100"`} {
 		p.wants(t, 200, bar)
 	}
-	s.sagas(t, 25_000, "provisioning", "", "")
-	b.get("/console/").wants(t, 200, `">about `, `provisioning</span> <span class="figure wait">at least 25,000<`, `needs attention</span> <span class="figure bad">3<`)
+	s.sagas(t, 10_000, "provisioning", "", "")
+	b.get("/console/").wants(t, 200, `">about `, `provisioning</span> <span class="figure wait">at least 10,000<`, `needs attention</span> <span class="figure bad">3<`)
 }
