@@ -49,7 +49,7 @@ func NewMetrics(registry *prometheus.Registry, waiting func() int64) (*Metrics, 
 			string(saga.Advanced), string(saga.Recorded), string(saga.Unchanged), "noted", "unknown_saga", "malformed"),
 		mails:    counters("member_mails_total", "Welcome mails by result: sent, dropped, delayed.", "result", "sent", "dropped", "delayed"),
 		redrives: prometheus.NewCounter(prometheus.CounterOpts{Name: "member_redrives_total", Help: "Sagas moved by timers."}),
-		sagas:    gauges("member_unsettled_sagas", "Sagas that are not at an end, by state; counted up to 100,000.", "state"),
+		sagas:    gauges("member_unsettled_sagas", "Sagas that are not at an end, by state; of the open states 100,000 each are counted at most, 200,000 that need attention.", "state"),
 		oldest:   prometheus.NewGauge(prometheus.GaugeOpts{Name: "member_oldest_pending_seconds", Help: "Age of the oldest signup that is still provisioning, 0 if there is none."}),
 	}
 	queue := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "member_hash_waiting", Help: "Requests that wait for their turn to hash a password."},
