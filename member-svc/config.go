@@ -41,7 +41,7 @@ type Config struct {
 	PlansAllowed      []string       `env:"PLANS_ALLOWED" envDefault:"free" help:"plans that anyone may choose; the first is the default"`
 	ProvisionPromise  time.Duration  `env:"PROVISION_PROMISE" envDefault:"30s" help:"after which a signup counts as delayed and its command is repeated"`
 	SagaGiveUp        time.Duration  `env:"SAGA_GIVE_UP" envDefault:"24h" help:"after which an unanswered signup is shown to operators"`
-	ConsoleDemoURL    string         `env:"CONSOLE_DEMO_URL" help:"page on which the faults of a demo are played; the console links to it"`
+	ConsoleDemoURL    service.Secret `env:"CONSOLE_DEMO_URL" help:"page on which the faults of a demo are played; the console links to it"`
 	RedrivePerSecond  int            `env:"REDRIVE_PER_SECOND" envDefault:"200" help:"repeated commands per second, of all replicas together"`
 }
 

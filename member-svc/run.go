@@ -127,7 +127,7 @@ func pages(p *service.Process, cfg Config, handlers *api.API, tokens *service.To
 	pulse := console.NewPulse(handlers.Store.Pulse, time.Second)
 	p.Workers = append(p.Workers, service.Task{Name: "console pulse", Run: func(ctx context.Context) error { return pulse.Run(ctx, p.Log) }})
 	admin, err = console.New(console.Config{
-		API: handlers.Admin(tokens, p.Health), Pulse: pulse, DemoURL: cfg.ConsoleDemoURL, Log: p.Log,
+		API: handlers.Admin(tokens, p.Health), Pulse: pulse, DemoURL: cfg.ConsoleDemoURL.Reveal(), Log: p.Log,
 		Sessions: &service.Sessions{Tokens: tokens, Secret: []byte(cfg.IdempotencySecret.Reveal()), Lifetime: console.SessionLifetime},
 	})
 	return public, admin, err
