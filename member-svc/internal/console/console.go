@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -185,7 +186,7 @@ func (c *Console) refuse(w http.ResponseWriter, r *http.Request, err error) {
 		p = &client.Problem{Status: http.StatusInternalServerError, Title: "Internal Server Error", Detail: "something went wrong; it has been logged"}
 	}
 	if p.RetryAfter > 0 {
-		w.Header().Set("Retry-After", "2")
+		w.Header().Set("Retry-After", strconv.Itoa(int(p.RetryAfter.Seconds())))
 	}
 	c.write(w, r, p.Status, view{template: "problem", title: p.Title, data: p, still: true})
 }

@@ -39,7 +39,7 @@ func (s *Store) trace(ctx context.Context, b *pgx.Batch, c Change, r *Record, ou
 	if own := service.TraceParent(ctx); own != "" && outcome != saga.Unchanged && outcome != saga.Refused {
 		r.TraceParent = own
 	}
-	if wanted && outcome == saga.Advanced {
+	if wanted && outcome == saga.Advanced && r.TraceParent != before {
 		b.Queue("-- name: keepTrace\nUPDATE signup_saga SET traceparent = $2 WHERE id = $1", r.ID, r.TraceParent)
 	}
 	return span
