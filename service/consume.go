@@ -60,18 +60,16 @@ func Consume(ctx context.Context, nc *nats.Conn, cfg ConsumerConfig, handle func
 		return fmt.Errorf("consume %s: %w", cfg.Stream, err)
 	}
 	c := &consumer{cfg: cfg, nc: nc, js: js, handle: handle}
-	name := "consume " + cfg.Stream
-	for failures := 0; ctx.Err() == nil; {
+	failures := Failures{Task: "consume " + cfg.Stream, Log: cfg.Log}
+	for ctx.Err() == nil {
 		received, err := c.session(ctx)
 		if received {
-			failures = 0
+			failures.Recovered()
 		}
 		if err == nil || ctx.Err() != nil {
 			continue
 		}
-		failures++
-		logFailure(ctx, cfg.Log, name, failures, err)
-		pause(ctx, Backoff(failures, 50*time.Millisecond, time.Second))
+		pause(ctx, Backoff(failures.Add(ctx, err), 50*time.Millisecond, time.Second))
 	}
 	return nil
 }
@@ -213,9 +211,11 @@ func (s *consumerSession) process(ctx context.Context, batch []jetstream.Msg) er
 			span.End()
 		}
 	}()
-	for failures := 1; ; failures++ {
+	failures := Failures{Task: "handle " + s.cfg.Stream, Log: s.cfg.Log}
+	for {
 		err := s.handle(inSpan, messages)
 		if err == nil {
+			failures.Recovered()
 			break
 		}
 		if ctx.Err() != nil {
@@ -224,8 +224,7 @@ func (s *consumerSession) process(ctx context.Context, batch []jetstream.Msg) er
 			}
 			return ctx.Err()
 		}
-		logFailure(inSpan, s.cfg.Log, "handle "+s.cfg.Stream, failures, err)
-		pause(ctx, Backoff(failures, 50*time.Millisecond, 5*time.Second))
+		pause(ctx, Backoff(failures.Add(inSpan, err), 50*time.Millisecond, 5*time.Second))
 	}
 	return s.acknowledge(ctx, batch)
 }

@@ -2,9 +2,12 @@ package service
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"math/bits"
 	"math/rand/v2"
+	"regexp"
+	"sync"
 	"time"
 )
 
@@ -22,25 +25,32 @@ func Backoff(attempt int, base, ceiling time.Duration) time.Duration {
 	return rand.N(limit)
 }
 
+// ErrIdle is what a step of a [Loop] returns when it had nothing to do and has therefore not tried what it is
+// there for. It is neither a failure nor a success: whatever failed before may still fail.
+var ErrIdle = errors.New("nothing to do")
+
 // Loop calls fn until ctx ends: again at once while it reports more, else after
 // interval or when wake (which may be nil) delivers. After an error it backs
 // off, from 50 ms to 5 s, deaf to wake: a caller that wakes it for every request
 // must not turn an outage into a busy loop. fn is never called concurrently.
-func Loop(ctx context.Context, name string, interval time.Duration, wake <-chan struct{}, log *slog.Logger, fn func(ctx context.Context) (more bool, err error)) {
-	failures := 0
+// It returns [ErrIdle] for a pass that says nothing about whether its work succeeds;
+// any other pass without an error ends a run of failures.
+func Loop(
+	ctx context.Context, name string, interval time.Duration, wake <-chan struct{}, log *slog.Logger,
+	fn func(ctx context.Context) (more bool, err error),
+) {
+	failures := Failures{Task: name, Log: log}
 	for ctx.Err() == nil {
 		more, err := fn(ctx)
+		idle := errors.Is(err, ErrIdle)
 		switch {
 		case ctx.Err() != nil:
 			return
-		case err != nil:
-			failures++
-			logFailure(ctx, log, name, failures, err)
-			pause(ctx, Backoff(failures, 50*time.Millisecond, 5*time.Second))
+		case err != nil && !idle:
+			pause(ctx, Backoff(failures.Add(ctx, err), 50*time.Millisecond, 5*time.Second))
 			continue
-		case failures > 0:
-			log.Info("recovered", "task", name, "failures", failures)
-			failures = 0
+		case !idle:
+			failures.Recovered()
 		}
 		if more {
 			continue
@@ -55,12 +65,53 @@ func Loop(ctx context.Context, name string, interval time.Duration, wake <-chan 
 	}
 }
 
-// logFailure tells of failures 1, 2, 4, 8, …: an outage is worth some lines, not
-// one for each attempt.
-func logFailure(ctx context.Context, log *slog.Logger, name string, n int, err error) {
-	if bits.OnesCount(uint(n)) == 1 {
-		log.WarnContext(ctx, "failed, will retry", "task", name, "failures", n, "error", err)
+// Failures logs why a task fails: the first failure of each kind with its text, and of those that follow the 2nd,
+// 4th, 8th and so on of that kind. Two errors are of one kind if their texts differ in numbers and ids only. An
+// outage is worth some lines, not one for each attempt, and a new cause is never hidden by an old one. Safe for
+// concurrent use.
+type Failures struct {
+	Task string
+	Log  *slog.Logger
+
+	mu    sync.Mutex
+	total int
+	kinds map[string]int
+}
+
+// maxKinds bounds the memory of a run of failures: kinds beyond it count as one.
+const maxKinds = 32
+
+// varying is what differs between two errors of one kind: ids, durations, ports and other long numbers. Codes of
+// protocols have three digits and stay.
+var varying = regexp.MustCompile(`[0-9a-fA-F]{8}-[0-9a-fA-F-]{27}|\d+(\.\d+)?(ns|µs|ms|s)\b|\d{4,}`)
+
+// Add counts a failure, logs it if it is worth a line, and returns how many there were since the last success.
+func (f *Failures) Add(ctx context.Context, err error) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	kind := varying.ReplaceAllString(err.Error(), "#")
+	if f.kinds[kind] == 0 && len(f.kinds) >= maxKinds {
+		kind = "other"
 	}
+	if f.kinds == nil {
+		f.kinds = make(map[string]int)
+	}
+	f.kinds[kind]++
+	f.total++
+	if n := f.kinds[kind]; bits.OnesCount(uint(n)) == 1 {
+		f.Log.WarnContext(ctx, "failed, will retry", "task", f.Task, "failures", f.total, "alike", n, "error", err)
+	}
+	return f.total
+}
+
+// Recovered is called after the work has succeeded; it says so if it failed before.
+func (f *Failures) Recovered() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.total > 0 {
+		f.Log.Info("recovered", "task", f.Task, "failures", f.total)
+	}
+	f.total, f.kinds = 0, nil
 }
 
 // pause waits for d, or until ctx ends.

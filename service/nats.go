@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net/url"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -29,7 +28,7 @@ type NATS struct {
 func ConnectNATS(c Common, name string, log *slog.Logger) (*NATS, error) {
 	n := &NATS{closed: make(chan struct{})}
 	servers, files := c.natsFiles()
-	var failures atomic.Int64
+	failures := &Failures{Task: "connect to nats", Log: log}
 	var err error
 	n.Conn, err = nats.Connect(servers, append(files,
 		nats.Name(name), nats.CustomInboxPrefix("_INBOX."+name),
@@ -39,10 +38,10 @@ func ConnectNATS(c Common, name string, log *slog.Logger) (*NATS, error) {
 		nats.Timeout(connectTimeout), nats.DrainTimeout(5*time.Second),
 		// A paused server keeps its sockets open: only pings find out.
 		nats.PingInterval(2*time.Second), nats.MaxPingsOutstanding(2),
-		nats.ConnectHandler(func(*nats.Conn) { log.Info("nats connected"); failures.Store(0) }),
-		nats.ReconnectHandler(func(*nats.Conn) { log.Info("nats reconnected"); failures.Store(0) }),
+		nats.ConnectHandler(func(*nats.Conn) { log.Info("nats connected"); failures.Recovered() }),
+		nats.ReconnectHandler(func(*nats.Conn) { log.Info("nats reconnected"); failures.Recovered() }),
 		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) {
-			logFailure(context.Background(), log, "connect to nats", int(failures.Add(1)), err)
+			failures.Add(context.Background(), err)
 		}),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {

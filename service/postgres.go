@@ -120,18 +120,19 @@ func (all observed) TraceBatchEnd(ctx context.Context, conn *pgx.Conn, b pgx.Tra
 
 // waitFor calls ready, with back-off, until it succeeds or ctx ends.
 func waitFor(ctx context.Context, what string, log *slog.Logger, ready func(context.Context) error) error {
-	for attempt := 1; ; attempt++ {
+	failures := Failures{Task: "waiting for " + what, Log: log}
+	for {
 		try, cancel := context.WithTimeout(ctx, 2*connectTimeout)
 		err := ready(try)
 		cancel()
 		if err == nil {
+			failures.Recovered()
 			return nil
 		}
 		if ctx.Err() != nil {
 			return fmt.Errorf("waiting for %s: %w", what, errors.Join(ctx.Err(), err))
 		}
-		logFailure(ctx, log, "waiting for "+what, attempt, err)
-		pause(ctx, Backoff(attempt, 50*time.Millisecond, time.Second))
+		pause(ctx, Backoff(failures.Add(ctx, err), 50*time.Millisecond, time.Second))
 	}
 }
 

@@ -65,6 +65,8 @@ type Webhook struct {
 	key    []byte
 	pool   *pgxpool.Pool
 	client *http.Client
+
+	failures service.Failures
 }
 
 // NewWebhook returns a webhook. It fails for a malformed secret or URL; it connects
@@ -81,11 +83,14 @@ func NewWebhook(cfg WebhookConfig, pool *pgxpool.Pool) (*Webhook, error) {
 		DialContext: (&net.Dialer{Timeout: postTimeout}).DialContext, TLSHandshakeTimeout: postTimeout, ForceAttemptHTTP2: true,
 		MaxConnsPerHost: atOnce, MaxIdleConnsPerHost: atOnce, IdleConnTimeout: time.Minute, Proxy: http.ProxyFromEnvironment,
 	}
-	return &Webhook{cfg, key, pool, &http.Client{
+	client := &http.Client{
 		Transport: transport, Timeout: postTimeout,
 		// A redirected post would become a get, or tell the body to somebody else.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}}, nil
+	}
+	return &Webhook{
+		cfg: cfg, key: key, pool: pool, client: client, failures: service.Failures{Task: "post webhooks", Log: cfg.Log},
+	}, nil
 }
 
 // ParseSecret decodes a signing secret: "whsec_" and 24 to 64 bytes in base64.
@@ -247,6 +252,9 @@ func (w *Webhook) finish(ctx context.Context, n notice, failure error) error {
 	result, state, reason := Sent, Sent, ""
 	if failure != nil {
 		result, state, reason = Delayed, "queued", failure.Error()
+		w.failures.Add(ctx, failure)
+	} else {
+		w.failures.Recovered()
 	}
 	if errors.Is(failure, errGone) || (failure != nil && n.Attempts >= w.cfg.MaxAttempts) {
 		result, state = Dropped, Dropped
