@@ -52,6 +52,9 @@ type RelayConfig struct {
 	NATS *nats.Conn
 	// Stream is created if it is missing and never changed; see [StreamConfig].
 	Stream jetstream.StreamConfig
+	// ExternalStream says that somebody else creates the stream: the relay waits
+	// for it, and needs no permission to create it.
+	ExternalStream bool
 	// Source is the CloudEvents source of every event, for example "/member-svc".
 	Source string
 	// SubjectPrefix, followed by the event's type, is the subject it is published on.
@@ -108,7 +111,13 @@ func NewRelay(c RelayConfig) (*Relay, error) {
 		wake:        make(chan struct{}, 1),
 		called:      make(chan string, 1),
 		cp:          checkpoints{pool: c.Pool, lane: c.Lane, me: newID()},
-		stream:      stream{js: js, config: c.Stream, source: c.Source, prefix: c.SubjectPrefix},
+		stream: stream{
+			js:       js,
+			config:   c.Stream,
+			external: c.ExternalStream,
+			source:   c.Source,
+			prefix:   c.SubjectPrefix,
+		},
 	}, nil
 }
 

@@ -3,6 +3,7 @@ package outbox
 import (
 	"errors"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -93,6 +94,28 @@ func TestEachStepMayFail(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A relay of an external stream does not create it: it waits, says so, and
+// publishes once somebody else has created it.
+func TestExternalStreamIsWaitedFor(t *testing.T) {
+	b := newBench(t)
+	c := b.config()
+	c.ExternalStream = true
+	b.run(b.relayOf(c))
+	want := b.commit(3)
+	b.eventually("a clear error", func() bool {
+		return strings.Contains(b.log.String(), "stream MEMBER_ESSENTIAL does not exist: create it")
+	})
+	js, err := jetstream.New(b.connect())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateStream(t.Context(), c.Stream); err != nil {
+		t.Fatal(err)
+	}
+	b.published()
+	b.wantExactly(want)
 }
 
 func TestDefectiveEventsDieAlone(t *testing.T) {

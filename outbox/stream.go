@@ -46,6 +46,8 @@ type stream struct {
 	source string
 	prefix string
 
+	external bool // somebody else creates it
+
 	subjects   []string // what the stream takes, as of the last look
 	maxMsgSize int32    // its own limit of a message; not above 0: none
 
@@ -53,13 +55,17 @@ type stream struct {
 	spare                 []*nats.Msg
 }
 
-// look returns the stream's identity and last sequence, creating it if it is missing.
+// look returns the stream's identity and last sequence. It creates the stream if
+// that is missing and not external.
 func (s *stream) look(ctx context.Context) (id time.Time, last uint64, err error) {
 	st, err := s.js.Stream(ctx, s.config.Name)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
+	if errors.Is(err, jetstream.ErrStreamNotFound) && !s.external {
 		st, err = s.js.CreateStream(ctx, s.config)
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		return id, 0, fmt.Errorf("stream %s does not exist: create it, this relay may not: %w", s.config.Name, err)
+	case err != nil:
 		return id, 0, fmt.Errorf("stream %s: %w", s.config.Name, err)
 	}
 	info := st.CachedInfo()

@@ -103,11 +103,23 @@ func (b *bench) connect() *nats.Conn {
 
 func (b *bench) relay(hooks Hooks) *Relay {
 	b.t.Helper()
-	r, err := NewRelay(RelayConfig{
+	c := b.config()
+	c.Hooks = hooks
+	return b.relayOf(c)
+}
+
+func (b *bench) config() RelayConfig {
+	b.t.Helper()
+	return RelayConfig{
 		Lane: lane, Pool: b.pool, NATS: b.connect(), Stream: StreamConfig(b.stream, []string{b.prefix() + ">"}, 1),
-		Source: "/test", SubjectPrefix: b.prefix(), Hooks: hooks,
+		Source: "/test", SubjectPrefix: b.prefix(),
 		Log: slog.New(slog.NewTextHandler(io.MultiWriter(b.t.Output(), b.log), nil)),
-	})
+	}
+}
+
+func (b *bench) relayOf(c RelayConfig) *Relay {
+	b.t.Helper()
+	r, err := NewRelay(c)
 	if err != nil {
 		b.t.Fatal(err)
 	}
