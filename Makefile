@@ -8,7 +8,9 @@ WORKSPACE := contract client outbox outbox/outboxotel outbox/outboxprom service 
 MODULES   := $(WORKSPACE) devstack/e2e bench
 
 DEVSTACK     := $(CURDIR)/bin/devstack
-GO_BUILD     := CGO_ENABLED=0 go build -trimpath
+# The one set of flags with which programs are built, so that nothing is compiled twice. The version stamp of Go needs a git
+# checkout that it trusts, which a copied tree is not.
+GO_BUILD     := CGO_ENABLED=0 go build -trimpath -buildvcs=false
 COMPILER     := $(shell command -v $(firstword $(shell go env CC)) 2>/dev/null)
 RACE         := $(if $(COMPILER),-race)
 # The race detector needs cgo, and cgo needs a C compiler.
@@ -16,7 +18,7 @@ TEST_ENV     := DEVSTACK_BIN=$(DEVSTACK) CGO_ENABLED=$(if $(COMPILER),1,0)
 GATEWAY_ENV  := VERSITYGW_BIN=$(CURDIR)/bin/versitygw
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test verify chaos screenshots bench bench-peers modules lint build devstack versitygw up down clean
+.PHONY: help demo test verify chaos screenshots bench bench-peers modules lint build services devstack versitygw up down clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,11 +63,13 @@ lint: ## gofmt, go vet and golangci-lint on every module
 		(cd $$m && GOWORK=off go run $(GOLANGCI_LINT) run ./...) || exit 1; \
 	done
 
-build: ## bin/member-svc, bin/storage-svc, bin/devstack
-	@for m in member-svc storage-svc devstack; do (cd $$m && $(GO_BUILD) -o ../bin/$$m .) || exit 1; done
+build: services devstack ## bin/member-svc, bin/storage-svc, bin/devstack
+
+services: # what is up to date stays as it is; devstack calls this
+	@for m in member-svc storage-svc; do (cd $$m && $(GO_BUILD) -o ../bin/$$m .) || exit 1; done
 
 devstack:
-	@cd devstack && $(GO_BUILD) -buildvcs=false -o $(DEVSTACK) .
+	@cd devstack && $(GO_BUILD) -o $(DEVSTACK) .
 
 versitygw: # the object store of the containers, for the tests
 	@GOBIN=$(CURDIR)/bin CGO_ENABLED=0 go install $(VERSITYGW)

@@ -36,7 +36,14 @@ func runDemo(ctx context.Context, args []string, io stdio) error {
 		<-ctx.Done()
 		return nil
 	})
-	screen.Fail() // does nothing unless a step was cut short
+	// These do nothing unless a step was cut short.
+	if err == nil {
+		screen.Cancel()
+	}
+	screen.Fail()
+	if ctx.Err() != nil {
+		screen.Print("\n  The demo has ended, and with it everything that it started.")
+	}
 	return err
 }
 
@@ -58,7 +65,9 @@ func whatNext(s *stack.Stack) string {
     . %[7]s/devstack.env
     curl -i $MEMBER_URL/v1/members -H 'Content-Type: application/json' \
       -d '{"username":"mina","password":"correct horse battery"}'
-    %[8]s kill nats --dir %[7]s     # or storage, smtp, postgres; then: start, or: wipe nats
+    %[8]s kill nats --dir %[7]s
+
+  Instead of nats: storage, smtp, postgres. Instead of kill: start, or wipe nats.
 
   Logs: %[7]s/log
 `, v("FAULTS_URL"), v("MEMBER_URL"), v("ADMIN_URL"), v("ADMIN_TOKEN"), v("VIEWER_TOKEN"), v("MAIL_URL"), s.Dir(), ownName())

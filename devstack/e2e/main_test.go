@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -32,22 +31,12 @@ func runTests(m *testing.M) (code int, err error) {
 	if repository, err = filepath.Abs(filepath.Join("..", "..")); err != nil {
 		return 1, err
 	}
-	if binaries, err = os.MkdirTemp("", "e2e-bin-"); err != nil {
-		return 1, err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(binaries)) }()
-	modules := []string{"member-svc", "storage-svc"}
+	binaries = filepath.Join(repository, "bin")
 	if devstack = os.Getenv("DEVSTACK_BIN"); devstack == "" {
 		devstack = filepath.Join(binaries, "devstack")
-		modules = append(modules, "devstack")
 	}
-	for _, module := range modules {
-		build := exec.Command("go", "build", "-buildvcs=false", "-o", filepath.Join(binaries, module), ".")
-		build.Dir = filepath.Join(repository, module)
-		build.Env = append(os.Environ(), "GOWORK=off")
-		if out, err := build.CombinedOutput(); err != nil {
-			return 1, fmt.Errorf("build %s: %w\n%s", module, err, out)
-		}
+	if out, err := exec.Command("make", "--no-print-directory", "-C", repository, "build").CombinedOutput(); err != nil {
+		return 1, fmt.Errorf("make build: %w\n%s", err, out)
 	}
 	return m.Run(), nil
 }

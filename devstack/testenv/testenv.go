@@ -69,7 +69,7 @@ func devstack() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	dir := filepath.Join(root, "bin", "testenv")
+	dir := filepath.Join(root, "bin")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
@@ -81,13 +81,10 @@ func devstack() (string, error) {
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
 		return "", err
 	}
-	built := filepath.Join(dir, "devstack")
-	build := exec.Command("go", "build", "-buildvcs=false", "-o", built, ".")
-	build.Dir = filepath.Join(root, "devstack")
-	if out, err := build.CombinedOutput(); err != nil {
+	if out, err := exec.Command("make", "--no-print-directory", "-C", root, "devstack").CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build devstack: %w\n%s", err, out)
 	}
-	return built, nil
+	return filepath.Join(dir, "devstack"), nil
 }
 
 // workspace finds the folder that holds devstack, from the folder of the package under test upwards.

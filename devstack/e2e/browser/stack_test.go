@@ -48,9 +48,8 @@ var running = sync.OnceValues(func() (*system, error) {
 	atExit = append(atExit, func() error { return os.RemoveAll(s.dir) })
 	devstack := os.Getenv("DEVSTACK_BIN")
 	if devstack == "" {
-		devstack = filepath.Join(s.dir, "devstack")
-		build := exec.Command("go", "build", "-C", "../..", "-buildvcs=false", "-o", devstack, ".")
-		if out, err := build.CombinedOutput(); err != nil {
+		devstack = filepath.Join("..", "..", "..", "bin", "devstack")
+		if out, err := exec.Command("make", "--no-print-directory", "-C", "../../..", "devstack").CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("build devstack: %w\n%s", err, out)
 		}
 	}

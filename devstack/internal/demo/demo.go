@@ -46,7 +46,9 @@ func Run(ctx context.Context, s *stack.Stack, screen *Screen) error {
 		t.peopleSignUp, t.thingsGoDown, t.morePeopleSignUp, t.thingsComeBack, t.oneIsRefused, t.anOperatorRetries,
 	} {
 		if err := chapter(ctx); err != nil {
-			screen.Fail()
+			if ctx.Err() == nil {
+				screen.Fail()
+			}
 			return err
 		}
 	}

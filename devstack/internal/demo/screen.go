@@ -14,7 +14,8 @@ import (
 
 const (
 	frameEvery = 100 * time.Millisecond
-	titleWidth = 58 // columns before the result of a step
+	markWidth  = 4  // columns before the title of a step
+	titleWidth = 58 // columns of the title, before the result
 	lineWidth  = 110
 )
 
@@ -26,6 +27,8 @@ type Screen struct {
 	out    io.Writer
 	live   bool
 	colour bool
+	// columns returns how many columns a line has.
+	columns func() int
 
 	mu      sync.Mutex
 	title   string // "" between steps
@@ -39,7 +42,7 @@ type Screen struct {
 // NewScreen returns a screen on out. It is live and coloured only on a terminal; NO_COLOR turns colours off.
 func NewScreen(out io.Writer, getenv func(string) string) *Screen {
 	live := IsTerminal(out) && getenv("TERM") != "dumb"
-	return &Screen{out: out, live: live, colour: live && getenv("NO_COLOR") == ""}
+	return &Screen{out: out, live: live, colour: live && getenv("NO_COLOR") == "", columns: func() int { return columns(out) }}
 }
 
 // IsTerminal tells whether a person reads out.
@@ -88,6 +91,9 @@ func (s *Screen) Done(format string, args ...any) {
 // Fail ends the step, if there is one.
 func (s *Screen) Fail() { s.end(s.red("✗"), "") }
 
+// Cancel ends the step, if there is one, because the user has ended the demo: that is no failure.
+func (s *Screen) Cancel() { s.end(s.dim("–"), "ended before it was done") }
+
 // Elapsed is the time since the step began.
 func (s *Screen) Elapsed() time.Duration {
 	s.mu.Lock()
@@ -107,7 +113,29 @@ func (s *Screen) end(mark, result string) {
 		close(stop)
 		<-stopped
 	}
-	fmt.Fprintf(s.out, "  %s %s%s\n", mark, pad(title, titleWidth), s.dim(result))
+	fmt.Fprintf(s.out, "  %s %s\n", mark, s.layout(title, result))
+}
+
+// layout puts the result of a step beside its title, or below it where a line of the terminal is too short for both.
+func (s *Screen) layout(title, result string) string {
+	line := pad(title, titleWidth)
+	switch {
+	case result == "":
+		return title
+	case s.live && markWidth+utf8.RuneCountInString(line+result) > s.columns():
+		return title + "\n" + strings.Repeat(" ", markWidth+2) + s.dim(result)
+	}
+	return line + s.dim(result)
+}
+
+// columns returns how many columns a line of the terminal has.
+func columns(out io.Writer) int {
+	if file, ok := out.(*os.File); ok {
+		if columns, _, err := term.GetSize(int(file.Fd())); err == nil && columns > 0 {
+			return columns
+		}
+	}
+	return lineWidth
 }
 
 func (s *Screen) animate(stop <-chan struct{}, stopped chan<- struct{}) {
@@ -133,14 +161,8 @@ func (s *Screen) draw() {
 	if s.title == "" {
 		return
 	}
-	width := lineWidth
-	if file, ok := s.out.(*os.File); ok {
-		if columns, _, err := term.GetSize(int(file.Fd())); err == nil && columns > 0 {
-			width = columns - 1
-		}
-	}
 	line := []rune(fmt.Sprintf("  %c %s%s", frames[s.frame%len(frames)], pad(s.title, titleWidth), s.detail))
-	fmt.Fprintf(s.out, "\r\x1b[K%s", string(line[:min(len(line), width)]))
+	fmt.Fprintf(s.out, "\r\x1b[K%s", string(line[:min(len(line), s.columns()-1)]))
 }
 
 func pad(text string, width int) string {

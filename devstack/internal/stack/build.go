@@ -9,33 +9,19 @@ import (
 	"path/filepath"
 	"runtime"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/signup-saga/signup-saga/devstack/internal/process"
 )
 
 // services are the programs that are built from the tree; each is named like its folder.
 var services = []string{"member-svc", "storage-svc"}
 
-// build builds the services into bin.
-func build(ctx context.Context, bin string) error {
-	root, err := source()
-	if err != nil {
-		return err
+// build brings the services in the folder bin of the tree up to date, as "make build" does: what is up to date is neither
+// compiled nor linked. The flags of the compiler are in the Makefile only.
+func build(ctx context.Context, root string) error {
+	if out, err := process.Run(ctx, exec.Command("make", "--no-print-directory", "-C", root, "services")); err != nil {
+		return fmt.Errorf("build the services (--bin DIR uses those in DIR instead): %w\n%s", err, out)
 	}
-	group, ctx := errgroup.WithContext(ctx)
-	for _, name := range services {
-		group.Go(func() error {
-			// The version stamp needs a usable git checkout, which a copied tree is not.
-			cmd := exec.Command("go", "build", "-buildvcs=false", "-o", filepath.Join(bin, name), ".")
-			cmd.Dir = filepath.Join(root, name)
-			if out, err := process.Run(ctx, cmd); err != nil {
-				return fmt.Errorf("build %s: %w\n%s", name, err, out)
-			}
-			return nil
-		})
-	}
-	return group.Wait()
+	return nil
 }
 
 // source finds the tree with the services: around the working directory, around this program, or where it was built.

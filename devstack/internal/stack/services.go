@@ -83,7 +83,7 @@ func (s *Stack) planMembers() error {
 			"MEMBER_HTTP_ADDR="+loopback(public),
 			"MEMBER_ADMIN_ADDR="+loopback(admin),
 			"MEMBER_DATABASE_URL="+database)
-		run := program{path: filepath.Join(s.bin(), "member-svc"), args: []string{"serve"}, env: env}
+		run := program{path: filepath.Join(s.bin, "member-svc"), args: []string{"serve"}, env: env}
 		s.add(s.newComponent(name, "http://"+loopback(public), run, answersOK("http://"+loopback(admin)+"/readyz"), name, name+" admin"))
 	}
 	return nil
@@ -119,7 +119,7 @@ func (s *Stack) planStorages() error {
 		env := append(s.storageEnv(),
 			"STORAGE_HTTP_ADDR="+loopback(number),
 			"STORAGE_DATABASE_URL="+database)
-		run := program{path: filepath.Join(s.bin(), "storage-svc"), args: []string{"serve"}, env: env}
+		run := program{path: filepath.Join(s.bin, "storage-svc"), args: []string{"serve"}, env: env}
 		url := "http://" + loopback(number)
 		s.add(s.newComponent(name, url, run, answersOK(url+"/readyz"), name))
 	}
@@ -222,7 +222,7 @@ func (s *Stack) migrateOne(ctx context.Context, name string) error {
 	if name == "storage-svc" {
 		env, variable, planned = s.storageEnv(), "STORAGE_DATABASE_URL=", s.databases["storage"]
 	}
-	p := program{path: filepath.Join(s.bin(), name), args: []string{"migrate"}, env: append(env, variable+planned.migrator)}
+	p := program{path: filepath.Join(s.bin, name), args: []string{"migrate"}, env: append(env, variable+planned.migrator)}
 	if out, err := process.Run(ctx, p.command(s.options.Dir)); err != nil {
 		return fmt.Errorf("%s migrate: %w\n%s", name, err, out)
 	}

@@ -77,6 +77,8 @@ type Stack struct {
 	databases  map[string]database
 	components []*component // in the order in which they are started
 	variables  Variables
+	tree       string // the source that the services are built from; "" when they are given
+	bin        string // folder of the services' programs
 	control    *control
 	ready      chan struct{} // closed once the stack is complete
 	stopOnce   sync.Once
@@ -128,7 +130,7 @@ func (s *Stack) prepare() error {
 	if err := os.Remove(s.envFile()); err != nil && !os.IsNotExist(err) {
 		return err
 	}
-	for _, name := range []string{"log", "bin", "nats", "provider"} {
+	for _, name := range []string{"log", "nats", "provider"} {
 		if err := os.MkdirAll(filepath.Join(s.options.Dir, name), 0o700); err != nil {
 			return err
 		}
@@ -148,7 +150,10 @@ func (s *Stack) plan(ctx context.Context) error {
 		}
 		s.databases[name] = planned
 	}
-	for _, add := range []func() error{s.planNATS, s.planSMTP, s.holdStoragePorts, s.holdFaultScreen, s.planMembers, s.planStorages, s.writeAdminTokens} {
+	for _, add := range []func() error{
+		s.findPrograms, s.planNATS, s.planSMTP, s.holdStoragePorts, s.holdFaultScreen,
+		s.planMembers, s.planStorages, s.writeAdminTokens,
+	} {
 		if err := add(); err != nil {
 			return err
 		}
@@ -194,19 +199,22 @@ func (s *Stack) planPostgres(ctx context.Context) error {
 
 func (s *Stack) add(c *component) { s.components = append(s.components, c) }
 
+// findPrograms decides where the services' programs are: where the options say, or in the tree.
+func (s *Stack) findPrograms() (err error) {
+	if s.bin = s.options.Bin; s.bin != "" {
+		return nil
+	}
+	s.tree, err = source()
+	s.bin = filepath.Join(s.tree, "bin")
+	return err
+}
+
 func (s *Stack) build(ctx context.Context) error {
-	if s.options.Bin != "" {
+	if s.tree == "" {
 		return nil
 	}
 	s.options.Note("Building the services")
-	return build(ctx, s.bin())
-}
-
-func (s *Stack) bin() string {
-	if s.options.Bin != "" {
-		return s.options.Bin
-	}
-	return filepath.Join(s.options.Dir, "bin")
+	return build(ctx, s.tree)
 }
 
 func (s *Stack) startDatabases(ctx context.Context) error {
