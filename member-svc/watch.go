@@ -76,8 +76,12 @@ type reconcileConfig struct {
 // Validate lists everything that is wrong.
 func (c reconcileConfig) Validate() []error {
 	errs := append(c.Common.Validate(), c.problems()...)
-	if c.StorageURL.Reveal() == "" {
-		errs = append(errs, errors.New("STORAGE_URL: required"))
+	for name, value := range map[string]service.Secret{
+		"STORAGE_URL": c.StorageURL, "STORAGE_CLIENT_TOKEN": c.StorageToken,
+	} {
+		if value.Reveal() == "" {
+			errs = append(errs, fmt.Errorf("%s: required by reconcile", name))
+		}
 	}
 	return errs
 }

@@ -206,8 +206,14 @@ func TestReconciliation(t *testing.T) {
 		_, _, _, metrics := call(t, "GET", s.admin+"/metrics", "")
 		return strings.Contains(metrics, "stranded_members 1\n") && strings.Contains(metrics, "orphan_storages 0\n")
 	})
-	env["STORAGE_URL"] = ""
-	if _, err := subcommand("reconcile"); err == nil || !strings.Contains(err.Error(), "STORAGE_URL") {
-		t.Errorf("without STORAGE_URL: %v", err)
+	env["STORAGE_CLIENT_TOKEN"] = "another"
+	if _, err := subcommand("reconcile"); err == nil || !strings.Contains(err.Error(), "set STORAGE_CLIENT_TOKEN") {
+		t.Errorf("with the token of somebody else: %v", err)
+	}
+	for _, name := range []string{"STORAGE_CLIENT_TOKEN", "STORAGE_URL"} {
+		env[name] = ""
+		if _, err := subcommand("reconcile"); err == nil || !strings.Contains(err.Error(), name+": required") {
+			t.Errorf("without %s: %v", name, err)
+		}
 	}
 }

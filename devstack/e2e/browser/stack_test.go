@@ -49,7 +49,8 @@ var running = sync.OnceValues(func() (*system, error) {
 	devstack := os.Getenv("DEVSTACK_BIN")
 	if devstack == "" {
 		devstack = filepath.Join("..", "..", "..", "bin", "devstack")
-		if out, err := exec.Command("make", "--no-print-directory", "-C", "../../..", "devstack").CombinedOutput(); err != nil {
+		build := exec.Command("make", "--no-print-directory", "-C", "../../..", "devstack")
+		if out, err := build.CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("build devstack: %w\n%s", err, out)
 		}
 	}

@@ -42,7 +42,8 @@ type Screen struct {
 // NewScreen returns a screen on out. It is live and coloured only on a terminal; NO_COLOR turns colours off.
 func NewScreen(out io.Writer, getenv func(string) string) *Screen {
 	live := IsTerminal(out) && getenv("TERM") != "dumb"
-	return &Screen{out: out, live: live, colour: live && getenv("NO_COLOR") == "", columns: func() int { return columns(out) }}
+	colour := live && getenv("NO_COLOR") == ""
+	return &Screen{out: out, live: live, colour: colour, columns: func() int { return columns(out) }}
 }
 
 // IsTerminal tells whether a person reads out.

@@ -15,8 +15,8 @@ import (
 // services are the programs that are built from the tree; each is named like its folder.
 var services = []string{"member-svc", "storage-svc"}
 
-// build brings the services in the folder bin of the tree up to date, as "make build" does: what is up to date is neither
-// compiled nor linked. The flags of the compiler are in the Makefile only.
+// build brings the services in the folder bin of the tree up to date, as "make build" does.
+// What is up to date is neither compiled nor linked. The compiler's flags are in the Makefile only.
 func build(ctx context.Context, root string) error {
 	if out, err := process.Run(ctx, exec.Command("make", "--no-print-directory", "-C", root, "services")); err != nil {
 		return fmt.Errorf("build the services (--bin DIR uses those in DIR instead): %w\n%s", err, out)

@@ -222,7 +222,8 @@ func (s *Stack) migrateOne(ctx context.Context, name string) error {
 	if name == "storage-svc" {
 		env, variable, planned = s.storageEnv(), "STORAGE_DATABASE_URL=", s.databases["storage"]
 	}
-	p := program{path: filepath.Join(s.bin, name), args: []string{"migrate"}, env: append(env, variable+planned.migrator)}
+	env = append(env, variable+planned.migrator)
+	p := program{path: filepath.Join(s.bin, name), args: []string{"migrate"}, env: env}
 	if out, err := process.Run(ctx, p.command(s.options.Dir)); err != nil {
 		return fmt.Errorf("%s migrate: %w\n%s", name, err, out)
 	}

@@ -54,11 +54,20 @@ func (s *Storages) get(ctx context.Context, memberID string) (*Storage, error) {
 	case errors.As(err, &p) && p.Status == http.StatusNotFound && p.Code == "not_found":
 		return nil, nil
 	case err != nil:
-		return nil, fmt.Errorf("storage service: %w", err)
+		return nil, explain(err)
 	case found.MemberID != memberID:
 		return nil, errors.New("storage service: the answer is about another member")
 	}
 	return &Storage{found}, nil
+}
+
+// explain says what to do about an answer that the configuration can mend.
+func explain(err error) error {
+	var p *client.Problem
+	if errors.As(err, &p) && p.Status == http.StatusUnauthorized {
+		return fmt.Errorf("storage service: it refuses the token: set STORAGE_CLIENT_TOKEN to its STORAGE_TOKEN: %w", err)
+	}
+	return fmt.Errorf("storage service: %w", err)
 }
 
 // list returns all storages in the order of their members' ids.
@@ -70,7 +79,7 @@ func (s *Storages) list() drift.Pages[Storage] {
 		}
 		page, err := s.service.List(ctx, part)
 		if err != nil {
-			return nil, fmt.Errorf("storage service: %w", err)
+			return nil, explain(err)
 		}
 		part.Cursor, more = page.NextCursor, page.NextCursor != ""
 		found := make([]Storage, len(page.Items))
