@@ -65,7 +65,7 @@ func (s *Storages) get(ctx context.Context, memberID string) (*Storage, error) {
 func explain(err error) error {
 	var p *client.Problem
 	if errors.As(err, &p) && p.Status == http.StatusUnauthorized {
-		return fmt.Errorf("storage service: it refuses the token: set STORAGE_CLIENT_TOKEN to its STORAGE_TOKEN: %w", err)
+		return fmt.Errorf("storage service: set STORAGE_CLIENT_TOKEN to its STORAGE_TOKEN: %w", err)
 	}
 	return fmt.Errorf("storage service: %w", err)
 }
