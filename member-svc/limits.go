@@ -2,9 +2,10 @@ package main
 
 import (
 	"errors"
-	"net/netip"
+	"fmt"
 
 	"github.com/signup-saga/signup-saga/member-svc/internal/api"
+	"github.com/signup-saga/signup-saga/service"
 )
 
 // LimitConfig says how much one client, and all of them together, may take.
@@ -13,8 +14,11 @@ type LimitConfig struct {
 	SessionRate    int            `env:"SESSION_RATE_PER_MINUTE" envDefault:"60" help:"passwords that an address may try per minute, to sign in or to leave; for one username as with signups"`
 	MaxConnections int            `env:"MAX_CONNECTIONS" envDefault:"8192" help:"connections of each listener at a time, a quarter of them from one address; a file descriptor each"`
 	MaxStreams     int            `env:"MAX_STREAMS" envDefault:"4096" help:"streams of signup events at a time, a quarter of them for one address"`
-	TrustedProxies []netip.Prefix `env:"TRUSTED_PROXIES" help:"networks of proxies whose X-Forwarded-For is believed, as in 10.0.0.0/8,fd00::/8"`
+	TrustedProxies proxyAddresses `env:"TRUSTED_PROXIES" help:"networks of reverse proxies, see docs/reverse-proxy.md"`
 }
+
+// proxyAddresses are addresses and networks as they are written, see [service.ParseProxies].
+type proxyAddresses []string
 
 func (c LimitConfig) problems() []error {
 	var errs []error
@@ -25,9 +29,12 @@ func (c LimitConfig) problems() []error {
 			errs = append(errs, errors.New(name+": must be positive"))
 		}
 	}
+	if _, err := service.ParseProxies(c.TrustedProxies); err != nil {
+		errs = append(errs, fmt.Errorf("TRUSTED_PROXIES: %w", err))
+	}
 	return errs
 }
 
 func (c LimitConfig) limits() api.Limits {
-	return api.Limits{Signups: c.SignupRate, Passwords: c.SessionRate, Streams: c.MaxStreams, Proxies: c.TrustedProxies}
+	return api.Limits{Signups: c.SignupRate, Passwords: c.SessionRate, Streams: c.MaxStreams}
 }

@@ -92,9 +92,19 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	proxies, err := service.ParseProxies(cfg.TrustedProxies)
+	if err != nil {
+		return err
+	}
 	p.Servers = []*service.Server{
-		service.NewServer(service.ServerConfig{Name: "public", Public: true, Tracer: tracer, Addr: cfg.HTTPAddr, TLS: certificate, Handler: public, Log: log, MaxConnections: cfg.MaxConnections, Proxies: cfg.TrustedProxies}),
-		service.NewServer(service.ServerConfig{Name: "admin", Tracer: tracer, Addr: cfg.AdminAddr, TLS: certificate, Handler: admin, Log: log, MaxConnections: cfg.MaxConnections, Proxies: cfg.TrustedProxies}),
+		service.NewServer(service.ServerConfig{
+			Name: "public", Public: true, Addr: cfg.HTTPAddr, Handler: public,
+			TLS: certificate, Tracer: tracer, Log: log, MaxConnections: cfg.MaxConnections, Proxies: proxies,
+		}),
+		service.NewServer(service.ServerConfig{
+			Name: "admin", Addr: cfg.AdminAddr, Handler: admin,
+			TLS: certificate, Tracer: tracer, Log: log, MaxConnections: cfg.MaxConnections, Proxies: proxies,
+		}),
 	}
 	for _, s := range p.Servers {
 		if err := s.Listen(); err != nil {

@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,9 +42,9 @@ type ServerConfig struct {
 	TLS     *tls.Config // nil for plain HTTP
 	// MaxConnections at a time, a quarter of them from one address; 0 means 8192.
 	MaxConnections int
-	// Proxies are addresses behind which there are many clients: each may have all of
-	// the connections.
-	Proxies []netip.Prefix
+	// Proxies are believed whom they forward for, and have many clients: each may have
+	// all of the connections.
+	Proxies Proxies
 	// Tracer makes a span of each request that [Adapt] answers; nil for none.
 	Tracer *Tracer
 	// Public means that strangers are served: they do not decide what is traced.
@@ -88,7 +87,7 @@ func NewServer(cfg ServerConfig) *Server {
 	s := &Server{cfg: cfg, served: make(chan struct{}), draining: make(chan struct{}), conns: make(map[net.Conn]http.ConnState)}
 	s.beginDrain = sync.OnceFunc(func() { close(s.draining) })
 	s.http = http.Server{
-		Handler:           http.HandlerFunc(s.serveHTTP),
+		Handler:           cfg.Proxies.handler(cfg.Log, http.HandlerFunc(s.serveHTTP)),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      15 * time.Second,
@@ -217,7 +216,7 @@ type drainListener struct {
 	*net.TCPListener
 	drainUntil atomic.Pointer[time.Time]
 	places     *Places
-	proxies    []netip.Prefix
+	proxies    Proxies
 }
 
 func (l *drainListener) drain() error {
@@ -263,7 +262,7 @@ func (l *drainListener) accept() (*net.TCPConn, error) {
 func (l *drainListener) key(conn *net.TCPConn) string {
 	peer, err := netip.ParseAddrPort(conn.RemoteAddr().String())
 	address := peer.Addr().Unmap().WithZone("")
-	if err != nil || slices.ContainsFunc(l.proxies, func(p netip.Prefix) bool { return p.Contains(address) }) {
+	if err != nil || l.proxies.Contains(address) {
 		return ""
 	}
 	return AddressKey(address)

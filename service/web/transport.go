@@ -31,9 +31,6 @@ func (t Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	defer r.Body.Close()
 	if page, ok := r.Context().Value(clientKey{}).(*http.Request); ok {
 		r.RemoteAddr = page.RemoteAddr
-		if forwarded, ok := page.Header["X-Forwarded-For"]; ok {
-			r.Header["X-Forwarded-For"] = forwarded
-		}
 	}
 	a := &answer{header: make(http.Header), status: http.StatusOK}
 	t.Handler.ServeHTTP(a, r)

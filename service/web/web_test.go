@@ -2,6 +2,7 @@ package web_test
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -109,11 +110,10 @@ func TestTransportCallsTheHandler(t *testing.T) {
 		w.Header().Set("X-Value", r.Context().Value(key{}).(string))
 		w.WriteHeader(http.StatusTeapot)
 		w.WriteHeader(http.StatusOK)
-		_, _ = io.WriteString(w, r.Method+" "+r.URL.String()+" "+string(body)+" "+r.RemoteAddr+" "+r.Header.Get("X-Forwarded-For")+" "+r.Header.Get("Cookie"))
+		fmt.Fprint(w, r.Method, " ", r.URL, " ", string(body), " ", r.RemoteAddr, " ", r.Header.Get("Cookie"))
 	})}}
 	page := httptest.NewRequest(http.MethodGet, "/page", http.NoBody)
 	page.RemoteAddr = "192.0.2.7:1234"
-	page.Header.Set("X-Forwarded-For", "198.51.100.1")
 	page.Header.Set("Cookie", "session=secret")
 	page = page.WithContext(contextWith(page, key{}, "kept"))
 	r, err := http.NewRequestWithContext(web.ForClient(page), http.MethodPost, "http://api/v1?x=y", strings.NewReader("body"))
@@ -126,7 +126,7 @@ func TestTransportCallsTheHandler(t *testing.T) {
 	}
 	defer answer.Body.Close()
 	body, err := io.ReadAll(answer.Body)
-	if want := "POST http://api/v1?x=y body 192.0.2.7:1234 198.51.100.1 "; err != nil || string(body) != want {
+	if want := "POST http://api/v1?x=y body 192.0.2.7:1234 "; err != nil || string(body) != want {
 		t.Errorf("%q, want %q; error %v", body, want, err)
 	}
 	if answer.StatusCode != http.StatusTeapot || answer.Header.Get("X-Value") != "kept" {

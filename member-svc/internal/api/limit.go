@@ -2,10 +2,7 @@ package api
 
 import (
 	"net/http"
-	"net/netip"
 	"time"
-
-	"github.com/go-chi/chi/v5/middleware"
 
 	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
 	"github.com/signup-saga/signup-saga/service"
@@ -13,10 +10,9 @@ import (
 
 // Limits are what the public listener grants. Each process counts for itself.
 type Limits struct {
-	Signups   int            // that an address may try per minute, see attempts
-	Passwords int            // likewise
-	Streams   int            // that may be open, a quarter of them for one address
-	Proxies   []netip.Prefix // peers whose X-Forwarded-For is believed
+	Signups   int // that an address may try per minute, see attempts
+	Passwords int // likewise
+	Streams   int // that may be open, a quarter of them for one address
 }
 
 // attempts limits what is tried by addresses and for usernames, whether these exist
@@ -66,29 +62,8 @@ func limited(wait time.Duration) error {
 	return later(service.NewProblem(http.StatusTooManyRequests, "rate_limited", "too many requests from this address or for this name"), wait)
 }
 
-// clients finds out whose request it is: the last address in X-Forwarded-For, from the
-// right, that is no proxy's, if the peer is a proxy. Other peers may write what they like.
-func clients(proxies []netip.Prefix) func(http.Handler) http.Handler {
-	if len(proxies) == 0 {
-		return func(next http.Handler) http.Handler { return next }
-	}
-	trusted := make([]string, len(proxies))
-	for i, p := range proxies {
-		trusted[i] = p.String()
-	}
-	return middleware.ClientIPFromXFF(trusted...)
-}
-
-// address is whom a request is counted by: its client, or the peer if the proxies do
-// not tell.
-func address(r *http.Request) string {
-	client := middleware.GetClientIPAddr(r.Context())
-	if !client.IsValid() {
-		peer, _ := netip.ParseAddrPort(r.RemoteAddr)
-		client = peer.Addr()
-	}
-	return service.AddressKey(client)
-}
+// address is whom a request is counted by.
+func address(r *http.Request) string { return service.AddressKey(service.ClientAddress(r)) }
 
 // nameKey is whom attempts at a username are counted by, also at those that nobody can have.
 func nameKey(username string) string {
