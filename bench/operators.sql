@@ -40,7 +40,7 @@ FROM generated CROSS JOIN generate_series(1, 3) n;
 
 -- 100,000 acts of ten operators, one in ten about a group.
 INSERT INTO admin_audit (at, actor, action, saga_id, subject, reason, before, after)
-SELECT at, 'operator' || act % 10, CASE WHEN act % 10 = 3 THEN 'retry_group' WHEN act % 100 = 4 THEN 'cancel' ELSE 'retried' END,
+SELECT at, 'operator' || act % 10, CASE WHEN act % 10 = 3 THEN 'retry_group' WHEN act % 100 = 4 THEN 'withdraw' ELSE 'retried' END,
        CASE WHEN act % 10 <> 3 THEN id END, CASE WHEN act % 10 = 3 THEN 'retry ' || id ELSE '' END, 'generated',
        '{"state": "needs_attention", "generation": 1, "version": 2}', '{"state": "provisioning", "generation": 2, "version": 3}'
 FROM (SELECT i / 10 AS act, * FROM generated WHERE i % 10 = 0) g;

@@ -1,4 +1,5 @@
--- The tables of a signup, with the columns, checks and indexes that a service has.
+-- The tables of a signup as rows W and E compare them: the columns that a signup writes, with fewer checks and indexes than
+-- the service has.
 CREATE TABLE member (
     id            uuid        PRIMARY KEY,
     username      text        NOT NULL,

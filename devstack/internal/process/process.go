@@ -201,7 +201,8 @@ func (d *Daemon) Stop(ctx context.Context) error {
 	}
 }
 
-// Kill ends the process at once, as a power cut would. Killing a process that does not run does nothing.
+// Kill ends the process at once, by SIGKILL. What it has written survives in the kernel, synced or not: that is no
+// power cut. Killing a process that does not run does nothing.
 func (d *Daemon) Kill() error {
 	d.operation.Lock()
 	defer d.operation.Unlock()

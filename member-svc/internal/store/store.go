@@ -95,7 +95,7 @@ func (s *Store) Find(ctx context.Context, signupID string) (Record, error) {
 	return one[Record](rows)
 }
 
-// message is the one place where an effect becomes an event on the wire.
+// message turns an effect of a saga into the event that is published.
 func message(r Record, effect saga.Effect) (outbox.Event, error) {
 	lane := contract.Essential // what a step asks for is, also before it is in the table
 	if route, ok := contract.RouteOf(effect.Type); ok {
