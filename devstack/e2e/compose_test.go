@@ -54,6 +54,9 @@ func TestComposeServices(t *testing.T) {
 			if service.Init == nil || !*service.Init {
 				t.Error("no init: zombies stay and signals get lost")
 			}
+			if service.Logging == nil || service.Logging.Options["max-size"] == "" || service.Logging.Options["max-file"] == "" {
+				t.Error("its log grows without bound")
+			}
 			oneShot := strings.HasSuffix(name, "-migrate")
 			if oneShot != (service.Restart == "no") || !oneShot && service.Restart != "unless-stopped" {
 				t.Errorf("restart %q", service.Restart)
