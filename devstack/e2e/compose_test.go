@@ -54,7 +54,7 @@ func TestComposeServices(t *testing.T) {
 			if service.Init == nil || !*service.Init {
 				t.Error("no init: zombies stay and signals get lost")
 			}
-			if service.Logging == nil || service.Logging.Options["max-size"] == "" || service.Logging.Options["max-file"] == "" {
+			if l := service.Logging; l == nil || l.Options["max-size"] == "" || l.Options["max-file"] == "" {
 				t.Error("its log grows without bound")
 			}
 			oneShot := strings.HasSuffix(name, "-migrate")
