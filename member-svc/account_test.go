@@ -108,8 +108,9 @@ func TestWithdrawal(t *testing.T) {
 	if status, _, body, raw := call(t, "POST", s.public+"/v1/members", `{"username":"MINA","password":"`+password+`"}`); status != 409 || body["code"] != "username_taken" {
 		t.Errorf("the name was taken again: %d %s", status, raw)
 	}
-	status, header, body, raw = call(t, "POST", s.public+"/v1/members", `{"username":"mina","password":"`+password+`","email":"m@example.org"}`, "Idempotency-Key", "k")
-	if status != 201 || header.Get("Idempotent-Replayed") != "true" || body["signup_id"] != first["signup_id"] || strings.Contains(raw, "mina") {
+	status, _, body, raw = call(t, "POST", s.public+"/v1/members",
+		`{"username":"mina","password":"`+password+`","email":"m@example.org"}`, "Idempotency-Key", "k")
+	if status != 409 || body["code"] != "username_taken" {
 		t.Errorf("the key afterwards: %d %s", status, raw)
 	}
 }

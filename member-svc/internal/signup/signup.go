@@ -5,9 +5,7 @@ package signup
 
 import (
 	"context"
-	"crypto/hmac"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -41,7 +39,7 @@ type Config struct {
 	Plans           []string // that anyone may choose; the first one is the default
 	PasswordMin     int      // characters
 	Unicode         bool     // in usernames, beside ASCII
-	Secret          []byte   // keys the HMAC of request bodies
+	Secret          []byte   // keys the fingerprints of requests
 	DatabaseTimeout time.Duration
 }
 
@@ -73,12 +71,12 @@ func (s *Service) SignUp(ctx context.Context, req Request, key string) (Answer, 
 	if err != nil {
 		return Answer{}, err
 	}
-	a := attempt{member: m, key: key, mac: s.bodyHMAC(req)}
+	a := attempt{member: m, key: key, request: req}
 	known, err := s.lookUp(ctx, a)
 	if err != nil {
 		return Answer{}, err
 	}
-	if answer, err := a.settled(known); err != nil || answer.Body != nil {
+	if answer, err := s.settled(ctx, a, known); err != nil || answer.Body != nil {
 		return answer, err
 	}
 	if a.member.PasswordHash, err = s.hasher.Hash(ctx, req.Password); err != nil {
@@ -91,7 +89,7 @@ func (s *Service) SignUp(ctx context.Context, req Request, key string) (Answer, 
 type attempt struct {
 	member   store.Member
 	key      string
-	mac      []byte
+	request  Request
 	signupID string // "" until there is one
 }
 
@@ -108,7 +106,7 @@ func (s *Service) commit(ctx context.Context, a attempt, now time.Time) (Answer,
 	}
 	var key *store.Key
 	if a.key != "" {
-		key = &store.Key{Value: a.key, BodyHMAC: a.mac, Response: body}
+		key = &store.Key{Value: a.key, Fingerprint: s.fingerprint(a.request), Response: body}
 	}
 	// A client that leaves now does not tear the connection: its retry finds the member.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.DatabaseTimeout)
@@ -127,20 +125,25 @@ func (s *Service) commit(ctx context.Context, a attempt, now time.Time) (Answer,
 	case known.Exists:
 		return Answer{SignupID: a.signupID, Body: body}, nil
 	}
-	if answer, err := a.settled(known); err != nil || answer.Body != nil {
+	if answer, err := s.settled(ctx, a, known); err != nil || answer.Body != nil {
 		return answer, err
 	}
 	return Answer{}, failure
 }
 
 // settled answers from what is known already: neither an answer nor an error means go on.
-func (a attempt) settled(known store.Known) (Answer, error) {
+func (s *Service) settled(ctx context.Context, a attempt, known store.Known) (Answer, error) {
 	switch {
-	case known.Response != nil && !hmac.Equal(known.BodyHMAC, a.mac):
-		return Answer{}, ErrKeyReused
 	case known.Response != nil:
+		same, err := s.sameRequest(ctx, a.request, known)
+		if err == nil && !same {
+			err = ErrKeyReused
+		}
+		if err != nil {
+			return Answer{}, err
+		}
 		var first View
-		err := json.Unmarshal(known.Response, &first)
+		err = json.Unmarshal(known.Response, &first)
 		return Answer{SignupID: first.SignupID, Body: known.Response, Replayed: true}, err
 	case known.Taken:
 		return Answer{}, ErrTaken
@@ -163,15 +166,6 @@ func (s *Service) Find(ctx context.Context, signupID string) (View, error) {
 	defer cancel()
 	r, err := s.store.Find(ctx, signupID)
 	return NewView(r, s.steps), err
-}
-
-// bodyHMAC is keyed, so that a stolen database does not let anyone try passwords
-// against it at the speed of SHA-256.
-func (s *Service) bodyHMAC(req Request) []byte {
-	body, _ := json.Marshal(req) // strings always encode; check has filled in the defaults
-	h := hmac.New(sha256.New, s.cfg.Secret)
-	h.Write(body)
-	return h.Sum(nil)
 }
 
 const idPrefix = "sgn_"

@@ -17,9 +17,7 @@ UPDATE member SET username = NULL, username_key = NULL, name_mac = $2, email = N
 		r.MemberID, s.nameMAC(*r.UsernameKey))
 	b.Queue("-- name: endSessions\nDELETE FROM session WHERE member_id = $1", r.MemberID)
 	b.Queue("-- name: dropMails\nUPDATE mail SET state = 'dropped', finished_at = now() WHERE member_id = $1 AND state = 'queued'", r.MemberID)
-	b.Queue(`-- name: blankResponses
-UPDATE idempotency_key SET response = convert_to(jsonb_set(convert_from(response, 'UTF8')::jsonb, '{username}', 'null')::text, 'UTF8')
-WHERE member_id = $1`, r.MemberID)
+	b.Queue("-- name: forgetKeys\nDELETE FROM idempotency_key WHERE member_id = $1", r.MemberID)
 	r.Username, r.UsernameKey = nil, nil
 }
 

@@ -29,28 +29,32 @@ type Member struct {
 
 // Key is an idempotency key with what it protects.
 type Key struct {
-	Value    string
-	BodyHMAC []byte
-	Response []byte
+	Value       string
+	Fingerprint []byte // of the request
+	Response    []byte
 }
 
 // Known is what the database knows about a signup that somebody asks for.
 type Known struct {
-	Now      time.Time
-	Taken    bool // the username, by a member or by one who left
-	Exists   bool // a signup of this very signup id: it was committed
-	BodyHMAC []byte
-	Response []byte // of the first request with this key; nil: the key is new
+	Now    time.Time
+	Taken  bool // the username, by a member or by one who left
+	Exists bool // a signup of this very signup id: it was committed
+
+	// Of the first request with this key; nil: the key is new.
+	Fingerprint, Response []byte
+	PasswordHash          string // of the member that it made
 }
 
 // LookUp reads, in one round trip, all that decides about a signup: before hashing,
 // and again when the outcome of [Store.SignUp] is in doubt.
 func (s *Store) LookUp(ctx context.Context, usernameKey, key, signupID string) (Known, error) {
 	rows, err := s.pool.Query(ctx, `-- name: lookUpSignup
-SELECT now() AS now, k.body_hmac, k.response,
+SELECT now() AS now, k.body_hmac AS fingerprint, k.response, coalesce(m.password_hash, '') AS password_hash,
        EXISTS (SELECT FROM member WHERE username_key = $1) OR EXISTS (SELECT FROM member WHERE name_mac = $4) AS taken,
        EXISTS (SELECT FROM signup_saga WHERE signup_id = $3) AS exists
-FROM (VALUES (1)) AS always LEFT JOIN idempotency_key k ON k.key = $2 AND k.expires_at > now()`, usernameKey, key, signupID, s.nameMAC(usernameKey))
+FROM (VALUES (1)) AS always
+LEFT JOIN idempotency_key k ON k.key = $2 AND k.expires_at > now()
+LEFT JOIN member m ON m.id = k.member_id`, usernameKey, key, signupID, s.nameMAC(usernameKey))
 	if err != nil {
 		return Known{}, err
 	}
@@ -82,8 +86,9 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, now(), $8, $9, $10, $11)`,
 	if key != nil {
 		b.Queue("-- name: forgetExpiredKey\nDELETE FROM idempotency_key WHERE key = $1 AND expires_at <= now()", key.Value)
 		b.Queue(`-- name: insertKey
-INSERT INTO idempotency_key (key, member_id, body_hmac, response, expires_at) VALUES ($1, $2, $3, $4, now() + make_interval(secs => $5))`,
-			key.Value, m.ID, key.BodyHMAC, key.Response, KeyLifetime.Seconds())
+INSERT INTO idempotency_key (key, member_id, body_hmac, response, expires_at)
+VALUES ($1, $2, $3, $4, now() + make_interval(secs => $5))`,
+			key.Value, m.ID, key.Fingerprint, key.Response, KeyLifetime.Seconds())
 	}
 	if err := queueEffects(b, r, effects); err != nil { // last, so that a failed signup draws no event id
 		return err

@@ -42,6 +42,10 @@ func (f *fixture) begin(name string) (store.Member, store.Record, []saga.Effect)
 	return m, r, effects
 }
 
+func keyOf(fingerprint string) *store.Key {
+	return &store.Key{Value: "k", Fingerprint: []byte(fingerprint), Response: []byte("y")}
+}
+
 func (f *fixture) signUp(t *testing.T, name string) store.Record {
 	t.Helper()
 	m, r, effects := f.begin(name)
@@ -76,7 +80,7 @@ func TestSignUpStoresEverythingOrNothing(t *testing.T) {
 		storetest.Exec(t, f.pool, `CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''injected''; END'`)
 		storetest.Exec(t, f.pool, fmt.Sprintf("CREATE TRIGGER broken BEFORE INSERT ON %s FOR EACH ROW EXECUTE FUNCTION refuse()", table))
 		m, r, effects := f.begin(fmt.Sprintf("mina%d", i))
-		if err := f.SignUp(t.Context(), m, r, effects, &store.Key{Value: "k", BodyHMAC: []byte("x"), Response: []byte("y")}); err == nil {
+		if err := f.SignUp(t.Context(), m, r, effects, keyOf("x")); err == nil {
 			t.Fatalf("%s is broken, but the signup succeeded", table)
 		}
 		for _, other := range everything {
@@ -90,7 +94,7 @@ func TestSignUpStoresEverythingOrNothing(t *testing.T) {
 		t.Errorf("%d wake-ups for transactions that were rolled back", n)
 	}
 	m, r, effects := f.begin("mina")
-	if err := f.SignUp(t.Context(), m, r, effects, &store.Key{Value: "k", BodyHMAC: []byte("x"), Response: []byte("y")}); err != nil {
+	if err := f.SignUp(t.Context(), m, r, effects, keyOf("x")); err != nil {
 		t.Fatal(err)
 	}
 	for _, table := range everything {
@@ -114,7 +118,7 @@ func TestTakenNamesAndKeys(t *testing.T) {
 	if err != nil || !known.Taken || known.Exists || known.Response != nil || time.Since(known.Now).Abs() > time.Minute {
 		t.Errorf("known: %+v %v", known, err)
 	}
-	key := &store.Key{Value: "k", BodyHMAC: []byte("x"), Response: []byte("y")}
+	key := keyOf("x")
 	for i, want := range []error{nil, store.ErrTaken} {
 		m, r, effects := f.begin(fmt.Sprint("other", i))
 		if err := f.SignUp(t.Context(), m, r, effects, key); !errors.Is(err, want) {
