@@ -22,7 +22,7 @@ require (
 	github.com/signup-saga/signup-saga/client v0.0.0
 	github.com/signup-saga/signup-saga/contract v0.0.0
 	github.com/signup-saga/signup-saga/devstack/testenv v0.0.0
-	github.com/signup-saga/signup-saga/outbox v0.0.0
+	github.com/signup-saga/signup-saga/outbox v0.1.0
 	github.com/synadia-io/orbit.go/jetstreamext v0.3.2
 	golang.org/x/crypto v0.58.0
 	gonum.org/v1/plot v0.17.0

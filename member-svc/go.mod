@@ -23,7 +23,7 @@ require (
 	github.com/prometheus/client_golang v1.25.0
 	github.com/signup-saga/signup-saga/client v0.0.0
 	github.com/signup-saga/signup-saga/devstack/testenv v0.0.0
-	github.com/signup-saga/signup-saga/outbox v0.0.0
+	github.com/signup-saga/signup-saga/outbox v0.1.0
 	github.com/signup-saga/signup-saga/service v0.0.0-00010101000000-000000000000
 	github.com/wneessen/go-mail v0.8.1
 	go.opentelemetry.io/otel v1.47.0
@@ -69,8 +69,8 @@ require (
 	github.com/prometheus/common v0.72.0 // indirect
 	github.com/prometheus/procfs v0.22.0 // indirect
 	github.com/sethvargo/go-retry v0.5.0 // indirect
-	github.com/signup-saga/signup-saga/outbox/outboxotel v0.0.0 // indirect
-	github.com/signup-saga/signup-saga/outbox/outboxprom v0.0.0 // indirect
+	github.com/signup-saga/signup-saga/outbox/outboxotel v0.1.0 // indirect
+	github.com/signup-saga/signup-saga/outbox/outboxprom v0.1.0 // indirect
 	github.com/synadia-io/orbit.go/jetstreamext v0.3.2 // indirect
 	github.com/synadia-io/orbit.go/natsext v0.1.3 // indirect
 	go.opentelemetry.io/auto/sdk v1.2.1 // indirect

@@ -12,8 +12,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/signup-saga/signup-saga/devstack/testenv"
 	"github.com/signup-saga/signup-saga/outbox"
+	"github.com/signup-saga/signup-saga/outbox/internal/testenv"
 )
 
 // exampleTB lets an example use what tests use. What it does not define would

@@ -2,8 +2,6 @@ module github.com/signup-saga/signup-saga/outbox
 
 go 1.26.0
 
-replace github.com/signup-saga/signup-saga/devstack/testenv => ../devstack/testenv
-
 require (
 	github.com/jackc/pgx/v5 v5.12.0
 	github.com/nats-io/nats.go v1.55.0
@@ -17,7 +15,6 @@ require (
 	github.com/klauspost/compress v1.20.0 // indirect
 	github.com/nats-io/nkeys v0.4.16 // indirect
 	github.com/nats-io/nuid v1.0.1 // indirect
-	github.com/signup-saga/signup-saga/devstack/testenv v0.0.0
 	github.com/synadia-io/orbit.go/natsext v0.1.3 // indirect
 	golang.org/x/crypto v0.57.0 // indirect
 	golang.org/x/sync v0.23.0 // indirect

@@ -13,7 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/signup-saga/signup-saga/devstack/testenv"
+	"github.com/signup-saga/signup-saga/outbox/internal/testenv"
 )
 
 func TestWipedBrokerGetsTheReplayWindowAgain(t *testing.T) {

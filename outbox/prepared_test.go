@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/signup-saga/signup-saga/devstack/testenv"
+	"github.com/signup-saga/signup-saga/outbox/internal/testenv"
 )
 
 // A prepared transaction belongs to no session and outlives the server: its ids

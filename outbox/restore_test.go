@@ -15,7 +15,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/signup-saga/signup-saga/devstack/testenv"
+	"github.com/signup-saga/signup-saga/outbox/internal/testenv"
 )
 
 // A database is dumped while a writer is open and a relay works, and restored in

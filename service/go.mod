@@ -13,7 +13,7 @@ require (
 	github.com/pb33f/libopenapi-validator v0.16.2
 	github.com/pressly/goose/v3 v3.29.0
 	github.com/prometheus/client_golang v1.25.0
-	github.com/signup-saga/signup-saga/outbox/outboxprom v0.0.0
+	github.com/signup-saga/signup-saga/outbox/outboxprom v0.1.0
 	go.opentelemetry.io/otel v1.47.0
 	go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp v1.47.0
 	go.opentelemetry.io/otel/sdk v1.47.0
@@ -66,8 +66,8 @@ require (
 	github.com/sethvargo/go-retry v0.5.0 // indirect
 	github.com/signup-saga/signup-saga/contract v0.0.0
 	github.com/signup-saga/signup-saga/devstack/testenv v0.0.0
-	github.com/signup-saga/signup-saga/outbox v0.0.0
-	github.com/signup-saga/signup-saga/outbox/outboxotel v0.0.0
+	github.com/signup-saga/signup-saga/outbox v0.1.0
+	github.com/signup-saga/signup-saga/outbox/outboxotel v0.1.0
 	go.uber.org/multierr v1.11.0 // indirect
 	golang.org/x/crypto v0.58.0 // indirect
 	golang.org/x/sync v0.24.0 // indirect

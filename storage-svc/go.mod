@@ -12,7 +12,7 @@ require (
 	github.com/prometheus/client_golang v1.25.0
 	github.com/signup-saga/signup-saga/contract v0.0.0
 	github.com/signup-saga/signup-saga/devstack/testenv v0.0.0
-	github.com/signup-saga/signup-saga/outbox v0.0.0
+	github.com/signup-saga/signup-saga/outbox v0.1.0
 	github.com/signup-saga/signup-saga/service v0.0.0
 	go.opentelemetry.io/otel v1.47.0
 	go.opentelemetry.io/otel/trace v1.47.0
@@ -61,8 +61,8 @@ require (
 	github.com/rs/xid v1.6.0 // indirect
 	github.com/ryszard/goskiplist v0.0.0-20150312221310-2dfbae5fcf46 // indirect
 	github.com/sethvargo/go-retry v0.5.0 // indirect
-	github.com/signup-saga/signup-saga/outbox/outboxotel v0.0.0 // indirect
-	github.com/signup-saga/signup-saga/outbox/outboxprom v0.0.0 // indirect
+	github.com/signup-saga/signup-saga/outbox/outboxotel v0.1.0 // indirect
+	github.com/signup-saga/signup-saga/outbox/outboxprom v0.1.0 // indirect
 	github.com/synadia-io/orbit.go/jetstreamext v0.3.2 // indirect
 	github.com/synadia-io/orbit.go/natsext v0.1.3 // indirect
 	github.com/tinylib/msgp v1.6.4 // indirect

@@ -4,8 +4,7 @@ go 1.26.0
 
 require (
 	github.com/nats-io/nats.go v1.55.0
-	github.com/signup-saga/signup-saga/devstack/testenv v0.0.0
-	github.com/signup-saga/signup-saga/outbox v0.0.0
+	github.com/signup-saga/signup-saga/outbox v0.1.0
 	go.opentelemetry.io/otel v1.47.0
 	go.opentelemetry.io/otel/sdk v1.47.0
 	go.opentelemetry.io/otel/trace v1.47.0
@@ -35,5 +34,3 @@ require (
 )
 
 replace github.com/signup-saga/signup-saga/outbox => ../
-
-replace github.com/signup-saga/signup-saga/devstack/testenv => ../../devstack/testenv

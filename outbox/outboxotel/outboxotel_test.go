@@ -16,9 +16,9 @@ import (
 	oteltrace "go.opentelemetry.io/otel/trace"
 	"go.opentelemetry.io/otel/trace/noop"
 
-	"github.com/signup-saga/signup-saga/devstack/testenv"
 	"github.com/signup-saga/signup-saga/outbox"
 	"github.com/signup-saga/signup-saga/outbox/internal/relaytest"
+	"github.com/signup-saga/signup-saga/outbox/internal/testenv"
 	"github.com/signup-saga/signup-saga/outbox/outboxotel"
 )
 

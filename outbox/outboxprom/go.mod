@@ -6,8 +6,7 @@ require (
 	github.com/jackc/pgx/v5 v5.12.0
 	github.com/nats-io/nats.go v1.55.0
 	github.com/prometheus/client_golang v1.25.0
-	github.com/signup-saga/signup-saga/devstack/testenv v0.0.0
-	github.com/signup-saga/signup-saga/outbox v0.0.0
+	github.com/signup-saga/signup-saga/outbox v0.1.0
 )
 
 require (
@@ -34,5 +33,3 @@ require (
 )
 
 replace github.com/signup-saga/signup-saga/outbox => ../
-
-replace github.com/signup-saga/signup-saga/devstack/testenv => ../../devstack/testenv

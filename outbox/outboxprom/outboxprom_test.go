@@ -16,9 +16,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
-	"github.com/signup-saga/signup-saga/devstack/testenv"
 	"github.com/signup-saga/signup-saga/outbox"
 	"github.com/signup-saga/signup-saga/outbox/internal/relaytest"
+	"github.com/signup-saga/signup-saga/outbox/internal/testenv"
 	"github.com/signup-saga/signup-saga/outbox/outboxprom"
 	"github.com/signup-saga/signup-saga/outbox/outboxtest"
 )

@@ -16,8 +16,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go"
 
-	"github.com/signup-saga/signup-saga/devstack/testenv"
 	"github.com/signup-saga/signup-saga/outbox"
+	"github.com/signup-saga/signup-saga/outbox/internal/testenv"
 )
 
 // Example lets an example use what tests use. What it does not define would end

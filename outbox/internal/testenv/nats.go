@@ -1,0 +1,117 @@
+package testenv
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// NATSServer is a NATS server with JetStream in a process of its own, which a
+// test may treat badly. It keeps its URL and, except over Wipe, its messages.
+// Its methods fail the test on trouble; the test's goroutine must call them.
+type NATSServer struct {
+	URL string
+	Dir string // holds the messages
+
+	t      testing.TB
+	server *server // nil while it is down
+}
+
+// NATS starts a NATS server that ends with the test.
+func NATS(t testing.TB) *NATSServer {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "outbox-nats-")
+	if err != nil {
+		t.Fatalf("make a folder for NATS: %v", err)
+	}
+	s := &NATSServer{URL: "nats://" + freeAddress(t), Dir: filepath.Join(dir, "store"), t: t}
+	t.Cleanup(func() {
+		s.Kill()
+		if err := os.RemoveAll(dir); err != nil {
+			t.Errorf("remove the folder of NATS: %v", err)
+		}
+	})
+	s.Start()
+	return s
+}
+
+// Start starts the server again and waits until JetStream takes messages.
+func (s *NATSServer) Start() {
+	s.t.Helper()
+	if s.server != nil {
+		return
+	}
+	started, _, err := launch("NATS_URL", "nats", "--dir", s.Dir, "--addr", strings.TrimPrefix(s.URL, "nats://"))
+	if err != nil {
+		s.t.Fatalf("start NATS: %v", err)
+	}
+	s.server = started
+}
+
+// Stop ends the server in order.
+func (s *NATSServer) Stop() {
+	s.t.Helper()
+	if err := s.server.close(); err != nil {
+		s.t.Errorf("stop NATS: %v", err)
+	}
+	s.server = nil
+}
+
+// Kill ends the server at once, as kill -9 does.
+func (s *NATSServer) Kill() {
+	if s.server != nil {
+		s.server.kill()
+		s.server = nil
+	}
+}
+
+// Wipe kills the server, deletes all that it stored, and starts it again.
+func (s *NATSServer) Wipe() {
+	s.t.Helper()
+	s.Kill()
+	if err := os.RemoveAll(s.Dir); err != nil {
+		s.t.Fatalf("wipe NATS: %v", err)
+	}
+	s.Start()
+}
+
+// Pause freezes the server; its connections stay open and silent.
+func (s *NATSServer) Pause() {
+	s.t.Helper()
+	s.signal(syscall.SIGSTOP)
+	stat := fmt.Sprintf("/proc/%d/stat", s.server.cmd.Process.Pid)
+	Eventually(s.t, 5*time.Second, "NATS to stand still", func() bool {
+		state, err := os.ReadFile(stat) // where there is no /proc, nothing tells when
+		return err != nil || strings.Contains(string(state), ") T ")
+	})
+}
+
+// Resume lets a paused server go on.
+func (s *NATSServer) Resume() { s.signal(syscall.SIGCONT) }
+
+func (s *NATSServer) signal(sig syscall.Signal) {
+	s.t.Helper()
+	if err := s.server.cmd.Process.Signal(sig); err != nil {
+		s.t.Fatalf("signal NATS: %v", err)
+	}
+}
+
+// freeAddress picks a port below those that the system gives to outgoing
+// connections: one of these could take the port while the server is down.
+func freeAddress(t testing.TB) string {
+	for range 100 {
+		l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000)))
+		if err == nil {
+			_ = l.Close()
+			return l.Addr().String()
+		}
+	}
+	t.Fatalf("find a port for NATS: none of 100 is free")
+	return ""
+}
