@@ -12,8 +12,8 @@ import (
 type LimitConfig struct {
 	SignupRate     int            `env:"SIGNUP_RATE_PER_MINUTE" envDefault:"60" help:"signups per address and minute; for one username all addresses together, and a sixth of that in each further minute"`
 	SessionRate    int            `env:"SESSION_RATE_PER_MINUTE" envDefault:"60" help:"passwords that an address may try per minute, to sign in or to leave; for one username as with signups"`
-	MaxConnections int            `env:"MAX_CONNECTIONS" envDefault:"8192" help:"connections of each listener at a time, a quarter of them from one address; a file descriptor each"`
-	MaxStreams     int            `env:"MAX_STREAMS" envDefault:"4096" help:"streams of signup events at a time, a quarter of them for one address"`
+	MaxConnections int            `env:"MAX_CONNECTIONS" envDefault:"8192" help:"per listener, see docs/availability.md"`
+	MaxStreams     int            `env:"MAX_STREAMS" envDefault:"4096" help:"signup event streams at a time, likewise"`
 	TrustedProxies proxyAddresses `env:"TRUSTED_PROXIES" help:"networks of reverse proxies, see docs/reverse-proxy.md"`
 }
 

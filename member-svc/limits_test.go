@@ -190,6 +190,7 @@ func TestEventsOfASignup(t *testing.T) {
 func TestStreamsAreCapped(t *testing.T) {
 	s := behindProxy(t, "MAX_STREAMS", "4")
 	path := eventsPath(signUp(t, s, "mina"))
+	address := func(n int) string { return fmt.Sprintf("192.0.%d.1", n) }
 	var leave context.CancelFunc
 	for i, c := range []struct {
 		address int
@@ -197,13 +198,13 @@ func TestStreamsAreCapped(t *testing.T) {
 		code    string
 	}{{1, 200, ""}, {1, 429, "rate_limited"}, {2, 200, ""}, {3, 200, ""}, {4, 200, ""}, {5, 503, "busy"}, {1, 503, "busy"}} {
 		if c.want != 200 {
-			status, header, body, _ := call(t, "GET", s.public+path, "", "X-Forwarded-For", fmt.Sprint("192.0.2.", c.address))
+			status, header, body, _ := call(t, "GET", s.public+path, "", "X-Forwarded-For", address(c.address))
 			if status != c.want || body["code"] != c.code || header.Get("Retry-After") == "" {
 				t.Errorf("%d: %d %v", i, status, body)
 			}
 			continue
 		}
-		stream := follow(t, s, path, "X-Forwarded-For", fmt.Sprint("192.0.2.", c.address))
+		stream := follow(t, s, path, "X-Forwarded-For", address(c.address))
 		if stream.status != 200 {
 			t.Errorf("%d: %d", i, stream.status)
 		}
@@ -211,9 +212,36 @@ func TestStreamsAreCapped(t *testing.T) {
 	}
 	leave()
 	testenv.Eventually(t, 20*time.Second, "a place", func() bool {
-		return follow(t, s, path, "X-Forwarded-For", "192.0.2.5").status == 200
+		return follow(t, s, path, "X-Forwarded-For", address(5)).status == 200
 	})
 	if err := s.stop(); err != nil { // with streams open
 		t.Error(err)
+	}
+}
+
+// Whoever holds half of the streams by many addresses of one network gets no more, and gives some back to newcomers.
+func TestStreamsAreSharedByNetworks(t *testing.T) {
+	s := behindProxy(t, "MAX_STREAMS", "8")
+	path := eventsPath(signUp(t, s, "mina"))
+	var first following
+	for i := range 4 {
+		stream := follow(t, s, path, "X-Forwarded-For", fmt.Sprintf("2001:db8:0:%d::1", i))
+		if stream.status != 200 {
+			t.Fatalf("stream %d: %d", i, stream.status)
+		}
+		if i == 0 {
+			first = stream
+		}
+	}
+	if status := follow(t, s, path, "X-Forwarded-For", "2001:db8:0:4::1").status; status != 429 {
+		t.Errorf("half of all streams, and one more: %d", status)
+	}
+	for i := range 5 {
+		if status := follow(t, s, path, "X-Forwarded-For", fmt.Sprintf("192.0.%d.1", i)).status; status != 200 {
+			t.Errorf("newcomer %d: %d", i, status)
+		}
+	}
+	if _, err := io.Copy(io.Discard, first.body); err != nil { // ended as any stream is: the browser comes again
+		t.Errorf("the oldest stream of the network that has most: %v", err)
 	}
 }

@@ -86,23 +86,3 @@ func TestAddressKey(t *testing.T) {
 		}
 	}
 }
-
-func TestPlaces(t *testing.T) {
-	p := service.NewPlaces(5)
-	for i, c := range []struct {
-		key  string
-		want service.Grant
-	}{
-		{"a", service.Granted}, {"a", service.Granted}, {"a", service.KeyFull}, // a quarter, rounded up
-		{"", service.Granted}, {"", service.Granted}, {"", service.Granted}, // no limit of its own
-		{"b", service.Full}, {"", service.Full},
-	} {
-		if got := p.Take(c.key); got != c.want {
-			t.Errorf("%d: %q gets %d, want %d", i, c.key, got, c.want)
-		}
-	}
-	p.Free("a")
-	if p.Take("b") != service.Granted || p.Take("a") != service.Full {
-		t.Error("a place that was given back")
-	}
-}

@@ -40,7 +40,7 @@ type ServerConfig struct {
 	Handler http.Handler
 	Log     *slog.Logger
 	TLS     *tls.Config // nil for plain HTTP
-	// MaxConnections at a time, a quarter of them from one address; 0 means 8192.
+	// MaxConnections at a time, shared out as by [Places]; 0 means 8192.
 	MaxConnections int
 	// Proxies are believed whom they forward for, and have many clients: each may have
 	// all of the connections.
@@ -64,11 +64,12 @@ type ServerConfig struct {
 // DRAIN_DELAY earlier, has every response say Connection: close, and leaves idle
 // connections open meanwhile.
 //
-// Connections beyond [ServerConfig.MaxConnections] are reset at once rather than
-// left in the accept queue, where they would look open to load balancers, time out
-// there, and hide from the limit by address, which keeps one client that opens
-// thousands and says nothing from taking everybody's place. Each server counts for
-// itself: whatever happens to the public listener, probes reach the other one.
+// When all [ServerConfig.MaxConnections] are open, a newcomer takes the place of one
+// that has no request with a handler: kept alive, still sending its header, or silent
+// since it connected. Connections that there is no place for are reset at once. In the
+// accept queue they would look open to load balancers, time out, and hide from the
+// shares of their networks. Each server counts for itself: whatever happens to the
+// public listener, probes reach the other one.
 type Server struct {
 	cfg      ServerConfig
 	http     http.Server
@@ -94,6 +95,9 @@ func NewServer(cfg ServerConfig) *Server {
 		IdleTimeout:       60 * time.Second,
 		MaxHeaderBytes:    16 << 10,
 		ConnState:         s.track,
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, placeKey{}, placeOf(c))
+		},
 		BaseContext: func(net.Listener) context.Context {
 			ctx := context.WithValue(context.Background(), drainKey{}, (<-chan struct{})(s.draining))
 			if cfg.Tracer != nil {
@@ -107,6 +111,9 @@ func NewServer(cfg ServerConfig) *Server {
 }
 
 func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
+	if place, ok := r.Context().Value(placeKey{}).(*Place); ok && place != nil {
+		place.SetBusy(true) // until track sees that the response is written
+	}
 	select {
 	case <-s.draining:
 		w.Header().Set("Connection", "close")
@@ -124,7 +131,10 @@ func (s *Server) Listen() error {
 	if err != nil {
 		return fmt.Errorf("listen for %s: %w", s.cfg.Name, err)
 	}
-	s.listener = &drainListener{TCPListener: l.(*net.TCPListener), places: NewPlaces(cmp.Or(s.cfg.MaxConnections, maxConnections)), proxies: s.cfg.Proxies}
+	s.listener = &drainListener{
+		TCPListener: l.(*net.TCPListener), proxies: s.cfg.Proxies,
+		places: NewPlaces(cmp.Or(s.cfg.MaxConnections, maxConnections)),
+	}
 	s.cfg.Log.Info("listening", "name", s.cfg.Name, "addr", s.Addr())
 	return nil
 }
@@ -180,6 +190,9 @@ func (s *Server) Shutdown(ctx context.Context) error {
 }
 
 func (s *Server) track(c net.Conn, state http.ConnState) {
+	if place := placeOf(c); place != nil && state == http.StateIdle {
+		place.SetBusy(false)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if state == http.StateClosed || state == http.StateHijacked {
@@ -233,9 +246,8 @@ func (l *drainListener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		key := l.key(conn)
-		if l.places.Take(key) == Granted {
-			return &placedConn{TCPConn: conn, free: sync.OnceFunc(func() { l.places.Free(key) })}, nil
+		if place, grant := l.places.Take(l.client(conn), func() { _ = conn.Close() }); grant == Granted {
+			return &placedConn{TCPConn: conn, place: place}, nil
 		}
 		_ = conn.SetLinger(0) // a reset: nothing of it stays in the kernel
 		_ = conn.Close()
@@ -258,24 +270,39 @@ func (l *drainListener) accept() (*net.TCPConn, error) {
 	return conn, l.SetDeadline(next)
 }
 
-// key is what the peer's connections are counted by; "" for a proxy.
-func (l *drainListener) key(conn *net.TCPConn) string {
-	peer, err := netip.ParseAddrPort(conn.RemoteAddr().String())
-	address := peer.Addr().Unmap().WithZone("")
-	if err != nil || l.proxies.Contains(address) {
-		return ""
+// client is whose share a connection is part of: the peer's, or nobody's if that is a
+// proxy.
+func (l *drainListener) client(conn *net.TCPConn) netip.Addr {
+	address, _ := conn.RemoteAddr().(*net.TCPAddr)
+	peer := address.AddrPort().Addr().Unmap().WithZone("")
+	if l.proxies.Contains(peer) {
+		return netip.Addr{}
 	}
-	return AddressKey(address)
+	return peer
+}
+
+type placeKey struct{}
+
+// placeOf returns the place of a connection that the listener accepted, TLS or not.
+func placeOf(c net.Conn) *Place {
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	placed, ok := c.(*placedConn)
+	if !ok {
+		return nil
+	}
+	return placed.place
 }
 
 // placedConn gives back its place when it is closed.
 type placedConn struct {
 	*net.TCPConn
-	free func()
+	place *Place
 }
 
 // Close implements net.Conn.
 func (c *placedConn) Close() error {
-	defer c.free()
+	defer c.place.Free()
 	return c.TCPConn.Close()
 }

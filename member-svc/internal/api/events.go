@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"net/http"
 	"strconv"
 	"time"
@@ -15,14 +16,19 @@ const streamRetry = 5 * time.Second
 
 // streamSignup shows a signup until it is settled.
 func (a *API) streamSignup(w http.ResponseWriter, r *http.Request) error {
-	client := address(r)
-	switch a.streams.Take(client) {
+	ctx, end := context.WithCancel(r.Context())
+	defer end()
+	r = r.WithContext(ctx)
+	place, grant := a.streams.Take(service.ClientAddress(r), end)
+	switch grant {
 	case service.Full:
 		return later(service.NewProblem(http.StatusServiceUnavailable, "busy", "too many streams are open"), streamRetry)
-	case service.KeyFull:
+	case service.NetworkFull:
 		return limited(streamRetry)
+	case service.Granted:
 	}
-	defer a.streams.Free(client)
+	place.SetBusy(true) // no stream is taken back while its network holds no more than others
+	defer place.Free()
 	view, err := a.Signups.Find(r.Context(), chi.URLParam(r, "signup_id"))
 	if err != nil {
 		return err

@@ -12,7 +12,7 @@ import (
 type Limits struct {
 	Signups   int // that an address may try per minute, see attempts
 	Passwords int // likewise
-	Streams   int // that may be open, a quarter of them for one address
+	Streams   int // that may be open, see service.Places
 }
 
 // attempts limits what is tried by addresses and for usernames, whether these exist
