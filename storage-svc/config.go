@@ -33,7 +33,6 @@ type config struct {
 	ProbeConfig
 	service.Reconciliation
 	Token            service.Secret `env:"STORAGE_TOKEN,required" help:"bearer token of the internal listener; several, separated by white space, while it is replaced"`
-	ProviderDir      string         `env:"PROVIDER_DIR" help:"directory of the members' storages; wanted by PROVIDER=fs"`
 	ProviderLedger   string         `env:"PROVIDER_LEDGER" help:"file to which effective creates and deletes are appended, for audits"`
 	ProviderTimeout  time.Duration  `env:"PROVIDER_TIMEOUT" envDefault:"5s" help:"for one call of the provider"`
 	ProviderRate     float64        `env:"PROVIDER_RATE" envDefault:"3000" help:"calls of the provider per second, of all replicas together; 0 is unlimited"`
@@ -50,9 +49,6 @@ type config struct {
 // Validate implements what service.LoadConfig looks for.
 func (c config) Validate() []error {
 	errs := slices.Concat(c.MigrateConfig.Validate(), c.TLSFiles.Validate(), c.Problems())
-	if c.Provider == "fs" && c.ProviderDir == "" {
-		errs = append(errs, errors.New("PROVIDER_DIR: required with PROVIDER=fs"))
-	}
 	if _, _, err := net.SplitHostPort(c.Addr); err != nil {
 		errs = append(errs, errors.New("STORAGE_HTTP_ADDR: must be host:port"))
 	}

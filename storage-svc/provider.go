@@ -12,12 +12,13 @@ import (
 	"github.com/signup-saga/signup-saga/storage-svc/internal/store"
 )
 
-// storeTimeout is for one look at the object store at the start.
+// storeTimeout is for one check of the provider at the start.
 const storeTimeout = 3 * time.Second
 
 // ProviderConfig says where the storages are.
 type ProviderConfig struct {
 	Provider    string         `env:"PROVIDER" envDefault:"fs" help:"fs: a directory, s3: a bucket of an object store"`
+	ProviderDir string         `env:"PROVIDER_DIR" help:"directory of the members' storages; required with PROVIDER=fs, migrate creates it"`
 	S3Endpoint  string         `env:"S3_ENDPOINT" help:"URL of the object store; wanted by PROVIDER=s3, as are bucket and keys"`
 	S3Bucket    string         `env:"S3_BUCKET" help:"bucket of the storages; migrate creates it if it is missing"`
 	S3Region    string         `env:"S3_REGION" envDefault:"us-east-1" help:"region of the bucket"`
@@ -28,6 +29,9 @@ type ProviderConfig struct {
 // Validate reports everything that is wrong with the provider's configuration.
 func (c ProviderConfig) Validate() []error {
 	if c.Provider == "fs" {
+		if c.ProviderDir == "" {
+			return []error{errors.New("PROVIDER_DIR: required with PROVIDER=fs")}
+		}
 		return nil
 	}
 	if c.Provider != "s3" {
@@ -39,21 +43,35 @@ func (c ProviderConfig) Validate() []error {
 			errs = append(errs, errors.New(name+": required with PROVIDER=s3"))
 		}
 	}
-	if _, err := c.s3(nil); err != nil {
+	if _, err := c.s3(nil, nil); err != nil {
 		errs = append(errs, errors.New("S3_ENDPOINT: must be an http or https URL without a path"))
 	}
 	return errs
 }
 
-func (c ProviderConfig) s3(ledger *provider.Ledger) (*provider.S3, error) {
+func (c ProviderConfig) s3(known provider.Identities, ledger *provider.Ledger) (*provider.S3, error) {
 	return provider.NewS3(provider.S3Config{
 		Endpoint: c.S3Endpoint, Bucket: c.S3Bucket, Region: c.S3Region, AccessKey: c.S3AccessKey.Reveal(), SecretKey: c.S3SecretKey.Reveal(),
-	}, ledger)
+	}, known, ledger)
 }
 
-// newProvider returns the provider of the configuration. An object store that is
-// away is waited for by its calls; one that cannot keep the promises is refused.
-func newProvider(ctx context.Context, cfg config, st *store.Store) (provision.Provider, error) {
+// place is what both providers are.
+type place interface {
+	provision.Provider
+	provider.Place
+	Check(ctx context.Context) error
+}
+
+func (c ProviderConfig) open(known provider.Identities, ledger *provider.Ledger) (place, error) {
+	if c.Provider == "fs" {
+		return provider.NewFS(c.ProviderDir, known, ledger), nil
+	}
+	return c.s3(known, ledger)
+}
+
+// newProvider returns the provider of the configuration. One that is away, or is not
+// ours, is waited for by its calls; one that cannot keep the promises is refused.
+func newProvider(ctx context.Context, cfg config, st *store.Store, log *slog.Logger) (provision.Provider, error) {
 	var ledger *provider.Ledger
 	if cfg.ProviderLedger != "" {
 		var err error
@@ -61,9 +79,17 @@ func newProvider(ctx context.Context, cfg config, st *store.Store) (provision.Pr
 			return nil, err
 		}
 	}
-	p, err := openProvider(ctx, cfg, ledger)
+	p, err := cfg.open(st, ledger)
 	if err != nil {
 		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	switch err := p.Check(ctx); {
+	case errors.Is(err, provider.ErrUnconditional):
+		return nil, err
+	case err != nil:
+		log.Error("no storage is created or removed until the provider is well", "error", err)
 	}
 	if cfg.Faults == "on" {
 		return &provider.Faulty{Provider: p, Load: st.Fault}, nil
@@ -71,41 +97,36 @@ func newProvider(ctx context.Context, cfg config, st *store.Store) (provision.Pr
 	return p, nil
 }
 
-func openProvider(ctx context.Context, cfg config, ledger *provider.Ledger) (provision.Provider, error) {
-	if cfg.Provider == "fs" {
-		return provider.NewFS(cfg.ProviderDir, ledger)
-	}
-	p, err := cfg.s3(ledger)
+// identify gives the provider and the database the same identity. An object store
+// that is away is waited for; what a person has to decide is not.
+func identify(ctx context.Context, cfg MigrateConfig, adopt bool, log *slog.Logger) error {
+	pool, err := program.Database(ctx, cfg.DatabaseURL, cfg.Common, log)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
-	defer cancel()
-	if err := p.Check(ctx); errors.Is(err, provider.ErrUnconditional) {
-		return nil, err
-	}
-	return p, nil
-}
-
-// ensureBucket waits for the object store, if there is one, and its bucket.
-func ensureBucket(ctx context.Context, cfg ProviderConfig, log *slog.Logger) error {
-	if cfg.Provider != "s3" {
-		return nil
-	}
-	p, err := cfg.s3(nil)
+	defer pool.Close()
+	known := store.New(pool, nil)
+	p, err := cfg.open(known, nil)
 	if err != nil {
 		return err
 	}
 	done, cancel := context.WithCancel(ctx)
 	defer cancel()
-	service.Loop(done, "bucket", time.Minute, nil, log, func(ctx context.Context) (bool, error) {
+	var refused error
+	service.Loop(done, "provider", time.Minute, nil, log, func(ctx context.Context) (bool, error) {
 		ctx, stop := context.WithTimeout(ctx, storeTimeout)
 		defer stop()
-		if err := p.EnsureBucket(ctx); err != nil {
+		written, err := provider.Identify(ctx, p, known, adopt)
+		if wrong := new(provider.IdentityError); errors.As(err, &wrong) || err != nil && cfg.Provider == "fs" {
+			refused = err
+		} else if err != nil {
 			return false, err
+		}
+		if written {
+			log.Info("the provider has its identity; every call is made sure of it")
 		}
 		cancel()
 		return false, nil
 	})
-	return ctx.Err()
+	return errors.Join(refused, ctx.Err())
 }

@@ -13,22 +13,18 @@ import (
 	"github.com/signup-saga/signup-saga/service/drift"
 	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
 	"github.com/signup-saga/signup-saga/storage-svc/internal/reconcile"
+	"github.com/signup-saga/signup-saga/storage-svc/internal/store"
 )
 
 // reconcileConfig is what the reconcile subcommand needs.
 type reconcileConfig struct {
 	MigrateConfig
 	service.Reconciliation
-	ProviderDir string `env:"PROVIDER_DIR"`
 }
 
 // Validate implements what service.LoadConfig looks for.
 func (c reconcileConfig) Validate() []error {
-	errs := append(c.MigrateConfig.Validate(), c.Problems()...)
-	if c.Provider == "fs" && c.ProviderDir == "" {
-		errs = append(errs, errors.New("PROVIDER_DIR: required with PROVIDER=fs"))
-	}
-	return errs
+	return append(c.MigrateConfig.Validate(), c.Problems()...)
 }
 
 func newReconciler(c service.Reconciliation, pool *pgxpool.Pool, prov provision.Provider, log *slog.Logger) *reconcile.Reconciler {
@@ -44,7 +40,7 @@ func reconcileOnce(ctx context.Context, cfg reconcileConfig, stdout io.Writer, d
 		return err
 	}
 	defer pool.Close()
-	prov, err := openProvider(ctx, config{MigrateConfig: cfg.MigrateConfig, ProviderDir: cfg.ProviderDir}, nil)
+	prov, err := cfg.open(store.New(pool, nil), nil)
 	if err != nil {
 		return err
 	}

@@ -30,11 +30,10 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout 
 			return serve(ctx, cfg, service.NewLogger(stdout, cfg.LogFormat, cfg.LogLevel))
 		}),
 		"migrate": service.With(func(cfg MigrateConfig, stdout io.Writer) error {
-			log := service.NewLogger(stdout, cfg.LogFormat, cfg.LogLevel)
-			if err := program.Migrate(ctx, cfg.DatabaseURL, cfg.Common, log); err != nil {
-				return err
-			}
-			return ensureBucket(ctx, cfg.ProviderConfig, log)
+			return migrate(ctx, cfg, stdout, false)
+		}),
+		"migrate --adopt-provider": service.With(func(cfg MigrateConfig, stdout io.Writer) error {
+			return migrate(ctx, cfg, stdout, true)
 		}),
 		"healthcheck": service.With(func(cfg ProbeConfig, _ io.Writer) error {
 			return service.HealthcheckAddr(ctx, cfg.Addr, cfg.TLSFiles)
@@ -46,6 +45,14 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout 
 			return reconcileOnce(ctx, cfg, stdout, true)
 		}),
 	})
+}
+
+func migrate(ctx context.Context, cfg MigrateConfig, stdout io.Writer, adopt bool) error {
+	log := service.NewLogger(stdout, cfg.LogFormat, cfg.LogLevel)
+	if err := program.Migrate(ctx, cfg.DatabaseURL, cfg.Common, log); err != nil {
+		return err
+	}
+	return identify(ctx, cfg, adopt, log)
 }
 
 // serve waits for what it needs, in any order of appearance, then runs until
@@ -74,7 +81,7 @@ func assemble(ctx context.Context, cfg config, pool *pgxpool.Pool, nc *service.N
 	}
 	st := store.New(pool, wakeRelays)
 	metrics := api.NewMetrics(registry, st)
-	prov, err := newProvider(ctx, cfg, st)
+	prov, err := newProvider(ctx, cfg, st, log)
 	if err != nil {
 		return nil, err
 	}

@@ -33,10 +33,17 @@ type process struct {
 	addr   string
 	cancel context.CancelFunc
 	ended  chan error
+	copied <-chan struct{} // the log, once it has ended
 }
 
 // start runs the serve subcommand and waits until it listens.
 func start(t *testing.T, vars map[string]string) *process {
+	t.Helper()
+	return startLogging(t, vars, io.Discard)
+}
+
+// startLogging does the same and keeps the log, which is complete when the process has stopped.
+func startLogging(t *testing.T, vars map[string]string, logged io.Writer) *process {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &process{t: t, vars: vars, cancel: cancel, ended: make(chan error, 1)}
@@ -46,14 +53,16 @@ func start(t *testing.T, vars map[string]string) *process {
 		w.Close()
 	}()
 	t.Cleanup(p.stop)
-	lines := bufio.NewScanner(r)
+	copied := make(chan struct{})
+	p.copied = copied
+	lines := bufio.NewScanner(io.TeeReader(r, logged))
 	for p.addr == "" && lines.Scan() {
 		var line struct{ Msg, Addr string }
 		if json.Unmarshal(lines.Bytes(), &line) == nil && line.Msg == "listening" {
 			p.addr = line.Addr
 		}
 	}
-	go func() { _, _ = io.Copy(io.Discard, r) }()
+	go func() { defer close(copied); _, _ = io.Copy(logged, r) }()
 	if p.addr == "" {
 		cancel()
 		p.cancel = nil
@@ -71,6 +80,7 @@ func (p *process) stop() {
 	if err := <-p.ended; err != nil {
 		p.t.Error(err)
 	}
+	<-p.copied
 }
 
 func (p *process) call(method, path, body string) (status int, answer string) {

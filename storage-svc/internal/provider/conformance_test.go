@@ -23,6 +23,9 @@ type place struct {
 	names func(t *testing.T, s provision.Storage) []string
 	// unmark removes a marker as no provider ever does.
 	unmark func(t *testing.T, s provision.Storage)
+	// identify puts another identity there, "" for none. What the database knows stays.
+	identify func(t *testing.T, content string)
+	known    *identities
 }
 
 // conforms runs what every provider must do, each part in a place of its own.
@@ -38,6 +41,7 @@ func conforms(t *testing.T, at func(t *testing.T) place) {
 		"strange member":  strangeMembersAreRefused,
 		"ended context":   endedContextsAreObeyed,
 		"damaged markers": damagedMarkersAreLeftAlone,
+		"identity":        strangePlacesAreLeftAlone,
 	} {
 		t.Run(name, func(t *testing.T) { part(t, at(t)) })
 	}
@@ -198,6 +202,52 @@ func damagedMarkersAreLeftAlone(t *testing.T, at place) {
 	if got := lines(t, at.ledger); len(got) != 0 {
 		t.Errorf("the ledger has %v", got)
 	}
+}
+
+// A place without the right identity is an outage: nothing is created there, deleted
+// there or reported missing, and all goes on when the right one is back.
+func strangePlacesAreLeftAlone(t *testing.T, at place) {
+	living, new, right := storage(1), storage(2), at.known.current.ID
+	must(t, at.open(t).Create(t.Context(), living))
+	unusable := func(name, want string) {
+		p := at.open(t)
+		_, listErr := p.List(t.Context(), "", 10)
+		for call, err := range map[string]error{
+			"create": p.Create(t.Context(), new), "remove": p.Remove(t.Context(), living), "list": listErr, "check": p.(interface {
+				Check(context.Context) error
+			}).Check(t.Context()),
+		} {
+			var f *provision.Failure
+			if !errors.As(err, &f) || f.Class != provision.ClassOutage || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s, %s: %v, want an outage: %s", name, call, err, want)
+			}
+		}
+		if got := at.names(t, new); len(got) != 0 {
+			t.Errorf("%s: created %v", name, got)
+		}
+	}
+	for name, c := range map[string]struct{ content, want string }{
+		"none":             {"", "has no identity"},
+		"another's":        {strings.Repeat("A", 26) + "\n", "belongs to another deployment"},
+		"blank":            {"\n", "is damaged"},
+		"cut off":          {right[:20], "is damaged"},
+		"binary":           {"\x00\xff" + right, "is damaged"},
+		"longer than ours": {strings.Repeat(right, 1000), "is damaged"},
+	} {
+		at.identify(t, c.content)
+		unusable(name, c.want)
+		at.identify(t, right+"\n")
+	}
+	known := at.known.current
+	at.known.current = provider.Identity{}
+	unusable("migrate has not run", "run storage-svc migrate")
+	at.known.current = known
+	at.known.fails = errors.New("no connection")
+	unusable("no database", "no connection")
+	at.known.fails = nil
+	must(t, at.open(t).Create(t.Context(), new))
+	expect(t, at.ledger, living, "create ")
+	expect(t, at.ledger, new, "create ")
 }
 
 func listTellsWhatIsThere(t *testing.T, at place) {

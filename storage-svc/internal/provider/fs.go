@@ -2,12 +2,11 @@ package provider
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
+	"path"
 	"slices"
 	"sync"
 	"syscall"
@@ -19,12 +18,14 @@ import (
 const (
 	ownerFile  = "owner"
 	tmpDir     = ".tmp"
+	idFile     = ".identity"
 	staleAfter = time.Hour   // for temporary files of processes that died
 	lookFor    = time.Minute // how old the names that a listing has read ahead may become
 )
 
 // FS keeps storages in a local directory, shared by any number of processes:
 //
+//	<dir>/.identity                   what migrate wrote, see [Identify]
 //	<dir>/<shard>/<member id>/owner   the marker
 //	<dir>/<shard>/<member id>/…       the member's data
 //
@@ -32,8 +33,9 @@ const (
 // synced file, so it is never seen half-written, and of two creators exactly one
 // succeeds. Everything is synced before success is reported.
 type FS struct {
-	dir    string
-	ledger *Ledger
+	dir      string
+	expected expectation
+	ledger   *Ledger
 
 	window int // names that a listing reads ahead
 
@@ -43,97 +45,109 @@ type FS struct {
 	looked time.Time // at all names
 }
 
-// NewFS returns a provider in dir, which it creates. The ledger may be nil.
-func NewFS(dir string, ledger *Ledger) (*FS, error) {
-	tmp := filepath.Join(dir, tmpDir)
-	if err := os.MkdirAll(tmp, 0o750); err != nil {
-		return nil, fmt.Errorf("provider directory: %w", err)
-	}
-	entries, err := os.ReadDir(tmp)
-	if err != nil {
-		return nil, fmt.Errorf("provider directory: %w", err)
-	}
-	for _, e := range entries {
-		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > staleAfter {
-			_ = os.Remove(filepath.Join(tmp, e.Name())) // another process may have been quicker
-		}
-	}
-	return &FS{dir: dir, ledger: ledger, window: 20 * provision.MaxResources}, nil
+// NewFS returns a provider in dir, which it does not touch yet. The ledger may be nil.
+func NewFS(dir string, known Identities, ledger *Ledger) *FS {
+	return &FS{dir: dir, expected: expectation{known: known}, ledger: ledger, window: 20 * provision.MaxResources}
 }
 
-// key returns shard and directory of a member. The shard comes from the last
-// digits: a time-ordered id begins like its neighbours.
-func (p *FS) key(memberID string) (key, dir string, err error) {
-	if !isMemberID(memberID) {
-		return "", "", errNoMemberID
+// Prepare implements [Place].
+func (p *FS) Prepare(context.Context) error { return classified(os.MkdirAll(p.dir, 0o750)) }
+
+func (p *FS) identity(context.Context) (id string, err error) {
+	err = p.anywhere(func(v volume) error { id, err = v.identity(); return err })
+	return id, err
+}
+
+func (p *FS) identify(_ context.Context, id string, replace bool) error {
+	return p.anywhere(func(v volume) error { return classified(v.identify(id, replace)) })
+}
+
+func (p *FS) empty(ctx context.Context) (empty bool, err error) {
+	err = p.anywhere(func(v volume) error {
+		ids, err := p.look(ctx, v, "")
+		empty = len(ids) == 0
+		return classified(err)
+	})
+	return empty, err
+}
+
+// Check finds out whether the directory is the right one. It removes the temporary
+// files of processes that died.
+func (p *FS) Check(ctx context.Context) error {
+	return p.at(ctx, func(v volume) error { return v.tidy() })
+}
+
+// at opens the directory, makes sure that it is the right one, and runs fn on that
+// very handle: whatever is mounted or unmounted at the path in between, fn works on
+// what was checked, or gets an error.
+func (p *FS) at(ctx context.Context, fn func(volume) error) error {
+	return p.anywhere(func(v volume) error {
+		id, err := v.identity()
+		if err := p.expected.met(ctx, id, err); err != nil {
+			return err
+		}
+		return classified(fn(v))
+	})
+}
+
+// anywhere does the same without a check.
+func (p *FS) anywhere(fn func(volume) error) error {
+	root, err := os.OpenRoot(p.dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return &provision.Failure{Class: provision.ClassOutage, Err: errNoDirectory}
+	case err != nil:
+		return classified(err)
 	}
-	key = memberID[34:] + "/" + memberID
-	return key, filepath.Join(p.dir, filepath.FromSlash(key)), nil
+	defer root.Close()
+	return fn(volume{root})
+}
+
+// key returns the directory of a member, shard and id. The shard comes from the
+// last digits: a time-ordered id begins like its neighbours.
+func key(memberID string) (string, error) {
+	if !isMemberID(memberID) {
+		return "", errNoMemberID
+	}
+	return memberID[34:] + "/" + memberID, nil
 }
 
 // Create makes the member's storage exist; it may exist already.
 func (p *FS) Create(ctx context.Context, s provision.Storage) error {
-	key, dir, err := p.key(s.MemberID)
+	dir, err := key(s.MemberID)
 	if err != nil {
 		return err
 	}
-	return classified(p.locked(ctx, dir, func() error {
-		line := Line{Op: OpCreate, MemberID: s.MemberID, Generation: s.Generation, Key: key}
-		created, err := p.link(dir, marker{MemberID: s.MemberID, Generation: s.Generation, QuotaBytes: s.QuotaBytes})
+	return p.locked(ctx, dir, func(v volume) error {
+		line := Line{Op: OpCreate, MemberID: s.MemberID, Generation: s.Generation, Key: dir}
+		created, err := v.link(dir, marker{MemberID: s.MemberID, Generation: s.Generation, QuotaBytes: s.QuotaBytes})
 		if err != nil {
 			return err
 		}
-		if err := errors.Join(syncDir(dir), syncDir(filepath.Dir(dir))); err != nil {
+		if err := v.sync(dir, path.Dir(dir)); err != nil {
 			return err
 		}
 		if created {
 			return p.ledger.Append(line)
 		}
 		return p.ledger.AppendMissing(line)
-	}))
-}
-
-// link creates the marker, or finds that it is the member's already.
-func (p *FS) link(dir string, m marker) (created bool, err error) {
-	owner := filepath.Join(dir, ownerFile)
-	have, err := readMarker(owner)
-	if errors.Is(err, fs.ErrNotExist) {
-		if err = p.claim(owner, m); !errors.Is(err, fs.ErrExist) {
-			return err == nil, err
-		}
-		have, err = readMarker(owner)
-	}
-	if err != nil {
-		return false, err
-	}
-	return false, have.admits(m)
-}
-
-// claim makes the marker appear, complete. Where there is one, it stays as it is
-// and the error is [fs.ErrExist]: of two that saw none, one succeeds.
-func (p *FS) claim(owner string, m marker) error {
-	tmp, err := p.writeTemp(m)
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp)
-	return os.Link(tmp, owner)
+	})
 }
 
 // Remove makes the member's storage not exist, for good. The tombstone comes
 // first, then the data goes: until the next call that finds any left.
 func (p *FS) Remove(ctx context.Context, s provision.Storage) error {
-	key, dir, err := p.key(s.MemberID)
+	dir, err := key(s.MemberID)
 	if err != nil {
 		return err
 	}
-	return classified(p.locked(ctx, dir, func() error {
-		line := Line{Op: OpDelete, MemberID: s.MemberID, Generation: s.Generation, Key: key}
-		removed, err := p.bury(dir, marker{MemberID: s.MemberID, Generation: s.Generation, Tombstone: true})
+	return p.locked(ctx, dir, func(v volume) error {
+		line := Line{Op: OpDelete, MemberID: s.MemberID, Generation: s.Generation, Key: dir}
+		removed, err := v.bury(dir, marker{MemberID: s.MemberID, Generation: s.Generation, Tombstone: true})
 		if err != nil {
 			return err
 		}
-		if err := errors.Join(syncDir(dir), syncDir(filepath.Dir(dir))); err != nil {
+		if err := v.sync(dir, path.Dir(dir)); err != nil {
 			return err
 		}
 		if removed {
@@ -141,91 +155,66 @@ func (p *FS) Remove(ctx context.Context, s provision.Storage) error {
 		} else {
 			err = p.ledger.AppendMissing(line)
 		}
-		return errors.Join(err, removeData(dir))
-	}))
-}
-
-// bury replaces the marker by a tombstone and reports whether it was a live one.
-func (p *FS) bury(dir string, m marker) (removed bool, err error) {
-	owner := filepath.Join(dir, ownerFile)
-	have, err := readMarker(owner)
-	if err == nil && have.Tombstone {
-		return false, nil
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return false, err
-	}
-	removed = err == nil
-	tmp, err := p.writeTemp(m)
-	if err != nil {
-		return false, err
-	}
-	if err := os.Rename(tmp, owner); err != nil {
-		return false, errors.Join(err, os.Remove(tmp))
-	}
-	return removed, nil
+		return errors.Join(err, v.removeData(dir))
+	})
 }
 
 // locked creates the member's directory and runs fn. With a ledger it holds a
 // lock on the directory meanwhile, which other processes respect: what fn does
 // to the marker and the line it writes about it must not be interleaved with
 // another's. The marker itself needs no lock, and without a ledger there is none.
-func (p *FS) locked(ctx context.Context, dir string, fn func() error) error {
-	shard := filepath.Dir(dir)
-	if _, err := os.Stat(shard); errors.Is(err, fs.ErrNotExist) {
-		if err := os.MkdirAll(shard, 0o750); err != nil {
+func (p *FS) locked(ctx context.Context, dir string, fn func(volume) error) error {
+	return p.at(ctx, func(v volume) error {
+		if err := v.makeDir(dir); err != nil {
 			return err
 		}
-		if err := syncDir(p.dir); err != nil {
+		if p.ledger == nil {
+			return fn(v)
+		}
+		unlock, err := v.lock(ctx, dir)
+		if err != nil {
 			return err
 		}
-	}
-	if err := os.Mkdir(dir, 0o750); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	if p.ledger == nil {
-		return fn()
-	}
-	unlock, err := lockFile(ctx, dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(fn(), unlock())
+		return errors.Join(fn(v), unlock())
+	})
 }
 
 // List returns what there is of the members after one, see [provision.Provider].
 // One page of twenty reads the names of all members.
-func (p *FS) List(ctx context.Context, after string, limit int) ([]provision.Resource, error) {
-	for {
-		ids, err := p.members(ctx, after, clampLimit(limit))
-		if err != nil || len(ids) == 0 {
-			return nil, classified(err)
-		}
-		var found []provision.Resource
-		for _, id := range ids {
-			r, err := p.resource(id)
-			if err != nil {
-				return nil, classified(err)
+func (p *FS) List(ctx context.Context, after string, limit int) (found []provision.Resource, err error) {
+	err = p.at(ctx, func(v volume) error {
+		for len(found) == 0 {
+			ids, err := p.members(ctx, v, after, clampLimit(limit))
+			if err != nil || len(ids) == 0 {
+				return err
 			}
-			if r.State != "" {
-				found = append(found, r)
+			for _, id := range ids {
+				r, err := v.resource(id)
+				if err != nil {
+					return err
+				}
+				if r.State != "" {
+					found = append(found, r)
+				}
 			}
+			after = ids[len(ids)-1] // if there was nothing but empty directories
 		}
-		if len(found) > 0 {
-			return found, nil
-		}
-		after = ids[len(ids)-1] // nothing but empty directories
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
+	return found, nil
 }
 
 // members returns the first ids of directories after one, in order: from the last
 // look at all names, if they follow what that look has given so far.
-func (p *FS) members(ctx context.Context, after string, limit int) (ids []string, err error) {
+func (p *FS) members(ctx context.Context, v volume, after string, limit int) (ids []string, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.ahead) == 0 || after != p.given || time.Since(p.looked) > lookFor {
 		p.looked = time.Now()
-		if p.ahead, err = p.look(ctx, after); err != nil {
+		if p.ahead, err = p.look(ctx, v, after); err != nil {
 			p.ahead = nil
 			return nil, err
 		}
@@ -240,8 +229,8 @@ func (p *FS) members(ctx context.Context, after string, limit int) (ids []string
 
 // look reads the names of all members and returns the first ones after one, in order:
 // a window of them.
-func (p *FS) look(ctx context.Context, after string) (ids []string, err error) {
-	shards, err := os.ReadDir(p.dir)
+func (p *FS) look(ctx context.Context, v volume, after string) (ids []string, err error) {
+	shards, err := v.entries(".")
 	if err != nil {
 		return nil, err
 	}
@@ -256,7 +245,7 @@ func (p *FS) look(ctx context.Context, after string) (ids []string, err error) {
 		if len(shard.Name()) != 2 || !shard.IsDir() {
 			continue
 		}
-		entries, err := os.ReadDir(filepath.Join(p.dir, shard.Name()))
+		entries, err := v.entries(shard.Name())
 		if err != nil {
 			return nil, err
 		}
@@ -273,86 +262,35 @@ func (p *FS) look(ctx context.Context, after string) (ids []string, err error) {
 	return ids, nil
 }
 
-// resource says what there is of a member. A directory without marker and data
-// is none: a creation has just begun, or never went on. It has no state.
-func (p *FS) resource(id string) (provision.Resource, error) {
-	_, dir, err := p.key(id)
-	if err != nil {
-		return provision.Resource{}, err
-	}
-	content, err := os.ReadFile(filepath.Join(dir, ownerFile))
-	if err == nil {
-		return resourceOf(id, content), nil
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return provision.Resource{}, err
-	}
-	entries, err := os.ReadDir(dir)
-	r := provision.Resource{MemberID: id}
-	// A marker that came between the two looks is left to the next listing.
-	marked := slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == ownerFile })
-	if len(entries) > 0 && !marked {
-		r.State = provision.ResourceOrphaned
-	}
-	return r, err
+// everybody's troubles: what the file system says to all members alike.
+var everybody = []error{
+	fs.ErrPermission, fs.ErrNotExist, syscall.EROFS, syscall.EIO, syscall.ENOSPC, syscall.EDQUOT, // the disk
+	syscall.ESTALE, syscall.ENOTCONN, syscall.ENODEV, syscall.ENXIO, syscall.EHOSTDOWN, syscall.EHOSTUNREACH, syscall.ETIMEDOUT, // its mount
+	syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOLCK, // the machine
 }
 
-func (p *FS) writeTemp(m marker) (name string, err error) {
-	f, err := os.CreateTemp(filepath.Join(p.dir, tmpDir), "owner-")
-	if err != nil {
-		return "", err
+// classified calls errors that every member meets alike an outage.
+func classified(err error) error {
+	var failure *provision.Failure
+	if errors.As(err, &failure) {
+		return failure
 	}
-	err = json.NewEncoder(f).Encode(m)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return "", errors.Join(err, os.Remove(f.Name()))
-	}
-	return f.Name(), nil
-}
-
-func readMarker(path string) (m marker, err error) {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return m, err
-	}
-	return parseMarker(b)
-}
-
-func removeData(dir string) error {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if e.Name() != ownerFile {
-			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
-		}
+	err = withoutPath(err)
+	if slices.ContainsFunc(everybody, func(e error) bool { return errors.Is(err, e) }) {
+		return &provision.Failure{Class: provision.ClassOutage, Err: err}
 	}
 	return err
 }
 
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
-// classified calls errors that every member meets alike an outage. Paths are
-// left out: errors are shown to operators, grouped by their words.
-func classified(err error) error {
+// withoutPath leaves paths out: errors are shown to operators, grouped by their words.
+func withoutPath(err error) error {
 	var path *fs.PathError
 	var link *os.LinkError
 	switch {
 	case errors.As(err, &path):
-		err = fmt.Errorf("%s: %w", path.Op, path.Err)
+		return fmt.Errorf("%s: %w", path.Op, path.Err)
 	case errors.As(err, &link):
-		err = fmt.Errorf("%s: %w", link.Op, link.Err)
-	}
-	for _, everybody := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, syscall.EIO, syscall.ESTALE, fs.ErrPermission, fs.ErrNotExist} {
-		if errors.Is(err, everybody) {
-			return &provision.Failure{Class: provision.ClassOutage, Err: err}
-		}
+		return fmt.Errorf("%s: %w", link.Op, link.Err)
 	}
 	return err
 }

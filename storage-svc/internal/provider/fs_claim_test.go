@@ -10,23 +10,26 @@ import (
 
 // Two processes look, both see no marker, and one is slow: what it writes then must not replace what is there.
 func TestFSLateClaimChangesNothing(t *testing.T) {
-	p, err := NewFS(t.TempDir(), nil)
+	dir := t.TempDir()
+	root, err := os.OpenRoot(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	owner := filepath.Join(p.dir, ownerFile)
+	defer root.Close()
+	v := volume{root}
+	const owner = ownerFile
 	const member = "0199aaaa-0000-7000-8000-000000000001"
 	first := marker{MemberID: member, Generation: 2, Tombstone: true}
-	if err := p.claim(owner, first); err != nil {
+	if err := v.claim(owner, first); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.claim(owner, marker{MemberID: member, Generation: 1, QuotaBytes: 1}); !errors.Is(err, fs.ErrExist) {
+	if err := v.claim(owner, marker{MemberID: member, Generation: 1, QuotaBytes: 1}); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("the late claim ended with %v", err)
 	}
-	if have, err := readMarker(owner); err != nil || have != first {
+	if have, err := v.marker(owner); err != nil || have != first {
 		t.Errorf("the marker is %+v, %v", have, err)
 	}
-	if left, err := os.ReadDir(filepath.Join(p.dir, tmpDir)); err != nil || len(left) != 0 {
+	if left, err := os.ReadDir(filepath.Join(dir, tmpDir)); err != nil || len(left) != 0 {
 		t.Errorf("temporary files are left: %v, %v", left, err)
 	}
 }

@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"testing"
@@ -11,8 +12,9 @@ import (
 // A listing reads names ahead, over several pages and shards, and anew when it has
 // come to their end or begins elsewhere.
 func TestFSListReadsAhead(t *testing.T) {
-	p, err := NewFS(t.TempDir(), nil)
-	if err != nil {
+	known := new(oneIdentity)
+	p := NewFS(t.TempDir(), known, nil)
+	if _, err := Identify(t.Context(), p, known, false); err != nil {
 		t.Fatal(err)
 	}
 	p.window = 4
@@ -58,3 +60,15 @@ func TestFSListReadsAhead(t *testing.T) {
 		}
 	}
 }
+
+// oneIdentity is a database that has nothing but an identity.
+type oneIdentity struct{ current Identity }
+
+func (o *oneIdentity) Identity(context.Context) (Identity, error) { return o.current, nil }
+
+func (o *oneIdentity) SetIdentity(_ context.Context, _, next Identity) (bool, error) {
+	o.current = next
+	return true, nil
+}
+
+func (o *oneIdentity) HasStorages(context.Context) (bool, error) { return false, nil }

@@ -2,7 +2,6 @@ package provider
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +11,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
 )
 
 // Op is what a ledger line tells of.
@@ -58,7 +59,7 @@ type Ledger struct {
 // machine left incomplete.
 func OpenLedger(path string) (*Ledger, error) {
 	l := &Ledger{path: path, seen: make(map[string]Op), acts: make(map[string]bool)}
-	err := l.exclusively(func(f *os.File) error {
+	err := l.exclusively(os.O_CREATE, func(f *os.File) error {
 		info, err := f.Stat()
 		if err != nil || info.Size() == 0 {
 			return err
@@ -73,7 +74,11 @@ func OpenLedger(path string) (*Ledger, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open ledger: %w", err)
 	}
-	return l, syncDir(filepath.Dir(path))
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return nil, fmt.Errorf("open ledger: %w", err)
+	}
+	return l, errors.Join(dir.Sync(), dir.Close())
 }
 
 // Append writes the line and syncs it.
@@ -81,10 +86,15 @@ func (l *Ledger) Append(line Line) error {
 	if l == nil {
 		return nil
 	}
-	if err := l.exclusively(func(f *os.File) error { return line.writeTo(f) }); err != nil {
-		return fmt.Errorf("ledger: %w", err)
+	return unrecorded(l.exclusively(0, func(f *os.File) error { return line.writeTo(f) }))
+}
+
+// unrecorded is an outage, whatever the error: no member's line can be written.
+func unrecorded(err error) error {
+	if err == nil {
+		return nil
 	}
-	return nil
+	return &provision.Failure{Class: provision.ClassOutage, Err: fmt.Errorf("ledger: %w", withoutPath(err))}
 }
 
 // AppendOnce writes the line unless there is one with its Act, and syncs.
@@ -94,16 +104,12 @@ func (l *Ledger) AppendOnce(line Line) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	err := l.exclusively(func(f *os.File) error {
+	return unrecorded(l.exclusively(0, func(f *os.File) error {
 		if err := l.catchUp(f); err != nil || l.acts[line.Act] {
 			return err
 		}
 		return line.writeTo(f)
-	})
-	if err != nil {
-		return fmt.Errorf("ledger: %w", err)
-	}
-	return nil
+	}))
 }
 
 func (line Line) writeTo(f *os.File) error {
@@ -124,7 +130,7 @@ func (l *Ledger) AppendMissing(line Line) error {
 	}
 	last, err := l.last(line.MemberID)
 	if err != nil {
-		return fmt.Errorf("read ledger: %w", err)
+		return unrecorded(err)
 	}
 	if (line.Op == OpCreate && last == "") || (line.Op == OpDelete && last == OpCreate) {
 		return l.Append(line)
@@ -164,9 +170,10 @@ func (l *Ledger) catchUp(f *os.File) error {
 }
 
 // exclusively opens the file for appending, locks it against other processes,
-// and syncs after fn, when others may write already.
-func (l *Ledger) exclusively(fn func(f *os.File) error) error {
-	f, err := os.OpenFile(l.path, os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o640)
+// and syncs after fn, when others may write already. Only [OpenLedger] creates
+// the file: one that is missing later is not to be replaced by an empty one.
+func (l *Ledger) exclusively(create int, fn func(f *os.File) error) error {
+	f, err := os.OpenFile(l.path, create|os.O_RDWR|os.O_APPEND, 0o640)
 	if err != nil {
 		return err
 	}
@@ -179,27 +186,4 @@ func (l *Ledger) exclusively(fn func(f *os.File) error) error {
 	}
 	err = fn(f)
 	return errors.Join(err, syscall.Flock(int(f.Fd()), syscall.LOCK_UN), f.Sync())
-}
-
-// lockFile locks a file or directory against other processes and goroutines,
-// until ctx ends: its holder may be suspended. A holder that dies lets go.
-func lockFile(ctx context.Context, path string) (unlock func() error, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	for {
-		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if err == nil {
-			return f.Close, nil
-		}
-		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
-			return nil, errors.Join(os.NewSyscallError("flock", err), f.Close())
-		}
-		select {
-		case <-ctx.Done():
-			return nil, errors.Join(fmt.Errorf("lock %s: %w", filepath.Base(path), ctx.Err()), f.Close())
-		case <-time.After(2 * time.Millisecond):
-		}
-	}
 }

@@ -36,7 +36,11 @@ func createAll(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	p, err := provider.NewFS(filepath.Join(dir, "storages"), ledger)
+	known := new(identities)
+	p := provider.NewFS(filepath.Join(dir, "storages"), known, ledger)
+	if err == nil {
+		_, err = provider.Identify(ctx, p, known, true)
+	}
 	for i := 0; err == nil && i < 40; i++ {
 		err = p.Create(ctx, storage(i))
 	}
@@ -54,11 +58,17 @@ func open(t *testing.T, dir string) (*provider.FS, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := provider.NewFS(filepath.Join(dir, "storages"), ledger)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p, path
+	return openFS(t, filepath.Join(dir, "storages"), ledger), path
+}
+
+// openFS opens a directory as it is.
+func openFS(t *testing.T, dir string, ledger *provider.Ledger) *provider.FS {
+	t.Helper()
+	known := new(identities)
+	p := provider.NewFS(dir, known, ledger)
+	_, err := provider.Identify(t.Context(), p, known, true)
+	must(t, err)
+	return p
 }
 
 func lines(t *testing.T, path string) []provider.Line {
@@ -106,14 +116,30 @@ func ownerOf(dir string, s provision.Storage) string {
 
 func fsPlace(t *testing.T) place {
 	dir := t.TempDir()
+	path, known := filepath.Join(dir, "storages"), new(identities)
+	_, err := provider.Identify(t.Context(), provider.NewFS(path, known, nil), known, false)
+	must(t, err)
 	return place{
-		open: func(t *testing.T) provision.Provider { p, _ := open(t, dir); return p }, ledger: filepath.Join(dir, "ledger"),
+		open: func(t *testing.T) provision.Provider {
+			return provider.NewFS(path, known, newLedger(t, filepath.Join(dir, "ledger")))
+		},
+		ledger: filepath.Join(dir, "ledger"), known: known,
+		identify: func(t *testing.T, content string) {
+			file := filepath.Join(path, ".identity")
+			must(t, os.RemoveAll(file))
+			if content != "" {
+				must(t, os.WriteFile(file, []byte(content), 0o600))
+			}
+		},
 		write: func(t *testing.T, s provision.Storage, name, content string) {
 			path := filepath.Join(filepath.Dir(ownerOf(dir, s)), name)
 			must(t, os.MkdirAll(filepath.Dir(path), 0o750), os.WriteFile(path, []byte(content), 0o600))
 		},
 		names: func(t *testing.T, s provision.Storage) (names []string) {
 			entries, err := os.ReadDir(filepath.Dir(ownerOf(dir, s)))
+			if errors.Is(err, os.ErrNotExist) {
+				return nil
+			}
 			must(t, err)
 			for _, e := range entries {
 				names = append(names, e.Name())
@@ -131,11 +157,7 @@ func TestFSConformsWithoutLedger(t *testing.T) {
 	for _, part := range []func(*testing.T, place){oneOfManyCreates, removalWinsRaces} {
 		at, dir := fsPlace(t), t.TempDir()
 		at.ledger = ""
-		at.open = func(t *testing.T) provision.Provider {
-			p, err := provider.NewFS(dir, nil)
-			must(t, err)
-			return p
-		}
+		at.open = func(t *testing.T) provision.Provider { return openFS(t, dir, nil) }
 		part(t, at)
 	}
 }
@@ -168,6 +190,7 @@ func TestProcessesShareDirectoryAndLedger(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	open(t, dir)
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {

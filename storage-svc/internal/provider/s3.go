@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
@@ -23,7 +24,10 @@ import (
 
 const (
 	memberPrefix = "members/"
+	identityKey  = "identity"
 	selfTestKey  = "self-test"
+	// verifiedFor is how long the bucket counts as the right one without being asked.
+	verifiedFor  = identityAge
 	longestOwner = 16 << 10 // bytes of a marker; ours are far below
 	// conditionRounds bounds how often a changed marker is looked at again. A
 	// marker changes twice in its life: it comes, and it becomes a tombstone.
@@ -46,24 +50,30 @@ type S3Config struct {
 
 // S3 keeps storages in a bucket, shared by any number of processes:
 //
+//	identity                    what migrate wrote, see [Identify]
 //	members/<member id>/owner   the marker
 //	members/<member id>/…       the member's data
 //
 // The marker appears by a PUT with If-None-Match: *, and is replaced by a
 // tombstone with If-Match, so each change knows exactly what it changed. Nothing
 // is repeated blindly: a PUT whose outcome is unknown is followed by a look.
-// Until the store has shown that it honours conditions, every call fails.
+// Until the store has shown that it honours conditions, and that the bucket has the
+// right identity, every call fails. It shows the latter again from time to time,
+// after every outage, and before a tombstone takes the place of nothing.
 type S3 struct {
-	client  *minio.Core
-	bucket  string
-	region  string
-	ledger  *Ledger
-	checked atomic.Bool
-	turn    chan struct{} // to check
+	client   *minio.Core
+	bucket   string
+	region   string
+	expected expectation
+	ledger   *Ledger
+
+	conditions atomic.Bool               // the store honours them
+	verified   atomic.Pointer[time.Time] // when the bucket was the right one; nil: it is in doubt
+	turn       chan struct{}             // to check
 }
 
 // NewS3 returns a provider without calling the store. The ledger may be nil.
-func NewS3(cfg S3Config, ledger *Ledger) (*S3, error) {
+func NewS3(cfg S3Config, known Identities, ledger *Ledger) (*S3, error) {
 	u, err := url.Parse(cfg.Endpoint)
 	if err != nil || u.Host == "" || strings.Trim(u.Path, "/") != "" || (u.Scheme != "http" && u.Scheme != "https") {
 		return nil, errors.New("object store: the endpoint must be an http or https URL")
@@ -80,11 +90,14 @@ func NewS3(cfg S3Config, ledger *Ledger) (*S3, error) {
 	if err != nil {
 		return nil, fmt.Errorf("object store: %w", err)
 	}
-	return &S3{client: client, bucket: cfg.Bucket, region: cfg.Region, ledger: ledger, turn: make(chan struct{}, 1)}, nil
+	return &S3{
+		client: client, bucket: cfg.Bucket, region: cfg.Region,
+		expected: expectation{known: known}, ledger: ledger, turn: make(chan struct{}, 1),
+	}, nil
 }
 
-// EnsureBucket creates the bucket if it does not exist.
-func (p *S3) EnsureBucket(ctx context.Context) error {
+// Prepare implements [Place].
+func (p *S3) Prepare(ctx context.Context) error {
 	exists, err := p.client.BucketExists(ctx, p.bucket)
 	if err != nil || exists {
 		return failure(err)
@@ -97,9 +110,37 @@ func (p *S3) EnsureBucket(ctx context.Context) error {
 	return failure(err)
 }
 
-// Check finds out whether the store honours conditions: ErrUnconditional if it
-// does not, another error if it could not be found out.
+func (p *S3) identity(ctx context.Context) (string, error) {
+	content, _, err := p.read(ctx, identityKey)
+	switch {
+	case errors.Is(err, errAbsent):
+		return "", errAnonymous
+	case err != nil:
+		return "", err
+	}
+	return parseIdentity(content)
+}
+
+func (p *S3) identify(ctx context.Context, id string, replace bool) error {
+	options := minio.PutObjectOptions{ContentType: "text/plain"}
+	if !replace {
+		options.SetMatchETagExcept("*")
+	}
+	return p.write(ctx, identityKey, formatIdentity(id), options)
+}
+
+func (p *S3) empty(ctx context.Context) (bool, error) {
+	ids, err := p.members(ctx, "", 1)
+	return len(ids) == 0, err
+}
+
+// Check finds out whether the bucket is the right one and the store honours
+// conditions: ErrUnconditional if it does not, another error if it could not be
+// found out.
 func (p *S3) Check(ctx context.Context) error {
+	if err := p.verify(ctx); err != nil || p.conditions.Load() {
+		return err
+	}
 	const strange = "00000000000000000000000000000000"
 	err := p.put(ctx, selfTestKey, marker{}, "")
 	if err == nil {
@@ -110,7 +151,7 @@ func (p *S3) Check(ctx context.Context) error {
 	}
 	switch {
 	case errors.Is(err, errChanged):
-		p.checked.Store(true)
+		p.conditions.Store(true)
 		return nil
 	case err == nil:
 		return &provision.Failure{Class: provision.ClassOutage, Err: ErrUnconditional}
@@ -118,9 +159,26 @@ func (p *S3) Check(ctx context.Context) error {
 	return err
 }
 
+// verify asks the store whether the bucket is the right one.
+func (p *S3) verify(ctx context.Context) error {
+	now := time.Now()
+	id, err := p.identity(ctx)
+	if err := p.expected.met(ctx, id, err); err != nil {
+		p.verified.Store(nil)
+		return err
+	}
+	p.verified.Store(&now)
+	return nil
+}
+
+func (p *S3) trusted() bool {
+	at := p.verified.Load()
+	return p.conditions.Load() && at != nil && time.Since(*at) < verifiedFor
+}
+
 // ready lets one caller check while the others wait.
 func (p *S3) ready(ctx context.Context) error {
-	if p.checked.Load() {
+	if p.trusted() {
 		return nil
 	}
 	select {
@@ -129,18 +187,20 @@ func (p *S3) ready(ctx context.Context) error {
 		return ctx.Err()
 	}
 	defer func() { <-p.turn }()
-	if p.checked.Load() {
+	if p.trusted() {
 		return nil
 	}
 	return p.Check(ctx)
 }
 
-// begin comes before every operation on a member.
-func (p *S3) begin(ctx context.Context, memberID string) error {
-	if !isMemberID(memberID) {
-		return errNoMemberID
+// doubt has the next call verify the bucket if this one ended in an outage: another
+// store, or another bucket of the same name, may be there afterwards.
+func (p *S3) doubt(err error) error {
+	var f *provision.Failure
+	if errors.As(err, &f) && f.Class == provision.ClassOutage {
+		p.verified.Store(nil)
 	}
-	return p.ready(ctx)
+	return err
 }
 
 func folder(memberID string) string   { return memberPrefix + memberID + "/" }
@@ -148,9 +208,21 @@ func ownerKey(memberID string) string { return folder(memberID) + ownerFile }
 
 // Create makes the member's storage exist; it may exist already.
 func (p *S3) Create(ctx context.Context, s provision.Storage) error {
-	if err := p.begin(ctx, s.MemberID); err != nil {
+	return p.on(ctx, s, p.create)
+}
+
+// on runs an operation on a member in the right bucket.
+func (p *S3) on(ctx context.Context, s provision.Storage, do func(context.Context, provision.Storage) error) error {
+	if !isMemberID(s.MemberID) {
+		return errNoMemberID
+	}
+	if err := p.ready(ctx); err != nil {
 		return err
 	}
+	return p.doubt(do(ctx, s))
+}
+
+func (p *S3) create(ctx context.Context, s provision.Storage) error {
 	m := marker{MemberID: s.MemberID, Generation: s.Generation, QuotaBytes: s.QuotaBytes, Act: rand.Text()}
 	err := p.put(ctx, ownerKey(s.MemberID), m, "")
 	if err == nil {
@@ -175,9 +247,10 @@ func (p *S3) Create(ctx context.Context, s provision.Storage) error {
 // Remove makes the member's storage not exist, for good. The tombstone comes
 // first, then the data goes: until the next call that finds any left.
 func (p *S3) Remove(ctx context.Context, s provision.Storage) error {
-	if err := p.begin(ctx, s.MemberID); err != nil {
-		return err
-	}
+	return p.on(ctx, s, p.remove)
+}
+
+func (p *S3) remove(ctx context.Context, s provision.Storage) error {
 	m, err := p.bury(ctx, s)
 	if err != nil {
 		return err
@@ -195,6 +268,9 @@ func (p *S3) bury(ctx context.Context, s provision.Storage) (marker, error) {
 		have, etag, err := p.look(ctx, s.MemberID)
 		switch {
 		case errors.Is(err, errAbsent):
+			if err := p.verify(ctx); err != nil { // rare: what is removed was created, as a rule
+				return marker{}, err
+			}
 		case err != nil:
 			return marker{}, err
 		case have.MemberID != s.MemberID:
@@ -250,12 +326,17 @@ func (p *S3) put(ctx context.Context, key string, m marker, etag string) error {
 	} else {
 		options.SetMatchETag(etag)
 	}
-	sum := sha256.Sum256(content)
-	_, err = p.client.PutObject(ctx, p.bucket, key, bytes.NewReader(content), int64(len(content)), "", hex.EncodeToString(sum[:]), options)
-	if err = failure(err); errors.Is(err, errAbsent) { // there is nothing with that etag
+	if err = p.write(ctx, key, content, options); errors.Is(err, errAbsent) { // there is nothing with that etag
 		return errChanged
 	}
 	return err
+}
+
+func (p *S3) write(ctx context.Context, key string, content []byte, options minio.PutObjectOptions) error {
+	sum := sha256.Sum256(content)
+	_, err := p.client.PutObject(ctx, p.bucket, key, bytes.NewReader(content), int64(len(content)), "",
+		hex.EncodeToString(sum[:]), options)
+	return failure(err)
 }
 
 // look reads a member's marker. It fails with errAbsent if there is none.

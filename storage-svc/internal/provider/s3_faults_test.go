@@ -11,9 +11,12 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/minio/minio-go/v7"
 
 	"github.com/signup-saga/signup-saga/storage-svc/internal/provider"
 	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
@@ -38,7 +41,7 @@ func losing(n int, effective bool, broken error, puts *int) http.RoundTripper {
 		if isMarkerPut(r) {
 			*puts++
 		}
-		if strings.Contains(r.URL.Path, "self-test") {
+		if strings.Contains(r.URL.Path, "self-test") || strings.HasSuffix(r.URL.Path, "/identity") {
 			return http.DefaultTransport.RoundTrip(r)
 		}
 		if count++; count != n {
@@ -114,7 +117,7 @@ func TestS3KeepsDeadlines(t *testing.T) {
 			"create": func(ctx context.Context) error { return p.Create(ctx, storage(1)) },
 			"remove": func(ctx context.Context) error { return p.Remove(ctx, storage(1)) },
 			"list":   func(ctx context.Context) error { _, err := p.List(ctx, "", 10); return err },
-			"bucket": func(ctx context.Context) error { return hanging.open(t, nil).EnsureBucket(ctx) },
+			"bucket": func(ctx context.Context) error { return hanging.open(t, nil).Prepare(ctx) },
 		} {
 			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 			began := time.Now()
@@ -187,6 +190,58 @@ func TestS3ErrorsHaveClasses(t *testing.T) {
 	}
 }
 
+// An identity that could not be read concerns no member more than others.
+func TestS3LostIdentityIsAnOutage(t *testing.T) {
+	o := newObjectStore(t, inMemory(t, nil), false)
+	var lost atomic.Bool
+	p := o.open(t, roundTrip(func(r *http.Request) (*http.Response, error) {
+		if strings.HasSuffix(r.URL.Path, "/identity") && !lost.Swap(true) {
+			return nil, io.ErrUnexpectedEOF
+		}
+		return http.DefaultTransport.RoundTrip(r)
+	}))
+	outage(t, "lost", p.Create(t.Context(), storage(1)))
+	must(t, p.Create(t.Context(), storage(1)))
+}
+
+// A bucket that is deleted and made anew, or stands for another one, is noticed after
+// the first error, when a listing ends, before a tombstone, and in time.
+func TestS3BucketIsReplacedWhileItRuns(t *testing.T) {
+	o := newObjectStore(t, inMemory(t, nil), false)
+	p := o.open(t, nil)
+	must(t, p.Create(t.Context(), storage(1)))
+	replaced := newObjectStore(t, o.url, false)
+	empty := fmt.Sprintf("bucket-%d", buckets.Add(1))
+	must(t, o.client.MakeBucket(t.Context(), empty, minio.MakeBucketOptions{}))
+	for name, bucket := range map[string]string{"another deployment's": replaced.bucket, "made anew": empty, "deleted": "deleted"} {
+		var away atomic.Bool
+		p := o.open(t, roundTrip(func(r *http.Request) (*http.Response, error) {
+			if away.Load() { // the name leads to another bucket
+				r = r.Clone(r.Context())
+				r.URL.Path = strings.Replace(r.URL.Path, o.bucket, bucket, 1)
+			}
+			return http.DefaultTransport.RoundTrip(r)
+		}))
+		must(t, p.Create(t.Context(), storage(1)))
+		away.Store(true)
+		found, err := p.List(t.Context(), "", 10) // within the time for which the bucket is trusted
+		outage(t, name+", a listing", err)
+		if len(found) != 0 {
+			t.Errorf("%s: found %v", name, found)
+		}
+		outage(t, name, everyCall(t, p)...)
+		away.Store(false)
+		must(t, p.Create(t.Context(), storage(1)))
+		away.Store(true)
+		outage(t, name+", a tombstone", p.Remove(t.Context(), storage(1)))
+		for object := range o.client.ListObjectsIter(t.Context(), bucket, minio.ListObjectsOptions{Recursive: true}) {
+			if object.Err == nil && strings.HasPrefix(object.Key, "members/") {
+				t.Errorf("%s: created %s", name, object.Key)
+			}
+		}
+	}
+}
+
 // A provider that cannot be reached is away for everybody.
 func TestS3UnreachableIsAnOutage(t *testing.T) {
 	closed := httptest.NewServer(nil)
@@ -200,7 +255,7 @@ func TestS3UnreachableIsAnOutage(t *testing.T) {
 	for _, url := range []string{closed.URL, "http://no-such-host.invalid", "https" + plain.URL[len("http"):], secret.URL} {
 		o := &objectStore{url: url, bucket: "bucket", ledger: t.TempDir() + "/ledger"}
 		class(t, o.open(t, nil).Create(t.Context(), storage(1)), provision.ClassOutage, nil)
-		class(t, o.open(t, nil).EnsureBucket(t.Context()), provision.ClassOutage, nil)
+		class(t, o.open(t, nil).Prepare(t.Context()), provision.ClassOutage, nil)
 	}
 	missing := newObjectStore(t, inMemory(t, nil), false)
 	missing.bucket = "missing"

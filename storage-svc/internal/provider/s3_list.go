@@ -25,6 +25,18 @@ func (p *S3) List(ctx context.Context, after string, limit int) ([]provision.Res
 	if err := p.ready(ctx); err != nil {
 		return nil, err
 	}
+	found, err := p.list(ctx, after, limit)
+	if err != nil {
+		return nil, p.doubt(err)
+	}
+	// Once more: what is missing from the wrong bucket would be taken for lost.
+	if err := p.verify(ctx); err != nil {
+		return nil, err
+	}
+	return found, nil
+}
+
+func (p *S3) list(ctx context.Context, after string, limit int) ([]provision.Resource, error) {
 	for {
 		ids, err := p.members(ctx, after, clampLimit(limit))
 		if err != nil || len(ids) == 0 {

@@ -29,6 +29,7 @@ const (
 // objectStore is a bucket of its own in a server that speaks S3.
 type objectStore struct {
 	url, bucket, ledger string
+	known               *identities
 	client              *minio.Client // to look past the provider
 }
 
@@ -42,10 +43,12 @@ func newObjectStore(t *testing.T, endpoint string, versions bool) *objectStore {
 	must(t, err)
 	o := &objectStore{
 		url: endpoint, bucket: fmt.Sprintf("bucket-%d", buckets.Add(1)), client: client,
-		ledger: filepath.Join(t.TempDir(), "ledger"),
+		ledger: filepath.Join(t.TempDir(), "ledger"), known: new(identities),
 	}
-	p := o.open(t, nil)
-	must(t, p.EnsureBucket(t.Context()), p.EnsureBucket(t.Context()))
+	for range 2 {
+		_, err := provider.Identify(t.Context(), o.open(t, nil), o.known, false)
+		must(t, err)
+	}
 	if versions {
 		must(t, client.EnableVersioning(t.Context(), o.bucket))
 	}
@@ -74,7 +77,7 @@ func (o *objectStore) open(t *testing.T, transport http.RoundTripper) *provider.
 	t.Helper()
 	p, err := provider.NewS3(provider.S3Config{
 		Endpoint: o.url, Bucket: o.bucket, Region: "us-east-1", AccessKey: accessKey, SecretKey: secretKey, Transport: transport,
-	}, newLedger(t, o.ledger))
+	}, o.known, newLedger(t, o.ledger))
 	must(t, err)
 	return p
 }
@@ -101,6 +104,15 @@ func (o *objectStore) names(t *testing.T, s provision.Storage) (names []string) 
 	return slices.Compact(names)
 }
 
+func (o *objectStore) identify(t *testing.T, content string) {
+	t.Helper()
+	must(t, o.client.RemoveObject(t.Context(), o.bucket, "identity", minio.RemoveObjectOptions{}))
+	if content != "" {
+		_, err := o.client.PutObject(t.Context(), o.bucket, "identity", strings.NewReader(content), int64(len(content)), minio.PutObjectOptions{})
+		must(t, err)
+	}
+}
+
 func (o *objectStore) unmark(t *testing.T, s provision.Storage) {
 	t.Helper()
 	options := minio.ListObjectsOptions{Prefix: folderOf(s) + "owner", WithVersions: true}
@@ -113,6 +125,7 @@ func (o *objectStore) unmark(t *testing.T, s provision.Storage) {
 func (o *objectStore) place() place {
 	return place{
 		open: func(t *testing.T) provision.Provider { return o.open(t, nil) }, ledger: o.ledger,
+		known: o.known, identify: o.identify,
 		write: o.write, names: o.names, unmark: o.unmark,
 	}
 }
@@ -205,7 +218,7 @@ func TestS3RefusesAStoreWithoutConditions(t *testing.T) {
 
 func TestS3RefusesStrangeEndpoints(t *testing.T) {
 	for _, endpoint := range []string{"", "localhost:9000", "ftp://localhost", "http://", "http://x/path"} {
-		if p, err := provider.NewS3(provider.S3Config{Endpoint: endpoint, Bucket: "b"}, nil); err == nil {
+		if p, err := provider.NewS3(provider.S3Config{Endpoint: endpoint, Bucket: "b"}, nil, nil); err == nil {
 			t.Errorf("%q: %v", endpoint, p)
 		}
 	}

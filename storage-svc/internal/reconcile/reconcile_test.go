@@ -71,8 +71,8 @@ func open(t *testing.T) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	files, err := provider.NewFS(f.dir, ledger)
-	if err != nil {
+	files := provider.NewFS(f.dir, f.store, ledger)
+	if _, err := provider.Identify(t.Context(), files, f.store, false); err != nil {
 		t.Fatal(err)
 	}
 	f.provider = &lists{Provider: files}

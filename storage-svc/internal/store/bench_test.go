@@ -37,21 +37,22 @@ func (instant) Remove(context.Context, provision.Storage) error { return nil }
 // reached shows what the budget costs.
 func BenchmarkProvision(b *testing.B) {
 	const storages, batch = 4000, 256
-	files := func() provision.Provider {
-		p, err := provider.NewFS(b.TempDir(), nil)
-		if err != nil {
+	files := func(f *fixture) provision.Provider {
+		p := provider.NewFS(b.TempDir(), f, nil)
+		if _, err := provider.Identify(b.Context(), p, f, true); err != nil {
 			b.Fatal(err)
 		}
 		return p
 	}
+	costsNothing := func(*fixture) provision.Provider { return instant{} }
 	for _, c := range []struct {
 		name     string
-		provider func() provision.Provider
+		provider func(*fixture) provision.Provider
 		rate     float64
 	}{
 		{"fs", files, 0},
-		{"instant", func() provision.Provider { return instant{} }, 0},
-		{"budget", func() provision.Provider { return instant{} }, 20_000},
+		{"instant", costsNothing, 0},
+		{"budget", costsNothing, 20_000},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			var took time.Duration
@@ -68,7 +69,7 @@ func BenchmarkProvision(b *testing.B) {
 				q := &counted{Queue: f, done: make(chan struct{})}
 				q.left.Store(storages)
 				w := &provision.Worker{
-					Queue: q, Provider: c.provider(), Policy: provision.Policy{Rate: c.rate}, Concurrency: 16,
+					Queue: q, Provider: c.provider(f), Policy: provision.Policy{Rate: c.rate}, Concurrency: 16,
 					Timeout: 5 * time.Second, Lease: time.Minute, Log: slog.New(slog.DiscardHandler),
 				}
 				ctx, cancel := context.WithCancel(b.Context())

@@ -176,8 +176,8 @@ func TestDeathBetweenCallAndResult(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	files, err := provider.NewFS(t.TempDir(), ledger)
-	if err != nil {
+	files := provider.NewFS(t.TempDir(), f.Store, ledger)
+	if _, err := provider.Identify(t.Context(), files, f.Store, false); err != nil {
 		t.Fatal(err)
 	}
 	dead := f.claim(1, time.Minute)

@@ -1,0 +1,196 @@
+package provider_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
+)
+
+// outage fails the test unless all errors are outages.
+func outage(t *testing.T, when string, errs ...error) {
+	t.Helper()
+	for _, err := range errs {
+		var f *provision.Failure
+		if !errors.As(err, &f) || f.Class != provision.ClassOutage {
+			t.Errorf("%s: %v, want an outage", when, err)
+		}
+	}
+}
+
+// everyCall makes all calls, the removal of an existing storage included.
+func everyCall(t *testing.T, p provision.Provider) []error {
+	t.Helper()
+	_, err := p.List(t.Context(), "", 10)
+	return []error{p.Create(t.Context(), storage(2)), p.Remove(t.Context(), storage(1)), err}
+}
+
+func holds(t *testing.T, dir string, want ...string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	must(t, err)
+	names := map[string]bool{}
+	for _, e := range entries {
+		names[e.Name()] = true
+	}
+	for _, w := range want {
+		if !names[w] {
+			t.Errorf("%s has no %s", dir, w)
+		}
+	}
+	if len(names) != len(want) {
+		t.Errorf("%s has %v, want %v", dir, names, want)
+	}
+}
+
+// The volume goes away, and another one comes, while the service runs: what is seen at
+// the path is left alone, and all goes on when the right one is back.
+func TestFSVolumeGoesAwayWhileItRuns(t *testing.T) {
+	top := t.TempDir()
+	p, _ := open(t, top)
+	must(t, p.Create(t.Context(), storage(1)))
+	path, volume := filepath.Join(top, "storages"), filepath.Join(top, "volume")
+	must(t, os.Rename(path, volume))
+	outage(t, "no directory", everyCall(t, p)...)
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the directory was made: %v", err)
+	}
+	must(t, os.Mkdir(path, 0o750))
+	outage(t, "an empty mount point", everyCall(t, p)...)
+	holds(t, path)
+	must(t, os.Remove(path))
+
+	theirs := t.TempDir()
+	other, _ := open(t, theirs)
+	must(t, other.Create(t.Context(), storage(1)))
+	must(t, os.Symlink(filepath.Join(theirs, "storages"), path))
+	outage(t, "another deployment's", everyCall(t, p)...)
+	found, err := other.List(t.Context(), "", 10)
+	must(t, err)
+	if len(found) != 1 || found[0].State != provision.ResourceLive {
+		t.Errorf("the other deployment has %v", found)
+	}
+	must(t, os.Remove(path), os.WriteFile(path, nil, 0o600))
+	if err := p.Create(t.Context(), storage(2)); err == nil {
+		t.Error("a file is no directory")
+	}
+	must(t, os.Remove(path), os.Rename(volume, path))
+	must(t, everyCall(t, p)...)
+}
+
+// What was read ahead of a listing is of the directory that was there then. A page of
+// another one is an error, never a short page.
+func TestFSListingEndsWithTheVolume(t *testing.T) {
+	top := t.TempDir()
+	p, _ := open(t, top)
+	for i := range 4 {
+		must(t, p.Create(t.Context(), storage(i)))
+	}
+	first, err := p.List(t.Context(), "", 2)
+	must(t, err)
+	path := filepath.Join(top, "storages")
+	must(t, os.Rename(path, path+"-gone"), os.Mkdir(path, 0o750))
+	_, err = p.List(t.Context(), first[1].MemberID, 2)
+	outage(t, "second page", err)
+}
+
+// An identity that cannot be read is an outage, whatever is wrong with it.
+func TestFSIdentityThatCannotBeRead(t *testing.T) {
+	top := t.TempDir()
+	p, _ := open(t, top)
+	must(t, p.Create(t.Context(), storage(1)))
+	file := filepath.Join(top, "storages", ".identity")
+	elsewhere := filepath.Join(top, "elsewhere")
+	must(t, os.Rename(file, elsewhere))
+	for name, plant := range map[string]func() error{
+		"a directory":           func() error { return os.Mkdir(file, 0o750) },
+		"a link out":            func() error { return os.Symlink(elsewhere, file) },
+		"a link to nothing":     func() error { return os.Symlink("nothing", file) },
+		"a link that is a loop": func() error { return os.Symlink(".identity", file) },
+	} {
+		must(t, plant())
+		outage(t, name, everyCall(t, p)...)
+		must(t, os.Remove(file))
+	}
+	must(t, os.Rename(elsewhere, file))
+	must(t, everyCall(t, p)...)
+}
+
+// Somebody tidies up, or plants something in the place of the temporary files.
+func TestFSTemporaryDirectory(t *testing.T) {
+	top := t.TempDir()
+	p, ledger := open(t, top)
+	tmp, outside := filepath.Join(top, "storages", ".tmp"), t.TempDir()
+	must(t, os.RemoveAll(tmp), p.Create(t.Context(), storage(1)))
+	must(t, os.RemoveAll(tmp), p.Remove(t.Context(), storage(1)))
+	must(t, os.RemoveAll(tmp), p.Check(t.Context()))
+	for name, plant := range map[string]func() error{
+		"a file":            func() error { return os.WriteFile(tmp, nil, 0o600) },
+		"a link out":        func() error { return os.Symlink(outside, tmp) },
+		"a link to nothing": func() error { return os.Symlink("nothing", tmp) },
+	} {
+		must(t, os.RemoveAll(tmp), plant())
+		outage(t, name, p.Create(t.Context(), storage(2)), p.Remove(t.Context(), storage(3)))
+		must(t, os.Remove(tmp))
+	}
+	holds(t, outside)
+	must(t, p.Create(t.Context(), storage(2)))
+	expect(t, ledger, storage(1), "create delete ")
+	expect(t, ledger, storage(2), "create ")
+}
+
+// A symbolic link that somebody planted does not lead out of the directory.
+func TestFSLinksDoNotLeadOut(t *testing.T) {
+	top, outside := t.TempDir(), t.TempDir()
+	p, _ := open(t, top)
+	s := storage(1)
+	member := filepath.Dir(ownerOf(top, s))
+	shard := filepath.Dir(member)
+	for name, planted := range map[string]string{"shard": shard, "member": member, "marker": filepath.Join(member, "owner")} {
+		must(t, os.RemoveAll(shard), os.MkdirAll(filepath.Dir(planted), 0o750), os.Symlink(outside, planted))
+		for call, err := range map[string]error{"create": p.Create(t.Context(), s), "remove": p.Remove(t.Context(), s)} {
+			if err == nil && name != "marker" {
+				t.Errorf("%s of a planted %s succeeded", call, name)
+			}
+		}
+		holds(t, outside)
+		must(t, os.Remove(planted))
+	}
+	// Data that are linked are unlinked with a storage; what they point to stays.
+	must(t, os.RemoveAll(shard), p.Create(t.Context(), s), os.WriteFile(filepath.Join(outside, "theirs"), nil, 0o600))
+	must(t, os.Symlink(outside, filepath.Join(member, "data")), p.Remove(t.Context(), s))
+	holds(t, outside, "theirs")
+	holds(t, member, "owner")
+}
+
+// A storage that was removed by hand is created anew when it is asked for.
+func TestFSStorageRemovedByHand(t *testing.T) {
+	top := t.TempDir()
+	p, _ := open(t, top)
+	for _, remove := range []func(dir string) error{
+		os.RemoveAll,
+		func(dir string) error { return os.RemoveAll(filepath.Dir(dir)) },
+		func(dir string) error { return os.Remove(filepath.Join(dir, "owner")) },
+	} {
+		must(t, p.Create(t.Context(), storage(1)), remove(filepath.Dir(ownerOf(top, storage(1)))))
+		must(t, p.Create(t.Context(), storage(1)))
+	}
+	must(t, os.RemoveAll(filepath.Dir(ownerOf(top, storage(1)))), p.Remove(t.Context(), storage(1)))
+	rejected(t, p.Create(t.Context(), storage(1)), provision.ErrTombstoned)
+}
+
+// A ledger that is gone is not begun anew: its lines are written when it is back.
+func TestLedgerGoesAwayWhileItIsUsed(t *testing.T) {
+	at := fsPlace(t)
+	p := at.open(t)
+	must(t, p.Create(t.Context(), storage(1)), os.Rename(at.ledger, at.ledger+"-gone"))
+	outage(t, "no ledger", p.Create(t.Context(), storage(2)))
+	if _, err := os.Stat(at.ledger); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the ledger was begun anew: %v", err)
+	}
+	must(t, os.Rename(at.ledger+"-gone", at.ledger), p.Create(t.Context(), storage(2)))
+	expect(t, at.ledger, storage(1), "create ")
+	expect(t, at.ledger, storage(2), "create ")
+}
