@@ -169,7 +169,7 @@ var guards = []guard{
 		"if err := p.verify(ctx); err != nil {", "if err := error(nil); err != nil {",
 		"storage-svc ./internal/provider", "TestS3BucketIsReplacedWhileItRuns"},
 	{"an upgrade without the volume is refused", "storage-svc/internal/provider/identity.go",
-		"if err == nil && empty {", "if false {",
+		"if err == nil && empty {", "if err != nil && empty {",
 		"storage-svc ./internal/provider", "TestIdentifyRefusesWhatIsMissing"},
 	{"no link leads out of the provider's directory", "storage-svc/internal/provider/volume.go",
 		"return v.OpenFile(name,", "return os.OpenFile(path.Join(v.Name(), name),",
