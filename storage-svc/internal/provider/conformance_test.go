@@ -204,6 +204,10 @@ func damagedMarkersAreLeftAlone(t *testing.T, at place) {
 	}
 }
 
+type checked interface {
+	Check(ctx context.Context) error
+}
+
 // A place without the right identity is an outage: nothing is created there, deleted
 // there or reported missing, and all goes on when the right one is back.
 func strangePlacesAreLeftAlone(t *testing.T, at place) {
@@ -213,9 +217,8 @@ func strangePlacesAreLeftAlone(t *testing.T, at place) {
 		p := at.open(t)
 		_, listErr := p.List(t.Context(), "", 10)
 		for call, err := range map[string]error{
-			"create": p.Create(t.Context(), new), "remove": p.Remove(t.Context(), living), "list": listErr, "check": p.(interface {
-				Check(context.Context) error
-			}).Check(t.Context()),
+			"create": p.Create(t.Context(), new), "remove": p.Remove(t.Context(), living), "list": listErr,
+			"check": p.(checked).Check(t.Context()),
 		} {
 			var f *provision.Failure
 			if !errors.As(err, &f) || f.Class != provision.ClassOutage || !strings.Contains(err.Error(), want) {

@@ -265,7 +265,8 @@ func (p *FS) look(ctx context.Context, v volume, after string) (ids []string, er
 // everybody's troubles: what the file system says to all members alike.
 var everybody = []error{
 	fs.ErrPermission, fs.ErrNotExist, syscall.EROFS, syscall.EIO, syscall.ENOSPC, syscall.EDQUOT, // the disk
-	syscall.ESTALE, syscall.ENOTCONN, syscall.ENODEV, syscall.ENXIO, syscall.EHOSTDOWN, syscall.EHOSTUNREACH, syscall.ETIMEDOUT, // its mount
+	syscall.ESTALE, syscall.ENOTCONN, syscall.ENODEV, syscall.ENXIO, // its mount
+	syscall.EHOSTDOWN, syscall.EHOSTUNREACH, syscall.ETIMEDOUT, // its server
 	syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOLCK, // the machine
 }
 
