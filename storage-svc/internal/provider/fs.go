@@ -283,6 +283,11 @@ func classified(err error) error {
 	return err
 }
 
+// away is for what concerns no member more than others: an outage, whatever the error.
+func away(doing string, err error) error {
+	return &provision.Failure{Class: provision.ClassOutage, Err: fmt.Errorf("%s: %w", doing, withoutPath(err))}
+}
+
 // withoutPath leaves paths out: errors are shown to operators, grouped by their words.
 func withoutPath(err error) error {
 	var path *fs.PathError

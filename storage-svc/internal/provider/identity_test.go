@@ -71,7 +71,8 @@ func both(t *testing.T, test func(t *testing.T, at ground)) {
 		test(t, ground{
 			open: func(known *identities) provider.Place { o.known = known; return o.open(t, nil) },
 			names: func() (names []string) {
-				for object := range o.client.ListObjectsIter(t.Context(), o.bucket, minio.ListObjectsOptions{Recursive: true}) {
+				all := minio.ListObjectsOptions{Recursive: true}
+				for object := range o.client.ListObjectsIter(t.Context(), o.bucket, all) {
 					if object.Err == nil {
 						names = append(names, object.Key)
 					}
@@ -134,7 +135,8 @@ func TestIdentify(t *testing.T) {
 func TestIdentifyRefusesWhatIsMissing(t *testing.T) {
 	both(t, func(t *testing.T, at ground) {
 		ours := &identities{current: provider.Identity{ID: strings.Repeat("A", 26), Written: true}}
-		if got := migrated(t, at.open(ours), ours, false); got == "written" || got == "unchanged" || len(at.names()) != 0 {
+		got := migrated(t, at.open(ours), ours, false)
+		if got == "written" || got == "unchanged" || len(at.names()) != 0 {
 			t.Errorf("%s, place %v", got, at.names())
 		}
 		old := &identities{storages: true}
@@ -181,6 +183,6 @@ func TestIdentifyTakesAnOlderVersionsPlace(t *testing.T) {
 		at.forget()
 		old := &identities{storages: true}
 		says(t, "upgraded", migrated(t, at.open(old), old, false), "written")
-		says(t, "a directory that was restored from before", migrated(t, at.open(before), before, false), "belongs to another")
+		says(t, "restored from before", migrated(t, at.open(before), before, false), "belongs to another")
 	})
 }

@@ -11,8 +11,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
 )
 
 // Op is what a ledger line tells of.
@@ -94,7 +92,7 @@ func unrecorded(err error) error {
 	if err == nil {
 		return nil
 	}
-	return &provision.Failure{Class: provision.ClassOutage, Err: fmt.Errorf("ledger: %w", withoutPath(err))}
+	return away("ledger", err)
 }
 
 // AppendOnce writes the line unless there is one with its Act, and syncs.

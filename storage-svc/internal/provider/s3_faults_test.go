@@ -213,7 +213,9 @@ func TestS3BucketIsReplacedWhileItRuns(t *testing.T) {
 	replaced := newObjectStore(t, o.url, false)
 	empty := fmt.Sprintf("bucket-%d", buckets.Add(1))
 	must(t, o.client.MakeBucket(t.Context(), empty, minio.MakeBucketOptions{}))
-	for name, bucket := range map[string]string{"another deployment's": replaced.bucket, "made anew": empty, "deleted": "deleted"} {
+	for name, bucket := range map[string]string{
+		"another deployment's": replaced.bucket, "made anew": empty, "deleted": "deleted",
+	} {
 		var away atomic.Bool
 		p := o.open(t, roundTrip(func(r *http.Request) (*http.Response, error) {
 			if away.Load() { // the name leads to another bucket

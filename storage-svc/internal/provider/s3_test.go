@@ -108,7 +108,8 @@ func (o *objectStore) identify(t *testing.T, content string) {
 	t.Helper()
 	must(t, o.client.RemoveObject(t.Context(), o.bucket, "identity", minio.RemoveObjectOptions{}))
 	if content != "" {
-		_, err := o.client.PutObject(t.Context(), o.bucket, "identity", strings.NewReader(content), int64(len(content)), minio.PutObjectOptions{})
+		_, err := o.client.PutObject(t.Context(), o.bucket, "identity", strings.NewReader(content), int64(len(content)),
+			minio.PutObjectOptions{})
 		must(t, err)
 	}
 }

@@ -21,6 +21,8 @@ import (
 // with slashes; no symbolic link leads out of it.
 type volume struct{ *os.Root }
 
+const readsIdentity = "read the provider's identity"
+
 // identity reads the identity of the directory.
 func (v volume) identity() (string, error) {
 	f, err := v.Open(idFile)
@@ -28,19 +30,14 @@ func (v volume) identity() (string, error) {
 		return "", errAnonymous
 	}
 	if err != nil {
-		return "", unreadable(err)
+		return "", away(readsIdentity, err)
 	}
 	defer f.Close()
 	content, err := io.ReadAll(io.LimitReader(f, longestIdentity))
 	if err != nil {
-		return "", unreadable(err)
+		return "", away(readsIdentity, err)
 	}
 	return parseIdentity(content)
-}
-
-// unreadable is an outage, whatever the error: nobody can tell whose directory it is.
-func unreadable(err error) error {
-	return &provision.Failure{Class: provision.ClassOutage, Err: fmt.Errorf("read the provider's identity: %w", withoutPath(err))}
 }
 
 // identify writes the identity as a marker is written.
@@ -212,7 +209,7 @@ func (v volume) writeTemp(content []byte) (name string, err error) {
 	}
 	if err != nil {
 		_ = v.dropTemp(name)
-		return "", &provision.Failure{Class: provision.ClassOutage, Err: fmt.Errorf("temporary file in %s: %w", tmpDir, withoutPath(err))}
+		return "", away("temporary file in "+tmpDir, err)
 	}
 	return name, nil
 }

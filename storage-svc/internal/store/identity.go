@@ -20,7 +20,8 @@ SELECT id, written FROM provider_identity`).Scan(&i.ID, &i.Written)
 // SetIdentity implements provider.Identities.
 func (s *Store) SetIdentity(ctx context.Context, was, next provider.Identity) (written bool, err error) {
 	tag, err := s.pool.Exec(ctx, `-- name: setIdentity
-UPDATE provider_identity SET id = $3, written = $4 WHERE id = $1 AND written = $2`, was.ID, was.Written, next.ID, next.Written)
+UPDATE provider_identity SET id = $3, written = $4 WHERE id = $1 AND written = $2`,
+		was.ID, was.Written, next.ID, next.Written)
 	if err != nil {
 		return false, fmt.Errorf("set identity: %w", err)
 	}
