@@ -26,6 +26,7 @@ type ProbeConfig struct {
 type Config struct {
 	MigrateConfig
 	ProbeConfig
+	StepConfig
 	ReconcileConfig
 	StuckConfig
 	LimitConfig
@@ -39,15 +40,13 @@ type Config struct {
 	MailMaxAge        time.Duration  `env:"MAIL_MAX_AGE" envDefault:"24h" help:"after which an unsent mail is dropped"`
 	SessionLifetime   time.Duration  `env:"SESSION_LIFETIME" envDefault:"168h" help:"until a member has to sign in again"`
 	PlansAllowed      []string       `env:"PLANS_ALLOWED" envDefault:"free" help:"plans that anyone may choose; the first is the default"`
-	ProvisionPromise  time.Duration  `env:"PROVISION_PROMISE" envDefault:"30s" help:"after which a signup counts as delayed and its command is repeated"`
-	SagaGiveUp        time.Duration  `env:"SAGA_GIVE_UP" envDefault:"24h" help:"after which an unanswered signup is shown to operators"`
 	ConsoleDemoURL    service.Secret `env:"CONSOLE_DEMO_URL" help:"page on which the faults of a demo are played; the console links to it"`
 	RedrivePerSecond  int            `env:"REDRIVE_PER_SECOND" envDefault:"200" help:"repeated commands per second, of all replicas together"`
 }
 
 // Validate lists everything that is wrong.
 func (c Config) Validate() []error {
-	errs := slices.Concat(c.Common.Validate(), c.TLSFiles.Validate(), c.ReconcileConfig.problems(), c.StuckConfig.problems(), c.LimitConfig.problems(), c.CredentialsConfig.problems())
+	errs := slices.Concat(c.Common.Validate(), c.TLSFiles.Validate(), c.StepConfig.problems(), c.ReconcileConfig.problems(), c.StuckConfig.problems(), c.LimitConfig.problems(), c.CredentialsConfig.problems())
 	require := func(ok bool, name, what string) {
 		if !ok {
 			errs = append(errs, fmt.Errorf("%s: %s", name, what))
@@ -62,7 +61,6 @@ func (c Config) Validate() []error {
 	require(c.SessionLifetime > 0, "SESSION_LIFETIME", "must be positive")
 	require(len(c.PlansAllowed) > 0 && !slices.ContainsFunc(c.PlansAllowed, func(p string) bool { return store.QuotaBytes[p] == 0 }),
 		"PLANS_ALLOWED", "must list some of free, plus, pro")
-	require(c.ProvisionPromise > 0 && c.SagaGiveUp > c.ProvisionPromise, "PROVISION_PROMISE, SAGA_GIVE_UP", "must be positive, the promise shorter")
 	require(c.RedrivePerSecond > 0, "REDRIVE_PER_SECOND", "must be positive")
 	return errs
 }

@@ -18,7 +18,6 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/drive"
 	"github.com/signup-saga/signup-saga/member-svc/internal/join"
 	"github.com/signup-saga/signup-saga/member-svc/internal/live"
-	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
 	"github.com/signup-saga/signup-saga/member-svc/internal/welcome"
@@ -75,7 +74,7 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if p.Relays, wake, err = program.Relays(pool, nc, cfg.Common, tracer, registry, log); err != nil {
 		return err
 	}
-	st := store.New(pool, steps(cfg), []byte(cfg.IdempotencySecret.Reveal()), wake)
+	st := store.New(pool, cfg.steps(), []byte(cfg.IdempotencySecret.Reveal()), wake)
 	st.Tracer = tracer
 	hasher, err := cfg.hasher()
 	if err != nil {
@@ -116,7 +115,7 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 
 // newAPI returns what answers requests, and has streams of signups fed beside it.
 func newAPI(p *service.Process, cfg Config, st *store.Store, hasher *signup.Hasher, metrics *api.Metrics) *api.API {
-	steps := steps(cfg)
+	steps := cfg.steps()
 	hub := live.NewHub(st, steps, live.DefaultPace)
 	p.Workers = append(p.Workers, service.Task{Name: "signup streams", Run: func(ctx context.Context) error { return hub.Run(ctx, p.Log) }})
 	return &api.API{
@@ -141,14 +140,6 @@ func pages(p *service.Process, cfg Config, handlers *api.API, tokens *service.To
 		Sessions: &service.Sessions{Tokens: tokens, Secret: []byte(cfg.IdempotencySecret.Reveal()), Lifetime: console.SessionLifetime},
 	})
 	return public, admin, err
-}
-
-// steps are what every new member is promised. Sagas store the index of their step:
-// append only.
-func steps(cfg Config) saga.Steps {
-	return saga.Steps{
-		saga.Provision(cfg.ProvisionPromise, cfg.SagaGiveUp),
-	}
 }
 
 // loopFunc adds a worker that does something again and again, see [service.Loop];

@@ -396,7 +396,7 @@ func TestOperators(t *testing.T) {
 
 // The table of the contract says of each declared step what the engine assumes.
 func TestStepsAreEssential(t *testing.T) {
-	for _, st := range steps(Config{}) {
+	for _, st := range (StepConfig{}).steps() {
 		for _, typ := range []contract.Type{st.Command, st.Compensation} {
 			if r, ok := contract.RouteOf(typ); !ok || r.Lane != contract.Essential || r.Producer != contract.Member {
 				t.Errorf("%s: %+v", typ, r)

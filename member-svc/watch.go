@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/signup-saga/signup-saga/contract"
 	"github.com/signup-saga/signup-saga/member-svc/internal/reconcile"
+	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/member-svc/internal/stuck"
 	"github.com/signup-saga/signup-saga/service"
 	"github.com/signup-saga/signup-saga/service/drift"
@@ -35,9 +37,12 @@ func (c ReconcileConfig) problems() []error {
 	return errs
 }
 
-func (c ReconcileConfig) reconciler(pool *pgxpool.Pool, wake func(), log *slog.Logger) *reconcile.Reconciler {
-	return reconcile.New(reconcile.Config{MinAge: c.ReconcileMinAge, MaxRepairs: c.ReconcileMaxRepairs, Wake: wake, Log: log},
-		pool, reconcile.NewStorages(c.StorageURL.Reveal(), c.StorageToken.Reveal()))
+// reconciler compares members with the participants of the steps, in their order.
+func (c ReconcileConfig) reconciler(
+	pool *pgxpool.Pool, steps saga.Steps, wake func(), log *slog.Logger,
+) *reconcile.Reconciler {
+	cfg := reconcile.Config{MinAge: c.ReconcileMinAge, MaxRepairs: c.ReconcileMaxRepairs, Wake: wake, Log: log}
+	return reconcile.New(cfg, pool, steps, reconcile.NewStorages(c.StorageURL.Reveal(), c.StorageToken.Reveal()))
 }
 
 // StuckConfig configures the calls for a person.
@@ -71,11 +76,12 @@ func (c StuckConfig) problems() (errs []error) {
 type reconcileConfig struct {
 	MigrateConfig
 	ReconcileConfig
+	StepConfig
 }
 
 // Validate lists everything that is wrong.
 func (c reconcileConfig) Validate() []error {
-	errs := append(c.Common.Validate(), c.problems()...)
+	errs := slices.Concat(c.Common.Validate(), c.ReconcileConfig.problems(), c.StepConfig.problems())
 	for name, value := range map[string]service.Secret{
 		"STORAGE_URL": c.StorageURL, "STORAGE_CLIENT_TOKEN": c.StorageToken,
 	} {
@@ -95,7 +101,7 @@ func reconcileOnce(ctx context.Context, cfg reconcileConfig, stdout io.Writer, d
 		return err
 	}
 	defer pool.Close()
-	books, err := cfg.reconciler(pool, nil, log).Check(ctx, dry)
+	books, err := cfg.reconciler(pool, cfg.steps(), nil, log).Check(ctx, dry)
 	if err != nil {
 		return err
 	}
@@ -138,6 +144,6 @@ func addWatchers(cfg Config, pool *pgxpool.Pool, registry prometheus.Registerer,
 	if err != nil {
 		return err
 	}
-	loop("reconciliation", cfg.Tick(), cfg.reconciler(pool, wake, log).Schedule(cfg.ReconcileInterval, gauges))
+	loop("reconciliation", cfg.Tick(), cfg.reconciler(pool, cfg.steps(), wake, log).Schedule(cfg.ReconcileInterval, gauges))
 	return nil
 }

@@ -48,6 +48,37 @@ func Merge[L, R Keyed](ctx context.Context, left Pages[L], right Pages[R], visit
 	}
 }
 
+// Join makes one list of several that have no key in common. It reads each once: the key
+// after which a page is asked for is the last one that it returned.
+func Join[T Keyed](lists ...Pages[T]) Pages[T] {
+	walks := make([]walk[T], len(lists))
+	for i, l := range lists {
+		walks[i].load = l
+	}
+	return func(ctx context.Context, _ string) (page []T, err error) {
+		for len(page) < joined {
+			var least *walk[T]
+			for i := range walks {
+				head, err := walks[i].head(ctx)
+				if err != nil {
+					return nil, err
+				}
+				if head != nil && (least == nil || (*head).Key() < least.page[0].Key()) {
+					least = &walks[i]
+				}
+			}
+			if least == nil {
+				break
+			}
+			page, least.page = append(page, least.page[0]), least.page[1:]
+		}
+		return page, nil
+	}
+}
+
+// joined is the length of the pages of [Join].
+const joined = 1000
+
 type walk[T Keyed] struct {
 	load Pages[T]
 	page []T

@@ -1,51 +1,79 @@
 package reconcile
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 
 	"github.com/gofrs/uuid/v5"
 	"github.com/jackc/pgx/v5"
 
-	"github.com/signup-saga/signup-saga/contract"
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
 	"github.com/signup-saga/signup-saga/outbox"
 )
 
-// member is a saga as far as it matters here.
+// member is a saga as far as it matters for one of its steps.
 type member struct {
 	MemberID string
 	SagaID   string
 	State    saga.State
+	Newest   int // the saga's step
 	Version  int64
 	Settled  bool // unchanged for the minimum age
+
+	step int
 }
 
 // Key implements drift.Keyed.
-func (m member) Key() string { return m.MemberID }
+func (m member) Key() string { return key(m.MemberID, m.step) }
 
-const selectMembers = `SELECT member_id::text, id::text AS saga_id, state, version,
+// key names a member's part at a step: the member's id for the first, and for the others
+// with the step behind it. Ids are equally long, so keys order by member, then by step.
+func key(memberID string, step int) string {
+	if step == 0 {
+		return memberID
+	}
+	return fmt.Sprintf("%s/%d", memberID, step)
+}
+
+// splitKey is the reverse of key; what is no key of ours belongs to the first step.
+func splitKey(key string) (memberID string, step int) {
+	memberID, text, _ := strings.Cut(key, "/")
+	step, _ = strconv.Atoi(text)
+	return memberID, step
+}
+
+const selectMembers = `SELECT member_id::text, id::text AS saga_id, state, step AS newest, version,
        updated_at <= now() - make_interval(secs => $1) AS settled
 FROM signup_saga `
 
-// members returns all sagas in the order of their members' ids.
+// members returns all sagas in the order of their members' ids, each once for every step
+// that is compared.
 func (r *Reconciler) members(ctx context.Context, after string) ([]member, error) {
-	if after == "" {
-		after = uuid.Nil.String()
-	}
+	after, _ = splitKey(cmp.Or(after, uuid.Nil.String()))
 	rows, err := r.pool.Query(ctx, "-- name: listMembers\n"+selectMembers+"WHERE member_id > $2 ORDER BY member_id LIMIT $3",
 		r.cfg.MinAge.Seconds(), after, pageSize)
 	if err != nil {
 		return nil, fmt.Errorf("list members: %w", err)
 	}
-	return pgx.CollectRows(rows, pgx.RowToStructByName[member])
+	found, err := pgx.CollectRows(rows, pgx.RowToStructByName[member])
+	var parts []member
+	for _, m := range found {
+		for m.step = range r.participants {
+			if r.participants[m.step] != nil {
+				parts = append(parts, m)
+			}
+		}
+	}
+	return parts, err
 }
 
 // member reads one again; nil if there is none.
-func (r *Reconciler) member(ctx context.Context, memberID string) (*member, error) {
+func (r *Reconciler) member(ctx context.Context, memberID string, step int) (*member, error) {
 	rows, err := r.pool.Query(ctx, "-- name: readMember\n"+selectMembers+"WHERE member_id = $2", r.cfg.MinAge.Seconds(), memberID)
 	if err != nil {
 		return nil, fmt.Errorf("read member: %w", err)
@@ -54,6 +82,7 @@ func (r *Reconciler) member(ctx context.Context, memberID string) (*member, erro
 	if err != nil || len(found) == 0 {
 		return nil, err
 	}
+	found[0].step = step
 	return &found[0], nil
 }
 
@@ -66,12 +95,12 @@ var errOvertaken = errors.New("the saga went on")
 // whether it did.
 func (r *Reconciler) command(ctx context.Context, m member, why string) (bool, error) {
 	err := outbox.InTx(ctx, r.tx, r.cfg.Wake, func(tx pgx.Tx) error {
-		c := contract.StorageCommand{MemberID: m.MemberID, SagaID: m.SagaID}
-		var plan string
+		record := store.Record{Saga: saga.Saga{ID: m.SagaID, MemberID: m.MemberID, State: m.State}}
 		err := tx.QueryRow(ctx, `-- name: commandAgain
 UPDATE signup_saga s SET commanded_at = now() FROM member m
 WHERE s.id = $1 AND s.version = $2 AND m.id = s.member_id AND s.commanded_at <= now() - make_interval(secs => $3)
-RETURNING s.generation, m.plan`, m.SagaID, m.Version, r.cfg.MinAge.Seconds()).Scan(&c.Generation, &plan)
+RETURNING s.generation, m.plan, coalesce(s.traceparent, '')`, m.SagaID, m.Version, r.cfg.MinAge.Seconds()).
+			Scan(&record.Generation, &record.Plan, &record.TraceParent)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return errOvertaken
 		}
@@ -82,14 +111,10 @@ RETURNING s.generation, m.plan`, m.SagaID, m.Version, r.cfg.MinAge.Seconds()).Sc
 		if _, err := tx.Exec(ctx, `-- name: addReconciled
 INSERT INTO saga_event (saga_id, kind, state, version, generation, detail)
 SELECT $1::uuid, 'commanded_again', $2, $3, $4, $5 WHERE (SELECT count(*) FROM saga_event WHERE saga_id = $1::uuid) < 200`,
-			m.SagaID, string(m.State), m.Version, c.Generation, why); err != nil {
+			m.SagaID, string(m.State), m.Version, record.Generation, why); err != nil {
 			return err
 		}
-		typ := contract.StorageDeprovision
-		if m.State == saga.Ready {
-			typ, c.QuotaBytes = contract.StorageProvision, store.QuotaBytes[plan]
-		}
-		event, err := commandEvent(typ, c)
+		event, err := store.Message(record, saga.Effect{Type: r.steps[m.step].Asks(m.State)})
 		if err != nil {
 			return err
 		}
@@ -102,18 +127,6 @@ SELECT $1::uuid, 'commanded_again', $2, $3, $4, $5 WHERE (SELECT count(*) FROM s
 		return false, fmt.Errorf("command again: %w", err)
 	}
 	return true, nil
-}
-
-func commandEvent(typ contract.Type, c contract.StorageCommand) (outbox.Event, error) {
-	id, err := uuid.NewV7()
-	if err != nil {
-		return outbox.Event{}, err
-	}
-	payload, err := json.Marshal(c)
-	return outbox.Event{
-		Lane: string(contract.Essential), ID: id.String(), Key: c.MemberID, Type: string(typ), Payload: payload,
-		Headers: contract.Event{SagaID: c.SagaID, Generation: c.Generation}.Headers(),
-	}, err
 }
 
 // quarantine notes storages without an owner.

@@ -28,28 +28,35 @@ type Config struct {
 	Log        *slog.Logger
 }
 
-// Reconciler compares members and storages. Safe for concurrent use.
+// Reconciler compares members with what the participants have. Safe for concurrent use.
 type Reconciler struct {
 	drift.Reconciler[member, Storage]
-	cfg  Config
-	pool *pgxpool.Pool
-	tx   service.Transactor
+	cfg          Config
+	pool         *pgxpool.Pool
+	tx           service.Transactor
+	steps        saga.Steps
+	participants []*Storages // by step
 }
 
-// New returns a reconciler.
-func New(cfg Config, pool *pgxpool.Pool, storages *Storages) *Reconciler {
-	r := &Reconciler{cfg: cfg, pool: pool, tx: service.Transactor{Pool: pool, Idle: suspended}}
+// New returns a reconciler. The participants are in the order of their steps; nil is one
+// that nothing is compared with. A run ends at the first that does not answer.
+func New(cfg Config, pool *pgxpool.Pool, steps saga.Steps, participants ...*Storages) *Reconciler {
+	r := &Reconciler{
+		cfg: cfg, pool: pool, tx: service.Transactor{Pool: pool, Idle: suspended},
+		steps: steps, participants: participants,
+	}
 	r.Reconciler = drift.Reconciler[member, Storage]{
 		Pool: pool, MaxLooks: cfg.MaxRepairs, Log: cfg.Log,
 		Lists: drift.Lists[member, Storage]{
-			Left: r.members, Right: storages.list, Verdict: verdict, Mend: r.mend,
+			Left: r.members, Right: r.lists, Verdict: r.verdict, Mend: r.mend,
 			// The storage first: so the saga is at least as new as what it is compared with.
-			Again: func(ctx context.Context, memberID string) (*member, *Storage, error) {
-				s, err := storages.get(ctx, memberID)
+			Again: func(ctx context.Context, key string) (*member, *Storage, error) {
+				memberID, step := splitKey(key)
+				s, err := r.participants[step].get(ctx, memberID, step)
 				if err != nil {
 					return nil, nil, err
 				}
-				m, err := r.member(ctx, memberID)
+				m, err := r.member(ctx, memberID, step)
 				return m, s, err
 			},
 		},
@@ -57,18 +64,23 @@ func New(cfg Config, pool *pgxpool.Pool, storages *Storages) *Reconciler {
 	return r
 }
 
-// verdict compares a member with his storage.
-func verdict(m *member, s *Storage) (drift.Kind, string) {
+// verdict compares a member with what one participant has. A member who became ready
+// before a step was added is not owed it.
+func (r *Reconciler) verdict(m *member, s *Storage) (drift.Kind, string) {
 	switch {
 	case m == nil && s.left():
-		return drift.Orphan, "unknown here, storage " + s.describe()
+		return drift.Orphan, "unknown here, " + r.steps[s.step].Name + " " + s.describe()
 	case m == nil:
+		return "", ""
+	}
+	what := r.steps[m.step].Name + " "
+	switch {
 	case s.left() && s.SagaID != m.SagaID:
-		return drift.Double, string(m.State) + ", storage of saga " + s.SagaID + " " + s.describe()
-	case m.Settled && m.State == saga.Ready && !s.given():
-		return drift.Stranded, "ready, storage " + s.describe()
+		return drift.Double, string(m.State) + ", " + what + "of saga " + s.SagaID + " " + s.describe()
+	case m.Settled && m.State == saga.Ready && m.Newest >= m.step && !s.given():
+		return drift.Stranded, "ready, " + what + s.describe()
 	case m.Settled && m.State == saga.Withdrawn && s.left():
-		return drift.Orphan, "withdrawn, storage " + s.describe()
+		return drift.Orphan, "withdrawn, " + what + s.describe()
 	}
 	return "", ""
 }

@@ -46,7 +46,7 @@ func open(t *testing.T, maxRepairs int) *fixture {
 // replica is another reconciler on the same databases.
 func (f *fixture) replica(maxRepairs int) *reconcile.Reconciler {
 	return reconcile.New(reconcile.Config{MinAge: time.Minute, MaxRepairs: maxRepairs, Log: slog.New(slog.DiscardHandler)},
-		f.pool, reconcile.NewStorages(f.storages.URL+"/", token))
+		f.pool, storetest.Steps, reconcile.NewStorages(f.storages.URL+"/", token))
 }
 
 // member signs somebody up and moves his saga to a state.
@@ -436,13 +436,15 @@ func TestStrangeAnswersEndTheRun(t *testing.T) {
 			}
 			fmt.Fprint(w, answer)
 		}))
-		r := reconcile.New(reconcile.Config{MinAge: time.Minute, MaxRepairs: 1, Log: slog.New(slog.DiscardHandler)}, f.pool, reconcile.NewStorages(strange.URL, token))
+		r := reconcile.New(reconcile.Config{MinAge: time.Minute, MaxRepairs: 1, Log: slog.New(slog.DiscardHandler)}, f.pool,
+			storetest.Steps, reconcile.NewStorages(strange.URL, token))
 		if _, err := r.Run(t.Context(), 0); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 		strange.Close()
 	}
-	wrong := reconcile.New(reconcile.Config{MinAge: time.Minute, MaxRepairs: 1}, f.pool, reconcile.NewStorages(f.storages.URL, "wrong"))
+	wrong := reconcile.New(reconcile.Config{MinAge: time.Minute, MaxRepairs: 1}, f.pool,
+		storetest.Steps, reconcile.NewStorages(f.storages.URL, "wrong"))
 	if _, err := wrong.Check(t.Context(), true); err == nil || !strings.Contains(err.Error(), "401") {
 		t.Errorf("wrong token: %v", err)
 	}

@@ -13,11 +13,14 @@ import (
 
 const requestTimeout = 5 * time.Second
 
-// Storage is one member's storage as the Storage service tells of it.
-type Storage struct{ client.MemberStorage }
+// Storage is what a participant has of one member, as its internal listener shows it.
+type Storage struct {
+	client.MemberStorage
+	step int
+}
 
 // Key implements drift.Keyed.
-func (s Storage) Key() string { return s.MemberID }
+func (s Storage) Key() string { return key(s.MemberID, s.step) }
 
 // given reports whether the member has it, or will have it soon.
 func (s *Storage) given() bool {
@@ -36,7 +39,8 @@ func (s *Storage) describe() string {
 	return fmt.Sprintf("wanted %s, is %s", s.Desired, s.Status)
 }
 
-// Storages asks the Storage service. Safe for concurrent use.
+// Storages asks the Storage service, or another participant whose internal listener has
+// the same calls. Safe for concurrent use.
 type Storages struct{ service *client.Storage }
 
 // NewStorages returns a client of the internal listener at baseURL. It connects to
@@ -47,7 +51,7 @@ func NewStorages(baseURL, token string) *Storages {
 
 // get returns the member's storage, or nil. A 404 of somebody else at the same address
 // is no answer.
-func (s *Storages) get(ctx context.Context, memberID string) (*Storage, error) {
+func (s *Storages) get(ctx context.Context, memberID string, step int) (*Storage, error) {
 	found, err := s.service.Get(ctx, memberID)
 	var p *client.Problem
 	switch {
@@ -58,7 +62,7 @@ func (s *Storages) get(ctx context.Context, memberID string) (*Storage, error) {
 	case found.MemberID != memberID:
 		return nil, errors.New("storage service: the answer is about another member")
 	}
-	return &Storage{found}, nil
+	return &Storage{found, step}, nil
 }
 
 // explain says what to do about an answer that the configuration can mend.
@@ -70,8 +74,19 @@ func explain(err error) error {
 	return fmt.Errorf("storage service: %w", err)
 }
 
-// list returns all storages in the order of their members' ids.
-func (s *Storages) list() drift.Pages[Storage] {
+// lists returns what all participants have, in the order of the keys.
+func (r *Reconciler) lists() drift.Pages[Storage] {
+	var all []drift.Pages[Storage]
+	for step, p := range r.participants {
+		if p != nil {
+			all = append(all, p.list(step))
+		}
+	}
+	return drift.Join(all...)
+}
+
+// list returns everything in the order of the members' ids.
+func (s *Storages) list(step int) drift.Pages[Storage] {
 	part, more := client.PageOf{Limit: pageSize}, true
 	return func(ctx context.Context, _ string) ([]Storage, error) {
 		if !more {
@@ -84,7 +99,7 @@ func (s *Storages) list() drift.Pages[Storage] {
 		part.Cursor, more = page.NextCursor, page.NextCursor != ""
 		found := make([]Storage, len(page.Items))
 		for i, item := range page.Items {
-			found[i] = Storage{item}
+			found[i] = Storage{item, step}
 		}
 		return found, nil
 	}

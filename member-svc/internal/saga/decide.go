@@ -126,7 +126,7 @@ func (st Step) timer(s Saga, jitter float64, now time.Time) (Saga, []Effect, Out
 	}
 	st.due(&s, now, time.Duration(jitter*float64(wait)))
 	s.CommandedAt = now
-	return s, []Effect{{st.command(s.State)}}, Redriven
+	return s, []Effect{{st.Asks(s.State)}}, Redriven
 }
 
 func (ss Steps) retry(s Saga, now time.Time) (Saga, []Effect, Outcome) {
@@ -167,7 +167,7 @@ func (ss Steps) ask(s Saga, state State, now time.Time) (Saga, []Effect, Outcome
 	s.OpenedAt, s.CommandedAt, s.UpdatedAt = now, now, now
 	st := ss[s.Step]
 	st.due(&s, now, st.Promise)
-	return s, []Effect{{st.command(state)}}, Advanced
+	return s, []Effect{{st.Asks(state)}}, Advanced
 }
 
 func settle(s Saga, state State, why contract.StorageError, now time.Time) (Saga, []Effect, Outcome) {

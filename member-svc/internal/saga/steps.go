@@ -51,9 +51,9 @@ func (ss Steps) index(name string) int {
 	return slices.IndexFunc(ss, func(st Step) bool { return st.Name == name })
 }
 
-// command is what the step asks for in a state.
-func (st Step) command(s State) contract.Type {
-	if s.leaving() {
+// Asks returns what the step asks for in a state.
+func (st Step) Asks(s State) contract.Type {
+	if s.Left() {
 		return st.Compensation
 	}
 	return st.Command

@@ -113,7 +113,7 @@ DELETE FROM idempotency_key WHERE key IN (SELECT key FROM idempotency_key WHERE 
 
 func queueEffects(b *pgx.Batch, r Record, effects []saga.Effect) error {
 	for _, f := range effects {
-		e, err := message(r, f)
+		e, err := Message(r, f)
 		if err != nil {
 			return err
 		}

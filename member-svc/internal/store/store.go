@@ -95,8 +95,9 @@ func (s *Store) Find(ctx context.Context, signupID string) (Record, error) {
 	return one[Record](rows)
 }
 
-// message turns an effect of a saga into the event that is published.
-func message(r Record, effect saga.Effect) (outbox.Event, error) {
+// Message turns an effect of a saga into the event that is published. Of the record it
+// needs what the event says: ids, generation, plan, state and trace.
+func Message(r Record, effect saga.Effect) (outbox.Event, error) {
 	lane := contract.Essential // what a step asks for is, also before it is in the table
 	if route, ok := contract.RouteOf(effect.Type); ok {
 		lane = route.Lane

@@ -1,0 +1,29 @@
+package main
+
+import (
+	"errors"
+	"time"
+
+	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
+)
+
+// StepConfig configures the essential steps of a signup.
+type StepConfig struct {
+	ProvisionPromise time.Duration `env:"PROVISION_PROMISE" envDefault:"30s" help:"after which a signup counts as delayed and its command is repeated"`
+	SagaGiveUp       time.Duration `env:"SAGA_GIVE_UP" envDefault:"24h" help:"after which an unanswered signup is shown to operators"`
+}
+
+func (c StepConfig) problems() []error {
+	if c.ProvisionPromise <= 0 || c.SagaGiveUp <= c.ProvisionPromise {
+		return []error{errors.New("PROVISION_PROMISE, SAGA_GIVE_UP: must be positive, the promise shorter")}
+	}
+	return nil
+}
+
+// steps are what every new member is promised. Sagas store the index of their step:
+// append only.
+func (c StepConfig) steps() saga.Steps {
+	return saga.Steps{
+		saga.Provision(c.ProvisionPromise, c.SagaGiveUp),
+	}
+}
