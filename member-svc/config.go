@@ -46,7 +46,9 @@ type Config struct {
 
 // Validate lists everything that is wrong.
 func (c Config) Validate() []error {
-	errs := slices.Concat(c.Common.Validate(), c.TLSFiles.Validate(), c.StepConfig.problems(), c.ReconcileConfig.problems(), c.StuckConfig.problems(), c.LimitConfig.problems(), c.CredentialsConfig.problems())
+	errs := slices.Concat(c.Common.Validate(), c.TLSFiles.Validate(),
+		c.StepConfig.problems(), c.ReconcileConfig.problems(), c.StuckConfig.problems(),
+		c.LimitConfig.problems(), c.CredentialsConfig.problems())
 	require := func(ok bool, name, what string) {
 		if !ok {
 			errs = append(errs, fmt.Errorf("%s: %s", name, what))

@@ -144,6 +144,7 @@ func addWatchers(cfg Config, pool *pgxpool.Pool, registry prometheus.Registerer,
 	if err != nil {
 		return err
 	}
-	loop("reconciliation", cfg.Tick(), cfg.reconciler(pool, cfg.steps(), wake, log).Schedule(cfg.ReconcileInterval, gauges))
+	reconciler := cfg.reconciler(pool, cfg.steps(), wake, log)
+	loop("reconciliation", cfg.Tick(), reconciler.Schedule(cfg.ReconcileInterval, gauges))
 	return nil
 }

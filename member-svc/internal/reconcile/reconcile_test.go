@@ -436,8 +436,8 @@ func TestStrangeAnswersEndTheRun(t *testing.T) {
 			}
 			fmt.Fprint(w, answer)
 		}))
-		r := reconcile.New(reconcile.Config{MinAge: time.Minute, MaxRepairs: 1, Log: slog.New(slog.DiscardHandler)}, f.pool,
-			storetest.Steps, reconcile.NewStorages(strange.URL, token))
+		cfg := reconcile.Config{MinAge: time.Minute, MaxRepairs: 1, Log: slog.New(slog.DiscardHandler)}
+		r := reconcile.New(cfg, f.pool, storetest.Steps, reconcile.NewStorages(strange.URL, token))
 		if _, err := r.Run(t.Context(), 0); err == nil {
 			t.Errorf("%s: no error", name)
 		}

@@ -23,8 +23,9 @@ func twoSteps(t *testing.T) (f *fixture, mailboxes *storages) {
 	})
 	mailboxes = newStorages(t)
 	f.store = store.New(f.pool, steps, storetest.Secret, func() {})
-	f.Reconciler = reconcile.New(reconcile.Config{MinAge: time.Minute, MaxRepairs: 100, Log: slog.New(slog.DiscardHandler)},
-		f.pool, steps, reconcile.NewStorages(f.storages.URL, token), reconcile.NewStorages(mailboxes.URL, token))
+	cfg := reconcile.Config{MinAge: time.Minute, MaxRepairs: 100, Log: slog.New(slog.DiscardHandler)}
+	f.Reconciler = reconcile.New(cfg, f.pool, steps,
+		reconcile.NewStorages(f.storages.URL, token), reconcile.NewStorages(mailboxes.URL, token))
 	return f, mailboxes
 }
 

@@ -186,7 +186,8 @@ func (m move) check(ss Steps) string {
 		return "ready only by the reply of the last step"
 	case b.State.Open() && b.DueAt == nil, b.ErrorClass == ClassGaveUp && b.DueAt == nil:
 		return "who waits has a timer"
-	case (m.outcome == Redriven || transition && b.State.Open()) && (len(m.effects) != 1 || m.effects[0].Type != ss[b.Step].Asks(b.State)):
+	case (m.outcome == Redriven || transition && b.State.Open()) &&
+		(len(m.effects) != 1 || m.effects[0].Type != ss[b.Step].Asks(b.State)):
 		return "the command of state and step is sent"
 	}
 	for i := range ss {
