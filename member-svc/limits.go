@@ -10,8 +10,8 @@ import (
 
 // LimitConfig says how much one client, and all of them together, may take.
 type LimitConfig struct {
-	SignupRate     int            `env:"SIGNUP_RATE_PER_MINUTE" envDefault:"60" help:"signups per address and minute; for one username all addresses together, and a sixth of that in each further minute"`
-	SessionRate    int            `env:"SESSION_RATE_PER_MINUTE" envDefault:"60" help:"passwords that an address may try per minute, to sign in or to leave; for one username as with signups"`
+	SignupRate     int            `env:"SIGNUP_RATE_PER_MINUTE" envDefault:"60" help:"signups, see docs/availability.md"`
+	SessionRate    int            `env:"SESSION_RATE_PER_MINUTE" envDefault:"60" help:"passwords tried, likewise"`
 	MaxConnections int            `env:"MAX_CONNECTIONS" envDefault:"8192" help:"per listener, see docs/availability.md"`
 	MaxStreams     int            `env:"MAX_STREAMS" envDefault:"4096" help:"signup event streams at a time, likewise"`
 	TrustedProxies proxyAddresses `env:"TRUSTED_PROXIES" help:"networks of reverse proxies, see docs/reverse-proxy.md"`

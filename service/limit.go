@@ -8,12 +8,13 @@ import (
 )
 
 // Limiter lets each key do something so many times at once, and again once per
-// interval. It needs the same memory (2 MiB) for ten keys as for ten million: keys
-// have no entries of their own but share cells, one in each of several rows, as in a
-// count-min sketch, and a key counts as often as its least used cell. So nobody ever
-// does more than his limit, and somebody who did less is refused only if all of his
-// cells are shared with somebody busy. That needs, per interval, far more requests
-// that pass than there are columns; the seed is secret, so nobody can aim.
+// interval. A key is a text, or an address with its networks: each of these may do it as
+// often as [Networks] says. The limiter needs the same memory (2 MiB) for ten keys as
+// for ten million: keys have no entries of their own but share cells, one in each of
+// several rows, as in a count-min sketch, and a key counts as often as its least used
+// cell. So nobody ever does more than the limit, and a key that did less is refused only
+// if all of its cells are shared with busy keys. That needs, per interval, far more
+// requests that pass than there are columns; the seed is secret, so nobody can aim.
 //
 // A process counts by itself: n replicas together let n times as much pass. Safe for
 // concurrent use.
@@ -35,40 +36,82 @@ const (
 // NewLimiter returns a limiter of burst times at once, refilled once per interval.
 // Both must be positive.
 func NewLimiter(burst int, interval time.Duration) *Limiter {
-	return &Limiter{interval: interval, burst: interval * time.Duration(burst), began: time.Now(), seed: maphash.MakeSeed()}
+	return &Limiter{
+		interval: interval, burst: interval * time.Duration(burst), began: time.Now(), seed: maphash.MakeSeed(),
+	}
 }
 
 // Allow counts one time for the key and returns 0, or returns how long it has to
 // wait, and counts nothing.
 func (l *Limiter) Allow(key string) time.Duration {
-	hash := maphash.String(l.seed, key)
+	return l.allow([]Network{{Times: 1}}, key)
+}
+
+// AllowFrom is Allow for an address and all of its networks, each together with the key:
+// "" is for whatever the address does.
+func (l *Limiter) AllowFrom(a netip.Addr, key string) time.Duration {
+	return l.allow(Networks(a), key)
+}
+
+func (l *Limiter) allow(networks []Network, key string) (wait time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Since(l.began)
-	var cells [limitRows]*time.Duration
-	for row := range cells {
-		cells[row] = &l.full[row][uint16(hash>>(16*row))]
+	for _, n := range networks {
+		_, full := l.find(n, key, now)
+		wait = max(wait, full+l.cost(n)-now-l.burst)
 	}
-	full := *cells[0]
-	for _, c := range cells[1:] {
-		full = min(full, *c)
-	}
-	full = max(full, now) + l.interval
-	if wait := full - now - l.burst; wait > 0 {
+	if wait > 0 {
 		return wait
 	}
-	for _, c := range cells {
-		*c = max(*c, full)
+	for _, n := range networks {
+		cells, full := l.find(n, key, now)
+		raise(cells, full+l.cost(n))
 	}
 	return 0
 }
 
-// AddressKey is what limits count an address by: an IPv6 address by its network of
-// 64 bits, all of which one client usually has.
-func AddressKey(a netip.Addr) string {
-	a = a.Unmap().WithZone("")
-	if a.Is6() {
-		return netip.PrefixFrom(a, 64).Masked().String()
+// Spend counts one time for an address, whether it is within its limit or not. It
+// returns how many times the address did it and has not been given back yet: the burst
+// at most. If a network of the address did more for its size, the network counts.
+func (l *Limiter) Spend(a netip.Addr) (times int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Since(l.began)
+	for _, n := range Networks(a) {
+		cells, full := l.find(n, "", now)
+		full = min(full+l.cost(n), now+l.burst)
+		raise(cells, full)
+		times = max(times, int((full-now+l.interval-1)/l.interval))
 	}
-	return a.String()
+	return times
+}
+
+// cost is what doing it once takes of the burst.
+func (l *Limiter) cost(n Network) time.Duration { return l.interval / time.Duration(n.Times) }
+
+type limitKey struct {
+	network netip.Prefix
+	key     string
+}
+
+type limitCells [limitRows]*time.Duration
+
+// find returns the cells of a key, and when it has all of its burst again.
+func (l *Limiter) find(n Network, key string, now time.Duration) (cells limitCells, full time.Duration) {
+	hash := maphash.Comparable(l.seed, limitKey{n.Prefix, key})
+	for row := range cells {
+		cells[row] = &l.full[row][uint16(hash>>(16*row))]
+	}
+	full = *cells[0]
+	for _, c := range cells[1:] {
+		full = min(full, *c)
+	}
+	return cells, max(full, now)
+}
+
+func raise(cells limitCells, full time.Duration) {
+	for _, c := range cells {
+		*c = max(*c, full)
+	}
 }

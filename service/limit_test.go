@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -73,16 +74,62 @@ func TestLimiterOfManyKeys(t *testing.T) {
 	}
 }
 
-func TestAddressKey(t *testing.T) {
-	for address, want := range map[string]string{
-		"192.0.2.7":            "192.0.2.7",
-		"::ffff:192.0.2.7":     "192.0.2.7",
-		"2001:db8:1:2:3:4:5:6": "2001:db8:1:2::/64",
-		"2001:db8:1:2::9":      "2001:db8:1:2::/64",
-		"fe80::1%eth0":         "fe80::/64",
+// However many addresses somebody has, their networks have limits too, and other networks keep theirs.
+func TestLimiterCountsNetworks(t *testing.T) {
+	for name, c := range map[string]struct {
+		address  string // with a number of the attempt
+		pass     int    // of 1000 attempts at a limit of 3
+		outsider string
+	}{
+		"an IPv4 address":             {"192.0.2.1", 3, "192.0.2.2"},
+		"an IPv4 network of 24 bits":  {"192.0.2.%d", 8 * 3, "192.0.3.1"},
+		"64 bits, which one may have": {"2001:db8::%x", 3, "2001:db8:0:1::1"},
+		"56 bits":                     {"2001:db8:0:%x::1", 4 * 3, "2001:db8:0:100::1"},
+		"48 bits":                     {"2001:db8:0:%x00::1", 8 * 3, "2001:db8:1::1"},
 	} {
-		if got := service.AddressKey(netip.MustParseAddr(address)); got != want {
-			t.Errorf("%s: %s, want %s", address, got, want)
-		}
+		t.Run(name, func(t *testing.T) {
+			l, passed := service.NewLimiter(3, time.Hour), 0
+			for i := range 1000 {
+				text := c.address
+				if strings.Contains(text, "%") {
+					text = fmt.Sprintf(text, i%256)
+				}
+				if l.AllowFrom(netip.MustParseAddr(text), "") == 0 {
+					passed++
+				}
+			}
+			if passed != c.pass {
+				t.Errorf("%d passed, want %d", passed, c.pass)
+			}
+			if wait := l.AllowFrom(netip.MustParseAddr(c.outsider), ""); wait != 0 {
+				t.Errorf("%s has to wait %s", c.outsider, wait)
+			}
+			first := strings.NewReplacer("%d", "0", "%x", "0").Replace(c.address)
+			if wait := l.AllowFrom(netip.MustParseAddr(first), "another key"); wait != 0 {
+				t.Errorf("another key has to wait %s", wait)
+			}
+		})
 	}
+}
+
+func TestLimiterTellsWhatWasSpent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := service.NewLimiter(4, time.Minute)
+		spend := func(address string, want ...int) {
+			t.Helper()
+			for i, times := range want {
+				if got := l.Spend(netip.MustParseAddr(address)); got != times {
+					t.Errorf("%s, %d: %d, want %d", address, i+1, got, times)
+				}
+			}
+		}
+		spend("192.0.2.1", 1, 2, 3, 4, 4, 4)
+		spend("198.51.100.1", 1)
+		<-time.After(150 * time.Second)
+		spend("192.0.2.1", 3)
+		for i := range 16 {
+			l.Spend(netip.AddrFrom4([4]byte{203, 0, 113, byte(i)}))
+		}
+		spend("203.0.113.200", 3) // the 17th of a network that counts as eight addresses
+	})
 }

@@ -9,7 +9,7 @@ import (
 )
 
 func (a *API) signIn(w http.ResponseWriter, r *http.Request) error {
-	client := address(r)
+	client := service.ClientAddress(r)
 	if err := a.passwordAttempts.from(client); err != nil {
 		return err
 	}
@@ -55,7 +55,7 @@ func (a *API) showMe(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (a *API) withdraw(w http.ResponseWriter, r *http.Request) error {
-	client := address(r)
+	client := service.ClientAddress(r)
 	if err := a.passwordAttempts.from(client); err != nil {
 		return err
 	}

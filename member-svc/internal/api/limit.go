@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/http"
+	"net/netip"
 	"time"
 
 	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
@@ -18,13 +19,14 @@ type Limits struct {
 // attempts limits what is tried by addresses and for usernames, whether these exist
 // or not: the limits apply before the database is asked.
 //
-// An address has so many attempts a minute. So has a username, for all addresses
-// together, at once, and a sixth of them in each minute that follows: those who guess
-// one password from many addresses have 14,400 guesses a day at the default of 60.
-// They can keep that budget used up, and yet not lock the member out: each address
-// has three attempts more for each name, one of which comes back every five minutes.
-// He needs one of them, from wherever he is; they find no password by three from each
-// address that they have.
+// Each address gets a number of attempts per minute, and each of its networks as many
+// times that as [service.Networks] says. Each username gets a burst of the same number,
+// shared by all addresses and refilled at a sixth of it per minute: guessing one password
+// from many addresses is limited to 14,400 guesses a day at the default of 60. Guessers
+// can keep that budget used up, but not lock the member out: each address has three more
+// attempts for each name, one of which comes back every five minutes, and its networks
+// have more in the same proportion. The member needs one of them; guessers find no
+// password by three from each address.
 type attempts struct {
 	byAddress, byName, reserve *service.Limiter
 }
@@ -44,14 +46,14 @@ func newAttempts(perMinute int) *attempts {
 }
 
 // from counts an attempt of an address.
-func (t *attempts) from(address string) error { return limited(t.byAddress.Allow(address)) }
+func (t *attempts) from(a netip.Addr) error { return limited(t.byAddress.AllowFrom(a, "")) }
 
 // at counts an attempt of an address at a name.
-func (t *attempts) at(address, name string) error {
+func (t *attempts) at(a netip.Addr, name string) error {
 	if t.byName.Allow(name) == 0 {
 		return nil
 	}
-	return limited(t.reserve.Allow(address + " " + name))
+	return limited(t.reserve.AllowFrom(a, name))
 }
 
 // limited returns nil if there is nothing to wait for.
@@ -59,11 +61,17 @@ func limited(wait time.Duration) error {
 	if wait <= 0 {
 		return nil
 	}
-	return later(service.NewProblem(http.StatusTooManyRequests, "rate_limited", "too many requests from this address or for this name"), wait)
+	const detail = "too many requests from this address or its network or for this name"
+	return later(service.NewProblem(http.StatusTooManyRequests, "rate_limited", detail), wait)
 }
 
-// address is whom a request is counted by.
-func address(r *http.Request) string { return service.AddressKey(service.ClientAddress(r)) }
+// caller tells whoever hashes for whom it is.
+func caller(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c := signup.Caller{Address: service.ClientAddress(r)}
+		next.ServeHTTP(w, r.WithContext(signup.WithCaller(r.Context(), c)))
+	})
+}
 
 // nameKey is whom attempts at a username are counted by, also at those that nobody can have.
 func nameKey(username string) string {

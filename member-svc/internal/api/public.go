@@ -16,7 +16,7 @@ func (a *API) Public(limits Limits) http.Handler {
 	a.signupAttempts, a.passwordAttempts = newAttempts(limits.Signups), newAttempts(limits.Passwords)
 	a.streams = service.NewPlaces(limits.Streams)
 	r := a.router()
-	r.Use(private)
+	r.Use(private, caller)
 	r.Get("/openapi.json", a.handle(service.OpenAPI(publicDocument)))
 	r.Post("/v1/members", a.handle(a.signUp))
 	r.Get("/v1/signups/{signup_id}", a.handle(a.showSignup))
@@ -40,7 +40,7 @@ func private(next http.Handler) http.Handler {
 func (a *API) signUp(w http.ResponseWriter, r *http.Request) (err error) {
 	began, outcome := time.Now(), "created"
 	defer func() { a.Metrics.signedUp(outcome, err, time.Since(began)) }()
-	client := address(r)
+	client := service.ClientAddress(r)
 	if err := a.signupAttempts.from(client); err != nil {
 		return err
 	}

@@ -110,7 +110,12 @@ func (h *Hasher) catchUp(done Cost) {
 // after it.
 func (h *Hasher) enter(ctx context.Context, u use, c Cost) (leave func(), err error) {
 	kib := min(int64(max(c.MemoryKiB, h.cfg.MemoryKiB)), h.cfg.BudgetKiB)
-	return func() { h.turns.leave(kib) }, h.turns.enter(ctx, u, kib)
+	err = h.turns.enter(ctx, u, kib)
+	began := time.Now()
+	return func() {
+		h.turns.measured(time.Since(began))
+		h.turns.leave(kib)
+	}, err
 }
 
 func (c Cost) derive(password, salt []byte, size int) []byte {

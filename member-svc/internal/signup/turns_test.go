@@ -3,7 +3,10 @@ package signup
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -54,24 +57,156 @@ func TestSignupsAndLoginsShare(t *testing.T) {
 func TestEachUseHasItsOwnLine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		turns := newTurns(HashConfig{Concurrency: 1, Wait: time.Minute})
-		came := make(chan use, 100)
-		line(t, turns, forSignup, 0, 1+waitersPerTurn, came)
-		if err := turns.enter(t.Context(), forSignup, 0); !errors.Is(err, ErrBusy) {
+		refused := make(chan error, 1)
+		waits := func(u use) {
+			go func() {
+				if err := turns.enter(t.Context(), u, 0); err != nil {
+					refused <- err
+				}
+			}()
+			synctest.Wait()
+		}
+		for range 1 + waitersPerTurn + 1 { // one has a turn
+			waits(forSignup)
+		}
+		if err := <-refused; !errors.Is(err, ErrBusy) {
 			t.Errorf("%v", err)
 		}
-		line(t, turns, forLogin, 0, 1, came)
-		for range 3 {
-			<-came
+		waits(forLogin)
+		for range 2 {
 			turns.leave(0)
 			synctest.Wait()
 		}
 		if n := len(turns.lines[forLogin]); n != 0 {
 			t.Error("the login still waits")
 		}
-		for range waitersPerTurn - 1 {
-			<-came
+		for range waitersPerTurn {
 			turns.leave(0)
 		}
+	})
+}
+
+// queue is a line of one turn at a time, in which callers wait by their names.
+type queue struct {
+	t       *testing.T
+	turns   *turns
+	came    chan string // who had a turn
+	refused chan string // who was told at once that there will be none
+}
+
+func newQueue(t *testing.T, took time.Duration) *queue {
+	turns := newTurns(HashConfig{Concurrency: 1, Wait: 2 * time.Second})
+	q := &queue{t, turns, make(chan string, 1000), make(chan string, 1000)}
+	if took > 0 {
+		q.turns.measured(took)
+	}
+	if err := q.turns.enter(t.Context(), forLogin, 0); err != nil { // somebody has the turn
+		t.Fatal(err)
+	}
+	return q
+}
+
+func (q *queue) wait(name, address string) {
+	ctx := WithCaller(q.t.Context(), Caller{Address: netip.MustParseAddr(address)})
+	go func() {
+		came := q.came
+		if q.turns.enter(ctx, forLogin, 0) != nil {
+			came = q.refused
+		}
+		came <- name
+	}()
+	synctest.Wait()
+}
+
+// turn ends a turn and returns who has the next one.
+func (q *queue) turn() string {
+	q.turns.leave(0)
+	synctest.Wait()
+	select {
+	case name := <-q.came:
+		return name
+	default:
+		return "nobody"
+	}
+}
+
+func (q *queue) order() string {
+	var order []string
+	for name := q.turn(); name != "nobody"; name = q.turn() {
+		order = append(order, name)
+	}
+	return strings.Join(order, " ")
+}
+
+func TestTurnsAreFair(t *testing.T) {
+	for name, c := range map[string]struct {
+		wait [][2]string // names and addresses, as they come
+		want string
+	}{
+		"one who asks once before one who asks again and again": {
+			append(slices.Repeat([][2]string{{"a", "192.0.2.1"}}, 4), [2]string{"b", "198.51.100.1"}),
+			"a b a a a",
+		},
+		"addresses of one network count together": {
+			append(slices.Repeat([][2]string{{"n", ""}}, 24),
+				[2]string{"b", "198.51.100.1"}, [2]string{"c", "192.0.2.200"}),
+			strings.Repeat("n ", 8) + "b " + strings.Repeat("n ", 8) + strings.Repeat("n ", 8) + "c",
+		},
+		"in a short line equals come in order": {
+			[][2]string{{"a", "192.0.2.1"}, {"b", "198.51.100.1"}, {"c", "203.0.113.1"}}, "a b c",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				q := newQueue(t, 0)
+				for i, w := range c.wait {
+					if w[1] == "" {
+						w[1] = fmt.Sprint("192.0.2.", i+1)
+					}
+					q.wait(w[0], w[1])
+				}
+				if got := q.order(); got != c.want {
+					t.Errorf("%s, want %s", got, c.want)
+				}
+			})
+		})
+	}
+}
+
+// Ten of 200 ms have their turns within 2 s. Of more than five the newest comes first, and of more than ten the oldest
+// is refused at once.
+func TestALongLineServesTheNewest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q, began := newQueue(t, 200*time.Millisecond), time.Now()
+		for i := range 12 {
+			q.wait(string(rune('a'+i)), fmt.Sprintf("192.0.%d.1", i))
+		}
+		if first, second := <-q.refused, <-q.refused; first+second != "ab" || time.Since(began) != 0 {
+			t.Errorf("%s and %s are refused after %s", first, second, time.Since(began))
+		}
+		if got := q.order(); got != "l k j i h c d e f g" {
+			t.Error(got)
+		}
+	})
+}
+
+// A caller who asks all the time does not have a full line refuse somebody else.
+func TestAFullLineRefusesWhoAskedMost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(t, 200*time.Millisecond)
+		q.wait("b", "198.51.100.1")
+		for range 40 {
+			q.wait("a", "192.0.2.1")
+		}
+		if got := q.turn() + q.turn(); got != "ab" && got != "ba" {
+			t.Errorf("the first two turns: %s", got)
+		}
+		for range 31 {
+			if name := <-q.refused; name != "a" {
+				t.Errorf("%s is refused", name)
+			}
+		}
+		q.order()
 	})
 }
 
