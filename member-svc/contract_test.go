@@ -160,6 +160,7 @@ func TestAdminContract(t *testing.T) {
 		c.Call(403, "POST", one+act, reason, viewer...)
 		c.Call(404, "POST", one[:len(one)-1]+act, reason, operator...)
 		c.Call(412, "POST", one+act, reason, append([]string{"If-Match", `"1"`}, operator...)...)
+		c.Call(400, "POST", one+act, reason, append([]string{"If-Match", "1"}, operator...)...)
 		c.Call(422, "POST", one+act, `{"reason":" "}`, operator...)
 		c.Refusals("POST", one+act, operator...)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/signup-saga/signup-saga/contract"
 	"github.com/signup-saga/signup-saga/devstack/testenv"
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
+	"github.com/signup-saga/signup-saga/service/web/webtest"
 )
 
 // page is what a browser is given.
@@ -52,7 +53,7 @@ func browse(t *testing.T, url string, form url.Values, headers ...string) page {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return page{answer.StatusCode, answer.Header, string(text)}
+	return page{answer.StatusCode, answer.Header, webtest.Resolve(answer, string(text))}
 }
 
 // expect checks a page's status and parts; those that begin with "!" are not to be there.
@@ -127,7 +128,9 @@ func TestSignUpForm(t *testing.T) {
 			t.Errorf("%s: %d %v", asset[1], got.status, got.header)
 		}
 	}
-	for _, other := range []struct{ method, path string }{{"PUT", "/"}, {"POST", "/signup/x"}, {"GET", "/signup"}, {"GET", "//v1/members"}, {"GET", "/other"}} {
+	for _, other := range []struct{ method, path string }{
+		{"GET", "/signup"}, {"GET", "/signup/x/y"}, {"GET", "//v1/members"}, {"GET", "/v1/../livez"}, {"GET", "/other"},
+	} {
 		status, header, body, _ := call(t, other.method, s.public+other.path, "")
 		if status != 404 || body["code"] != "not_found" || header.Get("Content-Type") != "application/problem+json" {
 			t.Errorf("%v: %d %v, not the API's answer", other, status, body)

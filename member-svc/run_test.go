@@ -311,7 +311,7 @@ func TestProblems(t *testing.T) {
 		if (status == 429 || status == 503) && header.Get("Retry-After") == "" {
 			t.Errorf("%s: no Retry-After", tc.name)
 		}
-		if allow := header.Values("Allow"); status == 405 && !slices.Equal(allow, []string{"POST"}) {
+		if allow := header.Values("Allow"); status == 405 && !slices.Equal(allow, []string{"POST, OPTIONS"}) {
 			t.Errorf("%s: Allow has %q", tc.name, allow)
 		}
 		if strings.Contains(raw, password) {

@@ -34,6 +34,9 @@ func StreamEvents[T any](w http.ResponseWriter, r *http.Request, pace EventPace,
 	w.Header().Set("X-Accel-Buffering", "no") // tells nginx to pass on what it has
 	w.Header().Set("Connection", "close")
 	w.WriteHeader(http.StatusOK)
+	if r.Method == http.MethodHead {
+		return
+	}
 	beat := time.NewTicker(pace.Heartbeat)
 	defer beat.Stop()
 	end := time.NewTimer(pace.Lifetime)

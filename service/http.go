@@ -14,6 +14,7 @@ import (
 	"os"
 	"runtime/debug"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -47,17 +48,6 @@ func NewProblem(status int, code, detail string, errs ...FieldError) *Problem {
 
 // Error returns the code and the detail.
 func (p *Problem) Error() string { return p.Code + ": " + p.Detail }
-
-// MethodNotAllowed returns the problem 405 and sets the header that names the
-// methods which the resource knows: those that match.
-func MethodNotAllowed(w http.ResponseWriter, match func(method string) bool) *Problem {
-	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete} {
-		if match(method) {
-			w.Header().Add("Allow", method)
-		}
-	}
-	return NewProblem(http.StatusMethodNotAllowed, "method_not_allowed", "the resource does not know this method")
-}
 
 // Handler answers a request, or returns an error before it has written anything.
 type Handler func(w http.ResponseWriter, r *http.Request) error
@@ -177,7 +167,9 @@ func writeJSON(w http.ResponseWriter, status int, contentType string, v any) err
 // a [Problem]: 400 invalid_json, 408, 413 body_too_large, 415.
 func DecodeJSON(w http.ResponseWriter, r *http.Request, dst any) error {
 	media, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	if charset := params["charset"]; err != nil || media != "application/json" || (charset != "" && charset != "utf-8" && charset != "UTF-8") {
+	charset := cmp.Or(params["charset"], "utf-8")
+	if err != nil || media != "application/json" || !strings.EqualFold(charset, "utf-8") {
+		w.Header().Set("Accept", "application/json")
 		return NewProblem(http.StatusUnsupportedMediaType, "unsupported_media_type", "the body must be application/json in UTF-8")
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))

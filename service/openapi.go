@@ -11,18 +11,20 @@ import (
 
 // OpenAPI returns a [Handler] that serves a document, given as YAML, as JSON.
 func OpenAPI(document []byte) Handler {
-	convert := sync.OnceValues(func() (stdjson.RawMessage, error) {
+	convert := sync.OnceValues(func() (*Static, error) {
 		var content any
 		if err := yaml.Unmarshal(document, &content); err != nil {
 			return nil, fmt.Errorf("openapi: %w", err)
 		}
-		return stdjson.Marshal(content)
+		text, err := stdjson.Marshal(content)
+		return NewStatic(text, "application/json"), err
 	})
-	return func(w http.ResponseWriter, _ *http.Request) error {
+	return func(w http.ResponseWriter, r *http.Request) error {
 		content, err := convert()
 		if err != nil {
 			return err
 		}
-		return WriteJSON(w, http.StatusOK, content)
+		content.ServeHTTP(w, r)
+		return nil
 	}
 }

@@ -119,6 +119,12 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Connection", "close")
 	default:
 	}
+	w.Header().Set("Cache-Control", "no-store") // unless the handler knows better
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	if p := refusal(w, r); p != nil {
+		WriteProblem(w, p)
+		return
+	}
 	s.cfg.Handler.ServeHTTP(w, r)
 }
 

@@ -37,7 +37,10 @@ type Contract struct {
 }
 
 // general are headers that any answer may have and the documents speak of once.
-var general = []string{"Cache-Control", "Connection", "Content-Length", "Content-Type", "Date", "Referrer-Policy", "Vary", "X-Content-Type-Options"}
+var general = []string{
+	"Accept", "Accept-Encoding", "Accept-Ranges", "Cache-Control", "Connection", "Content-Length", "Content-Type",
+	"Date", "Etag", "Referrer-Policy", "Strict-Transport-Security", "Vary", "X-Content-Type-Options",
+}
 
 // refusals are the statuses of requests that need not be as documented.
 var refusals = []int{400, 401, 404, 408, 413, 415, 422}

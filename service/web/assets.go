@@ -1,11 +1,11 @@
 package web
 
 import (
-	"crypto/sha256"
 	"embed"
-	"encoding/hex"
 	"net/http"
 	"path"
+
+	"github.com/signup-saga/signup-saga/service"
 )
 
 //go:embed style.css live.js icon.svg
@@ -13,19 +13,12 @@ var files embed.FS
 
 var types = map[string]string{"style.css": "text/css; charset=utf-8", "live.js": "text/javascript; charset=utf-8", "icon.svg": "image/svg+xml"}
 
-// asset is a file that pages refer to.
-type asset struct {
-	body          []byte
-	kind, version string
-}
-
 // assets are the files of this package, by name.
-var assets = func() map[string]asset {
-	all := make(map[string]asset, len(types))
+var assets = func() map[string]*service.Static {
+	all := make(map[string]*service.Static, len(types))
 	for name, kind := range types {
 		body, _ := files.ReadFile(name) // embedded
-		sum := sha256.Sum256(body)
-		all[name] = asset{body, kind, hex.EncodeToString(sum[:6])}
+		all[name] = service.NewStatic(body, kind)
 	}
 	return all
 }()
@@ -39,11 +32,8 @@ func Asset(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
-	cache := "no-cache"
-	if r.URL.RawQuery == "v="+found.version {
-		cache = "public, max-age=31536000, immutable"
+	if r.URL.RawQuery == "v="+found.Version {
+		w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
 	}
-	w.Header().Set("Cache-Control", cache)
-	w.Header().Set("Content-Type", found.kind)
-	_, _ = w.Write(found.body) // whoever asked has gone
+	found.ServeHTTP(w, r)
 }

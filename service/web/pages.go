@@ -5,8 +5,10 @@ import (
 	"embed"
 	"fmt"
 	"html/template"
+	"io"
 	"io/fs"
 	"net/http"
+	"strconv"
 	"strings"
 )
 
@@ -58,7 +60,7 @@ type Pages struct{ byName map[string]*template.Template }
 // the files whose name begins with an underscore.
 func NewPages(from fs.FS, funcs template.FuncMap) (*Pages, error) {
 	base, err := template.New("layout").Funcs(template.FuncMap{"asset": func(folder, name string) string {
-		return folder + "/" + name + "?v=" + assets[name].version
+		return folder + "/" + name + "?v=" + assets[name].Version
 	}}).Funcs(funcs).ParseFS(layout, "layout.html")
 	if err != nil {
 		return nil, fmt.Errorf("layout: %w", err)
@@ -91,8 +93,9 @@ func NewPages(from fs.FS, funcs template.FuncMap) (*Pages, error) {
 	return p, nil
 }
 
-// Write answers with a page. Nothing is written if the template fails.
-func (p *Pages) Write(w http.ResponseWriter, status int, name string, page Page) error {
+// Write answers a request with a page, whose links it makes relative. Nothing is
+// written if the template fails.
+func (p *Pages) Write(w http.ResponseWriter, r *http.Request, status int, name string, page Page) error {
 	t := p.byName[name]
 	if t == nil {
 		return fmt.Errorf("there is no page %q", name)
@@ -101,8 +104,10 @@ func (p *Pages) Write(w http.ResponseWriter, status int, name string, page Page)
 	if err := t.ExecuteTemplate(&text, "layout.html", page); err != nil {
 		return fmt.Errorf("page %s: %w", name, err)
 	}
+	body := relative(r, text.String())
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
-	_, _ = w.Write(text.Bytes()) // whoever asked has gone
+	_, _ = io.WriteString(w, body) // whoever asked has gone
 	return nil
 }

@@ -27,6 +27,33 @@ func pages(t *testing.T, files map[string]string) *web.Pages {
 	return p
 }
 
+// at is a request for a page.
+func at(path string) *http.Request { return httptest.NewRequest(http.MethodGet, path, http.NoBody) }
+
+// Links hold wherever a proxy puts the paths of the listener.
+func TestLinksAreRelativeToThePage(t *testing.T) {
+	p := pages(t, map[string]string{"one.html": `{{define "main"}}<form action="/f?x=/y"><a href="/">{{.Data}}</a>` +
+		`<p data-events="/e"><a href="#main"><a href="?x"><a href="https://other.example/">{{end}}`})
+	for path, want := range map[string]string{
+		"/": "./", "/a": "./", "/a/": "../", "/a/b": "../", "/a/b/c": "../../", "/a/b%2Fc": "../",
+	} {
+		w := httptest.NewRecorder()
+		if err := p.Write(w, at(path), http.StatusOK, "one", web.Page{Data: `href="/data"`, Home: "/"}); err != nil {
+			t.Fatal(err)
+		}
+		main := `<form action="` + want + `f?x=/y"><a href="` + want + `">href=&#34;/data&#34;</a>` +
+			`<p data-events="` + want + `e"><a href="#main"><a href="?x"><a href="https://other.example/">`
+		if text := w.Body.String(); !strings.Contains(text, main) || strings.Contains(text, `="/`) {
+			t.Errorf("%s: no %s in %s", path, main, text)
+		}
+		w = httptest.NewRecorder()
+		web.Redirect(w, at(path), "/c/d?e=f")
+		if to := w.Header().Get("Location"); w.Code != http.StatusSeeOther || to != want+"c/d?e=f" {
+			t.Errorf("%s: %d to %s", path, w.Code, to)
+		}
+	}
+}
+
 func TestPagesAreWrittenWholeOrNotAtAll(t *testing.T) {
 	p := pages(t, map[string]string{
 		"_who.html": `{{define "who"}}<b>{{.}}</b>{{end}}`,
@@ -34,11 +61,16 @@ func TestPagesAreWrittenWholeOrNotAtAll(t *testing.T) {
 		"two.html":  `{{define "main"}}begun {{.Data.Missing}}{{end}}`,
 	})
 	w := httptest.NewRecorder()
-	if err := p.Write(w, http.StatusTeapot, "one", web.Page{Title: "One", Product: "P", Home: "/x/", Assets: "/x/assets", Data: "<script>", Reload: 3}); err != nil {
+	if err := p.Write(w, at("/x/y"), http.StatusTeapot, "one", web.Page{
+		Title: "One", Product: "P", Home: "/x/", Assets: "/x/assets", Data: "<script>", Reload: 3,
+	}); err != nil {
 		t.Fatal(err)
 	}
 	text := w.Body.String()
-	for _, want := range []string{"<title>One · P</title>", "<h1>One</h1><b>&lt;script&gt;</b>", `<a class="product" href="/x/">`, `<noscript><meta http-equiv="refresh" content="3">`} {
+	for _, want := range []string{
+		"<title>One · P</title>", "<h1>One</h1><b>&lt;script&gt;</b>", `<a class="product" href="../x/">`,
+		`<noscript><meta http-equiv="refresh" content="3">`,
+	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %s in %s", want, text)
 		}
@@ -48,7 +80,7 @@ func TestPagesAreWrittenWholeOrNotAtAll(t *testing.T) {
 	}
 	for _, name := range []string{"two", "three", "_who"} {
 		w := httptest.NewRecorder()
-		if err := p.Write(w, http.StatusOK, name, web.Page{Data: "x"}); err == nil || w.Body.Len() > 0 {
+		if err := p.Write(w, at("/x/y"), http.StatusOK, name, web.Page{Data: "x"}); err == nil || w.Body.Len() > 0 {
 			t.Errorf("%s: error %v, written %q", name, err, w.Body)
 		}
 	}
@@ -59,10 +91,11 @@ func TestPagesAreWrittenWholeOrNotAtAll(t *testing.T) {
 
 func TestAssetsAreKeptInTheVersionThatThePageNames(t *testing.T) {
 	w := httptest.NewRecorder()
-	if err := pages(t, map[string]string{"one.html": `{{define "main"}}{{end}}`}).Write(w, http.StatusOK, "one", web.Page{Assets: "/a/b"}); err != nil {
+	p := pages(t, map[string]string{"one.html": `{{define "main"}}{{end}}`})
+	if err := p.Write(w, at("/x"), http.StatusOK, "one", web.Page{Assets: "/a/b"}); err != nil {
 		t.Fatal(err)
 	}
-	links := regexp.MustCompile(`(?:src|href)="(/a/b/[^"]+)"`).FindAllStringSubmatch(w.Body.String(), -1)
+	links := regexp.MustCompile(`(?:src|href)="[.](/a/b/[^"]+)"`).FindAllStringSubmatch(w.Body.String(), -1)
 	if len(links) != 3 {
 		t.Fatalf("links %v", links)
 	}

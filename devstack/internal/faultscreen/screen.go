@@ -185,7 +185,7 @@ func (s *screen) look(ctx context.Context) view {
 
 func (s *screen) show(w http.ResponseWriter, r *http.Request) {
 	to := s.stack.Variables()
-	err := s.pages.Write(w, http.StatusOK, "faults", web.Page{
+	err := s.pages.Write(w, r, http.StatusOK, "faults", web.Page{
 		Title: "Fault screen", Product: "Signup Saga", Home: "/", Assets: "/assets", Every: 1000, Reload: 5, Data: s.look(r.Context()),
 		Nav: []web.Link{
 			{Path: "/", Text: "Fault screen", Current: true}, {Path: to.Get("MEMBER_URL") + "/", Text: "Sign-up page"},

@@ -76,6 +76,7 @@ func (a *API) withdraw(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	view = view.Below(service.PathPrefix(r))
 	w.Header().Set("Location", view.Links["self"])
 	setETag(w, view.Version)
 	return service.WriteJSON(w, http.StatusAccepted, view)

@@ -24,7 +24,7 @@ func (a *API) Admin(tokens *service.Tokens, health *service.Health) http.Handler
 	r.Get("/openapi.json", a.handle(service.OpenAPI(adminDocument)))
 	r.Get("/livez", health.LiveHandler)
 	r.Get("/readyz", health.ReadyHandler)
-	r.Handle("/metrics", a.Metrics.Handler())
+	r.Method(http.MethodGet, "/metrics", a.Metrics.Handler())
 	r.Route("/admin/v1", func(r chi.Router) {
 		r.Use(private, deadline(a.DatabaseTimeout), tokens.Require(service.RoleViewer))
 		operator := r.With(tokens.Require(service.RoleOperator))
@@ -42,7 +42,7 @@ func (a *API) Admin(tokens *service.Tokens, health *service.Health) http.Handler
 		operator.Post("/outbox/dead/{id}/requeue", a.handle(a.requeue))
 		r.Get("/audit", a.handle(a.listAudit))
 	})
-	return r
+	return alone(r)
 }
 
 // sagaView is a saga as operators see it.
@@ -180,14 +180,25 @@ func wish(w http.ResponseWriter, r *http.Request, kind saga.Kind) (store.Change,
 	}
 	change := store.Change{SagaID: chi.URLParam(r, "saga_id"), Event: saga.Event{Kind: kind, Reason: why}}
 	change.Event.Actor, _ = service.Actor(r.Context())
-	if etag := r.Header.Get("If-Match"); etag != "" && etag != "*" {
-		version, err := strconv.ParseInt(strings.Trim(etag, `"`), 10, 64)
-		if err != nil {
-			return store.Change{}, store.ErrStale // not an ETag of ours
-		}
-		change.IfVersion = &version
+	change.IfVersions, err = ifMatch(r)
+	return change, err
+}
+
+// ifMatch returns the versions that a request is meant for, nil for any. Tags of others
+// and weak ones match nothing.
+func ifMatch(r *http.Request) ([]int64, error) {
+	p, err := service.ReadPrecondition(r, "If-Match")
+	if err != nil || !p.Given || p.Any {
+		return nil, err
 	}
-	return change, nil
+	versions := []int64{}
+	for _, tag := range p.Tags {
+		version, err := strconv.ParseInt(strings.Trim(tag, `"`), 10, 64)
+		if err == nil && etag(version) == tag {
+			versions = append(versions, version)
+		}
+	}
+	return versions, nil
 }
 
 // reason reads a body that says why somebody does something.

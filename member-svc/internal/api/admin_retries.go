@@ -79,7 +79,7 @@ func (a *API) beginRetry(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	w.Header().Set("Location", "/admin/v1/retries/"+retry.ID)
+	w.Header().Set("Location", service.PathPrefix(r)+"/admin/v1/retries/"+retry.ID)
 	return service.WriteJSON(w, http.StatusAccepted, retry)
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
 
 	"github.com/signup-saga/signup-saga/member-svc/internal/account"
 	"github.com/signup-saga/signup-saga/member-svc/internal/live"
@@ -95,11 +96,20 @@ func (a *API) fail(err error) http.HandlerFunc {
 
 func (a *API) router() chi.Router {
 	r := chi.NewRouter()
+	r.Use(middleware.GetHead)
 	r.NotFound(a.fail(errNoRoute))
-	r.MethodNotAllowed(a.handle(func(w http.ResponseWriter, req *http.Request) error {
-		return service.MethodNotAllowed(w, func(method string) bool { return r.Match(chi.NewRouteContext(), method, req.URL.Path) })
-	}))
+	r.MethodNotAllowed(a.handle(service.UnknownMethod(func(method, path string) bool {
+		return r.Match(chi.NewRouteContext(), method, path)
+	})))
 	return r
+}
+
+// alone routes requests by their own paths: a page that calls the API has its own
+// route in the context, in which chi would go on.
+func alone(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), chi.RouteCtxKey, nil)))
+	})
 }
 
 // deadline bounds the database work of a request.
@@ -113,6 +123,7 @@ func deadline(d time.Duration) func(http.Handler) http.Handler {
 	}
 }
 
-func setETag(w http.ResponseWriter, version int64) {
-	w.Header().Set("ETag", `"`+strconv.FormatInt(version, 10)+`"`)
-}
+// etag names a version.
+func etag(version int64) string { return `"` + strconv.FormatInt(version, 10) + `"` }
+
+func setETag(w http.ResponseWriter, version int64) { w.Header().Set("ETag", etag(version)) }

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"encoding/json"
 	"net/http"
 	"strings"
 	"time"
@@ -25,7 +26,7 @@ func (a *API) Public(limits Limits) http.Handler {
 	r.Delete("/v1/sessions/current", a.handle(a.signOut))
 	r.Post("/v1/sessions", a.handle(a.signIn))
 	r.Delete("/v1/members/me", a.handle(a.withdraw))
-	return r
+	return alone(r)
 }
 
 // private keeps capabilities out of caches and of other sites' logs.
@@ -63,8 +64,16 @@ func (a *API) signUp(w http.ResponseWriter, r *http.Request) (err error) {
 		outcome = "replayed"
 		w.Header().Set("Idempotent-Replayed", "true")
 	}
-	w.Header().Set("Location", "/v1/signups/"+answer.SignupID)
-	return service.WriteJSON(w, http.StatusCreated, answer.Body)
+	prefix := service.PathPrefix(r)
+	w.Header().Set("Location", prefix+"/v1/signups/"+answer.SignupID)
+	if prefix == "" {
+		return service.WriteJSON(w, http.StatusCreated, answer.Body)
+	}
+	var view signup.View
+	if err := json.Unmarshal(answer.Body, &view); err != nil {
+		return err
+	}
+	return service.WriteJSON(w, http.StatusCreated, view.Below(prefix))
 }
 
 // idempotencyKey returns the header's value, bare or quoted; "" without one.
@@ -88,9 +97,15 @@ func (a *API) showSignup(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	setETag(w, view.Version)
+	tag := etag(view.Version)
+	if view.Delayed { // which it becomes by time alone
+		tag = strings.TrimSuffix(tag, `"`) + `-delayed"`
+	}
 	if !view.State.Settled() {
 		w.Header().Set("Retry-After", "1")
 	}
-	return service.WriteJSON(w, http.StatusOK, view)
+	if service.NotModified(w, r, tag) {
+		return nil
+	}
+	return service.WriteJSON(w, http.StatusOK, view.Below(service.PathPrefix(r)))
 }

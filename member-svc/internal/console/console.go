@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
 
 	"github.com/signup-saga/signup-saga/client"
 	"github.com/signup-saga/signup-saga/service"
@@ -48,11 +49,15 @@ func New(cfg Config) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Console{cfg: cfg, pages: pages, api: client.NewAdmin("http://console", "", &http.Client{Transport: web.Transport{Handler: routed(cfg.API)}})}
+	api := &http.Client{Transport: web.Transport{Handler: cfg.API}}
+	c := &Console{cfg: cfg, pages: pages, api: client.NewAdmin("http://console", "", api)}
 	r := chi.NewRouter()
+	r.Use(middleware.GetHead)
 	r.NotFound(cfg.API.ServeHTTP)
-	r.MethodNotAllowed(cfg.API.ServeHTTP)
-	r.Get("/console", http.RedirectHandler(home, http.StatusSeeOther).ServeHTTP)
+	r.MethodNotAllowed(service.Adapt(cfg.Log, nil, service.UnknownMethod(func(method, path string) bool {
+		return r.Match(chi.NewRouteContext(), method, path)
+	})))
+	r.Get("/console", func(w http.ResponseWriter, r *http.Request) { web.Redirect(w, r, home) })
 	r.Get(home+"assets/*", web.Asset)
 	r.Group(func(r chi.Router) {
 		r.Use(web.Headers, http.NewCrossOriginProtection().Handler)
@@ -62,19 +67,11 @@ func New(cfg Config) (http.Handler, error) {
 		r.Group(func(r chi.Router) {
 			r.Use(c.signedIn)
 			r.Get(home+"events", c.streamChanges)
-			r.HandleFunc(home+"*", c.screen(func(*http.Request) (view, error) { return view{}, errNoPage }))
+			r.Get(home+"*", c.screen(func(*http.Request) (view, error) { return view{}, errNoPage }))
 			c.routes(r)
 		})
 	})
 	return r, nil
-}
-
-// routed has the API route a page's calls by their own paths: chi would go on in what it
-// knows of the page's, and of the call before.
-func routed(api http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		api.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), chi.RouteCtxKey, nil)))
-	})
 }
 
 // home is the path of the first page; the others are below it.
@@ -154,7 +151,7 @@ func (c *Console) action(do func(*http.Request) (string, error)) http.HandlerFun
 			c.refuse(w, r, err)
 			return
 		}
-		http.Redirect(w, r, to, http.StatusSeeOther)
+		web.Redirect(w, r, to)
 	}
 }
 
@@ -176,7 +173,7 @@ func (c *Console) refuse(w http.ResponseWriter, r *http.Request, err error) {
 		c.write(w, r, m.Status, m.form)
 		return
 	case errors.As(err, &p) && p.Status == http.StatusUnauthorized: // the token is gone
-		http.Redirect(w, r, home+"login", http.StatusSeeOther)
+		web.Redirect(w, r, home+"login")
 		return
 	case errors.As(err, &p):
 	case errors.Is(err, context.Canceled):
@@ -201,11 +198,11 @@ func (c *Console) write(w http.ResponseWriter, r *http.Request, status int, v vi
 	if !v.still {
 		page.Events = home + "events"
 	}
-	c.show(w, status, v.template, page)
+	c.show(w, r, status, v.template, page)
 }
 
-func (c *Console) show(w http.ResponseWriter, status int, template string, page web.Page) {
-	if err := c.pages.Write(w, status, template, page); err != nil {
+func (c *Console) show(w http.ResponseWriter, r *http.Request, status int, template string, page web.Page) {
+	if err := c.pages.Write(w, r, status, template, page); err != nil {
 		c.cfg.Log.Error("console page failed", "error", err)
 		http.Error(w, "something went wrong; it has been logged", http.StatusInternalServerError)
 	}

@@ -27,6 +27,7 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
 	"github.com/signup-saga/signup-saga/service"
+	"github.com/signup-saga/signup-saga/service/web/webtest"
 )
 
 func TestMain(m *testing.M) { testenv.Main(m) }
@@ -120,7 +121,8 @@ func (b *browser) do(r *http.Request) page {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	return page{answer.StatusCode, answer.Request.URL.RequestURI(), string(body), html.UnescapeString(string(body)), answer.Header}
+	text := webtest.Resolve(answer, string(body))
+	return page{answer.StatusCode, answer.Request.URL.RequestURI(), text, html.UnescapeString(text), answer.Header}
 }
 
 func (b *browser) get(path string) page {

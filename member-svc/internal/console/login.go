@@ -21,10 +21,10 @@ func (c *Console) signedIn(next http.Handler) http.Handler {
 			return
 		}
 		to := home + "login"
-		if r.Method == http.MethodGet && r.URL.Path != home && r.URL.Path != home+"events" {
+		if r.Method != http.MethodPost && r.URL.Path != home && r.URL.Path != home+"events" {
 			to += "?" + query("next", r.URL.RequestURI())
 		}
-		http.Redirect(w, r, to, http.StatusSeeOther)
+		web.Redirect(w, r, to)
 	})
 }
 
@@ -41,12 +41,12 @@ func (c *Console) showLogin(w http.ResponseWriter, r *http.Request) {
 	_, ok := c.resume(r)
 	switch {
 	case ok:
-		http.Redirect(w, r, v.Next, http.StatusSeeOther)
+		web.Redirect(w, r, v.Next)
 		return
 	case r.FormValue("began") != "":
 		v.Wrong = "The browser did not keep the session. It does so over HTTPS, and on the machine itself."
 	}
-	c.writeLogin(w, http.StatusOK, v)
+	c.writeLogin(w, r, http.StatusOK, v)
 }
 
 func (c *Console) logIn(w http.ResponseWriter, r *http.Request) {
@@ -55,20 +55,21 @@ func (c *Console) logIn(w http.ResponseWriter, r *http.Request) {
 	session, ends, ok := c.cfg.Sessions.Begin(strings.TrimSpace(r.PostFormValue("token")))
 	if !ok {
 		v.Wrong = "This is not an admin token."
-		c.writeLogin(w, http.StatusUnauthorized, v)
+		c.writeLogin(w, r, http.StatusUnauthorized, v)
 		return
 	}
 	setCookie(w, session, int(time.Until(ends).Seconds()))
-	http.Redirect(w, r, home+"login?"+query("began", "yes", "next", v.Next), http.StatusSeeOther)
+	web.Redirect(w, r, home+"login?"+query("began", "yes", "next", v.Next))
 }
 
 func (c *Console) logOut(w http.ResponseWriter, r *http.Request) {
 	setCookie(w, "", -1)
-	http.Redirect(w, r, home+"login", http.StatusSeeOther)
+	web.Redirect(w, r, home+"login")
 }
 
-func (c *Console) writeLogin(w http.ResponseWriter, status int, v loginView) {
-	c.show(w, status, "login", web.Page{Title: "Log in", Product: product, Home: home, Assets: home + "assets", Data: v})
+func (c *Console) writeLogin(w http.ResponseWriter, r *http.Request, status int, v loginView) {
+	page := web.Page{Title: "Log in", Product: product, Home: home, Assets: home + "assets", Data: v}
+	c.show(w, r, status, "login", page)
 }
 
 func setCookie(w http.ResponseWriter, value string, seconds int) {

@@ -17,6 +17,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
+
 	"github.com/signup-saga/signup-saga/client"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
 	"github.com/signup-saga/signup-saga/service"
@@ -46,7 +49,6 @@ type site struct {
 	cfg     Config
 	members *client.Public
 	pages   *web.Pages
-	mux     *http.ServeMux
 }
 
 // New returns a handler of the page, which hands every other request to the API.
@@ -59,29 +61,32 @@ func New(cfg Config) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &site{cfg: cfg, pages: pages, mux: http.NewServeMux(), members: client.NewPublic("http://api", &http.Client{Transport: web.Transport{Handler: cfg.API}})}
-	handle := func(h service.Handler) http.Handler { return service.Adapt(cfg.Log, nil, h) }
+	api := &http.Client{Transport: web.Transport{Handler: cfg.API}}
+	s := &site{cfg: cfg, pages: pages, members: client.NewPublic("http://api", api)}
+	return s.routes(), nil
+}
+
+func (s *site) routes() http.Handler {
+	handle := func(h service.Handler) http.HandlerFunc { return service.Adapt(s.cfg.Log, nil, h) }
 	sameOrigin := http.NewCrossOriginProtection()
 	sameOrigin.SetDenyHandler(handle(s.foreign))
-	s.mux.Handle("GET /{$}", web.Headers(handle(s.empty)))
-	s.mux.Handle("POST /{$}", web.Headers(sameOrigin.Handler(handle(s.signUp))))
-	s.mux.Handle("GET /signup/{signup_id}", web.Headers(handle(s.progress)))
-	s.mux.Handle("GET /assets/{name}", web.Headers(http.HandlerFunc(web.Asset)))
-	return s, nil
+	r := chi.NewRouter()
+	r.Use(middleware.GetHead)
+	r.NotFound(s.cfg.API.ServeHTTP)
+	r.MethodNotAllowed(handle(service.UnknownMethod(func(method, path string) bool {
+		return r.Match(chi.NewRouteContext(), method, path)
+	})))
+	page := r.With(web.Headers)
+	page.Get("/", handle(s.empty))
+	page.With(sameOrigin.Handler).Post("/", handle(s.signUp))
+	page.Get("/signup/{signup_id}", handle(s.progress))
+	page.Get("/assets/{name}", web.Asset)
+	return r
 }
 
-// ServeHTTP implements http.Handler.
-func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if _, pattern := s.mux.Handler(r); pattern == "" {
-		s.cfg.API.ServeHTTP(w, r)
-		return
-	}
-	s.mux.ServeHTTP(w, r)
-}
-
-func (s *site) write(w http.ResponseWriter, status int, name string, page web.Page) error {
+func (s *site) write(w http.ResponseWriter, r *http.Request, status int, name string, page web.Page) error {
 	page.Product, page.Home, page.Assets = "Signup Saga", "/", "/assets"
-	return s.pages.Write(w, status, name, page)
+	return s.pages.Write(w, r, status, name, page)
 }
 
 // form is the form as it is shown, with what was typed but for the password.
@@ -94,7 +99,7 @@ type form struct {
 	PasswordMin int
 }
 
-func (s *site) show(w http.ResponseWriter, status int, f form) error {
+func (s *site) show(w http.ResponseWriter, r *http.Request, status int, f form) error {
 	title := "Sign up"
 	if status != http.StatusOK {
 		title = "Error: " + title
@@ -103,21 +108,23 @@ func (s *site) show(w http.ResponseWriter, status int, f form) error {
 		f.Key = rand.Text()
 	}
 	f.Plans, f.PasswordMin = s.cfg.Plans, s.cfg.PasswordMin
-	return s.write(w, status, "form", web.Page{Title: title, Data: f})
+	return s.write(w, r, status, "form", web.Page{Title: title, Data: f})
 }
 
-func (s *site) empty(w http.ResponseWriter, _ *http.Request) error {
-	return s.show(w, http.StatusOK, form{})
+func (s *site) empty(w http.ResponseWriter, r *http.Request) error {
+	return s.show(w, r, http.StatusOK, form{})
 }
 
-func (s *site) foreign(w http.ResponseWriter, _ *http.Request) error {
-	return s.show(w, http.StatusForbidden, form{Failure: "Another site has sent this form, and nothing was done. If you want to sign up, fill it in here."})
+func (s *site) foreign(w http.ResponseWriter, r *http.Request) error {
+	return s.show(w, r, http.StatusForbidden, form{
+		Failure: "Another site has sent this form, and nothing was done. If you want to sign up, fill it in here.",
+	})
 }
 
 func (s *site) signUp(w http.ResponseWriter, r *http.Request) error {
 	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 	if err := r.ParseForm(); err != nil {
-		return s.show(w, http.StatusBadRequest, form{Failure: "The form is too large, or did not arrive whole."})
+		return s.show(w, r, http.StatusBadRequest, form{Failure: "The form is too large, or did not arrive whole."})
 	}
 	value := r.PostForm.Get
 	m := client.NewMember{Username: value("username"), Password: value("password"), Plan: value("plan"), Email: value("email")}
@@ -125,7 +132,7 @@ func (s *site) signUp(w http.ResponseWriter, r *http.Request) error {
 	var refusal *client.Problem
 	switch {
 	case err == nil:
-		http.Redirect(w, r, "/signup/"+signup.SignupID, http.StatusSeeOther)
+		web.Redirect(w, r, "/signup/"+signup.SignupID)
 		return nil
 	case !errors.As(err, &refusal):
 		return err
@@ -136,7 +143,7 @@ func (s *site) signUp(w http.ResponseWriter, r *http.Request) error {
 	if refusal.RetryAfter > 0 {
 		w.Header().Set("Retry-After", seconds(refusal.RetryAfter))
 	}
-	return s.show(w, refusal.Status, f)
+	return s.show(w, r, refusal.Status, f)
 }
 
 // refuse says why the API refused the form. The key stays, for a signup that seems to
@@ -164,7 +171,7 @@ func (f *form) refuse(p *client.Problem) {
 }
 
 func (s *site) progress(w http.ResponseWriter, r *http.Request) error {
-	signup, err := s.members.Signup(web.ForClient(r), r.PathValue("signup_id"))
+	signup, err := s.members.Signup(web.ForClient(r), chi.URLParam(r, "signup_id"))
 	var refusal *client.Problem
 	switch {
 	case err == nil:
@@ -172,16 +179,16 @@ func (s *site) progress(w http.ResponseWriter, r *http.Request) error {
 		if !signup.Settled() {
 			page.Reload = int(lookAgain.Seconds())
 		}
-		return s.write(w, http.StatusOK, "progress", page)
+		return s.write(w, r, http.StatusOK, "progress", page)
 	case !errors.As(err, &refusal):
 		return err
 	case refusal.Status == http.StatusNotFound:
-		return s.write(w, http.StatusNotFound, "unknown", web.Page{Title: "No such signup"})
+		return s.write(w, r, http.StatusNotFound, "unknown", web.Page{Title: "No such signup"})
 	}
 	wait := seconds(max(lookAgain, refusal.RetryAfter))
 	w.Header().Set("Retry-After", wait)
 	w.Header().Set("Refresh", wait)
-	return s.write(w, refusal.Status, "away", web.Page{Title: "One moment"})
+	return s.write(w, r, refusal.Status, "away", web.Page{Title: "One moment"})
 }
 
 func seconds(d time.Duration) string { return strconv.Itoa(int(d / time.Second)) }

@@ -16,10 +16,11 @@ import (
 func (h *Hub) Serve(w http.ResponseWriter, r *http.Request, v signup.View) {
 	s := h.watch(v)
 	defer h.unwatch(v.SignupID, s)
-	first := event(v)
+	below := func(v signup.View) service.Event { return event(v.Below(service.PathPrefix(r))) }
+	first := below(v)
 	// Not all those who lose a replica come back at once.
 	first.Text = fmt.Sprintf("retry: %d\n%s", 1000+rand.IntN(2000), first.Text)
-	service.StreamEvents(w, r, h.pace.EventPace, first, s.news, event)
+	service.StreamEvents(w, r, h.pace.EventPace, first, s.news, below)
 }
 
 func event(v signup.View) service.Event {

@@ -35,6 +35,16 @@ var storageStatus = map[saga.State]string{
 	saga.Withdrawing: "pending", saga.WithdrawNeedsAttention: "pending", saga.Withdrawn: "removed",
 }
 
+// Below returns the view with its links below a path that a proxy has removed.
+func (v View) Below(prefix string) View {
+	links := make(map[string]string, len(v.Links))
+	for name, path := range v.Links {
+		links[name] = prefix + path
+	}
+	v.Links = links
+	return v
+}
+
 // NewView shows r as it stood when it was read.
 func NewView(r store.Record, steps saga.Steps) View {
 	return View{

@@ -22,10 +22,10 @@ import (
 
 // Change is one event for one saga. An event with an Actor is audited.
 type Change struct {
-	SagaID    string
-	Event     saga.Event
-	IfVersion *int64 // apply only to this version, else [ErrStale]
-	Subject   string // what else the audit names: the operation that this is a part of
+	SagaID     string
+	Event      saga.Event
+	IfVersions []int64 // apply only to one of these, else [ErrStale]; nil for any
+	Subject    string  // what else the audit names: the operation that this is a part of
 	// TraceParent is the trace context of the reply, or of that operation; "" for none.
 	TraceParent string
 }
@@ -109,7 +109,7 @@ func (s *Store) applyTx(ctx context.Context, tx pgx.Tx, records map[string]Recor
 			results[i] = Result{Change: c}
 			continue
 		}
-		if c.IfVersion != nil && *c.IfVersion != r.Version {
+		if c.IfVersions != nil && !slices.Contains(c.IfVersions, r.Version) {
 			return nil, ErrStale
 		}
 		before := r.Saga

@@ -249,11 +249,12 @@ func TestIfVersion(t *testing.T) {
 	r := f.signUp(t, "mina")
 	f.apply(t, r.ID, reply(saga.Rejected, 1))
 	stale, fresh := int64(1), int64(2)
-	change := store.Change{SagaID: r.ID, Event: saga.Event{Kind: saga.Retried, Actor: "ann", Reason: "x"}, IfVersion: &stale}
+	retried := saga.Event{Kind: saga.Retried, Actor: "ann", Reason: "x"}
+	change := store.Change{SagaID: r.ID, Event: retried, IfVersions: []int64{stale}}
 	if _, err := f.Apply(t.Context(), change); !errors.Is(err, store.ErrStale) {
 		t.Errorf("stale version: %v", err)
 	}
-	change.IfVersion = &fresh
+	change.IfVersions = []int64{stale, fresh}
 	if _, err := f.Apply(t.Context(), change); err != nil {
 		t.Errorf("fresh version: %v", err)
 	}

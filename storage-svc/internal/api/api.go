@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
 
 	"github.com/signup-saga/signup-saga/service"
 	"github.com/signup-saga/signup-saga/storage-svc/internal/provider"
@@ -32,10 +33,11 @@ type API struct {
 // Handler returns the routes. All but the probes and metrics need a token.
 func (a *API) Handler() http.Handler {
 	r := chi.NewRouter()
+	r.Use(middleware.GetHead)
 	r.NotFound(a.adapt(func(http.ResponseWriter, *http.Request) error { return notFound("no such resource") }))
-	r.MethodNotAllowed(a.adapt(func(w http.ResponseWriter, req *http.Request) error {
-		return service.MethodNotAllowed(w, func(method string) bool { return r.Match(chi.NewRouteContext(), method, req.URL.Path) })
-	}))
+	r.MethodNotAllowed(a.adapt(service.UnknownMethod(func(method, path string) bool {
+		return r.Match(chi.NewRouteContext(), method, path)
+	})))
 	r.Get("/openapi.json", a.adapt(service.OpenAPI(document)))
 	r.Get("/livez", a.Health.LiveHandler)
 	r.Get("/readyz", a.Health.ReadyHandler)

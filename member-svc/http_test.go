@@ -1,0 +1,154 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/signup-saga/signup-saga/contract"
+	"github.com/signup-saga/signup-saga/devstack/testenv"
+	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
+)
+
+// say sends lines of a request as they are, and returns the answer with its body.
+func say(t *testing.T, url string, lines ...string) (*http.Response, string) {
+	t.Helper()
+	conn, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	if _, err := io.WriteString(conn, strings.Join(append(lines, "Connection: close", "", ""), "\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	method, _, _ := strings.Cut(lines[0], " ")
+	answer, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: method})
+	if err != nil {
+		t.Fatalf("%q: %v", lines, err)
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer, string(body)
+}
+
+// needsAttention starts a service with one signup that an operator has to look at, and
+// returns the path of the signup and of its saga.
+func needsAttention(t *testing.T) (s *svc, signup, saga string) {
+	t.Helper()
+	broker := testenv.NATS(t)
+	fakeStorage(t, broker.URL, func(contract.StorageCommand) (contract.Type, *contract.StorageError) {
+		refusal := &contract.StorageError{Class: "rejected", Message: "no room", Fingerprint: "rejected:no-room"}
+		return contract.StorageRejected, refusal
+	})
+	s = start(t, environment(t, storetest.URL(t), broker.URL))
+	body := signUp(t, s, "mina")
+	s.awaitState(t, body, "needs_attention")
+	_, _, list, _ := call(t, "GET", s.admin+"/admin/v1/sagas?username=mina", "", viewer...)
+	id := list["items"].([]any)[0].(map[string]any)["saga_id"].(string)
+	return s, "/v1/signups/" + body["signup_id"].(string), "/admin/v1/sagas/" + id
+}
+
+// RFC 9110, 9.3.2: HEAD is GET without the body. 9.3.7, 15.5.6: Allow names what a
+// resource knows.
+func TestEveryResourceKnowsItsMethods(t *testing.T) {
+	s, signup, saga := needsAttention(t)
+	token := "Authorization: Bearer viewer-token"
+	for _, resource := range []struct{ listener, path, allow string }{
+		{s.public, "/", "GET, HEAD, POST, OPTIONS"},
+		{s.public, "/assets/style.css", "GET, HEAD, OPTIONS"},
+		{s.public, "/signup/" + strings.TrimPrefix(signup, "/v1/signups/"), "GET, HEAD, OPTIONS"},
+		{s.public, "/signup/none", "GET, HEAD, OPTIONS"},
+		{s.public, "/openapi.json", "GET, HEAD, OPTIONS"},
+		{s.public, signup, "GET, HEAD, OPTIONS"},
+		{s.public, signup + "0", "GET, HEAD, OPTIONS"},
+		{s.public, "/v1/members", "POST, OPTIONS"},
+		{s.public, "/v1/members/me", "GET, HEAD, DELETE, OPTIONS"},
+		{s.admin, "/livez", "GET, HEAD, OPTIONS"},
+		{s.admin, "/readyz", "GET, HEAD, OPTIONS"},
+		{s.admin, "/metrics", "GET, HEAD, OPTIONS"},
+		{s.admin, "/openapi.json", "GET, HEAD, OPTIONS"},
+		{s.admin, saga, "GET, HEAD, OPTIONS"},
+		{s.admin, "/admin/v1/overview", "GET, HEAD, OPTIONS"},
+		{s.admin, saga + "/retry", "POST, OPTIONS"},
+		{s.admin, "/console", "GET, HEAD, OPTIONS"},
+		{s.admin, "/console/login", "GET, HEAD, POST, OPTIONS"},
+		{s.admin, "/console/sagas", "GET, HEAD, OPTIONS"},
+		{s.admin, "/console/assets/live.js", "GET, HEAD, OPTIONS"},
+	} {
+		request := func(method string) (*http.Response, string) {
+			return say(t, resource.listener, method+" "+resource.path+" HTTP/1.1", "Host: x", token)
+		}
+		get, body := request("GET")
+		head, none := request("HEAD")
+		for _, h := range []http.Header{get.Header, head.Header} {
+			h.Del("Date")
+			// These say something else each time.
+			if slices.Contains([]string{"/metrics", "/", "/admin/v1/overview"}, resource.path) {
+				h.Del("Content-Length")
+			}
+		}
+		if get.StatusCode != head.StatusCode || !maps.EqualFunc(get.Header, head.Header, slices.Equal) || none != "" {
+			t.Errorf("%s: GET %s %v", resource.path, get.Status, get.Header)
+			t.Errorf("%s: HEAD %s %v %q", resource.path, head.Status, head.Header, none)
+		}
+		if n := get.Header.Get("Content-Length"); n != "" && n != fmt.Sprint(len(body)) {
+			t.Errorf("%s: Content-Length %s of %d bytes", resource.path, n, len(body))
+		}
+		if get.Header.Get("Cache-Control") == "" || get.Header.Get("X-Content-Type-Options") != "nosniff" {
+			t.Errorf("%s: %v", resource.path, get.Header)
+		}
+		for method, status := range map[string]int{"OPTIONS": 204, "PATCH": 405, "TRACE": 405, "BREW": 501, "get": 501} {
+			answer, _ := request(method)
+			allow := answer.Header.Get("Allow")
+			if answer.StatusCode != status || status != 501 && allow != resource.allow {
+				t.Errorf("%s %s: %s %q, want %d %q", method, resource.path, answer.Status, allow, status, resource.allow)
+			}
+		}
+	}
+	answer, _ := say(t, s.public, "HEAD "+signup+"/events HTTP/1.1", "Host: x")
+	if answer.StatusCode != 200 || answer.Header.Get("Content-Type") != "text/event-stream" {
+		t.Errorf("HEAD of a stream: %d %v", answer.StatusCode, answer.Header)
+	}
+}
+
+// RFC 9110, 13.1.1: If-Match is a list, compared strongly.
+func TestIfMatchIsAList(t *testing.T) {
+	s, _, saga := needsAttention(t)
+	body := `{"reason":"room made"}`
+	for _, c := range []struct {
+		lines  []string
+		status int
+		code   string
+	}{
+		{[]string{`If-Match: "999", "998"`}, 412, "version_mismatch"},
+		{[]string{`If-Match: W/"2"`}, 412, "version_mismatch"},
+		{[]string{`If-Match: "02"`}, 412, "version_mismatch"},
+		{[]string{`If-Match: "a,b", "x"`}, 412, "version_mismatch"},
+		{[]string{`If-Match: 2`}, 400, "invalid_precondition"},
+		{[]string{`If-Match: "2`}, 400, "invalid_precondition"},
+		{[]string{`If-Match: "1" "2"`}, 400, "invalid_precondition"},
+		{[]string{`If-Match: *, "2"`}, 400, "invalid_precondition"},
+		{[]string{`If-Match: w/"2"`}, 400, "invalid_precondition"},
+		{[]string{`If-Match: ,`}, 400, "invalid_precondition"},
+		{[]string{`If-Match:`}, 400, "invalid_precondition"},
+		{[]string{`If-Match: "999", "2"`}, 202, ""},
+	} {
+		lines := append([]string{"POST " + saga + "/retry HTTP/1.1", "Host: x", "Authorization: Bearer operator-token",
+			"Content-Type: application/json", fmt.Sprint("Content-Length: ", len(body))}, c.lines...)
+		answer, text := say(t, s.admin, append(lines, "Connection: close", "", body)...)
+		if answer.StatusCode != c.status || !strings.Contains(text, c.code) {
+			t.Errorf("%q: %d %s, want %d %s", c.lines, answer.StatusCode, text, c.status, c.code)
+		}
+	}
+}

@@ -1,0 +1,131 @@
+package service_test
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/signup-saga/signup-saga/service"
+)
+
+func TestPreconditions(t *testing.T) {
+	for _, c := range []struct {
+		lines []string
+		any   bool
+		tags  []string // nil if the header cannot be read
+	}{
+		{[]string{`"2"`}, false, []string{`"2"`}},
+		{[]string{`"999", "2"`}, false, []string{`"999"`, `"2"`}},
+		{[]string{`"999"`, `W/"2" ,,`, ``}, false, []string{`"999"`, `W/"2"`}},
+		{[]string{"\t\"a,b\"\t,\"\""}, false, []string{`"a,b"`, `""`}},
+		{[]string{"*"}, true, []string{}},
+		{[]string{" * "}, true, []string{}},
+		{[]string{"*", "*"}, false, nil},
+		{[]string{`*, "2"`}, false, nil},
+		{[]string{`2`}, false, nil},
+		{[]string{`"2`}, false, nil},
+		{[]string{`"1" "2"`}, false, nil},
+		{[]string{`w/"2"`}, false, nil},
+		{[]string{`W/2`}, false, nil},
+		{[]string{`"a b"`}, false, nil},
+		{[]string{`,`}, false, nil},
+		{[]string{``}, false, nil},
+	} {
+		r := httptest.NewRequest(http.MethodPost, "/", http.NoBody)
+		r.Header["If-Match"] = c.lines
+		p, err := service.ReadPrecondition(r, "If-Match")
+		if c.tags == nil != (err != nil) || err == nil && (p.Any != c.any || !slices.Equal(p.Tags, c.tags)) || !p.Given {
+			t.Errorf("%q: %+v, %v", c.lines, p, err)
+		}
+	}
+	p, err := service.ReadPrecondition(httptest.NewRequest(http.MethodPost, "/", http.NoBody), "If-Match")
+	if p.Given || err != nil {
+		t.Errorf("without the header: %+v, %v", p, err)
+	}
+}
+
+func TestNotModified(t *testing.T) {
+	for header, want := range map[string]int{
+		`"2"`: 304, `W/"2"`: 304, `"1", "2"`: 304, `*`: 304,
+		`"1"`: 200, `"22"`: 200, `2`: 200, `"2-delayed"`: 200, ``: 200,
+	} {
+		w, r := httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", http.NoBody)
+		if header != "" {
+			r.Header.Set("If-None-Match", header)
+		}
+		done := service.NotModified(w, r, `"2"`)
+		if tag := w.Header().Get("ETag"); done != (want == 304) || w.Code != want || tag != `"2"` {
+			t.Errorf("%s: %v %d %s", header, done, w.Code, tag)
+		}
+	}
+}
+
+// What is wrong with a request whatever it is for is refused before any handler sees it.
+func TestRequestsAreRefusedBeforeTheyAreRouted(t *testing.T) {
+	s, _ := startServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusTeapot)
+	}))
+	defer func() { _ = s.Shutdown(t.Context()) }()
+	for _, c := range []struct {
+		name, method, path string
+		headers            http.Header
+		status             int
+		code, says         string // says: a header that the answer has
+	}{
+		{"as usual", "POST", "/", nil, 418, "", ""},
+		{"long", "GET", "/" + strings.Repeat("a", 7999), nil, 418, "", ""},
+		{"too long", "GET", "/" + strings.Repeat("a", 8000), nil, 414, "uri_too_long", ""},
+		{"unknown method", "BREW", "/", nil, 501, "not_implemented", ""},
+		{"case of the method", "get", "/", nil, 501, "not_implemented", ""},
+		{"two tokens", "GET", "/", http.Header{"Authorization": {"Bearer a", "Bearer b"}}, 400, "duplicate_header", ""},
+		{"two types", "POST", "/", http.Header{"Content-Type": {"a/b", "c/d"}}, 400, "duplicate_header", ""},
+		{"two origins", "POST", "/", http.Header{"Origin": {"http://a", "http://b"}}, 400, "duplicate_header", ""},
+		{"gzip", "POST", "/", http.Header{"Content-Encoding": {"gzip"}}, 415, "unsupported_encoding", "Accept-Encoding"},
+		{"and more", "POST", "/", http.Header{"Content-Encoding": {",br"}}, 415, "unsupported", "Accept-Encoding"},
+		{"identity", "POST", "/", http.Header{"Content-Encoding": {"Identity"}}, 418, "", ""},
+		{"nothing is expected", "POST", "/", http.Header{"Expect": {"the-unexpected"}}, 417, "", ""},
+	} {
+		r, err := http.NewRequestWithContext(t.Context(), c.method, "http://"+s.Addr()+c.path, http.NoBody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.headers != nil {
+			r.Header = c.headers
+		}
+		answer, err := http.DefaultTransport.RoundTrip(r)
+		if err != nil {
+			t.Fatalf("%s: %v", c.name, err)
+		}
+		body := make([]byte, 1000)
+		n, _ := answer.Body.Read(body)
+		answer.Body.Close()
+		if answer.StatusCode != c.status || !strings.Contains(string(body[:n]), c.code) {
+			t.Errorf("%s: %d %s, want %d %s", c.name, answer.StatusCode, body[:n], c.status, c.code)
+		}
+		if c.says != "" && answer.Header.Get(c.says) != "identity" {
+			t.Errorf("%s: %v", c.name, answer.Header)
+		}
+		if c.status != 417 && (answer.Header.Get("Cache-Control") != "no-store" || answer.Header.Get("Date") == "") {
+			t.Errorf("%s: %v", c.name, answer.Header)
+		}
+	}
+}
+
+func TestJSONIsUTF8HoweverItIsWritten(t *testing.T) {
+	for contentType, ok := range map[string]bool{
+		"application/json": true, `application/json; charset="UTF-8"`: true, "Application/JSON;Charset=Utf-8": true,
+		"application/json; charset=latin1": false, "application/json; charset": false,
+		"application/problem+json": false, "": false,
+	} {
+		w, r := httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, "/", strings.NewReader(`{}`))
+		r.Header.Set("Content-Type", contentType)
+		var body struct{}
+		if err := service.DecodeJSON(w, r, &body); (err == nil) != ok {
+			t.Errorf("%q: %v", contentType, err)
+		} else if !ok && w.Header().Get("Accept") != "application/json" {
+			t.Errorf("%q: it is not told what would be accepted", contentType)
+		}
+	}
+}
