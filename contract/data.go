@@ -1,9 +1,6 @@
 package contract
 
-import (
-	"errors"
-	"time"
-)
+import "time"
 
 // StorageCommand is the data of [StorageProvision] and [StorageDeprovision]:
 // the desired state of one member's storage.
@@ -17,19 +14,19 @@ type StorageCommand struct {
 	QuotaBytes int64 `json:"quota_bytes,omitempty"`
 }
 
-// Validate reports missing or impossible fields.
+// Validate reports fields that are missing or out of bounds.
 func (c StorageCommand) Validate() error {
-	var errs []error
-	if c.MemberID == "" || c.SagaID == "" {
-		errs = append(errs, errors.New("member_id and saga_id are required"))
-	}
-	if c.Generation < 1 {
-		errs = append(errs, errors.New("generation must be at least 1"))
-	}
-	if c.QuotaBytes < 0 {
-		errs = append(errs, errors.New("quota_bytes must not be negative"))
-	}
-	return errors.Join(errs...)
+	var out checks
+	out.about(c.MemberID, c.SagaID, c.Generation)
+	out.number("quota_bytes", c.QuotaBytes, 0, MaxQuotaBytes)
+	return out.err()
+}
+
+// about checks whom a message is about.
+func (c *checks) about(memberID, sagaID string, generation int64) {
+	c.uuid("member_id", memberID)
+	c.uuid("saga_id", sagaID)
+	c.number("generation", generation, 1, MaxGeneration)
 }
 
 // StorageReply is the data of every event about one storage that the Storage service sends.
@@ -47,12 +44,23 @@ type StorageReply struct {
 	NextAttemptAt *time.Time `json:"next_attempt_at,omitempty"`
 }
 
-// Validate reports missing or impossible fields.
+// Validate reports fields that are missing or out of bounds.
 func (r StorageReply) Validate() error {
-	if r.MemberID == "" || r.SagaID == "" || r.Generation < 1 {
-		return errors.New("member_id, saga_id and a generation of at least 1 are required")
+	var out checks
+	out.about(r.MemberID, r.SagaID, r.Generation)
+	out.number("quota_bytes", r.QuotaBytes, 0, MaxQuotaBytes)
+	out.number("attempt", int64(r.Attempt), 0, MaxAttempt)
+	if r.Error != nil {
+		if r.Error.Class != "" { // a rejection without a class is still one
+			out.class("error.class", r.Error.Class)
+		}
+		out.text("error.message", r.Error.Message, MaxText)
+		out.text("error.fingerprint", r.Error.Fingerprint, MaxText)
 	}
-	return nil
+	if r.NextAttemptAt != nil {
+		out.time("next_attempt_at", *r.NextAttemptAt, future)
+	}
+	return out.err()
 }
 
 // StorageError says why an attempt failed. It never contains personal data.
@@ -74,12 +82,15 @@ type ProviderChange struct {
 	ChangedAt time.Time `json:"changed_at"`
 }
 
-// Validate reports missing or impossible fields.
+// Validate reports fields that are missing or out of bounds.
 func (p ProviderChange) Validate() error {
-	if p.State != "open" && p.State != "closed" || p.Version < 1 {
-		return errors.New("state must be open or closed, and version at least 1")
+	var out checks
+	if p.State != "open" && p.State != "closed" {
+		out.fail("state", "be open or closed")
 	}
-	return nil
+	out.number("version", p.Version, 1, MaxVersion)
+	out.time("changed_at", p.ChangedAt, ahead)
+	return out.err()
 }
 
 // SignedUp is the data of [MemberSignedUp]. It holds ids only: the address is
@@ -89,12 +100,12 @@ type SignedUp struct {
 	SagaID   string `json:"saga_id"`
 }
 
-// Validate reports missing fields.
+// Validate reports fields that are missing or out of bounds.
 func (s SignedUp) Validate() error {
-	if s.MemberID == "" || s.SagaID == "" {
-		return errors.New("member_id and saga_id are required")
-	}
-	return nil
+	var out checks
+	out.uuid("member_id", s.MemberID)
+	out.uuid("saga_id", s.SagaID)
+	return out.err()
 }
 
 // Stuck is the data of [SignupStuck]. It holds ids only.
@@ -111,10 +122,14 @@ type Stuck struct {
 	Since time.Time `json:"since"`
 }
 
-// Validate reports missing fields.
+// Validate reports fields that are missing or out of bounds.
 func (s Stuck) Validate() error {
-	if s.MemberID == "" || s.SagaID == "" || s.Reason == "" {
-		return errors.New("member_id, saga_id and reason are required")
+	var out checks
+	out.about(s.MemberID, s.SagaID, s.Generation)
+	out.class("state", s.State)
+	if out.name("reason", s.Reason); s.Reason == "" {
+		out.fail("reason", "not be empty")
 	}
-	return nil
+	out.time("since", s.Since, ahead)
+	return out.err()
 }

@@ -32,6 +32,10 @@ const StructuredContentType = "application/cloudevents+json"
 // malformed message stays malformed: it belongs in a dead letter, not in a retry.
 var ErrMalformed = errors.New("malformed event")
 
+// ErrForeign is wrapped, beside [ErrMalformed], by errors of [Receive] for a message that did
+// not come the way its type travels. Nobody may answer it in the name of whom it claims to be for.
+var ErrForeign = errors.New("foreign event")
+
 // Event is a CloudEvents 1.0 envelope with two extension attributes, sagaid and
 // generation. They are attributes rather than data so that a message whose data
 // cannot be decoded can still be answered.
@@ -48,6 +52,36 @@ type Event struct {
 
 	Data json.RawMessage `json:"data"`
 }
+
+// Receive reads a message as [Parse] does, and checks that it came the way its type travels: on
+// the subject of the type, from the service that produces it. A type that is not in [Table] may
+// come from anybody, on a subject of its own.
+func Receive(subject string, headers map[string][]string, body []byte) (Event, error) {
+	e, err := Parse(headers, body)
+	if foreign := e.cameBy(subject, headers); foreign != nil {
+		err = errors.Join(err, fmt.Errorf("%w: %w: %w", ErrMalformed, ErrForeign, foreign))
+	}
+	return e, err
+}
+
+func (e Event) cameBy(subject string, headers map[string][]string) error {
+	route, known := RouteOf(e.Type)
+	lane, found := strings.CutSuffix(subject, string(e.Type))
+	switch {
+	case known && subject != route.Subject():
+		return errors.New("the type does not belong on this subject")
+	case known && e.Source != Source(route.Producer):
+		return errors.New("the source is not the producer of this type")
+	case !known && (!found || lane != SubjectPrefix(Essential) && lane != SubjectPrefix(NonEssential)):
+		return errors.New("the type is not that of the subject")
+	case first(headers, headerCopied) != "":
+		return errors.New("the message is a copy of one that the server had stored already")
+	}
+	return nil
+}
+
+// headerCopied is in messages that the server has read from a stream for somebody.
+const headerCopied = "Nats-Stream"
 
 // Parse reads a message in binary or structured content mode. On error it
 // returns what it could read, wrapped attributes included, beside an error
@@ -78,6 +112,9 @@ func parse(headers map[string][]string, body []byte) (Event, error) {
 		Data:        json.RawMessage(body),
 	}
 	var errs []error
+	var bounds checks
+	bounds.headers(headers)
+	errs = append(errs, bounds.err())
 	if s := first(headers, HeaderTime); s != "" {
 		t, err := time.Parse(time.RFC3339Nano, s)
 		e.Time, errs = t, append(errs, err)
@@ -94,6 +131,9 @@ func parse(headers map[string][]string, body []byte) (Event, error) {
 
 func parseStructured(body []byte) (Event, error) {
 	var e Event
+	if len(body) > 2*MaxDataBytes {
+		return e, fmt.Errorf("%w: the event is larger than %d bytes", ErrMalformed, 2*MaxDataBytes)
+	}
 	if err := json.Unmarshal(body, &e); err != nil {
 		return e, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
@@ -104,17 +144,30 @@ func parseStructured(body []byte) (Event, error) {
 }
 
 func (e Event) validate() error {
-	var errs []error
+	var out checks
 	if e.SpecVersion != "1.0" {
-		errs = append(errs, fmt.Errorf("specversion %q is not 1.0", e.SpecVersion))
+		out.fail("specversion", "be 1.0")
 	}
-	if e.ID == "" || e.Source == "" || e.Type == "" {
-		errs = append(errs, errors.New("id, source and type are required"))
+	if e.ID == "" || e.Source == "" {
+		out.fail("id and source", "not be empty")
 	}
-	if !json.Valid(e.Data) {
-		errs = append(errs, errors.New("data is not JSON"))
+	out.name("id", e.ID)
+	out.name("source", e.Source)
+	out.class("type", string(e.Type))
+	out.name("subject", e.Subject)
+	if e.SagaID != "" {
+		out.uuid("sagaid", e.SagaID)
 	}
-	return errors.Join(errs...)
+	out.number("generation", e.Generation, 0, MaxGeneration)
+	if !e.Time.IsZero() {
+		out.time("time", e.Time, ahead)
+	}
+	if len(e.Data) > MaxDataBytes {
+		out.fail("data", fmt.Sprintf("be up to %d bytes", MaxDataBytes))
+	} else if !json.Valid(e.Data) {
+		out.fail("data", "be JSON")
+	}
+	return out.err()
 }
 
 // DataTo decodes the event's data into v and, where v has a Validate method,

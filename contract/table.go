@@ -1,6 +1,9 @@
 package contract
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Lane says what may happen to an event that cannot be delivered. Callers never
 // choose a lane: [Table] does.
@@ -57,6 +60,8 @@ type Route struct {
 	Type     Type
 	Lane     Lane
 	Producer Service
+	// For is the participant that a command is for; empty in events, which anybody may read.
+	For Service
 	// Why the type is in its lane.
 	Why string
 	// Undelivered says what happens when it cannot be delivered.
@@ -67,23 +72,23 @@ type Route struct {
 // shows it on its first screen, and a test keeps the two equal.
 func Table() []Route {
 	return []Route{
-		{StorageProvision, Essential, Member, "a member without storage was promised something we did not give",
+		{StorageProvision, Essential, Member, Storage, "a member without storage was promised something we did not give",
 			"retried for ever; re-driven by timers; after 24 h shown to operators and still retried"},
-		{StorageDeprovision, Essential, Member, "a member who left must leave nothing behind",
+		{StorageDeprovision, Essential, Member, Storage, "a member who left must leave nothing behind",
 			"retried for ever; re-driven by timers; after 24 h shown to operators and still retried"},
-		{StorageProvisioned, Essential, Storage, "only this reply makes a signup ready",
+		{StorageProvisioned, Essential, Storage, "", "only this reply makes a signup ready",
 			"repeated for every repeated command"},
-		{StorageRejected, Essential, Storage, "an operator has to decide",
+		{StorageRejected, Essential, Storage, "", "an operator has to decide",
 			"repeated for every repeated command"},
-		{StorageDeprovisioned, Essential, Storage, "only this reply closes a withdrawal",
+		{StorageDeprovisioned, Essential, Storage, "", "only this reply closes a withdrawal",
 			"repeated for every repeated command"},
-		{MemberSignedUp, NonEssential, Member, "feeds the welcome mail: pleasant, not promised",
+		{MemberSignedUp, NonEssential, Member, "", "feeds the welcome mail: pleasant, not promised",
 			"bounded attempts and age, then dropped and counted"},
-		{StorageAttemptFailed, NonEssential, Storage, "tells operators why a signup is late",
+		{StorageAttemptFailed, NonEssential, Storage, "", "tells operators why a signup is late",
 			"dropped with its stream's age limit; the saga does not depend on it"},
-		{StorageProviderChanged, NonEssential, Storage, "shows operators that the provider is away",
+		{StorageProviderChanged, NonEssential, Storage, "", "shows operators that the provider is away",
 			"dropped with its stream's age limit; the next change is told again"},
-		{SignupStuck, NonEssential, Member, "calls a person, who would also find it in the list of sagas",
+		{SignupStuck, NonEssential, Member, "", "calls a person, who would also find it in the list of sagas",
 			"bounded attempts and age, then dropped and counted"},
 	}
 }
@@ -107,14 +112,41 @@ func Stream(producer Service, l Lane) string {
 	return strings.ToUpper(string(producer) + "_" + string(l))
 }
 
-// Subjects lists the subjects of one producer and lane: the configuration of
-// its [Stream].
-func Subjects(producer Service, l Lane) []string {
-	var subjects []string
+// Source is the CloudEvents source of a producer's events.
+func Source(producer Service) string { return "/" + string(producer) + "-svc" }
+
+// Subject is where an event type travels.
+func (r Route) Subject() string { return SubjectPrefix(r.Lane) + string(r.Type) }
+
+// Services lists the producers of the table, each once.
+func Services() []Service {
+	var all []Service
 	for _, r := range Table() {
-		if r.Producer == producer && r.Lane == l {
-			subjects = append(subjects, SubjectPrefix(l)+string(r.Type))
+		if !slices.Contains(all, r.Producer) {
+			all = append(all, r.Producer)
 		}
 	}
-	return subjects
+	return all
+}
+
+// Subjects lists the subjects of one producer and lane: the configuration of
+// its [Stream]. A producer without events in a lane has no stream there.
+func Subjects(producer Service, l Lane) []string {
+	return subjects(func(r Route) bool { return r.Producer == producer && r.Lane == l })
+}
+
+// Commands lists the subjects of the commands for a participant. All of them are
+// essential, and Member's.
+func Commands(participant Service) []string {
+	return subjects(func(r Route) bool { return r.For == participant })
+}
+
+func subjects(of func(Route) bool) []string {
+	var found []string
+	for _, r := range Table() {
+		if of(r) {
+			found = append(found, r.Subject())
+		}
+	}
+	return found
 }

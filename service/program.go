@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -86,7 +87,7 @@ func (p Program) Migrate(ctx context.Context, databaseURL Secret, c Common, log 
 	ctx, cancel := context.WithTimeout(ctx, natsPatience)
 	defer cancel()
 	Loop(ctx, "migrate streams", natsPatience, nil, log, func(ctx context.Context) (bool, error) {
-		for _, lane := range contract.Lanes() {
+		for _, lane := range p.lanes() {
 			if _, err := js.CreateOrUpdateStream(ctx, p.stream(lane, c.NATSReplicas)); err != nil {
 				return false, err
 			}
@@ -135,7 +136,7 @@ func (p Program) Database(ctx context.Context, url Secret, c Common, log *slog.L
 func (p Program) Relays(pool *pgxpool.Pool, nc *NATS, c Common, tracer *Tracer, reg prometheus.Registerer, log *slog.Logger) (tasks []Task, wake func(), err error) {
 	var relays []*outbox.Relay
 	f := newFault(c, log)
-	for _, lane := range contract.Lanes() {
+	for _, lane := range p.lanes() {
 		metrics, err := outboxprom.New(string(lane), pool, reg)
 		if err != nil {
 			return nil, nil, err
@@ -146,7 +147,8 @@ func (p Program) Relays(pool *pgxpool.Pool, nc *NATS, c Common, tracer *Tracer, 
 		}
 		r, err := outbox.NewRelay(outbox.RelayConfig{
 			Lane: string(lane), Pool: pool, NATS: nc.Conn, Stream: p.stream(lane, c.NATSReplicas),
-			Source: "/" + p.Name, SubjectPrefix: contract.SubjectPrefix(lane), Spacing: spacing(lane), Log: log,
+			Source: contract.Source(p.Producer), SubjectPrefix: contract.SubjectPrefix(lane),
+			Spacing: spacing(lane), Log: log,
 			Hooks: hooks,
 		})
 		if err != nil {
@@ -179,6 +181,13 @@ func Linger(lane contract.Lane) time.Duration {
 		return 2 * time.Millisecond // a transaction costs as much as a handful of messages in it
 	}
 	return leisure
+}
+
+// lanes are those in which the program has events: the others need no stream and no relay.
+func (p Program) lanes() []contract.Lane {
+	return slices.DeleteFunc(contract.Lanes(), func(l contract.Lane) bool {
+		return len(contract.Subjects(p.Producer, l)) == 0
+	})
 }
 
 func (p Program) stream(lane contract.Lane, replicas int) jetstream.StreamConfig {

@@ -104,7 +104,8 @@ func assemble(ctx context.Context, cfg config, pool *pgxpool.Pool, nc *service.N
 	commands := service.Task{Name: "commands", Run: func(ctx context.Context) error {
 		return service.Consume(ctx, nc.Conn, service.ConsumerConfig{
 			Stream: contract.Stream(contract.Member, contract.Essential), Durable: program.Name,
-			Subjects: contract.Subjects(contract.Member, contract.Essential), Batch: commandBatch, Linger: service.Linger(contract.Essential), Log: log, Tracer: tracer,
+			Subjects: contract.Commands(contract.Storage), Batch: commandBatch,
+			Linger: service.Linger(contract.Essential), Log: log, Tracer: tracer,
 		}, handler.Handle)
 	}}
 	forget := service.Task{Name: "forget dead letters", Run: func(ctx context.Context) error {

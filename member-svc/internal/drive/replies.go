@@ -28,7 +28,7 @@ func Replies(st *store.Store, log *slog.Logger, observe func(outcome string)) fu
 	return func(ctx context.Context, batch []service.Message) error {
 		changes := make([]store.Change, 0, len(batch))
 		for _, m := range batch {
-			e, err := contract.Parse(m.Headers, m.Body)
+			e, err := contract.Receive(m.Subject, m.Headers, m.Body)
 			var change *store.Change
 			switch {
 			case err != nil:

@@ -173,9 +173,11 @@ func collectCounts(rows pgx.Rows) (counts map[saga.State]int, total int, err err
 
 // NoteProvider keeps what the Storage service says of its provider. What is older than
 // what is known is ignored; a database that was restored there counts versions anew.
+// No time ahead of ours is kept: it would shut out what is said later.
 func (s *Store) NoteProvider(ctx context.Context, c contract.ProviderChange) error {
 	_, err := s.pool.Exec(ctx, `-- name: noteProvider
-UPDATE provider_report SET state = $1, version = $2, changed_at = $3, reported_at = now() WHERE version < $2 OR changed_at < $3`,
+UPDATE provider_report SET state = $1, version = $2, changed_at = least($3, now()), reported_at = now()
+WHERE version < $2 OR changed_at < least($3, now())`,
 		c.State, c.Version, c.ChangedAt)
 	return err
 }

@@ -9,7 +9,6 @@ package store
 import (
 	"context"
 	"embed"
-	"encoding/json"
 	"errors"
 	"strings"
 	"time"
@@ -106,7 +105,7 @@ func Message(r Record, effect saga.Effect) (outbox.Event, error) {
 	if !r.State.Left() {
 		command.QuotaBytes = QuotaBytes[r.Plan]
 	}
-	var data any = command
+	var data interface{ Validate() error } = command
 	if effect.Type == contract.MemberSignedUp {
 		data = contract.SignedUp{MemberID: r.MemberID, SagaID: r.ID}
 	}
@@ -114,7 +113,7 @@ func Message(r Record, effect saga.Effect) (outbox.Event, error) {
 	if err != nil {
 		return outbox.Event{}, err
 	}
-	payload, err := json.Marshal(data)
+	payload, err := contract.Encode(data)
 	return outbox.Event{
 		Lane: string(lane), ID: id.String(), Key: r.MemberID, Type: string(effect.Type), Payload: payload,
 		Headers: contract.Event{SagaID: r.ID, Generation: r.Generation, TraceParent: r.TraceParent}.Headers(),
@@ -134,9 +133,10 @@ func notFound(err error) error {
 	return err
 }
 
-// Defective reports whether Postgres refused the data itself, so that the same write
-// can never succeed.
+// Defective reports whether Postgres refused the data itself, or the contract the message, so
+// that the same write can never succeed.
 func Defective(err error) bool {
 	pg := new(pgconn.PgError)
-	return errors.As(err, &pg) && (strings.HasPrefix(pg.Code, "22") || strings.HasPrefix(pg.Code, "23"))
+	return errors.Is(err, contract.ErrMalformed) ||
+		errors.As(err, &pg) && (strings.HasPrefix(pg.Code, "22") || strings.HasPrefix(pg.Code, "23"))
 }

@@ -87,7 +87,7 @@ func event(s contract.Stuck) (outbox.Event, error) {
 	if err != nil {
 		return outbox.Event{}, fmt.Errorf("event id: %w", err)
 	}
-	s.Since = s.Since.UTC()
+	s.Since, s.Generation = s.Since.UTC(), min(s.Generation, contract.MaxGeneration)
 	payload, err := json.Marshal(s)
 	if err != nil {
 		return outbox.Event{}, fmt.Errorf("encode %s: %w", contract.SignupStuck, err)

@@ -194,10 +194,14 @@ func open(t *testing.T, url string) *fixture {
 	return f
 }
 
+const theMember = "01999e5c-0000-7000-8000-00000000000a"
+
 func message(id string, at time.Time) service.Message {
 	return service.Message{
+		Subject: "signup.nonessential.signup.stuck",
 		Headers: map[string][]string{"ce-specversion": {"1.0"}, "ce-id": {id}, "ce-source": {"/member-svc"}, "ce-type": {string(contract.SignupStuck)}, "ce-time": {at.Format(time.RFC3339Nano)}},
-		Body:    []byte(`{"member_id":"m","saga_id":"s","generation":1,"state":"needs_attention","reason":"rejected","since":"2026-11-22T10:00:00Z"}`),
+		Body: []byte(`{"member_id":"` + theMember + `","saga_id":"` + theMember + `","generation":1,` +
+			`"state":"needs_attention","reason":"rejected","since":"2026-11-22T10:00:00Z"}`),
 	}
 }
 
@@ -244,7 +248,7 @@ func TestWebhookIsSignedAndSentOnce(t *testing.T) {
 	if err == nil {
 		err = e.DataTo(&data)
 	}
-	if err != nil || e.ID != id || data.Reason != "rejected" || data.MemberID != "m" {
+	if err != nil || e.ID != id || data.Reason != "rejected" || data.MemberID != theMember {
 		t.Errorf("%+v %+v %v", e, data, err)
 	}
 	f.expect(t, map[string]int{stuck.Sent: 1})
@@ -361,7 +365,10 @@ func TestGoldenNotice(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := open(t, "http://127.0.0.1:1")
-	m := service.Message{Headers: map[string][]string{"content-type": {contract.StructuredContentType}}, Body: raw}
+	m := service.Message{
+		Subject: "signup.nonessential.signup.stuck",
+		Headers: map[string][]string{"content-type": {contract.StructuredContentType}}, Body: raw,
+	}
 	f.queue(t, m)
 	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM webhook") + f.counted[stuck.Expired]; n != 1 {
 		t.Errorf("%d notices queued or expired, want 1", n)

@@ -119,7 +119,7 @@ func (w *Webhook) Queue(ctx context.Context, batch []service.Message) error {
 	var ids, bodies []string
 	var times []time.Time
 	for _, m := range batch {
-		e, err := contract.Parse(m.Headers, m.Body)
+		e, err := contract.Receive(m.Subject, m.Headers, m.Body)
 		if err == nil {
 			err = e.DataTo(&contract.Stuck{})
 		}

@@ -73,7 +73,7 @@ func (m *Mailer) Queue(ctx context.Context, batch []service.Message) error {
 	var members []string
 	for _, message := range batch {
 		var data contract.SignedUp
-		e, err := contract.Parse(message.Headers, message.Body)
+		e, err := contract.Receive(message.Subject, message.Headers, message.Body)
 		if err == nil {
 			err = e.DataTo(&data)
 		}

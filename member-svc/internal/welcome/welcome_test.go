@@ -113,6 +113,7 @@ func (f *fixture) member(t *testing.T, name string, email any) string {
 
 func signedUp(memberID string) service.Message {
 	return service.Message{
+		Subject: "signup.nonessential.member.signed-up",
 		Headers: map[string][]string{"ce-specversion": {"1.0"}, "ce-id": {"1"}, "ce-source": {"/member-svc"}, "ce-type": {string(contract.MemberSignedUp)}},
 		Body:    fmt.Appendf(nil, `{"member_id":%q,"saga_id":"01999e5c-0000-7000-8000-00000000000b"}`, memberID),
 	}
@@ -280,7 +281,10 @@ func TestGoldenMessage(t *testing.T) {
 	}
 	f := open(t, "127.0.0.1:1")
 	storetest.Exec(t, f.pool, "INSERT INTO member (id, username, username_key, email, plan, password_hash, created_at) VALUES ('01999e5c-0000-7000-8000-00000000000a', 'mina', 'mina', 'm@example.org', 'free', 'x', now())")
-	f.queue(t, service.Message{Headers: map[string][]string{"content-type": {contract.StructuredContentType}}, Body: raw})
+	f.queue(t, service.Message{
+		Subject: "signup.nonessential.member.signed-up",
+		Headers: map[string][]string{"content-type": {contract.StructuredContentType}}, Body: raw,
+	})
 	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM mail"); n != 1 {
 		t.Errorf("%d mails queued", n)
 	}

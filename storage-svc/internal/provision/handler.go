@@ -117,7 +117,7 @@ func (h *Handler) apply(ctx context.Context, batch []service.Message, defect err
 
 // parse returns what it could read of the event also beside an error.
 func parse(m service.Message) (contract.Event, Command, error) {
-	e, err := contract.Parse(m.Headers, m.Body)
+	e, err := contract.Receive(m.Subject, m.Headers, m.Body)
 	if err != nil {
 		return e, Command{}, err
 	}
@@ -125,7 +125,10 @@ func parse(m service.Message) (contract.Event, Command, error) {
 	if err := e.DataTo(&data); err != nil {
 		return e, Command{}, err
 	}
-	c := Command{Generation: data.Generation, QuotaBytes: data.QuotaBytes, TraceParent: e.TraceParent}
+	c := Command{
+		MemberID: data.MemberID, SagaID: data.SagaID,
+		Generation: data.Generation, QuotaBytes: data.QuotaBytes, TraceParent: e.TraceParent,
+	}
 	switch e.Type {
 	case contract.StorageProvision:
 		c.Desired = Present
@@ -133,12 +136,6 @@ func parse(m service.Message) (contract.Event, Command, error) {
 		c.Desired = Absent
 	default:
 		return e, c, fmt.Errorf("%w: %s is not a storage command", contract.ErrMalformed, e.Type)
-	}
-	var ok1, ok2 bool
-	c.MemberID, ok1 = canonical(data.MemberID)
-	c.SagaID, ok2 = canonical(data.SagaID)
-	if !ok1 || !ok2 {
-		return e, c, fmt.Errorf("%w: member_id and saga_id must be UUIDs", contract.ErrMalformed)
 	}
 	return e, c, nil
 }
@@ -148,24 +145,40 @@ func canonical(id string) (string, bool) {
 	return u.String(), err == nil
 }
 
+// deadLetter answers only what is a command for Storage, came as one, and says whom to answer:
+// Storage never speaks for another participant.
 func deadLetter(m service.Message, e contract.Event, reason error) DeadLetter {
 	sum := sha256.Sum256(append([]byte(m.Subject+"\x00"+e.SagaID+"\x00"), m.Body...))
-	headers, _ := json.Marshal(m.Headers) // a map of strings always encodes
 	d := DeadLetter{
-		Fingerprint: hex.EncodeToString(sum[:]), Subject: printable(m.Subject),
-		Reason: printable(reason.Error()), Headers: headers, Body: m.Body,
+		Fingerprint: hex.EncodeToString(sum[:]), Subject: printable(m.Subject), Reason: printable(reason.Error()),
 	}
+	d.Headers, d.Body = kept(m)
 	saga, sagaKnown := canonical(e.SagaID)
 	member, memberKnown := canonical(e.Subject)
 	if !sagaKnown {
 		return d
 	}
-	d.SagaID, d.Generation = saga, max(e.Generation, 0)
-	if memberKnown && e.Generation >= 1 {
+	known := e.Generation >= 1 && e.Generation <= contract.MaxGeneration
+	if known {
+		d.Generation = e.Generation
+	}
+	d.SagaID = saga
+	route, _ := contract.RouteOf(e.Type)
+	if memberKnown && known && route.For == contract.Storage && !errors.Is(reason, contract.ErrForeign) {
 		d.Reply = &Reply{Type: contract.StorageRejected, TraceParent: e.TraceParent, Data: contract.StorageReply{
 			MemberID: member, SagaID: saga, Generation: e.Generation,
 			Error: storageError(ClassPoison, d.Reason),
 		}}
 	}
 	return d
+}
+
+// kept returns what a person may look at later. A message whose size alone makes it one that can
+// never be applied is not kept whole: letters must not fill the disk.
+func kept(m service.Message) (headers, body []byte) {
+	headers, _ = json.Marshal(m.Headers) // a map of strings always encodes
+	if len(headers) > 2*contract.MaxHeaderBytes {
+		headers = []byte("{}")
+	}
+	return headers, m.Body[:min(len(m.Body), 2*contract.MaxDataBytes)]
 }

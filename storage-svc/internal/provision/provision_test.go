@@ -226,7 +226,7 @@ func TestPoisonIsAnsweredAndNeighboursPass(t *testing.T) {
 		"no saga":        {binary(member, "", "3", "{"), false},
 		"saga no UUID":   {binary(member, "x\x00", "3", "{"), false},
 		"no headers":     {service.Message{Subject: "signup.essential.storage.provision", Body: []byte("x")}, false},
-		"not a command":  {golden(t, contract.StorageProvisioned), true},
+		"not a command":  {golden(t, contract.StorageProvisioned), false},
 		"bad generation": {binary(member, saga, "three", `{}`), false},
 	} {
 		t.Run(name, func(t *testing.T) {

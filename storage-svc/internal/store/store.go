@@ -5,7 +5,6 @@ package store
 import (
 	"context"
 	"embed"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -175,7 +174,7 @@ func appendReplies(ctx context.Context, tx pgx.Tx, replies []provision.Reply) er
 		if err != nil {
 			return fmt.Errorf("event id: %w", err)
 		}
-		payload, err := json.Marshal(r.Data)
+		payload, err := contract.Encode(r.Data)
 		if err != nil {
 			return fmt.Errorf("encode %s: %w", r.Type, err)
 		}
@@ -187,10 +186,10 @@ func appendReplies(ctx context.Context, tx pgx.Tx, replies []provision.Reply) er
 	return outbox.Append(ctx, tx, events...)
 }
 
-// Defective implements provision.Inbox: data exceptions and violated constraints.
+// Defective implements provision.Inbox: data exceptions, violated constraints, and what may not be sent.
 func (s *Store) Defective(err error) bool {
 	var pg *pgconn.PgError
-	return errors.As(err, &pg) && (pg.Code[:2] == "22" || pg.Code[:2] == "23")
+	return errors.Is(err, contract.ErrMalformed) || errors.As(err, &pg) && (pg.Code[:2] == "22" || pg.Code[:2] == "23")
 }
 
 // Fault returns how the provider shall misbehave.

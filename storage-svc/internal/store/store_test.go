@@ -249,7 +249,8 @@ func TestDeadLetterAndReplyInOneTransaction(t *testing.T) {
 	f := open(t)
 	h := &provision.Handler{Inbox: f, Wake: func() {}, Log: slog.New(slog.DiscardHandler)}
 	poison := service.Message{Subject: "signup.essential.storage.provision", Body: []byte("{\x00\xff"), Headers: map[string][]string{
-		"ce-specversion": {"1.0"}, "ce-id": {"\x00"}, "ce-type": {"storage.provision"}, "ce-subject": {id(1)}, "ce-sagaid": {saga}, "ce-generation": {"4"},
+		"ce-specversion": {"1.0"}, "ce-id": {"\x00"}, "ce-source": {"/member-svc"},
+		"ce-type": {"storage.provision"}, "ce-subject": {id(1)}, "ce-sagaid": {saga}, "ce-generation": {"4"},
 	}}
 	for range 2 {
 		if err := h.Handle(t.Context(), []service.Message{poison}); err != nil {

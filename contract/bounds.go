@@ -1,0 +1,115 @@
+package contract
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Bounds of what a message may say. Every number fits its column in Postgres and can still be
+// raised there without overflow; everything is far above what the services ever send.
+const (
+	// MaxGeneration bounds generations. A person raises them, by a retry or by leaving: one retry a
+	// minute takes two years to get there.
+	MaxGeneration = 1_000_000
+	MaxQuotaBytes = 1 << 50 // 1 PiB, a thousand times the largest plan
+	MaxAttempt    = 1_000_000_000
+	MaxVersion    = 1 << 53 // JSON numbers are exact up to here
+
+	MaxName = 128  // bytes of an id, a source, an error class, a state
+	MaxText = 4096 // bytes of a message for people, or of a fingerprint
+
+	MaxHeaders     = 64        // headers of a message
+	MaxHeaderBytes = 16 << 10  // their names and values together
+	MaxDataBytes   = 256 << 10 // the body of a message
+)
+
+// The times that a message may name. A clock that is wrong by hours must not make dead letters.
+var earliest = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+
+const (
+	ahead  = 24 * time.Hour       // of something that has happened
+	future = 366 * 24 * time.Hour // of something that is planned
+)
+
+var (
+	uuidPattern  = regexp.MustCompile("^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")
+	classPattern = regexp.MustCompile("^[a-z0-9][a-z0-9_.-]*$")
+)
+
+// checks collects which fields are out of bounds. It never repeats a value: that may be anything.
+type checks []error
+
+func (c *checks) fail(field, rule string) { *c = append(*c, fmt.Errorf("%s must %s", field, rule)) }
+
+func (c *checks) number(field string, n, least, most int64) {
+	if n < least || n > most {
+		c.fail(field, fmt.Sprintf("be %d to %d", least, most))
+	}
+}
+
+// uuid accepts what Postgres prints: a canonical UUID.
+func (c *checks) uuid(field, s string) {
+	if !uuidPattern.MatchString(s) {
+		c.fail(field, "be a UUID in lower case")
+	}
+}
+
+// class checks a word of ours: of an error, a state or an event type.
+func (c *checks) class(field, s string) {
+	if len(s) > MaxName || !classPattern.MatchString(s) {
+		c.fail(field, fmt.Sprintf("be up to %d lower-case letters, digits, dots, hyphens and underscores", MaxName))
+	}
+}
+
+// text refuses what Postgres cannot store and what is too long; it may be empty.
+func (c *checks) text(field, s string, most int) {
+	if len(s) > most || !utf8.ValidString(s) || strings.ContainsRune(s, 0) {
+		c.fail(field, fmt.Sprintf("be up to %d bytes of UTF-8 without NUL", most))
+	}
+}
+
+// name checks an identifier that others chose: text without control characters.
+func (c *checks) name(field, s string) {
+	if c.text(field, s, MaxName); strings.ContainsFunc(s, unicode.IsControl) {
+		c.fail(field, "have no control characters")
+	}
+}
+
+func (c *checks) time(field string, t time.Time, ahead time.Duration) {
+	if t.Before(earliest) || t.After(time.Now().Add(ahead)) {
+		c.fail(field, "be a time after 2000 and not far ahead")
+	}
+}
+
+func (c *checks) headers(headers map[string][]string) {
+	total := 0
+	for name, values := range headers {
+		total += len(name)
+		for _, v := range values {
+			total += len(v)
+		}
+		if len(values) > 1 && strings.HasPrefix(name, "ce-") {
+			c.fail("every attribute", "occur once")
+		}
+	}
+	if len(headers) > MaxHeaders || total > MaxHeaderBytes {
+		c.fail("headers", fmt.Sprintf("be up to %d, with %d bytes", MaxHeaders, MaxHeaderBytes))
+	}
+}
+
+func (c *checks) err() error { return errors.Join(*c...) }
+
+// Encode returns the data of an event as JSON, if it is within its bounds: what a reader would
+// refuse is not sent. Errors wrap [ErrMalformed].
+func Encode(data interface{ Validate() error }) (json.RawMessage, error) {
+	if err := data.Validate(); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	return json.Marshal(data)
+}
