@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"net/url"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -99,8 +98,7 @@ func (s *site) migrate(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		up, _, _ := strings.Cut(string(text), "-- +goose Down")
-		statements = append(statements, up)
+		statements = append(statements, string(text))
 	}
 	statements = append(statements, "-- name: createLane\nSELECT outbox_create_lane('"+lane+"')", schema, checkpointSQL)
 	for _, sql := range statements {

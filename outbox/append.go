@@ -5,15 +5,17 @@ import (
 	"embed"
 	"encoding/json"
 	"fmt"
+	"reflect"
 
 	"github.com/jackc/pgx/v5"
 )
 
-// Migrations creates the SQL function outbox_create_lane in goose's format,
-// which is plain SQL with comments: any migration tool can run it. Call the
-// function once per lane in a migration of your own.
+// Migrations holds migrations/*.sql in goose's format, and in migrations/down
+// what takes each of them back. All are plain SQL with comments: psql and any
+// migration tool can run them, in the order of their names. They create the SQL
+// function outbox_create_lane; call it once per lane in a migration of your own.
 //
-//go:embed migrations/*.sql
+//go:embed migrations/*.sql migrations/down/*.sql
 var Migrations embed.FS
 
 // Event is something that happened in a transaction and that others shall hear of.
@@ -52,6 +54,9 @@ func Append(ctx context.Context, tx pgx.Tx, events ...Event) error {
 	if len(events) == 0 {
 		return nil
 	}
+	if isNil(tx) {
+		return errNil("transaction")
+	}
 	b := new(pgx.Batch)
 	AppendBatch(b, events...)
 	if err := tx.SendBatch(ctx, b).Close(); err != nil {
@@ -70,6 +75,9 @@ type Beginner interface {
 // back and leaves no trace. An error of the commit itself is ambiguous: the
 // transaction may have happened.
 func InTx(ctx context.Context, db Beginner, wake func(), fn func(pgx.Tx) error) error {
+	if isNil(db) {
+		return errNil("pool")
+	}
 	if err := pgx.BeginFunc(ctx, db, fn); err != nil {
 		return err
 	}
@@ -95,6 +103,16 @@ func (e Event) args() []any {
 		payload = []byte{}
 	}
 	return []any{e.ID, e.Key, e.Type, headers, payload}
+}
+
+// isNil reports whether v is nil or holds a nil pointer.
+func isNil(v any) bool {
+	p := reflect.ValueOf(v)
+	return v == nil || p.Kind() == reflect.Pointer && p.IsNil()
+}
+
+func errNil(what string) error {
+	return fmt.Errorf("outbox: the %s is nil: open it first", what)
 }
 
 // table returns the quoted name of a lane's table, safe whatever the lane.

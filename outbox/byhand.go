@@ -16,6 +16,9 @@ import (
 // was added to the stream. The error wraps [pgx.ErrNoRows] if the row is not, or
 // no longer, dead.
 func Requeue(ctx context.Context, tx pgx.Tx, lane string, row int64) error {
+	if isNil(tx) {
+		return errNil("transaction")
+	}
 	err := tx.QueryRow(ctx, `-- name: requeueEvent
 WITH risen AS (DELETE FROM `+table("dead", lane)+` WHERE id = $1 RETURNING id)
 INSERT INTO `+table("event", lane)+` (event_id, key, type, headers, payload)
@@ -28,8 +31,12 @@ SELECT event_id, key, type, headers, payload FROM `+table("event", lane)+` JOIN 
 
 // ReplaySince makes the lane's relay publish again what was published since
 // then and is still in the table, with the old ids: for a consumer that lost
-// its data. Whichever relay leads notices within seconds.
+// its data. Dead events are among them; those that the stream now takes are no
+// longer dead. Whichever relay leads notices within seconds.
 func ReplaySince(ctx context.Context, pool *pgxpool.Pool, lane string, since time.Time) error {
+	if pool == nil {
+		return errNil("pool")
+	}
 	c := checkpoints{pool: pool, lane: lane}
 	for {
 		p, _, err := c.newest(ctx)
@@ -40,8 +47,12 @@ func ReplaySince(ctx context.Context, pool *pgxpool.Pool, lane string, since tim
 		if err != nil {
 			return err
 		}
+		dead, err := c.deadAfter(ctx, old)
+		if err != nil {
+			return err
+		}
 		old.streamID, old.streamSeq = p.streamID, p.streamSeq
-		if _, err = c.insert(ctx, p, old, nil, nil, nil); !errors.Is(err, errSuperseded) {
+		if _, err = c.insert(ctx, p, old, nil, nil, dead); !errors.Is(err, errSuperseded) {
 			return err // nil, or not just that the relay was faster
 		}
 	}

@@ -30,9 +30,19 @@ type holder struct {
 	fresh  bool   // written less than staleAfter ago by the database's clock
 }
 
+// deadEvent is an event that goes to the dead table, or leaves it: then err is nil.
 type deadEvent struct {
 	row row
 	err error
+}
+
+// deadNoMore takes rows off the dead table, in case that they are in it.
+func deadNoMore(rows []row) []deadEvent {
+	out := make([]deadEvent, len(rows))
+	for i, r := range rows {
+		out[i].row = r
+	}
+	return out
 }
 
 const selectCheckpoint = `
@@ -85,9 +95,11 @@ FROM pg_sequence WHERE seqrelid = pg_get_serial_sequence($1, 'id')::regclass`, t
 	case err != nil:
 		return fmt.Errorf("verify sequence of lane %s: %w", c.lane, err)
 	case cache != 1:
-		return fmt.Errorf("the id sequence of lane %s caches %d values: set CACHE 1, or events may be skipped", c.lane, cache)
+		return waitFor(ErrLane, "the id sequence of lane %s caches %d values: set CACHE 1, or events may be skipped",
+			c.lane, cache)
 	case last < highest:
-		return fmt.Errorf("the id sequence of lane %s stands at %d, behind event %d: set it with setval", c.lane, last, highest)
+		return waitFor(ErrLane, "the id sequence of lane %s stands at %d, behind event %d: set it with setval",
+			c.lane, last, highest)
 	}
 	return nil
 }
@@ -181,16 +193,41 @@ func (c checkpoints) bury(dead []deadEvent, args []any) (sql string, all []any) 
 	if len(dead) == 0 {
 		return "", args
 	}
-	ids, why := make([]int64, len(dead)), make([]string, len(dead))
-	for i, d := range dead {
-		ids[i], why[i] = d.row.ID, d.err.Error()
+	var died, risen []int64
+	var why []string
+	for _, d := range dead {
+		if d.err == nil {
+			risen = append(risen, d.row.ID)
+		} else {
+			died, why = append(died, d.row.ID), append(why, d.err.Error())
+		}
 	}
 	return `,
+risen AS (DELETE FROM ` + table("dead", c.lane) + ` d USING cp WHERE d.id = ANY ($11::bigint[])),
 dead AS (
     INSERT INTO ` + table("dead", c.lane) + ` (id, event_id, type, error)
     SELECT e.id, e.event_id, e.type, d.error
     FROM cp, unnest($9::bigint[], $10::text[]) d(id, error) JOIN ` + table("event", c.lane) + ` e USING (id)
-    ON CONFLICT (id) DO NOTHING)`, append(args, ids, why)
+    ON CONFLICT (id) DO NOTHING)`, append(args, died, why, risen)
+}
+
+// deadAfter returns the dead events that a relay reads again from position p on.
+// Some of them may be published this time.
+func (c checkpoints) deadAfter(ctx context.Context, p position) ([]deadEvent, error) {
+	from, to := bounds(p.gaps)
+	var ids []int64
+	err := c.pool.QueryRow(ctx, `-- name: deadAfter
+SELECT coalesce(array_agg(id), '{}') FROM `+table("dead", c.lane)+`
+WHERE id > $1 OR EXISTS (SELECT FROM unnest($2::bigint[], $3::bigint[]) g(lo, hi) WHERE id BETWEEN g.lo AND g.hi)`,
+		p.hi, from, to).Scan(&ids)
+	if err != nil {
+		return nil, fmt.Errorf("find dead events of lane %s: %w", c.lane, err)
+	}
+	dead := make([]deadEvent, len(ids))
+	for i, id := range ids {
+		dead[i].row.ID = id
+	}
+	return dead, nil
 }
 
 func encodeGaps(gaps []gap) string {

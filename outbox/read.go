@@ -68,13 +68,19 @@ func readSQL(lane string, p position, limit int) (string, []any) {
 	if len(p.gaps) == 0 {
 		return "-- name: readEvents\n" + next, []any{p.hi, limit}
 	}
-	from, to := make([]int64, len(p.gaps)), make([]int64, len(p.gaps))
-	for i, g := range p.gaps {
-		from[i], to[i] = g.from, g.to
-	}
+	from, to := bounds(p.gaps)
 	return `-- name: readEventsAndGaps
 SELECT 0, pg_snapshot_xmin(pg_current_snapshot()), 0, '', '', '', '{}'::json, ''::bytea, now()
 UNION ALL (SELECT 1, '0'::xid8, ` + columns + ` FROM unnest($3::bigint[], $4::bigint[]) g(lo, hi)
     CROSS JOIN LATERAL (SELECT * FROM ` + events + ` WHERE id BETWEEN g.lo AND g.hi ORDER BY id LIMIT $2) e ORDER BY e.id LIMIT $2)
 UNION ALL (` + next + `) ORDER BY 1, 3`, []any{p.hi, limit, from, to}
+}
+
+// bounds returns the first and the last ids of gaps.
+func bounds(gaps []gap) (from, to []int64) {
+	from, to = make([]int64, len(gaps)), make([]int64, len(gaps))
+	for i, g := range gaps {
+		from[i], to[i] = g.from, g.to
+	}
+	return from, to
 }

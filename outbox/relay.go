@@ -10,7 +10,6 @@ import (
 	"math/rand/v2"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -35,40 +34,16 @@ type Hooks struct {
 	// BrokerLost is called when the stream was found replaced or rolled back,
 	// before events of the replay window are published again.
 	BrokerLost func()
+	// Waiting is called when the relay cannot go on, with why and since when, and
+	// again when the reason changes (one of [Reasons]). It is called with nil when
+	// the relay goes on or ends.
+	Waiting func(why error, since time.Time)
 	// Foreign is called when a look at the stream finds messages that this outbox
 	// did not write, with the first. Somebody else publishes into it: an alarm.
 	Foreign func(seq uint64)
 	// Fault injects an error before a step ("read", "publish", "checkpoint"), or
 	// after one that happened ("published", "checkpointed"). For tests.
 	Fault func(point string) error
-}
-
-// RelayConfig configures [NewRelay]. Lane, Pool, NATS, Stream, Source and
-// SubjectPrefix are required.
-type RelayConfig struct {
-	Lane string
-	// Pool reads and writes the lane's tables, always on the primary.
-	Pool *pgxpool.Pool
-	NATS *nats.Conn
-	// Stream is created if it is missing and never changed; see [StreamConfig].
-	Stream jetstream.StreamConfig
-	// ExternalStream says that somebody else creates the stream: the relay waits
-	// for it, and needs no permission to create it.
-	ExternalStream bool
-	// Source is the CloudEvents source of every event, for example "/member-svc".
-	Source string
-	// SubjectPrefix, followed by the event's type, is the subject it is published on.
-	SubjectPrefix string
-	// ReplayWindow is how far back from the last publication events are
-	// published again when the broker has lost data. Default 1 hour.
-	ReplayWindow time.Duration
-	// Retention is how long published events are kept in their table. Default 7 days.
-	Retention time.Duration
-	// Spacing is the least time between two reads, so that events share a batch and
-	// cost less. A backlog does not wait for it. Default 0: every event leaves at once.
-	Spacing time.Duration
-	Log     *slog.Logger
-	Hooks   Hooks
 }
 
 const (
@@ -94,14 +69,15 @@ type Relay struct {
 	stream stream
 }
 
-// NewRelay checks the configuration. It does no I/O.
+// NewRelay checks the configuration; its error names everything that is wrong. It
+// does no I/O.
 func NewRelay(c RelayConfig) (*Relay, error) {
-	if c.Lane == "" || c.Pool == nil || c.NATS == nil || c.Stream.Name == "" || c.Source == "" || c.SubjectPrefix == "" {
-		return nil, errors.New("outbox: Lane, Pool, NATS, Stream, Source and SubjectPrefix are required")
+	if err := c.check(); err != nil {
+		return nil, err
 	}
 	c.ReplayWindow = cmp.Or(c.ReplayWindow, time.Hour)
 	c.Retention = cmp.Or(c.Retention, 7*24*time.Hour)
-	c.Log = cmp.Or(c.Log, slog.New(slog.DiscardHandler)).With("lane", c.Lane, "stream", c.Stream.Name)
+	c.Log = cmp.Or(c.Log, slog.Default()).With("lane", c.Lane, "stream", c.Stream.Name)
 	js, err := jetstream.New(c.NATS, jetstream.WithDefaultTimeout(ioTimeout))
 	if err != nil {
 		return nil, fmt.Errorf("outbox: %w", err)
@@ -146,12 +122,12 @@ func (r *Relay) Run(ctx context.Context) error {
 	}
 	defer func() { _ = sub.Unsubscribe() }()
 
-	for failures := 0; ctx.Err() == nil; {
+	var w waiting
+	defer w.over(r, "outbox: no longer waiting")
+	for attempts := 0; ctx.Err() == nil; attempts++ {
 		err := r.lead(ctx, func() {
-			if failures > 0 {
-				r.Log.Info("outbox: relaying again", "after_failures", failures)
-			}
-			failures = 0
+			attempts = 0
+			w.over(r, "outbox: relaying again")
 		})
 		switch {
 		case ctx.Err() != nil:
@@ -161,15 +137,12 @@ func (r *Relay) Run(ctx context.Context) error {
 			if refused(err) && r.Hooks.Refused != nil {
 				r.Hooks.Refused()
 			}
-		case failures == 0:
-			r.Log.Warn("outbox: waiting", "err", err)
 		default:
-			r.Log.Debug("outbox: still waiting", "err", err)
+			w.failed(r, err)
 		}
-		failures++
 		select {
 		case <-ctx.Done():
-		case <-time.After(rand.N(min(maxBackoff, 20*time.Millisecond<<min(failures, 5)))):
+		case <-time.After(rand.N(min(maxBackoff, 20*time.Millisecond<<min(attempts, 5)))):
 		}
 	}
 	return context.Cause(ctx)
@@ -179,6 +152,9 @@ func (r *Relay) Run(ctx context.Context) error {
 // returns at the first error: whatever was in memory may be wrong then, and
 // the next call starts from the tables and the stream again.
 func (r *Relay) lead(ctx context.Context, healthy func()) error {
+	if err := r.cp.claim(ctx, r.Stream.Name, r.Source); err != nil {
+		return err
+	}
 	p, err := r.acquire(ctx)
 	if err != nil {
 		return err
@@ -276,41 +252,49 @@ func (r *Relay) reconcile(ctx context.Context, p position) (position, error) {
 	ctx, cancel := r.whileConnected(ctx)
 	defer cancel()
 	if !r.NATS.IsConnected() {
-		return p, nats.ErrDisconnected
+		return p, errDisconnected
 	}
 	id, last, err := r.stream.look(ctx)
 	if err != nil {
-		return p, err
+		return p, r.ofBroker(err)
 	}
-	next := p
+	next, dead := p, []deadEvent(nil)
 	switch {
 	case p.streamID.IsZero(): // the lane's first look at its stream
 		next.streamID, next.streamSeq = id, 0
 	case p.moved || !id.Equal(p.streamID) || last < p.streamSeq:
-		if next, err = r.rewind(ctx, p, id, last); err != nil {
+		if next, dead, err = r.rewind(ctx, p, id, last); err != nil {
 			return p, err
 		}
 	case last == p.streamSeq:
 		return p, nil
 	}
 	if last > next.streamSeq {
-		if next, err = r.absorb(ctx, next, last); err != nil {
+		rows, err := r.absorb(ctx, &next, last)
+		if err != nil {
 			return p, err
 		}
+		dead = append(dead, deadNoMore(rows)...)
 	}
-	return r.cp.append(ctx, p, next, nil)
+	return r.cp.append(ctx, p, next, dead)
 }
 
 // rewind returns the position from before the replay window: the broker has
 // lost messages, and nobody knows which of them had been consumed; or the
 // database has moved, and nobody knows what was published after it was copied.
-func (r *Relay) rewind(ctx context.Context, p position, id time.Time, last uint64) (position, error) {
+// Events that died since then are read again too.
+func (r *Relay) rewind(ctx context.Context, p position, id time.Time, last uint64) (position, []deadEvent, error) {
 	old, _, err := r.cp.replayStart(ctx, r.ReplayWindow, nil)
 	if err != nil {
-		return p, err
+		return p, nil, err
 	}
-	r.Log.Warn("outbox: the broker lost data or the database moved, publishing again", "moved", p.moved, "stream_was", p.streamID,
-		"stream_is", id, "sequence_was", p.streamSeq, "sequence_is", last, "from_event", old.hi, "to_event", p.hi)
+	dead, err := r.cp.deadAfter(ctx, old)
+	if err != nil {
+		return p, nil, err
+	}
+	r.Log.Warn("outbox: the broker lost data or the database moved, publishing again", "moved", p.moved,
+		"stream_was", p.streamID, "stream_is", id, "sequence_was", p.streamSeq, "sequence_is", last,
+		"from_event", old.hi, "to_event", p.hi)
 	if !p.moved && r.Hooks.BrokerLost != nil {
 		r.Hooks.BrokerLost()
 	}
@@ -318,15 +302,15 @@ func (r *Relay) rewind(ctx context.Context, p position, id time.Time, last uint6
 	if !id.Equal(p.streamID) {
 		old.streamSeq = 0 // a new stream may hold events of a relay that died right after creating it
 	}
-	return old, nil
+	return old, dead, nil
 }
 
-// absorb returns the position after the events that the stream holds beyond
-// it: their acknowledgement or their checkpoint was lost.
-func (r *Relay) absorb(ctx context.Context, p position, last uint64) (position, error) {
+// absorb moves p behind the events that the stream holds beyond it, and returns
+// them: their acknowledgement or their checkpoint was lost.
+func (r *Relay) absorb(ctx context.Context, p *position, last uint64) ([]row, error) {
 	rows, foreign, err := r.stream.own(ctx, r.Pool, r.Lane, p.streamSeq, last)
 	if err != nil {
-		return p, err
+		return nil, r.ofBroker(err)
 	}
 	if foreign != 0 {
 		r.Log.Error("outbox: somebody else publishes into this stream", "sequence", foreign)
@@ -336,9 +320,9 @@ func (r *Relay) absorb(ctx context.Context, p position, last uint64) (position, 
 		r.Log.Info("outbox: found events whose acknowledgement was lost", "events", len(rows))
 		call(r.Hooks.Recovered, len(rows))
 	}
-	p = p.absorb(rows)
+	*p = p.absorb(rows)
 	p.streamSeq = last
-	return p, nil
+	return rows, nil
 }
 
 // whileConnected bounds ctx by ioTimeout and by the connection: an

@@ -120,9 +120,12 @@ func (s *session) publish(ctx context.Context, b prepared) (last uint64, err err
 	}
 	ctx, cancel := s.whileConnected(ctx)
 	defer cancel()
+	if !s.NATS.IsConnected() {
+		return 0, errDisconnected // else the connection would buffer the batch
+	}
 	began := time.Now()
 	if last, err = s.stream.publish(ctx, b.msgs, s.p.streamSeq); err != nil {
-		return 0, err
+		return 0, s.ofBroker(err)
 	}
 	s.worked = time.Now()
 	if err := s.fault("published"); err != nil {
@@ -189,6 +192,9 @@ func (s *session) idle(ctx context.Context) error {
 	}
 	reconnects := s.NATS.Stats().Reconnects
 	if reconnects != s.reconnects || time.Since(s.looked) > lookEvery {
+		if err := s.cp.claim(ctx, s.Stream.Name, s.Source); err != nil {
+			return err
+		}
 		if err := s.cp.verify(ctx, s.p); err != nil {
 			return err
 		}

@@ -41,6 +41,9 @@ type Status struct {
 func ReadStatus(ctx context.Context, q Querier, lane string) (Status, error) {
 	var s Status
 	var oldest *time.Time
+	if isNil(q) {
+		return s, errNil("pool")
+	}
 	err := q.QueryRow(ctx, `-- name: laneStatus
 SELECT coalesce(c.leader::text, ''), greatest(m.id - c.hi, 0), o.created_at, m.id,
     (SELECT json_array_length(g.gaps) FROM `+table("checkpoint", lane)+` g WHERE g.n = coalesce(c.gaps_at, c.n)),

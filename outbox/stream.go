@@ -55,9 +55,12 @@ type stream struct {
 	spare                 []*nats.Msg
 }
 
-// look returns the stream's identity and last sequence. It creates the stream if
-// that is missing and not external.
+// look returns the stream's identity and last sequence, if it can carry the
+// lane. It creates the stream if that is missing and not external.
 func (s *stream) look(ctx context.Context) (id time.Time, last uint64, err error) {
+	if v := s.js.Conn().ConnectedServerVersion(); olderThan(v, 2, 12) {
+		return id, 0, waitFor(ErrNATS, "the NATS server has version %s: atomic batches need 2.12 or later", v)
+	}
 	st, err := s.js.Stream(ctx, s.config.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) && !s.external {
 		st, err = s.js.CreateStream(ctx, s.config)
@@ -69,8 +72,26 @@ func (s *stream) look(ctx context.Context) (id time.Time, last uint64, err error
 		return id, 0, fmt.Errorf("stream %s: %w", s.config.Name, err)
 	}
 	info := st.CachedInfo()
+	problems := defects(info.Config)
+	if !takesPrefix(info.Config.Subjects, s.prefix) {
+		problems = append(problems, fmt.Sprintf("it takes no subject that begins with %s: add one to its subjects %q",
+			s.prefix, info.Config.Subjects))
+	}
+	if len(problems) > 0 {
+		return id, 0, waitFor(ErrStream, "stream %s cannot carry the lane: %s", s.config.Name,
+			strings.Join(problems, "; "))
+	}
 	s.subjects, s.maxMsgSize, s.lastSubject = info.Config.Subjects, info.Config.MaxMsgSize, ""
 	return info.Created.UTC().Truncate(time.Microsecond), info.State.LastSeq, nil
+}
+
+// olderThan reports whether a version is known and below major.minor.
+func olderThan(version string, major, minor int) bool {
+	var have [2]int
+	if _, err := fmt.Sscanf(strings.TrimPrefix(version, "v"), "%d.%d", &have[0], &have[1]); err != nil {
+		return false
+	}
+	return slices.Compare(have[:], []int{major, minor}) < 0
 }
 
 // few is up to how many messages are published one by one: an atomic batch costs
@@ -245,7 +266,7 @@ func (s *stream) own(ctx context.Context, pool *pgxpool.Pool, lane string, from,
 SELECT coalesce(array_agg(e.id) FILTER (WHERE e.id IS NOT NULL), '{}'), coalesce(min(m.seq) FILTER (WHERE e.id IS NULL), 0)
 FROM unnest($1::bigint[], $2::text[], $3::bigint[]) m(id, event_id, seq)
 LEFT JOIN `+table("event", lane)+` e ON e.id = m.id AND e.event_id::text = m.event_id`, ids, events, seqs).Scan(&known, &stranger); err != nil {
-			return nil, 0, fmt.Errorf("look up published events: %w", err)
+			return nil, 0, because(ErrDatabase, fmt.Errorf("look up published events: %w", err))
 		}
 		for _, id := range known {
 			rows = append(rows, row{ID: id})

@@ -62,6 +62,3 @@ BEGIN
         )$ddl$, 'outbox_dead_' || lane);
 END $$;
 -- +goose StatementEnd
-
--- +goose Down
-DROP FUNCTION outbox_create_lane(text);

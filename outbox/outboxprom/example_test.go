@@ -54,4 +54,8 @@ func Example() {
 	// outbox_recovered_events_total{lane="essential"} 0
 	// outbox_refused_batches_total{lane="essential"} 0
 	// outbox_status_up{lane="essential"} 1
+	// outbox_waiting_seconds{lane="essential",reason="database"} 0
+	// outbox_waiting_seconds{lane="essential",reason="lane"} 0
+	// outbox_waiting_seconds{lane="essential",reason="nats"} 0
+	// outbox_waiting_seconds{lane="essential",reason="stream"} 0
 }

@@ -15,6 +15,8 @@
 //	outbox_broker_losses_total      times that the stream was found replaced or shortened
 //	outbox_foreign_messages_total   looks at the stream that met messages of somebody else
 //	outbox_leading                  1 while the relay of this process leads, else 0
+//	outbox_waiting_seconds          for how long the relay of this process has waited, by label reason: database,
+//	                                lane, nats or stream; 0 if it does not wait for that
 //
 // Read from the database when scraped; every replica tells the same, so take
 // the maximum, not the sum:
@@ -26,13 +28,15 @@
 //	outbox_dead_events              events that cannot be published for a defect of their own
 //	outbox_status_up                1 if all that could be read, else 0, and the others of this group are missing
 //
-// Alarms: outbox_status_up == 0 or a growing outbox_lag_seconds for minutes, any
-// outbox_dead_events, any increase of outbox_foreign_messages_total.
+// Alarms: outbox_status_up == 0 or a growing outbox_lag_seconds for minutes (the
+// reason is that of outbox_waiting_seconds), any outbox_dead_events, any increase
+// of outbox_foreign_messages_total.
 package outboxprom
 
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -49,6 +53,7 @@ type Metrics struct {
 	published, batches, recovered, refused, lost, foreign prometheus.Counter
 	took                                                  prometheus.Histogram
 	leading                                               prometheus.Gauge
+	waiting                                               *waiting
 }
 
 // New registers a lane's metrics with reg. A scrape reads the lane's status
@@ -71,8 +76,12 @@ func New(lane string, q outbox.Querier, reg prometheus.Registerer) (*Metrics, er
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}),
 		leading: prometheus.NewGauge(prometheus.GaugeOpts{Name: "outbox_leading", Help: "1 while the relay of this process leads, else 0.", ConstLabels: label}),
+		waiting: newWaiting(label),
 	}
-	all := []prometheus.Collector{m.published, m.batches, m.recovered, m.refused, m.lost, m.foreign, m.took, m.leading, newStatus(lane, q)}
+	all := []prometheus.Collector{
+		m.published, m.batches, m.recovered, m.refused, m.lost, m.foreign, m.took, m.leading, m.waiting,
+		newStatus(lane, q),
+	}
 	for i, c := range all {
 		if err := reg.Register(c); err != nil {
 			for _, c := range all[:i] {
@@ -110,6 +119,12 @@ func (m *Metrics) Hooks(next outbox.Hooks) outbox.Hooks {
 			next.Led(leading)
 		}
 	}
+	h.Waiting = func(why error, since time.Time) {
+		m.waiting.set(why, since)
+		if next.Waiting != nil {
+			next.Waiting(why, since)
+		}
+	}
 	h.Recovered = func(events int) {
 		m.recovered.Add(float64(events))
 		if next.Recovered != nil {
@@ -136,6 +151,41 @@ func number(yes bool) float64 {
 		return 1
 	}
 	return 0
+}
+
+// waiting collects why the relay waits, and for how long.
+type waiting struct {
+	desc  *prometheus.Desc
+	mu    sync.Mutex
+	why   error // nil: it does not wait
+	since time.Time
+}
+
+func newWaiting(label prometheus.Labels) *waiting {
+	return &waiting{desc: prometheus.NewDesc("outbox_waiting_seconds",
+		"For how long the relay of this process has waited for reason, 0 if it does not.", []string{"reason"}, label)}
+}
+
+func (w *waiting) set(why error, since time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.why, w.since = why, since
+}
+
+// Describe implements [prometheus.Collector].
+func (w *waiting) Describe(ch chan<- *prometheus.Desc) { ch <- w.desc }
+
+// Collect implements [prometheus.Collector].
+func (w *waiting) Collect(ch chan<- prometheus.Metric) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, reason := range outbox.Reasons() {
+		seconds := 0.0
+		if errors.Is(w.why, reason) {
+			seconds = time.Since(w.since).Seconds()
+		}
+		ch <- prometheus.MustNewConstMetric(w.desc, prometheus.GaugeValue, seconds, reason.Error())
+	}
 }
 
 // status collects what the database knows of a lane.

@@ -61,6 +61,24 @@ func values(t *testing.T, g prometheus.Gatherer) map[string]float64 {
 	return out
 }
 
+// waits returns for how long the relay has waited, by reason.
+func waits(t *testing.T, g prometheus.Gatherer) map[string]float64 {
+	t.Helper()
+	families, err := g.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == "outbox_waiting_seconds" {
+				out[m.GetLabel()[1].GetValue()] = m.GetGauge().GetValue()
+			}
+		}
+	}
+	return out
+}
+
 func wantValues(t *testing.T, g prometheus.Gatherer, want map[string]float64) {
 	t.Helper()
 	got := values(t, g)
@@ -114,11 +132,18 @@ func TestMetricsTellWhatARelayDoes(t *testing.T) {
 	}
 	testenv.Eventually(t, 20*time.Second, "no gap", func() bool { return values(t, reg)["open_gaps"] == 0 })
 
+	broker.Kill()
+	testenv.Eventually(t, 20*time.Second, "the reason of the wait", func() bool { return waits(t, reg)["nats"] > 0 })
+	if others := waits(t, reg); others["database"]+others["lane"]+others["stream"] > 0 {
+		t.Errorf("it waits for %v, want nats alone", others)
+	}
 	broker.Wipe()
 	testenv.Eventually(t, 20*time.Second, "a lost broker and the replay", func() bool {
 		s := values(t, reg)
 		return s["broker_losses_total"] >= 1 && s["published_events_total"] == 6 && s["leading"] == 1
 	})
+
+	testenv.Eventually(t, 20*time.Second, "the end of the wait", func() bool { return waits(t, reg)["nats"] == 0 })
 
 	stop()
 	wantValues(t, reg, map[string]float64{"leading": 0})
@@ -212,11 +237,16 @@ func hooksCountAndCallTheNext(t *testing.T) {
 			args := make([]reflect.Value, hook.Type().NumIn())
 			for i := range args {
 				args[i] = reflect.Zero(hook.Type().In(i))
+				if args[i].Type() == reflect.TypeFor[error]() {
+					args[i] = reflect.ValueOf(&outbox.ErrNATS).Elem()
+				}
 				switch args[i].Interface().(type) {
 				case int:
 					args[i] = reflect.ValueOf(3)
 				case bool:
 					args[i] = reflect.ValueOf(true)
+				case time.Time:
+					args[i] = reflect.ValueOf(time.Now())
 				case []*nats.Msg:
 					args[i] = reflect.ValueOf(make([]*nats.Msg, 4))
 				}

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -79,8 +78,7 @@ func migrate(ctx context.Context, url string) error {
 		if err != nil {
 			return err
 		}
-		up, _, _ := strings.Cut(string(sql), "-- +goose Down")
-		if _, err := conn.Exec(ctx, up); err != nil {
+		if _, err := conn.Exec(ctx, string(sql)); err != nil {
 			return fmt.Errorf("%s: %w", file, err)
 		}
 	}
