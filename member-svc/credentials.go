@@ -10,8 +10,14 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
+// ReservedConfig configures which usernames are kept back.
+type ReservedConfig struct {
+	Names string `env:"USERNAMES_RESERVED" envDefault:"standard" help:"refused usernames, see docs/mail.md; none for none"`
+}
+
 // CredentialsConfig configures usernames, and passwords with the hashing of them.
 type CredentialsConfig struct {
+	ReservedConfig
 	Usernames       string         `env:"USERNAMES" envDefault:"ascii" help:"ascii, or unicode: letters of all scripts; names that look alike are not told apart"`
 	PasswordMin     int            `env:"PASSWORD_MIN" envDefault:"15" help:"shortest password, in characters"`
 	Peppers         service.Secret `env:"PASSWORD_PEPPERS" help:"lines id:base64 of secret keys for password hashes, that of new ones first, see docs/passwords.md"`

@@ -2,7 +2,6 @@ package signup
 
 import (
 	"fmt"
-	"net/mail"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -11,6 +10,7 @@ import (
 	"golang.org/x/text/secure/precis"
 	"golang.org/x/text/unicode/norm"
 
+	"github.com/signup-saga/signup-saga/member-svc/internal/email"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
 	"github.com/signup-saga/signup-saga/service"
 )
@@ -38,6 +38,8 @@ func (s *Service) check(req *Request) (store.Member, error) {
 		wrong = append(wrong, service.FieldError{Pointer: "/username", Detail: "must be 3 to 30 letters, digits or signs"})
 	case !s.cfg.Unicode && strings.ContainsFunc(req.Username, func(r rune) bool { return r > '~' }):
 		wrong = append(wrong, service.FieldError{Pointer: "/username", Detail: "must be ASCII"})
+	case s.cfg.Reserved.Has(key):
+		wrong = append(wrong, service.FieldError{Pointer: "/username", Detail: "is reserved; choose another one"})
 	}
 	switch n := utf8.RuneCountInString(req.Password); {
 	case n < s.cfg.PasswordMin || n > PasswordMax:
@@ -48,7 +50,7 @@ func (s *Service) check(req *Request) (store.Member, error) {
 	if !slices.Contains(s.cfg.Plans, req.Plan) {
 		wrong = append(wrong, service.FieldError{Pointer: "/plan", Detail: "must be one of " + strings.Join(s.cfg.Plans, ", ")})
 	}
-	if a, err := mail.ParseAddress(req.Email); req.Email != "" && (err != nil || a.Address != req.Email || len(req.Email) > 254) {
+	if _, err := email.Parse(req.Email); req.Email != "" && err != nil {
 		wrong = append(wrong, service.FieldError{Pointer: "/email", Detail: "must be an email address, or absent"})
 	}
 	if wrong != nil {

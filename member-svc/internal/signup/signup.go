@@ -39,6 +39,7 @@ type Config struct {
 	Plans           []string // that anyone may choose; the first one is the default
 	PasswordMin     int      // characters
 	Unicode         bool     // in usernames, beside ASCII
+	Reserved        Reserved // usernames that are refused
 	Secret          []byte   // keys the fingerprints of requests
 	DatabaseTimeout time.Duration
 }

@@ -29,7 +29,8 @@ func newService(pool *pgxpool.Pool) *signup.Service { return configured(pool, fa
 func configured(pool *pgxpool.Pool, unicode bool) *signup.Service {
 	st := store.New(pool, storetest.Steps, storetest.Secret, func() {})
 	return signup.New(signup.Config{
-		Plans: []string{"free", "plus"}, PasswordMin: 15, Unicode: unicode, Secret: []byte(strings.Repeat("s", 32)), DatabaseTimeout: 2500 * time.Millisecond,
+		Plans: []string{"free", "plus"}, PasswordMin: 15, Unicode: unicode, Reserved: signup.ParseReserved("standard"),
+		Secret: []byte(strings.Repeat("s", 32)), DatabaseTimeout: 2500 * time.Millisecond,
 	}, st, signup.NewHasher(cheap), storetest.Steps)
 }
 
@@ -221,6 +222,9 @@ func TestInvalidRequests(t *testing.T) {
 		"own name":           {func(r *signup.Request) { r.Password = "minaminaminamina1" }, "/password"},
 		"plan":               {func(r *signup.Request) { r.Plan = "pro" }, "/plan"},
 		"email":              {func(r *signup.Request) { r.Email = "Mina <mina@example.org>" }, "/email"},
+		"reserved username":  {func(r *signup.Request) { r.Username = "Supp0rt" }, "/username"},
+		"email without dot":  {func(r *signup.Request) { r.Email = "mina@localhost" }, "/email"},
+		"unseen in email":    {func(r *signup.Request) { r.Email = "mina\u200b@example.org" }, "/email"},
 		"email header":       {func(r *signup.Request) { r.Email = "mina@example.org\r\nBcc: x@example.org" }, "/email"},
 	} {
 		req := signup.Request{Username: "mina", Password: good}
