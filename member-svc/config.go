@@ -31,13 +31,10 @@ type Config struct {
 	StuckConfig
 	LimitConfig
 	CredentialsConfig
+	MailConfig
 	HTTPAddr          string         `env:"MEMBER_HTTP_ADDR" envDefault:"127.0.0.1:8080" help:"public listener"`
 	AdminTokensFile   string         `env:"ADMIN_TOKENS_FILE,required" help:"lines name:role:sha256-hex; roles viewer, operator"`
 	IdempotencySecret service.Secret `env:"IDEMPOTENCY_SECRET,required" help:"keys the fingerprints of requests and of names that are kept, and sessions of the console; at least 32 characters, the same in every replica; a new one frees those names"`
-	SMTPAddr          string         `env:"SMTP_ADDR" envDefault:"127.0.0.1:1025" help:"mail server"`
-	MailFrom          string         `env:"MAIL_FROM" envDefault:"welcome@localhost" help:"sender of the welcome mail"`
-	MailMaxAttempts   int            `env:"MAIL_MAX_ATTEMPTS" envDefault:"20" help:"times that the mail server may put a mail off"`
-	MailMaxAge        time.Duration  `env:"MAIL_MAX_AGE" envDefault:"24h" help:"after which an unsent mail is dropped"`
 	SessionLifetime   time.Duration  `env:"SESSION_LIFETIME" envDefault:"168h" help:"until a member has to sign in again"`
 	PlansAllowed      []string       `env:"PLANS_ALLOWED" envDefault:"free" help:"plans that anyone may choose; the first is the default"`
 	ConsoleDemoURL    service.Secret `env:"CONSOLE_DEMO_URL" help:"page on which the faults of a demo are played; the console links to it"`
@@ -48,18 +45,17 @@ type Config struct {
 func (c Config) Validate() []error {
 	errs := slices.Concat(c.Common.Validate(), c.TLSFiles.Validate(),
 		c.StepConfig.problems(), c.ReconcileConfig.problems(), c.StuckConfig.problems(),
-		c.LimitConfig.problems(), c.CredentialsConfig.problems())
+		c.LimitConfig.problems(), c.CredentialsConfig.problems(), c.MailConfig.problems())
 	require := func(ok bool, name, what string) {
 		if !ok {
 			errs = append(errs, fmt.Errorf("%s: %s", name, what))
 		}
 	}
 	require(len(c.IdempotencySecret.Reveal()) >= 32, "IDEMPOTENCY_SECRET", "must have at least 32 characters")
-	for _, v := range [][2]string{{"MEMBER_HTTP_ADDR", c.HTTPAddr}, {"MEMBER_ADMIN_ADDR", c.AdminAddr}, {"SMTP_ADDR", c.SMTPAddr}} {
+	for _, v := range [][2]string{{"MEMBER_HTTP_ADDR", c.HTTPAddr}, {"MEMBER_ADMIN_ADDR", c.AdminAddr}} {
 		_, _, err := net.SplitHostPort(v[1])
 		require(err == nil, v[0], "must be host:port")
 	}
-	require(c.MailMaxAttempts > 0 && c.MailMaxAge > 0, "MAIL_MAX_ATTEMPTS, MAIL_MAX_AGE", "must be positive")
 	require(c.SessionLifetime > 0, "SESSION_LIFETIME", "must be positive")
 	require(len(c.PlansAllowed) > 0 && !slices.ContainsFunc(c.PlansAllowed, func(p string) bool { return store.QuotaBytes[p] == 0 }),
 		"PLANS_ALLOWED", "must list some of free, plus, pro")

@@ -12,7 +12,7 @@ import (
 
 // ReservedConfig configures which usernames are kept back.
 type ReservedConfig struct {
-	Names string `env:"USERNAMES_RESERVED" envDefault:"standard" help:"refused usernames, see docs/mail.md; none for none"`
+	Names string `env:"USERNAMES_RESERVED" envDefault:"standard" help:"refused usernames, see docs/api.md, or none"`
 }
 
 // CredentialsConfig configures usernames, and passwords with the hashing of them.

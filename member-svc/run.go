@@ -121,7 +121,8 @@ func newAPI(p *service.Process, cfg Config, st *store.Store, hasher *signup.Hash
 	return &api.API{
 		Signups: signup.New(signup.Config{
 			Plans: cfg.PlansAllowed, PasswordMin: cfg.PasswordMin, Unicode: cfg.Usernames == "unicode",
-			Reserved: signup.ParseReserved(cfg.ReservedConfig.Names), Secret: []byte(cfg.IdempotencySecret.Reveal()), DatabaseTimeout: cfg.DatabaseTimeout,
+			Reserved: signup.ParseReserved(cfg.ReservedConfig.Names),
+			Secret:   []byte(cfg.IdempotencySecret.Reveal()), DatabaseTimeout: cfg.DatabaseTimeout,
 		}, st, hasher, steps),
 		Accounts: account.New(account.Config{SessionLifetime: cfg.SessionLifetime, DatabaseTimeout: cfg.DatabaseTimeout, Log: p.Log}, st, hasher, steps),
 		Live:     hub, Store: st, Steps: steps, Metrics: metrics, DatabaseTimeout: cfg.DatabaseTimeout, Log: p.Log,
@@ -155,7 +156,8 @@ func addWorkers(p *service.Process, cfg Config, pool *pgxpool.Pool, nc *service.
 	registry prometheus.Registerer, wake func(),
 ) error {
 	mailer, err := welcome.New(welcome.Config{
-		Addr: cfg.SMTPAddr, From: cfg.MailFrom, MaxAttempts: cfg.MailMaxAttempts, MaxAge: cfg.MailMaxAge, Observe: metrics.Mail, Log: p.Log,
+		Server: cfg.server(), From: cfg.MailFrom, Secret: []byte(cfg.IdempotencySecret.Reveal()),
+		MaxAttempts: cfg.MailMaxAttempts, MaxAge: cfg.MailMaxAge, Observe: metrics.Mail, Log: p.Log,
 	}, pool)
 	if err != nil {
 		return err
@@ -183,6 +185,7 @@ func addWorkers(p *service.Process, cfg Config, pool *pgxpool.Pool, nc *service.
 	})
 	loop("group retries", time.Second, st.StepRetry)
 	loop("welcome mail", time.Second, mailer.Work)
+	loop("forget mailed addresses", time.Minute, mailer.Forget)
 	loop("forget keys", time.Minute, func(ctx context.Context) (bool, error) {
 		n, err := st.ForgetExpiredKeys(ctx, forgetBatch)
 		return n == forgetBatch, err

@@ -424,12 +424,22 @@ func TestSubcommands(t *testing.T) {
 		t.Errorf("serve lists everything that is missing: %v", err)
 	}
 	bad := environment(t, url, "nats://127.0.0.1:1")
-	for k, v := range map[string]string{"IDEMPOTENCY_SECRET": "short", "PLANS_ALLOWED": "gold", "SMTP_ADDR": "x", "REDRIVE_PER_SECOND": "0", "PASSWORD_MIN": "0",
-		"USERNAMES": "latin", "PASSWORD_PEPPERS": "id:short", "HASH_CONCURRENCY": "9", "HASH_MEMORY_KIB": "7169", "HASH_MEMORY_BUDGET_MIB": "63"} {
+	for k, v := range map[string]string{
+		"MAIL_FROM": "not an address", "MAIL_HELO": "not a name", "MAIL_TLS": "maybe",
+		"SMTP_ADDR": "x", "SMTP_USERNAME": "alone", "SMTP_CERT_FILE": "alone",
+		"IDEMPOTENCY_SECRET": "short", "PLANS_ALLOWED": "gold", "REDRIVE_PER_SECOND": "0", "PASSWORD_MIN": "0",
+		"USERNAMES": "latin", "PASSWORD_PEPPERS": "id:short", "HASH_CONCURRENCY": "9", "HASH_MEMORY_KIB": "7169",
+		"HASH_MEMORY_BUDGET_MIB": "63",
+	} {
 		bad[k] = v
 	}
 	err = run(t.Context(), []string{"serve"}, func(k string) string { return bad[k] }, io.Discard)
-	for _, want := range []string{"IDEMPOTENCY_SECRET", "PLANS_ALLOWED", "SMTP_ADDR", "REDRIVE_PER_SECOND", "PASSWORD_MIN", "USERNAMES", "PASSWORD_PEPPERS: line 1", "HASH_MEMORY_BUDGET_MIB"} {
+	for _, want := range []string{
+		"MAIL_FROM: not an address as in", "MAIL_HELO: not a host name", "MAIL_TLS: must be one of",
+		"SMTP_ADDR", "SMTP_USERNAME", "SMTP_CERT_FILE",
+		"IDEMPOTENCY_SECRET", "PLANS_ALLOWED", "REDRIVE_PER_SECOND", "PASSWORD_MIN", "USERNAMES",
+		"PASSWORD_PEPPERS: line 1", "HASH_MEMORY_BUDGET_MIB",
+	} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("no %s in: %v", want, err)
 		}

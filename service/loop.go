@@ -1,6 +1,7 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -70,8 +71,9 @@ func Loop(
 // outage is worth some lines, not one for each attempt, and a new cause is never hidden by an old one. Safe for
 // concurrent use.
 type Failures struct {
-	Task string
-	Log  *slog.Logger
+	Task    string
+	Message string // default: "failed, will retry"
+	Log     *slog.Logger
 
 	mu    sync.Mutex
 	total int
@@ -83,7 +85,8 @@ const maxKinds = 32
 
 // varying is what differs between two errors of one kind: ids, durations, ports and other long numbers. Codes of
 // protocols have three digits and stay.
-var varying = regexp.MustCompile(`[0-9a-fA-F]{8}-[0-9a-fA-F-]{27}|\d+(\.\d+)?(ns|µs|ms|s)\b|\d{4,}`)
+var varying = regexp.MustCompile(
+	`[0-9a-fA-F]{8}-[0-9a-fA-F-]{27}|\d+(\.\d+)? ?(ns|µs|ms|s|sec|seconds|minutes)\b|\d{4,}`)
 
 // Add counts a failure, logs it if it is worth a line, and returns how many there were since the last success.
 func (f *Failures) Add(ctx context.Context, err error) int {
@@ -99,7 +102,8 @@ func (f *Failures) Add(ctx context.Context, err error) int {
 	f.kinds[kind]++
 	f.total++
 	if n := f.kinds[kind]; bits.OnesCount(uint(n)) == 1 {
-		f.Log.WarnContext(ctx, "failed, will retry", "task", f.Task, "failures", f.total, "alike", n, "error", err)
+		f.Log.WarnContext(ctx, cmp.Or(f.Message, "failed, will retry"),
+			"task", f.Task, "failures", f.total, "alike", n, "error", err)
 	}
 	return f.total
 }

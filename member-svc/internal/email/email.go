@@ -67,14 +67,15 @@ func Domain(name string) (string, error) {
 		return "", ErrInvalid
 	}
 	for label := range strings.SplitSeq(ascii, ".") {
-		if strings.HasPrefix(label, "-") || strings.HasSuffix(label, "-") {
+		if label == "" || strings.HasPrefix(label, "-") || strings.HasSuffix(label, "-") {
 			return "", ErrInvalid
 		}
 	}
 	return ascii, nil
 }
 
-// unusable are controls, spaces, separators, directions, what has no width, and all else that people cannot see or type.
+// unusable are controls, spaces, separators, directions, what has no width, and all else that people cannot see or
+// type.
 func unusable(r rune) bool {
 	if r < utf8.RuneSelf {
 		return r <= ' ' || r == 0x7f
@@ -88,6 +89,12 @@ func notAtext(r rune) bool { return strings.ContainsRune(`"(),:;<>@[\]`, r) }
 
 // String returns the address as it goes to a mail server.
 func (a Address) String() string { return a.Local + "@" + a.Domain }
+
+// Unicode returns the domain as people read it.
+func (a Address) Unicode() string {
+	domain, _ := idna.Punycode.ToUnicode(a.Domain) // what cannot be converted stays
+	return domain
+}
 
 // ASCII reports whether every mail server can take the address; others need SMTPUTF8.
 func (a Address) ASCII() bool {

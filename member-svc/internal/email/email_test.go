@@ -91,8 +91,9 @@ func TestBadAddresses(t *testing.T) {
 
 func TestMailbox(t *testing.T) {
 	for address, want := range map[string]string{
-		"mina@example.org": "mina@example.org", "Mina@EXAMPLE.org": "mina@example.org", "mina+a+b@example.org": "mina@example.org",
-		"+tag@example.org": "tag@example.org", "MÜLLER@bücher.example": "müller@xn--bcher-kva.example",
+		"mina@example.org": "mina@example.org", "Mina@EXAMPLE.org": "mina@example.org",
+		"mina+a+b@example.org": "mina@example.org",
+		"+tag@example.org":     "tag@example.org", "MÜLLER@bücher.example": "müller@xn--bcher-kva.example",
 		"mu\u0308ller@BÜCHER.example": "müller@xn--bcher-kva.example", "ｍｉｎａ@example.org": "mina@example.org",
 		"mi.na@example.org": "mi.na@example.org",
 	} {
@@ -105,7 +106,7 @@ func TestMailbox(t *testing.T) {
 
 // Whatever is accepted can stand in a command of SMTP, and is accepted in the form in which it is sent.
 func FuzzParse(f *testing.F) {
-	for _, seed := range []string{"mina@example.org", "用户@例子.广告", "a\u202e@b.de", "a@b.de\r\nRCPT TO:<c@d.de>", "a@xn--bcher-kva.example"} {
+	for _, seed := range []string{"mina@example.org", "用户@例子.广告", "a\u202e@b.de", "a@b.de\r\nX"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, address string) {

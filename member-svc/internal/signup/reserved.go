@@ -13,8 +13,8 @@ import (
 type Reserved map[string]bool
 
 // standard are the mailboxes of RFC 2142 and other names of people who run a service.
-const standard = "abuse admin administrator ftp help hostmaster info mailer-daemon marketing moderator news no-reply noc " +
-	"operator postmaster root sales security staff support sysadmin system usenet uucp webmaster www"
+const standard = "abuse admin administrator ftp help hostmaster info mailer-daemon marketing moderator news no-reply " +
+	"noc operator postmaster root sales security staff support sysadmin system usenet uucp webmaster www"
 
 // ParseReserved reads names that are separated by commas or white space; "standard" stands for a list of roles, and
 // "none" for no name.
@@ -39,8 +39,10 @@ func (r Reserved) Has(usernameKey string) bool { return r[fold(usernameKey)] }
 // lookalikes are small letters of the Cyrillic, Greek and Armenian scripts, and digits, that are read as Latin ones.
 var lookalikes = strings.NewReplacer(
 	"а", "a", "α", "a", "в", "b", "с", "c", "ϲ", "c", "ԁ", "d", "е", "e", "ε", "e", "һ", "h", "н", "h",
-	"і", "i", "ι", "i", "ı", "i", "ј", "j", "к", "k", "κ", "k", "ӏ", "i", "м", "m", "п", "n", "ո", "n", "η", "n",
-	"о", "o", "ο", "o", "σ", "o", "օ", "o", "р", "p", "ρ", "p", "ԛ", "q", "г", "r", "ѕ", "s", "т", "t", "τ", "t",
+	"і", "i", "ι", "i", "ı", "i", "ј", "j", "к", "k", "κ", "k", "ӏ", "i", "м", "m", "п", "n", "ո", "n", "η",
+	"n",
+	"о", "o", "ο", "o", "σ", "o", "օ", "o", "р", "p", "ρ", "p", "ԛ", "q", "г", "r", "ѕ", "s", "т", "t", "τ",
+	"t",
 	"υ", "u", "ս", "u", "ν", "v", "ѵ", "v", "ԝ", "w", "ω", "w", "х", "x", "χ", "x", "у", "y", "γ", "y",
 	"0", "o", "1", "i", "l", "i", "|", "i", "3", "e", "4", "a", "@", "a", "5", "s", "$", "s", "7", "t",
 )

@@ -1,74 +1,77 @@
-// Package welcome sends the welcome mail: pleasant, not promised. The consumer only
-// makes a row; a worker sends what is due. Attempts and age are bounded, and nothing
-// here can delay a signup. A mail is sent twice only if the process dies between the
-// mail server's yes and the commit; its Message-ID is the same then. The address is
-// read when the mail is sent: whoever has left by then gets none.
+// Package welcome sends the welcome mail: pleasant, not promised. The consumer only makes a row; a worker sends what
+// is due. Attempts, age and copies are bounded, and nothing here can delay a signup. docs/mail.md says how the worker
+// behaves towards mail servers, and why. The address is read when the mail is sent: whoever has left by then gets none.
 package welcome
 
 import (
-	"cmp"
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
-	"strconv"
 	"time"
 
 	"github.com/gofrs/uuid/v5"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/wneessen/go-mail"
 
 	"github.com/signup-saga/signup-saga/contract"
+	"github.com/signup-saga/signup-saga/member-svc/internal/email"
 	"github.com/signup-saga/signup-saga/service"
 )
 
 const (
-	batchSize   = 20
-	sendTimeout = 10 * time.Second // for each command of a conversation
-	lease       = 5 * time.Minute  // longer than a batch: nobody else sends it meanwhile
-	backoffBase = 500 * time.Millisecond
-	backoffCap  = 30 * time.Second
-	outageCap   = 5 * time.Second // the server is away: come back soon after it does
+	batchSize    = 20
+	claimLease   = 5 * time.Minute  // for a batch that waits for its turn
+	letterLease  = 30 * time.Minute // longer than all time-outs of one letter, so that nobody else sends it meanwhile
+	maxCopies    = 3                // of a letter that may have arrived
+	dialTimeout  = 30 * time.Second
+	writeTimeout = 5 * time.Second // to write down what the mail server said
+	addressRest  = 24 * time.Hour  // between two welcome mails to one address
+	forgetBatch  = 1000
 )
 
 // Config configures [New].
 type Config struct {
-	Addr        string // host:port of the mail server
-	From        string
+	Server      Server
+	From        string                     // see [CheckSender]
+	Secret      []byte                     // keys the HMACs of addresses
 	MaxAttempts int                        // that the server refused for now; outages do not count
 	MaxAge      time.Duration              // then the mail is dropped, whatever the reason
 	Observe     func(result string, n int) // "sent", "dropped", "delayed"
 	Log         *slog.Logger
 }
 
-// Mailer queues and sends welcome mails. Safe for concurrent use, in many replicas.
+// Mailer queues and sends welcome mails, in many replicas.
 type Mailer struct {
-	cfg    Config
-	pool   *pgxpool.Pool
-	client *mail.Client
+	cfg  Config
+	from sender
+	pool *pgxpool.Pool
+
+	dial     func(ctx context.Context, network, address string) (net.Conn, error)
+	patience timeouts
+	letters  service.Failures // why letters were refused
+	quiet    time.Time        // the server is left alone until then
+	refusals int              // of the server to talk to us, one after the other
 }
 
-// New returns a mailer. It fails for a malformed address; it connects to nothing.
+// New returns a mailer. It fails for a malformed sender; it connects to nothing.
 func New(cfg Config, pool *pgxpool.Pool) (*Mailer, error) {
-	host, portText, err := net.SplitHostPort(cfg.Addr)
+	from, err := parseSender(cfg.From)
 	if err != nil {
-		return nil, fmt.Errorf("mail server: %w", err)
+		return nil, err
 	}
-	port, err := strconv.Atoi(portText)
-	if err != nil {
-		return nil, fmt.Errorf("mail server: %w", err)
-	}
-	client, err := mail.NewClient(host, mail.WithPort(port), mail.WithTLSPolicy(mail.TLSOpportunistic), mail.WithTimeout(sendTimeout), mail.WithHELO("localhost"))
-	if err != nil {
-		return nil, fmt.Errorf("mail client: %w", err)
-	}
-	return &Mailer{cfg, pool, client}, nil
+	return &Mailer{
+		cfg: cfg, from: from, pool: pool,
+		dial: (&net.Dialer{Timeout: dialTimeout}).DialContext, patience: patience,
+		letters: service.Failures{Task: "deliver a welcome mail", Message: "not delivered", Log: cfg.Log},
+	}, nil
 }
 
 // Queue handles a batch of member.signed-up events: a row for each member who has an
-// address, once.
+// address, once. Safe for concurrent use.
 func (m *Mailer) Queue(ctx context.Context, batch []service.Message) error {
 	var members []string
 	for _, message := range batch {
@@ -86,130 +89,224 @@ func (m *Mailer) Queue(ctx context.Context, batch []service.Message) error {
 	}
 	// The sub-select hides the ids from the planner, so that it plans once: it takes longer than the work.
 	_, err := m.pool.Exec(ctx, `-- name: queueMails
-INSERT INTO mail (member_id, kind) SELECT id, 'welcome' FROM member WHERE id = ANY ((SELECT $1::text[])::uuid[]) AND email IS NOT NULL
+INSERT INTO mail (member_id, kind)
+SELECT id, 'welcome' FROM member WHERE id = ANY ((SELECT $1::text[])::uuid[]) AND email IS NOT NULL
 ON CONFLICT DO NOTHING`, members)
 	return err
 }
 
-// Work sends one batch of what is due; it is a step for a loop. An error means that
-// the mail server cannot be reached.
+// Work sends one batch of what is due; it is a step for a loop, which runs it once at a time. An error means that
+// the mail server cannot be used: it is away, or refuses to talk to this service. No letter pays for that.
 func (m *Mailer) Work(ctx context.Context) (more bool, err error) {
-	due, err := m.claim(ctx)
-	if err != nil || len(due) == 0 {
+	if time.Now().Before(m.quiet) {
+		return false, service.ErrIdle
+	}
+	claimed, err := m.claim(ctx)
+	if err != nil {
 		return false, err
 	}
-	dialCtx, cancel := context.WithTimeout(ctx, sendTimeout)
-	defer cancel()
-	away := m.client.DialWithContext(dialCtx)
-	if away == nil {
-		defer func() { _ = m.client.Close() }()
-	}
-	// What the mail server said is written down even when we are told to stop.
-	write := context.WithoutCancel(ctx)
-	for _, l := range due {
-		if cause := cmp.Or(away, ctx.Err()); cause != nil {
-			err = m.postpone(write, l, 0, cause)
+	var due []letter
+	for _, l := range claimed {
+		if l.Expired || l.Copies >= maxCopies {
+			err = errors.Join(err, m.settle(ctx, l, settlement{state: "dropped"}))
 		} else {
-			err = m.send(write, l)
+			due = append(due, l)
 		}
-		if err != nil {
+	}
+	if err != nil {
+		return false, err
+	}
+	if len(due) == 0 {
+		return len(claimed) == batchSize, service.ErrIdle
+	}
+	s, refused := m.connect(ctx)
+	if refused != nil {
+		return false, m.away(ctx, due, refused)
+	}
+	defer s.close()
+	for i, l := range due {
+		if ctx.Err() != nil {
+			return false, errors.Join(m.release(ctx, due[i:], ""), ctx.Err())
+		}
+		answer, err := m.send(ctx, s, l)
+		switch {
+		case err != nil:
 			return false, err
+		case answer == nil || !answer.ends():
+			m.refusals = 0
+		case i > 0 && answer.outcome() == serverAway: // many servers end a conversation after some letters
+			return true, m.release(ctx, due[i+1:], answer.Error())
+		default: // this letter may be why: it waits, the others do not
+			return false, m.away(ctx, due[i+1:], answer)
 		}
 	}
-	if away != nil {
-		return false, fmt.Errorf("mail server: %w", away)
-	}
-	return len(due) == batchSize, nil
+	return len(claimed) == batchSize, nil
 }
 
-// letter is a claimed row of mail.
+// letter is a claimed row of mail. Until is the end of the claim, which nobody else shares.
 type letter struct {
-	MemberID, Kind string
-	Attempts       int
-	Expired        bool
+	MemberID string
+	Attempts int
+	Copies   int
+	Until    time.Time
+	Email    *string
+	Expired  bool
 }
 
 func (m *Mailer) claim(ctx context.Context) ([]letter, error) {
 	rows, err := m.pool.Query(ctx, `-- name: claimMails
-UPDATE mail SET next_attempt_at = now() + make_interval(secs => $1)
-WHERE (member_id, kind) IN (
-          SELECT member_id, kind FROM mail WHERE state = 'queued' AND next_attempt_at <= now()
-          ORDER BY next_attempt_at LIMIT $2 FOR UPDATE SKIP LOCKED)
-RETURNING member_id, kind, attempts, created_at < now() - make_interval(secs => $3) AS expired`, lease.Seconds(), batchSize, m.cfg.MaxAge.Seconds())
+WITH due AS MATERIALIZED (
+    SELECT member_id, kind FROM mail WHERE state = 'queued' AND next_attempt_at <= now()
+    ORDER BY next_attempt_at LIMIT $2 FOR UPDATE SKIP LOCKED
+)
+UPDATE mail l SET next_attempt_at = now() + make_interval(secs => $1)
+FROM due JOIN member m ON m.id = due.member_id WHERE l.member_id = due.member_id AND l.kind = due.kind
+RETURNING l.member_id, l.attempts, l.copies, l.next_attempt_at AS until, m.email,
+          l.created_at < now() - make_interval(secs => $3) AS expired`,
+		claimLease.Seconds(), batchSize, m.cfg.MaxAge.Seconds())
 	if err != nil {
 		return nil, err
 	}
 	return pgx.CollectRows(rows, pgx.RowToStructByName[letter])
 }
 
-func (m *Mailer) send(ctx context.Context, l letter) error {
-	if l.Expired {
-		return m.finish(ctx, l, "dropped", nil)
+// send sends one letter and writes down what became of it. The answer is nil if it was sent, or is not to be sent.
+func (m *Mailer) send(ctx context.Context, s *session, l letter) (*failure, error) {
+	var to email.Address
+	err := email.ErrInvalid
+	if l.Email != nil {
+		to, err = email.Parse(*l.Email)
 	}
-	var username, email string
-	err := m.pool.QueryRow(ctx, "-- name: readAddress\nSELECT username, email FROM member WHERE id = $1 AND email IS NOT NULL", l.MemberID).Scan(&username, &email)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return m.finish(ctx, l, "dropped", nil)
+	if err != nil { // they have left, or come from a version that checked less
+		return nil, m.settle(ctx, l, settlement{state: "dropped", reason: "the address cannot be used"})
 	}
-	if err != nil {
-		return err
-	}
-	msg := mail.NewMsg()
-	msg.SetMessageIDWithValue(l.Kind + "." + l.MemberID + "@signup-saga")
-	msg.SetDate()
-	msg.Subject("Welcome")
-	msg.SetBodyString(mail.TypeTextPlain, "Hello "+username+",\n\nwelcome! Your storage is being set up; it will be there when you sign in.\n")
-	if err := errors.Join(msg.From(m.cfg.From), msg.To(email)); err != nil {
-		return m.finish(ctx, l, "dropped", err)
-	}
-	err = m.client.Send(msg)
-	var refused *mail.SendError
+	opened, reason, err := m.open(ctx, l, to)
 	switch {
-	case err == nil:
-		return m.finish(ctx, l, "sent", nil)
-	case !errors.As(err, &refused) || refused.ErrorCode() == 0:
-		return m.postpone(ctx, l, 0, err) // the conversation broke off
-	case refused.ErrorCode() >= 500:
-		return m.finish(ctx, l, "dropped", err)
-	default:
-		return m.postpone(ctx, l, 1, err)
+	case err != nil:
+		return nil, err
+	case reason != "":
+		return nil, m.settle(ctx, l, settlement{state: "dropped", reason: reason})
+	case !opened:
+		return nil, nil // its claim ran out, and somebody else has it
 	}
+	answer := s.deliver(m.from, to, l.MemberID)
+	if answer != nil && answer.outcome() != serverAway {
+		m.letters.Add(ctx, answer)
+	}
+	return answer, m.settle(ctx, l, m.judge(l, answer))
 }
 
-// postpone puts a letter back, or drops it when its attempts or its age are used up.
-// An outage is no attempt of the letter's.
-func (m *Mailer) postpone(ctx context.Context, l letter, attempt int, cause error) error {
-	if l.Expired || l.Attempts+attempt >= m.cfg.MaxAttempts {
-		return m.finish(ctx, l, "dropped", cause)
+// open is the last look before a letter goes out: its member is still here, and the address had no other welcome mail
+// within a day. From here on the letter counts as a copy, and waits, whatever happens to this process.
+func (m *Mailer) open(ctx context.Context, l letter, to email.Address) (opened bool, reason string, err error) {
+	mac := hmac.New(sha256.New, m.cfg.Secret)
+	mac.Write([]byte("mailbox\x00" + to.Mailbox())) // what else the secret keys begins otherwise
+	var stays, first bool
+	err = m.pool.QueryRow(ctx, `-- name: openMail
+WITH letter AS (
+    SELECT FROM mail l JOIN member m ON m.id = l.member_id
+    WHERE l.member_id = $1 AND l.kind = 'welcome' AND l.state = 'queued' AND m.email = $2
+), address AS (
+    INSERT INTO mailed_address AS a (mac, member_id) SELECT $3::bytea, $1::uuid FROM letter
+    ON CONFLICT (mac) DO UPDATE SET member_id = excluded.member_id, used_at = now()
+    WHERE a.member_id = excluded.member_id OR a.used_at <= now() - make_interval(secs => $4)
+    RETURNING mac
+), opened AS (
+    UPDATE mail SET next_attempt_at = now() + make_interval(secs => $5), copies = copies + 1
+    WHERE member_id = $1 AND kind = 'welcome' AND state = 'queued' AND next_attempt_at = $6
+      AND EXISTS (SELECT FROM address)
+    RETURNING member_id
+)
+SELECT EXISTS (SELECT FROM letter), EXISTS (SELECT FROM address), EXISTS (SELECT FROM opened)`,
+		l.MemberID, *l.Email, mac.Sum(nil), addressRest.Seconds(), letterLease.Seconds(), l.Until).
+		Scan(&stays, &first, &opened)
+	switch {
+	case err != nil:
+	case !stays:
+		reason = "the member has left"
+	case !first:
+		reason = "the address had a welcome mail within a day"
 	}
-	wait := service.Backoff(l.Attempts+attempt, backoffBase, backoffCap)
-	if attempt == 0 {
-		wait = service.Backoff(10, backoffBase, outageCap)
+	return opened, reason, err
+}
+
+// settlement is what becomes of a letter. Only a letter whose text may have arrived keeps its copy.
+type settlement struct {
+	state    string
+	attempts int
+	copies   int
+	wait     time.Duration
+	reason   string
+}
+
+// judge decides about a letter by the server's answer.
+func (m *Mailer) judge(l letter, answer *failure) settlement {
+	if answer == nil {
+		return settlement{state: "sent"}
 	}
-	_, err := m.pool.Exec(ctx, `-- name: postponeMail
-UPDATE mail SET next_attempt_at = now() + make_interval(secs => $3), attempts = attempts + $4, error = $5
-WHERE member_id = $1 AND kind = $2 AND state = 'queued'`, l.MemberID, l.Kind, wait.Seconds(), attempt, describe(cause))
-	m.cfg.Observe("delayed", 1)
+	next := settlement{state: "queued", attempts: 1, copies: -1, reason: answer.Error()}
+	switch answer.outcome() {
+	case refusedForGood:
+		next.state = "dropped"
+	case serverAway:
+		next.attempts, next.wait = 0, spread(brokenWait)
+	case putOff:
+		next.wait = m.retryAfter(l.Attempts + 1)
+	case inDoubt:
+		next.copies, next.wait = 0, max(doubtWait, m.retryAfter(l.Attempts+1))
+	}
+	if l.Attempts+next.attempts >= m.cfg.MaxAttempts || l.Copies+1+next.copies >= maxCopies {
+		next.state = "dropped"
+	}
+	return next
+}
+
+// settle writes down what becomes of a letter, also when this process is told to stop.
+func (m *Mailer) settle(ctx context.Context, l letter, s settlement) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
+	defer cancel()
+	tag, err := m.pool.Exec(ctx, `-- name: settleMail
+UPDATE mail SET state = $2, attempts = attempts + $3, copies = copies + $4,
+       next_attempt_at = now() + make_interval(secs => $5),
+       error = CASE WHEN $6 = '' AND $2 = 'dropped' THEN error ELSE $6 END,
+       finished_at = CASE WHEN $2 <> 'queued' THEN now() END
+WHERE member_id = $1 AND kind = 'welcome' AND state = 'queued'`,
+		l.MemberID, s.state, s.attempts, s.copies, s.wait.Seconds(), s.reason)
+	result := s.state
+	if result == "queued" {
+		result = "delayed"
+	}
+	m.cfg.Observe(result, int(tag.RowsAffected()))
 	return err
 }
 
-func (m *Mailer) finish(ctx context.Context, l letter, state string, cause error) error {
-	tag, err := m.pool.Exec(ctx, `-- name: finishMail
-UPDATE mail SET state = $3, finished_at = now(), error = $4 WHERE member_id = $1 AND kind = $2 AND state = 'queued'`,
-		l.MemberID, l.Kind, state, describe(cause))
-	m.cfg.Observe(state, int(tag.RowsAffected()))
+// away puts letters back because the server cannot be used, and returns why.
+func (m *Mailer) away(ctx context.Context, letters []letter, why *failure) error {
+	m.keepQuiet(why)
+	m.cfg.Observe("delayed", len(letters))
+	return errors.Join(fmt.Errorf("mail server %s: %w", m.cfg.Server.Addr, why), m.release(ctx, letters, why.Error()))
+}
+
+// release ends the claim of letters that were not opened.
+func (m *Mailer) release(ctx context.Context, letters []letter, reason string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
+	defer cancel()
+	members, ends := make([]string, len(letters)), make([]time.Time, len(letters))
+	for i, l := range letters {
+		members[i], ends[i] = l.MemberID, l.Until
+	}
+	_, err := m.pool.Exec(ctx, `-- name: releaseMails
+UPDATE mail SET next_attempt_at = now(), error = CASE WHEN $3 = '' THEN error ELSE $3 END
+FROM unnest($1::text[]::uuid[], $2::timestamptz[]) AS claim (member, until)
+WHERE member_id = member AND kind = 'welcome' AND state = 'queued' AND next_attempt_at = until`, members, ends, reason)
 	return err
 }
 
-// describe says what failed without the address, which servers like to repeat.
-func describe(err error) string {
-	var refused *mail.SendError
-	switch {
-	case err == nil:
-		return ""
-	case errors.As(err, &refused):
-		return fmt.Sprintf("refused with code %d", refused.ErrorCode())
-	default:
-		return "the mail server cannot be reached"
-	}
+// Forget deletes what is known of addresses that may have another welcome mail; it is a step for a loop.
+func (m *Mailer) Forget(ctx context.Context) (more bool, err error) {
+	tag, err := m.pool.Exec(ctx, `-- name: forgetMailedAddresses
+DELETE FROM mailed_address WHERE mac IN (
+    SELECT mac FROM mailed_address WHERE used_at <= now() - make_interval(secs => $1) LIMIT $2 FOR UPDATE SKIP LOCKED)`,
+		addressRest.Seconds(), forgetBatch)
+	return tag.RowsAffected() == forgetBatch, err
 }

@@ -1,8 +1,10 @@
 package welcome_test
 
 import (
+	"bytes"
+	"context"
+	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -12,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/emersion/go-smtp"
 	"github.com/gofrs/uuid/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -25,110 +26,138 @@ import (
 
 func TestMain(m *testing.M) { testenv.Main(m) }
 
-// mailbox is a mail server that refuses what refuse says.
-type mailbox struct {
-	mu     sync.Mutex
-	mails  []string // raw
-	refuse func(to string) error
-	breaks bool // the connection, in the middle of the conversation
-}
-
-func (m *mailbox) NewSession(c *smtp.Conn) (smtp.Session, error) {
-	return &session{m: m, conn: c.Conn()}, nil
-}
-
-type session struct {
-	m    *mailbox
-	conn net.Conn
-	to   string
-}
-
-func (s *session) Mail(string, *smtp.MailOptions) error { return nil }
-func (s *session) Rcpt(to string, _ *smtp.RcptOptions) error {
-	s.to = to
-	if s.m.breaks {
-		return s.conn.Close()
-	}
-	if s.m.refuse != nil {
-		return s.m.refuse(to)
-	}
-	return nil
-}
-func (s *session) Data(r io.Reader) error {
-	raw, err := io.ReadAll(r)
-	s.m.mu.Lock()
-	defer s.m.mu.Unlock()
-	s.m.mails = append(s.m.mails, s.to+"\n"+string(raw))
-	return err
-}
-func (s *session) Reset()        {}
-func (s *session) Logout() error { return nil }
-
-func (m *mailbox) all() []string {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return append([]string(nil), m.mails...)
-}
-
-func (m *mailbox) listen(t *testing.T, addr string) string {
-	t.Helper()
-	server := smtp.NewServer(m)
-	server.Domain = "localhost"
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() { defer close(done); _ = server.Serve(l) }()
-	t.Cleanup(func() { _ = server.Close(); <-done })
-	return l.Addr().String()
-}
-
 type fixture struct {
+	t       *testing.T
 	pool    *pgxpool.Pool
+	cfg     welcome.Config
 	mailer  *welcome.Mailer
+	log     *bytes.Buffer
 	counted map[string]int
 }
 
 func open(t *testing.T, addr string) *fixture {
 	t.Helper()
-	f := &fixture{pool: storetest.Open(t), counted: map[string]int{}}
-	var err error
-	f.mailer, err = welcome.New(welcome.Config{
-		Addr: addr, From: "welcome@example.org", MaxAttempts: 3, MaxAge: time.Hour, Log: slog.New(slog.DiscardHandler),
-		Observe: func(result string, n int) { f.counted[result] += n },
-	}, f.pool)
-	if err != nil {
-		t.Fatal(err)
+	return configured(t, welcome.Server{Addr: addr, TLS: welcome.TLSOpportunistic})
+}
+
+func configured(t *testing.T, server welcome.Server) *fixture {
+	t.Helper()
+	f := &fixture{t: t, pool: storetest.Open(t), log: new(bytes.Buffer), counted: map[string]int{}}
+	f.cfg = welcome.Config{
+		Server: server, From: "welcome@sender.example", Secret: storetest.Secret,
+		MaxAttempts: 20, MaxAge: 24 * time.Hour,
+		Log: slog.New(slog.NewTextHandler(f.log, nil)), Observe: func(result string, n int) { f.counted[result] += n },
 	}
+	f.mailer = f.another()
 	return f
 }
 
-func (f *fixture) member(t *testing.T, name string, email any) string {
-	t.Helper()
+// another returns the mailer of another replica.
+func (f *fixture) another() *welcome.Mailer {
+	f.t.Helper()
+	m, err := welcome.New(f.cfg, f.pool)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return m
+}
+
+func (f *fixture) member(name string, email any) string {
+	f.t.Helper()
 	id := uuid.Must(uuid.NewV7()).String()
-	storetest.Exec(t, f.pool, "INSERT INTO member (id, username, username_key, email, plan, password_hash, created_at) VALUES ($1, $2, $2, $3, 'free', 'x', now())", id, name, email)
+	storetest.Exec(f.t, f.pool, `INSERT INTO member (id, username, username_key, email, plan, password_hash, created_at)
+VALUES ($1, $2, $2, $3, 'free', 'x', now())`, id, name, email)
+	return id
+}
+
+// letter signs a member up and queues their mail.
+func (f *fixture) letter(name, email string) string {
+	f.t.Helper()
+	id := f.member(name, email)
+	f.queue(signedUp(id))
 	return id
 }
 
 func signedUp(memberID string) service.Message {
 	return service.Message{
 		Subject: "signup.nonessential.member.signed-up",
-		Headers: map[string][]string{"ce-specversion": {"1.0"}, "ce-id": {"1"}, "ce-source": {"/member-svc"}, "ce-type": {string(contract.MemberSignedUp)}},
-		Body:    fmt.Appendf(nil, `{"member_id":%q,"saga_id":"01999e5c-0000-7000-8000-00000000000b"}`, memberID),
+		Headers: map[string][]string{
+			"ce-specversion": {"1.0"}, "ce-id": {"1"}, "ce-source": {"/member-svc"},
+			"ce-type": {string(contract.MemberSignedUp)},
+		},
+		Body: fmt.Appendf(nil, `{"member_id":%q,"saga_id":"01999e5c-0000-7000-8000-00000000000b"}`, memberID),
 	}
 }
 
-func (f *fixture) queue(t *testing.T, messages ...service.Message) {
-	t.Helper()
-	if err := f.mailer.Queue(t.Context(), messages); err != nil {
-		t.Fatal(err)
+func (f *fixture) queue(messages ...service.Message) {
+	f.t.Helper()
+	if err := f.mailer.Queue(f.t.Context(), messages); err != nil {
+		f.t.Fatal(err)
 	}
 }
 
-func (f *fixture) due(t *testing.T) {
-	t.Helper()
-	storetest.Exec(t, f.pool, "UPDATE mail SET next_attempt_at = now()")
+// work runs one pass; the error is why the mail server cannot be used.
+func (f *fixture) work() error {
+	f.t.Helper()
+	_, err := f.mailer.Work(f.t.Context())
+	if errors.Is(err, service.ErrIdle) {
+		return nil
+	}
+	return err
+}
+
+// elapse has time go by, in the database.
+func (f *fixture) elapse(d time.Duration) {
+	f.t.Helper()
+	f.mailer.Quiet()
+	storetest.Exec(f.t, f.pool, `UPDATE mail
+SET next_attempt_at = next_attempt_at - $1::interval, created_at = created_at - $1::interval`, d)
+	storetest.Exec(f.t, f.pool, "UPDATE mailed_address SET used_at = used_at - $1::interval", d)
+}
+
+// untilDue has time go by until the next mail is due, and returns how long that took.
+func (f *fixture) untilDue() time.Duration {
+	f.t.Helper()
+	var seconds float64
+	err := f.pool.QueryRow(f.t.Context(), `-- name: testUntilDue
+SELECT coalesce(greatest(extract(epoch FROM min(next_attempt_at) - now()), 0), 0)::float8
+FROM mail WHERE state = 'queued'`).Scan(&seconds)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	d := time.Duration(seconds*float64(time.Second)) + time.Millisecond
+	f.elapse(d)
+	return d
+}
+
+// erase is what a withdrawal does to members.
+const erase = `UPDATE member
+SET username = NULL, username_key = NULL, name_mac = sha256(id::text::bytea), email = NULL, password_hash = ''`
+
+type row struct {
+	State            string
+	Attempts, Copies int
+	Wait             time.Duration
+	Error            string
+}
+
+// row returns the only mail.
+func (f *fixture) row() (r row) {
+	f.t.Helper()
+	var seconds float64
+	err := f.pool.QueryRow(f.t.Context(), `-- name: testMail
+SELECT state, attempts, copies, extract(epoch FROM next_attempt_at - now())::float8, error FROM mail`).
+		Scan(&r.State, &r.Attempts, &r.Copies, &seconds, &r.Error)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	r.Wait = time.Duration(seconds * float64(time.Second))
+	return r
+}
+
+func (f *fixture) count(condition string) int {
+	f.t.Helper()
+	return storetest.Count(f.t, f.pool, "SELECT count(*) FROM mail WHERE "+condition)
 }
 
 func TestOneMailPerMemberAlthoughTheServerWasAway(t *testing.T) {
@@ -139,138 +168,196 @@ func TestOneMailPerMemberAlthoughTheServerWasAway(t *testing.T) {
 	addr := reserved.Addr().String()
 	_ = reserved.Close()
 	f := open(t, addr)
-	mina := f.member(t, "mina", "mina@example.org")
-	silent := f.member(t, "silent", nil)
-	f.queue(t, signedUp(mina), signedUp(mina), signedUp(silent), signedUp(uuid.Must(uuid.NewV7()).String()), signedUp("no uuid"), service.Message{Body: []byte("{")})
-	f.queue(t, signedUp(mina))
-	for range 5 { // more often than MaxAttempts: an outage is no attempt
-		if _, err := f.mailer.Work(t.Context()); err == nil {
-			t.Fatal("the mail server is away, but nothing failed")
+	mina := f.member("mina", "mina@example.org")
+	silent := f.member("silent", nil)
+	f.queue(signedUp(mina), signedUp(mina), signedUp(silent), signedUp(uuid.Must(uuid.NewV7()).String()),
+		signedUp("no uuid"), service.Message{Body: []byte("{")})
+	f.queue(signedUp(mina))
+	for range 30 { // more often than MaxAttempts: an outage is no attempt
+		err := f.work()
+		if err == nil || !strings.Contains(err.Error(), "connection refused; check SMTP_ADDR") {
+			t.Fatalf("the mail server is away, but: %v", err)
 		}
-		if n := storetest.Count(t, f.pool, "SELECT count(*) FROM mail WHERE next_attempt_at < now() + interval '5 seconds' AND attempts = 0"); n != 1 {
-			t.Fatalf("%d mails wait for at most 5 s, want 1", n)
+		r := f.row()
+		if r.Wait > 0 || r.Attempts > 0 || r.Copies > 0 || !strings.Contains(r.Error, "connection refused") {
+			t.Fatalf("the mail pays for the outage: %+v", r)
 		}
-		f.due(t)
 	}
-	box := &mailbox{}
-	box.listen(t, addr)
+	s := newServer(t, addr, nil)
 	for range 2 {
-		if _, err := f.mailer.Work(t.Context()); err != nil {
+		if err := f.work(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	mails := box.all()
-	if len(mails) != 1 {
-		t.Fatalf("%d mails, want 1", len(mails))
+	if mails := s.all(); len(mails) != 1 || !strings.HasPrefix(mails[0], "RCPT TO:<mina@example.org>\n") {
+		t.Fatalf("%d mails, want 1: %q", len(mails), mails)
 	}
-	for _, want := range []string{"mina@example.org\n", "Message-ID: <welcome." + mina + "@signup-saga>", "Hello mina", "text/plain"} {
-		if !strings.Contains(mails[0], want) {
-			t.Errorf("no %q in\n%s", want, mails[0])
-		}
-	}
-	if f.counted["sent"] != 1 || f.counted["dropped"] != 0 {
-		t.Errorf("counted %v", f.counted)
+	if f.counted["sent"] != 1 || f.counted["dropped"] != 0 || f.row().State != "sent" || f.row().Error != "" {
+		t.Errorf("counted %v, %+v", f.counted, f.row())
 	}
 }
 
-func TestRefusals(t *testing.T) {
-	box := &mailbox{refuse: func(to string) error {
-		if strings.HasPrefix(to, "never") {
-			return &smtp.SMTPError{Code: 550, Message: "no such mailbox " + to}
-		}
-		return &smtp.SMTPError{Code: 450, Message: "try later " + to}
-	}}
-	f := open(t, box.listen(t, "127.0.0.1:0"))
-	f.queue(t, signedUp(f.member(t, "never", "never@example.org")), signedUp(f.member(t, "later", "later@example.org")))
-	for range 3 {
-		if _, err := f.mailer.Work(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		f.due(t)
+// Nothing that strangers chose stands in a mail but the address that it goes to.
+func TestNothingOfAStrangerIsInTheMail(t *testing.T) {
+	s := newServer(t, "127.0.0.1:0", nil)
+	f := open(t, s.addr)
+	names := []string{
+		"http://evil.example/2423", "www.evil.example", "mina\r\nBcc: nora@example.org", "\u202eevil", "<b>evil</b>",
+		"mina",
 	}
-	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM mail WHERE state = 'dropped' AND error IN ('refused with code 550', 'refused with code 450')"); n != 2 {
-		t.Errorf("%d dropped, want 2: one at once, one after its attempts; without the address in the reason", n)
+	for i, name := range names {
+		f.letter(name, fmt.Sprintf("m%d@example.org", i))
 	}
-	if f.counted["dropped"] != 2 || f.counted["delayed"] != 2 {
-		t.Errorf("counted %v", f.counted)
+	if err := f.work(); err != nil {
+		t.Fatal(err)
+	}
+	mails := s.all()
+	if len(mails) != len(names) {
+		t.Fatalf("%d mails", len(mails))
+	}
+	for _, m := range mails {
+		for _, word := range []string{"evil", "mina", "nora", "://"} {
+			if strings.Contains(m, word) {
+				t.Errorf("a stranger's words in\n%s", m)
+			}
+		}
+		for _, want := range []string{
+			"\nAuto-Submitted: auto-generated\r\n", "\r\nDate: ", "\r\nMIME-Version: 1.0\r\n", "\r\nMessage-ID: <",
+			"@sender.example>\r\n", "\r\nFrom: <welcome@sender.example>\r\n", "\r\nSubject: Welcome\r\n",
+			"\r\nContent-Transfer-Encoding: quoted-printable\r\n", "\r\nContent-Type: text/plain; charset=UTF-8\r\n",
+			"Welcome!",
+		} {
+			if !strings.Contains(m, want) {
+				t.Errorf("no %q in\n%s", want, m)
+			}
+		}
+		if strings.Contains(m, "User-Agent") || strings.ContainsFunc(m, func(r rune) bool { return r > '~' }) {
+			t.Errorf("more than there should be in\n%s", m)
+		}
 	}
 }
 
-func TestBrokenConversationIsNoAttempt(t *testing.T) {
-	f := open(t, (&mailbox{breaks: true}).listen(t, "127.0.0.1:0"))
-	f.queue(t, signedUp(f.member(t, "mina", "mina@example.org")), signedUp(f.member(t, "nora", "nora@example.org")))
+// However many members one address has, and whatever they look like, it gets one welcome mail a day.
+func TestOneMailPerAddressAndDay(t *testing.T) {
+	s := newServer(t, "127.0.0.1:0", nil)
+	f := open(t, s.addr)
+	f.cfg.Observe = func(string, int) {}
+	for i := range 50 {
+		spellings := []string{"mina@example.org", "MINA@Example.ORG", "mina+tag@example.org", "Mina+x@example.org"}
+		f.letter(fmt.Sprintf("m%d", i), spellings[i%4])
+	}
+	var replicas sync.WaitGroup
 	for range 4 {
-		if _, err := f.mailer.Work(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		f.due(t)
+		m := f.another()
+		replicas.Go(func() {
+			for {
+				if _, err := m.Work(t.Context()); errors.Is(err, service.ErrIdle) {
+					return
+				} else if err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
 	}
-	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM mail WHERE state = 'queued' AND attempts = 0"); n != 2 {
-		t.Errorf("%d mails wait, want 2", n)
+	replicas.Wait()
+	if n := len(s.all()); n != 1 {
+		t.Errorf("%d mails to one address, want 1", n)
+	}
+	if n := f.count("state = 'dropped' AND error = 'the address had a welcome mail within a day'"); n != 49 {
+		t.Errorf("%d dropped, want 49", n)
+	}
+	addresses := func() int {
+		return storetest.Count(t, f.pool, "SELECT count(*) FROM mailed_address WHERE length(mac) = 32")
+	}
+	again := func(name string, want int) {
+		t.Helper()
+		f.letter(name, "mina@example.org")
+		if err := f.work(); err != nil || len(s.all()) != want || addresses() != 1 {
+			t.Errorf("%s: %d mails, want %d, %d addresses: %v", name, len(s.all()), want, addresses(), err)
+		}
+	}
+	// Whoever leaves takes the address along, but not the memory that it was written to.
+	storetest.Exec(t, f.pool, erase)
+	again("after the others left", 1)
+	f.elapse(23 * time.Hour)
+	if _, err := f.mailer.Forget(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	again("the same day", 1)
+	f.elapse(2 * time.Hour)
+	again("the next day", 2)
+	f.elapse(25 * time.Hour)
+	if _, err := f.mailer.Forget(t.Context()); err != nil || addresses() != 0 {
+		t.Errorf("%d addresses are kept for more than a day: %v", addresses(), err)
 	}
 }
 
 func TestOldMailIsDropped(t *testing.T) {
-	box := &mailbox{}
-	f := open(t, box.listen(t, "127.0.0.1:0"))
-	f.queue(t, signedUp(f.member(t, "mina", "mina@example.org")))
-	storetest.Exec(t, f.pool, "UPDATE mail SET created_at = now() - interval '2 hours'")
-	if _, err := f.mailer.Work(t.Context()); err != nil || f.counted["dropped"] != 1 || len(box.all()) != 0 {
-		t.Errorf("%v, %v, %d mails", err, f.counted, len(box.all()))
+	s := newServer(t, "127.0.0.1:0", nil)
+	f := open(t, s.addr)
+	f.letter("mina", "mina@example.org")
+	storetest.Exec(t, f.pool, "UPDATE mail SET created_at = now() - interval '25 hours', error = 'RCPT: 450 later'")
+	if err := f.work(); err != nil || f.counted["dropped"] != 1 || s.greetings() != 0 {
+		t.Errorf("%v, %v, %d conversations", err, f.counted, s.greetings())
+	}
+	if r := f.row(); r.Error != "RCPT: 450 later" {
+		t.Errorf("the reason is lost: %+v", r)
 	}
 }
 
-// Whoever has left gets no mail: not if he left before it was queued, nor while it
+// Whoever has left gets no mail: not if they left before it was queued, nor while it
 // waited, nor after it was claimed together with another that was sent before it.
 func TestNoMailAfterLeaving(t *testing.T) {
-	box := &mailbox{}
-	f := open(t, box.listen(t, "127.0.0.1:0"))
-	leave := func(id string) error { // what a withdrawal does to a member
-		_, err := f.pool.Exec(t.Context(), "-- name: testLeave\nUPDATE member SET username = NULL, username_key = NULL, name_mac = sha256(id::text::bytea), email = NULL, password_hash = '' WHERE id = $1", id)
-		return err
+	s := newServer(t, "127.0.0.1:0", nil)
+	f := open(t, s.addr)
+	leave := func(id string) {
+		_, err := f.pool.Exec(context.WithoutCancel(t.Context()), "-- name: testLeave\n"+erase+" WHERE id = $1", id)
+		if err != nil {
+			t.Error(err)
+		}
 	}
 	var ids []string
 	for _, name := range []string{"early", "waiting", "first", "second"} {
-		ids = append(ids, f.member(t, name, name+"@example.org"))
+		ids = append(ids, f.member(name, name+"@example.org"))
 	}
-	box.refuse = func(to string) error { // in the middle of the conversation about one, the other leaves
-		if strings.HasPrefix(to, "first") {
-			return leave(ids[3])
+	s.answer(func(command string) string { // in the middle of the conversation about one, the other leaves
+		switch {
+		case strings.HasPrefix(command, "RCPT TO:<first"):
+			leave(ids[3])
+		case strings.HasPrefix(command, "RCPT TO:<second"):
+			leave(ids[2])
 		}
-		return leave(ids[2])
-	}
-	if err := leave(ids[0]); err != nil {
-		t.Fatal(err)
-	}
+		return ""
+	})
+	leave(ids[0])
 	for _, id := range ids {
-		f.queue(t, signedUp(id))
+		f.queue(signedUp(id))
 	}
-	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM mail"); n != 3 {
+	if n := f.count("true"); n != 3 {
 		t.Errorf("%d mails queued, want 3", n)
 	}
-	if err := leave(ids[1]); err != nil {
+	leave(ids[1])
+	if err := f.work(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.mailer.Work(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if mails := box.all(); len(mails) != 1 || f.counted["sent"] != 1 || f.counted["dropped"] != 2 {
+	if mails := s.all(); len(mails) != 1 || f.counted["sent"] != 1 || f.counted["dropped"] != 2 {
 		t.Errorf("%d mails, counted %v", len(mails), f.counted)
 	}
 }
 
 // Whoever claimed a mail and died keeps it for the time of the lease only.
 func TestLease(t *testing.T) {
-	box := &mailbox{}
-	f := open(t, box.listen(t, "127.0.0.1:0"))
-	f.queue(t, signedUp(f.member(t, "mina", "mina@example.org")))
+	s := newServer(t, "127.0.0.1:0", nil)
+	f := open(t, s.addr)
+	f.letter("mina", "mina@example.org")
 	storetest.Exec(t, f.pool, "UPDATE mail SET next_attempt_at = now() + interval '5 minutes'")
-	if more, err := f.mailer.Work(t.Context()); more || err != nil || len(box.all()) != 0 {
+	if err := f.work(); err != nil || len(s.all()) != 0 {
 		t.Errorf("a leased mail was sent: %v", err)
 	}
-	f.due(t)
-	if _, err := f.mailer.Work(t.Context()); err != nil || len(box.all()) != 1 {
-		t.Errorf("after the lease: %d mails, %v", len(box.all()), err)
+	f.elapse(5 * time.Minute)
+	if err := f.work(); err != nil || len(s.all()) != 1 {
+		t.Errorf("after the lease: %d mails, %v", len(s.all()), err)
 	}
 }
 
@@ -280,39 +367,62 @@ func TestGoldenMessage(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := open(t, "127.0.0.1:1")
-	storetest.Exec(t, f.pool, "INSERT INTO member (id, username, username_key, email, plan, password_hash, created_at) VALUES ('01999e5c-0000-7000-8000-00000000000a', 'mina', 'mina', 'm@example.org', 'free', 'x', now())")
-	f.queue(t, service.Message{
+	storetest.Exec(t, f.pool, `INSERT INTO member (id, username, username_key, email, plan, password_hash, created_at)
+VALUES ('01999e5c-0000-7000-8000-00000000000a', 'mina', 'mina', 'm@example.org', 'free', 'x', now())`)
+	f.queue(service.Message{
 		Subject: "signup.nonessential.member.signed-up",
 		Headers: map[string][]string{"content-type": {contract.StructuredContentType}}, Body: raw,
 	})
-	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM mail"); n != 1 {
+	if n := f.count("true"); n != 1 {
 		t.Errorf("%d mails queued", n)
 	}
 }
 
-// While one replica talks to the mail server about a mail, another one leaves it alone.
+// While one replica talks to the mail server about a mail, another one leaves it alone, and goes on leaving it alone
+// for half an hour if the first one dies. The copy that may have arrived counts.
 func TestMailInHandIsNobodyElses(t *testing.T) {
-	box := &mailbox{}
-	addr := box.listen(t, "127.0.0.1:0")
-	f := open(t, addr)
-	other, err := welcome.New(welcome.Config{
-		Addr: addr, From: "welcome@example.org", MaxAttempts: 3, MaxAge: time.Hour, Log: slog.New(slog.DiscardHandler),
-		Observe: func(string, int) {},
-	}, f.pool)
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := newServer(t, "127.0.0.1:0", nil)
+	f := open(t, s.addr)
+	other := f.another()
 	var looks atomic.Int64
-	box.refuse = func(string) error {
-		if looks.Add(1) == 1 {
-			if _, err := other.Work(t.Context()); err != nil {
-				t.Error(err)
+	s.answer(func(command string) string {
+		if strings.HasPrefix(command, "RCPT") && looks.Add(1) == 1 {
+			if _, err := other.Work(t.Context()); !errors.Is(err, service.ErrIdle) {
+				t.Errorf("the other replica: %v", err)
+			}
+			if r := f.row(); r.Copies != 1 || r.Wait < 29*time.Minute {
+				t.Errorf("should this process die now, %+v is left", r)
 			}
 		}
-		return nil
+		return ""
+	})
+	f.letter("mina", "mina@example.org")
+	if err := f.work(); err != nil || len(s.all()) != 1 || looks.Load() != 1 {
+		t.Errorf("%d mails, %v", len(s.all()), err)
 	}
-	f.queue(t, signedUp(f.member(t, "mina", "mina@example.org")))
-	if _, err := f.mailer.Work(t.Context()); err != nil || len(box.all()) != 1 || looks.Load() == 0 {
-		t.Errorf("%d mails, %v", len(box.all()), err)
+}
+
+// A letter whose claim ran out while others were sent is left to whoever has claimed it since.
+func TestLostClaim(t *testing.T) {
+	s := newServer(t, "127.0.0.1:0", nil)
+	f := open(t, s.addr)
+	f.letter("first", "first@example.org")
+	f.letter("second", "second@example.org")
+	var once sync.Once
+	s.answer(func(command string) string {
+		if strings.HasPrefix(command, "RCPT") {
+			once.Do(func() {
+				_, err := f.pool.Exec(context.WithoutCancel(t.Context()), `-- name: testClaim
+UPDATE mail SET next_attempt_at = now() + interval '1 hour' WHERE copies = 0`)
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		return ""
+	})
+	theirs := "state = 'queued' AND next_attempt_at > now() + interval '59 minutes'"
+	if err := f.work(); err != nil || len(s.all()) != 1 || f.count(theirs) != 1 {
+		t.Errorf("%d mails, %v", len(s.all()), err)
 	}
 }
