@@ -35,6 +35,7 @@ type Breaker struct {
 	State      string     `json:"state"` // open while it is away, or closed
 	Since      *time.Time `json:"since"`
 	ReportedAt *time.Time `json:"reported_at"`
+	Error      *Cause     `json:"error"` // why it is away; nil if it is not, or if that was not said
 }
 
 // Minute is what began in a minute.

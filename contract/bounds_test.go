@@ -90,6 +90,17 @@ func decode(t *testing.T, typ contract.Type, field string, value any) error {
 	return err
 }
 
+// The reason of an outage came later than the message that has it.
+func TestReasonOfAnOutageHasBounds(t *testing.T) {
+	change := contract.ProviderChange{State: "open", Version: 1, ChangedAt: time.Now()}
+	for text, fits := range map[string]bool{"": true, strings.Repeat("x", contract.MaxText+1): false, "nul \x00": false} {
+		change.Error = &contract.StorageError{Class: "outage", Message: text}
+		if err := change.Validate(); (err == nil) != fits {
+			t.Errorf("%.20q: %v", text, err)
+		}
+	}
+}
+
 // So have the attributes, and a message must have come the way its type travels.
 func TestEnvelopeHasBoundsAndAWay(t *testing.T) {
 	const subject = "signup.essential.storage.provision"

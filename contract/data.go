@@ -50,17 +50,22 @@ func (r StorageReply) Validate() error {
 	out.about(r.MemberID, r.SagaID, r.Generation)
 	out.number("quota_bytes", r.QuotaBytes, 0, MaxQuotaBytes)
 	out.number("attempt", int64(r.Attempt), 0, MaxAttempt)
-	if r.Error != nil {
-		if r.Error.Class != "" { // a rejection without a class is still one
-			out.class("error.class", r.Error.Class)
-		}
-		out.text("error.message", r.Error.Message, MaxText)
-		out.text("error.fingerprint", r.Error.Fingerprint, MaxText)
-	}
+	out.cause(r.Error)
 	if r.NextAttemptAt != nil {
 		out.time("next_attempt_at", *r.NextAttemptAt, future)
 	}
 	return out.err()
+}
+
+func (c *checks) cause(e *StorageError) {
+	if e == nil {
+		return
+	}
+	if e.Class != "" { // a rejection without a class is still one
+		c.class("error.class", e.Class)
+	}
+	c.text("error.message", e.Message, MaxText)
+	c.text("error.fingerprint", e.Fingerprint, MaxText)
 }
 
 // StorageError says why an attempt failed. It never contains personal data.
@@ -80,6 +85,8 @@ type ProviderChange struct {
 	Version int64 `json:"version"`
 	// ChangedAt is when the state began.
 	ChangedAt time.Time `json:"changed_at"`
+	// Error says why it is open; it may change meanwhile, which is told again.
+	Error *StorageError `json:"error,omitempty"`
 }
 
 // Validate reports fields that are missing or out of bounds.
@@ -90,6 +97,7 @@ func (p ProviderChange) Validate() error {
 	}
 	out.number("version", p.Version, 1, MaxVersion)
 	out.time("changed_at", p.ChangedAt, ahead)
+	out.cause(p.Error)
 	return out.err()
 }
 

@@ -67,7 +67,9 @@ type sagaView struct {
 	Timeline      []store.Moment         `json:"timeline,omitempty"`
 }
 
-func (a *API) view(r store.Record) sagaView {
+// view shows what is stored of a saga, and why it waits: while the provider is away for
+// everybody, that is why, whatever the last attempt of this saga met.
+func (a *API) view(r store.Record, provider store.ProviderReport) sagaView {
 	v := sagaView{
 		SagaID: r.ID, MemberID: r.MemberID, SignupID: r.SignupID, Username: r.Username, Plan: r.Plan,
 		State: r.State, Step: a.Steps.Name(r.Saga), Delayed: a.Steps.Delayed(r.Saga, r.Now), Generation: r.Generation, Version: r.Version,
@@ -75,6 +77,9 @@ func (a *API) view(r store.Record) sagaView {
 	}
 	if r.ErrorClass != "" {
 		v.LastError = &contract.StorageError{Class: r.ErrorClass, Message: r.ErrorMessage, Fingerprint: r.ErrorFingerprint}
+	}
+	if r.State.Open() && provider.Error != nil {
+		v.LastError = provider.Error
 	}
 	if _, rest, ok := strings.Cut(r.TraceParent, "-"); ok {
 		id, _, _ := strings.Cut(rest, "-")
@@ -108,9 +113,13 @@ func (a *API) listSagas(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	provider, err := a.Store.Provider(r.Context())
+	if err != nil {
+		return err
+	}
 	items := make([]sagaView, len(records))
 	for i, record := range records {
-		items[i] = a.view(record)
+		items[i] = a.view(record, provider)
 	}
 	return writePage(w, items, next.String())
 }
@@ -144,7 +153,11 @@ func (a *API) showSaga(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	v := a.view(record)
+	provider, err := a.Store.Provider(r.Context())
+	if err != nil {
+		return err
+	}
+	v := a.view(record, provider)
 	v.Timeline = timeline
 	setETag(w, record.Version)
 	return service.WriteJSON(w, http.StatusOK, v)
@@ -169,7 +182,7 @@ func (a *API) act(kind saga.Kind, refusal error) service.Handler {
 			return refusal
 		}
 		setETag(w, results[0].Version)
-		return service.WriteJSON(w, http.StatusAccepted, a.view(results[0].Record))
+		return service.WriteJSON(w, http.StatusAccepted, a.view(results[0].Record, store.ProviderReport{}))
 	}
 }
 

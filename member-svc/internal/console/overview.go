@@ -76,7 +76,12 @@ func troubles(o client.Overview) (found []trouble) {
 			found = append(found, t)
 		}
 	}
-	add(o.Breaker.State == "open", trouble{"bad", "The storage provider is away. People sign up all the same; their storages wait, and follow by themselves.",
+	because := "."
+	if o.Breaker.Error != nil {
+		because = ": " + o.Breaker.Error.Message + "."
+	}
+	add(o.Breaker.State == "open", trouble{"bad", "The storage provider is away" + because +
+		" People sign up all the same; their storages wait, and follow by themselves.",
 		home + "sagas?" + query("state", client.Provisioning), "See who waits", "ProviderAway"})
 	if age := o.OldestPending; age != nil {
 		add(*age > pendingTooLong, trouble{"bad", "The oldest signup has waited for its storage for " + span(*age) + ". It should take seconds.",

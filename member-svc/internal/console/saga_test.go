@@ -122,3 +122,26 @@ func TestOperatorWithdrawsAMember(t *testing.T) {
 		t.Errorf("the name is kept")
 	}
 }
+
+// While the provider is away for everybody, every signup that waits says why: also one
+// that was never tried, and none that is at an end.
+func TestSagaThatWaitsSaysWhyTheProviderIsAway(t *testing.T) {
+	s := open(t)
+	never, tried, ready := s.signUp(t, "mina"), s.signUp(t, "nora"), s.signUp(t, "olga")
+	s.apply(t, tried.ID, reply(saga.AttemptFailed, 1, "disk is slow"))
+	s.apply(t, ready.ID, reply(saga.Provisioned, 1, ""))
+	b := s.logIn(t, "view")
+	b.get("/console/sagas/"+never.ID).lacks(t, "Last error")
+	storetest.Exec(t, s.pool, `UPDATE provider_report SET state = 'open', changed_at = now(), reported_at = now(),
+		error_class = 'outage', error_message = 'the provider has no identity', error_fingerprint = 'outage:the'`)
+	for _, r := range []string{never.ID, tried.ID} {
+		p := b.get("/console/sagas/" + r)
+		p.wants(t, 200, "Last error", "outage: the provider has no identity", `?state=provisioning">All who wait`)
+	}
+	b.get("/console/sagas?state=provisioning").inTurn(t, "nora", "no identity", "mina", "no identity")
+	b.get("/console/sagas/"+ready.ID).lacks(t, "Last error")
+	b.get("/console/").wants(t, 200, "The storage provider is away: the provider has no identity.")
+	storetest.Exec(t, s.pool, "UPDATE provider_report SET state = 'closed'")
+	b.get("/console/sagas/"+never.ID).lacks(t, "Last error")
+	b.get("/console/sagas/"+tried.ID).wants(t, 200, "disk is slow")
+}

@@ -97,7 +97,7 @@ func decode(e contract.Event) (*store.Change, error) {
 	}
 	event := saga.Event{Kind: kind, Step: step, MessageID: clean(e.ID), Generation: reply.Generation, Attempt: min(max(reply.Attempt, 0), 1<<30)}
 	if reply.Error != nil {
-		event.Error = contract.StorageError{Class: clean(reply.Error.Class), Message: clean(reply.Error.Message), Fingerprint: clean(reply.Error.Fingerprint)}
+		event.Error = cleaned(*reply.Error)
 	}
 	if event.Kind == saga.Rejected { // a person will have to look: there has to be a reason
 		event.Error.Class = cmp.Or(event.Error.Class, string(saga.Rejected))
@@ -111,7 +111,14 @@ func note(ctx context.Context, st *store.Store, e contract.Event) error {
 	if err := e.DataTo(&change); err != nil {
 		return err
 	}
+	if change.Error != nil {
+		*change.Error = cleaned(*change.Error)
+	}
 	return st.NoteProvider(ctx, change)
+}
+
+func cleaned(e contract.StorageError) contract.StorageError {
+	return contract.StorageError{Class: clean(e.Class), Message: clean(e.Message), Fingerprint: clean(e.Fingerprint)}
 }
 
 // clean makes a foreign text fit for a Postgres column and a person's screen.

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -91,6 +92,22 @@ func TestProviderIsNoted(t *testing.T) {
 	}
 	if r, _, err := st.Get(t.Context(), goldenSaga); err != nil || r.ErrorFingerprint != "rejected" {
 		t.Errorf("a refusal without a reason is of the kind %q, %v", r.ErrorFingerprint, err)
+	}
+}
+
+// A reason is text from elsewhere: it is cut to what people read, or refused.
+func TestReasonOfAnOutageIsNoted(t *testing.T) {
+	st, handle := open(t)
+	change := func(version int, reason string) service.Message {
+		return message(contract.StorageProviderChanged, "odd", fmt.Sprintf(`{
+			"state":"open","version":%d,"changed_at":"2026-11-22T10:20:00Z",
+			"error":{"class":"outage","message":"%s","fingerprint":"outage:no"}}`, version, reason))
+	}
+	outcomes := handle(change(3, "no identity "+strings.Repeat("é", 600)), change(4, `no \u0000`))
+	p, err := st.Provider(t.Context())
+	if outcomes["noted"] != 1 || outcomes["malformed"] != 1 || err != nil || p.Error == nil || p.Error.Class != "outage" ||
+		!strings.HasPrefix(p.Error.Message, "no identity") || len(p.Error.Message) > 500 {
+		t.Errorf("%v, %+v, %v", outcomes, p.Error, err)
 	}
 }
 

@@ -136,6 +136,21 @@ func TestNewestReportHolds(t *testing.T) {
 			t.Errorf("after %d: %+v %v", i, o.Provider, err)
 		}
 	}
+	why := contract.StorageError{Class: "outage", Message: "no identity", Fingerprint: "outage:no-identity"}
+	for i, said := range []contract.ProviderChange{
+		{State: "open", Version: 8, Error: &why}, {State: "open", Version: 9}, {State: "open", Version: 10, Error: &why},
+		{State: "closed", Version: 11, Error: &why}, // closed, it is not away
+	} {
+		said.ChangedAt = at.Add(2 * time.Minute)
+		if err := f.NoteProvider(t.Context(), said); err != nil {
+			t.Fatal(err)
+		}
+		p, err := f.Provider(t.Context())
+		want := said.State == "open" && said.Error != nil
+		if err != nil || (p.Error != nil) != want || want && *p.Error != why {
+			t.Errorf("reason %d: %+v %v", i, p.Error, err)
+		}
+	}
 }
 
 func TestDeadEventsRise(t *testing.T) {

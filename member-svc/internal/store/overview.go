@@ -38,6 +38,8 @@ type ProviderReport struct {
 	State      string     `json:"state"`       // open: it is away; closed: it is not, or nothing was said yet
 	Since      *time.Time `json:"since"`       // by the Storage service's clock
 	ReportedAt *time.Time `json:"reported_at"` // by ours
+	// Error says why it is open; nil if that was not said.
+	Error *contract.StorageError `json:"error"`
 }
 
 // Bounds of what is counted one by one. Of more sagas, those that are at an end are
@@ -54,9 +56,11 @@ const (
 func (s *Store) Overview(ctx context.Context) (Overview, error) {
 	o := Overview{Lanes: map[contract.Lane]outbox.Status{}}
 	err := s.pool.QueryRow(ctx, `-- name: overview
-SELECT now(), (SELECT min(created_at) FROM signup_saga WHERE state = 'provisioning'), state, nullif(changed_at, '-infinity'), reported_at FROM provider_report`).
-		Scan(&o.Now, &o.OldestPending, &o.Provider.State, &o.Provider.Since, &o.Provider.ReportedAt)
+SELECT now(), (SELECT min(created_at) FROM signup_saga WHERE state = 'provisioning')`).Scan(&o.Now, &o.OldestPending)
 	if err != nil {
+		return o, err
+	}
+	if o.Provider, err = s.Provider(ctx); err != nil {
 		return o, err
 	}
 	group, ctx := errgroup.WithContext(ctx) // an operator waits for the slowest of them, not for all
@@ -171,13 +175,30 @@ func collectCounts(rows pgx.Rows) (counts map[saga.State]int, total int, err err
 	return counts, total, err
 }
 
+// Provider returns what the Storage service last said of its provider.
+func (s *Store) Provider(ctx context.Context) (p ProviderReport, err error) {
+	var e contract.StorageError
+	err = s.pool.QueryRow(ctx, `-- name: readProvider
+SELECT state, nullif(changed_at, '-infinity'), reported_at, error_class, error_message, error_fingerprint
+FROM provider_report`).
+		Scan(&p.State, &p.Since, &p.ReportedAt, &e.Class, &e.Message, &e.Fingerprint)
+	if e.Class != "" && p.State == "open" {
+		p.Error = &e
+	}
+	return p, err
+}
+
 // NoteProvider keeps what the Storage service says of its provider. What is older than
 // what is known is ignored; a database that was restored there counts versions anew.
 // No time ahead of ours is kept: it would shut out what is said later.
 func (s *Store) NoteProvider(ctx context.Context, c contract.ProviderChange) error {
+	var e contract.StorageError
+	if c.Error != nil {
+		e = *c.Error
+	}
 	_, err := s.pool.Exec(ctx, `-- name: noteProvider
-UPDATE provider_report SET state = $1, version = $2, changed_at = least($3, now()), reported_at = now()
-WHERE version < $2 OR changed_at < least($3, now())`,
-		c.State, c.Version, c.ChangedAt)
+UPDATE provider_report SET state = $1, version = $2, changed_at = least($3, now()), reported_at = now(),
+	error_class = $4, error_message = $5, error_fingerprint = $6
+WHERE version < $2 OR changed_at < least($3, now())`, c.State, c.Version, c.ChangedAt, e.Class, e.Message, e.Fingerprint)
 	return err
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"math"
 	"time"
+
+	"github.com/signup-saga/signup-saga/contract"
 )
 
 // GateState is the state of the circuit breaker.
@@ -39,6 +41,25 @@ type Gate struct {
 	FilledAt   time.Time  `db:"filled_at"`
 	Taken      int64      `db:"taken"` // permits ever taken
 	Now        time.Time  `db:"now"`   // by the database's clock
+	// Why it is not closed, as the newest call or probe told; nil: it is closed, or an
+	// older version opened it.
+	ErrorClass *string `db:"error_class"`
+	LastError  *string `db:"error"`
+}
+
+// Reason says why the gate is not closed, or nil.
+func (g Gate) Reason() *contract.StorageError {
+	if g.State == GateClosed {
+		return nil
+	}
+	return told(g.ErrorClass, g.LastError)
+}
+
+// because notes why the gate is not closed.
+func (g Gate) because(f *Failure) Gate {
+	class, message := string(f.Class), printable(f.Error())
+	g.ErrorClass, g.LastError = &class, &message
+	return g
 }
 
 const (
@@ -137,6 +158,7 @@ func (p Policy) judgeCall(g Gate, r Result) Gate {
 	if g.Failures >= failuresToOpen {
 		now := g.Now
 		g.State, g.OpenedAt, g.Failures, g.NotBefore = GateOpen, &now, 0, g.Now.Add(p.probeDelay(0))
+		g = g.because(r.Failure)
 	}
 	return g
 }
@@ -146,10 +168,10 @@ func (p Policy) judgeProbe(g Gate, r Result) Gate {
 	if !r.answered() {
 		g.State, g.Failures = GateOpen, g.Failures+1
 		g.NotBefore = g.Now.Add(p.probeDelay(g.Failures))
-		return g
+		return g.because(r.Failure)
 	}
 	g.State, g.OpenedAt, g.Failures, g.NotBefore = GateClosed, nil, 0, g.Now
-	g.ClosedAt = g.Now
+	g.ClosedAt, g.ErrorClass, g.LastError = g.Now, nil, nil
 	return g.pause(r.Failure)
 }
 

@@ -49,12 +49,15 @@ type Storage struct {
 
 // Error returns the last error as it is told to others, or nil.
 func (s Storage) Error() *contract.StorageError {
-	if s.LastErrorClass == nil || s.LastError == nil {
+	return told(s.LastErrorClass, s.LastError)
+}
+
+// told returns an error that was stored as it is told to others.
+func told(class, message *string) *contract.StorageError {
+	if class == nil || message == nil {
 		return nil
 	}
-	return &contract.StorageError{
-		Class: *s.LastErrorClass, Message: *s.LastError, Fingerprint: fingerprint(Class(*s.LastErrorClass), *s.LastError),
-	}
+	return storageError(Class(*class), *message)
 }
 
 // Reply is an event to be: what the Member service is told about a storage.

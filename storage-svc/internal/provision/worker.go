@@ -2,6 +2,7 @@ package provision
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -70,7 +71,9 @@ type Worker struct {
 	Attempted func(desired Desired, class string, took time.Duration)
 
 	turnstile turnstile
-	moved     chan struct{} // the gate was changed by this worker
+	failures  *service.Failures // of calls, since the provider was last found well
+	failed    time.Time         // the last of them
+	moved     chan struct{}     // the gate was changed by this worker
 }
 
 // Run works until ctx ends, then lets the calls in hand end and writes their
@@ -225,6 +228,7 @@ func (w *Worker) finish(ctx context.Context, results <-chan claimed, slots <-cha
 				more = false
 			}
 		}
+		w.explain(ctx, group)
 		w.report(ctx, group)
 		w.write(ctx, group, first.at.Add(w.Lease))
 		for range group {
@@ -252,9 +256,7 @@ func (w *Worker) report(ctx context.Context, group []Result) {
 			case w.moved <- struct{}{}:
 			default:
 			}
-			if next.State != g.State {
-				w.Log.Warn("provider gate", "state", next.State, "was", g.State, "failures", next.Failures)
-			}
+			w.logGate(g, next)
 			return
 		}
 		if err == nil { // another replica was quicker
@@ -264,6 +266,39 @@ func (w *Worker) report(ctx context.Context, group []Result) {
 			w.Log.Warn("the gate was not told of calls", "count", len(group), "error", err)
 			return
 		}
+	}
+}
+
+// forgetFailures is how long after the last failure the next one of its kind is told
+// in full again.
+const forgetFailures = 10 * time.Minute
+
+// explain logs why calls failed: each kind once, and again rarely. What the provider
+// refused for good is answered, and told there.
+func (w *Worker) explain(ctx context.Context, group []Result) {
+	for _, r := range group {
+		f := r.Failure
+		if f == nil || f.Class == ClassRejected {
+			continue
+		}
+		if w.failures == nil || time.Since(w.failed) > forgetFailures {
+			w.failures = &service.Failures{Task: "provider", Log: w.Log}
+		}
+		w.failed = time.Now()
+		_ = w.failures.Add(ctx, fmt.Errorf("%s: %s", f.Class, printable(f.Error())))
+	}
+}
+
+// logGate says that the provider went away and why, or that it is back. A probe that
+// met nobody once more is no news.
+func (w *Worker) logGate(was, next Gate) {
+	switch {
+	case was.State == GateClosed && next.State != GateClosed:
+		reason := next.Reason()
+		w.Log.Warn("the provider is away", "class", reason.Class, "error", reason.Message)
+	case was.State != GateClosed && next.State == GateClosed && was.OpenedAt != nil:
+		w.Log.Info("the provider is back", "after", next.Now.Sub(*was.OpenedAt), "probes", was.Failures+1)
+		w.failures = nil
 	}
 }
 

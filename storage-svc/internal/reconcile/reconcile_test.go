@@ -375,3 +375,79 @@ func TestCrashInTheMiddleOfARun(t *testing.T) {
 		}
 	}
 }
+
+// A directory of another deployment, an empty one, and one that comes in the middle of
+// a run: the run is put off, nothing is judged or mended, nothing is quarantined.
+func TestAnotherPlaceIsNotJudged(t *testing.T) {
+	theirs := open(t)
+	theirs.command(1, provision.Present, 7, 8)
+	f := open(t)
+	f.command(1, provision.Present, 1, 2, 3)
+	f.command(2, provision.Absent, 3)
+	f.settle()
+	away := f.dir + "-volume"
+	mount := func(place string) error { return errors.Join(os.Rename(f.dir, away), os.Symlink(place, f.dir)) }
+	unmount := func() error { return errors.Join(os.Remove(f.dir), os.Rename(away, f.dir)) }
+	for name, place := range map[string]string{
+		"another deployment's": theirs.dir, "an empty one": t.TempDir(), "none": f.dir + "-none",
+	} {
+		for _, when := range []string{"from the start", "for the second look"} {
+			second := false
+			if when == "from the start" {
+				must(t, mount(place))
+			} else {
+				must(t, os.RemoveAll(f.place(2))) // which would be missing
+				f.provider.before = func(_ string, limit int) error {
+					if limit == 1 && !second {
+						second = true
+						return mount(place)
+					}
+					return nil
+				}
+			}
+			_, err := f.Run(t.Context(), 0)
+			if wrong := new(provider.IdentityError); !errors.As(err, &wrong) {
+				t.Errorf("%s, %s: %v", name, when, err)
+			}
+			if n := f.count("storage WHERE status = 'pending'") + f.count("quarantine"); n != 0 {
+				t.Errorf("%s, %s: %d were judged", name, when, n)
+			}
+			f.provider.before = nil
+			must(t, unmount())
+		}
+	}
+	if got := theirs.count("storage WHERE status = 'ready'"); got != 2 {
+		t.Errorf("the other deployment has %d", got)
+	}
+}
+
+// A directory that was restored from a backup is the right one: what it lacks is made
+// again, what it has too much is removed.
+func TestRestoredDirectoryIsMended(t *testing.T) {
+	f := open(t)
+	f.command(1, provision.Present, 1)
+	backup := filepath.Join(t.TempDir(), "backup")
+	must(t, os.CopyFS(backup, os.DirFS(f.dir)))
+	f.command(1, provision.Present, 2)
+	f.command(2, provision.Absent, 1)
+	f.settle()
+	must(t, os.RemoveAll(f.dir), os.Rename(backup, f.dir))
+	if _, err := f.Run(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	f.work()
+	for m, want := range map[int]provision.ResourceState{1: provision.ResourceTombstone, 2: provision.ResourceLive} {
+		found, err := f.provider.List(t.Context(), "", 10)
+		i := slices.IndexFunc(found, func(r provision.Resource) bool { return r.MemberID == id(m) })
+		if err != nil || i < 0 || found[i].State != want {
+			t.Errorf("%d: %+v, %v; want %s", m, found, err, want)
+		}
+	}
+}
+
+func must(t *testing.T, errs ...error) {
+	t.Helper()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -15,7 +15,8 @@ import (
 )
 
 const readGate = `-- name: readGate
-SELECT version, state, failures, opened_at, closed_at, not_before, probe_token::text, permits, filled_at, taken, now() FROM provider_gate`
+SELECT version, state, failures, opened_at, closed_at, not_before, probe_token::text, permits, filled_at, taken,
+	error_class, error, now() FROM provider_gate`
 
 // execer is a pool or a transaction.
 type execer interface {
@@ -33,9 +34,11 @@ func (s *Store) Gate(ctx context.Context) (provision.Gate, error) {
 }
 
 // SetGate implements provision.Queue. That the provider went away, or is back, is
-// told with an event; that a probe is under way is not.
+// told with an event, as is another reason why it is away; that a probe is under way
+// is not.
 func (s *Store) SetGate(ctx context.Context, was, next provision.Gate) (written bool, err error) {
-	if (was.State == provision.GateClosed) == (next.State == provision.GateClosed) {
+	known := (was.State == provision.GateClosed) == (next.State == provision.GateClosed)
+	if known && alike(was.Reason(), next.Reason()) {
 		return setGate(ctx, s.pool, was, next)
 	}
 	err = outbox.InTx(ctx, s.tx, s.wake, func(tx pgx.Tx) error {
@@ -47,8 +50,18 @@ func (s *Store) SetGate(ctx context.Context, was, next provision.Gate) (written 
 	return written && err == nil, err
 }
 
+// alike reports whether two errors are of one kind, or both are nil.
+func alike(a, b *contract.StorageError) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.Fingerprint == b.Fingerprint
+}
+
 func appendChange(ctx context.Context, tx pgx.Tx, g provision.Gate) error {
-	change := contract.ProviderChange{State: string(g.State), Version: g.Version, ChangedAt: g.ClosedAt.UTC()}
+	change := contract.ProviderChange{
+		State: string(g.State), Version: g.Version, ChangedAt: g.ClosedAt.UTC(), Error: g.Reason(),
+	}
 	if g.OpenedAt != nil {
 		change.ChangedAt = g.OpenedAt.UTC()
 	}
@@ -67,9 +80,11 @@ func appendChange(ctx context.Context, tx pgx.Tx, g provision.Gate) error {
 
 func setGate(ctx context.Context, db execer, was, next provision.Gate) (written bool, err error) {
 	tag, err := db.Exec(ctx, `-- name: setGate
-UPDATE provider_gate SET version = $3, state = $4, failures = $5, opened_at = $6, closed_at = $7, not_before = $8, probe_token = $9
+UPDATE provider_gate SET version = $3, state = $4, failures = $5, opened_at = $6, closed_at = $7, not_before = $8,
+	probe_token = $9, error_class = $10, error = $11
 WHERE version = $1 AND failures = $2`,
-		was.Version, was.Failures, next.Version, next.State, next.Failures, next.OpenedAt, next.ClosedAt, next.NotBefore, next.ProbeToken)
+		was.Version, was.Failures, next.Version, next.State, next.Failures, next.OpenedAt, next.ClosedAt, next.NotBefore,
+		next.ProbeToken, next.ErrorClass, next.LastError)
 	if err != nil {
 		return false, fmt.Errorf("set gate: %w", err)
 	}

@@ -1,13 +1,22 @@
 package store_test
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
-	"slices"
+	"errors"
+	"log/slog"
+	"reflect"
+	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
+	"unicode"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/signup-saga/signup-saga/contract"
+	"github.com/signup-saga/signup-saga/devstack/testenv"
 	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
 )
 
@@ -28,8 +37,20 @@ func (f *fixture) changes() []contract.ProviderChange {
 	return told
 }
 
-// An outage is told twice, when it begins and when it ends, however many probes it
-// takes; and together with the change of the gate, or not at all.
+var (
+	outage       = "outage"
+	refused      = "dial tcp 127.0.0.1:9000: connection refused"
+	refusedAgain = "dial tcp 127.0.0.1:9001: connection refused"
+	unmounted    = "the provider has no identity"
+)
+
+func reason(text string) *contract.StorageError {
+	kind := strings.Join(strings.FieldsFunc(text, func(r rune) bool { return !unicode.IsLetter(r) }), "-")
+	return &contract.StorageError{Class: outage, Message: text, Fingerprint: outage + ":" + kind}
+}
+
+// An outage is told when it begins, when its reason becomes one of another kind, and
+// when it ends, however many probes it takes; and together with the change of the gate, or not at all.
 func TestOutageIsTold(t *testing.T) {
 	f := open(t)
 	g, err := f.Gate(t.Context())
@@ -49,8 +70,18 @@ func TestOutageIsTold(t *testing.T) {
 		return next
 	}
 	first := g
-	for _, state := range []provision.GateState{provision.GateOpen, provision.GateHalfOpen, provision.GateOpen, provision.GateHalfOpen, provision.GateClosed} {
-		next := become(state)
+	for _, step := range []struct {
+		state provision.GateState
+		why   *string
+	}{
+		{provision.GateOpen, &refused}, {provision.GateHalfOpen, &refused}, {provision.GateOpen, &refusedAgain},
+		{provision.GateHalfOpen, &refusedAgain}, {provision.GateOpen, &unmounted}, {provision.GateHalfOpen, &unmounted},
+		{provision.GateClosed, nil},
+	} {
+		state, next := step.state, become(step.state)
+		if next.LastError = step.why; step.why != nil {
+			next.ErrorClass = &outage
+		}
 		if written, err := f.SetGate(t.Context(), g, next); err != nil || !written {
 			t.Fatalf("%s: %v %v", state, written, err)
 		}
@@ -59,8 +90,12 @@ func TestOutageIsTold(t *testing.T) {
 	if written, err := f.SetGate(t.Context(), first, become(provision.GateOpen)); err != nil || written {
 		t.Errorf("of a gate that has moved on: %v %v", written, err)
 	}
-	want := []contract.ProviderChange{{State: "open", Version: first.Version + 1, ChangedAt: at.UTC()}, {State: "closed", Version: first.Version + 5, ChangedAt: at.UTC()}}
-	if told := f.changes(); !slices.Equal(told, want) {
+	want := []contract.ProviderChange{
+		{State: "open", Version: first.Version + 1, ChangedAt: at.UTC(), Error: reason(refused)},
+		{State: "open", Version: first.Version + 5, ChangedAt: at.UTC(), Error: reason(unmounted)},
+		{State: "closed", Version: first.Version + 7, ChangedAt: at.UTC()},
+	}
+	if told := f.changes(); !reflect.DeepEqual(told, want) {
 		t.Errorf("told %+v, want %+v", told, want)
 	}
 	if _, err := f.pool.Exec(t.Context(), "ALTER TABLE outbox_event_nonessential ADD CONSTRAINT broken CHECK (false) NOT VALID"); err != nil {
@@ -71,5 +106,66 @@ func TestOutageIsTold(t *testing.T) {
 	}
 	if now, err := f.Gate(t.Context()); err != nil || now.State != provision.GateClosed {
 		t.Errorf("gate %+v %v", now, err)
+	}
+}
+
+// An outage of many probes and two reasons: the log has each reason with its text, and
+// few lines; the events say the newest.
+func TestOutageSaysWhy(t *testing.T) {
+	f := open(t)
+	var commands []provision.Command
+	for i := range 50 {
+		commands = append(commands, command(i, 1, provision.Present))
+	}
+	f.apply(commands...)
+	var why atomic.Pointer[error]
+	var calls atomic.Int64
+	away := func(text string) *error {
+		err := error(&provision.Failure{Class: provision.ClassOutage, Err: errors.New(text)})
+		return &err
+	}
+	why.Store(away(refused))
+	var logged bytes.Buffer
+	stop := f.work(&scripted{call: func(context.Context, provision.Storage) error {
+		calls.Add(1)
+		if err := why.Load(); err != nil {
+			return *err
+		}
+		return nil
+	}}, func(w *provision.Worker) { w.Log = slog.New(slog.NewTextHandler(&logged, nil)) })
+	probed := func(n int64) {
+		from := calls.Load()
+		testenv.Eventually(t, 20*time.Second, "probes", func() bool { return calls.Load() >= from+n })
+	}
+	probed(100)
+	why.Store(away(unmounted))
+	probed(100)
+	why.Store(nil)
+	f.eventuallyReady(50)
+	testenv.Eventually(t, 5*time.Second, "the gate to be closed", func() bool {
+		g, err := f.Gate(t.Context())
+		return err == nil && g.Reason() == nil && g.ErrorClass == nil
+	})
+	stop()
+	text := logged.String()
+	for want, n := range map[string]int{
+		`msg="the provider is away" class=outage error="` + refused: 1, `msg="the provider is back"`: 1,
+		`alike=1 error="outage: ` + refused: 1, `alike=1 error="outage: ` + unmounted: 1,
+	} {
+		if got := strings.Count(text, want); got != n {
+			t.Errorf("%d times, want %d: %s", got, n, want)
+		}
+	}
+	if n := strings.Count(text, "\n"); n > 24 {
+		t.Errorf("%d lines for %d calls:\n%s", n, calls.Load(), text)
+	}
+	told := f.changes()
+	var reasons []*contract.StorageError
+	for _, c := range told {
+		reasons = append(reasons, c.Error)
+	}
+	want := []*contract.StorageError{reason(refused), reason(unmounted), nil}
+	if !reflect.DeepEqual(reasons, want) || told[2].State != "closed" {
+		t.Errorf("told %+v", told)
 	}
 }
