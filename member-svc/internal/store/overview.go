@@ -199,6 +199,7 @@ func (s *Store) NoteProvider(ctx context.Context, c contract.ProviderChange) err
 	_, err := s.pool.Exec(ctx, `-- name: noteProvider
 UPDATE provider_report SET state = $1, version = $2, changed_at = least($3, now()), reported_at = now(),
 	error_class = $4, error_message = $5, error_fingerprint = $6
-WHERE version < $2 OR changed_at < least($3, now())`, c.State, c.Version, c.ChangedAt, e.Class, e.Message, e.Fingerprint)
+WHERE version < $2 OR changed_at < least($3, now())`,
+		c.State, c.Version, c.ChangedAt, e.Class, e.Message, e.Fingerprint)
 	return err
 }
