@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"log/slog"
@@ -62,38 +63,49 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	defer pool.Close()
-	defer nc.Conn.Close()
-	p := &service.Process{
+	closers := service.Closers(pool, nc, tracer)
+	p, err := assemble(cfg, pool, nc, tracer, tokens, certificate, log)
+	if err != nil {
+		service.CloseAll(closers)
+		return err
+	}
+	p.Closers = closers
+	return p.Run(ctx)
+}
+
+// assemble puts the parts together and binds the listeners.
+func assemble(cfg Config, pool *pgxpool.Pool, nc *service.NATS, tracer *service.Tracer,
+	tokens *service.Tokens, certificate *tls.Config, log *slog.Logger,
+) (p *service.Process, err error) {
+	p = &service.Process{
 		Log: log, DrainDelay: cfg.DrainDelay, DrainTimeout: cfg.DrainTimeout,
-		Health:  service.NewHealth(map[string]func(context.Context) error{"postgres": pool.Ping}),
-		Closers: []func(context.Context) error{nc.Close, tracer.Close},
+		Health: service.NewHealth(map[string]func(context.Context) error{"postgres": service.Writable(pool)}),
 	}
 	var wake func()
 	registry := prometheus.NewRegistry()
 	if p.Relays, wake, err = program.Relays(pool, nc, cfg.Common, tracer, registry, log); err != nil {
-		return err
+		return nil, err
 	}
 	st := store.New(pool, cfg.steps(), []byte(cfg.IdempotencySecret.Reveal()), wake)
 	st.Tracer = tracer
 	hasher, err := cfg.hasher()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	metrics, err := api.NewMetrics(registry, hasher.Waiting)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := addWorkers(p, cfg, pool, nc, st, metrics, registry, wake); err != nil {
-		return err
+		return nil, err
 	}
 	public, admin, err := pages(p, cfg, newAPI(p, cfg, st, hasher, metrics), tokens)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	proxies, err := service.ParseProxies(cfg.TrustedProxies)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	p.Servers = []*service.Server{
 		service.NewServer(service.ServerConfig{
@@ -107,10 +119,10 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 	}
 	for _, s := range p.Servers {
 		if err := s.Listen(); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return p.Run(ctx)
+	return p, nil
 }
 
 // newAPI returns what answers requests, and has streams of signups fed beside it.

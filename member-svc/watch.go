@@ -100,7 +100,7 @@ func reconcileOnce(ctx context.Context, cfg reconcileConfig, stdout io.Writer, d
 	if err != nil {
 		return err
 	}
-	defer pool.Close()
+	defer func() { _ = service.ClosePool(context.WithoutCancel(ctx), pool) }()
 	books, err := cfg.reconciler(pool, cfg.steps(), nil, log).Check(ctx, dry)
 	if err != nil {
 		return err

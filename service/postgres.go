@@ -2,80 +2,19 @@ package service
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
-	"net"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
-	_ "github.com/jackc/pgx/v5/stdlib" // the database/sql driver that goose needs
-	"github.com/jackc/puddle/v2"
+	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
 )
-
-const (
-	connectTimeout  = 2 * time.Second
-	defaultMaxConns = 16
-)
-
-// OpenPool opens a pool and waits, with back-off, until Postgres answers; it
-// fails only for a malformed url or when ctx ends. A connection attempt takes at
-// most 2 s, and the pool has 16 connections, unless the url sets connect_timeout and
-// pool_max_conns.
-func OpenPool(ctx context.Context, url string, log *slog.Logger) (*pgxpool.Pool, error) {
-	return openPool(ctx, NewSecret(url), log, nil)
-}
-
-func openPool(ctx context.Context, url Secret, log *slog.Logger, f *fault) (*pgxpool.Pool, error) {
-	cfg, err := pgxpool.ParseConfig(url.Reveal())
-	if err != nil {
-		return nil, fmt.Errorf("database url: %w", err)
-	}
-	// Role and password may change in their file while the pool lives.
-	cfg.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {
-		now, err := pgxpool.ParseConfig(url.Current())
-		if err != nil {
-			log.Error("the changed database url is not used", "error", err)
-			return nil
-		}
-		c.User, c.Password = now.ConnConfig.User, now.ConnConfig.Password
-		return nil
-	}
-	if !strings.Contains(url.Reveal(), "connect_timeout") {
-		cfg.ConnConfig.ConnectTimeout = connectTimeout
-	}
-	// Times are shown in UTC, wherever a process runs.
-	cfg.AfterConnect = func(_ context.Context, conn *pgx.Conn) error {
-		conn.TypeMap().RegisterType(&pgtype.Type{Name: "timestamptz", OID: pgtype.TimestamptzOID, Codec: &pgtype.TimestamptzCodec{ScanLocation: time.UTC}})
-		return nil
-	}
-	observers := observed{querySpans{}}
-	if f != nil {
-		observers = append(observers, f)
-	}
-	cfg.ConnConfig.Tracer = observers
-	if !strings.Contains(url.Reveal(), "pool_max_conns") {
-		cfg.MaxConns = defaultMaxConns
-	}
-	pool, err := pgxpool.NewWithConfig(ctx, cfg)
-	if err != nil {
-		return nil, fmt.Errorf("database pool: %w", err)
-	}
-	if err := waitFor(ctx, "postgres", log, pool.Ping); err != nil {
-		pool.Close()
-		return nil, err
-	}
-	return pool, nil
-}
 
 // observer is told of each statement when it is sent and when it has ended. A batch goes
 // by its first one.
@@ -129,7 +68,7 @@ func waitFor(ctx context.Context, what string, log *slog.Logger, ready func(cont
 			failures.Recovered()
 			return nil
 		}
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || errors.Is(err, errGivenUp) {
 			return fmt.Errorf("waiting for %s: %w", what, errors.Join(ctx.Err(), err))
 		}
 		pause(ctx, Backoff(failures.Add(ctx, err), 50*time.Millisecond, time.Second))
@@ -156,29 +95,6 @@ func (t Transactor) Begin(ctx context.Context) (pgx.Tx, error) {
 	})
 }
 
-// Unavailable reports whether err says that the database could not be reached or
-// did not answer in time, rather than that it refused the work. The outcome of a
-// commit that failed so is unknown.
-func Unavailable(err error) bool {
-	var connect *pgconn.ConnectError
-	if errors.As(err, &connect) { // whatever the server said: nobody is let in
-		return true
-	}
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
-		// 08 connection, 53 resources, 57 operator intervention (shutdown, time-outs).
-		switch pg.Code[:2] {
-		case "08", "53", "57":
-			return true
-		}
-		return pg.Code == "25006" || pg.Code == "25P03" // read-only: a demoted primary; idle for too long in a transaction
-	}
-	var network net.Error
-	return errors.As(err, &network) || pgconn.Timeout(err) ||
-		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrUnexpectedEOF) ||
-		errors.Is(err, puddle.ErrClosedPool) || pgconn.SafeToRetry(err)
-}
-
 // MigrationSet is a directory of goose migrations with the table that holds its
 // version, so that a library and the service that uses it evolve independently.
 type MigrationSet struct {
@@ -186,15 +102,73 @@ type MigrationSet struct {
 	Table string
 }
 
-// Migrate waits for Postgres, then applies what is missing of each set, in
-// order. Several processes may call it at once: a session lock lets one work.
-func Migrate(ctx context.Context, url string, log *slog.Logger, sets ...MigrationSet) error {
-	db, err := sql.Open("pgx", url)
-	if err != nil {
-		return fmt.Errorf("database url: %w", err)
+// refusalPatience is how long migrate asks a server that does not let it in: roles and
+// databases may be made at the same time.
+const refusalPatience = 30 * time.Second
+
+var (
+	errRefused = errors.New("Postgres does not let this role in: create roles and databases with " +
+		"deploy/postgres-init.sql, or correct user, password and database in the database url")
+	errNoSession = errors.New("migrate locks a session, but a connection pooler is in front of the database: " +
+		"connect to Postgres itself; if the pooler is in session mode, add default_query_exec_mode=exec to the url")
+	errGivenUp = errors.New("given up")
+)
+
+// explain says what to do if err is the server's refusal to let a role in.
+func explain(err error) error {
+	var connect *pgconn.ConnectError
+	var pg *pgconn.PgError
+	if errors.As(err, &connect) && errors.As(err, &pg) {
+		switch pg.Code {
+		case "28000", "28P01", "3D000", "42501": // role, password, database, no right to connect
+			return fmt.Errorf("%w: %w", errRefused, err)
+		}
 	}
-	defer db.Close()
-	if err := waitFor(ctx, "postgres", log, db.PingContext); err != nil {
+	return err
+}
+
+// Migrate waits for Postgres, then applies what is missing of each set, in
+// order. Several processes may call it at once: a lock lets one work. A server that
+// refuses the role for half a minute is given up.
+func Migrate(ctx context.Context, url string, log *slog.Logger, sets ...MigrationSet) error {
+	return migrate(ctx, url, log, refusalPatience, sets...)
+}
+
+func migrate(ctx context.Context, url string, log *slog.Logger, patience time.Duration, sets ...MigrationSet) error {
+	c := connector{url: NewSecret(url), log: log}
+	cfg, err := c.config()
+	if err != nil {
+		return err
+	}
+	db := stdlib.OpenDB(*cfg.ConnConfig, stdlib.OptionAfterConnect(func(ctx context.Context, conn *pgx.Conn) error {
+		if modeIsSet(url) {
+			return nil
+		}
+		pooler, err := behindPooler(ctx, conn)
+		if err == nil && pooler {
+			err = fmt.Errorf("%w: %w", errGivenUp, errNoSession)
+		}
+		return err
+	}))
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeLimit)
+		defer cancel()
+		_ = within(ctx, "close the database's connections", func(context.Context) error { return db.Close() })
+	}()
+	var refused time.Time // since when
+	err = waitFor(ctx, "postgres", log, func(ctx context.Context) error {
+		err := explain(db.PingContext(ctx))
+		switch {
+		case !errors.Is(err, errRefused):
+			refused = time.Time{}
+		case refused.IsZero():
+			refused = time.Now()
+		case time.Since(refused) > patience:
+			err = fmt.Errorf("%w after %s: %w", errGivenUp, patience, err)
+		}
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	// Poll for the lock each second, for up to five minutes.

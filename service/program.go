@@ -79,7 +79,7 @@ func (p Program) Migrate(ctx context.Context, databaseURL Secret, c Common, log 
 	if err != nil {
 		return err
 	}
-	defer nc.Conn.Close()
+	defer CloseAll([]func(context.Context) error{nc.Close})
 	js, err := jetstream.New(nc.Conn)
 	if err != nil {
 		return fmt.Errorf("migrate streams: %w", err)
@@ -112,8 +112,7 @@ func (p Program) Connect(ctx context.Context, databaseURL Secret, c Common, log 
 	}
 	nc, err := ConnectNATS(c, p.Name, log)
 	if err != nil {
-		pool.Close()
-		return nil, nil, nil, errors.Join(err, tracer.Close(ctx))
+		return nil, nil, nil, errors.Join(err, tracer.Close(ctx), ClosePool(ctx, pool))
 	}
 	return pool, nc, tracer, nil
 }
@@ -125,7 +124,7 @@ func (p Program) Database(ctx context.Context, url Secret, c Common, log *slog.L
 		return nil, err
 	}
 	if err := WaitMigrated(ctx, pool, log, p.Migrations...); err != nil {
-		pool.Close()
+		_ = ClosePool(context.WithoutCancel(ctx), pool)
 		return nil, err
 	}
 	return pool, nil

@@ -11,16 +11,21 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // Main runs run as the whole program. The first SIGTERM or interrupt cancels its
 // context, a second one exits at once with status 130. An error is printed to
-// standard error and exits with status 1; being told to stop while still waiting
-// for something is not an error.
+// standard error, as JSON with LOG_FORMAT=json, and exits with status 1; being told to
+// stop while still waiting for something is not an error.
 func Main(run func(ctx context.Context, args []string, getenv func(string) string, stdout io.Writer) error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, os.Interrupt)
+	format, _ := lookup(os.Getenv, "LOG_FORMAT")
+	log := NewLogger(os.Stderr, format, "info")
+	slog.SetDefault(log) // libraries that print, print in this format too
 	go func() {
 		<-signals
 		cancel()
@@ -31,10 +36,15 @@ func Main(run func(ctx context.Context, args []string, getenv func(string) strin
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		err = nil
 	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+	if err == nil {
+		return
 	}
+	if format == "json" {
+		log.Error("ended", "error", err)
+	} else {
+		fmt.Fprintln(os.Stderr, err) // may have several lines, for people
+	}
+	os.Exit(1)
 }
 
 // Task is a part of a service that runs until its context ends. Returning
@@ -57,11 +67,10 @@ type Process struct {
 	Servers []*Server // listening already
 	Relays  []Task
 	Workers []Task
-	// Closers run last, in order: NATS, then pools.
-	Closers []func(ctx context.Context) error
+	Closers []func(ctx context.Context) error // run last, in order, see [Closers]
 
 	DrainDelay   time.Duration // lets load balancers see that readiness is off
-	DrainTimeout time.Duration // bounds everything after DrainDelay together
+	DrainTimeout time.Duration // bounds everything after DrainDelay together, whatever hangs
 }
 
 // Run returns nil after an orderly stop, when ctx ended. If a server fails or a
@@ -88,10 +97,11 @@ func (p *Process) Run(ctx context.Context) error {
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.DrainTimeout)
 	defer cancel()
 	errs := []error{cause}
-	for _, step := range append([]func(context.Context) error{p.shutdownServers, stopRelays, stopWorkers}, p.Closers...) {
+	steps := append([]func(context.Context) error{p.shutdownServers, stopRelays, stopWorkers}, p.Closers...)
+	for i, step := range steps {
 		began := time.Now()
-		errs = append(errs, step(drain))
-		p.Log.Debug("drained", "step", len(errs)-1, "took", time.Since(began))
+		errs = append(errs, within(drain, fmt.Sprintf("step %d of the stop sequence hangs", i+1), step))
+		p.Log.Debug("drained", "step", i+1, "took", time.Since(began))
 	}
 	p.Log.Info("stopped")
 	return errors.Join(errs...)
@@ -119,6 +129,43 @@ func (p *Process) start(ctx context.Context, tasks []Task, failed chan<- error) 
 		case <-drain.Done():
 			return fmt.Errorf("tasks did not stop: %w", drain.Err())
 		}
+	}
+}
+
+// lastWord is how long a step that was cut off may take to say why it did not end.
+const lastWord = 50 * time.Millisecond
+
+// within returns what fn returns, or the error of ctx soon after that has ended: fn may wait
+// for a lock or a server without heeding ctx, and is left behind then.
+func within(ctx context.Context, what string, fn func(context.Context) error) error {
+	done := make(chan error, 1)
+	go func() { done <- fn(ctx) }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(lastWord):
+		return fmt.Errorf("%s: %w", what, ctx.Err())
+	}
+}
+
+// Closers end what [Program.Connect] made, in an order in which nothing is lost.
+func Closers(pool *pgxpool.Pool, nc *NATS, tracer *Tracer) []func(context.Context) error {
+	return []func(context.Context) error{
+		nc.Close, tracer.Close, func(ctx context.Context) error { return ClosePool(ctx, pool) },
+	}
+}
+
+// CloseAll runs closers where no [Process] does, for a second each at most.
+func CloseAll(closers []func(context.Context) error) {
+	for _, c := range closers {
+		ctx, cancel := context.WithTimeout(context.Background(), closeLimit)
+		_ = within(ctx, "close", c)
+		cancel()
 	}
 }
 

@@ -104,7 +104,7 @@ func identify(ctx context.Context, cfg MigrateConfig, adopt bool, log *slog.Logg
 	if err != nil {
 		return err
 	}
-	defer pool.Close()
+	defer func() { _ = service.ClosePool(context.WithoutCancel(ctx), pool) }()
 	known := store.New(pool, nil)
 	p, err := cfg.open(known, nil)
 	if err != nil {

@@ -39,7 +39,7 @@ func reconcileOnce(ctx context.Context, cfg reconcileConfig, stdout io.Writer, d
 	if err != nil {
 		return err
 	}
-	defer pool.Close()
+	defer func() { _ = service.ClosePool(context.WithoutCancel(ctx), pool) }()
 	prov, err := cfg.open(store.New(pool, nil), nil)
 	if err != nil {
 		return err

@@ -63,12 +63,13 @@ func serve(ctx context.Context, cfg config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	defer pool.Close()
+	closers := service.Closers(pool, nc, tracer)
 	p, err := assemble(ctx, cfg, pool, nc, tracer, log)
 	if err != nil {
-		nc.Conn.Close()
+		service.CloseAll(closers)
 		return err
 	}
+	p.Closers = closers
 	return p.Run(ctx)
 }
 
@@ -93,7 +94,7 @@ func assemble(ctx context.Context, cfg config, pool *pgxpool.Pool, nc *service.N
 		Wake: due, Log: log, Tracer: tracer, Attempted: metrics.Attempted,
 	}
 	handler := &provision.Handler{Inbox: st, Wake: signal(due), Log: log, Poisoned: metrics.Poisoned}
-	health := service.NewHealth(map[string]func(context.Context) error{"postgres": pool.Ping})
+	health := service.NewHealth(map[string]func(context.Context) error{"postgres": service.Writable(pool)})
 	server, err := listen(cfg, &api.API{
 		Store: st, Tokens: service.OperatorTokens("service", cfg.Token.Reveal()), Health: health, Metrics: metrics,
 		Log: log, Timeout: cfg.DatabaseTimeout, Faults: cfg.Faults == "on", Requeue: handler.Requeue,
@@ -125,7 +126,6 @@ func assemble(ctx context.Context, cfg config, pool *pgxpool.Pool, nc *service.N
 	return &service.Process{
 		Log: log, Health: health, Servers: []*service.Server{server},
 		Relays: relays, Workers: []service.Task{commands, {Name: "worker", Run: worker.Run}, forget, reconciliation},
-		Closers:    []func(context.Context) error{nc.Close, tracer.Close},
 		DrainDelay: cfg.DrainDelay, DrainTimeout: cfg.DrainTimeout,
 	}, nil
 }

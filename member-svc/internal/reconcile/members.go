@@ -94,7 +94,7 @@ var errOvertaken = errors.New("the saga went on")
 // still of the version that was read and the last command has had its time. It reports
 // whether it did.
 func (r *Reconciler) command(ctx context.Context, m member, why string) (bool, error) {
-	err := outbox.InTx(ctx, r.tx, r.cfg.Wake, func(tx pgx.Tx) error {
+	err := r.tx.Do(ctx, r.cfg.Wake, func(tx pgx.Tx) error {
 		record := store.Record{Saga: saga.Saga{ID: m.SagaID, MemberID: m.MemberID, State: m.State}}
 		err := tx.QueryRow(ctx, `-- name: commandAgain
 UPDATE signup_saga s SET commanded_at = now() FROM member m

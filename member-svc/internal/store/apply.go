@@ -54,7 +54,7 @@ func (s *Store) Apply(ctx context.Context, changes ...Change) ([]Result, error) 
 	slices.SortStableFunc(changes, func(a, b Change) int { return cmp.Compare(a.SagaID, b.SagaID) })
 	for range maxMisses {
 		var results []Result
-		err := outbox.InTx(ctx, s.tx, s.wake, func(tx pgx.Tx) error {
+		err := s.tx.Do(ctx, s.wake, func(tx pgx.Tx) error {
 			records, err := load(ctx, tx, changes)
 			if err != nil {
 				return err
@@ -275,7 +275,8 @@ func auditChange(b *pgx.Batch, before, after saga.Saga, c Change) {
 // It returns how many sagas it moved.
 func (s *Store) Redrive(ctx context.Context, perSecond, limit int) (int, error) {
 	var due []Record
-	err := outbox.InTx(ctx, s.tx, s.wake, func(tx pgx.Tx) error {
+	err := s.tx.Do(ctx, s.wake, func(tx pgx.Tx) error {
+		due = nil
 		lane, err := outbox.ReadStatus(ctx, tx, string(contract.Essential))
 		if err != nil {
 			return err

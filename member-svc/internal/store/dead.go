@@ -81,7 +81,7 @@ func (s *Store) Dead(ctx context.Context, after DeadID, limit int) ([]DeadEvent,
 // Requeue publishes a dead event once more and returns what it was; [ErrNotFound] if
 // it is not, or no longer, dead.
 func (s *Store) Requeue(ctx context.Context, id DeadID, actor, reason string) (e DeadEvent, err error) {
-	err = outbox.InTx(ctx, s.tx, s.wake, func(tx pgx.Tx) error {
+	err = s.tx.Do(ctx, s.wake, func(tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, "-- name: getDead\n"+deadEvents(contract.Lane(id.Lane), "d.id = $1", 1), id.Row)
 		if err != nil {
 			return err

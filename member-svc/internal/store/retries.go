@@ -10,7 +10,6 @@ import (
 	"github.com/gofrs/uuid/v5"
 	"github.com/jackc/pgx/v5"
 
-	"github.com/signup-saga/signup-saga/outbox"
 	"github.com/signup-saga/signup-saga/service"
 )
 
@@ -90,7 +89,7 @@ func (s *Store) BeginRetry(ctx context.Context, r GroupRetry, f Filter) (GroupRe
 		r.ID = id.String()
 	}
 	id := r.ID
-	err := outbox.InTx(ctx, s.tx, nil, func(tx pgx.Tx) error {
+	err := s.tx.Do(ctx, nil, func(tx pgx.Tx) error {
 		var running int
 		if err := tx.QueryRow(ctx, "-- name: countRetries\nSELECT count(*) FROM group_retry WHERE state = 'running' AND due_at IS NOT NULL").Scan(&running); err != nil {
 			return err
@@ -162,7 +161,7 @@ func (s *Store) CancelRetry(ctx context.Context, id, actor, reason string) (r Gr
 	if _, err := uuid.FromString(id); err != nil {
 		return r, ErrNotFound
 	}
-	err = outbox.InTx(ctx, s.tx, nil, func(tx pgx.Tx) error {
+	err = s.tx.Do(ctx, nil, func(tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, "-- name: lockRetry\n"+selectRetry+" WHERE id = $1 FOR UPDATE", id)
 		if err != nil {
 			return err

@@ -8,7 +8,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
-	"github.com/signup-saga/signup-saga/outbox"
 )
 
 const (
@@ -28,7 +27,8 @@ const (
 // retried twice.
 func (s *Store) StepRetry(ctx context.Context) (found bool, err error) {
 	released := 0
-	err = outbox.InTx(ctx, s.tx, nil, func(tx pgx.Tx) error {
+	err = s.tx.Do(ctx, nil, func(tx pgx.Tx) error {
+		found, released = false, 0
 		rows, err := tx.Query(ctx, "-- name: claimRetry\n"+selectRetry+" WHERE due_at <= now() ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED")
 		if err != nil {
 			return err

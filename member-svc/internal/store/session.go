@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/signup-saga/signup-saga/service"
 )
 
 // sessionsPerMember bounds a member's sessions: the oldest end when there are more.
@@ -61,7 +63,19 @@ func (s *Store) AccountBySession(ctx context.Context, tokenHash []byte) (Account
 // OpenSession stores a session of the member and returns when it ends; the member's
 // oldest ones end beyond 20. A member whose password hash is another one by now gets
 // none: [ErrNotFound].
-func (s *Store) OpenSession(ctx context.Context, memberID, passwordHash string, tokenHash []byte, lifetime time.Duration) (time.Time, error) {
+func (s *Store) OpenSession(
+	ctx context.Context, memberID, passwordHash string, tokenHash []byte, lifetime time.Duration,
+) (expires time.Time, err error) {
+	err = service.Repeat(ctx, func() error {
+		expires, err = s.openSession(ctx, memberID, passwordHash, tokenHash, lifetime)
+		return err
+	})
+	return expires, err
+}
+
+func (s *Store) openSession(
+	ctx context.Context, memberID, passwordHash string, tokenHash []byte, lifetime time.Duration,
+) (time.Time, error) {
 	var expires time.Time
 	b := new(pgx.Batch)
 	b.Queue(`-- name: openSession

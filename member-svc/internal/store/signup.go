@@ -47,7 +47,15 @@ type Known struct {
 
 // LookUp reads, in one round trip, all that decides about a signup: before hashing,
 // and again when the outcome of [Store.SignUp] is in doubt.
-func (s *Store) LookUp(ctx context.Context, usernameKey, key, signupID string) (Known, error) {
+func (s *Store) LookUp(ctx context.Context, usernameKey, key, signupID string) (known Known, err error) {
+	err = service.Repeat(ctx, func() error {
+		known, err = s.lookUp(ctx, usernameKey, key, signupID)
+		return err
+	})
+	return known, err
+}
+
+func (s *Store) lookUp(ctx context.Context, usernameKey, key, signupID string) (Known, error) {
 	rows, err := s.pool.Query(ctx, `-- name: lookUpSignup
 SELECT now() AS now, k.body_hmac AS fingerprint, k.response, coalesce(m.password_hash, '') AS password_hash,
        EXISTS (SELECT FROM member WHERE username_key = $1) OR EXISTS (SELECT FROM member WHERE name_mac = $4) AS taken,
@@ -73,6 +81,17 @@ func (s *Store) Begin(sagaID, signupID string, m Member, now time.Time) (Record,
 // error leaves open whether it was committed: [Store.LookUp] tells.
 func (s *Store) SignUp(ctx context.Context, m Member, r Record, effects []saga.Effect, key *Key) error {
 	r.TraceParent = service.TraceParent(ctx)
+	err := service.Repeat(ctx, func() error { return s.insert(ctx, m, r, effects, key) })
+	if pg := new(pgconn.PgError); errors.As(err, &pg) && pg.Code == "23505" {
+		return fmt.Errorf("%w: %w", ErrTaken, err)
+	}
+	if err == nil {
+		s.wake()
+	}
+	return err
+}
+
+func (s *Store) insert(ctx context.Context, m Member, r Record, effects []saga.Effect, key *Key) error {
 	b := new(pgx.Batch)
 	b.Queue(`-- name: insertMember
 INSERT INTO member (id, username, username_key, name_mac, email, plan, password_hash, created_at)
@@ -93,14 +112,7 @@ VALUES ($1, $2, $3, $4, now() + make_interval(secs => $5))`,
 	if err := queueEffects(b, r, effects); err != nil { // last, so that a failed signup draws no event id
 		return err
 	}
-	err := s.pool.SendBatch(ctx, b).Close()
-	if pg := new(pgconn.PgError); errors.As(err, &pg) && pg.Code == "23505" {
-		return fmt.Errorf("%w: %w", ErrTaken, err)
-	}
-	if err == nil {
-		s.wake()
-	}
-	return err
+	return s.pool.SendBatch(ctx, b).Close()
 }
 
 // ForgetExpiredKeys removes up to limit idempotency keys whose time is over and

@@ -38,7 +38,7 @@ func Notices(pool *pgxpool.Pool, after time.Duration, wake func()) func(context.
 	tx := service.Transactor{Pool: pool, Idle: suspended}
 	return func(ctx context.Context) (bool, error) {
 		// Never more at once: the pace of the loop bounds what notices cost.
-		return false, outbox.InTx(ctx, tx, wake, func(tx pgx.Tx) error {
+		return false, tx.Do(ctx, wake, func(tx pgx.Tx) error {
 			found, err := record(ctx, tx, after)
 			if err != nil {
 				return fmt.Errorf("record stuck sagas: %w", err)

@@ -7,14 +7,13 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/signup-saga/signup-saga/outbox"
 	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
 )
 
 // Apply implements provision.Inbox: a batch of commands and dead letters in one
 // transaction, with the replies that are due at once.
 func (s *Store) Apply(ctx context.Context, commands []provision.Command, dead []provision.DeadLetter) error {
-	err := outbox.InTx(ctx, s.tx, s.wake, func(tx pgx.Tx) error {
+	err := s.tx.Do(ctx, s.wake, func(tx pgx.Tx) error {
 		replies, err := applyCommands(ctx, tx, commands)
 		if err != nil {
 			return err

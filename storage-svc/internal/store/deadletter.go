@@ -13,7 +13,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/signup-saga/signup-saga/outbox"
 	"github.com/signup-saga/signup-saga/service"
 	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
 )
@@ -64,7 +63,7 @@ func (s *Store) Requeue(ctx context.Context, id string, parse func(service.Messa
 	if !KnownID(id) {
 		return ErrNotFound
 	}
-	err := outbox.InTx(ctx, s.tx, s.wake, func(tx pgx.Tx) error {
+	err := s.tx.Do(ctx, s.wake, func(tx pgx.Tx) error {
 		m, err := message(ctx, tx, id)
 		if err != nil {
 			return err

@@ -11,6 +11,7 @@ import (
 
 	"github.com/signup-saga/signup-saga/contract"
 	"github.com/signup-saga/signup-saga/outbox"
+	"github.com/signup-saga/signup-saga/service"
 	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
 )
 
@@ -41,7 +42,7 @@ func (s *Store) SetGate(ctx context.Context, was, next provision.Gate) (written 
 	if known && alike(was.Reason(), next.Reason()) {
 		return setGate(ctx, s.pool, was, next)
 	}
-	err = outbox.InTx(ctx, s.tx, s.wake, func(tx pgx.Tx) error {
+	err = s.tx.Do(ctx, s.wake, func(tx pgx.Tx) error {
 		if written, err = setGate(ctx, tx, was, next); err != nil || !written {
 			return err
 		}
@@ -96,6 +97,14 @@ WHERE version = $1 AND failures = $2`,
 // does not wait for the disk: a lease that is lost with the server's memory is
 // one that ran out early, which version and token make harmless.
 func (s *Store) Claim(ctx context.Context, c provision.Claim) (due []provision.Storage, now provision.Gate, err error) {
+	err = service.Repeat(ctx, func() error {
+		due, now, err = s.claim(ctx, c)
+		return err
+	})
+	return due, now, err
+}
+
+func (s *Store) claim(ctx context.Context, c provision.Claim) (due []provision.Storage, now provision.Gate, err error) {
 	next := c.Was
 	if c.Next != nil {
 		next = *c.Next

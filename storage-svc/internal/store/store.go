@@ -66,7 +66,7 @@ func (s *Store) Get(ctx context.Context, memberID string) (provision.Storage, er
 // Finish implements provision.Queue. A stale result gives up its lease, if that
 // is still its own, so that a newer command need not wait for it to run out.
 func (s *Store) Finish(ctx context.Context, results []provision.Result) (stale int, err error) {
-	err = outbox.InTx(ctx, s.tx, s.wake, func(tx pgx.Tx) error {
+	err = s.tx.Do(ctx, s.wake, func(tx pgx.Tx) error {
 		written, err := finish(ctx, tx, results)
 		if err != nil {
 			return err

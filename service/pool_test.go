@@ -1,0 +1,254 @@
+package service_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/signup-saga/signup-saga/devstack/testenv"
+	"github.com/signup-saga/signup-saga/service"
+)
+
+// roleDatabase returns the URL of a database for a role of the test's own, and what runs
+// statements as the superuser.
+func roleDatabase(t *testing.T, role string) (roleURL string, admin func(sql string)) {
+	t.Helper()
+	u, err := url.Parse(testenv.Database(t, "empty", nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	super := u.String()
+	admin = func(sql string) {
+		t.Helper()
+		conn, err := pgx.Connect(context.Background(), super)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close(context.Background())
+		if _, err := conn.Exec(context.Background(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	admin("CREATE ROLE " + role + " LOGIN SUPERUSER PASSWORD 'secret'; CREATE TABLE x (id int)")
+	t.Cleanup(func() { admin("DROP ROLE " + role) })
+	u.User = url.UserPassword(role, "secret")
+	return u.String(), admin
+}
+
+func open(t *testing.T, url string) *pgxpool.Pool {
+	t.Helper()
+	pool, err := service.OpenPool(t.Context(), url, discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	return pool
+}
+
+// fill opens all connections of a pool, and runs sql on each.
+func fill(t *testing.T, pool *pgxpool.Pool, sql string) {
+	t.Helper()
+	var all []*pgxpool.Conn
+	for range pool.Config().MaxConns {
+		conn, err := pool.Acquire(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, conn)
+		if _, err := conn.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, conn := range all {
+		conn.Release()
+	}
+}
+
+// All connections lead to a server that was demoted: the first error closes them all.
+func TestReadOnlyConnectionsAreDestroyed(t *testing.T) {
+	pool := open(t, testenv.Database(t, "empty", nil))
+	if _, err := pool.Exec(t.Context(), "CREATE TABLE x (id int)"); err != nil {
+		t.Fatal(err)
+	}
+	fill(t, pool, "SET default_transaction_read_only = on")
+	if _, err := pool.Exec(t.Context(), "INSERT INTO x VALUES (1)"); err == nil || !service.Unavailable(err) {
+		t.Fatalf("a read-only connection: %v", err)
+	}
+	for range 2 * pool.Config().MaxConns {
+		if _, err := pool.Exec(t.Context(), "INSERT INTO x VALUES (1)"); err != nil {
+			t.Fatalf("a connection that leads nowhere is still in the pool: %v", err)
+		}
+	}
+	fill(t, pool, "SET default_transaction_read_only = on")
+	writable := service.Writable(pool)
+	if err := writable(t.Context()); err == nil {
+		t.Error("ready with a read-only connection")
+	}
+	if err := writable(t.Context()); err != nil {
+		t.Errorf("not ready with a new connection: %v", err)
+	}
+}
+
+// A role that may not write for a while: nobody hangs, and connections of that time do
+// not stay.
+func TestRoleIsReadOnlyForAWhile(t *testing.T) {
+	roleURL, admin := roleDatabase(t, "test_read_only")
+	pool := open(t, roleURL)
+	fill(t, pool, "SELECT 1")
+	write := func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), 2500*time.Millisecond)
+		defer cancel()
+		_, err := pool.Exec(ctx, "INSERT INTO x VALUES (1)")
+		return err
+	}
+	admin("ALTER ROLE test_read_only SET default_transaction_read_only = on;" +
+		"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'test_read_only'")
+	for range 20 {
+		if err := write(); err == nil || !service.Unavailable(err) {
+			t.Fatalf("the role writes: %v", err)
+		}
+	}
+	if err := service.Writable(pool)(t.Context()); err == nil {
+		t.Error("ready while nothing can be written")
+	}
+	admin("ALTER ROLE test_read_only RESET default_transaction_read_only")
+	began := time.Now()
+	testenv.Eventually(t, 3*time.Second, "a write", func() bool { return write() == nil })
+	t.Logf("writes again after %s", time.Since(began))
+}
+
+// Of several hosts the one that takes writes is used.
+func TestOfSeveralHostsTheWritableIsUsed(t *testing.T) {
+	u, err := url.Parse(testenv.Database(t, "empty", nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := l.Addr().String()
+	l.Close()
+	u.Host = gone + "," + u.Host
+	pool := open(t, u.String())
+	if err := service.Writable(pool)(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// A server that hangs does not hold up whoever closes the pool.
+func TestClosePoolIsBounded(t *testing.T) {
+	proxy := newDeafProxy(t, testenv.Database(t, "empty", nil))
+	pool, err := service.OpenPool(t.Context(), proxy.url, discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { proxy.cut(); pool.Close() }()
+	fill(t, pool, "SELECT 1")
+	proxy.deaf()
+	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := pool.Exec(short, "SELECT 1"); !service.Unavailable(err) { // pgx goes on to cancel it
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if err := service.ClosePool(t.Context(), pool); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("closed: %v", err)
+	}
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("took %s", took)
+	}
+}
+
+// deafProxy stands before a Postgres, until it stops to forward anything.
+type deafProxy struct {
+	url  string
+	mu   sync.Mutex
+	stop bool
+	done chan struct{}
+	cut  func()
+}
+
+func newDeafProxy(t *testing.T, server string) *deafProxy {
+	t.Helper()
+	u, err := url.Parse(server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &deafProxy{done: make(chan struct{})}
+	target := u.Host
+	u.Host = l.Addr().String()
+	p.url = u.String()
+	p.cut = sync.OnceFunc(func() { close(p.done); l.Close() })
+	t.Cleanup(p.cut)
+	go func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			behind, err := net.Dial("tcp", target)
+			if err != nil {
+				client.Close()
+				continue
+			}
+			go p.forward(behind, client)
+			go p.forward(client, behind)
+		}
+	}()
+	return p
+}
+
+func (p *deafProxy) deaf() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stop = true
+}
+
+func (p *deafProxy) forward(to, from net.Conn) {
+	defer to.Close()
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := from.Read(buf)
+		p.mu.Lock()
+		stop := p.stop
+		p.mu.Unlock()
+		if stop {
+			<-p.done
+			return
+		}
+		if n > 0 {
+			if _, err := to.Write(buf[:n]); err != nil {
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// A server that does not let migrate in is given up, with what to do.
+func TestMigrateGivesUpWhenRefused(t *testing.T) {
+	u, err := url.Parse(testenv.Database(t, "empty", nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.Path = "/nowhere"
+	err = service.MigrateWithPatience(t.Context(), u.String(), discard(), 100*time.Millisecond, migrations("1"))
+	if err == nil || !strings.Contains(err.Error(), "deploy/postgres-init.sql") {
+		t.Errorf("err = %v", err)
+	}
+}
