@@ -23,7 +23,7 @@ type Event struct {
 // StreamEvents answers with first and then with what event makes of each piece of news,
 // up to the last one. It ends earlier when the client is gone or does not read, when the
 // server drains, and at the end of the lifetime. No proxy is to keep the response for
-// itself, and the connection is not for other requests afterwards.
+// itself, and a connection of HTTP/1.1 is not for other requests afterwards.
 func StreamEvents[T any](w http.ResponseWriter, r *http.Request, pace EventPace, first Event, news <-chan T, event func(T) Event) {
 	control := http.NewResponseController(w)
 	// In place of the deadline that the server has set for short responses; once more for the end of the response.
@@ -32,7 +32,9 @@ func StreamEvents[T any](w http.ResponseWriter, r *http.Request, pace EventPace,
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set("X-Accel-Buffering", "no") // tells nginx to pass on what it has
-	w.Header().Set("Connection", "close")
+	if r.ProtoMajor == 1 {                    // with HTTP/2 it would send all other streams away, too
+		w.Header().Set("Connection", "close")
+	}
 	w.WriteHeader(http.StatusOK)
 	if r.Method == http.MethodHead {
 		return

@@ -3,64 +3,11 @@ package service_test
 import (
 	"net/http"
 	"net/http/httptest"
-	"slices"
 	"strings"
 	"testing"
 
 	"github.com/signup-saga/signup-saga/service"
 )
-
-func TestPreconditions(t *testing.T) {
-	for _, c := range []struct {
-		lines []string
-		any   bool
-		tags  []string // nil if the header cannot be read
-	}{
-		{[]string{`"2"`}, false, []string{`"2"`}},
-		{[]string{`"999", "2"`}, false, []string{`"999"`, `"2"`}},
-		{[]string{`"999"`, `W/"2" ,,`, ``}, false, []string{`"999"`, `W/"2"`}},
-		{[]string{"\t\"a,b\"\t,\"\""}, false, []string{`"a,b"`, `""`}},
-		{[]string{"*"}, true, []string{}},
-		{[]string{" * "}, true, []string{}},
-		{[]string{"*", "*"}, false, nil},
-		{[]string{`*, "2"`}, false, nil},
-		{[]string{`2`}, false, nil},
-		{[]string{`"2`}, false, nil},
-		{[]string{`"1" "2"`}, false, nil},
-		{[]string{`w/"2"`}, false, nil},
-		{[]string{`W/2`}, false, nil},
-		{[]string{`"a b"`}, false, nil},
-		{[]string{`,`}, false, nil},
-		{[]string{``}, false, nil},
-	} {
-		r := httptest.NewRequest(http.MethodPost, "/", http.NoBody)
-		r.Header["If-Match"] = c.lines
-		p, err := service.ReadPrecondition(r, "If-Match")
-		if c.tags == nil != (err != nil) || err == nil && (p.Any != c.any || !slices.Equal(p.Tags, c.tags)) || !p.Given {
-			t.Errorf("%q: %+v, %v", c.lines, p, err)
-		}
-	}
-	p, err := service.ReadPrecondition(httptest.NewRequest(http.MethodPost, "/", http.NoBody), "If-Match")
-	if p.Given || err != nil {
-		t.Errorf("without the header: %+v, %v", p, err)
-	}
-}
-
-func TestNotModified(t *testing.T) {
-	for header, want := range map[string]int{
-		`"2"`: 304, `W/"2"`: 304, `"1", "2"`: 304, `*`: 304,
-		`"1"`: 200, `"22"`: 200, `2`: 200, `"2-delayed"`: 200, ``: 200,
-	} {
-		w, r := httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", http.NoBody)
-		if header != "" {
-			r.Header.Set("If-None-Match", header)
-		}
-		done := service.NotModified(w, r, `"2"`)
-		if tag := w.Header().Get("ETag"); done != (want == 304) || w.Code != want || tag != `"2"` {
-			t.Errorf("%s: %v %d %s", header, done, w.Code, tag)
-		}
-	}
-}
 
 // What is wrong with a request whatever it is for is refused before any handler sees it.
 func TestRequestsAreRefusedBeforeTheyAreRouted(t *testing.T) {

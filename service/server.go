@@ -28,6 +28,8 @@ const (
 	// maxConnections is how many connections a listener holds at a time, unless told:
 	// each costs some 20 KiB and a file descriptor.
 	maxConnections = 8192
+	// maxRequests is how many requests one connection of HTTP/2 carries at a time.
+	maxRequests = 100
 )
 
 // errDrained ends http.Server.Serve when the accept queue is empty.
@@ -62,7 +64,8 @@ type ServerConfig struct {
 // A client that sends on a kept-alive connection in the very moment in which it
 // is closed may still lose: HTTP/1.1 cannot avoid that. So BeginDrain, called
 // DRAIN_DELAY earlier, has every response say Connection: close, and leaves idle
-// connections open meanwhile.
+// connections open meanwhile. HTTP/2 can: such a response and Shutdown send GOAWAY,
+// which names the last request that is served, and clients repeat later ones elsewhere.
 //
 // When all [ServerConfig.MaxConnections] are open, a newcomer takes the place of one
 // that has no request with a handler: kept alive, still sending its header, or silent
@@ -106,6 +109,7 @@ func NewServer(cfg ServerConfig) *Server {
 			return ctx
 		},
 		ErrorLog: slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
+		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: maxRequests},
 	}
 	return s
 }
@@ -121,6 +125,9 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Cache-Control", "no-store") // unless the handler knows better
 	w.Header().Set("X-Content-Type-Options", "nosniff")
+	if overHTTPS(r) {
+		w.Header().Set("Strict-Transport-Security", "max-age=31536000")
+	}
 	if p := refusal(w, r); p != nil {
 		WriteProblem(w, p)
 		return

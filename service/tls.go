@@ -26,7 +26,7 @@ func (f TLSFiles) Validate() []error {
 
 // ServerTLS returns the configuration of a listener, nil if there is no
 // certificate. Files that change are used from the next handshake on. It speaks
-// TLS 1.2 and later, and HTTP/1.1 only, which is what [Server] can drain.
+// TLS 1.2 and later, and HTTP/2 or 1.1 on top of it.
 func (f TLSFiles) ServerTLS(log *slog.Logger) (*tls.Config, error) {
 	if f.CertFile == "" {
 		return nil, nil
@@ -37,7 +37,7 @@ func (f TLSFiles) ServerTLS(log *slog.Logger) (*tls.Config, error) {
 	}
 	return &tls.Config{
 		MinVersion:     tls.VersionTLS12,
-		NextProtos:     []string{"http/1.1"},
+		NextProtos:     []string{"h2", "http/1.1"},
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return pair.get(), nil },
 	}, nil
 }

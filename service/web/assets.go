@@ -5,7 +5,7 @@ import (
 	"net/http"
 	"path"
 
-	"github.com/signup-saga/signup-saga/service"
+	"github.com/signup-saga/signup-saga/service/etag"
 )
 
 //go:embed style.css live.js icon.svg
@@ -14,11 +14,11 @@ var files embed.FS
 var types = map[string]string{"style.css": "text/css; charset=utf-8", "live.js": "text/javascript; charset=utf-8", "icon.svg": "image/svg+xml"}
 
 // assets are the files of this package, by name.
-var assets = func() map[string]*service.Static {
-	all := make(map[string]*service.Static, len(types))
+var assets = func() map[string]*etag.Content {
+	all := make(map[string]*etag.Content, len(types))
 	for name, kind := range types {
 		body, _ := files.ReadFile(name) // embedded
-		all[name] = service.NewStatic(body, kind)
+		all[name] = etag.NewContent(body, kind)
 	}
 	return all
 }()

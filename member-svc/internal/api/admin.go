@@ -16,31 +16,32 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
 	"github.com/signup-saga/signup-saga/service"
+	"github.com/signup-saga/signup-saga/service/etag"
 )
 
 // Admin returns the handler of the admin listener.
 func (a *API) Admin(tokens *service.Tokens, health *service.Health) http.Handler {
 	r := a.router()
-	r.Get("/openapi.json", a.handle(service.OpenAPI(adminDocument)))
+	r.With(service.Compress).Get("/openapi.json", a.handle(service.OpenAPI(adminDocument)))
 	r.Get("/livez", health.LiveHandler)
 	r.Get("/readyz", health.ReadyHandler)
 	r.Method(http.MethodGet, "/metrics", a.Metrics.Handler())
 	r.Route("/admin/v1", func(r chi.Router) {
 		r.Use(private, deadline(a.DatabaseTimeout), tokens.Require(service.RoleViewer))
-		operator := r.With(tokens.Require(service.RoleOperator))
-		r.Get("/sagas", a.handle(a.listSagas))
+		operator, list := r.With(tokens.Require(service.RoleOperator)), r.With(service.Compress)
+		list.Get("/sagas", a.handle(a.listSagas))
 		r.Get("/sagas/{saga_id}", a.handle(a.showSaga))
 		operator.Post("/sagas/{saga_id}/retry", a.handle(a.act(saga.Retried, errNotRetryable)))
 		operator.Post("/sagas/{saga_id}/cancel", a.handle(a.act(saga.Withdraw, account.ErrTooNew)))
-		r.Get("/overview", a.handle(a.showOverview))
-		r.Get("/failures", a.handle(a.listFailures))
-		r.Get("/retries", a.handle(a.listRetries))
+		list.Get("/overview", a.handle(a.showOverview))
+		list.Get("/failures", a.handle(a.listFailures))
+		list.Get("/retries", a.handle(a.listRetries))
 		operator.Post("/retries", a.handle(a.beginRetry))
 		r.Get("/retries/{id}", a.handle(a.showRetry))
 		operator.Post("/retries/{id}/cancel", a.handle(a.cancelRetry))
-		r.Get("/outbox/dead", a.handle(a.listDead))
+		list.Get("/outbox/dead", a.handle(a.listDead))
 		operator.Post("/outbox/dead/{id}/requeue", a.handle(a.requeue))
-		r.Get("/audit", a.handle(a.listAudit))
+		list.Get("/audit", a.handle(a.listAudit))
 	})
 	return alone(r)
 }
@@ -197,18 +198,24 @@ func wish(w http.ResponseWriter, r *http.Request, kind saga.Kind) (store.Change,
 	return change, err
 }
 
+var errIfMatch = service.NewProblem(http.StatusBadRequest, "invalid_precondition",
+	`If-Match must be * or a list of ETags, as in "1", "2"`)
+
 // ifMatch returns the versions that a request is meant for, nil for any. Tags of others
 // and weak ones match nothing.
 func ifMatch(r *http.Request) ([]int64, error) {
-	p, err := service.ReadPrecondition(r, "If-Match")
-	if err != nil || !p.Given || p.Any {
-		return nil, err
+	p, ok := etag.Read(r, "If-Match")
+	switch {
+	case !ok:
+		return nil, errIfMatch
+	case !p.Given || p.Any:
+		return nil, nil
 	}
 	versions := []int64{}
 	for _, tag := range p.Tags {
-		version, err := strconv.ParseInt(strings.Trim(tag, `"`), 10, 64)
-		if err == nil && etag(version) == tag {
-			versions = append(versions, version)
+		n, err := strconv.ParseInt(strings.Trim(tag, `"`), 10, 64)
+		if err == nil && version(n) == tag {
+			versions = append(versions, n)
 		}
 	}
 	return versions, nil

@@ -123,7 +123,7 @@ func deadline(d time.Duration) func(http.Handler) http.Handler {
 	}
 }
 
-// etag names a version.
-func etag(version int64) string { return `"` + strconv.FormatInt(version, 10) + `"` }
+// version is the ETag of a version.
+func version(n int64) string { return `"` + strconv.FormatInt(n, 10) + `"` }
 
-func setETag(w http.ResponseWriter, version int64) { w.Header().Set("ETag", etag(version)) }
+func setETag(w http.ResponseWriter, n int64) { w.Header().Set("ETag", version(n)) }

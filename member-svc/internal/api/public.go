@@ -10,6 +10,7 @@ import (
 
 	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
 	"github.com/signup-saga/signup-saga/service"
+	"github.com/signup-saga/signup-saga/service/etag"
 )
 
 // Public returns the handler of the public listener. Call it once.
@@ -18,7 +19,7 @@ func (a *API) Public(limits Limits) http.Handler {
 	a.streams = service.NewPlaces(limits.Streams)
 	r := a.router()
 	r.Use(private, caller)
-	r.Get("/openapi.json", a.handle(service.OpenAPI(publicDocument)))
+	r.With(service.Compress).Get("/openapi.json", a.handle(service.OpenAPI(publicDocument)))
 	r.Post("/v1/members", a.handle(a.signUp))
 	r.Get("/v1/signups/{signup_id}", a.handle(a.showSignup))
 	r.Get("/v1/signups/{signup_id}/events", a.handle(a.streamSignup))
@@ -97,14 +98,14 @@ func (a *API) showSignup(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	tag := etag(view.Version)
+	tag := version(view.Version)
 	if view.Delayed { // which it becomes by time alone
 		tag = strings.TrimSuffix(tag, `"`) + `-delayed"`
 	}
 	if !view.State.Settled() {
 		w.Header().Set("Retry-After", "1")
 	}
-	if service.NotModified(w, r, tag) {
+	if etag.NotModified(w, r, tag) {
 		return nil
 	}
 	return service.WriteJSON(w, http.StatusOK, view.Below(service.PathPrefix(r)))

@@ -58,7 +58,7 @@ func New(cfg Config) (http.Handler, error) {
 		return r.Match(chi.NewRouteContext(), method, path)
 	})))
 	r.Get("/console", func(w http.ResponseWriter, r *http.Request) { web.Redirect(w, r, home) })
-	r.Get(home+"assets/*", web.Asset)
+	r.With(service.Compress).Get(home+"assets/*", web.Asset)
 	r.Group(func(r chi.Router) {
 		r.Use(web.Headers, http.NewCrossOriginProtection().Handler)
 		r.Get(home+"login", c.showLogin)
@@ -68,7 +68,7 @@ func New(cfg Config) (http.Handler, error) {
 			r.Use(c.signedIn)
 			r.Get(home+"events", c.streamChanges)
 			r.Get(home+"*", c.screen(func(*http.Request) (view, error) { return view{}, errNoPage }))
-			c.routes(r)
+			c.routes(r.With(service.Compress))
 		})
 	})
 	return r, nil

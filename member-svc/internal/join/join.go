@@ -76,7 +76,7 @@ func (s *site) routes() http.Handler {
 	r.MethodNotAllowed(handle(service.UnknownMethod(func(method, path string) bool {
 		return r.Match(chi.NewRouteContext(), method, path)
 	})))
-	page := r.With(web.Headers)
+	page := r.With(web.Headers, service.Compress)
 	page.Get("/", handle(s.empty))
 	page.With(sameOrigin.Handler).Post("/", handle(s.signUp))
 	page.Get("/signup/{signup_id}", handle(s.progress))

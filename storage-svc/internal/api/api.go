@@ -38,15 +38,15 @@ func (a *API) Handler() http.Handler {
 	r.MethodNotAllowed(a.adapt(service.UnknownMethod(func(method, path string) bool {
 		return r.Match(chi.NewRouteContext(), method, path)
 	})))
-	r.Get("/openapi.json", a.adapt(service.OpenAPI(document)))
+	r.With(service.Compress).Get("/openapi.json", a.adapt(service.OpenAPI(document)))
 	r.Get("/livez", a.Health.LiveHandler)
 	r.Get("/readyz", a.Health.ReadyHandler)
 	r.Method(http.MethodGet, "/metrics", a.Metrics)
 	r.Group(func(r chi.Router) {
 		r.Use(a.Tokens.Require(service.RoleOperator))
-		r.Get("/v1/storages", a.adapt(a.listStorages))
+		r.With(service.Compress).Get("/v1/storages", a.adapt(a.listStorages))
 		r.Get("/v1/storages/{member_id}", a.adapt(a.getStorage))
-		r.Get("/v1/dead-letters", a.adapt(a.listDeadLetters))
+		r.With(service.Compress).Get("/v1/dead-letters", a.adapt(a.listDeadLetters))
 		r.Post("/v1/dead-letters/{id}/requeue", a.adapt(a.requeue))
 		if a.Faults {
 			r.Get("/v1/faults", a.adapt(a.getFaults))

@@ -1,4 +1,6 @@
-package service
+// Package etag is about representations that clients have already: ETags, and requests
+// that depend on them (RFC 9110, 8.8.3 and 13).
+package etag
 
 import (
 	"net/http"
@@ -7,24 +9,26 @@ import (
 	"strings"
 )
 
-// entityTag is one element of a list of ETags (RFC 9110, 8.8.3) and what separates it
-// from the next one.
+// Gzip is the suffix of the ETag of what is compressed: another representation.
+const Gzip = "-gzip"
+
+// entityTag is one element of a list of ETags and what separates it from the next one.
 var entityTag = regexp.MustCompile(`^[ \t]*((?:W/)?"[!#-~\x80-\xff]*")?[ \t]*(?:,|$)`)
 
-// Precondition is a header If-Match or If-None-Match.
-type Precondition struct {
+// Condition is a header If-Match or If-None-Match.
+type Condition struct {
 	Given bool     // there is such a header
 	Any   bool     // it is *
 	Tags  []string // as they are written, quoted
 }
 
-// ReadPrecondition reads a header, all lines of it. The error is a [Problem], 400.
-func ReadPrecondition(r *http.Request, name string) (Precondition, error) {
+// Read reads a header, all lines of it. It returns false if that is no list of ETags.
+func Read(r *http.Request, name string) (Condition, bool) {
 	lines := r.Header.Values(name)
-	p := Precondition{Given: len(lines) > 0}
+	p := Condition{Given: len(lines) > 0}
 	rest := strings.Join(lines, ",")
 	if p.Any = strings.Trim(rest, " \t") == "*"; p.Any {
-		return p, nil
+		return p, true
 	}
 	for rest != "" {
 		found := entityTag.FindStringSubmatch(rest)
@@ -35,22 +39,20 @@ func ReadPrecondition(r *http.Request, name string) (Precondition, error) {
 			p.Tags = append(p.Tags, found[1])
 		}
 	}
-	if p.Given && (rest != "" || len(p.Tags) == 0) {
-		detail := name + ` must be * or a list of ETags, as in "1", "2"`
-		return p, NewProblem(http.StatusBadRequest, "invalid_precondition", detail)
-	}
-	return p, nil
+	return p, !p.Given || rest == "" && len(p.Tags) > 0
 }
 
 // NotModified answers 304 and returns true if a GET or HEAD names this ETag in
 // If-None-Match: the client has what it would be given. It sets the header ETag.
 func NotModified(w http.ResponseWriter, r *http.Request, tag string) bool {
 	w.Header().Set("ETag", tag)
-	p, err := ReadPrecondition(r, "If-None-Match")
-	if err != nil || !p.Given { // who cannot say what they have is given all
+	p, ok := Read(r, "If-None-Match")
+	if !ok || !p.Given { // who cannot say what they have is given all
 		return false
 	}
-	same := func(t string) bool { return strings.TrimPrefix(t, "W/") == tag }
+	same := func(t string) bool {
+		return strings.Replace(strings.TrimPrefix(t, "W/"), Gzip+`"`, `"`, 1) == tag
+	}
 	if !p.Any && !slices.ContainsFunc(p.Tags, same) {
 		return false
 	}

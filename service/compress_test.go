@@ -1,0 +1,94 @@
+package service_test
+
+import (
+	"compress/gzip"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/signup-saga/signup-saga/service"
+	"github.com/signup-saga/signup-saga/service/etag"
+)
+
+func TestWhatIsCompressed(t *testing.T) {
+	long, short := strings.Repeat("signup ", 500), strings.Repeat("x", 1000)
+	for _, c := range []struct {
+		name, method, accept, contentType, body string
+		compressed                              bool
+	}{
+		{"a list", "GET", "gzip", "application/json", long, true},
+		{"a page", "GET", "br;q=1, gzip;q=0.5", "text/html; charset=utf-8", long, true},
+		{"a short page", "GET", "gzip", "text/html; charset=utf-8", short, false},
+		{"the answer to a form", "POST", "gzip", "text/html; charset=utf-8", long, false},
+		{"nobody asked", "GET", "", "application/json", long, false},
+		{"it is refused", "GET", "gzip;q=0", "application/json", long, false},
+		{"only zstd", "GET", "zstd", "application/json", long, false},
+		{"an image", "GET", "gzip", "image/png", long, false},
+		{"events", "GET", "gzip", "text/event-stream", long, false},
+	} {
+		handler := service.Compress(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", c.contentType)
+			_, _ = io.WriteString(w, c.body)
+		}))
+		w, r := httptest.NewRecorder(), httptest.NewRequest(c.method, "/", http.NoBody)
+		r.Header.Set("Accept-Encoding", c.accept)
+		handler.ServeHTTP(w, r)
+		if coding := w.Header().Get("Content-Encoding"); coding == "gzip" != c.compressed {
+			t.Errorf("%s: Content-Encoding %q", c.name, coding)
+		}
+		if vary := w.Header().Get("Vary"); c.method == "GET" && vary != "Accept-Encoding" {
+			t.Errorf("%s: Vary %q", c.name, vary)
+		}
+		text := w.Body.String()
+		if c.compressed {
+			reader, err := gzip.NewReader(w.Body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all, err := io.ReadAll(reader)
+			if text = string(all); err != nil || w.Header().Get("Content-Length") != "" {
+				t.Errorf("%s: %v %v", c.name, err, w.Header())
+			}
+		}
+		if text != c.body {
+			t.Errorf("%s: %d bytes arrive of %d", c.name, len(text), len(c.body))
+		}
+	}
+}
+
+// A compressed representation has an ETag of its own, and either one is recognized.
+func TestContentIsKeptByItsTag(t *testing.T) {
+	handler := service.Compress(etag.NewContent([]byte(strings.Repeat("body ", 500)), "text/css"))
+	ask := func(method string, header http.Header) *httptest.ResponseRecorder {
+		w, r := httptest.NewRecorder(), httptest.NewRequest(method, "/", http.NoBody)
+		r.Header = header
+		handler.ServeHTTP(w, r)
+		return w
+	}
+	plain, zipped := ask("GET", http.Header{}), ask("GET", http.Header{"Accept-Encoding": {"gzip"}})
+	tag, zippedTag := plain.Header().Get("ETag"), zipped.Header().Get("ETag")
+	want := strings.TrimSuffix(tag, `"`) + `-gzip"`
+	if plain.Code != 200 || zipped.Code != 200 || zippedTag != want || plain.Body.Len() != 2500 {
+		t.Errorf("%d %v, %d %v", plain.Code, plain.Header(), zipped.Code, zipped.Header())
+	}
+	if cache := plain.Header().Get("Cache-Control"); cache != "no-cache" {
+		t.Errorf("Cache-Control %q", cache)
+	}
+	for _, known := range []string{tag, zippedTag, "W/" + tag, `"x", ` + zippedTag, "*"} {
+		for _, method := range []string{"GET", "HEAD"} {
+			w := ask(method, http.Header{"If-None-Match": {known}, "Accept-Encoding": {"gzip"}})
+			if w.Code != 304 || w.Body.Len() > 0 || w.Header().Get("ETag") == "" || w.Header().Get("Vary") == "" {
+				t.Errorf("%s with %s: %d %v", method, known, w.Code, w.Header())
+			}
+		}
+	}
+	if w := ask("GET", http.Header{"If-None-Match": {`"other"`}}); w.Code != 200 {
+		t.Errorf("another tag: %d", w.Code)
+	}
+	part := ask("GET", http.Header{"Range": {"bytes=0-3"}, "Accept-Encoding": {"gzip"}})
+	if part.Code != 206 || part.Body.String() != "body" || part.Header().Get("Content-Encoding") != "" {
+		t.Errorf("a range: %d %q %v", part.Code, part.Body, part.Header())
+	}
+}
