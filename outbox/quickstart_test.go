@@ -26,8 +26,8 @@ func TestREADMEShowsCompiledCode(t *testing.T) {
 	_, shown, _ := strings.Cut(string(readme), "```go\n")
 	shown, _, found := strings.Cut(shown, "```\n")
 	_, compiled, _ := strings.Cut(string(source), "// README.md shows the rest of this file.\n\n")
-	if !found || shown != compiled {
-		t.Errorf("the quick start is\n%s\nbut what is compiled is\n%s", shown, compiled)
+	if !found || !strings.HasSuffix(shown, compiled) {
+		t.Errorf("the quick start is\n%s\nbut it should end with what is compiled:\n%s", shown, compiled)
 	}
 }
 

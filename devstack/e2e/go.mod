@@ -20,6 +20,7 @@ require (
 	github.com/signup-saga/signup-saga/client v0.0.0
 	go.opentelemetry.io/proto/otlp v1.11.1
 	go.yaml.in/yaml/v3 v3.0.5
+	golang.org/x/mod v0.41.0
 	google.golang.org/protobuf v1.36.12
 )
 
