@@ -19,8 +19,8 @@ const (
 	outboxVersion = "v0.1.0" // which the adapters require
 )
 
-// strangersEnv is an environment with a Go module proxy made of the tree: what a stranger gets once these modules are tagged. Everything else comes from
-// where this machine gets it.
+// strangersEnv is an environment with a Go module proxy made of the tree: what a stranger gets once these modules are
+// tagged. Everything else comes from where this machine gets it.
 func strangersEnv(t *testing.T, modules ...string) (env []string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -84,7 +84,7 @@ func TestStrangerUsesTheOutbox(t *testing.T) {
 	}
 	env := append(os.Environ(), "DATABASE_URL=")
 	database := start(t, "devstack postgres", env, devstack, "postgres").awaitVariable("DATABASE_URL", startLimit)
-	broker := start(t, "devstack nats", env, devstack, "nats", "--dir", t.TempDir(), "--addr", "127.0.0.1:0").
+	broker := start(t, "devstack nats", env, devstack, "nats", "--dir", t.TempDir(), "--addr", freeAddress(t)).
 		awaitVariable("NATS_URL", startLimit)
 
 	shop := t.TempDir()
@@ -94,9 +94,9 @@ func TestStrangerUsesTheOutbox(t *testing.T) {
 		t.Fatal(err)
 	}
 	sh(t, shop, env, "go mod tidy && go build -o shop . && go test "+outboxModule+"/outboxtest")
-	requires := mustRead(t, filepath.Join(shop, "go.mod"))
-	if ours := regexp.MustCompile(`signup-saga/\S+ v\S+`).FindAllString(requires, -1); len(ours) != 1 ||
-		strings.Contains(mustRead(t, filepath.Join(shop, "go.sum")), "devstack") || strings.Contains(requires, "replace") {
+	requires, sums := mustRead(t, filepath.Join(shop, "go.mod")), mustRead(t, filepath.Join(shop, "go.sum"))
+	ours := regexp.MustCompile(`signup-saga/\S+ v\S+`).FindAllString(requires, -1)
+	if len(ours) != 1 || strings.Contains(requires, "replace") || strings.Contains(sums, "devstack") {
 		t.Errorf("the stranger's go.mod should require the outbox alone:\n%s", requires)
 	}
 
