@@ -134,7 +134,8 @@ func TestAdminContract(t *testing.T) {
 	})
 	database := storetest.URL(t)
 	proxy := storetest.NewProxy(t, database)
-	s := start(t, environment(t, proxy.URL, broker.URL))
+	env := environment(t, proxy.URL, broker.URL)
+	s := start(t, env)
 	c := apitest.New(t, s.admin)
 	g := &groups{c: c, admin: s.admin + "/admin/v1", pool: storetest.Connect(t, database)}
 
@@ -167,6 +168,7 @@ func TestAdminContract(t *testing.T) {
 	c.Call(202, "POST", one+"/retry", reason, append([]string{"If-Match", etag}, operator...)...)
 	c.Call(202, "POST", one+"/cancel", reason, operator...)
 	c.Call(409, "POST", one+"/retry", reason, operator...)
+	tooManyWrongTokens(c, also(t, env))
 
 	proxy.Refuse.Store(true)
 	proxy.BreakAll(true)

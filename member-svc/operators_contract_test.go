@@ -134,3 +134,27 @@ func (g *groups) withoutDatabase() {
 	g.c.Call(503, "POST", g.retry+"/cancel", "", operator...)
 	g.c.Call(503, "POST", g.dead, `{"reason":"x"}`, operator...)
 }
+
+// tooManyWrongTokens asks everything of a replica that has been asked too often without a token that it knows.
+func tooManyWrongTokens(c *apitest.Contract, s *svc) {
+	admin := s.admin + "/admin/v1"
+	for range 10 {
+		c.Call(401, "GET", admin+"/overview", "", "Authorization", "Bearer a wrong token")
+	}
+	const id = "/0199e5c0-5b1c-7a10-9c7e-6a0d9c1e2f44"
+	for _, path := range []string{
+		"/sagas", "/sagas" + id, "/overview", "/failures", "/retries", "/retries" + id, "/outbox/dead", "/audit",
+	} {
+		c.Call(429, "GET", admin+path, "", viewer...)
+	}
+	for _, path := range []string{
+		"/sagas" + id + "/retry", "/sagas" + id + "/cancel", "/retries", "/retries" + id + "/cancel",
+		"/outbox/dead/essential-1/requeue",
+	} {
+		body := `{"reason":"x"}`
+		if path == "/retries" {
+			body = `{"filter":{},"reason":"x"}`
+		}
+		c.Call(429, "POST", admin+path, body, operator...)
+	}
+}

@@ -29,6 +29,9 @@ var program = service.Program{Name: "member-svc", Producer: contract.Member, Mig
 
 // run is the whole program but for the process around it.
 func run(ctx context.Context, args []string, getenv func(string) string, stdout io.Writer) error {
+	if len(args) > 0 && args[0] == "admin-token" {
+		return adminToken(args[1:], stdout)
+	}
 	return service.Dispatch(args, getenv, stdout, map[string]service.Command{
 		"serve": service.With(func(cfg Config, stdout io.Writer) error {
 			return serve(ctx, cfg, service.NewLogger(stdout, cfg.LogFormat, cfg.LogLevel))
@@ -99,6 +102,9 @@ func assemble(cfg Config, pool *pgxpool.Pool, nc *service.NATS, tracer *service.
 	if err := addWorkers(p, cfg, pool, nc, st, metrics, registry, wake); err != nil {
 		return nil, err
 	}
+	if err := tokens.Watch(registry, log); err != nil {
+		return nil, err
+	}
 	public, admin, err := pages(p, cfg, newAPI(p, cfg, st, hasher, metrics), tokens)
 	if err != nil {
 		return nil, err
@@ -151,7 +157,10 @@ func pages(p *service.Process, cfg Config, handlers *api.API, tokens *service.To
 	p.Workers = append(p.Workers, service.Task{Name: "console pulse", Run: func(ctx context.Context) error { return pulse.Run(ctx, p.Log) }})
 	admin, err = console.New(console.Config{
 		API: handlers.Admin(tokens, p.Health), Pulse: pulse, DemoURL: cfg.ConsoleDemoURL.Reveal(), Log: p.Log,
-		Sessions: &service.Sessions{Tokens: tokens, Secret: []byte(cfg.IdempotencySecret.Reveal()), Lifetime: console.SessionLifetime},
+		Sessions: &service.Sessions{
+			Tokens: tokens, Secret: []byte(cfg.IdempotencySecret.Reveal()),
+			Lifetime: console.SessionLifetime, Ended: handlers.Store,
+		},
 	})
 	return public, admin, err
 }
@@ -198,14 +207,15 @@ func addWorkers(p *service.Process, cfg Config, pool *pgxpool.Pool, nc *service.
 	loop("group retries", time.Second, st.StepRetry)
 	loop("welcome mail", time.Second, mailer.Work)
 	loop("forget mailed addresses", time.Minute, mailer.Forget)
-	loop("forget keys", time.Minute, func(ctx context.Context) (bool, error) {
-		n, err := st.ForgetExpiredKeys(ctx, forgetBatch)
-		return n == forgetBatch, err
-	})
-	loop("forget sessions", time.Minute, func(ctx context.Context) (bool, error) {
-		n, err := st.ForgetExpiredSessions(ctx, forgetBatch)
-		return n == forgetBatch, err
-	})
+	forget := func(what string, some func(ctx context.Context, limit int) (int64, error)) {
+		loop("forget "+what, time.Minute, func(ctx context.Context) (bool, error) {
+			n, err := some(ctx, forgetBatch)
+			return n == forgetBatch, err
+		})
+	}
+	forget("keys", st.ForgetExpiredKeys)
+	forget("sessions", st.ForgetExpiredSessions)
+	forget("logouts", st.ForgetLogouts)
 	loop("gauges", 5*time.Second, func(ctx context.Context) (bool, error) { return false, metrics.Refresh(ctx, st) })
 	return addWatchers(cfg, pool, registry, wake, p.Log, loop, consume)
 }

@@ -44,16 +44,26 @@ func NewLimiter(burst int, interval time.Duration) *Limiter {
 // Allow counts one time for the key and returns 0, or returns how long it has to
 // wait, and counts nothing.
 func (l *Limiter) Allow(key string) time.Duration {
-	return l.allow([]Network{{Times: 1}}, key)
+	return l.allow([]Network{{Times: 1}}, key, true)
+}
+
+// Wait returns what [Limiter.Allow] would, and counts nothing.
+func (l *Limiter) Wait(key string) time.Duration {
+	return l.allow([]Network{{Times: 1}}, key, false)
 }
 
 // AllowFrom is Allow for an address and all of its networks, each together with the key:
 // "" is for whatever the address does.
 func (l *Limiter) AllowFrom(a netip.Addr, key string) time.Duration {
-	return l.allow(Networks(a), key)
+	return l.allow(Networks(a), key, true)
 }
 
-func (l *Limiter) allow(networks []Network, key string) (wait time.Duration) {
+// WaitFrom returns what [Limiter.AllowFrom] would, and counts nothing.
+func (l *Limiter) WaitFrom(a netip.Addr, key string) time.Duration {
+	return l.allow(Networks(a), key, false)
+}
+
+func (l *Limiter) allow(networks []Network, key string, count bool) (wait time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Since(l.began)
@@ -61,8 +71,8 @@ func (l *Limiter) allow(networks []Network, key string) (wait time.Duration) {
 		_, full := l.find(n, key, now)
 		wait = max(wait, full+l.cost(n)-now-l.burst)
 	}
-	if wait > 0 {
-		return wait
+	if wait > 0 || !count {
+		return max(wait, 0)
 	}
 	for _, n := range networks {
 		cells, full := l.find(n, key, now)

@@ -27,7 +27,8 @@ import (
 const natsPatience = 3 * time.Second
 
 // ErrUsage is returned for a command line that is not one of the subcommands.
-var ErrUsage = errors.New("usage: serve | migrate | healthcheck | reconcile [--dry-run] (configuration comes from the environment; see the README)")
+var ErrUsage = errors.New("usage: serve | migrate | healthcheck | reconcile [--dry-run], member-svc also admin-token " +
+	"(configuration comes from the environment; see the README)")
 
 // Program is what the services have in common on the way from the command line
 // to Postgres and NATS.

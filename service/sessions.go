@@ -3,56 +3,108 @@ package service
 import (
 	"context"
 	"crypto/hmac"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"net/http"
 	"strconv"
 	"strings"
 	"time"
 )
 
-// Sessions let a browser act for a bearer without keeping its token. A session says
-// until when it holds, and is signed with a key made of Secret and the token's hash: it
-// needs no storage, holds in every replica, and ends with its token. It cannot be taken
-// back otherwise. Safe for concurrent use.
+// Sessions let a browser act for a bearer without keeping its token. A session says until
+// when it is valid, and is signed with a key made of Secret and the token's hash: it holds
+// in every replica, and ends with its token. Only those that were ended before their time
+// are stored. Safe for concurrent use.
 type Sessions struct {
 	Tokens   *Tokens
 	Secret   []byte
 	Lifetime time.Duration
+	Ended    EndedSessions
 }
 
-// Begin returns a session for the holder of a secret token, and when it ends.
-func (s *Sessions) Begin(secret string) (session string, ends time.Time, ok bool) {
-	who, ok := s.Tokens.find("Bearer " + secret)
-	if !ok {
-		return "", time.Time{}, false
+// EndedSessions are sessions that were ended before their time, by their hash.
+type EndedSessions interface {
+	// EndSession is called for valid sessions only. It may forget them once they have expired.
+	EndSession(ctx context.Context, hash []byte, expires time.Time) error
+	SessionEnded(ctx context.Context, hash []byte) (bool, error)
+}
+
+// sessionPatience is how long an answer about ended sessions is waited for.
+const sessionPatience = 2 * time.Second
+
+// Begin returns a session for the holder of a secret token, and when it ends. Refusals are
+// those of [Tokens.Require].
+func (s *Sessions) Begin(r *http.Request, secret string) (session, name string, ends time.Time, refusal *Problem) {
+	who, refusal := s.Tokens.authenticate(r, secret)
+	if refusal != nil {
+		return "", "", time.Time{}, refusal
 	}
 	ends = time.Now().Add(s.Lifetime)
-	until := strconv.FormatInt(ends.Unix(), 10)
-	return until + "." + s.sign(until, who), ends, true
+	if !who.expires.IsZero() && who.expires.Before(ends) {
+		ends = who.expires
+	}
+	claim := strconv.FormatInt(ends.Unix(), 10) + "." + rand.Text()
+	return claim + "." + s.sign(claim, who), who.name, ends, nil
 }
 
 // Resume returns a context in which requests are let pass by [Tokens.Require] as if
 // they had the token that the session began with, and by which [Actor] knows who it is.
-// It reports false for a session that is over or none.
-func (s *Sessions) Resume(ctx context.Context, session string) (context.Context, bool) {
-	until, signature, _ := strings.Cut(session, ".")
-	ends, err := strconv.ParseInt(until, 10, 64)
-	if err != nil || time.Now().Unix() >= ends {
-		return ctx, false
+// It reports false for a session that is over or none; an error leaves that open.
+func (s *Sessions) Resume(ctx context.Context, session string) (context.Context, bool, error) {
+	who, _, ok := s.open(session)
+	if !ok {
+		return ctx, false, nil
 	}
-	for _, candidate := range s.Tokens.list() {
-		if hmac.Equal([]byte(signature), []byte(s.sign(until, candidate))) {
-			return context.WithValue(ctx, actorKey{}, candidate), true
-		}
+	bounded, cancel := context.WithTimeout(ctx, sessionPatience)
+	defer cancel()
+	ended, err := s.Ended.SessionEnded(bounded, sessionHash(session))
+	if err != nil || ended {
+		return ctx, false, err
 	}
-	return ctx, false
+	return context.WithValue(ctx, actorKey{}, who), true, nil
 }
 
-func (s *Sessions) sign(until string, t token) string {
+// End ends a session in every replica.
+func (s *Sessions) End(ctx context.Context, session string) (name string, err error) {
+	who, expires, ok := s.open(session)
+	if !ok {
+		return "", nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, sessionPatience)
+	defer cancel()
+	return who.name, s.Ended.EndSession(ctx, sessionHash(session), expires)
+}
+
+// open returns whose session it is, unless its time or its token's is over.
+func (s *Sessions) open(session string) (who token, expires time.Time, ok bool) {
+	claim, signature := session, ""
+	if dot := strings.LastIndexByte(session, '.'); dot >= 0 {
+		claim, signature = session[:dot], session[dot+1:]
+	}
+	until, nonce, _ := strings.Cut(claim, ".")
+	ends, err := strconv.ParseInt(until, 10, 64)
+	if err != nil || nonce == "" || time.Now().Unix() >= ends {
+		return token{}, time.Time{}, false
+	}
+	for _, candidate := range s.Tokens.list() {
+		if hmac.Equal([]byte(signature), []byte(s.sign(claim, candidate))) {
+			return candidate, time.Unix(ends, 0), !candidate.expired()
+		}
+	}
+	return token{}, time.Time{}, false
+}
+
+func (s *Sessions) sign(claim string, t token) string {
 	key := hmac.New(sha256.New, s.Secret)
 	_, _ = key.Write([]byte("session of an admin token\n")) // a hash never fails
 	_, _ = key.Write(t.hash[:])
 	mac := hmac.New(sha256.New, key.Sum(nil))
-	_, _ = mac.Write([]byte(until))
+	_, _ = mac.Write([]byte(claim))
 	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
+}
+
+func sessionHash(session string) []byte {
+	sum := sha256.Sum256([]byte(session))
+	return sum[:]
 }

@@ -1,12 +1,15 @@
 package service_test
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -18,37 +21,74 @@ func tokenLine(name, role, secret string) string {
 	return name + ":" + role + ":" + hex.EncodeToString(sum[:]) + "\n"
 }
 
+const (
+	annsToken = "the token of ann"
+	bobsToken = "the token of bob"
+)
+
+// ended remembers sessions as the replicas' database does.
+type ended struct {
+	mu     sync.Mutex
+	hashes map[string]time.Time
+	err    error
+}
+
+func (e *ended) EndSession(_ context.Context, hash []byte, expires time.Time) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.hashes[string(hash)] = expires
+	return e.err
+}
+
+func (e *ended) SessionEnded(_ context.Context, hash []byte) (bool, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	_, ok := e.hashes[string(hash)]
+	return ok, e.err
+}
+
+func begin(t *testing.T, s *service.Sessions, secret string) string {
+	t.Helper()
+	session, _, ends, refusal := s.Begin(httptest.NewRequest(http.MethodPost, "/", http.NoBody), secret)
+	if refusal != nil || time.Until(ends).Round(time.Minute) != s.Lifetime.Round(time.Minute) {
+		t.Fatalf("session %v, %v", refusal, ends)
+	}
+	return session
+}
+
+// as returns what somebody with the session is answered, and who they are.
+func as(s *service.Sessions, session, role string) (status int, who string) {
+	handler := s.Tokens.Require(role)(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		who, _ = service.Actor(r.Context())
+	}))
+	r, w := httptest.NewRequest(http.MethodGet, "/", http.NoBody), httptest.NewRecorder()
+	if ctx, ok, err := s.Resume(r.Context(), session); ok && err == nil {
+		r = r.WithContext(ctx)
+	}
+	handler.ServeHTTP(w, r)
+	return w.Code, who
+}
+
 func TestSessionStandsForItsToken(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "tokens")
-	write(t, path, tokenLine("ann", service.RoleOperator, "a")+tokenLine("bob", service.RoleViewer, "b"))
+	write(t, path, tokenLine("ann", service.RoleOperator, annsToken)+tokenLine("bob", service.RoleViewer, bobsToken))
 	tokens, err := service.LoadTokens(path, discard())
 	if err != nil {
 		t.Fatal(err)
 	}
-	sessions := &service.Sessions{Tokens: tokens, Secret: []byte("one secret of all replicas"), Lifetime: time.Hour}
-	begin := func(s *service.Sessions, secret string) string {
-		session, ends, ok := s.Begin(secret)
-		if !ok || time.Until(ends).Round(time.Minute) != s.Lifetime.Round(time.Minute) {
-			t.Fatalf("session %v, %v", ok, ends)
-		}
-		return session
+	gone := &ended{hashes: map[string]time.Time{}}
+	with := func(secret string, lifetime time.Duration) *service.Sessions {
+		return &service.Sessions{Tokens: tokens, Secret: []byte(secret), Lifetime: lifetime, Ended: gone}
 	}
-	ann, bob := begin(sessions, "a"), begin(sessions, "b")
-	if _, _, ok := sessions.Begin("c"); ok {
-		t.Error("a session began without a known token")
+	const secret = "one secret of all replicas"
+	sessions, replica, stranger := with(secret, time.Hour), with(secret, time.Minute), with("another secret", time.Hour)
+	ann, bob := begin(t, sessions, annsToken), begin(t, sessions, bobsToken)
+	if ann == begin(t, sessions, annsToken) {
+		t.Error("two sessions are the same")
 	}
-	as := func(s *service.Sessions, session, role string) (status int, who string) {
-		handler := tokens.Require(role)(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { who, _ = service.Actor(r.Context()) }))
-		r, w := httptest.NewRequest(http.MethodGet, "/", http.NoBody), httptest.NewRecorder()
-		if ctx, ok := s.Resume(r.Context(), session); ok {
-			r = r.WithContext(ctx)
-		}
-		handler.ServeHTTP(w, r)
-		return w.Code, who
-	}
-	replica := &service.Sessions{Tokens: tokens, Secret: sessions.Secret, Lifetime: time.Minute}
-	stranger := &service.Sessions{Tokens: tokens, Secret: []byte("another secret"), Lifetime: time.Hour}
+	claim, signature := ann[:strings.LastIndex(ann, ".")], ann[strings.LastIndex(ann, ".")+1:]
 	until, _, _ := strings.Cut(ann, ".")
+	over := begin(t, with(secret, -time.Second), annsToken)
 	for name, c := range map[string]struct {
 		sessions      *service.Sessions
 		session, role string
@@ -59,21 +99,59 @@ func TestSessionStandsForItsToken(t *testing.T) {
 		"in every replica":         {replica, ann, service.RoleOperator, 200, "ann"},
 		"a viewer views":           {sessions, bob, service.RoleViewer, 200, "bob"},
 		"a viewer operates":        {sessions, bob, service.RoleOperator, 403, ""},
-		"signed by somebody else":  {sessions, begin(stranger, "a"), service.RoleViewer, 401, ""},
+		"signed by somebody else":  {sessions, begin(t, stranger, annsToken), service.RoleViewer, 401, ""},
 		"made longer":              {sessions, "9" + ann, service.RoleViewer, 401, ""},
-		"without a signature":      {sessions, until + ".", service.RoleViewer, 401, ""},
+		"without a signature":      {sessions, claim + ".", service.RoleViewer, 401, ""},
+		"without a nonce":          {sessions, until + "." + signature, service.RoleViewer, 401, ""},
 		"nothing":                  {sessions, "", service.RoleViewer, 401, ""},
-		"over before it has begun": {sessions, begin(&service.Sessions{Tokens: tokens, Secret: sessions.Secret, Lifetime: -time.Second}, "a"), service.RoleViewer, 401, ""},
+		"over before it has begun": {sessions, over, service.RoleViewer, 401, ""},
 	} {
 		if status, who := as(c.sessions, c.session, c.role); status != c.status || who != c.who {
 			t.Errorf("%s: %d as %q, want %d as %q", name, status, who, c.status, c.who)
 		}
 	}
 
-	write(t, path, tokenLine("ann", service.RoleViewer, "a")) // fewer rights, and bob is gone
+	write(t, path, tokenLine("ann", service.RoleViewer, annsToken)) // fewer rights, and bob is gone
 	for session, want := range map[string]int{ann: 403, bob: 401} {
 		if status, _ := as(sessions, session, service.RoleOperator); status != want {
 			t.Errorf("%d after the tokens changed, want %d", status, want)
 		}
+	}
+}
+
+func TestEndedSessionIsOfNoUse(t *testing.T) {
+	tokens, err := service.ParseTokens(tokenLine("ann", service.RoleOperator, annsToken))
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := &ended{hashes: map[string]time.Time{}}
+	sessions := &service.Sessions{Tokens: tokens, Secret: []byte("secret"), Lifetime: time.Hour, Ended: gone}
+	replica := &service.Sessions{Tokens: tokens, Secret: []byte("secret"), Lifetime: time.Hour, Ended: gone}
+	one, other := begin(t, sessions, annsToken), begin(t, sessions, annsToken)
+	if name, err := sessions.End(t.Context(), one); err != nil || name != "ann" {
+		t.Fatalf("%q %v", name, err)
+	}
+	for name, c := range map[string]struct {
+		session string
+		status  int
+	}{"the ended one": {one, 401}, "another of the same token": {other, 200}} {
+		if status, _ := as(replica, c.session, service.RoleViewer); status != c.status {
+			t.Errorf("%s: %d, want %d", name, status, c.status)
+		}
+	}
+	// What is no session is not stored: nobody fills the table.
+	for _, session := range []string{"", "x", one + "x", "9" + one, begin(t, &service.Sessions{
+		Tokens: tokens, Secret: []byte("another"), Lifetime: time.Hour, Ended: gone,
+	}, annsToken)} {
+		if name, err := sessions.End(t.Context(), session); err != nil || name != "" || len(gone.hashes) != 1 {
+			t.Errorf("%q: %q, %v, %d stored", session, name, err, len(gone.hashes))
+		}
+	}
+	gone.err = errors.New("the database is away")
+	if _, ok, err := sessions.Resume(t.Context(), other); ok || err == nil {
+		t.Errorf("resumed without knowing: %v", err)
+	}
+	if _, err := sessions.End(t.Context(), other); err == nil {
+		t.Error("a session that was not ended counts as ended")
 	}
 }

@@ -204,7 +204,7 @@ func TestTokensAreReplacedWhileTheyAreUsed(t *testing.T) {
 	put := func(content string) {
 		m.swap(func(dir string) { write(t, filepath.Join(dir, "tokens"), content) })
 	}
-	old, young := "old:operator:"+hash("a")+"\n", "young:operator:"+hash("b")+"\n"
+	old, young := "old:operator:"+hash("the old token")+"\n", "young:operator:"+hash("the young token")+"\n"
 	put(old)
 	tokens, err := service.LoadTokens(m.path("tokens"), discard())
 	if err != nil {
@@ -219,21 +219,21 @@ func TestTokensAreReplacedWhileTheyAreUsed(t *testing.T) {
 		{"a mistake", old + "young:operator:beef\n", 200, 200},
 		{"nobody", "# nobody\n", 200, 200},
 		{"the old one removed", young, 401, 200},
-		{"demoted", "young:viewer:" + hash("b") + "\n", 401, 403},
+		{"demoted", "young:viewer:" + hash("the young token") + "\n", 401, 403},
 	} {
 		put(step.content)
-		if a, b := status(handler, "a"), status(handler, "b"); a != step.a || b != step.b {
+		if a, b := status(handler, "the old token"), status(handler, "the young token"); a != step.a || b != step.b {
 			t.Errorf("%s: answers %d and %d, want %d and %d", step.name, a, b, step.a, step.b)
 		}
 	}
 	m.must(os.Remove(m.path("..data")))
-	if got := status(handler, "b"); got != 403 {
+	if got := status(handler, "the young token"); got != 403 {
 		t.Errorf("without the file: %d", got)
 	}
 	put(old)
 	// In place: by an editor, or on a single mounted file.
 	m.must(os.WriteFile(m.path("tokens"), []byte(young+"# longer\n"), 0o600))
-	if got := status(handler, "b"); got != 200 {
+	if got := status(handler, "the young token"); got != 200 {
 		t.Errorf("written in place: %d", got)
 	}
 }

@@ -4,12 +4,12 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
-	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"os"
 	"strings"
+	"time"
 )
 
 // Roles of a token. An operator may do everything a viewer may.
@@ -19,60 +19,46 @@ const (
 )
 
 // Tokens authenticates bearers. Only hashes are kept. Safe for concurrent use.
-type Tokens struct{ list func() []token }
+type Tokens struct {
+	list     func() []token
+	shortest int // characters; what is shorter is refused, whatever the list says
+	guard    *guard
+}
 
 type token struct {
 	name, role string
 	hash       [sha256.Size]byte
+	expires    time.Time // zero: never
 }
+
+func (t token) expired() bool { return !t.expires.IsZero() && !time.Now().Before(t.expires) }
 
 // LoadTokens reads a file as [ParseTokens] does. A changed file holds from the
 // next request on; one that cannot be read or has a mistake in it changes
-// nothing, and is logged.
+// nothing, and is logged. Tokens that expire soon are logged at each load.
 func LoadTokens(path string, log *slog.Logger) (*Tokens, error) {
 	file, err := newReloaded(log, func() ([]token, error) {
 		b, err := os.ReadFile(path)
 		if err != nil {
 			return nil, fmt.Errorf("tokens: %w", err)
 		}
-		return parseTokens(string(b))
+		list, err := parseTokens(string(b))
+		warnOfExpiry(log, list)
+		return list, err
 	}, path)
 	if err != nil {
 		return nil, err
 	}
-	return &Tokens{list: file.get}, nil
+	return &Tokens{list: file.get, shortest: shortestToken}, nil
 }
 
-// ParseTokens reads lines name:role:sha256-hex; empty lines and lines that begin
-// with # are skipped. Errors name the line, never what is in it. At least one
-// token is required.
+// ParseTokens reads lines name:role:sha256-hex[:expiry]; empty lines and lines that begin
+// with # are skipped. The expiry is a date (the token is valid until that day begins in
+// UTC) or a time by RFC 3339. Errors name the line, never what is in it. At least one token
+// is required.
 func ParseTokens(text string) (*Tokens, error) {
 	list, err := parseTokens(text)
-	return &Tokens{list: func() []token { return list }}, err
-}
-
-func parseTokens(text string) (list []token, err error) {
-	n := 0
-	for line := range strings.Lines(text) {
-		n++
-		line = strings.TrimSpace(line)
-		if line == "" || strings.HasPrefix(line, "#") {
-			continue
-		}
-		parts := strings.Split(line, ":")
-		if len(parts) != 3 || parts[0] == "" || (parts[1] != RoleViewer && parts[1] != RoleOperator) {
-			return nil, fmt.Errorf("tokens: line %d is not name:role:sha256-hex with role viewer or operator", n)
-		}
-		hash, err := hex.DecodeString(parts[2])
-		if err != nil || len(hash) != sha256.Size {
-			return nil, fmt.Errorf("tokens: line %d has no SHA-256 in hexadecimal", n)
-		}
-		list = append(list, token{parts[0], parts[1], [sha256.Size]byte(hash)})
-	}
-	if len(list) == 0 {
-		return nil, fmt.Errorf("tokens: none found in %d lines", n)
-	}
-	return list, nil
+	return &Tokens{list: func() []token { return list }, shortest: shortestToken}, err
 }
 
 // OperatorTokens accepts each of some secrets, which white space separates, with
@@ -80,24 +66,29 @@ func parseTokens(text string) (list []token, err error) {
 func OperatorTokens(name, secrets string) *Tokens {
 	var list []token
 	for secret := range strings.FieldsSeq(secrets) {
-		list = append(list, token{name, RoleOperator, sha256.Sum256([]byte(secret))})
+		list = append(list, token{name: name, role: RoleOperator, hash: sha256.Sum256([]byte(secret))})
 	}
 	return &Tokens{list: func() []token { return list }}
 }
 
-// Require lets requests pass whose bearer has the role: 401 without a known
-// token, 403 with too small a role. Handlers find out who it is by [Actor]. A request
-// whose context is of [Sessions.Resume] needs no bearer.
+// Require lets requests pass whose bearer has the role: 401 without a known token, 403
+// with too small a role, 429 after too many wrong ones if [Tokens.Watch] was called. Handlers
+// find out who it is by [Actor]. A request whose context is of [Sessions.Resume] needs no bearer.
 func (t *Tokens) Require(role string) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			who, ok := r.Context().Value(actorKey{}).(token)
+			var refusal *Problem
 			if !ok {
-				who, ok = t.find(r.Header.Get("Authorization"))
+				scheme, secret, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+				if !strings.EqualFold(scheme, "Bearer") {
+					secret = ""
+				}
+				who, refusal = t.authenticate(r, secret)
 			}
 			switch {
-			case !ok:
-				WriteProblem(w, NewProblem(http.StatusUnauthorized, "unauthorized", "a valid bearer token is required"))
+			case refusal != nil:
+				WriteProblem(w, refusal)
 			case role == RoleOperator && who.role != RoleOperator:
 				WriteProblem(w, NewProblem(http.StatusForbidden, "forbidden", "this needs the operator role"))
 			default:
@@ -107,19 +98,53 @@ func (t *Tokens) Require(role string) func(http.Handler) http.Handler {
 	}
 }
 
-// find compares with every token, so that its time says nothing about any.
-func (t *Tokens) find(authorization string) (found token, ok bool) {
-	scheme, secret, _ := strings.Cut(authorization, " ")
-	if !strings.EqualFold(scheme, "Bearer") || secret == "" {
-		return token{}, false
+// authenticate returns whose token a request comes with.
+func (t *Tokens) authenticate(r *http.Request, secret string) (token, *Problem) {
+	if secret == "" {
+		return token{}, errNoToken()
 	}
+	if t.guard == nil {
+		who, reason := t.find(secret)
+		if reason != "" {
+			return token{}, errNoToken()
+		}
+		return who, nil
+	}
+	return t.guard.check(r, func() (token, string) { return t.find(secret) })
+}
+
+func errNoToken() *Problem {
+	return NewProblem(http.StatusUnauthorized, "unauthorized", "a valid bearer token is required")
+}
+
+// Why a token is refused.
+const (
+	reasonUnknown = "unknown"
+	reasonShort   = "short"
+	reasonTypo    = "typo"
+	reasonExpired = "expired"
+	reasonLimited = "limited"
+)
+
+// find compares with every token, so that its time says nothing about any. The reason is
+// "" if the token is accepted.
+func (t *Tokens) find(secret string) (found token, reason string) {
 	hash := sha256.Sum256([]byte(secret))
+	reason = reasonUnknown
 	for _, candidate := range t.list() {
 		if subtle.ConstantTimeCompare(hash[:], candidate.hash[:]) == 1 {
-			found, ok = candidate, true
+			found, reason = candidate, ""
 		}
 	}
-	return found, ok
+	switch {
+	case len(secret) < t.shortest:
+		return token{}, reasonShort
+	case reason != "" && misspelt(secret):
+		return token{}, reasonTypo
+	case reason == "" && found.expired():
+		return token{}, reasonExpired
+	}
+	return found, reason
 }
 
 type actorKey struct{}

@@ -73,6 +73,9 @@ var healthy = []string{
 	`member_mails_total{job="member-svc", instance="a", result="delayed"} 0+6x360`,
 	`member_webhooks_total{job="member-svc", instance="a", result="sent"} 0x110 1x249`,
 	`member_webhooks_total{job="member-svc", instance="a", result="delayed"} 0x100 1x259`,
+	`admin_tokens_refused_total{job="member-svc", instance="a", reason="unknown"} 0+1x360`,
+	`admin_token_expiry_timestamp_seconds{job="member-svc", instance="a"} 0x360`,
+	`admin_token_expiry_timestamp_seconds{job="member-svc", instance="b"} 2592000x360`,
 }
 
 // sick is, for each alert, what makes it fire and no other alert, each time instead of the healthy series of the same labels.
@@ -113,7 +116,11 @@ var sick = map[string][][]string{
 		`member_mails_total{job="member-svc", instance="a", result="sent"} 0+600x60 36600x299`,
 		`member_mails_total{job="member-svc", instance="a", result="delayed"} 0x60 0+12x299`,
 	}},
-	"WebhookStuck": {{`member_webhooks_total{job="member-svc", instance="a", result="delayed"} 0x60 0+1x299`}},
+	"AdminTokensGuessed": {{
+		`admin_tokens_refused_total{job="member-svc", instance="a", reason="unknown"} 0x60 0+4x299`,
+	}},
+	"AdminTokenExpires": {{`admin_token_expiry_timestamp_seconds{job="member-svc", instance="b"} 1219600x360`}},
+	"WebhookStuck":      {{`member_webhooks_total{job="member-svc", instance="a", result="delayed"} 0x60 0+1x299`}},
 }
 
 func TestAlertsFire(t *testing.T) {

@@ -13,7 +13,7 @@ import (
 
 func TestAudit(t *testing.T) {
 	s := open(t)
-	b := s.logIn(t, "view")
+	b := s.logIn(t, "viewer-token")
 	b.get("/console/audit").wants(t, 200, "Nobody did such a thing")
 	one, two := s.fail(t, "one", "full"), s.fail(t, "two", "full")
 	s.apply(t, one.ID, saga.Event{Kind: saga.Retried, Actor: "ann", Reason: hostile})
@@ -52,7 +52,7 @@ func TestAuditInPages(t *testing.T) {
 	s := open(t)
 	id := s.sagas(t, 1, "ready", "", "")[0]
 	storetest.Exec(t, s.pool, "INSERT INTO admin_audit (actor, action, saga_id, reason, before, after) SELECT 'ann', 'retried', $1, 'x', '{}', '{}' FROM generate_series(1, 120)", id)
-	found := s.logIn(t, "view").pages("/console/audit?actor=ann", auditRow)
+	found := s.logIn(t, "viewer-token").pages("/console/audit?actor=ann", auditRow)
 	all := slices.Concat(found...)
 	if len(found) != 3 || len(all) != 120 || all[0] != "120" || all[119] != "1" {
 		t.Errorf("pages of %v", found)

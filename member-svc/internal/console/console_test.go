@@ -39,6 +39,7 @@ type site struct {
 	*httptest.Server
 	pool  *pgxpool.Pool
 	store *store.Store
+	watch func(*testing.T) // has wrong tokens limited
 }
 
 func open(t *testing.T) *site {
@@ -48,7 +49,7 @@ func open(t *testing.T) *site {
 		sum := sha256.Sum256([]byte(secret))
 		return hex.EncodeToString(sum[:])
 	}
-	tokens, err := service.ParseTokens("ann:operator:" + hash("op") + "\nvic:viewer:" + hash("view"))
+	tokens, err := service.ParseTokens("ann:operator:" + hash("operator-token") + "\nvic:viewer:" + hash("viewer-token"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,10 +60,15 @@ func open(t *testing.T) *site {
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	s.store = store.New(s.pool, storetest.Steps, storetest.Secret, func() {})
 	handlers := &api.API{Store: s.store, Steps: storetest.Steps, Metrics: metrics, DatabaseTimeout: 10 * time.Second, Log: log}
+	s.watch = func(t *testing.T) {
+		if err := tokens.Watch(prometheus.NewRegistry(), log); err != nil {
+			t.Fatal(err)
+		}
+	}
 	pulse := console.NewPulse(s.store.Pulse, 20*time.Millisecond)
 	handler, err := console.New(console.Config{
 		API: handlers.Admin(tokens, service.NewHealth(nil)), Pulse: pulse, DemoURL: "http://127.0.0.1:1/faults", Log: log,
-		Sessions: &service.Sessions{Tokens: tokens, Secret: storetest.Secret, Lifetime: time.Hour},
+		Sessions: &service.Sessions{Tokens: tokens, Secret: storetest.Secret, Lifetime: time.Hour, Ended: s.store},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -218,12 +224,12 @@ func TestLogin(t *testing.T) {
 	if want := "/console/login?next=%2Fconsole%2Fsagas%3Fstate%3Dready"; p.path != want {
 		t.Errorf("asked to log in at %s, want %s", p.path, want)
 	}
-	b.post("/console/login", "token", "wrong").wants(t, 401, "This is not an admin token.")
-	if p := b.post("/console/login", "token", " op ", "next", "/console/?x=y"); p.path != "/console/?x=y" {
+	b.post("/console/login", "token", "wrong").wants(t, 401, "This is not an admin token")
+	if p := b.post("/console/login", "token", " operator-token ", "next", "/console/?x=y"); p.path != "/console/?x=y" {
 		t.Errorf("logged in at %s", p.path)
 	}
 	for _, foreign := range []string{"https://example.org/", "//example.org/console/", "/admin/v1/sagas", "/console/logout"} {
-		if p := s.visit(t).post("/console/login", "token", "view", "next", foreign); p.path != "/console/" {
+		if p := s.visit(t).post("/console/login", "token", "viewer-token", "next", foreign); p.path != "/console/" {
 			t.Errorf("next=%s leads to %s", foreign, p.path)
 		}
 	}
@@ -233,21 +239,48 @@ func TestLogin(t *testing.T) {
 	}
 	b.get("/console").wants(t, 200, "ann", "operator", "Log out")
 	for _, c := range b.http.Jar.Cookies(site) {
-		if strings.Contains(c.Value, "op") {
+		if strings.Contains(c.Value, "operator-token") {
 			t.Error("the cookie shows the token")
 		}
 	}
+	stolen, other := b.http.Jar.Cookies(site), s.logIn(t, "operator-token")
 	b.post("/console/logout").wants(t, 200, "Admin token")
 	b.get("/console/").wants(t, 200, "Admin token")
+	b.http.Jar.SetCookies(site, stolen)
+	b.get("/console/").wants(t, 200, "Admin token")
+	other.get("/console/").wants(t, 200, "Overview")
 
 	forgetful := &browser{t, s, &http.Client{Transport: s.Client().Transport, Timeout: soon}}
-	forgetful.post("/console/login", "token", "op").wants(t, 200, "did not keep the session")
+	forgetful.post("/console/login", "token", "operator-token").wants(t, 200, "did not keep the session")
+}
+
+func TestLoginsAreLimited(t *testing.T) {
+	s := open(t)
+	s.watch(t)
+	for range 10 {
+		s.visit(t).post("/console/login", "token", "a wrong token").wants(t, 401, "This is not an admin token")
+	}
+	p := s.visit(t).post("/console/login", "token", "operator-token")
+	p.wants(t, 429, "There were too many wrong tokens. Try again in ")
+	if p.header.Get("Retry-After") == "" {
+		t.Error("no Retry-After")
+	}
+}
+
+// Whether a session was ended is in the database. Without it nobody is let in, nor sent to
+// log in again.
+func TestLogoutNeedsTheDatabase(t *testing.T) {
+	s := open(t)
+	b := s.logIn(t, "operator-token")
+	s.pool.Close()
+	b.get("/console/").wants(t, 503, "cannot be checked now")
+	b.post("/console/logout").wants(t, 503, "log out again")
 }
 
 func TestCookieIsForThisHostOnly(t *testing.T) {
 	s := open(t)
 	b := &browser{t, s, &http.Client{Transport: s.Client().Transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
-	p := b.post("/console/login", "token", "op")
+	p := b.post("/console/login", "token", "operator-token")
 	got := p.header.Get("Set-Cookie")
 	for _, want := range []string{"__Host-console=", "Path=/;", "HttpOnly", "Secure", "SameSite=Strict"} {
 		if !strings.Contains(got, want) {
@@ -261,7 +294,7 @@ func TestCookieIsForThisHostOnly(t *testing.T) {
 
 func TestForeignFormsAreRefused(t *testing.T) {
 	s := open(t)
-	b := s.logIn(t, "op")
+	b := s.logIn(t, "operator-token")
 	r := b.form("/console/logout")
 	r.Header.Set("Sec-Fetch-Site", "cross-site")
 	if p := b.do(r); p.status != http.StatusForbidden {
@@ -273,13 +306,13 @@ func TestForeignFormsAreRefused(t *testing.T) {
 // What is not the console's goes to the API as before, without a session's rights.
 func TestTheAPIIsAsBefore(t *testing.T) {
 	s := open(t)
-	b := s.logIn(t, "op")
+	b := s.logIn(t, "operator-token")
 	b.get("/admin/v1/overview").wants(t, 401, "unauthorized")
 	b.get("/livez").wants(t, 200)
 	b.get("/nothing").wants(t, 404, "not_found")
 	b.post("/livez").wants(t, 405, "method_not_allowed")
 	r := b.form("/admin/v1/retries")
-	r.Header.Set("Authorization", "Bearer op")
+	r.Header.Set("Authorization", "Bearer operator-token")
 	r.Header.Set("Content-Type", "application/json")
 	r.Header.Set("Sec-Fetch-Site", "cross-site") // programs may be anywhere
 	if p := b.do(r); p.status != http.StatusBadRequest {
@@ -294,7 +327,7 @@ func TestTheAPIIsAsBefore(t *testing.T) {
 
 func TestPagesAreToldOfChanges(t *testing.T) {
 	s := open(t)
-	b := s.logIn(t, "view")
+	b := s.logIn(t, "viewer-token")
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL+"/console/events", http.NoBody)
 	if err != nil {
 		t.Fatal(err)

@@ -18,7 +18,7 @@ func (s *site) kill(t *testing.T, lane contract.Lane, why string) {
 
 func TestDeadLetters(t *testing.T) {
 	s := open(t)
-	b, viewer := s.logIn(t, "op"), s.logIn(t, "view")
+	b, viewer := s.logIn(t, "operator-token"), s.logIn(t, "viewer-token")
 	viewer.get("/console/dead").wants(t, 200, "No dead letters")
 	r := s.signUp(t, "mina")
 	s.kill(t, contract.Essential, hostile)
@@ -57,7 +57,7 @@ func TestDeadLettersInPages(t *testing.T) {
 	}
 	s.kill(t, contract.Essential, "too large")
 	s.kill(t, contract.NonEssential, "too large")
-	found := s.logIn(t, "view").pages("/console/dead", regexp.MustCompile(`<tr id="d-([a-z]+-[0-9]+)">`))
+	found := s.logIn(t, "viewer-token").pages("/console/dead", regexp.MustCompile(`<tr id="d-([a-z]+-[0-9]+)">`))
 	if len(found) != 2 || len(found[0]) != 50 || len(found[1]) != 10 || found[0][0] != "essential-30" || found[1][9] != "nonessential-1" {
 		t.Errorf("pages of %v", found)
 	}

@@ -18,7 +18,7 @@ func (p page) looksOnly(t *testing.T) {
 
 func TestFailures(t *testing.T) {
 	s := open(t)
-	b, viewer := s.logIn(t, "op"), s.logIn(t, "view")
+	b, viewer := s.logIn(t, "operator-token"), s.logIn(t, "viewer-token")
 	b.get("/console/failures").wants(t, 200, "no saga needs attention", "There is nothing to do.")
 
 	s.sagas(t, 2, "needs_attention", "rejected:no-room", "no room")
@@ -46,5 +46,5 @@ func TestManyFailures(t *testing.T) {
 	for i := range 51 {
 		s.sagas(t, 1, "needs_attention", string(rune('A'+i)), "no room")
 	}
-	s.logIn(t, "view").get("/console/failures").wants(t, 200, "51 sagas, in 51 groups", "the 50 largest")
+	s.logIn(t, "viewer-token").get("/console/failures").wants(t, 200, "51 sagas, in 51 groups", "the 50 largest")
 }

@@ -2,10 +2,13 @@ package console
 
 import (
 	"context"
+	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
+	"github.com/signup-saga/signup-saga/client"
 	"github.com/signup-saga/signup-saga/service/web"
 )
 
@@ -16,7 +19,12 @@ const cookie = "__Host-console"
 // signedIn lets requests pass that come with a session; others are asked to log in.
 func (c *Console) signedIn(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if ctx, ok := c.resume(r); ok {
+		ctx, ok, err := c.resume(r)
+		switch {
+		case err != nil:
+			c.away(w, r, err, "whether you are logged in cannot be checked now: try again")
+			return
+		case ok:
 			next.ServeHTTP(w, r.WithContext(ctx))
 			return
 		}
@@ -38,8 +46,11 @@ type loginView struct {
 // to see whether they have kept it.
 func (c *Console) showLogin(w http.ResponseWriter, r *http.Request) {
 	v := loginView{Next: destination(r.FormValue("next"))}
-	_, ok := c.resume(r)
+	_, ok, err := c.resume(r)
 	switch {
+	case err != nil:
+		c.away(w, r, err, "whether you are logged in cannot be checked now: try again")
+		return
 	case ok:
 		web.Redirect(w, r, v.Next)
 		return
@@ -52,19 +63,46 @@ func (c *Console) showLogin(w http.ResponseWriter, r *http.Request) {
 func (c *Console) logIn(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 	v := loginView{Next: destination(r.PostFormValue("next"))}
-	session, ends, ok := c.cfg.Sessions.Begin(strings.TrimSpace(r.PostFormValue("token")))
-	if !ok {
-		v.Wrong = "This is not an admin token."
-		c.writeLogin(w, r, http.StatusUnauthorized, v)
+	session, name, ends, refusal := c.cfg.Sessions.Begin(r, strings.TrimSpace(r.PostFormValue("token")))
+	if refusal != nil {
+		v.Wrong = "This is not an admin token, or it has expired."
+		if refusal.RetryAfter > 0 {
+			seconds := int(refusal.RetryAfter.Seconds()) + 1
+			w.Header().Set("Retry-After", strconv.Itoa(seconds))
+			v.Wrong = fmt.Sprintf("There were too many wrong tokens. Try again in %d seconds.", seconds)
+		}
+		c.writeLogin(w, r, refusal.Status, v)
 		return
 	}
+	c.cfg.Log.InfoContext(r.Context(), "operator logged in", "name", name)
 	setCookie(w, session, int(time.Until(ends).Seconds()))
 	web.Redirect(w, r, home+"login?"+query("began", "yes", "next", v.Next))
 }
 
+// logOut ends the session in every replica; the cookie is kept if that fails.
 func (c *Console) logOut(w http.ResponseWriter, r *http.Request) {
+	if kept, err := r.Cookie(cookie); err == nil {
+		name, err := c.cfg.Sessions.End(r.Context(), kept.Value)
+		if err != nil {
+			c.away(w, r, err, "the session could not be ended: log out again")
+			return
+		}
+		if name != "" {
+			c.cfg.Log.InfoContext(r.Context(), "operator logged out", "name", name)
+		}
+	}
 	setCookie(w, "", -1)
 	web.Redirect(w, r, home+"login")
+}
+
+// away says that the database, which knows the ended sessions, does not answer.
+func (c *Console) away(w http.ResponseWriter, r *http.Request, err error, detail string) {
+	c.cfg.Log.WarnContext(r.Context(), "sessions of the console cannot be checked", "error", err)
+	w.Header().Set("Retry-After", "2")
+	c.show(w, r, http.StatusServiceUnavailable, "problem", web.Page{
+		Title: "Service Unavailable", Product: product, Home: home, Assets: home + "assets",
+		Data: &client.Problem{Status: http.StatusServiceUnavailable, Title: "Service Unavailable", Detail: detail},
+	})
 }
 
 func (c *Console) writeLogin(w http.ResponseWriter, r *http.Request, status int, v loginView) {
@@ -85,10 +123,10 @@ func destination(next string) string {
 }
 
 // resume returns the context of the one whose session comes with a request.
-func (c *Console) resume(r *http.Request) (context.Context, bool) {
+func (c *Console) resume(r *http.Request) (context.Context, bool, error) {
 	kept, err := r.Cookie(cookie)
 	if err != nil {
-		return r.Context(), false
+		return r.Context(), false, nil
 	}
 	return c.cfg.Sessions.Resume(r.Context(), kept.Value)
 }

@@ -33,7 +33,7 @@ func threshold(t *testing.T, expression string) string {
 }
 
 func TestOverviewOfNothing(t *testing.T) {
-	p := open(t).logIn(t, "view").get("/console/")
+	p := open(t).logIn(t, "viewer-token").get("/console/")
 	p.wants(t, 200, well, "nothing is pending", "none since", "no change was ever reported", "none has ended yet", `href="/console/sagas?state=provisioning"`)
 	p.lacks(t, "Runbook", "notice bad", "about", "<rect")
 }
@@ -42,7 +42,7 @@ func TestOverviewOfNothing(t *testing.T) {
 // the runbook, and not before.
 func TestOverviewSaysWhatIsNotWell(t *testing.T) {
 	s := open(t)
-	b := s.logIn(t, "view")
+	b := s.logIn(t, "viewer-token")
 	member := s.signUp(t, "mina")
 	runbook := document(t, "docs/runbook.md")
 	seconds := func(statement string) func(string, string) {
@@ -103,7 +103,7 @@ func TestOverviewCounts(t *testing.T) {
 	s.sagas(t, 2, "ready", "", "")
 	s.sagas(t, 3, "needs_attention", "full", "no room")
 	storetest.Exec(t, s.pool, "UPDATE signup_saga SET created_at = date_trunc('minute', now()) - interval '9 min', updated_at = date_trunc('minute', now()) WHERE state = 'needs_attention'")
-	b := s.logIn(t, "view")
+	b := s.logIn(t, "viewer-token")
 	p := b.get("/console/")
 	p.wants(t, 200, `ready</span> <span class="figure good">2<`, `needs attention</span> <span class="figure bad">3<`, `withdrawn</span> <span class="figure">0<`,
 		"<strong>Signups</strong> 5 since", "<strong>Failures</strong> 3 since", ": 3</title>")

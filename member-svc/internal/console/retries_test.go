@@ -40,7 +40,7 @@ func (s *site) step(t *testing.T) {
 
 func TestOperatorRetriesAGroup(t *testing.T) {
 	s := open(t)
-	b, viewer := s.logIn(t, "op"), s.logIn(t, "view")
+	b, viewer := s.logIn(t, "operator-token"), s.logIn(t, "viewer-token")
 	viewer.get("/console/retries").wants(t, 200, "No group has been retried.")
 	s.sagas(t, 3, "needs_attention", "full", "no room")
 	s.sagas(t, 1, "needs_attention", "other", "something else")
@@ -73,7 +73,7 @@ func TestOperatorRetriesAGroup(t *testing.T) {
 // answer was lost.
 func TestDoubleClickBeginsOneRetry(t *testing.T) {
 	s := open(t)
-	b := s.logIn(t, "op")
+	b := s.logIn(t, "operator-token")
 	s.sagas(t, 3, "needs_attention", "full", "no room")
 	form := b.group("?error=full", "room made")
 	paths := make(chan string, 4)
@@ -100,7 +100,7 @@ func TestDoubleClickBeginsOneRetry(t *testing.T) {
 
 func TestMistakesAreShownOnTheForm(t *testing.T) {
 	s := open(t)
-	b := s.logIn(t, "op")
+	b := s.logIn(t, "operator-token")
 	s.sagas(t, 3, "needs_attention", "full", "no room")
 	const kept = `say "<b>why</b>"`
 	for _, tc := range []struct{ field, value, want string }{
@@ -143,13 +143,13 @@ SELECT gen_random_uuid(), 'bob', 'x', '{}', 1, 1, 0, 0 FROM generate_series(1, 1
 func TestViewersRetryNoGroup(t *testing.T) {
 	s := open(t)
 	s.sagas(t, 3, "needs_attention", "full", "no room")
-	viewer := s.logIn(t, "view")
+	viewer := s.logIn(t, "viewer-token")
 	viewer.get("/console/retries/new?error=full").wants(t, 403, "logged in as a viewer")
 	viewer.post("/console/retries?error=full", "reason", "x", "rate_per_second", "10", "stop_after_failures", "10").wants(t, 403, "logged in as a viewer")
 	if n := s.retries(t); n != 0 {
 		t.Errorf("%d retries", n)
 	}
-	b := s.logIn(t, "op")
+	b := s.logIn(t, "operator-token")
 	one := b.post("/console/retries?error=full", b.group("?error=full", "room made")...).path
 	viewer.post(one+"/cancel").wants(t, 403, "logged in as a viewer")
 	viewer.get(one).wants(t, 200, "running")
@@ -157,7 +157,7 @@ func TestViewersRetryNoGroup(t *testing.T) {
 
 func TestOperatorCancelsARetry(t *testing.T) {
 	s := open(t)
-	b := s.logIn(t, "op")
+	b := s.logIn(t, "operator-token")
 	s.sagas(t, 3, "needs_attention", "full", "no room")
 	for reason, kept := range map[string]string{"": "not said", "the wrong group": "the wrong group"} {
 		one := b.post("/console/retries?error=full", b.group("?error=full", "room made")...).path
@@ -181,7 +181,7 @@ func TestRetriesInPages(t *testing.T) {
 	storetest.Exec(t, s.pool, `INSERT INTO group_retry (id, actor, reason, filter, rate, stop_after, state, stopped_because, matched, released, failed, remaining, finished_at, due_at)
 SELECT ('00000000-0000-7000-8000-' || lpad(i::text, 12, '0'))::uuid, 'bob', $1::text, jsonb_build_object('error', $1::text), 1, 2, 'stopped', CASE WHEN i % 2 = 0 THEN 'failures' ELSE 'unsettled' END, 300, 2, 2, 298, now(), NULL
 FROM generate_series(1, 60) i`, hostile)
-	b := s.logIn(t, "op")
+	b := s.logIn(t, "operator-token")
 	p := b.get("/console/retries")
 	p.wants(t, 200, "by itself: 2 failed again, and the limit is 2", "by itself: as many as it releases in ten seconds wait for an answer", hostile, "released 2 of 300")
 	p.harmless(t)
@@ -199,7 +199,7 @@ FROM generate_series(1, 60) i`, hostile)
 // The command does in a shell what it says, whatever was typed.
 func TestRetryAsCurl(t *testing.T) {
 	s := open(t)
-	b := s.logIn(t, "op")
+	b := s.logIn(t, "operator-token")
 	s.sagas(t, 1, "needs_attention", "full", "no room")
 	p := b.post("/console/retries?error=full", b.group("?error=full", "it's $HOME `here`")...)
 	p.wants(t, 200, `curl -s "$ADMIN_URL/admin/v1/retries" -H "Authorization: Bearer $ADMIN_TOKEN" --json '{"filter":{"error":"full"},"reason":"it'\''s $HOME `+"`here`"+`","rate_per_second":10,"stop_after_failures":10}'`,

@@ -29,7 +29,7 @@ func TestSagaTellsWhatHappened(t *testing.T) {
 	failed := reply(saga.AttemptFailed, 1, "disk is slow")
 	failed.Attempt = 3
 	s.apply(t, r.ID, failed)
-	b := s.logIn(t, "view")
+	b := s.logIn(t, "viewer-token")
 	b.get("/console/sagas/"+r.ID).inTurn(t, "data-countdown", "Signed up", "an attempt failed", "after ", "attempt 3", "disk is slow", "No answer yet")
 	s.apply(t, r.ID, reply(saga.Rejected, 1, "no room"))
 	s.apply(t, r.ID, saga.Event{Kind: saga.Retried, Actor: "ann", Reason: "room made"})
@@ -51,23 +51,23 @@ func TestSagaTellsWhatHappened(t *testing.T) {
 func TestSagaShowsItsErrorInFull(t *testing.T) {
 	s := open(t)
 	r := s.fail(t, "mina", hostile)
-	for _, token := range []string{"view", "op"} {
+	for _, token := range []string{"viewer-token", "operator-token"} {
 		p := s.logIn(t, token).get("/console/sagas/" + r.ID)
 		p.harmless(t)
 		p.wants(t, 200, "rejected: "+hostile, "All of this kind")
 	}
-	p := s.logIn(t, "op").get("/console/sagas")
+	p := s.logIn(t, "operator-token").get("/console/sagas")
 	p.wants(t, 200, "<script>alert(1)</script> …")
 	p.lacks(t, "onmouseover")
 	storetest.Exec(t, s.pool, "UPDATE member SET username = $1", hostile)
-	s.logIn(t, "op").get("/console/sagas/" + r.ID).harmless(t)
-	s.logIn(t, "op").get("/console/sagas").harmless(t)
+	s.logIn(t, "operator-token").get("/console/sagas/" + r.ID).harmless(t)
+	s.logIn(t, "operator-token").get("/console/sagas").harmless(t)
 }
 
 func TestSagaShowsItsTrace(t *testing.T) {
 	s := open(t)
 	r := s.signUp(t, "mina")
-	b := s.logIn(t, "view")
+	b := s.logIn(t, "viewer-token")
 	b.get("/console/sagas/"+r.ID).lacks(t, "<dt>Trace</dt>")
 	storetest.Exec(t, s.pool, "UPDATE signup_saga SET traceparent = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'")
 	b.get("/console/sagas/"+r.ID).wants(t, 200, `<code id="trace-id">0af7651916cd43dd8448eb211c80319c</code>`)
@@ -77,7 +77,7 @@ func TestOperatorRetriesASaga(t *testing.T) {
 	s := open(t)
 	r := s.fail(t, "mina", "full")
 	path := "/console/sagas/" + r.ID
-	b, viewer := s.logIn(t, "op"), s.logIn(t, "view")
+	b, viewer := s.logIn(t, "operator-token"), s.logIn(t, "viewer-token")
 	b.get(path).wants(t, 200, `action="`+path+`/retry"`, `name="version" value="2"`)
 	viewer.get(path).lacks(t, `action="`+path, `name="reason"`, `name="version"`)
 	viewer.post(path+"/retry", "version", "2", "reason", "x").wants(t, 403, "logged in as a viewer")
@@ -104,7 +104,7 @@ func TestOperatorWithdrawsAMember(t *testing.T) {
 	s := open(t)
 	r := s.signUp(t, "mina")
 	path := "/console/sagas/" + r.ID
-	b, viewer := s.logIn(t, "op"), s.logIn(t, "view")
+	b, viewer := s.logIn(t, "operator-token"), s.logIn(t, "viewer-token")
 	b.get(path).wants(t, 200, `action="`+path+`/cancel"`, "cannot be undone")
 	viewer.get(path).lacks(t, "Withdraw")
 	viewer.post(path+"/cancel", "version", "1", "reason", "asked by letter", "sure", "yes").wants(t, 403)

@@ -120,7 +120,7 @@ func TestSagasInPages(t *testing.T) {
 	ids := s.sagas(t, 120, "needs_attention", "rejected:full", "full")
 	s.sagas(t, 3, "ready", "", "")
 	storetest.Exec(t, s.pool, "UPDATE signup_saga SET created_at = created_at - interval '1 minute' WHERE state = 'ready'") // to the second page
-	found := s.logIn(t, "view").pages("/console/sagas?state=needs_attention&plan=", sagaRow)
+	found := s.logIn(t, "viewer-token").pages("/console/sagas?state=needs_attention&plan=", sagaRow)
 	if len(found) != 3 || len(found[0]) != 50 || len(found[2]) != 20 {
 		t.Fatalf("pages of %v", found)
 	}
@@ -129,14 +129,15 @@ func TestSagasInPages(t *testing.T) {
 	if !slices.Equal(all, ids) {
 		t.Errorf("pages show %d sagas, not each of %d once, newest first", len(all), len(ids))
 	}
-	s.logIn(t, "view").get("/console/sagas?cursor=wrong").wants(t, 422, "/cursor", "cannot be read")
-	s.logIn(t, "view").get("/console/sagas").lacks(t, "Newest</a>")
+	s.logIn(t, "viewer-token").get("/console/sagas?cursor=wrong").wants(t, 422, "/cursor", "cannot be read")
+	viewer := s.logIn(t, "viewer-token")
+	viewer.get("/console/sagas").lacks(t, "Newest</a>")
 }
 
 // A page that looked at many sagas and found none has a next all the same.
 func TestPageWithoutSagas(t *testing.T) {
 	s := open(t)
-	b := s.logIn(t, "view")
+	b := s.logIn(t, "viewer-token")
 	b.get("/console/sagas").wants(t, 200, "No saga matches", "nobody has signed up yet")
 	s.sagas(t, 5001, "ready", "", "")
 	storetest.Exec(t, s.pool, "UPDATE member SET plan = 'pro' WHERE username = 'member1'")
@@ -158,7 +159,7 @@ func TestSagasByFilter(t *testing.T) {
 	s.apply(t, left.ID, saga.Event{Kind: saga.Withdraw})
 	storetest.Exec(t, s.pool, "UPDATE member SET plan = 'plus' WHERE username = 'waits'")
 	names := []string{"failed", "waits", "late", "has left"}
-	b := s.logIn(t, "view")
+	b := s.logIn(t, "viewer-token")
 	for query, want := range map[string][]string{
 		"":                       names,
 		"?state=needs_attention": {"failed"},
@@ -186,21 +187,21 @@ func TestSagasByFilter(t *testing.T) {
 		}
 	}
 	b.get("/console/sagas?delayed=true").wants(t, 200, `<option value="true" selected>yes`, ">delayed<", "data-countdown")
-	p := s.logIn(t, "op").get("/console/sagas?error=rejected:full&created_after=2026-01-02")
+	p := s.logIn(t, "operator-token").get("/console/sagas?error=rejected:full&created_after=2026-01-02")
 	p.wants(t, 200, `value="2026-01-02"`, `value="`+failed.ID+`:2"`)
 	if want := `href="/console/retries/new?created_after=2026-01-02T00%3A00%3A00Z&amp;error=rejected%3Afull"`; !strings.Contains(p.raw, want) {
 		t.Errorf("no %s in %s", want, p.raw)
 	}
-	s.logIn(t, "op").get("/console/sagas?username=failed").lacks(t, "/console/retries/new")
-	s.logIn(t, "op").get("/console/sagas"+id(failed)).lacks(t, "/console/retries/new")
-	p = s.logIn(t, "op").get("/console/sagas?state=ready")
+	s.logIn(t, "operator-token").get("/console/sagas?username=failed").lacks(t, "/console/retries/new")
+	s.logIn(t, "operator-token").get("/console/sagas"+id(failed)).lacks(t, "/console/retries/new")
+	p = s.logIn(t, "operator-token").get("/console/sagas?state=ready")
 	p.lacks(t, "Retry selected", "checkbox")
 }
 
 func TestWrongFiltersAreShown(t *testing.T) {
 	s := open(t)
 	s.signUp(t, "mina")
-	b := s.logIn(t, "view")
+	b := s.logIn(t, "viewer-token")
 	for query, want := range map[string][]string{
 		"?state=broken":                       {`<option value="broken" selected>`, "is not a state"},
 		"?plan=gold&username=mina":            {`<option value="gold" selected>`, "is not a plan", `value="mina"`},
@@ -224,15 +225,16 @@ func TestChosenSagasAreRetried(t *testing.T) {
 	one, two, moved, healed := s.fail(t, "one", "full"), s.fail(t, "two", "full"), s.fail(t, "moved", "full"), s.fail(t, "healed", "full")
 	s.apply(t, healed.ID, reply(saga.Provisioned, 1, ""))
 	s.apply(t, moved.ID, saga.Event{Kind: saga.Withdraw})
-	b := s.logIn(t, "op")
+	b := s.logIn(t, "operator-token")
 	b.get("/console/sagas?state=needs_attention").wants(t, 200, "Retry selected", `name="saga" value="`+one.ID+`:2"`)
 	ticked := []string{"back", "state=needs_attention&cursor=", "reason", "room made"}
 	for id, version := range map[string]string{one.ID: "2", two.ID: "2", moved.ID: "2", healed.ID: "3", uuid.Must(uuid.NewV4()).String(): "1"} {
 		ticked = append(ticked, "saga", id+":"+version)
 	}
 
-	s.logIn(t, "view").get("/console/sagas").lacks(t, "Retry", "checkbox", `method="post" action="/console/sagas`)
-	s.logIn(t, "view").post("/console/sagas/retry", ticked...).wants(t, 403, "logged in as a viewer")
+	viewer := s.logIn(t, "viewer-token")
+	viewer.get("/console/sagas").lacks(t, "Retry", "checkbox", `method="post" action="/console/sagas`)
+	s.logIn(t, "viewer-token").post("/console/sagas/retry", ticked...).wants(t, 403, "logged in as a viewer")
 	b.post("/console/sagas/retry", "reason", "room made").wants(t, 422, "tick at least one")
 	b.post("/console/sagas/retry", "reason", " ", "saga", one.ID+":2").wants(t, 422, "must say why")
 	b.post("/console/sagas/retry", "reason", "unseen", "saga", one.ID).wants(t, 422, "the one that you have seen")
@@ -260,7 +262,7 @@ func TestRetriesEndWhenThereIsNoAnswer(t *testing.T) {
 	s := open(t)
 	one, two, three := s.fail(t, "one", "full"), s.fail(t, "two", "full"), s.fail(t, "three", "full")
 	storetest.Exec(t, s.pool, fmt.Sprintf("ALTER TABLE admin_audit ADD CONSTRAINT broken CHECK (saga_id <> '%s')", two.ID))
-	b := s.logIn(t, "op")
+	b := s.logIn(t, "operator-token")
 	b.post("/console/sagas/retry", "reason", "x", "saga", one.ID+":2", "saga", two.ID+":2", "saga", three.ID+":2").
 		wants(t, 200, "1 accepted, 2 not", two.ID+"</a> there was no answer", three.ID+"</a> it was not tried")
 	s.wantState(t, one.ID, "provisioning", 1)

@@ -1,0 +1,162 @@
+package service
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base32"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"log/slog"
+	"regexp"
+	"strings"
+	"time"
+)
+
+const (
+	// shortestToken is the length of the shortest token that is accepted, in bytes. The file
+	// holds hashes, so short tokens show only when they are used.
+	shortestToken = 12
+	// expiresSoon is how long before a token ends the log says so.
+	expiresSoon = 14 * 24 * time.Hour
+)
+
+func parseTokens(text string) (list []token, err error) {
+	n := 0
+	for line := range strings.Lines(text) {
+		n++
+		line = strings.TrimSpace(line)
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		t, err := parseToken(line)
+		if err == nil {
+			err = besides(list, t)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("tokens: line %d %w", n, err)
+		}
+		list = append(list, t)
+	}
+	if len(list) == 0 {
+		return nil, fmt.Errorf("tokens: none found in %d lines", n)
+	}
+	return list, nil
+}
+
+func parseToken(line string) (t token, err error) {
+	parts := strings.SplitN(line, ":", 4)
+	if len(parts) < 3 || parts[0] == "" || (parts[1] != RoleViewer && parts[1] != RoleOperator) {
+		return t, errors.New("is not name:role:sha256-hex[:expiry] with role viewer or operator")
+	}
+	hash, err := hex.DecodeString(parts[2])
+	if err != nil || len(hash) != sha256.Size {
+		return t, errors.New("has no SHA-256 in hexadecimal")
+	}
+	t = token{name: parts[0], role: parts[1], hash: [sha256.Size]byte(hash)}
+	if trivial(t.hash) {
+		return t, errors.New("is the hash of at most two characters: make a token with the subcommand admin-token")
+	}
+	if len(parts) == 4 {
+		t.expires, err = parseExpiry(parts[3])
+	}
+	return t, err
+}
+
+func parseExpiry(text string) (time.Time, error) {
+	for _, layout := range []string{time.DateOnly, time.RFC3339} {
+		if at, err := time.Parse(layout, text); err == nil {
+			return at, nil
+		}
+	}
+	return time.Time{}, errors.New("has an expiry that is neither a date, 2027-01-31, nor a time by RFC 3339")
+}
+
+// besides checks a line against those before it. The audit names people by their tokens, so
+// a name has one token, or two while it is replaced: then the older one expires.
+func besides(list []token, t token) error {
+	for _, other := range list {
+		switch {
+		case t.hash == other.hash:
+			return errors.New("has the token of an earlier line")
+		case t.name == other.name && (t.role != other.role || t.expires.IsZero() && other.expires.IsZero()):
+			return errors.New("has the name of an earlier line: " +
+				"give it another name or, while a token is replaced, the same role, and the old one an expiry")
+		}
+	}
+	return nil
+}
+
+// trivial tells whether a hash is that of two printable characters or fewer.
+func trivial(hash [sha256.Size]byte) bool {
+	if hash == sha256.Sum256(nil) {
+		return true
+	}
+	for a := byte(' '); a <= '~'; a++ {
+		if hash == sha256.Sum256([]byte{a}) {
+			return true
+		}
+		for b := byte(' '); b <= '~'; b++ {
+			if hash == sha256.Sum256([]byte{a, b}) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func warnOfExpiry(log *slog.Logger, list []token) {
+	for _, t := range list {
+		switch {
+		case t.expired():
+			log.Warn("admin token has expired: remove its line", "name", t.name, "expired", t.expires)
+		case !t.expires.IsZero() && time.Until(t.expires) < expiresSoon:
+			log.Warn("admin token expires soon: make a new one with the subcommand admin-token",
+				"name", t.name, "expires", t.expires)
+		}
+	}
+}
+
+// A token that the subcommand admin-token makes: a prefix by which scanners find leaked
+// ones, 130 random bits, and a checksum by which typing errors are told from wrong tokens.
+const tokenPrefix = "sgadmin_"
+
+var (
+	tokenName     = regexp.MustCompile(`^[A-Za-z0-9._@-]{1,64}$`)
+	tokenChecksum = base32.StdEncoding.WithPadding(base32.NoPadding)
+)
+
+// NewToken returns a new token and the line that accepts it; expires may be zero.
+func NewToken(name, role string, expires time.Time) (secret, line string, err error) {
+	if !tokenName.MatchString(name) {
+		return "", "", errors.New("the name must be 1 to 64 letters, digits or signs of ._@-")
+	}
+	if role != RoleViewer && role != RoleOperator {
+		return "", "", errors.New("the role must be viewer or operator")
+	}
+	random := strings.ToLower(rand.Text())
+	secret = tokenPrefix + random + checksum(random)
+	sum := sha256.Sum256([]byte(secret))
+	line = name + ":" + role + ":" + hex.EncodeToString(sum[:])
+	if !expires.IsZero() {
+		line += ":" + expires.UTC().Format(time.RFC3339)
+	}
+	return secret, line, nil
+}
+
+// misspelt tells whether a secret looks like one of [NewToken]'s, and is none.
+func misspelt(secret string) bool {
+	body, ok := strings.CutPrefix(secret, tokenPrefix)
+	if !ok {
+		return false
+	}
+	cut := max(0, len(body)-len(checksum("")))
+	return checksum(body[:cut]) != body[cut:]
+}
+
+func checksum(text string) string {
+	sum := binary.BigEndian.AppendUint32(nil, crc32.ChecksumIEEE([]byte(text)))
+	return strings.ToLower(tokenChecksum.EncodeToString(sum))
+}
