@@ -90,7 +90,7 @@ func assemble(cfg Config, pool *pgxpool.Pool, nc *service.NATS, tracer *service.
 		return nil, err
 	}
 	st := store.New(pool, cfg.steps(), []byte(cfg.IdempotencySecret.Reveal()), wake)
-	st.Tracer = tracer
+	st.Tracer, st.Log = tracer, log
 	hasher, err := cfg.hasher()
 	if err != nil {
 		return nil, err

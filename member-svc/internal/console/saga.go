@@ -29,16 +29,17 @@ type moment struct {
 
 // kinds say what the kinds of moments mean, and how they look.
 var kinds = map[string]struct{ text, tone string }{
-	"signed_up":      {"Signed up: member, saga and events were committed together", ""},
-	"provisioned":    {"Answer: done, it is there", "good"},
-	"deprovisioned":  {"Answer: done, it is gone", "good"},
-	"rejected":       {"Answer: refused, and not tried again by itself", "bad"},
-	"attempt_failed": {"News: an attempt failed, the next one follows by itself", "wait"},
-	"redriven":       {"No answer in time: asked once more", "wait"},
-	"gave_up":        {"No answer for too long: needs attention", "bad"},
-	"stuck":          {"A person was called", ""},
-	"retried":        {"Retried", ""},
-	"withdraw":       {"Withdrawn", ""},
+	"signed_up":       {"Signed up: member, saga and events were committed together", ""},
+	"provisioned":     {"Answer: done, it is there", "good"},
+	"deprovisioned":   {"Answer: done, it is gone", "good"},
+	"rejected":        {"Answer: refused, and not tried again by itself", "bad"},
+	"attempt_failed":  {"News: an attempt failed, the next one follows by itself", "wait"},
+	"redriven":        {"No answer in time: asked once more", "wait"},
+	"gave_up":         {"No answer for too long: needs attention", "bad"},
+	"stuck":           {"A person was called", ""},
+	"commanded_again": {"A reconciliation found a difference: asked once more", "wait"},
+	"retried":         {"Retried", ""},
+	"withdraw":        {"Withdrawn", ""},
 }
 
 // newMoments puts a timeline into words.
@@ -52,7 +53,7 @@ func newMoments(timeline []client.Moment) []moment {
 		case known.text == "":
 			all[i].Text = m.Kind
 		case ignored:
-			all[i].Text, all[i].Tone = known.text+" – too late, and ignored", ""
+			all[i].Text, all[i].Tone = known.text+" – not awaited, and ignored", ""
 		case kind == "withdraw" && m.Actor == "":
 			all[i].Text = "The member left"
 		case m.Actor != "":

@@ -41,7 +41,8 @@ func TestSagaTellsWhatHappened(t *testing.T) {
 	p := b.get("/console/sagas/" + r.ID)
 	p.wants(t, 200, "<h1>A member who has left <", r.MemberID, r.SignupID)
 	p.inTurn(t, "What happened", "Signed up", "an attempt failed", "Answer: refused", "no room", "Retried by ann", "generation 2", "room made",
-		"Answer: refused, and not tried again by itself – too late, and ignored", "Answer: done", "after 1.5 s", "2026-01-02 03:04:12 UTC", "The member left", "from_the_future",
+		"Answer: refused, and not tried again by itself – not awaited, and ignored",
+		"Answer: done", "after 1.5 s", "2026-01-02 03:04:12 UTC", "The member left", "from_the_future",
 		`"kind": "signed_up"`, `"actor": "ann"`)
 	p.wants(t, 200, "curl -s ", "/admin/v1/sagas/"+r.ID+"/retry", "Bearer $ADMIN_TOKEN", `-H 'If-Match: "5"'`, "/console/audit?saga_id="+r.ID)
 	b.get("/console/sagas/"+uuid.Must(uuid.NewV4()).String()).wants(t, 404, "no such resource")

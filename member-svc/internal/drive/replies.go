@@ -95,7 +95,9 @@ func decode(e contract.Event) (*store.Change, error) {
 	if err := e.DataTo(&reply); err != nil {
 		return nil, err
 	}
-	event := saga.Event{Kind: kind, Step: step, MessageID: clean(e.ID), Generation: reply.Generation, Attempt: min(max(reply.Attempt, 0), 1<<30)}
+	event := saga.Event{
+		Kind: kind, Step: step, MessageID: clean(e.ID), Generation: reply.Generation, Attempt: reply.Attempt,
+	}
 	if reply.Error != nil {
 		event.Error = cleaned(*reply.Error)
 	}
@@ -103,7 +105,7 @@ func decode(e contract.Event) (*store.Change, error) {
 		event.Error.Class = cmp.Or(event.Error.Class, string(saga.Rejected))
 		event.Error.Fingerprint = cmp.Or(event.Error.Fingerprint, event.Error.Class)
 	}
-	return &store.Change{SagaID: reply.SagaID, Event: event, TraceParent: e.TraceParent}, nil
+	return &store.Change{SagaID: reply.SagaID, MemberID: reply.MemberID, Event: event, TraceParent: e.TraceParent}, nil
 }
 
 func note(ctx context.Context, st *store.Store, e contract.Event) error {

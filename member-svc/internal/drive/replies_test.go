@@ -120,7 +120,7 @@ func TestGoldenMessages(t *testing.T) {
 		contract.StorageProvisioned:   {saga.Ready, saga.Advanced},
 		contract.StorageRejected:      {saga.NeedsAttention, saga.Advanced},
 		contract.StorageAttemptFailed: {saga.Provisioning, saga.Recorded},
-		contract.StorageDeprovisioned: {saga.NeedsAttention, saga.Advanced}, // of a generation that we never sent
+		contract.StorageDeprovisioned: {saga.Provisioning, saga.Recorded}, // of a generation that we never sent
 	} {
 		raw, err := os.ReadFile("../../../contract/testdata/v1/" + string(typ) + ".json")
 		if err != nil {

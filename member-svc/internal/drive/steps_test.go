@@ -41,7 +41,6 @@ type participant struct {
 }
 
 type resource struct {
-	generation      int64
 	exists, removed bool
 }
 
@@ -52,20 +51,20 @@ func (p *participant) answer(typ contract.Type, c contract.StorageCommand) servi
 		r = &resource{}
 		p.members[c.MemberID] = r
 	}
-	newer := c.Generation > r.generation
-	r.generation = max(r.generation, c.Generation)
 	reply, why := "provisioned", (*contract.StorageError)(nil)
+	answer := contract.StorageReply{MemberID: c.MemberID, SagaID: c.SagaID, Generation: c.Generation}
 	switch {
-	case string(typ) == p.name+".deprovision" && newer:
+	case string(typ) == p.name+".deprovision":
 		r.exists, r.removed, reply = false, true, "deprovisioned"
 	case r.removed:
-		reply = "deprovisioned"
+		reply, why = "rejected", &contract.StorageError{Class: "rejected", Message: "removed", Fingerprint: "removed"}
 	case p.refuses(c.MemberID):
 		reply, why = "rejected", &contract.StorageError{Class: "rejected", Message: "no room", Fingerprint: "rejected:no-room"}
 	default:
 		r.exists = true
 	}
-	data, _ := json.Marshal(contract.StorageReply{MemberID: c.MemberID, SagaID: c.SagaID, Generation: r.generation, Error: why})
+	answer.Error = why
+	data, _ := json.Marshal(answer)
 	return message(contract.Type(p.name+"."+reply), uuid.Must(uuid.NewV7()).String(), string(data))
 }
 

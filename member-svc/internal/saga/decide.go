@@ -7,11 +7,8 @@ import (
 	"github.com/signup-saga/signup-saga/contract"
 )
 
-// Error classes that the engine itself gives; others come with a rejection.
-const (
-	ClassGaveUp          = "gave_up"
-	ClassGenerationAhead = "generation_ahead"
-)
+// ClassGaveUp is the error class that the engine itself gives; others come with a rejection.
+const ClassGaveUp = "gave_up"
 
 // Decide applies one event to a saga and says what to publish. The saga returned
 // is the one given unless the outcome is Advanced, GaveUp or Redriven.
@@ -19,6 +16,7 @@ func (ss Steps) Decide(s Saga, e Event, now time.Time) (Saga, []Effect, Outcome)
 	if s.Step >= len(ss) { // a newer version with more steps runs beside this one: its saga
 		return s, nil, Refused
 	}
+	s = s.bounded()
 	switch e.Kind {
 	case SignedUp:
 		if s.Version != 0 {
@@ -40,30 +38,29 @@ func (ss Steps) Decide(s Saga, e Event, now time.Time) (Saga, []Effect, Outcome)
 	}
 }
 
+// bounded brings counters back that a forged message or a hand has moved out of their bounds: a
+// saga whose row the database or the contract would refuse could neither go on nor be left.
+func (s Saga) bounded() Saga {
+	s.Generation = min(s.Generation, contract.MaxGeneration)
+	s.Version = min(s.Version, contract.MaxVersion)
+	s.Redrives = min(max(s.Redrives, 0), contract.MaxAttempt)
+	return s
+}
+
 func (ss Steps) reply(s Saga, e Event, now time.Time) (Saga, []Effect, Outcome) {
 	step := ss.index(e.Step)
-	ahead := s.ObservedGeneration > s.Generation
 	switch {
-	case step < 0:
+	case step < 0, e.Generation > s.Generation: // nobody was asked that
 		return s, nil, Recorded
 	case s.knows(e, step):
 		return s, nil, Unchanged
 	case s.State == Withdrawn:
 		return s, nil, Recorded
-	case e.Generation > s.Generation:
-		if e.Generation <= s.ObservedGeneration {
-			return s, nil, Unchanged
-		}
-		s.ObservedGeneration = e.Generation
-		return settle(s, s.State.attention(), contract.StorageError{
-			Class: ClassGenerationAhead, Fingerprint: ClassGenerationAhead,
-			Message: fmt.Sprintf("a reply of generation %d arrived, ours is %d: was the Member database restored?", e.Generation, s.Generation),
-		}, now)
 	case step != s.Step:
 		return s, nil, Recorded
-	case e.Kind == Provisioned && !ahead && (s.State == Provisioning || s.State == NeedsAttention):
+	case e.Kind == Provisioned && (s.State == Provisioning || s.State == NeedsAttention):
 		return ss.forward(s, now)
-	case e.Kind == Deprovisioned && !ahead && s.State.leaving():
+	case e.Kind == Deprovisioned && s.State.leaving():
 		return ss.backward(s, now)
 	case e.Kind == Rejected && e.Generation == s.Generation && (s.State.Open() || s.ErrorClass == ClassGaveUp):
 		return settle(s, s.State.attention(), e.Error, now)
@@ -79,8 +76,6 @@ func (s Saga) knows(e Event, step int) bool {
 	switch {
 	case s.State == Withdrawn:
 		return e.Kind == Deprovisioned
-	case e.Generation > s.Generation:
-		return false
 	case s.State.leaving():
 		return e.Kind == Deprovisioned && step > s.Step
 	default:
@@ -152,9 +147,10 @@ func (ss Steps) withdraw(s Saga, now time.Time) (Saga, []Effect, Outcome) {
 	return ss.open(s, Withdrawing, now)
 }
 
-// open starts the next generation: above everything sent, and everything seen.
+// open starts the next generation. The last one is repeated: participants take a removal of any
+// generation, so whoever is at the end can still leave.
 func (ss Steps) open(s Saga, state State, now time.Time) (Saga, []Effect, Outcome) {
-	s.Generation = max(s.Generation, s.ObservedGeneration) + 1
+	s.Generation = min(s.Generation+1, contract.MaxGeneration)
 	return ss.ask(s, state, now)
 }
 

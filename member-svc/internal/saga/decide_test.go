@@ -1,6 +1,7 @@
 package saga
 
 import (
+	"math"
 	"testing"
 	"time"
 
@@ -24,7 +25,8 @@ func begin(t *testing.T) Saga {
 
 func TestTransitions(t *testing.T) {
 	reply := func(k Kind, g int64) Event { return Event{Kind: k, Step: "storage", Generation: g, Error: refusal} }
-	retry := Event{Kind: Retried, Actor: "ann", Reason: "more room now"}
+	retry, leave := Event{Kind: Retried, Actor: "ann", Reason: "more room now"}, Event{Kind: Withdraw}
+	success, no := reply(Provisioned, 1), reply(Rejected, 1)
 	late := func(s Saga) time.Time { return s.OpenedAt.Add(one[0].GiveUpAge) }
 	soon := func(Saga) time.Time { return epoch.Add(time.Second) }
 	for name, tc := range map[string]struct {
@@ -46,10 +48,13 @@ func TestTransitions(t *testing.T) {
 		"late success after a retry":      {[]Event{reply(Rejected, 1), retry, reply(Provisioned, 1)}, soon, Ready, 2, Advanced},
 		"retry while provisioning":        {[]Event{retry}, soon, Provisioning, 1, Refused},
 		"retry when ready":                {[]Event{reply(Provisioned, 1), retry}, soon, Ready, 1, Refused},
-		"reply ahead":                     {[]Event{reply(Provisioned, 5)}, soon, NeedsAttention, 1, Advanced},
-		"reply ahead twice":               {[]Event{reply(Provisioned, 5), reply(Provisioned, 5)}, soon, NeedsAttention, 1, Unchanged},
-		"own reply while behind":          {[]Event{reply(Provisioned, 5), reply(Provisioned, 1)}, soon, NeedsAttention, 1, Recorded},
-		"retry while behind":              {[]Event{reply(Provisioned, 5), retry}, soon, Provisioning, 6, Advanced},
+		"reply never commanded":           {[]Event{reply(Provisioned, 5)}, soon, Provisioning, 1, Recorded},
+		"rejection never commanded":       {[]Event{reply(Rejected, 5)}, soon, Provisioning, 1, Recorded},
+		"removal never commanded":         {[]Event{success, reply(Deprovisioned, 7)}, soon, Ready, 1, Recorded},
+		"the largest number":              {[]Event{reply(Provisioned, math.MaxInt64)}, soon, Provisioning, 1, Recorded},
+		"own reply after it":              {[]Event{reply(Provisioned, 5), success}, soon, Ready, 1, Advanced},
+		"retry after it":                  {[]Event{reply(Rejected, 5), no, retry}, soon, Provisioning, 2, Advanced},
+		"leaving after it":                {[]Event{reply(Deprovisioned, 5), leave}, soon, Withdrawing, 2, Advanced},
 		"gave up":                         {[]Event{{Kind: TimerDue}}, late, NeedsAttention, 1, GaveUp},
 		"gave up, asks again":             {[]Event{{Kind: TimerDue}, {Kind: TimerDue}}, late, NeedsAttention, 1, Redriven},
 		"gave up, then success":           {[]Event{{Kind: TimerDue}, reply(Provisioned, 1)}, late, Ready, 1, Advanced},
@@ -198,5 +203,36 @@ func TestStepsAreAdded(t *testing.T) {
 	}
 	if s, _, _ = two.Decide(s, Event{Kind: Deprovisioned, Step: "storage", Generation: 2}, epoch); s.State != Withdrawn {
 		t.Errorf("%+v", s)
+	}
+}
+
+// A row whose counters are out of bounds, by an older version or by hand, still does whatever
+// people and participants ask for.
+func TestCountersOutOfBoundsComeBack(t *testing.T) {
+	for _, state := range []State{Ready, Provisioning, NeedsAttention, WithdrawNeedsAttention} {
+		poisoned := begin(t)
+		poisoned.State = state
+		poisoned.Generation, poisoned.Version, poisoned.Redrives = math.MaxInt64, math.MaxInt64, math.MaxInt
+		for _, kind := range []Kind{Withdraw, Retried, TimerDue} {
+			s, _, outcome := one.Decide(poisoned, Event{Kind: kind}, epoch.Add(one[0].Promise))
+			if outcome != Advanced && outcome != Redriven {
+				continue // not for this state
+			}
+			if s.Generation != contract.MaxGeneration || s.Version <= 0 || s.Redrives < 0 || s.Redrives > math.MaxInt32 {
+				t.Errorf("%s of %s: %+v", kind, state, s)
+			}
+			reply := Event{Kind: Provisioned, Step: "storage", Generation: s.Generation}
+			if s.State.leaving() {
+				reply.Kind = Deprovisioned
+			}
+			if s, _, _ = one.Decide(s, reply, epoch); s.State != Ready && s.State != Withdrawn {
+				t.Errorf("%s of %s ends %s", kind, state, s.State)
+			}
+		}
+		if state == Ready || state == Provisioning {
+			if s, _, _ := one.Decide(poisoned, Event{Kind: Withdraw}, epoch); s.State != Withdrawing {
+				t.Errorf("whoever is %s cannot leave: %s", state, s.State)
+			}
+		}
 	}
 }

@@ -48,7 +48,6 @@ type Saga struct {
 	State                  State
 	Step                   int        // index of the step that is asked, or was asked last
 	Generation             int64      // of the newest command; starts at 1
-	ObservedGeneration     int64      // highest generation seen in a reply that was ahead of us; 0: never
 	Version                int64      // transitions so far; the compare-and-swap guard
 	Redrives               int        // times the timer repeated the current command
 	RetryOpen              bool       // the current command is an operator's retry

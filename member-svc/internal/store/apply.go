@@ -26,11 +26,12 @@ type Change struct {
 	Event      saga.Event
 	IfVersions []int64 // apply only to one of these, else [ErrStale]; nil for any
 	Subject    string  // what else the audit names: the operation that this is a part of
+	MemberID   string  // of a reply: whose saga it must be; "" for anybody's
 	// TraceParent is the trace context of the reply, or of that operation; "" for none.
 	TraceParent string
 }
 
-// Result is what became of a Change. A saga that does not exist has no Outcome.
+// Result is what became of a Change. A saga that does not exist, or is not the member's, has no Outcome.
 type Result struct {
 	Change
 	Record
@@ -105,7 +106,7 @@ func (s *Store) applyTx(ctx context.Context, tx pgx.Tx, records map[string]Recor
 	}()
 	for i, c := range changes {
 		r, ok := records[c.SagaID]
-		if !ok {
+		if !ok || c.MemberID != "" && c.MemberID != r.MemberID {
 			results[i] = Result{Change: c}
 			continue
 		}
@@ -137,6 +138,38 @@ func (s *Store) applyTx(ctx context.Context, tx pgx.Tx, records map[string]Recor
 	return results, tx.SendBatch(ctx, b).Close()
 }
 
+// applyEach is applyTx for changes that have nothing to do with each other: if one of them is
+// refused, each is applied for itself. What is refused then is left out, logged, and returned.
+func (s *Store) applyEach(
+	ctx context.Context, tx pgx.Tx, records map[string]Record, changes []Change,
+) (results []Result, refused []string, err error) {
+	try := func(changes []Change) (results []Result, err error) {
+		err = pgx.BeginFunc(ctx, tx, func(savepoint pgx.Tx) error {
+			results, err = s.applyTx(ctx, savepoint, maps.Clone(records), changes)
+			return err
+		})
+		return results, err
+	}
+	if results, err = try(changes); !Defective(err) {
+		return results, nil, err
+	}
+	results = nil
+	for _, c := range changes {
+		one, err := try([]Change{c})
+		if Defective(err) {
+			s.logger().ErrorContext(ctx, "change refused by the database; the saga is left as it is",
+				"saga_id", c.SagaID, "kind", c.Event.Kind, "error", err)
+			refused = append(refused, c.SagaID)
+			continue
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		results = append(results, one...)
+	}
+	return results, refused, nil
+}
+
 // write queues what an outcome asks for beside the saga's row and the timeline.
 func (s *Store) write(b *pgx.Batch, before saga.Saga, r *Record, c Change, effects []saga.Effect) error {
 	if c.Event.Actor != "" {
@@ -159,19 +192,19 @@ func update(b *pgx.Batch, records map[string]Record, moved map[string]int64) {
 	ids := slices.Sorted(maps.Keys(moved))
 	b.Queue(`-- name: updateSagas
 WITH locked AS MATERIALIZED (SELECT id FROM signup_saga WHERE id = ANY ($1::uuid[]) ORDER BY id FOR NO KEY UPDATE)
-UPDATE signup_saga s SET state = n.state, generation = n.generation, observed_generation = n.observed, version = n.version,
+UPDATE signup_saga s SET state = n.state, generation = n.generation, version = n.version,
        redrives = n.redrives, retry_open = n.retry_open, opened_at = n.opened_at, commanded_at = n.commanded_at, due_at = n.due_at,
        error_class = n.class, error_message = n.message, error_fingerprint = n.fingerprint, updated_at = n.updated_at, step = n.step,
        retried = n.retried
-FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::int[], $8::bool[],
-            $9::timestamptz[], $10::timestamptz[], $11::timestamptz[], $12::text[], $13::text[], $14::text[], $15::timestamptz[], $16::smallint[], $17::bool[])
-     AS n (id, was, state, generation, observed, version, redrives, retry_open,
-           opened_at, commanded_at, due_at, class, message, fingerprint, updated_at, step, retried) JOIN locked USING (id)
+FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::int[], $7::bool[], $8::timestamptz[],
+            $9::timestamptz[], $10::timestamptz[], $11::text[], $12::text[], $13::text[], $14::timestamptz[],
+            $15::smallint[], $16::bool[])
+     AS n (id, was, state, generation, version, redrives, retry_open, opened_at,
+           commanded_at, due_at, class, message, fingerprint, updated_at, step, retried) JOIN locked USING (id)
 WHERE s.id = n.id AND s.id = ANY ($1) AND s.version = n.was`,
 		ids, column(ids, func(id string) int64 { return moved[id] }),
 		column(ids, func(id string) string { return string(records[id].State) }),
 		column(ids, func(id string) int64 { return records[id].Generation }),
-		column(ids, func(id string) int64 { return records[id].ObservedGeneration }),
 		column(ids, func(id string) int64 { return records[id].Version }),
 		column(ids, func(id string) int { return records[id].Redrives }),
 		column(ids, func(id string) bool { return records[id].RetryOpen }),
@@ -312,7 +345,13 @@ UPDATE redrive_budget SET refilled_at = clock_timestamp(),
 		for i, r := range due {
 			changes[i] = Change{SagaID: r.ID, Event: saga.Event{Kind: saga.TimerDue, Jitter: rand.Float64()}}
 		}
-		_, err = s.applyTx(ctx, tx, byID(due), changes)
+		_, refused, err := s.applyEach(ctx, tx, byID(due), changes)
+		if err != nil || len(refused) == 0 {
+			return err
+		}
+		// Whoever cannot be asked again must not stand before those who can.
+		_, err = tx.Exec(ctx, `-- name: postponeRefused
+UPDATE signup_saga SET due_at = now() + interval '1 hour' WHERE id = ANY ($1::text[]::uuid[])`, refused)
 		return err
 	})
 	if err != nil {

@@ -62,7 +62,12 @@ const selectRetry = `SELECT id::text, actor, reason, filter, rate, stop_after, s
 
 // retryable returns the FROM and WHERE of what a retry with this filter is about.
 func (s *Store) retryable(q *query, f Filter) string {
+	delayed := f.Delayed != nil && *f.Delayed
+	f.Delayed = nil // whoever needs attention waits for no answer
 	where := append(s.ranges(q, f), s.conditions(q, f)...)
+	if delayed {
+		where = append(where, "false")
+	}
 	return " FROM saga_failure s WHERE s.error_class <> '' AND s.state IN ('needs_attention', 'withdraw_needs_attention') AND " + strings.Join(where, " AND ")
 }
 

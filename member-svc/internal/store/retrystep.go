@@ -25,8 +25,10 @@ const (
 // loses the transaction. Each release also depends on the generation that was frozen,
 // under the lock of the saga: whatever else happened to a saga meanwhile, it is not
 // retried twice.
+//
+// A step that fails is put off, for longer each time, so that no retry holds up another.
 func (s *Store) StepRetry(ctx context.Context) (found bool, err error) {
-	released := 0
+	released, id := 0, ""
 	err = s.tx.Do(ctx, nil, func(tx pgx.Tx) error {
 		found, released = false, 0
 		rows, err := tx.Query(ctx, "-- name: claimRetry\n"+selectRetry+" WHERE due_at <= now() ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED")
@@ -40,7 +42,7 @@ func (s *Store) StepRetry(ctx context.Context) (found bool, err error) {
 		if err != nil {
 			return err
 		}
-		found, released = true, r.Released
+		found, released, id = true, r.Released, r.ID
 		if err := r.settle(ctx, tx); err != nil {
 			return err
 		}
@@ -59,7 +61,19 @@ func (s *Store) StepRetry(ctx context.Context) (found bool, err error) {
 	if err == nil && released > 0 {
 		s.wake()
 	}
+	if err != nil && found && ctx.Err() == nil {
+		err = errors.Join(err, s.postponeRetry(ctx, id))
+	}
 	return found && err == nil, err
+}
+
+// postponeRetry puts the next step of a retry off by up to a minute.
+func (s *Store) postponeRetry(ctx context.Context, id string) error {
+	_, err := s.pool.Exec(ctx, `-- name: postponeRetry
+UPDATE group_retry SET failures = failures + 1,
+       due_at = now() + make_interval(secs => least(60, 2 ^ least(failures, 6)))
+WHERE id = $1 AND due_at <= now()`, id)
+	return err
 }
 
 // next decides whether the retry goes on, and returns how many sagas to release.
@@ -101,7 +115,8 @@ SELECT count(*) FILTER (WHERE outcome = 'succeeded'), count(*) FILTER (WHERE out
 	return err
 }
 
-// release retries the next n sagas: those that still are as they were frozen.
+// release retries the next n sagas: those that still are as they were frozen. What the database
+// refuses is skipped.
 func (s *Store) release(ctx context.Context, tx pgx.Tx, r *GroupRetry, n int) error {
 	rows, err := tx.Query(ctx, "-- name: nextRetries\nSELECT saga_id::text, generation FROM group_retry_item WHERE retry_id = $1 AND NOT released ORDER BY saga_id LIMIT $2", r.ID, n)
 	if err != nil {
@@ -134,7 +149,7 @@ func (s *Store) release(ctx context.Context, tx pgx.Tx, r *GroupRetry, n int) er
 			changes = append(changes, Change{SagaID: it.SagaID, Event: saga.Event{Kind: saga.Retried, Actor: r.Actor, Reason: r.Reason}, Subject: r.subject(), TraceParent: r.TraceParent})
 		}
 	}
-	results, err := s.applyTx(ctx, tx, records, changes)
+	results, _, err := s.applyEach(ctx, tx, records, changes)
 	if err != nil {
 		return err
 	}
@@ -168,7 +183,8 @@ DELETE FROM group_retry_item WHERE retry_id = $1 AND NOT released AND saga_id IN
 
 func (r *GroupRetry) save(ctx context.Context, tx pgx.Tx, done bool) error {
 	_, err := tx.Exec(ctx, `-- name: saveRetry
-UPDATE group_retry SET state = $2, stopped_because = $3, steps = $4, released = $5, succeeded = $6, failed = $7, skipped = $8, unsettled = $9, remaining = $10,
+UPDATE group_retry SET failures = 0, state = $2, stopped_because = $3, steps = $4, released = $5,
+       succeeded = $6, failed = $7, skipped = $8, unsettled = $9, remaining = $10,
        finished_at = CASE WHEN $2 <> 'running' THEN coalesce(finished_at, now()) END,
        due_at = CASE WHEN NOT $11 THEN now() + make_interval(secs => $12) END WHERE id = $1`,
 		r.ID, r.State, r.StoppedBecause, r.Steps, r.Released, r.Succeeded, r.Failed, r.Skipped, r.Unsettled, r.Remaining, done, retryPause.Seconds())

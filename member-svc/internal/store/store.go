@@ -7,9 +7,11 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"embed"
 	"errors"
+	"log/slog"
 	"strings"
 	"time"
 
@@ -56,6 +58,9 @@ type Store struct {
 	// one; nil for none. Set it before use.
 	Tracer *service.Tracer
 
+	// Log is told what the database refuses; nil for the default logger. Set it before use.
+	Log *slog.Logger
+
 	maxMatched int // [MaxMatched], but in tests
 }
 
@@ -65,6 +70,8 @@ type Store struct {
 func New(pool *pgxpool.Pool, steps saga.Steps, secret []byte, wake func()) *Store {
 	return &Store{pool: pool, tx: service.Transactor{Pool: pool, Idle: suspended}, steps: steps, secret: secret, wake: wake, maxMatched: MaxMatched}
 }
+
+func (s *Store) logger() *slog.Logger { return cmp.Or(s.Log, slog.Default()) }
 
 // Record is a saga with the facts shown beside it, and the database's time when it was read.
 type Record struct {
@@ -78,7 +85,8 @@ type Record struct {
 
 // Columns are listed one by one: a later version may add some while this one runs.
 const (
-	recordColumns = `s.id, s.member_id, s.signup_id, s.state, s.step, s.generation, s.observed_generation, s.version, s.redrives, s.retry_open, s.retried,
+	recordColumns = `s.id, s.member_id, s.signup_id, s.state, s.step, s.generation, s.version, s.redrives,
+       s.retry_open, s.retried,
        s.opened_at, s.commanded_at, s.due_at, s.error_class, s.error_message, s.error_fingerprint, s.created_at, s.updated_at,
        s.traceparent, m.username, m.username_key, m.plan, now() AS now`
 	recordTables = ` FROM signup_saga s JOIN member m ON m.id = s.member_id`
@@ -101,7 +109,8 @@ func Message(r Record, effect saga.Effect) (outbox.Event, error) {
 	if route, ok := contract.RouteOf(effect.Type); ok {
 		lane = route.Lane
 	}
-	command := contract.StorageCommand{MemberID: r.MemberID, SagaID: r.ID, Generation: r.Generation}
+	generation := min(r.Generation, contract.MaxGeneration) // an older version let more through
+	command := contract.StorageCommand{MemberID: r.MemberID, SagaID: r.ID, Generation: generation}
 	if !r.State.Left() {
 		command.QuotaBytes = QuotaBytes[r.Plan]
 	}
@@ -116,7 +125,7 @@ func Message(r Record, effect saga.Effect) (outbox.Event, error) {
 	payload, err := contract.Encode(data)
 	return outbox.Event{
 		Lane: string(lane), ID: id.String(), Key: r.MemberID, Type: string(effect.Type), Payload: payload,
-		Headers: contract.Event{SagaID: r.ID, Generation: r.Generation, TraceParent: r.TraceParent}.Headers(),
+		Headers: contract.Event{SagaID: r.ID, Generation: generation, TraceParent: r.TraceParent}.Headers(),
 	}, err
 }
 

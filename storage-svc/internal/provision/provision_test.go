@@ -32,6 +32,7 @@ func TestDecide(t *testing.T) {
 		return r
 	}
 	present, absent := provision.Present, provision.Absent
+	const created1, refused1, removed2 = "storage.provisioned 1", "storage.rejected 1", "storage.deprovisioned 2"
 	const keep = -1 // the generation stays, nothing changes
 	for name, c := range map[string]struct {
 		row     provision.Storage
@@ -43,8 +44,8 @@ func TestDecide(t *testing.T) {
 		"duplicate while pending":            {row(2, present, provision.Pending), 2, present, keep, ""},
 		"older while pending":                {row(2, present, provision.Pending), 1, present, keep, ""},
 		"duplicate when ready":               {row(2, present, provision.Ready), 2, present, keep, "storage.provisioned 2"},
-		"older when ready":                   {row(2, present, provision.Ready), 1, present, keep, "storage.provisioned 2"},
-		"older removal when ready":           {row(2, present, provision.Ready), 1, absent, keep, "storage.provisioned 2"},
+		"older when ready":                   {row(2, present, provision.Ready), 1, present, keep, created1},
+		"older removal when ready":           {row(2, present, provision.Ready), 1, absent, 1, ""},
 		"duplicate when rejected":            {row(2, present, provision.Rejected), 2, present, keep, "storage.rejected 2"},
 		"retry after rejection":              {row(1, present, provision.Rejected), 2, present, 2, ""},
 		"newer while pending":                {row(1, present, provision.Pending), 3, present, 3, ""},
@@ -53,12 +54,18 @@ func TestDecide(t *testing.T) {
 		"removal while pending":              {row(1, present, provision.Pending), 2, absent, 2, ""},
 		"duplicate removal":                  {row(2, absent, provision.Removed), 2, absent, keep, "storage.deprovisioned 2"},
 		"removal again":                      {row(2, absent, provision.Removed), 3, absent, 3, ""},
-		"overtaken creation when removed":    {row(2, absent, provision.Removed), 1, present, keep, "storage.deprovisioned 2"},
+		"overtaken creation when removed":    {row(2, absent, provision.Removed), 1, present, keep, refused1},
 		"creation after removal":             {row(2, absent, provision.Removed), 3, present, keep, "storage.rejected 3"},
 		"creation while removal is pending":  {row(2, absent, provision.Pending), 3, present, keep, "storage.rejected 3"},
 		"removal again after its rejection":  {row(2, absent, provision.Rejected), 3, absent, 3, ""},
 		"creation after a rejected removal":  {row(2, absent, provision.Rejected), 3, present, keep, "storage.rejected 3"},
 		"overtaken creation, removal queued": {row(2, absent, provision.Pending), 1, present, keep, ""},
+		"creation below a forged one":        {row(1e6, present, provision.Ready), 1, present, keep, created1},
+		"retry below a forged one":           {row(1e6, present, provision.Rejected), 2, present, 2, ""},
+		"removal below a forged creation":    {row(1e6, present, provision.Pending), 2, absent, 2, ""},
+		"removal below a forged removal":     {row(1e6, absent, provision.Removed), 2, absent, keep, removed2},
+		"removal below a rejected one":       {row(1e6, absent, provision.Rejected), 2, absent, 2, ""},
+		"removal at the last generation":     {row(1e6, present, provision.Ready), 1e6, absent, 1e6, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			next, changed, reply := provision.Decide(c.row, provision.Command{MemberID: member, SagaID: saga, Generation: c.gen, Desired: c.desired, QuotaBytes: 9})
@@ -213,6 +220,8 @@ func TestGoldenCommands(t *testing.T) {
 
 func TestPoisonIsAnsweredAndNeighboursPass(t *testing.T) {
 	good := golden(t, contract.StorageProvision)
+	elsewhere := binary(member, saga, "3", `{"member_id":"`+member+`","saga_id":"`+saga+`","generation":3}`)
+	elsewhere.Subject = "signup.essential.storage.deprovision"
 	for name, c := range map[string]struct {
 		message  service.Message
 		answered bool
@@ -227,6 +236,8 @@ func TestPoisonIsAnsweredAndNeighboursPass(t *testing.T) {
 		"saga no UUID":   {binary(member, "x\x00", "3", "{"), false},
 		"no headers":     {service.Message{Subject: "signup.essential.storage.provision", Body: []byte("x")}, false},
 		"not a command":  {golden(t, contract.StorageProvisioned), false},
+		"other subject":  {elsewhere, false},
+		"a huge number":  {binary(member, saga, "9223372036854775807", `{}`), false},
 		"bad generation": {binary(member, saga, "three", `{}`), false},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -103,20 +103,22 @@ func (c Command) New() Storage {
 }
 
 // Decide says what a command changes about an existing storage, and what is
-// answered at once. A changed storage is pending and due, its attempts are
-// counted anew, and its lease is left alone: the worker that holds it finds its
-// result refused by the version.
+// answered at once, always in the generation of the command: nobody can be shut out
+// by a number that somebody else has sent. A changed storage is pending and due, its
+// attempts are counted anew, and its lease is left alone: the worker that holds it
+// finds its result refused by the version.
 func Decide(s Storage, c Command) (next Storage, changed bool, reply *Reply) {
-	if c.Generation <= s.Generation {
+	overtaken := c.Generation <= s.Generation && s.Status == Pending
+	if s.Desired == Absent && c.Desired == Present && !overtaken {
+		return s, false, removedForGood(c)
+	}
+	if !s.superseded(c) {
 		// A duplicate, or overtaken. While it is pending the worker will answer.
 		if r, settled := s.Reply(); settled {
-			r.TraceParent = c.TraceParent
+			r.TraceParent, r.Data.SagaID, r.Data.Generation = c.TraceParent, c.SagaID, c.Generation
 			reply = &r
 		}
 		return s, false, reply
-	}
-	if s.Desired == Absent && c.Desired == Present {
-		return s, false, removedForGood(c)
 	}
 	next = s
 	next.SagaID, next.Generation, next.Desired, next.Status, next.TraceParent = c.SagaID, c.Generation, c.Desired, Pending, c.TraceParent
@@ -128,8 +130,14 @@ func Decide(s Storage, c Command) (next Storage, changed bool, reply *Reply) {
 	return next, true, nil
 }
 
-// removedForGood answers with the command's own generation: a reply of an older
-// one would be taken for a late answer, and the saga would ask for ever.
+// superseded reports whether a command is a new wish: a newer generation is. So is a removal, which
+// is final and so is never overtaken, and whatever is asked for after a rejection of another generation.
+func (s Storage) superseded(c Command) bool {
+	return c.Generation > s.Generation || s.Desired == Present && c.Desired == Absent ||
+		s.Status == Rejected && c.Generation != s.Generation
+}
+
+// removedForGood refuses to create what was removed.
 func removedForGood(c Command) *Reply {
 	return &Reply{Type: contract.StorageRejected, TraceParent: c.TraceParent, Data: contract.StorageReply{
 		MemberID: c.MemberID, SagaID: c.SagaID, Generation: c.Generation,

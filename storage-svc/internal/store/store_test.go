@@ -149,7 +149,8 @@ func TestSettledStorageIsAnsweredWithANewEvent(t *testing.T) {
 	f.apply(command(1, 2, provision.Absent))
 	f.finish(0, policy.After(f.claim(1, time.Minute)[0], nil))
 	f.apply(command(1, 1, provision.Present), command(1, 3, provision.Present))
-	f.expectEvents(contract.Essential, "storage.provisioned 1, storage.provisioned 1, storage.provisioned 1, storage.deprovisioned 2, storage.deprovisioned 2, storage.rejected 3")
+	f.expectEvents(contract.Essential, "storage.provisioned 1, storage.provisioned 1, storage.provisioned 1, "+
+		"storage.deprovisioned 2, storage.rejected 1, storage.rejected 3")
 	if s := f.get(1); s.Status != provision.Removed || s.Generation != 2 {
 		t.Errorf("came back: %+v", s)
 	}
