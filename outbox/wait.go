@@ -84,7 +84,8 @@ func Explain(err error) error {
 	case errors.Is(err, jetstream.ErrNoStreamResponse):
 		return &explained{"no stream answers on this subject: create the stream, or enable JetStream on the " +
 			"NATS server and for this account", err}
-	case errors.Is(err, nats.ErrTimeout), errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, nats.ErrTimeout), errors.Is(err, context.DeadlineExceeded),
+		errors.Is(err, jetstream.ErrNoHeartbeat):
 		return &explained{err.Error() + ": NATS is overloaded or paused, or this user may not use the subject", err}
 	}
 	return err

@@ -281,6 +281,7 @@ func TestExplain(t *testing.T) {
 		jetstream.ErrNoStreamResponse:              "no stream answers on this subject: create the stream",
 		nats.ErrTimeout:                            "nats: timeout: NATS is overloaded or paused, or this user may not",
 		context.DeadlineExceeded:                   "context deadline exceeded: NATS is overloaded",
+		jetstream.ErrNoHeartbeat:                   "NATS is overloaded or paused",
 		nats.ErrAuthorization:                      nats.ErrAuthorization.Error(),
 	} {
 		if got := Explain(fmt.Errorf("publish: %w", err)); !strings.Contains(got.Error(), want) || !errors.Is(got, err) {

@@ -9,6 +9,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/signup-saga/signup-saga/outbox"
 )
 
 const (
@@ -69,7 +71,7 @@ func Consume(ctx context.Context, nc *nats.Conn, cfg ConsumerConfig, handle func
 		if err == nil || ctx.Err() != nil {
 			continue
 		}
-		pause(ctx, Backoff(failures.Add(ctx, err), 50*time.Millisecond, time.Second))
+		pause(ctx, Backoff(failures.Add(ctx, outbox.Explain(err)), 50*time.Millisecond, time.Second))
 	}
 	return nil
 }

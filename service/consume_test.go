@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -41,6 +43,57 @@ func (i *inbox) has(n int) func() bool {
 		defer i.mu.Unlock()
 		return len(i.seen) == n
 	}
+}
+
+// A consumer whose server is away says so, not what the client's buffer does.
+func TestConsumerSaysThatNATSIsAway(t *testing.T) {
+	b := newBroker(t)
+	b.stream()
+	var text logText
+	log := slog.New(slog.NewTextHandler(&text, nil))
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	var in inbox
+	config := service.ConsumerConfig{Stream: "S", Durable: "c", Batch: 1, Log: log}
+	go func() { done <- service.Consume(ctx, b.nc.Conn, config, in.handle) }()
+	b.eventually("a message", func(ctx context.Context) error {
+		if _, err := b.js.Publish(ctx, "s.a", []byte("x")); err != nil {
+			return err
+		}
+		if !in.has(1)() {
+			return errors.New("none yet")
+		}
+		return nil
+	})
+	b.Kill()
+	testenv.Eventually(t, 10*time.Second, "a clear error", func() bool {
+		return strings.Contains(text.String(), "NATS is not connected: check that the server runs")
+	})
+	if strings.Contains(text.String(), "outbound buffer") {
+		t.Errorf("the log misleads:\n%s", text.String())
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// logText keeps what is logged.
+type logText struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *logText) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *logText) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 type broker struct {

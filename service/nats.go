@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/signup-saga/signup-saga/outbox"
 )
 
 // NATS is a connection that never gives up on its server.
@@ -45,10 +47,12 @@ func ConnectNATS(c Common, name string, log *slog.Logger) (*NATS, error) {
 		}),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
-				log.Warn("nats disconnected", "error", err)
+				log.Warn("nats disconnected", "error", outbox.Explain(err))
 			}
 		}),
-		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { log.Warn("nats", "error", err) }),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			log.Warn("nats", "error", outbox.Explain(err))
+		}),
 		nats.ClosedHandler(func(*nats.Conn) { close(n.closed) }),
 	)...)
 	var malformed *url.Error // shows the password

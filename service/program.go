@@ -90,7 +90,7 @@ func (p Program) Migrate(ctx context.Context, databaseURL Secret, c Common, log 
 	Loop(ctx, "migrate streams", natsPatience, nil, log, func(ctx context.Context) (bool, error) {
 		for _, lane := range p.lanes() {
 			if _, err := js.CreateOrUpdateStream(ctx, p.stream(lane, c.NATSReplicas)); err != nil {
-				return false, err
+				return false, outbox.Explain(err)
 			}
 		}
 		log.Info("streams are up to date")
