@@ -1,5 +1,6 @@
--- Run once by the postgres image, with psql, when the volume is empty: two databases, and for each a role that owns the schema
--- (the migrate jobs) and one that may only use it (the services).
+-- Makes what the services need in Postgres, or brings it up to date: two databases, and for each a role that owns the schema (the
+-- migrate jobs) and one that may only use it (the services). Run it with psql as a superuser as often as you like: after a run that
+-- was cut short, and with other passwords to replace them.
 
 \set ON_ERROR_STOP on
 \getenv member_migrator_password MEMBER_MIGRATOR_PASSWORD
@@ -7,13 +8,24 @@
 \getenv storage_migrator_password STORAGE_MIGRATOR_PASSWORD
 \getenv storage_app_password STORAGE_APP_PASSWORD
 
-CREATE ROLE member_migrator LOGIN PASSWORD :'member_migrator_password';
-CREATE ROLE member_app LOGIN PASSWORD :'member_app_password';
-CREATE ROLE storage_migrator LOGIN PASSWORD :'storage_migrator_password';
-CREATE ROLE storage_app LOGIN PASSWORD :'storage_app_password';
+-- The server's log shows a statement that fails, and some of these hold passwords.
+SET log_min_error_statement = panic;
 
-CREATE DATABASE member OWNER member_migrator TEMPLATE template0 ENCODING 'UTF8';
-CREATE DATABASE storage OWNER storage_migrator TEMPLATE template0 ENCODING 'UTF8';
+SELECT format('CREATE ROLE %I', role) FROM unnest(ARRAY['member_migrator', 'member_app', 'storage_migrator', 'storage_app']) AS role
+WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role) \gexec
+
+ALTER ROLE member_migrator LOGIN PASSWORD :'member_migrator_password';
+ALTER ROLE member_app LOGIN PASSWORD :'member_app_password';
+ALTER ROLE storage_migrator LOGIN PASSWORD :'storage_migrator_password';
+ALTER ROLE storage_app LOGIN PASSWORD :'storage_app_password';
+
+-- A server that was killed while it created a database marks it as invalid: it can only be dropped.
+SELECT format('DROP DATABASE %I', datname) FROM pg_database WHERE datname IN ('member', 'storage') AND datconnlimit = -2 \gexec
+
+SELECT format('CREATE DATABASE %I OWNER %I TEMPLATE template0 ENCODING ''UTF8''', name, name || '_migrator')
+FROM unnest(ARRAY['member', 'storage']) AS name
+WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = name) \gexec
+
 REVOKE ALL ON DATABASE member FROM PUBLIC;
 REVOKE ALL ON DATABASE storage FROM PUBLIC;
 REVOKE ALL ON DATABASE postgres FROM PUBLIC;

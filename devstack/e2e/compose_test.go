@@ -36,7 +36,10 @@ func loadCompose(t testing.TB, variables ...string) *types.Project {
 const everything = "COMPOSE_PROFILES=observability"
 
 func TestComposeServices(t *testing.T) {
-	usual := []string{"mailpit", "member-migrate", "member-svc", "nats", "postgres", "storage-migrate", "storage-svc", "versitygw"}
+	usual := []string{
+		"mailpit", "member-migrate", "member-svc", "nats", "postgres", "postgres-roles",
+		"storage-migrate", "storage-svc", "versitygw",
+	}
 	if got := slices.Sorted(slices.Values(loadCompose(t).ServiceNames())); !slices.Equal(got, usual) {
 		t.Errorf("services %v, want %v", got, usual)
 	}
@@ -57,7 +60,7 @@ func TestComposeServices(t *testing.T) {
 			if l := service.Logging; l == nil || l.Options["max-size"] == "" || l.Options["max-file"] == "" {
 				t.Error("its log grows without bound")
 			}
-			oneShot := strings.HasSuffix(name, "-migrate")
+			oneShot := strings.HasSuffix(name, "-migrate") || name == "postgres-roles"
 			if oneShot != (service.Restart == "no") || !oneShot && service.Restart != "unless-stopped" {
 				t.Errorf("restart %q", service.Restart)
 			}

@@ -9,7 +9,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// psql runs a script for psql, as far as ours need it: \set, \getenv, \connect, :'variable', statements that end with a line.
+// psql runs a script for psql, as far as ours need it: \set, \getenv, \connect, \gexec, :'variable', statements
+// that end with a line.
 func psql(ctx context.Context, script string, getenv func(string) string, connect func(database string) (*pgx.Conn, error)) error {
 	conn, err := connect("postgres")
 	if err != nil {
@@ -37,7 +38,12 @@ func psql(ctx context.Context, script string, getenv func(string) string, connec
 			return fmt.Errorf("unknown command %s", words[0])
 		default:
 			fmt.Fprintln(&statement, line)
-			if strings.HasSuffix(line, ";") {
+			if query, ok := strings.CutSuffix(strings.TrimSpace(statement.String()), `\gexec`); ok {
+				if err := executeResults(ctx, conn, query); err != nil {
+					return err
+				}
+				statement.Reset()
+			} else if strings.HasSuffix(line, ";") {
 				if err := execute(ctx, conn, statement.String(), variables); err != nil {
 					return err
 				}
@@ -49,6 +55,21 @@ func psql(ctx context.Context, script string, getenv func(string) string, connec
 		return fmt.Errorf("the script ends within a statement: %s", statement.String())
 	}
 	return nil
+}
+
+// executeResults executes each row that a query returns.
+func executeResults(ctx context.Context, conn *pgx.Conn, query string) error {
+	rows, err := conn.Query(ctx, query)
+	if err != nil {
+		return err
+	}
+	statements, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	for _, statement := range statements {
+		if err == nil {
+			err = execute(ctx, conn, statement, nil)
+		}
+	}
+	return err
 }
 
 var variable = regexp.MustCompile(`:'(\w+)'`)

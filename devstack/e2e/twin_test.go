@@ -32,6 +32,7 @@ import (
 type twin struct {
 	t       *testing.T
 	project *types.Project
+	admin   *url.URL          // superuser of Postgres
 	volumes string            // folder with one folder per named volume
 	images  map[string]image  // of the services that are built, by Dockerfile
 	ports   map[string]string // "service:port" in the containers → "127.0.0.1:port" here
@@ -102,6 +103,8 @@ func (w *twin) start(service types.ServiceConfig) {
 	switch service.Name {
 	case "postgres":
 		w.startPostgres(service)
+	case "postgres-roles":
+		w.makeRoles(service)
 	case "nats":
 		w.startNATS(service)
 	case "mailpit":
@@ -123,13 +126,8 @@ func (w *twin) startPostgres(service types.ServiceConfig) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.ports["postgres:5432"] = admin.Host
-	connect := func(database string) (*pgx.Conn, error) {
-		u := *admin
-		u.Path = "/" + database
-		return pgx.Connect(context.Background(), u.String())
-	}
-	conn, err := connect("postgres")
+	w.ports["postgres:5432"], w.admin = admin.Host, admin
+	conn, err := w.connect("postgres")
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -147,17 +145,34 @@ func (w *twin) startPostgres(service types.ServiceConfig) {
 			w.t.Errorf("%s is %s here, but %s in the file", name, is, value)
 		}
 	}
-	script := mustRead(w.t, w.source(service, "/docker-entrypoint-initdb.d/init.sql"))
+	w.healthy[service.Name] = func(context.Context) error { return dial(admin.Host) }
+}
+
+func (w *twin) connect(database string) (*pgx.Conn, error) {
+	u := *w.admin
+	u.Path = "/" + database
+	return pgx.Connect(context.Background(), u.String())
+}
+
+// makeRoles runs the job's script, as psql does: twice, for each start of the containers does.
+func (w *twin) makeRoles(service types.ServiceConfig) {
+	w.t.Helper()
+	file, ok := strings.CutPrefix(service.Command[len(service.Command)-1], "--file=")
+	if !ok || service.Command[0] != "psql" {
+		w.t.Fatalf("%s runs %v", service.Name, service.Command)
+	}
+	script := mustRead(w.t, w.source(service, file))
 	getenv := func(name string) string {
 		if value := service.Environment[name]; value != nil {
 			return *value
 		}
 		return ""
 	}
-	if err := psql(w.t.Context(), script, getenv, connect); err != nil {
-		w.t.Fatalf("the script of %s: %v", service.Name, err)
+	for range 2 {
+		if err := psql(w.t.Context(), script, getenv, w.connect); err != nil {
+			w.t.Fatalf("the script of %s: %v", service.Name, err)
+		}
 	}
-	w.healthy[service.Name] = func(context.Context) error { return dial(admin.Host) }
 }
 
 func (w *twin) startNATS(service types.ServiceConfig) {

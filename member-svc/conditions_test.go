@@ -1,0 +1,302 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/signup-saga/signup-saga/devstack/testenv"
+	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
+)
+
+// underRole runs the service with a role whose settings a test may change; admin is the superuser.
+func underRole(t *testing.T, role string) (s *svc, admin *pgxpool.Pool) {
+	t.Helper()
+	u, err := url.Parse(storetest.URL(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	admin = storetest.Connect(t, u.String())
+	storetest.Exec(t, admin, "CREATE ROLE "+role+" LOGIN PASSWORD 'secret'")
+	t.Cleanup(func() {
+		if _, err := admin.Exec(context.Background(), "DROP OWNED BY "+role+"; DROP ROLE "+role); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, kind := range []string{"TABLES", "SEQUENCES", "FUNCTIONS"} {
+		storetest.Exec(t, admin, "GRANT ALL ON ALL "+kind+" IN SCHEMA public TO "+role)
+	}
+	u.User = url.UserPassword(role, "secret")
+	return start(t, environment(t, u.String(), "nats://127.0.0.1:1")), admin
+}
+
+// reconnect ends the sessions of a role: new ones have its new settings.
+func reconnect(t *testing.T, admin *pgxpool.Pool, role string) {
+	t.Helper()
+	storetest.Exec(t, admin, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '"+role+"'")
+}
+
+// statuses counts answers, and fails the test for those that no passing condition excuses.
+type statuses struct {
+	t      *testing.T
+	mu     sync.Mutex
+	counts map[int]int
+}
+
+func (c *statuses) add(what string, status int, header http.Header, body string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.counts == nil {
+		c.counts = map[int]int{}
+	}
+	c.counts[status]++
+	if status >= 500 && (status != http.StatusServiceUnavailable || header.Get("Retry-After") == "") {
+		c.t.Errorf("%s: %d, Retry-After %q: %s", what, status, header.Get("Retry-After"), body)
+	}
+}
+
+func (c *statuses) of(status int) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.counts[status]
+}
+
+// crowd signs n people up at the same time, each with a key of their own.
+func crowd(t *testing.T, s *svc, c *statuses, prefix string, n int) {
+	t.Helper()
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: n}}
+	defer client.CloseIdleConnections()
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() {
+			name := fmt.Sprintf("%s%d", prefix, i)
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.public+"/v1/members",
+				strings.NewReader(fmt.Sprintf(`{"username":%q,"password":%q}`, name, password)))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			req.Header.Set("Content-Type", "application/json")
+			req.Header.Set("Idempotency-Key", "key-"+name)
+			resp, err := client.Do(req)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer resp.Body.Close()
+			body, _ := io.ReadAll(resp.Body)
+			c.add("sign up", resp.StatusCode, resp.Header, string(body))
+		})
+	}
+	wg.Wait()
+}
+
+// Whatever passes in Postgres while 120 people sign up at once: nobody is answered 500, nobody is lost, and nobody is
+// there twice.
+func TestNoConditionOfPostgresIsAnswered500(t *testing.T) {
+	const role, people = "test_conditions", 120
+	s, admin := underRole(t, role)
+	storetest.Exec(t, admin, `CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+	IF random() < 0.5 THEN
+		RAISE EXCEPTION 'injected' USING ERRCODE = current_setting('test.code');
+	END IF;
+	RETURN NEW;
+END $$`)
+	type condition struct {
+		name, begin, end string
+		lock             time.Duration // how long the table of members is locked
+	}
+	var all []condition
+	add := func(name string, lock time.Duration, begin, end string) {
+		all = append(all, condition{name, begin, end, lock})
+	}
+	set := func(name string, lock time.Duration, setting, value string) {
+		add(name, lock, "ALTER ROLE "+role+" SET "+setting+" = "+value, "ALTER ROLE "+role+" RESET "+setting)
+	}
+	set("lock_timeout", 4*time.Second, "lock_timeout", "500")
+	set("statement_timeout", 300*time.Millisecond, "statement_timeout", "100")
+	set("serializable", 0, "default_transaction_isolation", "serializable")
+	set("idle_in_transaction", 0, "idle_in_transaction_session_timeout", "1")
+	add("connection_limit", 0, "ALTER ROLE "+role+" CONNECTION LIMIT 3", "ALTER ROLE "+role+" CONNECTION LIMIT -1")
+	for _, code := range []string{"40001", "40P01", "53100", "53200", "25006", "58030", "55006", "57P01", "08006"} {
+		add("raised_"+code, 0, "ALTER ROLE "+role+" SET test.code = '"+code+"';"+
+			"CREATE TRIGGER fail BEFORE INSERT ON member FOR EACH ROW EXECUTE FUNCTION fail()",
+			"DROP TRIGGER fail ON member")
+	}
+	for _, c := range all {
+		t.Run(c.name, func(t *testing.T) {
+			storetest.Exec(t, admin, c.begin)
+			reconnect(t, admin, role)
+			prefix := strings.ReplaceAll(c.name, "_", "")
+			during := &statuses{t: t}
+			var wg sync.WaitGroup
+			if c.lock > 0 {
+				tx, err := admin.Begin(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := tx.Exec(t.Context(), "LOCK TABLE member IN ACCESS EXCLUSIVE MODE"); err != nil {
+					t.Fatal(err)
+				}
+				wg.Go(func() {
+					<-time.After(c.lock)
+					_ = tx.Rollback(t.Context())
+				})
+			}
+			crowd(t, s, during, prefix, people)
+			wg.Wait()
+			storetest.Exec(t, admin, c.end)
+			reconnect(t, admin, role)
+			t.Logf("%s: %v", c.name, during.counts)
+			testenv.Eventually(t, 30*time.Second, "everybody to be in", func() bool {
+				after := &statuses{t: t}
+				crowd(t, s, after, prefix, people)
+				return after.of(http.StatusCreated) == people
+			})
+			n := storetest.Count(t, admin, "SELECT count(*) FROM member WHERE username LIKE $1", prefix+"%")
+			sagas := storetest.Count(t, admin, "SELECT count(*) FROM signup_saga s JOIN member m ON m.id = s.member_id "+
+				"WHERE m.username LIKE $1", prefix+"%")
+			if n != people || sagas != people {
+				t.Errorf("%d members and %d sagas of %d people", n, sagas, people)
+			}
+		})
+	}
+}
+
+// Every operation of both listeners, while everything is locked for longer than anybody waits.
+func TestNoOperationAnswers500WhileTablesAreLocked(t *testing.T) {
+	const role = "test_locked"
+	s, admin := underRole(t, role)
+	body := signUp(t, s, "mina")
+	credentials := fmt.Sprintf(`{"username":"mina","password":%q}`, password)
+	status, _, session, raw := call(t, "POST", s.public+"/v1/sessions", credentials)
+	if status != http.StatusOK {
+		t.Fatalf("sign in: %d %s", status, raw)
+	}
+	var sagaID string
+	if err := admin.QueryRow(t.Context(), "SELECT id::text FROM signup_saga").Scan(&sagaID); err != nil {
+		t.Fatal(err)
+	}
+	storetest.Exec(t, admin, "ALTER ROLE "+role+" SET lock_timeout = 50")
+	reconnect(t, admin, role)
+	tx, err := admin.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = tx.Exec(t.Context(), `DO $$ DECLARE r record; BEGIN
+FOR r IN SELECT tablename FROM pg_tables WHERE schemaname = 'public'
+LOOP EXECUTE format('LOCK TABLE %I IN ACCESS EXCLUSIVE MODE', r.tablename); END LOOP; END $$`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reason := `{"reason":"a test"}`
+	token := fmt.Sprint("Bearer ", session["token"])
+	none := "01a20435-2858-7421-b5f0-fc06fb2e3e4e"
+	requests := [][4]string{
+		{"POST", s.public + "/v1/members", fmt.Sprintf(`{"username":"otto","password":%q}`, password)},
+		{"GET", s.self(body)},
+		{"POST", s.public + "/v1/sessions", credentials},
+		{"GET", s.public + "/v1/members/me", "", token},
+		{"DELETE", s.public + "/v1/members/me", fmt.Sprintf(`{"password":%q}`, password), token},
+		{"DELETE", s.public + "/v1/sessions/current", "", token},
+	}
+	for _, path := range []string{
+		"sagas", "sagas/" + sagaID, "overview", "failures", "retries", "retries/" + none, "outbox/dead", "audit",
+	} {
+		requests = append(requests, [4]string{"GET", s.admin + "/admin/v1/" + path, "", "Bearer operator-token"})
+	}
+	for path, body := range map[string]string{
+		"sagas/" + sagaID + "/retry": reason, "sagas/" + sagaID + "/cancel": reason,
+		"retries/" + none + "/cancel": reason,
+		"retries":                     `{"reason":"a test","filter":{}}`, "outbox/dead/essential-1/requeue": reason,
+	} {
+		requests = append(requests, [4]string{"POST", s.admin + "/admin/v1/" + path, body, "Bearer operator-token"})
+	}
+	c := &statuses{t: t}
+	var unavailable atomic.Int64
+	for _, r := range requests {
+		headers := []string{"If-Match", "*"}
+		if r[3] != "" {
+			headers = append(headers, "Authorization", r[3])
+		}
+		status, header, _, raw := call(t, r[0], r[1], r[2], headers...)
+		c.add(r[0]+" "+r[1], status, header, raw)
+		if status == http.StatusServiceUnavailable {
+			unavailable.Add(1)
+		} else {
+			t.Logf("%s %s: %d %s", r[0], r[1], status, raw)
+		}
+	}
+	if unavailable.Load() < 10 {
+		t.Errorf("%d of %d requests met the lock", unavailable.Load(), len(requests))
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A role that may not write for a while, as after a failover to a server that is not promoted yet.
+func TestReadOnlyRoleAndBack(t *testing.T) {
+	const role, busy = "test_readonly", 16
+	s, admin := underRole(t, role)
+	ready := func() int {
+		status, _, _, _ := call(t, "GET", s.admin+"/readyz", "")
+		return status
+	}
+	for name, terminate := range map[string]bool{"terminated": true, "left": false} {
+		t.Run(name, func(t *testing.T) {
+			var created, refused atomic.Int64
+			stop := make(chan struct{})
+			var wg sync.WaitGroup
+			for i := range busy {
+				wg.Go(func() {
+					for n := 0; ; n++ {
+						select {
+						case <-stop:
+							return
+						default:
+						}
+						one := &statuses{t: t}
+						crowd(t, s, one, fmt.Sprintf("%s%dx%dx", name, i, n), 1)
+						created.Add(int64(one.of(http.StatusCreated)))
+						refused.Add(int64(one.of(http.StatusServiceUnavailable)))
+					}
+				})
+			}
+			defer func() { close(stop); wg.Wait() }()
+			testenv.Eventually(t, 20*time.Second, "some load", func() bool { return created.Load() > busy })
+			storetest.Exec(t, admin, "ALTER ROLE "+role+" SET default_transaction_read_only = on")
+			if terminate {
+				reconnect(t, admin, role)
+				testenv.Eventually(t, 10*time.Second, "503 for signups and probes", func() bool {
+					return refused.Load() > busy && ready() == http.StatusServiceUnavailable
+				})
+				before := created.Load()
+				testenv.Eventually(t, 10*time.Second, "more of it", func() bool { return refused.Load() > 20*busy })
+				if now := created.Load(); now > before {
+					t.Errorf("%d signups were written by a role that may not write", now-before)
+				}
+			}
+			storetest.Exec(t, admin, "ALTER ROLE "+role+" RESET default_transaction_read_only")
+			began, before := time.Now(), created.Load()
+			testenv.Eventually(t, 3*time.Second, "a signup", func() bool { return created.Load() > before })
+			t.Logf("first 201 after %s; %d created, %d refused", time.Since(began), created.Load(), refused.Load())
+			testenv.Eventually(t, 3*time.Second, "readiness", func() bool { return ready() == http.StatusOK })
+			before = refused.Load()
+			testenv.Eventually(t, 10*time.Second, "signups", func() bool { return created.Load() > 10*busy })
+			if now := refused.Load(); now > before+busy {
+				t.Errorf("%d signups were refused after all was well", now-before)
+			}
+		})
+	}
+}
