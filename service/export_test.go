@@ -2,3 +2,6 @@ package service
 
 // MigrateWithPatience is [Migrate], but for how long it lets itself be refused.
 var MigrateWithPatience = migrate
+
+// Unreadable is unreadable, for a test that may run as root, who can read everything.
+var Unreadable = unreadable

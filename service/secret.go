@@ -1,6 +1,9 @@
 package service
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/url"
 	"os"
@@ -39,7 +42,16 @@ func (s Secret) Current() string {
 // readSecret returns the text of a file without the line break at its end.
 func readSecret(path string) (string, error) {
 	b, err := os.ReadFile(path)
-	return strings.TrimRight(string(b), "\r\n"), err
+	return strings.TrimRight(string(b), "\r\n"), unreadable(err)
+}
+
+// unreadable says what to do if err is that a file may not be read.
+func unreadable(err error) error {
+	if errors.Is(err, fs.ErrPermission) {
+		err = fmt.Errorf("%w: this process runs as uid %d, let that user read the file (chmod a+r, or chown)",
+			err, os.Getuid())
+	}
+	return err
 }
 
 // String returns scheme and host of each URL in a list, and the database if it

@@ -3,7 +3,9 @@ package service_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -118,5 +120,18 @@ func write(t testing.TB, path, content string) {
 	}
 	if err := os.Rename(path+".new", path); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A file that the service's user may not read is the first mistake with mounted secrets.
+func TestUnreadableFilesSayWhoMustReadThem(t *testing.T) {
+	refused := &fs.PathError{Op: "open", Path: "/run/secrets/admin-tokens", Err: fs.ErrPermission}
+	err := service.Unreadable(refused)
+	if !errors.Is(err, refused) || !strings.Contains(err.Error(), fmt.Sprintf("uid %d", os.Getuid())) {
+		t.Errorf("err = %v", err)
+	}
+	err = service.Unreadable(fs.ErrNotExist)
+	if !errors.Is(err, fs.ErrNotExist) || strings.Contains(err.Error(), "uid") {
+		t.Errorf("err = %v", err)
 	}
 }

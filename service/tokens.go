@@ -40,7 +40,7 @@ func LoadTokens(path string, log *slog.Logger) (*Tokens, error) {
 	file, err := newReloaded(log, func() ([]token, error) {
 		b, err := os.ReadFile(path)
 		if err != nil {
-			return nil, fmt.Errorf("tokens: %w", err)
+			return nil, fmt.Errorf("tokens: %w", unreadable(err))
 		}
 		list, err := parseTokens(string(b))
 		warnOfExpiry(log, list)
