@@ -21,6 +21,17 @@ type Overview struct {
 	Orphans       int            `json:"orphans"`       // storages without their member, by the last reconciliation
 	ReconciledAt  *time.Time     `json:"reconciled_at"` // nil: never
 	Minutes       []Minute       `json:"minutes"`       // the last hour, oldest first
+	Consumers     []Consumer     `json:"consumers"`     // of which the broker said something lately
+}
+
+// Consumer is how far a consumer of messages is behind.
+type Consumer struct {
+	Stream      string     `json:"stream"`
+	Consumer    string     `json:"consumer"`
+	State       string     `json:"state"`           // delivering, paused or missing
+	Messages    int        `json:"messages"`        // that wait to be delivered or acknowledged
+	Stalled     float64    `json:"stalled_seconds"` // for how long none was acknowledged
+	PausedUntil *time.Time `json:"paused_until"`
 }
 
 // Lane is a lane of the outbox.

@@ -99,6 +99,9 @@ func assemble(cfg Config, pool *pgxpool.Pool, nc *service.NATS, tracer *service.
 	if err != nil {
 		return nil, err
 	}
+	if metrics.Consumers, err = service.NewLag(nc.Conn, registry, log); err != nil {
+		return nil, err
+	}
 	if err := addWorkers(p, cfg, pool, nc, st, metrics, registry, wake); err != nil {
 		return nil, err
 	}
@@ -185,6 +188,7 @@ func addWorkers(p *service.Process, cfg Config, pool *pgxpool.Pool, nc *service.
 	}
 	consume := func(producer contract.Service, lane contract.Lane, durable string, subjects []string, handle func(context.Context, []service.Message) error) {
 		stream := contract.Stream(producer, lane)
+		metrics.Consumers.Watch(stream, durable)
 		p.Workers = append(p.Workers, service.Task{Name: "consume " + stream, Run: func(ctx context.Context) error {
 			return service.Consume(ctx, nc.Conn, service.ConsumerConfig{Stream: stream, Durable: durable, Subjects: subjects, Batch: 100, Linger: service.Linger(lane), Log: p.Log, Tracer: st.Tracer}, handle)
 		}})
@@ -217,6 +221,9 @@ func addWorkers(p *service.Process, cfg Config, pool *pgxpool.Pool, nc *service.
 	forget("sessions", st.ForgetExpiredSessions)
 	forget("logouts", st.ForgetLogouts)
 	loop("gauges", 5*time.Second, func(ctx context.Context) (bool, error) { return false, metrics.Refresh(ctx, st) })
+	// Its commands are in our stream: while nobody takes them, our signups wait.
+	metrics.Consumers.Watch(contract.Stream(contract.Member, contract.Essential), "storage-svc")
+	p.Workers = append(p.Workers, service.Task{Name: "lag of consumers", Run: metrics.Consumers.Run})
 	return addWatchers(cfg, pool, registry, wake, p.Log, loop, consume)
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/signup-saga/signup-saga/contract"
@@ -102,13 +103,10 @@ func assemble(ctx context.Context, cfg config, pool *pgxpool.Pool, nc *service.N
 	if err != nil {
 		return nil, err
 	}
-	commands := service.Task{Name: "commands", Run: func(ctx context.Context) error {
-		return service.Consume(ctx, nc.Conn, service.ConsumerConfig{
-			Stream: contract.Stream(contract.Member, contract.Essential), Durable: program.Name,
-			Subjects: contract.Commands(contract.Storage), Batch: commandBatch,
-			Linger: service.Linger(contract.Essential), Log: log, Tracer: tracer,
-		}, handler.Handle)
-	}}
+	commands, lag, err := commandsTasks(nc.Conn, handler, tracer, registry, log)
+	if err != nil {
+		return nil, err
+	}
 	forget := service.Task{Name: "forget dead letters", Run: func(ctx context.Context) error {
 		service.Loop(ctx, "forget dead letters", time.Minute, nil, log, func(ctx context.Context) (bool, error) {
 			n, err := st.ForgetDeadLetters(ctx, cfg.DeadLetterAge, cfg.DeadLetters, forgetBatch)
@@ -125,9 +123,30 @@ func assemble(ctx context.Context, cfg config, pool *pgxpool.Pool, nc *service.N
 	}
 	return &service.Process{
 		Log: log, Health: health, Servers: []*service.Server{server},
-		Relays: relays, Workers: []service.Task{commands, {Name: "worker", Run: worker.Run}, forget, reconciliation},
+		Relays:     relays,
+		Workers:    []service.Task{commands, lag, {Name: "worker", Run: worker.Run}, forget, reconciliation},
 		DrainDelay: cfg.DrainDelay, DrainTimeout: cfg.DrainTimeout,
 	}, nil
+}
+
+// commandsTasks take commands, and watch how far behind that is.
+func commandsTasks(
+	nc *nats.Conn, handler *provision.Handler, tracer *service.Tracer, registry prometheus.Registerer, log *slog.Logger,
+) (commands, watch service.Task, err error) {
+	cfg := service.ConsumerConfig{
+		Stream: contract.Stream(contract.Member, contract.Essential), Durable: program.Name,
+		Subjects: contract.Commands(contract.Storage), Batch: commandBatch,
+		Linger: service.Linger(contract.Essential), Log: log, Tracer: tracer,
+	}
+	lag, err := service.NewLag(nc, registry, log)
+	if err != nil {
+		return commands, watch, err
+	}
+	lag.Watch(cfg.Stream, cfg.Durable)
+	commands = service.Task{Name: "commands", Run: func(ctx context.Context) error {
+		return service.Consume(ctx, nc, cfg, handler.Handle)
+	}}
+	return commands, service.Task{Name: "lag of consumers", Run: lag.Run}, nil
 }
 
 // signal returns a function that wakes the reader of ch without ever blocking.

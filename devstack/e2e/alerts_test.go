@@ -41,6 +41,9 @@ func loadAlerts(t testing.TB) map[string]rulefmt.Rule {
 // watched is how long the series of the alerts' tests last, at one sample a minute; sick ones fall ill after an hour.
 const watched = 6 * time.Hour
 
+// takesCommands labels the consumer of storage-svc.
+const takesCommands = `{job="storage-svc", instance="a", stream="MEMBER_ESSENTIAL", consumer="storage-svc"} `
+
 // healthy is what a system with two replicas of each service shows on a good day, series by series, with troubles that pass by
 // themselves: nothing must fire.
 var healthy = []string{
@@ -53,6 +56,9 @@ var healthy = []string{
 	`outbox_lag_seconds{job="member-svc", instance="a", lane="nonessential"} 0x360`,
 	`outbox_dead_events{job="member-svc", instance="a", lane="essential"} 0x100 1x3 0x256`,
 	`outbox_foreign_messages_total{job="member-svc", instance="a", lane="essential"} 3x360`,
+	"consumer_paused" + takesCommands + `0x100 1x3 0x256`,
+	"consumer_missing" + takesCommands + `0x110 1x3 0x246`,
+	"consumer_stalled_seconds" + takesCommands + `0x100 0+60x6 0x253`,
 	`member_signups_total{job="member-svc", instance="a", outcome="created"} 0+600x360`,
 	`member_signups_total{job="member-svc", instance="a", outcome="username_taken"} 0+300x360`, // theirs, not ours
 	`member_signups_total{job="member-svc", instance="a", outcome="unavailable"} 0+6x100 1000x260`,
@@ -111,6 +117,11 @@ var sick = map[string][][]string{
 		{`outbox_lag_seconds{job="member-svc", instance="a", lane="essential"} 0x60 60+60x299`},
 		{`outbox_lag_seconds{job="member-svc", instance="a", lane="nonessential"} 0x60 60+60x299`},
 	},
+	"ConsumerPaused": {
+		{"consumer_paused" + takesCommands + `0x60 1x299`},
+		{"consumer_missing" + takesCommands + `0x60 1x299`},
+	},
+	"ConsumerStalled": {{"consumer_stalled_seconds" + takesCommands + `0x60 0+60x299`}},
 	"ForeignMessages": {{`outbox_foreign_messages_total{job="member-svc", instance="a", lane="essential"} 3x60 4x299`}},
 	"MailStuck": {{
 		`member_mails_total{job="member-svc", instance="a", result="sent"} 0+600x60 36600x299`,

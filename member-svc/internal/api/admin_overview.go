@@ -23,6 +23,8 @@ type overviewView struct {
 	Orphans       int                  `json:"orphans"`
 	ReconciledAt  *time.Time           `json:"reconciled_at"` // null: never
 	Minutes       []store.Minute       `json:"minutes"`
+	// Consumers are those of which the broker said something lately.
+	Consumers []service.ConsumerLag `json:"consumers"`
 }
 
 // laneView is how far behind a lane of our outbox is.
@@ -44,6 +46,7 @@ func (a *API) showOverview(w http.ResponseWriter, r *http.Request) error {
 	v := overviewView{
 		At: o.Now.UTC(), Counts: o.Counts, Estimated: append([]saga.State{}, o.Estimated...), Breaker: o.Provider,
 		Stranded: o.Drift.Stranded, Orphans: o.Drift.Orphans, ReconciledAt: o.Drift.FinishedAt, Minutes: o.Minutes,
+		Consumers: a.Metrics.Consumers.Consumers(),
 	}
 	if o.OldestPending != nil {
 		seconds := age(*o.OldestPending)

@@ -12,10 +12,14 @@ import (
 
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
+	"github.com/signup-saga/signup-saga/service"
 )
 
 // Metrics are member-svc's Prometheus metrics. Their updates are safe for concurrent use.
 type Metrics struct {
+	// Consumers knows how far they are behind; may be nil.
+	Consumers *service.Lag
+
 	registry *prometheus.Registry
 	signups  *prometheus.CounterVec
 	duration prometheus.Histogram

@@ -37,9 +37,10 @@ const soon = 20 * time.Second
 // site is a console on a real admin API and a real database.
 type site struct {
 	*httptest.Server
-	pool  *pgxpool.Pool
-	store *store.Store
-	watch func(*testing.T) // has wrong tokens limited
+	pool    *pgxpool.Pool
+	store   *store.Store
+	metrics *api.Metrics
+	watch   func(*testing.T) // has wrong tokens limited
 }
 
 func open(t *testing.T) *site {
@@ -57,6 +58,7 @@ func open(t *testing.T) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.metrics = metrics
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	s.store = store.New(s.pool, storetest.Steps, storetest.Secret, func() {})
 	handlers := &api.API{Store: s.store, Steps: storetest.Steps, Metrics: metrics, DatabaseTimeout: 10 * time.Second, Log: log}

@@ -15,6 +15,7 @@ const (
 	pendingTooLong    = 900 // seconds from a signup to its storage
 	lagTooLong        = 60  // seconds for which an event waits to be published
 	reconciledTooLong = 3   // hours since the last reconciliation
+	stalledTooLong    = 300 // seconds for which messages wait and none is acknowledged
 )
 
 // overviewView is the first page's.
@@ -94,6 +95,15 @@ func troubles(o client.Overview) (found []trouble) {
 		add(lane.Seconds > lagTooLong, trouble{"bad", fmt.Sprintf("Events of the %s lane have waited for %s to be published. They are safe in the database.", lane.Lane, span(lane.Seconds)),
 			"", "", "OutboxLag"})
 	}
+	for _, c := range o.Consumers {
+		name, messages := fmt.Sprintf("The consumer %s of %s", c.Consumer, c.Stream), plural(c.Messages, "message")
+		add(c.State == "paused", trouble{Tone: "bad", Runbook: "ConsumerPaused",
+			Text: name + " is paused" + until(c.PausedUntil) + " and holds back " + messages + ". They are safe."})
+		add(c.State == "missing", trouble{Tone: "wait", Runbook: "ConsumerPaused",
+			Text: name + " does not exist. The service that reads with it makes it again."})
+		add(c.State == "delivering" && c.Stalled > stalledTooLong, trouble{Tone: "bad", Runbook: "ConsumerStalled",
+			Text: name + " has acknowledged nothing for " + span(c.Stalled) + ". Behind it: " + messages + "."})
+	}
 	add(o.DeadEvents > 0, trouble{"bad", plural(int(o.DeadEvents), "event") + " could not be published: the broker refuses what is in them.",
 		home + "dead", "See the dead letters", "DeadEvents"})
 	add(o.Stranded > 0, trouble{"bad", plural(o.Stranded, "member") + " had lost the storage that they were told was ready. It has been asked for again.", "", "", "Stranded"})
@@ -103,4 +113,12 @@ func troubles(o client.Overview) (found []trouble) {
 		add(age > reconciledTooLong*time.Hour, trouble{"wait", "The last reconciliation ended " + span(age.Seconds()) + " ago: nobody has looked for stranded members since.", "", "", "ReconciliationStale"})
 	}
 	return found
+}
+
+// until says until when, if that is known.
+func until(at *time.Time) string {
+	if at == nil {
+		return ""
+	}
+	return " until " + at.UTC().Format("2006-01-02 15:04 MST")
 }

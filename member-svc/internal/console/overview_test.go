@@ -1,13 +1,22 @@
 package console_test
 
 import (
+	"context"
+	"log/slog"
 	"os"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/signup-saga/signup-saga/contract"
+	"github.com/signup-saga/signup-saga/devstack/testenv"
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
+	"github.com/signup-saga/signup-saga/service"
 )
 
 const well = "All is well."
@@ -112,4 +121,56 @@ func TestOverviewCounts(t *testing.T) {
 	}
 	s.sagas(t, 10_000, "provisioning", "", "")
 	b.get("/console/").wants(t, 200, `">about `, `provisioning</span> <span class="figure wait">at least 10,000<`, `needs attention</span> <span class="figure bad">3<`)
+}
+
+// A consumer that somebody paused, and one that is missing, are on the overview.
+func TestOverviewShowsConsumers(t *testing.T) {
+	s := open(t)
+	nc, err := nats.Connect(testenv.NATS(t).URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "COMMANDS", Subjects: []string{"commands"}})
+	for range 3 {
+		if err == nil {
+			_, err = js.Publish(t.Context(), "commands", nil)
+		}
+	}
+	until := time.Date(2126, 1, 2, 3, 4, 5, 0, time.UTC)
+	for name, paused := range map[string]*time.Time{"well": nil, "held": &until} {
+		if err == nil {
+			_, err = js.CreateConsumer(t.Context(), "COMMANDS", jetstream.ConsumerConfig{
+				Durable: name, AckPolicy: jetstream.AckExplicitPolicy, PauseUntil: paused,
+			})
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	lag, err := service.NewLag(nc, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.metrics.Consumers = lag
+	b := s.logIn(t, "view")
+	b.get("/console/").lacks(t, "COMMANDS") // nothing was heard yet
+	for _, name := range []string{"well", "held", "lost"} {
+		lag.Watch("COMMANDS", name)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- lag.Run(ctx) }()
+	testenv.Eventually(t, soon, "the broker's answers", func() bool { return len(lag.Consumers()) == 3 })
+	cancel()
+	<-ended
+	p := b.get("/console/")
+	p.wants(t, 200, "The consumer held of COMMANDS is paused until 2126-01-02 03:0", "holds back 3 messages",
+		"Runbook: ConsumerPaused",
+		"The consumer lost of COMMANDS does not exist", "<dt>Consumer well of COMMANDS</dt><dd>3 messages to take</dd>")
+	p.lacks(t, well)
 }
