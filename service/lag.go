@@ -162,11 +162,14 @@ func (l *Lag) Consumers() []ConsumerLag {
 
 var (
 	lagLabels   = []string{"stream", "consumer"}
-	lagMessages = prometheus.NewDesc("consumer_messages", "Messages that wait to be delivered or acknowledged.", lagLabels, nil)
-	lagStalled  = prometheus.NewDesc("consumer_stalled_seconds",
+	lagMessages = prometheus.NewDesc("consumer_messages",
+		"Messages that wait to be delivered or acknowledged.", lagLabels, nil)
+	lagStalled = prometheus.NewDesc("consumer_stalled_seconds",
 		"Time for which messages have waited without one being acknowledged.", lagLabels, nil)
-	lagPaused    = prometheus.NewDesc("consumer_paused", "1 while the consumer is paused, else 0.", lagLabels, nil)
-	lagIsMissing = prometheus.NewDesc("consumer_missing", "1 while the broker has no such consumer, else 0.", lagLabels, nil)
+	lagPaused = prometheus.NewDesc("consumer_paused",
+		"1 while the consumer is paused, else 0.", lagLabels, nil)
+	lagIsMissing = prometheus.NewDesc("consumer_missing",
+		"1 while the broker has no such consumer, else 0.", lagLabels, nil)
 )
 
 // Describe implements prometheus.Collector.

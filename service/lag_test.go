@@ -76,7 +76,8 @@ func TestLagOfAConsumer(t *testing.T) {
 		}
 	}
 	look("messages wait", func(c ConsumerLag) bool {
-		return c.Messages == 3 && c.Stalled > 0 && metric("consumer_stalled_seconds") > 0 && metric("consumer_messages") == 3
+		return c.Messages == 3 && c.Stalled > 0 &&
+			metric("consumer_stalled_seconds") > 0 && metric("consumer_messages") == 3
 	})
 	batch, err := consumer.Fetch(1)
 	if err != nil {

@@ -157,7 +157,7 @@ func TestOverviewShowsConsumers(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.metrics.Consumers = lag
-	b := s.logIn(t, "view")
+	b := s.logIn(t, "viewer-token")
 	b.get("/console/").lacks(t, "COMMANDS") // nothing was heard yet
 	for _, name := range []string{"well", "held", "lost"} {
 		lag.Watch("COMMANDS", name)

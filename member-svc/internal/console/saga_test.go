@@ -131,7 +131,7 @@ func TestSagaThatWaitsSaysWhyTheProviderIsAway(t *testing.T) {
 	never, tried, ready := s.signUp(t, "mina"), s.signUp(t, "nora"), s.signUp(t, "olga")
 	s.apply(t, tried.ID, reply(saga.AttemptFailed, 1, "disk is slow"))
 	s.apply(t, ready.ID, reply(saga.Provisioned, 1, ""))
-	b := s.logIn(t, "view")
+	b := s.logIn(t, "viewer-token")
 	b.get("/console/sagas/"+never.ID).lacks(t, "Last error")
 	storetest.Exec(t, s.pool, `UPDATE provider_report SET state = 'open', changed_at = now(), reported_at = now(),
 		error_class = 'outage', error_message = 'the provider has no identity', error_fingerprint = 'outage:the'`)
