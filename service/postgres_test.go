@@ -3,7 +3,9 @@ package service_test
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -14,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/signup-saga/signup-saga/devstack/testenv"
+	"github.com/signup-saga/signup-saga/outbox"
 	"github.com/signup-saga/signup-saga/service"
 )
 
@@ -58,6 +61,55 @@ func TestMigrateConcurrentlyAndWait(t *testing.T) {
 	// An older program starts on a newer database.
 	if err := service.WaitMigrated(t.Context(), pool, discard(), migrations("1")); err != nil {
 		t.Error(err)
+	}
+}
+
+// A database that was migrated when 00001 still held its Down section goes on from there, with its lanes and events.
+func TestOutboxMigrationsGoOnFromTheFirst(t *testing.T) {
+	const first = "00001_lanes.sql"
+	url := testenv.Database(t, "empty", nil)
+	all, err := fs.Sub(outbox.Migrations, "migrations")
+	if err != nil {
+		t.Fatal(err)
+	}
+	up, err := fs.ReadFile(all, first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	down, err := fs.ReadFile(all, "down/"+first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := fstest.MapFS{first: {Data: slices.Concat(up, []byte("\n-- +goose Down\n"), down)}}
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	for _, step := range []struct {
+		migrations fs.FS
+		then       string
+	}{
+		{old, `SELECT outbox_create_lane('essential');
+INSERT INTO outbox_event_essential (event_id, key, type, headers, payload)
+VALUES (gen_random_uuid(), 'k', 't', '{}', '')`},
+		{all, "SELECT outbox_create_lane('second'); SELECT outbox_drop_lane('second')"},
+		{all, ""},
+	} {
+		set := service.MigrationSet{FS: step.migrations, Table: "outbox_version"}
+		if err := service.Migrate(t.Context(), url, discard(), set); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Exec(t.Context(), step.then); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var versions, events int
+	err = conn.QueryRow(t.Context(), `-- name: migrated
+SELECT (SELECT count(*) FROM outbox_version WHERE version_id > 0), (SELECT count(*) FROM outbox_event_essential)`).
+		Scan(&versions, &events)
+	if err != nil || versions != 2 || events != 1 {
+		t.Errorf("%d migrations noted and %d events, %v; want 2 and 1", versions, events, err)
 	}
 }
 
