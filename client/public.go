@@ -12,6 +12,7 @@ import (
 	mathrand "math/rand/v2"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -200,6 +201,44 @@ func (p *Public) SignIn(ctx context.Context, username, password string) (s Sessi
 // SignOut ends a session.
 func (p *Public) SignOut(ctx context.Context, token string) error {
 	_, err := p.do(ctx, call{method: http.MethodDelete, path: "/v1/sessions/current", token: token})
+	return err
+}
+
+// OpenSession is one of a member's sessions.
+type OpenSession struct {
+	ID         string    `json:"id"`
+	CreatedAt  time.Time `json:"created_at"`
+	LastUsedAt time.Time `json:"last_used_at"` // to the hour
+	ExpiresAt  time.Time `json:"expires_at"`
+	Current    bool      `json:"current"` // it is the one that was used to ask
+}
+
+// Sessions lists the sessions of the member whose session this is.
+func (p *Public) Sessions(ctx context.Context, token string) ([]OpenSession, error) {
+	var list struct {
+		Items []OpenSession `json:"items"`
+	}
+	_, err := p.do(ctx, call{method: http.MethodGet, path: "/v1/sessions", token: token, into: &list})
+	return list.Items, err
+}
+
+// EndSession ends one of the member's sessions by its id.
+func (p *Public) EndSession(ctx context.Context, token, id string) error {
+	_, err := p.do(ctx, call{method: http.MethodDelete, path: "/v1/sessions/" + url.PathEscape(id), token: token})
+	return err
+}
+
+// EndSessions ends all of the member's sessions, or all but this one.
+func (p *Public) EndSessions(ctx context.Context, token string, others bool) error {
+	path := "/v1/sessions?others=" + strconv.FormatBool(others)
+	_, err := p.do(ctx, call{method: http.MethodDelete, path: path, token: token})
+	return err
+}
+
+// ChangePassword replaces the password and ends the member's other sessions.
+func (p *Public) ChangePassword(ctx context.Context, token, old, changed string) error {
+	body := map[string]string{"old_password": old, "new_password": changed}
+	_, err := p.do(ctx, call{method: http.MethodPut, path: "/v1/members/me/password", token: token, body: body})
 	return err
 }
 

@@ -63,6 +63,7 @@ func TestPublicContract(t *testing.T) {
 	c.Call(401, "DELETE", s.public+me, leave, ended...)
 	c.Call(401, "DELETE", s.public+me, `{"password":"x"}`, mine...)
 	c.Refusals("DELETE", s.public+me, mine...)
+	sessionsAnswer(t, c, s, also(t, env, "SESSION_RATE_PER_MINUTE", "1"))
 	signUp(t, s, "olga")
 	c.Call(202, "DELETE", s.public+me, leave, signIn(t, s, "olga")...)
 
@@ -90,7 +91,61 @@ func TestPublicContract(t *testing.T) {
 	c.Call(503, "POST", s.public+sessions, newMember("mina"))
 	c.Call(503, "DELETE", s.public+sessions+"/current", "", mine...)
 	c.Call(503, "GET", s.public+me, "", mine...)
+	c.Call(503, "GET", s.public+sessions, "", mine...)
+	c.Call(503, "DELETE", s.public+sessions, "", mine...)
+	c.Call(503, "DELETE", s.public+sessions+"/ses_"+strings.Repeat("0", 32), "", mine...)
+	c.Call(503, "PUT", s.public+me+"/password", change(password, "a wholly new passphrase"), mine...)
 	c.Call(503, "DELETE", s.public+me, leave, mine...)
+}
+
+func change(old, changed string) string {
+	return fmt.Sprintf(`{"old_password":%q,"new_password":%q}`, old, changed)
+}
+
+// sessionsAnswer asks what a member asks about their sessions and their password.
+func sessionsAnswer(t *testing.T, c *apitest.Contract, s, limited *svc) {
+	t.Helper()
+	sessions, secret := s.public+"/v1/sessions", s.public+"/v1/members/me/password"
+	signUp(t, s, "petra")
+	mine, other, third := signIn(t, s, "petra"), signIn(t, s, "petra"), signIn(t, s, "petra")
+	list := func() (ids []string) {
+		for _, one := range c.Call(200, "GET", sessions, "", mine...).Body["items"].([]any) {
+			if one := one.(map[string]any); one["current"] == false {
+				ids = append(ids, one["id"].(string))
+			}
+		}
+		return ids
+	}
+	if n := len(list()); n != 2 {
+		t.Errorf("%d other sessions, want 2", n)
+	}
+	c.Call(204, "DELETE", sessions+"/"+list()[0], "", mine...) // the newest
+	c.Call(404, "DELETE", sessions+"/ses_"+strings.Repeat("0", 32), "", mine...)
+	for session, status := range map[*[]string]int{&mine: 200, &other: 200, &third: 401} {
+		c.Call(status, "GET", s.public+"/v1/members/me", "", *session...)
+	}
+	c.Call(204, "DELETE", sessions+"?others=true", "", mine...)
+	c.Call(422, "DELETE", sessions+"?others=maybe", "", mine...)
+	if n := len(list()); n != 0 {
+		t.Errorf("%d other sessions after they were ended", n)
+	}
+	signIn(t, s, "petra")
+	c.Refusals("PUT", secret, mine...)
+	c.Call(401, "PUT", secret, change("another password", "a wholly new passphrase"), mine...)
+	c.Call(422, "PUT", secret, change(password, "too short"), mine...)
+	c.Call(204, "PUT", secret, change(password, "a wholly new passphrase"), mine...)
+	if n := len(list()); n != 0 {
+		t.Errorf("%d other sessions after the password was changed", n)
+	}
+	c.Call(401, "POST", sessions, newMember("petra"))
+	c.Call(200, "POST", sessions, `{"username":"petra","password":"a wholly new passphrase"}`)
+	c.Call(401, "PUT", limited.public+"/v1/members/me/password", change("x", "a wholly new passphrase"), mine...)
+	c.Call(429, "PUT", limited.public+"/v1/members/me/password", change("x", "a wholly new passphrase"), mine...)
+	c.Call(204, "DELETE", sessions, "", mine...)
+	c.Call(401, "GET", sessions, "", mine...)
+	c.Call(401, "DELETE", sessions, "", mine...)
+	c.Call(401, "DELETE", sessions+"/ses_"+strings.Repeat("0", 32), "", mine...)
+	c.Call(401, "PUT", secret, change(password, "a wholly new passphrase"), mine...)
 }
 
 // oneStreamTooMany has a stream open that is the last one allowed.
@@ -123,6 +178,8 @@ func busy(t *testing.T, c *apitest.Contract, s *svc, mine []string) {
 	n := 0
 	c.Until("busy", "POST", s.public+"/v1/members", func() string { n++; return newMember(fmt.Sprintf("nora%d", n)) })
 	c.Until("busy", "POST", s.public+"/v1/sessions", func() string { return newMember("mina") })
+	const secret = "/v1/members/me/password"
+	c.Until("busy", "PUT", s.public+secret, func() string { return change("x", "a wholly new passphrase") }, mine...)
 	c.Until("busy", "DELETE", s.public+"/v1/members/me", func() string { return `{"password":"x"}` }, mine...)
 }
 

@@ -139,14 +139,18 @@ func newAPI(p *service.Process, cfg Config, st *store.Store, hasher *signup.Hash
 	steps := cfg.steps()
 	hub := live.NewHub(st, steps, live.DefaultPace)
 	p.Workers = append(p.Workers, service.Task{Name: "signup streams", Run: func(ctx context.Context) error { return hub.Run(ctx, p.Log) }})
+	signups := signup.New(signup.Config{
+		Plans: cfg.PlansAllowed, PasswordMin: cfg.PasswordMin, Unicode: cfg.Usernames == "unicode",
+		Reserved: signup.ParseReserved(cfg.ReservedConfig.Names),
+		Secret:   []byte(cfg.IdempotencySecret.Reveal()), DatabaseTimeout: cfg.DatabaseTimeout,
+	}, st, hasher, steps)
 	return &api.API{
-		Signups: signup.New(signup.Config{
-			Plans: cfg.PlansAllowed, PasswordMin: cfg.PasswordMin, Unicode: cfg.Usernames == "unicode",
-			Reserved: signup.ParseReserved(cfg.ReservedConfig.Names),
-			Secret:   []byte(cfg.IdempotencySecret.Reveal()), DatabaseTimeout: cfg.DatabaseTimeout,
+		Signups: signups,
+		Accounts: account.New(account.Config{
+			SessionLifetime: cfg.SessionLifetime, DatabaseTimeout: cfg.DatabaseTimeout,
+			CheckPassword: signups.CheckPassword, Log: p.Log,
 		}, st, hasher, steps),
-		Accounts: account.New(account.Config{SessionLifetime: cfg.SessionLifetime, DatabaseTimeout: cfg.DatabaseTimeout, Log: p.Log}, st, hasher, steps),
-		Live:     hub, Store: st, Steps: steps, Metrics: metrics, DatabaseTimeout: cfg.DatabaseTimeout, Log: p.Log,
+		Live: hub, Store: st, Steps: steps, Metrics: metrics, DatabaseTimeout: cfg.DatabaseTimeout, Log: p.Log,
 	}
 }
 

@@ -81,6 +81,8 @@ var healthy = []string{
 	`member_webhooks_total{job="member-svc", instance="a", result="delayed"} 0x100 1x259`,
 	`admin_tokens_refused_total{job="member-svc", instance="a", reason="unknown"} 0+1x360`,
 	`admin_token_expiry_timestamp_seconds{job="member-svc", instance="a"} 0x360`,
+	`member_password_checks_total{job="member-svc", instance="a", use="sign_in", outcome="accepted"} 0+30x360`,
+	`member_password_checks_total{job="member-svc", use="leave", outcome="rate_limited"} 0+5x360`,
 	`admin_token_expiry_timestamp_seconds{job="member-svc", instance="b"} 2592000x360`,
 }
 
@@ -129,6 +131,9 @@ var sick = map[string][][]string{
 	}},
 	"AdminTokensGuessed": {{
 		`admin_tokens_refused_total{job="member-svc", instance="a", reason="unknown"} 0x60 0+4x299`,
+	}},
+	"PasswordsGuessed": {{
+		`member_password_checks_total{job="member-svc", use="leave", outcome="rate_limited"} 0x60 0+120x299`,
 	}},
 	"AdminTokenExpires": {{`admin_token_expiry_timestamp_seconds{job="member-svc", instance="b"} 1219600x360`}},
 	"WebhookStuck":      {{`member_webhooks_total{job="member-svc", instance="a", result="delayed"} 0x60 0+1x299`}},

@@ -105,7 +105,15 @@ func TestClientUnderstandsTheServices(t *testing.T) {
 	understood(t, l, "session", session, err)
 	account, err := members.Member(ctx, session.Token)
 	understood(t, l, "account", account, err)
-	left, err := members.Leave(ctx, session.Token, "a long enough one")
+	open, err := members.Sessions(ctx, session.Token)
+	understood(t, l, "sessions", open, err)
+	if err := members.ChangePassword(ctx, session.Token, "a long enough one", "an even longer one"); err != nil {
+		t.Errorf("change the password: %v", err)
+	}
+	if err := members.EndSessions(ctx, session.Token, true); err != nil {
+		t.Errorf("end the other sessions: %v", err)
+	}
+	left, err := members.Leave(ctx, session.Token, "an even longer one")
 	understood(t, l, "leave", left, err)
 	var refusal *api.Problem
 	if err := members.SignOut(ctx, session.Token); !errors.As(err, &refusal) || refusal.Code != "unauthorized" {

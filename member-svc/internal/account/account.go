@@ -30,7 +30,9 @@ var (
 type Config struct {
 	SessionLifetime time.Duration
 	DatabaseTimeout time.Duration // for each look at the database
-	Log             *slog.Logger
+	// CheckPassword says what is wrong with a new password, or "".
+	CheckPassword func(password, usernameKey, email string) string
+	Log           *slog.Logger
 }
 
 // Service serves members. Safe for concurrent use.
@@ -85,7 +87,7 @@ func (s *Service) signIn(ctx context.Context, key, password string) (Session, er
 	if err != nil {
 		return Session{}, err
 	}
-	renewed, err := s.verify(ctx, c.PasswordHash, password)
+	renewed, err := s.verify(ctx, c.MemberID, c.PasswordHash, password)
 	if err != nil {
 		return Session{}, err
 	}
@@ -128,7 +130,7 @@ func (s *Service) Withdraw(ctx context.Context, token, password string) (signup.
 	if err != nil {
 		return signup.View{}, err
 	}
-	if _, err := s.verify(ctx, a.PasswordHash, password); err != nil {
+	if _, err := s.verify(ctx, a.MemberID, a.PasswordHash, password); err != nil {
 		return signup.View{}, err
 	}
 	// A client that leaves now does not tear the connection.
@@ -156,6 +158,14 @@ func (s *Service) session(ctx context.Context, token string) (store.Account, err
 	a, err := timed(ctx, s, func(ctx context.Context) (store.Account, error) {
 		return s.store.AccountBySession(ctx, tokenHash(token))
 	})
+	if err == nil && a.SessionStale {
+		_, failed := timed(ctx, s, func(ctx context.Context) (any, error) {
+			return nil, s.store.TouchSession(ctx, tokenHash(token))
+		})
+		if failed != nil { // the next time, then
+			s.cfg.Log.WarnContext(ctx, "use of a session not noted", "member_id", a.MemberID, "error", failed)
+		}
+	}
 	return a, noSession(err)
 }
 
@@ -166,11 +176,13 @@ func noSession(err error) error {
 	return err
 }
 
-// verify returns a new hash if this one should be replaced by it, else "".
-func (s *Service) verify(ctx context.Context, hash, password string) (renewed string, err error) {
+// verify returns a new hash if this one should be replaced by it, else "". Wrong passwords
+// are logged; memberID is "" for a name that nobody has.
+func (s *Service) verify(ctx context.Context, memberID, hash, password string) (renewed string, err error) {
 	ok, renewed, err := s.hasher.Verify(ctx, hash, norm.NFC.String(password))
 	if err == nil && !ok {
 		err = ErrCredentials
+		s.cfg.Log.InfoContext(ctx, "password refused", "member_id", memberID)
 	}
 	return renewed, err
 }

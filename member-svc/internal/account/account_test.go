@@ -39,7 +39,10 @@ func open(t *testing.T, pool *pgxpool.Pool, cost signup.HashConfig) *fixture {
 	f := &fixture{pool: pool, store: store.New(pool, storetest.Steps, storetest.Secret, func() {})}
 	hasher := signup.NewHasher(cost)
 	f.signup = signup.New(signup.Config{Plans: []string{"free"}, PasswordMin: 15, Secret: storetest.Secret, DatabaseTimeout: 5 * time.Second}, f.store, hasher, storetest.Steps)
-	f.Service = account.New(account.Config{SessionLifetime: time.Hour, DatabaseTimeout: 5 * time.Second, Log: slog.New(slog.NewTextHandler(&f.log, nil))}, f.store, hasher, storetest.Steps)
+	f.Service = account.New(account.Config{
+		SessionLifetime: time.Hour, DatabaseTimeout: 5 * time.Second, CheckPassword: f.signup.CheckPassword,
+		Log: slog.New(slog.NewTextHandler(&f.log, nil)),
+	}, f.store, hasher, storetest.Steps)
 	return f
 }
 

@@ -23,6 +23,7 @@ type Metrics struct {
 	registry *prometheus.Registry
 	signups  *prometheus.CounterVec
 	duration prometheus.Histogram
+	checks   *prometheus.CounterVec
 	replies  *prometheus.CounterVec
 	mails    *prometheus.CounterVec
 	redrives prometheus.Counter
@@ -51,15 +52,27 @@ func NewMetrics(registry *prometheus.Registry, waiting func() int64) (*Metrics, 
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "member_signup_seconds", Help: "Duration of created signups.", Buckets: prometheus.ExponentialBuckets(0.002, 2, 12)}),
 		replies: counters("member_replies_total", "Replies of the Storage service by what became of them: noted, unknown_saga, malformed, or the saga's outcome.", "outcome",
 			string(saga.Advanced), string(saga.Recorded), string(saga.Unchanged), "noted", "unknown_saga", "malformed"),
-		mails:    counters("member_mails_total", "Welcome mails by result: sent, dropped, delayed.", "result", "sent", "dropped", "delayed"),
+		mails: counters("member_mails_total", "Welcome mails by result: sent, dropped, delayed.", "result",
+			"sent", "dropped", "delayed"),
+		checks: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "member_password_checks_total",
+			Help: "Requests that check a member's password by use (sign_in, leave, change) and outcome: " +
+				"accepted, or the problem's code.",
+		}, []string{"use", "outcome"}),
 		redrives: prometheus.NewCounter(prometheus.CounterOpts{Name: "member_redrives_total", Help: "Sagas moved by timers."}),
 		sagas:    gauges("member_unsettled_sagas", "Sagas that are not at an end, by state; of the open states 100,000 each are counted at most, 200,000 that need attention.", "state"),
 		oldest:   prometheus.NewGauge(prometheus.GaugeOpts{Name: "member_oldest_pending_seconds", Help: "Age of the oldest signup that is still provisioning, 0 if there is none."}),
 	}
+	for _, use := range []string{useSignIn, useLeave, useChange} {
+		for _, outcome := range []string{"accepted", "invalid_credentials", "rate_limited", "busy"} {
+			m.checks.WithLabelValues(use, outcome)
+		}
+	}
 	queue := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "member_hash_waiting", Help: "Requests that wait for their turn to hash a password."},
 		func() float64 { return float64(waiting()) })
 	var errs []error
-	for _, c := range []prometheus.Collector{m.signups, m.duration, m.replies, m.mails, m.redrives, m.sagas, m.oldest, queue,
+	for _, c := range []prometheus.Collector{
+		m.signups, m.checks, m.duration, m.replies, m.mails, m.redrives, m.sagas, m.oldest, queue,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})} {
 		errs = append(errs, registry.Register(c))
 	}
@@ -71,14 +84,31 @@ func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
 }
 
-func (m *Metrics) signedUp(outcome string, err error, took time.Duration) {
-	if err != nil {
-		outcome = "internal"
-		p := problem(err)
-		if p != nil || errors.As(err, &p) {
-			outcome = p.Code
-		}
+// What a member's password is checked for.
+const (
+	useSignIn = "sign_in"
+	useLeave  = "leave"
+	useChange = "change"
+)
+
+func (m *Metrics) passwordChecked(use string, err error) {
+	m.checks.WithLabelValues(use, outcomeOf(err, "accepted")).Inc()
+}
+
+// outcomeOf is a problem's code, or what a success is called.
+func outcomeOf(err error, success string) string {
+	if err == nil {
+		return success
 	}
+	p := problem(err)
+	if p != nil || errors.As(err, &p) {
+		return p.Code
+	}
+	return "internal"
+}
+
+func (m *Metrics) signedUp(outcome string, err error, took time.Duration) {
+	outcome = outcomeOf(err, outcome)
 	m.signups.WithLabelValues(outcome).Inc()
 	if outcome == "created" {
 		m.duration.Observe(took.Seconds())

@@ -41,11 +41,8 @@ func (s *Service) check(req *Request) (store.Member, error) {
 	case s.cfg.Reserved.Has(key):
 		wrong = append(wrong, service.FieldError{Pointer: "/username", Detail: "is reserved; choose another one"})
 	}
-	switch n := utf8.RuneCountInString(req.Password); {
-	case n < s.cfg.PasswordMin || n > PasswordMax:
-		wrong = append(wrong, service.FieldError{Pointer: "/password", Detail: fmt.Sprintf("must be %d to %d characters", s.cfg.PasswordMin, PasswordMax)})
-	case common(req.Password, key):
-		wrong = append(wrong, service.FieldError{Pointer: "/password", Detail: "is too easy to guess"})
+	if problem := s.CheckPassword(req.Password, key, req.Email); problem != "" {
+		wrong = append(wrong, service.FieldError{Pointer: "/password", Detail: problem})
 	}
 	if !slices.Contains(s.cfg.Plans, req.Plan) {
 		wrong = append(wrong, service.FieldError{Pointer: "/plan", Detail: "must be one of " + strings.Join(s.cfg.Plans, ", ")})
@@ -58,6 +55,22 @@ func (s *Service) check(req *Request) (store.Member, error) {
 	}
 	id, err := uuid.NewV7()
 	return store.Member{ID: id.String(), Username: req.Username, UsernameKey: key, Email: req.Email, Plan: req.Plan}, err
+}
+
+// CheckPassword says what is wrong with a password of somebody, or "".
+func (s *Service) CheckPassword(password, usernameKey, email string) string {
+	switch n := utf8.RuneCountInString(password); {
+	case n < s.cfg.PasswordMin || n > PasswordMax:
+		return fmt.Sprintf("must be %d to %d characters", s.cfg.PasswordMin, PasswordMax)
+	case common(password, usernameKey, email):
+		return "is too easy to guess"
+	}
+	return ""
+}
+
+// InvalidField says that one field is wrong.
+func InvalidField(pointer, detail string) Invalid {
+	return Invalid{Fields: []service.FieldError{{Pointer: pointer, Detail: detail}}}
 }
 
 // UsernameKey returns what makes a username unique: the name by the PRECIS profile
@@ -96,7 +109,7 @@ const (
 
 // common reports whether a password, as a whole, is little but the username, guessable
 // words and runs, or repeats a few characters only.
-func common(password, usernameKey string) bool {
+func common(password, usernameKey, _ string) bool {
 	text := single(strings.ToLower(password))
 	guessed := make([]bool, len(text))
 	mark := func(from, to int) {

@@ -18,9 +18,11 @@ type Account struct {
 	Record
 	Email        *string
 	PasswordHash string
+	SessionStale bool // its use was not noted in this hour
 }
 
-const selectAccount = "SELECT " + recordColumns + ", m.email, m.password_hash" + recordTables
+const selectAccount = "SELECT " + recordColumns + `, m.email, m.password_hash,
+       session.used_at IS DISTINCT FROM date_trunc('hour', now()) AS session_stale` + recordTables
 
 // Credentials is what it takes to check somebody's password.
 type Credentials struct{ MemberID, PasswordHash string }

@@ -1,0 +1,141 @@
+package account
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/text/unicode/norm"
+
+	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
+	"github.com/signup-saga/signup-saga/member-svc/internal/store"
+)
+
+// OpenSession is one of a member's sessions as they see it.
+type OpenSession struct {
+	ID        string    `json:"id"`
+	CreatedAt time.Time `json:"created_at"`
+	UsedAt    time.Time `json:"last_used_at"` // to the hour
+	ExpiresAt time.Time `json:"expires_at"`
+	Current   bool      `json:"current"`
+}
+
+// sessionID names a session without being of any use to somebody who learns it: it is half
+// of a hash of 256 random bits.
+func sessionID(tokenHash []byte) string { return "ses_" + hex.EncodeToString(tokenHash[:16]) }
+
+// Sessions lists the sessions of the member whose session this is.
+func (s *Service) Sessions(ctx context.Context, token string) ([]OpenSession, error) {
+	_, all, err := s.sessions(ctx, token)
+	list := make([]OpenSession, 0, len(all))
+	for _, one := range all {
+		used := one.CreatedAt
+		if one.UsedAt != nil && one.UsedAt.After(used) {
+			used = *one.UsedAt
+		}
+		list = append(list, OpenSession{
+			ID: sessionID(one.TokenHash), CreatedAt: one.CreatedAt.UTC(), ExpiresAt: one.ExpiresAt.UTC(),
+			UsedAt: used.UTC().Truncate(time.Hour), Current: bytes.Equal(one.TokenHash, tokenHash(token)),
+		})
+	}
+	return list, err
+}
+
+// EndSession ends the member's session with this id, or returns [store.ErrNotFound].
+func (s *Service) EndSession(ctx context.Context, token, id string) error {
+	n, err := s.endSessions(ctx, token, func(one store.Session, _ bool) bool { return sessionID(one.TokenHash) == id })
+	if err == nil && n == 0 {
+		err = store.ErrNotFound
+	}
+	return err
+}
+
+// EndSessions ends all of the member's sessions, or all others.
+func (s *Service) EndSessions(ctx context.Context, token string, others bool) error {
+	_, err := s.endSessions(ctx, token, func(_ store.Session, current bool) bool { return !others || !current })
+	return err
+}
+
+func (s *Service) endSessions(
+	ctx context.Context, token string, ends func(one store.Session, current bool) bool,
+) (int64, error) {
+	a, all, err := s.sessions(ctx, token)
+	if err != nil {
+		return 0, err
+	}
+	var hashes [][]byte
+	for _, one := range all {
+		if ends(one, bytes.Equal(one.TokenHash, tokenHash(token))) {
+			hashes = append(hashes, one.TokenHash)
+		}
+	}
+	n, err := timed(ctx, s, func(ctx context.Context) (int64, error) {
+		return s.store.EndSessions(ctx, a.MemberID, hashes)
+	})
+	if err == nil && n > 0 {
+		s.cfg.Log.InfoContext(ctx, "sessions ended", "member_id", a.MemberID, "sessions", n)
+	}
+	return n, err
+}
+
+func (s *Service) sessions(ctx context.Context, token string) (store.Account, []store.Session, error) {
+	a, err := s.session(ctx, token)
+	if err != nil {
+		return a, nil, err
+	}
+	all, err := timed(ctx, s, func(ctx context.Context) ([]store.Session, error) {
+		return s.store.Sessions(ctx, a.MemberID)
+	})
+	return a, all, err
+}
+
+// ChangePassword replaces the member's password and ends their other sessions. It asks for
+// the old one again; a new one is held to the rules of a signup.
+func (s *Service) ChangePassword(ctx context.Context, token, old, changed string) error {
+	err := s.changePassword(ctx, token, old, changed)
+	if errors.Is(err, store.ErrNotFound) { // the hash was renewed since we looked, or changed elsewhere
+		err = s.changePassword(ctx, token, old, changed)
+	}
+	if errors.Is(err, store.ErrNotFound) {
+		err = fmt.Errorf("%w: the hash has changed twice", signup.ErrBusy)
+	}
+	return err
+}
+
+func (s *Service) changePassword(ctx context.Context, token, old, changed string) error {
+	a, err := s.session(ctx, token)
+	if err != nil {
+		return err
+	}
+	if _, err := s.verify(ctx, a.MemberID, a.PasswordHash, old); err != nil {
+		return err
+	}
+	changed = norm.NFC.String(changed)
+	var email string
+	if a.Email != nil {
+		email = *a.Email
+	}
+	if problem := s.cfg.CheckPassword(changed, *a.UsernameKey, email); problem != "" {
+		return signup.InvalidField("/new_password", problem)
+	}
+	hash, err := s.hasher.Hash(ctx, changed)
+	if err != nil {
+		return err
+	}
+	// A client that leaves now does not tear the connection.
+	ctx = context.WithoutCancel(ctx)
+	_, failure := timed(ctx, s, func(ctx context.Context) (any, error) {
+		return nil, s.store.ChangePassword(ctx, a.MemberID, a.PasswordHash, hash, tokenHash(token))
+	})
+	if failure != nil { // nobody knows whether the commit happened: ask
+		now, err := s.session(ctx, token)
+		if err != nil || now.PasswordHash != hash {
+			return failure
+		}
+	}
+	s.cfg.Log.InfoContext(ctx, "password changed", "member_id", a.MemberID)
+	return nil
+}
