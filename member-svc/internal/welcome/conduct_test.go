@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,11 +26,11 @@ func TestGreylistingIsWaitedOut(t *testing.T) {
 		{time.Hour, "450 4.2.0 greylisted, try again later"},
 	} {
 		t.Run(fmt.Sprintf("%v %s", tc.delay, tc.answer[:3]), func(t *testing.T) {
-			var clock time.Duration
+			var clock atomic.Int64 // a time.Duration
 			s := newServer(t, "127.0.0.1:0", nil)
 			f := open(t, s.addr)
 			s.answer(func(command string) string {
-				if strings.HasPrefix(command, "RCPT") && clock < tc.delay {
+				if strings.HasPrefix(command, "RCPT") && time.Duration(clock.Load()) < tc.delay {
 					return tc.answer
 				}
 				return ""
@@ -41,12 +42,13 @@ func TestGreylistingIsWaitedOut(t *testing.T) {
 				if err := f.work(); err != nil {
 					t.Fatal(err)
 				}
-				clock += f.untilDue()
+				clock.Add(int64(f.untilDue()))
 			}
+			took := time.Duration(clock.Load()).Round(time.Second)
 			if n := len(s.all()); n != 8 {
-				t.Errorf("%d of 8 delivered after %v, counted %v", n, clock, f.counted)
+				t.Errorf("%d of 8 delivered after %v, counted %v", n, took, f.counted)
 			}
-			t.Logf("8 of 8 after %v, %d attempts", clock.Round(time.Second), len(s.said("RCPT")))
+			t.Logf("8 of 8 after %v, %d attempts", took, len(s.said("RCPT")))
 		})
 	}
 }
@@ -261,15 +263,13 @@ func TestServerThatRefusesIsLeftAlone(t *testing.T) {
 
 // Many servers end a conversation after some letters: that is no outage.
 func TestConversationOfFewLetters(t *testing.T) {
-	letters := 0
+	var letters atomic.Int64
 	s := newServer(t, "127.0.0.1:0", func(command string) string {
 		switch {
 		case command == "greeting":
-			letters = 0
-		case strings.HasPrefix(command, "MAIL"):
-			if letters++; letters > 3 {
-				return "421 4.7.0 too many letters in one conversation"
-			}
+			letters.Store(0)
+		case strings.HasPrefix(command, "MAIL") && letters.Add(1) > 3:
+			return "421 4.7.0 too many letters in one conversation"
 		}
 		return ""
 	})
