@@ -35,7 +35,7 @@ verify: devstack modules build versitygw ## slower checks: modules, images, comp
 	@cd bench && GOWORK=off $(TEST_ENV) go run $(GOTESTSUM) -- -count=1 ./...
 	@cd outbox && $(TEST_ENV) go run $(GOTESTSUM) -- -count=1 -tags=verify -run=PgBouncer .
 	@cd member-svc && GOWORK=off $(TEST_ENV) go run $(GOTESTSUM) -- -count=1 -tags=verify -run=PgBouncer .
-	@cd storage-svc && GOWORK=off $(TEST_ENV) $(GATEWAY_ENV) go run $(GOTESTSUM) -- -count=1 $(RACE) -tags=verify -run=Versity ./internal/provider
+	@cd storage-svc && GOWORK=off $(TEST_ENV) $(GATEWAY_ENV) go run $(GOTESTSUM) -- -count=1 $(RACE) -tags=verify -run='Versity|RealMounts' ./internal/provider
 
 bench: build ## measure outbox and sagas against the limits of this machine (40 min); FLAGS=-rows=R,L for some rows
 	@cd bench && GOWORK=off go run . -devstack $(DEVSTACK) -bin $(CURDIR)/bin -results RESULTS.md $(FLAGS)
