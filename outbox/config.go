@@ -129,7 +129,7 @@ func defects(c jetstream.StreamConfig) (problems []string) {
 			"consumed messages vanish before the relay has seen that they are stored: create it with retention limits"},
 		{c.Discard == jetstream.DiscardOld && (c.MaxMsgs > 0 || c.MaxBytes > 0),
 			"it drops old messages when it is full: set discard to new"},
-		{c.MaxMsgsPerSubject > 0 && !(c.Discard == jetstream.DiscardNew && c.DiscardNewPerSubject),
+		{c.MaxMsgsPerSubject > 0 && (c.Discard == jetstream.DiscardOld || !c.DiscardNewPerSubject),
 			"it drops old messages of a subject: set max_msgs_per_subject to -1"},
 		{c.NoAck, "it acknowledges nothing: unset no_ack"},
 		{c.Sealed, "it is sealed and takes nothing: create another one"},
