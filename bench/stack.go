@@ -145,7 +145,7 @@ func (s *stack) signUp(ctx context.Context, get bool) (j journey, err error) {
 
 // somebody is a new member.
 func somebody() client.NewMember {
-	return client.NewMember{Username: strings.ToLower(rand.Text()), Password: "correct horse battery staple"}
+	return client.NewMember{Username: strings.ToLower(rand.Text()), Password: "a long enough one"}
 }
 
 // audit fails unless each accepted signups is ready in both databases, and its

@@ -264,7 +264,8 @@ func (f *fortress) call(method, listener, path, token, body string) answer {
 // signUp makes a member and returns where to look for his state.
 func (f *fortress) signUp(username string) (location string) {
 	f.t.Helper()
-	a := f.call(http.MethodPost, "MEMBER_HTTP_ADDR", "/v1/members", "", `{"username":"`+username+`","password":"correct horse battery staple"}`)
+	body := `{"username":"` + username + `","password":"a long enough one"}`
+	a := f.call(http.MethodPost, "MEMBER_HTTP_ADDR", "/v1/members", "", body)
 	if a.Status != http.StatusCreated {
 		f.t.Fatalf("sign up: %+v", a)
 	}

@@ -194,7 +194,7 @@ func (f *fortress) provider(mode string) {
 
 func (f *fortress) leave(username, location string) {
 	f.t.Helper()
-	const password = `"password":"correct horse battery staple"`
+	const password = `"password":"a long enough one"`
 	session := f.call(http.MethodPost, "MEMBER_HTTP_ADDR", "/v1/sessions", "", `{"username":"`+username+`",`+password+`}`)
 	token, _ := session.Body["token"].(string)
 	if a := f.call(http.MethodDelete, "MEMBER_HTTP_ADDR", "/v1/members/me", token, `{`+password+`}`); a.Status != http.StatusAccepted {

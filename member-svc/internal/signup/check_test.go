@@ -1,6 +1,8 @@
 package signup
 
 import (
+	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -42,6 +44,47 @@ func FuzzUsernameKey(f *testing.F) {
 			t.Errorf("%q: %q", name, key)
 		}
 	})
+}
+
+// What is guessed is refused in every spelling: styled, in another script's width, reversed,
+// repeated, with signs for letters, or made of what is known about the member.
+func TestPasswordsAreFolded(t *testing.T) {
+	for _, password := range []string{
+		"P@$$w0rdP@$$w0rd!", "P4SSW0RD-P4SSW0RD", "p a s s w o r d p a s s w o r d",
+		"ｐａｓｓｗｏｒｄｐａｓｓｗｏｒｄ",
+		"𝐩𝐚𝐬𝐬𝐰𝐨𝐫𝐝𝐩𝐚𝐬𝐬",
+		"mina.berg@example.org", "minaberg-example", "Mina.Berg.Mina.Berg", "gro.elpmaxe@greb.anim",
+		"anim-anim-anim-anim", "M1n4-M1n4-M1n4-2026", "ｍｉｎａｍｉｎａｍｉｎａｍｉｎａ",
+		"correcthorsebatterystaple", "CorrectHorseBatteryStaple1!",
+		"correct horse battery staple", "SignupSaga2026!", "sunsh1ne-sunsh1ne", "1l0vey0u1l0vey0u",
+	} {
+		if !common(password, "mina", "mina.berg@example.org") {
+			t.Errorf("%q is not refused", password)
+		}
+	}
+}
+
+// Random phrases pass: none of 10,000 is taken for a guess.
+func TestRandomPhrasesPass(t *testing.T) {
+	syllables := strings.Fields("ba co du fe gi ho ju ka le mi no pu ra se ti vo wu xa ye zo bra cle dri flo gru pla")
+	random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // phrases of a test, the same each time
+	for range 10_000 {
+		var phrase []string
+		for range 4 {
+			word := ""
+			for range 2 + random.IntN(2) {
+				word += syllables[random.IntN(len(syllables))]
+			}
+			phrase = append(phrase, word)
+		}
+		password := strings.Join(phrase, " ")
+		if different := len(slices.Compact(slices.Sorted(slices.Values([]rune(password))))); different < 8 {
+			continue // too few characters to be a phrase
+		}
+		if common(password, "mina", "mina.berg@example.org") {
+			t.Errorf("%q is refused", password)
+		}
+	}
 }
 
 func TestCommonPasswords(t *testing.T) {
