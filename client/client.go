@@ -33,7 +33,8 @@ type Problem struct {
 	Detail     string        `json:"detail"` // for people
 	Code       string        `json:"code"`   // for programs; "" if something else than the service answered
 	Errors     []FieldError  `json:"errors"`
-	RetryAfter time.Duration `json:"-"` // when to ask again; 0 if the answer does not say
+	Challenge  *Challenge    `json:"challenge"` // which to solve to be served before others; nil for none
+	RetryAfter time.Duration `json:"-"`         // when to ask again; 0 if the answer does not say
 }
 
 // FieldError says what is wrong with a field of a request.

@@ -77,7 +77,7 @@ func (p *Public) SignUp(ctx context.Context, m NewMember, key string) (s Signup,
 	if key != "" {
 		r.header = http.Header{"Idempotency-Key": {key}}
 	}
-	header, err := p.do(ctx, r)
+	header, err := p.work(ctx, r)
 	s.Replayed = header.Get("Idempotent-Replayed") != ""
 	return s, err
 }
@@ -194,7 +194,8 @@ type Session struct {
 
 // SignIn opens a session.
 func (p *Public) SignIn(ctx context.Context, username, password string) (s Session, err error) {
-	_, err = p.do(ctx, call{method: http.MethodPost, path: "/v1/sessions", body: map[string]string{"username": username, "password": password}, into: &s})
+	body := map[string]string{"username": username, "password": password}
+	_, err = p.work(ctx, call{method: http.MethodPost, path: "/v1/sessions", body: body, into: &s})
 	return s, err
 }
 
@@ -238,7 +239,7 @@ func (p *Public) EndSessions(ctx context.Context, token string, others bool) err
 // ChangePassword replaces the password and ends the member's other sessions.
 func (p *Public) ChangePassword(ctx context.Context, token, old, changed string) error {
 	body := map[string]string{"old_password": old, "new_password": changed}
-	_, err := p.do(ctx, call{method: http.MethodPut, path: "/v1/members/me/password", token: token, body: body})
+	_, err := p.work(ctx, call{method: http.MethodPut, path: "/v1/members/me/password", token: token, body: body})
 	return err
 }
 
@@ -262,6 +263,7 @@ func (p *Public) Member(ctx context.Context, token string) (m Member, err error)
 // Leave ends the membership and all its sessions. When an answer is lost, a second
 // call finds the session ended: 401 unauthorized.
 func (p *Public) Leave(ctx context.Context, token, password string) (s Signup, err error) {
-	_, err = p.do(ctx, call{method: http.MethodDelete, path: "/v1/members/me", token: token, body: map[string]string{"password": password}, into: &s})
+	body := map[string]string{"password": password}
+	_, err = p.work(ctx, call{method: http.MethodDelete, path: "/v1/members/me", token: token, body: body, into: &s})
 	return s, err
 }

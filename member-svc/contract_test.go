@@ -40,6 +40,7 @@ func TestPublicContract(t *testing.T) {
 	members, sessions, me := "/v1/members", "/v1/sessions", "/v1/members/me"
 
 	c.Call(200, "GET", s.public+"/openapi.json", "")
+	c.Call(204, "GET", s.public+"/v1/challenges", "")
 	created := c.Call(201, "POST", s.public+members, newMember("mina"), "Idempotency-Key", "k")
 	c.Call(201, "POST", s.public+members, newMember("mina"), "Idempotency-Key", `"k"`)
 	c.Call(409, "POST", s.public+members, newMember("MINA"))
@@ -177,6 +178,7 @@ func busy(t *testing.T, c *apitest.Contract, s *svc, mine []string) {
 	defer stop.Store(true)
 	n := 0
 	c.Until("busy", "POST", s.public+"/v1/members", func() string { n++; return newMember(fmt.Sprintf("nora%d", n)) })
+	c.Call(200, "GET", s.public+"/v1/challenges", "")
 	c.Until("busy", "POST", s.public+"/v1/sessions", func() string { return newMember("mina") })
 	const secret = "/v1/members/me/password"
 	c.Until("busy", "PUT", s.public+secret, func() string { return change("x", "a wholly new passphrase") }, mine...)

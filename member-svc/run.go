@@ -15,6 +15,7 @@ import (
 	"github.com/signup-saga/signup-saga/contract"
 	"github.com/signup-saga/signup-saga/member-svc/internal/account"
 	"github.com/signup-saga/signup-saga/member-svc/internal/api"
+	"github.com/signup-saga/signup-saga/member-svc/internal/challenge"
 	"github.com/signup-saga/signup-saga/member-svc/internal/console"
 	"github.com/signup-saga/signup-saga/member-svc/internal/drive"
 	"github.com/signup-saga/signup-saga/member-svc/internal/join"
@@ -151,6 +152,9 @@ func newAPI(p *service.Process, cfg Config, st *store.Store, hasher *signup.Hash
 			CheckPassword: signups.CheckPassword, Log: p.Log,
 		}, st, hasher, steps),
 		Live: hub, Store: st, Steps: steps, Metrics: metrics, DatabaseTimeout: cfg.DatabaseTimeout, Log: p.Log,
+		Challenges: api.Challenges{
+			Issuer: challenge.NewIssuer([]byte(cfg.IdempotencySecret.Reveal())), Pressure: hasher.Pressure,
+		},
 	}
 }
 

@@ -31,6 +31,8 @@ type Problem struct {
 	Detail string       `json:"detail,omitempty"`
 	Code   string       `json:"code"` // snake_case, stable
 	Errors []FieldError `json:"errors,omitempty"`
+	// Challenge, if any, is what a client may solve to be served before others.
+	Challenge any `json:"challenge,omitempty"`
 	// RetryAfter, if positive, becomes the header, in whole seconds.
 	RetryAfter time.Duration `json:"-"`
 }

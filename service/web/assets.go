@@ -8,10 +8,14 @@ import (
 	"github.com/signup-saga/signup-saga/service/etag"
 )
 
-//go:embed style.css live.js icon.svg
+//go:embed style.css live.js challenge.js icon.svg
 var files embed.FS
 
-var types = map[string]string{"style.css": "text/css; charset=utf-8", "live.js": "text/javascript; charset=utf-8", "icon.svg": "image/svg+xml"}
+const script = "text/javascript; charset=utf-8"
+
+var types = map[string]string{
+	"style.css": "text/css; charset=utf-8", "live.js": script, "challenge.js": script, "icon.svg": "image/svg+xml",
+}
 
 // assets are the files of this package, by name.
 var assets = func() map[string]*etag.Content {

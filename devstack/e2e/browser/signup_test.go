@@ -2,6 +2,10 @@ package browser
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"net/http"
 	"strings"
 	"testing"
 )
@@ -87,4 +91,50 @@ func TestSignUpWithoutJavaScript(t *testing.T) {
 	p.visit(s.env["MEMBER_URL"])
 	p.fillIn(someone(), password)
 	p.sees("You are in", "Your storage is ready")
+}
+
+// The page's script finds the number of a challenge, and what it found is sent with the form. The service did not issue
+// this one: the signup goes through as one without.
+func TestSignUpSolvesTheChallenge(t *testing.T) {
+	s := needSystem(t)
+	p := open(t)
+	p.visit(s.env["MEMBER_URL"])
+	const salt, number = "a1b2c3d4e5f6a1b2c3d4e5f6?expires=1790000000&", 12345
+	sum := sha256.Sum256(fmt.Append(nil, salt, number))
+	p.script(fmt.Sprintf(`(() => {
+		const task = { algorithm: "SHA-256", challenge: "%x", maxnumber: 20000, salt: "%s", signature: "00" };
+		window.fetch = async () => ({ status: 200, json: async () => task });
+		const submit = HTMLFormElement.prototype.submit;
+		HTMLFormElement.prototype.submit = function () {
+			sessionStorage.setItem("solution", this.elements.solution.value);
+			submit.call(this);
+		};
+		return "";
+	})()`, sum, salt))
+	before := s.refusedSolutions(t)
+	p.fillIn(someone(), password)
+	p.sees("You are in")
+	p.until(fmt.Sprintf(`JSON.parse(atob(sessionStorage.getItem("solution"))).number === %d`, number))
+	if after := s.refusedSolutions(t); after != before+1 {
+		t.Errorf("the service got %d solutions", after-before)
+	}
+}
+
+// refusedSolutions is how many solutions the service did not accept.
+func (s *system) refusedSolutions(t *testing.T) (n int) {
+	t.Helper()
+	resp, err := http.Get(s.env["ADMIN_URL"] + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, value, _ := strings.Cut(string(text), `member_challenges_total{result="refused"} `)
+	if _, err := fmt.Sscan(value, &n); err != nil {
+		t.Fatal(err)
+	}
+	return n
 }

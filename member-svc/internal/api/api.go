@@ -29,6 +29,7 @@ type API struct {
 	Store           *store.Store
 	Steps           saga.Steps
 	Metrics         *Metrics
+	Challenges      Challenges
 	DatabaseTimeout time.Duration // for each request of the admin listener
 	Log             *slog.Logger
 

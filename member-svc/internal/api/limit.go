@@ -65,14 +65,6 @@ func limited(wait time.Duration) error {
 	return later(service.NewProblem(http.StatusTooManyRequests, "rate_limited", detail), wait)
 }
 
-// caller tells whoever hashes for whom it is.
-func caller(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c := signup.Caller{Address: service.ClientAddress(r)}
-		next.ServeHTTP(w, r.WithContext(signup.WithCaller(r.Context(), c)))
-	})
-}
-
 // nameKey is whom attempts at a username are counted by, also at those that nobody can have.
 func nameKey(username string) string {
 	if key, err := signup.UsernameKey(username); err == nil {

@@ -20,15 +20,16 @@ type Metrics struct {
 	// Consumers knows how far they are behind; may be nil.
 	Consumers *service.Lag
 
-	registry *prometheus.Registry
-	signups  *prometheus.CounterVec
-	duration prometheus.Histogram
-	checks   *prometheus.CounterVec
-	replies  *prometheus.CounterVec
-	mails    *prometheus.CounterVec
-	redrives prometheus.Counter
-	sagas    *prometheus.GaugeVec
-	oldest   prometheus.Gauge
+	registry   *prometheus.Registry
+	signups    *prometheus.CounterVec
+	duration   prometheus.Histogram
+	checks     *prometheus.CounterVec
+	replies    *prometheus.CounterVec
+	mails      *prometheus.CounterVec
+	redrives   prometheus.Counter
+	sagas      *prometheus.GaugeVec
+	oldest     prometheus.Gauge
+	challenges *prometheus.CounterVec
 }
 
 // NewMetrics registers the metrics with registry, all of which is then served;
@@ -63,6 +64,9 @@ func NewMetrics(registry *prometheus.Registry, waiting func() int64) (*Metrics, 
 		sagas:    gauges("member_unsettled_sagas", "Sagas that are not at an end, by state; of the open states 100,000 each are counted at most, 200,000 that need attention.", "state"),
 		oldest:   prometheus.NewGauge(prometheus.GaugeOpts{Name: "member_oldest_pending_seconds", Help: "Age of the oldest signup that is still provisioning, 0 if there is none."}),
 	}
+	m.challenges = counters("member_challenges_total",
+		"Challenges that were issued, and solutions that were accepted or refused.",
+		"result", "issued", "accepted", "refused")
 	for _, use := range []string{useSignIn, useLeave, useChange} {
 		for _, outcome := range []string{"accepted", "invalid_credentials", "rate_limited", "busy"} {
 			m.checks.WithLabelValues(use, outcome)
@@ -73,6 +77,7 @@ func NewMetrics(registry *prometheus.Registry, waiting func() int64) (*Metrics, 
 	var errs []error
 	for _, c := range []prometheus.Collector{
 		m.signups, m.checks, m.duration, m.replies, m.mails, m.redrives, m.sagas, m.oldest, queue,
+		m.challenges,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})} {
 		errs = append(errs, registry.Register(c))
 	}
@@ -120,6 +125,8 @@ func (m *Metrics) Reply(outcome string) { m.replies.WithLabelValues(outcome).Inc
 
 // Mail counts mails by result.
 func (m *Metrics) Mail(result string, n int) { m.mails.WithLabelValues(result).Add(float64(n)) }
+
+func (m *Metrics) challenge(result string) { m.challenges.WithLabelValues(result).Inc() }
 
 // Redriven counts sagas that a timer moved.
 func (m *Metrics) Redriven(n int) { m.redrives.Add(float64(n)) }

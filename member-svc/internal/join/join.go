@@ -128,7 +128,8 @@ func (s *site) signUp(w http.ResponseWriter, r *http.Request) error {
 	}
 	value := r.PostForm.Get
 	m := client.NewMember{Username: value("username"), Password: value("password"), Plan: value("plan"), Email: value("email")}
-	signup, err := s.members.SignUp(web.ForClient(r), m, value("key"))
+	ctx := client.WithSolution(web.ForClient(r), value("solution"))
+	signup, err := s.members.SignUp(ctx, m, value("key"))
 	var refusal *client.Problem
 	switch {
 	case err == nil:

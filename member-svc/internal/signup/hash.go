@@ -49,6 +49,9 @@ func NewHasher(cfg HashConfig) *Hasher {
 // Waiting returns how many callers wait for their turn.
 func (h *Hasher) Waiting() int64 { return h.turns.waiting() }
 
+// Pressure returns how many callers were refused of late for each one that had a turn.
+func (h *Hasher) Pressure() float64 { return h.turns.pressure() }
+
 // Hash returns the argon2id hash as a PHC string; [ErrBusy] if its turn does not come
 // in time. Hashing cannot be interrupted: a turn ends with the hash, whoever left.
 func (h *Hasher) Hash(ctx context.Context, password string) (string, error) {

@@ -2,6 +2,8 @@ package signup
 
 import (
 	"context"
+	"errors"
+	"math"
 	"math/bits"
 	"net/netip"
 	"slices"
@@ -27,11 +29,17 @@ const (
 	// it takes to forget one of them.
 	remembered = 64
 	forgotten  = time.Minute
+	// unsolvedShare is the part of the turns, one in so many, that is kept for callers
+	// who solved no challenge; and that part of a full line.
+	unsolvedShare = 4
+	// pressureTime is how long it takes until half of a pressure is forgotten.
+	pressureTime = 5 * time.Second
 )
 
 // Caller is whom a hash is for.
 type Caller struct {
 	Address netip.Addr
+	Solved  bool // a challenge
 }
 
 type callerKey struct{}
@@ -45,7 +53,8 @@ func WithCaller(ctx context.Context, c Caller) context.Context {
 // its own. One may take everything while nobody waits in the other line; when both
 // wait they alternate, so that neither gets less than half. Safe for concurrent use.
 //
-// Within a line, the caller whose networks asked for the fewest turns of late comes
+// Within a line, callers who solved a challenge come first, but for a share that is kept
+// for the others. Among either, the caller whose networks asked for the fewest turns of late comes
 // first. An address that asks once gets its turn while others ask again and again, and
 // so does a network: these wait for what is left. Of equals, the one that waits longest
 // comes first. When the line is more than half full, it is the newest one instead: under
@@ -62,14 +71,19 @@ type turns struct {
 	kib   int64         // memory that they may take
 	took  time.Duration // what a turn takes, on average; 0 if nobody knows
 	lines [uses][]*waiter
-	next  use // whose line comes first
+	next  use       // whose line comes first
+	given [uses]int // turns
+
+	refused, served float64 // callers of late
+	counted         time.Time
 }
 
 // waiter is one in a line, which is in the order of arrival.
 type waiter struct {
-	kib  int64
-	rank int        // the lowest has the first turn
-	turn chan error // nil when it comes, or ErrBusy
+	kib    int64
+	solved bool
+	rank   int        // the lowest has the first turn
+	turn   chan error // nil when it comes, or ErrBusy
 }
 
 func newTurns(cfg HashConfig) *turns {
@@ -91,7 +105,9 @@ func (t *turns) waiting() int64 {
 func (t *turns) enter(ctx context.Context, u use, kib int64) error {
 	caller, _ := ctx.Value(callerKey{}).(Caller)
 	// Ranks are powers of two: a caller who tries once more is no worse off than most.
-	w := &waiter{kib: kib, rank: bits.Len(uint(t.asked.Spend(caller.Address))), turn: make(chan error, 1)}
+	w := &waiter{
+		kib: kib, solved: caller.Solved, rank: bits.Len(uint(t.asked.Spend(caller.Address))), turn: make(chan error, 1),
+	}
 	t.mu.Lock()
 	t.lines[u] = append(t.lines[u], w)
 	t.admit()
@@ -115,6 +131,9 @@ func (t *turns) enter(ctx context.Context, u use, kib int64) error {
 		return <-w.turn // it came meanwhile
 	}
 	t.lines[u] = slices.Delete(t.lines[u], i, i+1)
+	if errors.Is(err, ErrBusy) {
+		t.count(1, 0)
+	}
 	t.admit() // it may have stood before others that need less
 	return err
 }
@@ -137,6 +156,25 @@ func (t *turns) measured(took time.Duration) {
 	t.took += (took - t.took) / 16
 }
 
+// count adds to the callers of late.
+func (t *turns) count(refused, served float64) {
+	now := time.Now()
+	kept := math.Exp2(-float64(now.Sub(t.counted)) / float64(pressureTime))
+	t.refused, t.served, t.counted = t.refused*kept+refused, t.served*kept+served, now
+}
+
+// pressure returns how many callers were refused of late for each one that had a turn;
+// 0 while next to nobody is.
+func (t *turns) pressure() float64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.count(0, 0)
+	if t.refused < 0.5 {
+		return 0
+	}
+	return t.refused / max(1, t.served)
+}
+
 // most returns how many in a line can have their turns in time.
 func (t *turns) most(u use) int {
 	most := waitersPerTurn * t.concurrency
@@ -150,17 +188,26 @@ func (t *turns) most(u use) int {
 	return most
 }
 
-// refuse shortens a line that is too long.
+// refuse shortens a line that is too long, by the last one of those who are more than
+// their share of it.
 func (t *turns) refuse(u use) {
-	for len(t.lines[u]) > t.most(u) {
-		last := 0 // the oldest of the highest rank
+	for most := t.most(u); len(t.lines[u]) > most; {
+		unsolved := 0
+		for _, w := range t.lines[u] {
+			if !w.solved {
+				unsolved++
+			}
+		}
+		solved := unsolved <= max(1, most/unsolvedShare) && unsolved < len(t.lines[u])
+		last := -1 // the oldest of the highest rank
 		for i, w := range t.lines[u] {
-			if w.rank > t.lines[u][last].rank {
+			if w.solved == solved && (last < 0 || w.rank > t.lines[u][last].rank) {
 				last = i
 			}
 		}
 		t.lines[u][last].turn <- ErrBusy
 		t.lines[u] = slices.Delete(t.lines[u], last, last+1)
+		t.count(1, 0)
 	}
 }
 
@@ -169,8 +216,15 @@ func (t *turns) refuse(u use) {
 func (t *turns) first(u use) int {
 	line, first := t.lines[u], 0
 	long := len(line) > t.most(u)/2
+	preferSolved := t.given[u]%unsolvedShare != 0
 	for i, w := range line {
-		if w.rank < line[first].rank || long && w.rank == line[first].rank {
+		best := line[first]
+		switch {
+		case w.solved != best.solved:
+			if w.solved == preferSolved {
+				first = i
+			}
+		case w.rank < best.rank || long && w.rank == best.rank:
 			first = i
 		}
 	}
@@ -195,6 +249,8 @@ func (t *turns) admit() {
 		}
 		t.free--
 		t.kib -= w.kib
+		t.given[u]++
+		t.count(0, 1)
 		w.turn <- nil
 		t.lines[u] = slices.Delete(t.lines[u], i, i+1)
 		t.next = (u + 1) % uses

@@ -107,7 +107,11 @@ func newQueue(t *testing.T, took time.Duration) *queue {
 }
 
 func (q *queue) wait(name, address string) {
-	ctx := WithCaller(q.t.Context(), Caller{Address: netip.MustParseAddr(address)})
+	q.waitAs(name, Caller{Address: netip.MustParseAddr(address)})
+}
+
+func (q *queue) waitAs(name string, caller Caller) {
+	ctx := WithCaller(q.t.Context(), caller)
 	go func() {
 		came := q.came
 		if q.turns.enter(ctx, forLogin, 0) != nil {
@@ -257,4 +261,41 @@ func TestDearHash(t *testing.T) {
 		t.Errorf("%d KiB are free, %v", h.turns.kib, err)
 	}
 	leave()
+}
+
+// Whoever solved a challenge comes before those who did not, and these keep every fourth turn and a fourth of a full
+// line.
+func TestSolvedChallengesComeFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(t, 125*time.Millisecond) // 16 turns within the time
+		q.turns.given[forLogin] = 1
+		for i := range 10 {
+			q.wait("u", fmt.Sprintf("192.0.%d.1", i))
+		}
+		if q.turns.pressure() != 0 {
+			t.Error("there is pressure while nobody is refused")
+		}
+		for i := range 12 {
+			q.waitAs("s", Caller{Address: netip.AddrFrom4([4]byte{198, 51, byte(i), 1}), Solved: true})
+		}
+		for range 6 {
+			if name := <-q.refused; name != "u" {
+				t.Errorf("%s is refused", name)
+			}
+		}
+		if q.turns.pressure() == 0 {
+			t.Error("there is no pressure while callers are refused")
+		}
+		q.waitAs("s", Caller{Solved: true})
+		if name := <-q.refused; name != "s" {
+			t.Errorf("%s is refused, beyond the share that others keep", name)
+		}
+		if got := q.order(); got != "s s s u s s s u s s s u s s s u" {
+			t.Error(got)
+		}
+		<-time.After(time.Minute)
+		if p := q.turns.pressure(); p != 0 {
+			t.Errorf("pressure %f after a minute", p)
+		}
+	})
 }

@@ -1,0 +1,86 @@
+package client
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+)
+
+// maxWork bounds the numbers that are tried for a challenge: more is asked for by no
+// service that wants to be answered.
+const maxWork = 10_000_000
+
+// Challenge is work that a busy service asks for, in the format of ALTCHA, version 1.
+type Challenge struct {
+	Algorithm string `json:"algorithm"` // "SHA-256"
+	Challenge string `json:"challenge"`
+	MaxNumber int64  `json:"maxnumber"`
+	Salt      string `json:"salt"`
+	Signature string `json:"signature"`
+}
+
+// Solve returns the value of the header Challenge-Solution, which counts once. It takes
+// as long as MaxNumber/2 hashes on average, or until the context ends.
+func (c Challenge) Solve(ctx context.Context) (string, error) {
+	if c.Algorithm != "SHA-256" || c.MaxNumber > maxWork {
+		return "", fmt.Errorf("challenge of %s up to %d: not supported", c.Algorithm, c.MaxNumber)
+	}
+	want, err := hex.DecodeString(c.Challenge)
+	if err != nil {
+		return "", fmt.Errorf("challenge: %w", err)
+	}
+	for n := int64(0); n <= c.MaxNumber; n++ {
+		if n%4096 == 0 && ctx.Err() != nil {
+			return "", ctx.Err()
+		}
+		if sum := sha256.Sum256(strconv.AppendInt([]byte(c.Salt), n, 10)); string(sum[:]) == string(want) {
+			text, err := json.Marshal(map[string]any{
+				"algorithm": c.Algorithm, "challenge": c.Challenge, "number": n,
+				"salt": c.Salt, "signature": c.Signature,
+			})
+			return base64.StdEncoding.EncodeToString(text), err
+		}
+	}
+	return "", errors.New("the challenge has no solution")
+}
+
+type solutionKey struct{}
+
+// WithSolution returns a context whose calls send this solution of a challenge, "" for
+// none, and solve no challenge themselves.
+func WithSolution(ctx context.Context, solution string) context.Context {
+	return context.WithValue(ctx, solutionKey{}, solution)
+}
+
+// work makes a call for which the service hashes a password. If it is too busy for that
+// and asks for work, the call is made once more, with the solution.
+func (c caller) work(ctx context.Context, r call) (http.Header, error) {
+	solution, given := ctx.Value(solutionKey{}).(string)
+	header, err := c.do(ctx, r.solved(solution))
+	var refusal *Problem
+	if given || !errors.As(err, &refusal) || refusal.Challenge == nil {
+		return header, err
+	}
+	solution, failed := refusal.Challenge.Solve(ctx)
+	if failed != nil {
+		return header, err // the service's answer says more
+	}
+	return c.do(ctx, r.solved(solution))
+}
+
+func (r call) solved(solution string) call {
+	if solution != "" {
+		r.header = r.header.Clone()
+		if r.header == nil {
+			r.header = http.Header{}
+		}
+		r.header.Set("Challenge-Solution", solution)
+	}
+	return r
+}

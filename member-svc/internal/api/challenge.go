@@ -1,0 +1,59 @@
+package api
+
+import (
+	"errors"
+	"net/http"
+
+	"github.com/signup-saga/signup-saga/member-svc/internal/challenge"
+	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
+	"github.com/signup-saga/signup-saga/service"
+)
+
+// solutionHeader holds what solves a challenge, in a request that hashes.
+const solutionHeader = "Challenge-Solution"
+
+// Challenges says when clients are asked for work.
+type Challenges struct {
+	*challenge.Issuer
+	Pressure func() float64 // on the turns to hash, 0 for none
+}
+
+// caller tells whoever hashes for whom it is.
+func (a *API) caller(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c := signup.Caller{Address: service.ClientAddress(r)}
+		if payload := r.Header.Get(solutionHeader); payload != "" {
+			c.Solved = a.Challenges.Redeem(payload)
+			a.Metrics.challenge(map[bool]string{true: "accepted", false: "refused"}[c.Solved])
+		}
+		next.ServeHTTP(w, r.WithContext(signup.WithCaller(r.Context(), c)))
+	})
+}
+
+// offer adds a challenge to the answer that there was no turn to hash.
+func (a *API) offer(h service.Handler) service.Handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		err := h(w, r)
+		if !errors.Is(err, signup.ErrBusy) {
+			return err
+		}
+		p := problem(err)
+		p.Challenge = a.issue(a.Challenges.Pressure())
+		return p
+	}
+}
+
+// showChallenge answers with a challenge if it is worth solving one.
+func (a *API) showChallenge(w http.ResponseWriter, _ *http.Request) error {
+	pressure := a.Challenges.Pressure()
+	if pressure == 0 {
+		w.WriteHeader(http.StatusNoContent)
+		return nil
+	}
+	return service.WriteJSON(w, http.StatusOK, a.issue(pressure))
+}
+
+func (a *API) issue(pressure float64) challenge.Challenge {
+	a.Metrics.challenge("issued")
+	return a.Challenges.Issue(challenge.Difficulty(pressure))
+}

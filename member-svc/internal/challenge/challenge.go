@@ -1,0 +1,130 @@
+// Package challenge has clients prove that they have worked, in the open format of
+// ALTCHA's proof of work, version 1: find the number that, after the salt, has the
+// SHA-256 of the challenge. Nobody else is asked, and nothing is stored about anybody.
+package challenge
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"math/big"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	algorithm = "SHA-256"
+	// easiest and Hardest are the bounds of MaxNumber: a phone hashes some 200,000 times
+	// a second in a page's script, and so needs 0.1 to 1 s on average.
+	easiest, Hardest = 40_000, 400_000
+	// Lifetime is how long a challenge may be answered.
+	Lifetime = 2 * time.Minute
+	// maxUsed bounds the solutions that are remembered per lifetime, of some 100 bytes
+	// each. Beyond that none is accepted.
+	maxUsed = 200_000
+	// maxPayload is more than a solution needs.
+	maxPayload = 1 << 10
+)
+
+// Challenge asks for a number from 0 to MaxNumber.
+type Challenge struct {
+	Algorithm string `json:"algorithm"`
+	Challenge string `json:"challenge"` // hex
+	MaxNumber int64  `json:"maxnumber"`
+	Salt      string `json:"salt"`
+	Signature string `json:"signature"` // hex
+}
+
+// solution is what clients answer, as base64 of its JSON.
+type solution struct {
+	Algorithm string `json:"algorithm"`
+	Challenge string `json:"challenge"`
+	Number    int64  `json:"number"`
+	Salt      string `json:"salt"`
+	Signature string `json:"signature"`
+}
+
+// Issuer issues challenges and checks solutions. Every process with the same secret
+// accepts a solution, once each. Safe for concurrent use.
+type Issuer struct {
+	key []byte
+
+	mu        sync.Mutex
+	used      map[string]struct{} // challenges that were solved in this lifetime
+	usedLast  map[string]struct{} // and in the one before
+	usedSince time.Time
+}
+
+// NewIssuer returns an issuer; the secret signs challenges.
+func NewIssuer(secret []byte) *Issuer {
+	mac := hmac.New(sha256.New, secret)
+	_, _ = mac.Write([]byte("key of challenges\n")) // a hash never fails
+	return &Issuer{key: mac.Sum(nil), used: map[string]struct{}{}, usedSince: time.Now()}
+}
+
+// Difficulty returns the MaxNumber under a pressure, in callers refused per caller served.
+func Difficulty(pressure float64) int64 {
+	return int64(min(easiest*(1+pressure), Hardest))
+}
+
+// Issue returns a challenge that takes maxNumber/2 hashes on average.
+func (i *Issuer) Issue(maxNumber int64) Challenge {
+	random := make([]byte, 12)
+	_, _ = rand.Read(random)                                    // never fails
+	number, _ := rand.Int(rand.Reader, big.NewInt(maxNumber+1)) // likewise
+	// The ampersand ends the time: without it, digits could be moved from the number to
+	// the time, and the hash would stay the same.
+	salt := hex.EncodeToString(random) + "?expires=" + strconv.FormatInt(time.Now().Add(Lifetime).Unix(), 10) + "&"
+	hash := hashOf(salt, number.Int64())
+	return Challenge{algorithm, hash, maxNumber, salt, i.sign(hash)}
+}
+
+// Redeem reports whether the payload solves a challenge that has not expired and whose
+// solution this process has not seen.
+func (i *Issuer) Redeem(payload string) bool {
+	var s solution
+	text, err := base64.StdEncoding.DecodeString(payload)
+	if len(payload) > maxPayload || err != nil || json.Unmarshal(text, &s) != nil {
+		return false
+	}
+	_, parameters, _ := strings.Cut(s.Salt, "?expires=")
+	until, ended := strings.CutSuffix(parameters, "&")
+	expires, err := strconv.ParseInt(until, 10, 64)
+	now := time.Now()
+	return ended && err == nil && s.Algorithm == algorithm && now.Before(time.Unix(expires, 0)) &&
+		hmac.Equal([]byte(s.Signature), []byte(i.sign(s.Challenge))) &&
+		s.Challenge == hashOf(s.Salt, s.Number) && i.first(s.Challenge, now)
+}
+
+// first reports whether a challenge is solved for the first time. Those of two lifetimes
+// are remembered: none that is older can be solved.
+func (i *Issuer) first(challenge string, now time.Time) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if now.Sub(i.usedSince) > Lifetime {
+		i.usedLast, i.used, i.usedSince = i.used, map[string]struct{}{}, now
+	}
+	_, again := i.used[challenge]
+	_, before := i.usedLast[challenge]
+	if again || before || len(i.used) >= maxUsed {
+		return false
+	}
+	i.used[challenge] = struct{}{}
+	return true
+}
+
+func (i *Issuer) sign(challenge string) string {
+	mac := hmac.New(sha256.New, i.key)
+	_, _ = mac.Write([]byte(challenge)) // a hash never fails
+	return hex.EncodeToString(mac.Sum(nil))
+}
+
+func hashOf(salt string, number int64) string {
+	sum := sha256.Sum256([]byte(salt + strconv.FormatInt(number, 10)))
+	return hex.EncodeToString(sum[:])
+}
