@@ -73,7 +73,7 @@ var guards = []guard{
 		"case reason == \"\" && found.expired():", "case false:",
 		"service .", "TestTokensExpire"},
 	{"an ended session is of no use", "service/sessions.go",
-		"if err != nil || ended {", "if err != nil {",
+		"if err != nil || ended {", "if err != nil || ended && false {",
 		"service .", "TestEndedSessionIsOfNoUse"},
 	{"a secret is not printed", "service/secret.go",
 		"u.User == nil && strings.Contains(part, \"@\")", "false",
