@@ -26,7 +26,29 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-var program = service.Program{Name: "member-svc", Producer: contract.Member, Migrations: store.Migrations}
+var program = service.Program{
+	Name: "member-svc", Producer: contract.Member, Migrations: store.Migrations,
+	Consumers: []service.ConsumerConfig{
+		consumer(contract.Storage, contract.Essential, "member-svc", nil),
+		consumer(contract.Storage, contract.NonEssential, "member-svc", nil),
+		consumer(contract.Member, contract.NonEssential, "member-welcome", signedUp),
+		consumer(contract.Member, contract.NonEssential, "member-webhook", signupStuck),
+	},
+}
+
+// What is read of the program's own events.
+var (
+	signedUp    = []string{contract.SubjectPrefix(contract.NonEssential) + string(contract.MemberSignedUp)}
+	signupStuck = []string{contract.SubjectPrefix(contract.NonEssential) + string(contract.SignupStuck)}
+)
+
+// consumer configures a durable consumer; all are as large.
+func consumer(producer contract.Service, lane contract.Lane, durable string, subjects []string) service.ConsumerConfig {
+	return service.ConsumerConfig{
+		Stream: contract.Stream(producer, lane), Durable: durable, Subjects: subjects, Batch: 100,
+		Linger: service.Linger(lane),
+	}
+}
 
 // run is the whole program but for the process around it.
 func run(ctx context.Context, args []string, getenv func(string) string, stdout io.Writer) error {
@@ -39,6 +61,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout 
 		}),
 		"migrate": service.With(func(cfg MigrateConfig, stdout io.Writer) error {
 			return program.Migrate(ctx, cfg.DatabaseURL, cfg.Common, service.NewLogger(stdout, cfg.LogFormat, cfg.LogLevel))
+		}),
+		"broker": service.With(func(cfg service.Common, stdout io.Writer) error {
+			return program.KeepBroker(ctx, cfg, service.NewLogger(stdout, cfg.LogFormat, cfg.LogLevel))
 		}),
 		"healthcheck": service.With(func(cfg ProbeConfig, _ io.Writer) error {
 			return service.HealthcheckAddr(ctx, cfg.AdminAddr, cfg.TLSFiles)
@@ -195,11 +220,11 @@ func addWorkers(p *service.Process, cfg Config, pool *pgxpool.Pool, nc *service.
 		return err
 	}
 	consume := func(producer contract.Service, lane contract.Lane, durable string, subjects []string, handle func(context.Context, []service.Message) error) {
-		stream := contract.Stream(producer, lane)
-		metrics.Consumers.Watch(stream, durable)
-		p.Workers = append(p.Workers, service.Task{Name: "consume " + stream, Run: func(ctx context.Context) error {
-			return service.Consume(ctx, nc.Conn, service.ConsumerConfig{Stream: stream, Durable: durable, Subjects: subjects, Batch: 100, Linger: service.Linger(lane), Log: p.Log, Tracer: st.Tracer}, handle)
-		}})
+		config := consumer(producer, lane, durable, subjects)
+		config.External, config.Log, config.Tracer = cfg.External(), p.Log, st.Tracer
+		metrics.Consumers.Watch(config.Stream, durable)
+		run := func(ctx context.Context) error { return service.Consume(ctx, nc.Conn, config, handle) }
+		p.Workers = append(p.Workers, service.Task{Name: "consume " + config.Stream, Run: run})
 	}
 	loop := func(name string, every time.Duration, fn func(context.Context) (bool, error)) {
 		p.Workers = append(p.Workers, service.Task{Name: name, Run: func(ctx context.Context) error {
@@ -210,7 +235,7 @@ func addWorkers(p *service.Process, cfg Config, pool *pgxpool.Pool, nc *service.
 	replies := drive.Replies(st, p.Log, metrics.Reply)
 	consume(contract.Storage, contract.Essential, program.Name, nil, replies)
 	consume(contract.Storage, contract.NonEssential, program.Name, nil, replies)
-	consume(contract.Member, contract.NonEssential, "member-welcome", []string{contract.SubjectPrefix(contract.NonEssential) + string(contract.MemberSignedUp)}, mailer.Queue)
+	consume(contract.Member, contract.NonEssential, "member-welcome", signedUp, mailer.Queue)
 	loop("redrive", time.Second, func(ctx context.Context) (bool, error) {
 		n, err := st.Redrive(ctx, cfg.RedrivePerSecond, redriveBatch)
 		metrics.Redriven(n)

@@ -131,7 +131,7 @@ func addWatchers(cfg Config, pool *pgxpool.Pool, registry prometheus.Registerer,
 		if err := registry.Register(posts); err != nil {
 			return err
 		}
-		consume(contract.Member, contract.NonEssential, "member-webhook", []string{contract.SubjectPrefix(contract.NonEssential) + string(contract.SignupStuck)}, webhook.Queue)
+		consume(contract.Member, contract.NonEssential, "member-webhook", signupStuck, webhook.Queue)
 		loop("webhooks", time.Second, webhook.Work)
 	}
 	if cfg.StorageURL.Reveal() == "" {

@@ -21,6 +21,8 @@ type Common struct {
 	NATSCertFile    string        `env:"NATS_CERT_FILE" help:"client certificate for NATS, PEM"`
 	NATSKeyFile     string        `env:"NATS_KEY_FILE" help:"private key of NATS_CERT_FILE, PEM"`
 	NATSReplicas    int           `env:"NATS_REPLICAS" envDefault:"1" help:"replicas of each stream"`
+	NATSMaxBytes    int64         `env:"NATS_STREAM_MAX_BYTES" envDefault:"2147483648" help:"most bytes of each stream"`
+	NATSSetup       string        `env:"NATS_SETUP" envDefault:"serve" help:"who creates streams: serve, or migrate"`
 	DrainDelay      time.Duration `env:"DRAIN_DELAY" envDefault:"5s" help:"from readiness off to the listener closing"`
 	DrainTimeout    time.Duration `env:"DRAIN_TIMEOUT" envDefault:"20s" help:"for everything after DRAIN_DELAY at shutdown"`
 	DatabaseTimeout time.Duration `env:"DATABASE_TIMEOUT" envDefault:"2500ms" help:"for the database work of one request"`
@@ -35,6 +37,12 @@ func (c Common) Validate() []error {
 	var errs []error
 	if c.NATSReplicas < 1 || c.NATSReplicas > 5 {
 		errs = append(errs, errors.New("NATS_REPLICAS: must be 1 to 5"))
+	}
+	if c.NATSMaxBytes < 1<<20 {
+		errs = append(errs, errors.New("NATS_STREAM_MAX_BYTES: must be at least 1048576"))
+	}
+	if c.NATSSetup != "serve" && c.NATSSetup != "migrate" {
+		errs = append(errs, errors.New("NATS_SETUP: must be serve or migrate"))
 	}
 	if (c.NATSCertFile == "") != (c.NATSKeyFile == "") {
 		errs = append(errs, errors.New("NATS_CERT_FILE, NATS_KEY_FILE: one needs the other"))
@@ -60,6 +68,9 @@ func (c Common) Validate() []error {
 	_, wrong := tracingWanted()
 	return append(errs, wrong...)
 }
+
+// External reports whether serve leaves streams and consumers to migrate and broker.
+func (c Common) External() bool { return c.NATSSetup == "migrate" }
 
 // LoadConfig fills the struct that cfg points to from variables named by its
 // `env` tags (github.com/caarlos0/env). An empty variable counts as unset.

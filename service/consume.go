@@ -36,7 +36,9 @@ type ConsumerConfig struct {
 	// Linger is how long a batch may wait for more messages while they come thick
 	// and fast: the batch before it held several. Default 0.
 	Linger time.Duration
-	Log    *slog.Logger
+	// External says that somebody else creates the consumer: it is waited for.
+	External bool
+	Log      *slog.Logger
 	// Tracer makes a span of each message that carries a trace; nil for none. The
 	// header of the message then names that span.
 	Tracer *Tracer
@@ -53,7 +55,7 @@ type ConsumerConfig struct {
 // Postgres only, since after 30 s another replica is given the same messages.
 //
 // The consumer is created if it is missing, reading the stream from its
-// beginning, and never changed. The stream is waited for. A broker that is away,
+// beginning, unless it is External; migrate changes it. The stream is waited for. A broker that is away,
 // paused, or returns without its data is followed: the consumer is looked up,
 // and if need be created, again.
 func Consume(ctx context.Context, nc *nats.Conn, cfg ConsumerConfig, handle func(ctx context.Context, batch []Message) error) error {
@@ -107,15 +109,10 @@ func (c *consumer) bind(ctx context.Context) (jetstream.Consumer, error) {
 	if !errors.Is(err, jetstream.ErrConsumerNotFound) {
 		return found, err
 	}
-	return c.js.CreateConsumer(ctx, c.cfg.Stream, jetstream.ConsumerConfig{
-		Durable:        c.cfg.Durable,
-		FilterSubjects: c.cfg.Subjects,
-		DeliverPolicy:  jetstream.DeliverAllPolicy,
-		AckPolicy:      jetstream.AckExplicitPolicy,
-		AckWait:        ackWait,
-		MaxDeliver:     -1,
-		MaxAckPending:  4 * c.cfg.Batch,
-	})
+	if c.cfg.External {
+		return nil, fmt.Errorf("consumer %s is missing; run migrate or broker: %w", c.cfg.Durable, err)
+	}
+	return c.js.CreateConsumer(ctx, c.cfg.Stream, c.cfg.durable())
 }
 
 type consumerSession struct {

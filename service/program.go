@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/signup-saga/signup-saga/contract"
@@ -23,12 +22,9 @@ import (
 	"github.com/signup-saga/signup-saga/outbox/outboxprom"
 )
 
-// natsPatience is how long migrate waits for NATS: relays create streams too.
-const natsPatience = 3 * time.Second
-
 // ErrUsage is returned for a command line that is not one of the subcommands.
-var ErrUsage = errors.New("usage: serve | migrate | healthcheck | reconcile [--dry-run], member-svc also admin-token " +
-	"(configuration comes from the environment; see the README)")
+var ErrUsage = errors.New("usage: serve | migrate | broker | healthcheck | reconcile [--dry-run], " +
+	"member-svc also admin-token (configuration comes from the environment; see the README)")
 
 // Program is what the services have in common on the way from the command line
 // to Postgres and NATS.
@@ -36,6 +32,7 @@ type Program struct {
 	Name       string           // of the program, its durable consumers and its NATS connection
 	Producer   contract.Service // whose streams it writes
 	Migrations []MigrationSet
+	Consumers  []ConsumerConfig // what it reads
 }
 
 // MigrationSets returns the outbox's migrations and after them a service's own,
@@ -71,33 +68,12 @@ func With[C any](fn func(cfg C, stdout io.Writer) error) Command {
 }
 
 // Migrate is the migrate subcommand: it brings the database up to date and, if
-// NATS is there, the configuration of the program's streams.
+// NATS is there, the configuration of the program's streams and consumers.
 func (p Program) Migrate(ctx context.Context, databaseURL Secret, c Common, log *slog.Logger) error {
 	if err := Migrate(ctx, databaseURL.Reveal(), log, p.Migrations...); err != nil {
 		return err
 	}
-	nc, err := ConnectNATS(c, p.Name+"-migrate", log)
-	if err != nil {
-		return err
-	}
-	defer CloseAll([]func(context.Context) error{nc.Close})
-	js, err := jetstream.New(nc.Conn)
-	if err != nil {
-		return fmt.Errorf("migrate streams: %w", err)
-	}
-	ctx, cancel := context.WithTimeout(ctx, natsPatience)
-	defer cancel()
-	Loop(ctx, "migrate streams", natsPatience, nil, log, func(ctx context.Context) (bool, error) {
-		for _, lane := range p.lanes() {
-			if _, err := js.CreateOrUpdateStream(ctx, p.stream(lane, c.NATSReplicas)); err != nil {
-				return false, outbox.Explain(err)
-			}
-		}
-		log.Info("streams are up to date")
-		cancel()
-		return false, nil
-	})
-	return nil
+	return p.setUp(ctx, c, log, 0)
 }
 
 // Connect waits for Postgres and for its schema, and for nothing else. The tracer is
@@ -146,7 +122,7 @@ func (p Program) Relays(pool *pgxpool.Pool, nc *NATS, c Common, tracer *Tracer, 
 			hooks = outboxotel.Hooks(tracer.provider, hooks)
 		}
 		r, err := outbox.NewRelay(outbox.RelayConfig{
-			Lane: string(lane), Pool: pool, NATS: nc.Conn, Stream: p.stream(lane, c.NATSReplicas),
+			Lane: string(lane), Pool: pool, NATS: nc.Conn, Stream: p.stream(lane, c), ExternalStream: c.External(),
 			Source: contract.Source(p.Producer), SubjectPrefix: contract.SubjectPrefix(lane),
 			Spacing: spacing(lane), Log: log,
 			Hooks: hooks,
@@ -188,10 +164,6 @@ func (p Program) lanes() []contract.Lane {
 	return slices.DeleteFunc(contract.Lanes(), func(l contract.Lane) bool {
 		return len(contract.Subjects(p.Producer, l)) == 0
 	})
-}
-
-func (p Program) stream(lane contract.Lane, replicas int) jetstream.StreamConfig {
-	return outbox.StreamConfig(contract.Stream(p.Producer, lane), contract.Subjects(p.Producer, lane), replicas)
 }
 
 // HealthcheckAddr is the healthcheck subcommand: nil if the program's own

@@ -22,7 +22,13 @@ const (
 	forgetBatch  = 1000
 )
 
-var program = service.Program{Name: "storage-svc", Producer: contract.Storage, Migrations: store.Migrations}
+var program = service.Program{
+	Name: "storage-svc", Producer: contract.Storage, Migrations: store.Migrations,
+	Consumers: []service.ConsumerConfig{{
+		Stream: contract.Stream(contract.Member, contract.Essential), Durable: "storage-svc",
+		Subjects: contract.Commands(contract.Storage), Batch: commandBatch,
+	}},
+}
 
 // run is the whole program but for the process around it.
 func run(ctx context.Context, args []string, getenv func(string) string, stdout io.Writer) error {
@@ -35,6 +41,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout 
 		}),
 		"migrate --adopt-provider": service.With(func(cfg MigrateConfig, stdout io.Writer) error {
 			return migrate(ctx, cfg, stdout, true)
+		}),
+		"broker": service.With(func(cfg service.Common, stdout io.Writer) error {
+			return program.KeepBroker(ctx, cfg, service.NewLogger(stdout, cfg.LogFormat, cfg.LogLevel))
 		}),
 		"healthcheck": service.With(func(cfg ProbeConfig, _ io.Writer) error {
 			return service.HealthcheckAddr(ctx, cfg.Addr, cfg.TLSFiles)
@@ -103,7 +112,7 @@ func assemble(ctx context.Context, cfg config, pool *pgxpool.Pool, nc *service.N
 	if err != nil {
 		return nil, err
 	}
-	commands, lag, err := commandsTasks(nc.Conn, handler, tracer, registry, log)
+	commands, lag, err := commandsTasks(nc.Conn, cfg.Common, handler, tracer, registry, log)
 	if err != nil {
 		return nil, err
 	}
@@ -131,13 +140,11 @@ func assemble(ctx context.Context, cfg config, pool *pgxpool.Pool, nc *service.N
 
 // commandsTasks take commands, and watch how far behind that is.
 func commandsTasks(
-	nc *nats.Conn, handler *provision.Handler, tracer *service.Tracer, registry prometheus.Registerer, log *slog.Logger,
+	nc *nats.Conn, c service.Common, handler *provision.Handler, tracer *service.Tracer, registry prometheus.Registerer,
+	log *slog.Logger,
 ) (commands, watch service.Task, err error) {
-	cfg := service.ConsumerConfig{
-		Stream: contract.Stream(contract.Member, contract.Essential), Durable: program.Name,
-		Subjects: contract.Commands(contract.Storage), Batch: commandBatch,
-		Linger: service.Linger(contract.Essential), Log: log, Tracer: tracer,
-	}
+	cfg := program.Consumers[0]
+	cfg.External, cfg.Linger, cfg.Log, cfg.Tracer = c.External(), service.Linger(contract.Essential), log, tracer
 	lag, err := service.NewLag(nc, registry, log)
 	if err != nil {
 		return commands, watch, err

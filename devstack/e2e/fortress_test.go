@@ -193,7 +193,7 @@ func (f *fortress) natsAs(user, password string) string {
 	return u.String()
 }
 
-// migrate runs the migrate subcommand of both services, as the migrators.
+// migrate runs the migrate subcommand of both services, as the migrators, and leaves broker running.
 func (f *fortress) migrate() {
 	f.t.Helper()
 	for _, service := range []string{"member", "storage"} {
@@ -201,6 +201,9 @@ func (f *fortress) migrate() {
 		if <-c.done; c.err != nil {
 			f.t.Fatalf("%s migrate: %v\n%s", service, c.err, c.printed)
 		}
+	}
+	for _, service := range []string{"member", "storage"} {
+		f.run(service, "migrator", "broker")
 	}
 }
 
@@ -232,7 +235,8 @@ func (f *fortress) run(service, role, command string, variables ...string) *chil
 	name := map[string]string{"member": "MEMBER", "storage": "STORAGE"}[service] + "_DATABASE_URL"
 	secret := map[string]string{name: f.database(service+"_"+role, "canaryPostgres", service), "NATS_URL": f.natsAs(service+"_"+role, "canaryNATS")}
 	env := []string{
-		"NATS_CA_FILE=" + f.ca.File, "SSL_CERT_FILE=" + f.ca.File, "DRAIN_DELAY=100ms", "LOG_LEVEL=debug", "FAULTS=on", "STORAGE_FAULTS=on",
+		"NATS_CA_FILE=" + f.ca.File, "SSL_CERT_FILE=" + f.ca.File, "DRAIN_DELAY=100ms",
+		"NATS_SETUP=migrate", "LOG_LEVEL=debug", "FAULTS=on", "STORAGE_FAULTS=on",
 		"ADMIN_TOKENS_FILE=" + f.path("admin-tokens"), "TLS_CERT_FILE=" + f.path("tls.crt"), "TLS_KEY_FILE=" + f.path("tls.key"),
 		"STORAGE_TOKEN_FILE=" + f.path("STORAGE_TOKEN"), "STORAGE_CLIENT_TOKEN_FILE=" + f.path("STORAGE_TOKEN"), "IDEMPOTENCY_SECRET_FILE=" + f.path("IDEMPOTENCY_SECRET"),
 		"STORAGE_URL=https://" + f.addrs["STORAGE_HTTP_ADDR"], "PROVIDER_DIR=" + filepath.Join(f.dir, "provider"), "SMTP_ADDR=" + f.natsURL.Host,

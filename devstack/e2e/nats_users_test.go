@@ -180,6 +180,16 @@ func (f *fortress) doEverything(r *recorder, auditor *nats.Conn) []*child {
 	f.leave("stuck", stuck)
 	f.loseStreams(auditor)
 	f.awaitState(f.signUp("late"), "ready")
+	js, err := jetstream.New(auditor)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	eventually(f.t, time.Minute, "the non-essential relays to be back", func() bool {
+		return !slices.ContainsFunc([]string{"MEMBER_NONESSENTIAL", "STORAGE_NONESSENTIAL"}, func(name string) bool {
+			s, err := js.Stream(f.t.Context(), name)
+			return err != nil || s.CachedInfo().State.LastSeq == 0
+		})
+	})
 	return []*child{member, storage}
 }
 
@@ -221,6 +231,13 @@ func (f *fortress) loseStreams(auditor *nats.Conn) {
 	})
 }
 
+// migrations returns what is refused to a service's own migrator.
+func migrations(own []string) []string {
+	return slices.DeleteFunc(slices.Clone(own), func(subject string) bool {
+		return strings.Contains(subject, ".CREATE.")
+	})
+}
+
 // TestNATSUsersAreRefusedWhatTheyMustNotDo tries what a service that was taken over would try.
 func TestNATSUsersAreRefusedWhatTheyMustNotDo(t *testing.T) {
 	f := startFortress(t)
@@ -245,12 +262,26 @@ func TestNATSUsersAreRefusedWhatTheyMustNotDo(t *testing.T) {
 		"signup.essential.storage.provisioned", "signup.nonessential.storage.attempt-failed", "$JS.API.CONSUMER.MSG.NEXT.MEMBER_ESSENTIAL.storage-svc",
 		"$JS.ACK.MEMBER_ESSENTIAL.storage-svc.1.1.1.1.1", "$JS.API.DIRECT.GET.STORAGE_ESSENTIAL", "_INBOX.storage-svc.x", "outbox.wake.STORAGE_ESSENTIAL",
 	}
+	member = append(member, "$JS.API.STREAM.CREATE.MEMBER_ESSENTIAL",
+		"$JS.API.CONSUMER.CREATE.STORAGE_ESSENTIAL.member-svc",
+		"$JS.API.CONSUMER.CREATE.MEMBER_NONESSENTIAL.member-welcome")
+	storage = append(storage, "$JS.API.STREAM.CREATE.STORAGE_NONESSENTIAL",
+		"$JS.API.CONSUMER.CREATE.MEMBER_ESSENTIAL.storage-svc")
+	// Neither may a service create what it uses itself: a consumer delivers to any subject, and a
+	// stream may copy any other one.
+	create := slices.DeleteFunc(slices.Concat(member, storage), func(subject string) bool {
+		return !strings.Contains(subject, ".CREATE.")
+	})
 	updates := []string{"$JS.API.STREAM.UPDATE.MEMBER_ESSENTIAL", "$JS.API.STREAM.UPDATE.STORAGE_ESSENTIAL"}
 	for user, own := range map[string]struct{ publish, subscribe []string }{
-		"member_app":       {slices.Concat(storage, updates), []string{"_INBOX.storage-svc.>", "outbox.wake.STORAGE_ESSENTIAL"}},
-		"storage_app":      {slices.Concat(member, updates), []string{"_INBOX.member-svc.>", "outbox.wake.MEMBER_ESSENTIAL"}},
-		"member_migrator":  {slices.Concat(member, storage, updates[1:]), []string{"_INBOX.member-svc.>", "_INBOX.storage-svc-migrate.>"}},
-		"storage_migrator": {slices.Concat(member, storage, updates[:1]), []string{"_INBOX.storage-svc.>", "_INBOX.member-svc-migrate.>"}},
+		"member_app": {slices.Concat(storage, create, updates),
+			[]string{"_INBOX.storage-svc.>", "outbox.wake.STORAGE_ESSENTIAL"}},
+		"storage_app": {slices.Concat(member, create, updates),
+			[]string{"_INBOX.member-svc.>", "outbox.wake.MEMBER_ESSENTIAL"}},
+		"member_migrator": {slices.Concat(migrations(member), storage, updates[1:]),
+			[]string{"_INBOX.member-svc.>", "_INBOX.storage-svc-migrate.>"}},
+		"storage_migrator": {slices.Concat(member, migrations(storage), updates[:1]),
+			[]string{"_INBOX.storage-svc.>", "_INBOX.member-svc-migrate.>"}},
 	} {
 		t.Run(user, func(t *testing.T) {
 			refused := make(chan string, 1000)

@@ -59,8 +59,8 @@ SELECT count(*) FROM pg_stat_activity JOIN pg_stat_ssl USING (pid) WHERE usename
 			t.Errorf("%s speaks with NATS in the clear", c.Name)
 		}
 	}
-	if len(clients.Conns) != 2 {
-		t.Errorf("%d connections of NATS, want one for each service", len(clients.Conns))
+	if len(clients.Conns) != 4 {
+		t.Errorf("%d connections of NATS, want one for each service and each broker job", len(clients.Conns))
 	}
 	for _, c := range services {
 		if err := c.stop(); err != nil {

@@ -249,6 +249,9 @@ func (w *twin) startBuilt(service types.ServiceConfig) {
 		}
 		return
 	}
+	if service.HealthCheck == nil {
+		return
+	}
 	w.healthy[service.Name] = func(ctx context.Context) error {
 		check := exec.CommandContext(ctx, program, service.HealthCheck.Test[2:]...)
 		check.Env = env

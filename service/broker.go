@@ -1,0 +1,102 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/signup-saga/signup-saga/contract"
+	"github.com/signup-saga/signup-saga/outbox"
+)
+
+const (
+	// natsPatience is how long migrate waits for NATS: serve or broker follow.
+	natsPatience = 3 * time.Second
+	// brokerPause is how soon a broker that has lost its data is given its streams again.
+	brokerPause = 5 * time.Second
+)
+
+// KeepBroker is the broker subcommand: it keeps the program's streams and consumers as they are
+// configured until ctx ends. Where only it and migrate may create them (NATS_SETUP=migrate), it is
+// what makes them again after a broker has lost its data.
+func (p Program) KeepBroker(ctx context.Context, c Common, log *slog.Logger) error {
+	return p.setUp(ctx, c, log, brokerPause)
+}
+
+// setUp brings streams and consumers up to date, again and again, or with a pause of 0 once.
+func (p Program) setUp(ctx context.Context, c Common, log *slog.Logger, again time.Duration) error {
+	nc, err := ConnectNATS(c, p.Name+"-migrate", log)
+	if err != nil {
+		return err
+	}
+	defer CloseAll([]func(context.Context) error{nc.Close})
+	js, err := jetstream.New(nc.Conn)
+	if err != nil {
+		return fmt.Errorf("set up streams: %w", err)
+	}
+	pause := again
+	if again == 0 {
+		limited, cancel := context.WithTimeout(ctx, natsPatience)
+		defer cancel()
+		ctx, pause = limited, natsPatience
+	}
+	ctx, done := context.WithCancel(ctx)
+	defer done()
+	known := false
+	Loop(ctx, "set up streams", pause, nil, log, func(ctx context.Context) (bool, error) {
+		err := p.configure(ctx, js, c)
+		// The stream of somebody else comes when they have migrated: its consumer is for later.
+		if missing := errors.Is(err, jetstream.ErrStreamNotFound); err != nil && !(missing && again == 0) {
+			known = false
+			return false, err
+		}
+		if !known {
+			log.Info("streams and consumers are up to date", "missing", fmt.Sprint(err))
+		}
+		if known = true; again == 0 {
+			done()
+		}
+		return false, nil
+	})
+	return nil
+}
+
+// configure creates or updates the streams, then the consumers. A stream that is not there yet
+// keeps none of the other consumers waiting.
+func (p Program) configure(ctx context.Context, js jetstream.JetStream, c Common) error {
+	for _, lane := range p.lanes() {
+		if _, err := js.CreateOrUpdateStream(ctx, p.stream(lane, c)); err != nil {
+			return fmt.Errorf("stream %s: %w", contract.Stream(p.Producer, lane), outbox.Explain(err))
+		}
+	}
+	var errs []error
+	for _, consumer := range p.Consumers {
+		if _, err := js.CreateOrUpdateConsumer(ctx, consumer.Stream, consumer.durable()); err != nil {
+			errs = append(errs, fmt.Errorf("consumer %s of %s: %w", consumer.Durable, consumer.Stream, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (p Program) stream(lane contract.Lane, c Common) jetstream.StreamConfig {
+	config := outbox.StreamConfig(contract.Stream(p.Producer, lane), contract.Subjects(p.Producer, lane), c.NATSReplicas)
+	config.MaxBytes = c.NATSMaxBytes
+	return config
+}
+
+// durable is how the consumer is configured on the server.
+func (c ConsumerConfig) durable() jetstream.ConsumerConfig {
+	return jetstream.ConsumerConfig{
+		Durable:        c.Durable,
+		FilterSubjects: c.Subjects,
+		DeliverPolicy:  jetstream.DeliverAllPolicy,
+		AckPolicy:      jetstream.AckExplicitPolicy,
+		AckWait:        ackWait,
+		MaxDeliver:     -1,
+		MaxAckPending:  4 * c.Batch,
+	}
+}
