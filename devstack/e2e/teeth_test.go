@@ -251,7 +251,7 @@ var guards = []guard{
 		"return c.Generation > s.Generation ||", "return c.Generation >= s.Generation ||",
 		"storage-svc ./internal/provision", "TestDecide"},
 	{"absent is final", "storage-svc/internal/provision/storage.go",
-		"if s.Desired == Absent && c.Desired == Present && !overtaken {", "if false {",
+		"c.Desired == Present && !overtaken {", "c.Desired == Present && !overtaken && false {",
 		"storage-svc ./internal/provision", "TestDecide"},
 	{"a result is for the version that was claimed", "storage-svc/internal/store/store.go",
 		"version = was AND lease_token = token", "lease_token = token",
