@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -41,12 +42,20 @@ func CurrentAccount() Account {
 	return Account{Name: strconv.Itoa(overflow), uid: overflow, gid: overflow, switched: true}
 }
 
-// Own gives a file or folder to the account.
+// own gives a file or folder to the account. It lies in a folder that the account may not write.
 func (a Account) own(path string) error {
 	if !a.switched {
 		return nil
 	}
-	return os.Chown(path, int(a.uid), int(a.gid))
+	return os.Lchown(path, int(a.uid), int(a.gid))
+}
+
+// disown takes back what own gave, or what an earlier version gave.
+func (a Account) disown(path string, mode fs.FileMode) error {
+	if !a.switched {
+		return nil
+	}
+	return errors.Join(os.Chown(path, os.Getuid(), os.Getgid()), os.Chmod(path, mode))
 }
 
 // as makes cmd run as the account.
@@ -103,10 +112,28 @@ func (a Account) cacheDir() (string, error) {
 			lasting = filepath.Join(dir, "signup-saga")
 		}
 	}
-	if os.MkdirAll(lasting, 0o755) == nil && a.Reaches(lasting) { //nolint:gosec // the server runs as another user
+	if makeOurs(lasting) == nil && a.Reaches(lasting) {
 		return lasting, nil
 	}
-	return temporary, os.MkdirAll(temporary, 0o755) //nolint:gosec // as above
+	return temporary, makeOurs(temporary)
+}
+
+// makeOurs makes a folder that nobody else may write: programs in it are run. In a place that all may write, like /tmp,
+// it can be somebody else's, or a link.
+func makeOurs(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // the server runs as another user
+		return err
+	}
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return err
+	}
+	const othersWrite = 0o022
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !info.IsDir() || !ok || int(stat.Uid) != os.Getuid() || info.Mode()&othersWrite != 0 {
+		return fmt.Errorf("%s is a link, belongs to another user, or may be written by others: delete it", dir)
+	}
+	return nil
 }
 
 // Place returns the folder for the cluster of a stack in dir, which exists: a folder in dir where the account can get there.

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"os"
 	"os/exec"
@@ -30,7 +31,8 @@ const (
 
 // Config says where a cluster lives.
 type Config struct {
-	// Dir holds the cluster's files. It is created when missing and given to the account; the account must be able to reach it.
+	// Dir holds the cluster's files. It is created when missing; the account must be able to reach it. Only the data
+	// folder in it is given to the account, which could otherwise plant links for root to follow.
 	Dir string
 	// Port is where the server listens on 127.0.0.1.
 	Port int
@@ -53,17 +55,18 @@ type Cluster struct {
 
 // Open creates the cluster in config.Dir unless it exists. It does not start it.
 func Open(ctx context.Context, config Config) (*Cluster, error) {
-	c := &Cluster{config: config, sockets: config.Dir}
+	c := &Cluster{config: config}
+	c.sockets = c.data()
 	if err := c.create(ctx); err != nil {
 		return nil, fmt.Errorf("create the database cluster: %w", err)
 	}
-	if len(filepath.Join(config.Dir, c.socketName())) >= socketPathLimit {
+	if len(filepath.Join(c.sockets, c.socketName())) >= socketPathLimit {
 		short, err := scratch.New(config.Account.TempDir())
 		if err != nil {
 			return nil, err
 		}
-		c.scratch, c.sockets = short, short.Path
-		if err := config.Account.own(short.Path); err != nil {
+		c.scratch, c.sockets = short, filepath.Join(short.Path, "s")
+		if err := c.handOver(c.sockets); err != nil {
 			return nil, errors.Join(err, short.Remove())
 		}
 	}
@@ -114,22 +117,29 @@ func (c *Cluster) socketName() string   { return ".s.PGSQL." + strconv.Itoa(c.co
 // create runs initdb. The version file is the last thing initdb writes that a server needs, and a cluster that was cut short
 // is made anew: the password file is renamed into place after initdb has succeeded.
 func (c *Cluster) create(ctx context.Context) error {
-	if kept, err := os.ReadFile(c.passwordFile()); err == nil {
-		c.password = strings.TrimSpace(string(kept))
-		return c.checkVersion()
-	}
 	if err := os.MkdirAll(c.config.Dir, 0o700); err != nil {
 		return err
 	}
-	if err := c.config.Account.own(c.config.Dir); err != nil {
+	if err := c.config.Account.disown(c.config.Dir, 0o711); err != nil { // the account passes through
 		return err
 	}
-	if err := os.RemoveAll(c.data()); err != nil {
+	kept, err := readPlain(c.passwordFile())
+	if err == nil {
+		c.password = strings.TrimSpace(string(kept))
+		return c.checkVersion()
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	draft := c.passwordFile() + ".new"
+	if err := errors.Join(os.RemoveAll(c.data()), os.RemoveAll(draft)); err != nil {
+		return err
+	}
+	if err := c.handOver(c.data()); err != nil {
 		return err
 	}
 	c.password = rand.Text()
-	draft := c.passwordFile() + ".new"
-	if err := os.WriteFile(draft, []byte(c.password+"\n"), 0o600); err != nil {
+	if err := writeNew(draft, []byte(c.password+"\n")); err != nil {
 		return err
 	}
 	if err := c.config.Account.own(draft); err != nil {
@@ -141,12 +151,23 @@ func (c *Cluster) create(ctx context.Context) error {
 	if out, err := process.Run(ctx, cmd); err != nil {
 		return fmt.Errorf("initdb: %w: %s", err, strings.TrimSpace(string(out)))
 	}
+	if err := c.config.Account.disown(draft, 0o600); err != nil {
+		return err
+	}
 	return os.Rename(draft, c.passwordFile())
+}
+
+// handOver makes a folder for the account alone.
+func (c *Cluster) handOver(dir string) error {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	return c.config.Account.own(dir)
 }
 
 // checkVersion explains a mismatch that the server itself would only log.
 func (c *Cluster) checkVersion() error {
-	version, err := os.ReadFile(filepath.Join(c.data(), "PG_VERSION"))
+	version, err := readPlain(filepath.Join(c.data(), "PG_VERSION"))
 	if err != nil {
 		return err
 	}

@@ -123,7 +123,10 @@ func (f Finder) inspect(ctx context.Context, dir string) (Binaries, error) {
 	if !f.Account.Reaches(dir) {
 		return Binaries{}, fmt.Errorf("user %s cannot enter %s", f.Account.Name, dir)
 	}
-	out, err := exec.CommandContext(ctx, server, "--version").Output()
+	probe := exec.CommandContext(ctx, server, "--version")
+	probe.Dir = "/" // the account may not be able to enter the present one
+	f.Account.as(probe)
+	out, err := probe.Output()
 	if err != nil {
 		return Binaries{}, fmt.Errorf("run %s --version: %w", server, err)
 	}

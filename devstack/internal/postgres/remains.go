@@ -23,15 +23,21 @@ func Vacate(dir string) bool {
 // releaseSharedMemory removes the segment by which a server guards its data directory against a second one. A server that
 // was killed cannot do it. A segment that is in use stays.
 func releaseSharedMemory(data string) {
-	if id := pidFile(data, 7); id >= 0 {
-		removeUnusedSegment(id)
+	info, err := os.Lstat(data)
+	if err != nil {
+		return
+	}
+	if owner, ok := info.Sys().(*syscall.Stat_t); ok {
+		if id := pidFile(data, 7); id >= 0 {
+			removeUnusedSegment(id, owner.Uid) // the file may name a segment of somebody else
+		}
 	}
 }
 
 // pidFile returns the last number on a line of the server's pid file, or -1. Line 1 is the process id, the second number of
 // line 7 the id of the shared memory segment.
 func pidFile(data string, line int) int {
-	content, err := os.ReadFile(filepath.Join(data, "postmaster.pid"))
+	content, err := readPlain(filepath.Join(data, "postmaster.pid"))
 	if err != nil {
 		return -1
 	}

@@ -6,11 +6,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// removeUnusedSegment gives the children of a killed server a moment to let go of the segment.
-func removeUnusedSegment(id int) {
+// removeUnusedSegment removes a segment of owner. It gives the children of a killed server a moment to let go of it.
+func removeUnusedSegment(id int, owner uint32) {
 	for deadline := time.Now().Add(3 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		var desc unix.SysvShmDesc
-		if _, err := unix.SysvShmCtl(id, unix.IPC_STAT, &desc); err != nil {
+		if _, err := unix.SysvShmCtl(id, unix.IPC_STAT, &desc); err != nil || desc.Perm.Uid != owner {
 			return
 		}
 		if desc.Nattch == 0 {

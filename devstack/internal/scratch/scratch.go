@@ -85,7 +85,7 @@ func sweep(dir string, vacate func(string) bool) {
 
 // Lock takes the lock file at path without waiting. Closing the file, or the death of its owner, frees it.
 func Lock(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open lock: %w", err)
 	}
