@@ -71,7 +71,7 @@ func TestEventsOfOneKeyStayInOrder(t *testing.T) {
 }
 
 // Somebody publishes messages that name ids of ours before we use them, or the
-// id of an event of ours beside another row.
+// id of an event of ours beside another row, or ids that Postgres takes for no text.
 func TestForgedMessagesHideNoEvent(t *testing.T) {
 	b := newBench(t)
 	var foreign atomic.Uint64
@@ -80,7 +80,10 @@ func TestForgedMessagesHideNoEvent(t *testing.T) {
 	b.published()
 	next := event("k", 2)
 	js, _ := jetstream.New(b.connect())
-	for row, id := range map[string]string{"2": newID(), "3": next.ID, "4": "not a uuid", "x": next.ID} {
+	for row, id := range map[string]string{
+		"2": newID(), "3": next.ID, "4": "not a uuid", "x": next.ID,
+		"5": next.ID + "\x00", "6": "\xff", "9223372036854775808": next.ID,
+	} {
 		m := nats.NewMsg("signup.essential.stranger")
 		m.Header["ce-outboxid"], m.Header["ce-id"] = []string{row}, []string{id}
 		if _, err := js.PublishMsg(t.Context(), m); err != nil {

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go"
@@ -255,7 +256,11 @@ func (s *stream) own(ctx context.Context, pool *pgxpool.Pool, lane string, from,
 				return nil, 0, fmt.Errorf("read stream %s after %d: %w", s.config.Name, from, err)
 			}
 			id, _ := strconv.ParseInt(m.Header.Get(headerRow), 10, 64) // 0 is no id of ours
-			ids, events, seqs = append(ids, id), append(events, m.Header.Get("ce-id")), append(seqs, m.Sequence)
+			event := m.Header.Get("ce-id")
+			if !utf8.ValidString(event) || strings.ContainsRune(event, 0) {
+				event = "" // somebody else's: Postgres would refuse to look it up
+			}
+			ids, events, seqs = append(ids, id), append(events, event), append(seqs, m.Sequence)
 		}
 		if len(seqs) == 0 {
 			return nil, 0, fmt.Errorf("read stream %s: nothing after %d though it ends at %d", s.config.Name, from, last)
