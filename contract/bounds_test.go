@@ -82,7 +82,8 @@ func decode(t *testing.T, typ contract.Type, field string, value any) error {
 	if err != nil {
 		return err
 	}
-	data := dataOf(typ)
+	route, _ := contract.RouteOf(typ)
+	data := dataOf(route)
 	if err := e.DataTo(data); err != nil {
 		return err
 	}

@@ -22,15 +22,15 @@ func golden(t *testing.T, typ contract.Type) []byte {
 	return b
 }
 
-func dataOf(typ contract.Type) any {
-	switch typ {
-	case contract.StorageProvision, contract.StorageDeprovision:
+func dataOf(r contract.Route) any {
+	switch {
+	case r.For != "":
 		return new(contract.StorageCommand)
-	case contract.MemberSignedUp:
+	case r.Type == contract.MemberSignedUp:
 		return new(contract.SignedUp)
-	case contract.StorageProviderChanged:
+	case r.Type == contract.StorageProviderChanged:
 		return new(contract.ProviderChange)
-	case contract.SignupStuck:
+	case r.Type == contract.SignupStuck:
 		return new(contract.Stuck)
 	default:
 		return new(contract.StorageReply)
@@ -50,7 +50,7 @@ func TestGoldenMessagesRoundTrip(t *testing.T) {
 			if e.Type != r.Type {
 				t.Fatalf("type %q, want %q", e.Type, r.Type)
 			}
-			data := dataOf(r.Type)
+			data := dataOf(r)
 			if err := e.DataTo(data); err != nil {
 				t.Fatal(err)
 			}

@@ -24,12 +24,14 @@ import (
 // fortress is the system as one runs it among strangers: TLS on every link, the roles and users of deploy/ by the very files, and
 // every secret in a file.
 type fortress struct {
-	t       *testing.T
-	ca      *testenv.Authority
-	dir     string   // with one file for each secret, by its variable
-	admin   *url.URL // superuser of Postgres
-	natsURL *url.URL
-	nats    *server.Server
+	t        *testing.T
+	tree     string // the source, whose deploy/ and bin/ are used
+	services []string
+	ca       *testenv.Authority
+	dir      string   // with one file for each secret, by its variable
+	admin    *url.URL // superuser of Postgres
+	natsURL  *url.URL
+	nats     *server.Server
 
 	natsOptions *server.Options
 	client      *http.Client
@@ -40,13 +42,22 @@ const operatorToken = "operator token of this test" //nolint:gosec // of this te
 
 func startFortress(t *testing.T) *fortress {
 	t.Helper()
-	f := &fortress{t: t, ca: testenv.NewAuthority(t), dir: t.TempDir(), addrs: map[string]string{}}
+	return startFortressOf(t, repository, "member", "storage")
+}
+
+// startFortressOf runs the services of another tree.
+func startFortressOf(t *testing.T, tree string, services ...string) *fortress {
+	t.Helper()
+	f := &fortress{
+		t: t, tree: tree, services: services, ca: testenv.NewAuthority(t), dir: t.TempDir(), addrs: map[string]string{},
+	}
 	f.client = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: f.ca.Pool(), MinVersion: tls.VersionTLS12}}, Timeout: 30 * time.Second}
 	t.Cleanup(f.client.CloseIdleConnections)
 	f.startPostgres()
 	f.startNATS()
-	for _, name := range []string{"MEMBER_HTTP_ADDR", "MEMBER_ADMIN_ADDR", "STORAGE_HTTP_ADDR"} {
-		f.addrs[name] = freeAddress(t)
+	f.addrs["MEMBER_ADMIN_ADDR"] = freeAddress(t)
+	for _, service := range services {
+		f.addrs[strings.ToUpper(service)+"_HTTP_ADDR"] = freeAddress(t)
 	}
 	f.ca.Issue(f.dir, "services")
 	f.put("admin-tokens", tokenLine("ann", operatorToken))
@@ -83,7 +94,7 @@ func (f *fortress) startPostgres() {
 	if f.admin, err = url.Parse(postgres.awaitVariable("DATABASE_URL", startLimit)); err != nil {
 		f.t.Fatal(err)
 	}
-	script := mustRead(f.t, filepath.Join(repository, "deploy", "postgres-init.sql"))
+	script := mustRead(f.t, filepath.Join(f.tree, "deploy", "postgres-init.sql"))
 	password := func(string) string { return "canaryPostgres" }
 	if err := psql(f.t.Context(), script, password, func(database string) (*pgx.Conn, error) { return f.connect(f.admin.User, database) }); err != nil {
 		f.t.Fatal(err)
@@ -149,13 +160,15 @@ func (f *fortress) sql(statement string, arguments ...any) (last string) {
 
 const auditorPassword = "auditor"
 
-// natsOptions reads deploy/nats-server.conf.
-func natsOptions(t *testing.T) *server.Options {
+// natsOptions reads deploy/nats-server.conf of a tree.
+func natsOptions(t *testing.T, tree string, services ...string) *server.Options {
 	t.Helper()
-	for _, name := range []string{"MEMBER_APP", "MEMBER_MIGRATOR", "STORAGE_APP", "STORAGE_MIGRATOR"} {
-		t.Setenv("NATS_"+name+"_PASSWORD", "canaryNATS")
+	for _, service := range services {
+		for _, role := range []string{"APP", "MIGRATOR"} {
+			t.Setenv("NATS_"+strings.ToUpper(service)+"_"+role+"_PASSWORD", "canaryNATS")
+		}
 	}
-	options, err := server.ProcessConfigFile(filepath.Join(repository, "deploy", "nats-server.conf"))
+	options, err := server.ProcessConfigFile(filepath.Join(tree, "deploy", "nats-server.conf"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +178,7 @@ func natsOptions(t *testing.T) *server.Options {
 // startNATS runs the server of deploy/nats-server.conf with TLS and one more user, who sees everything.
 func (f *fortress) startNATS() {
 	f.t.Helper()
-	options := natsOptions(f.t)
+	options := natsOptions(f.t, f.tree, f.services...)
 	certFile, keyFile := f.ca.Issue(f.t.TempDir(), "nats")
 	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
 	if err != nil {
@@ -196,13 +209,13 @@ func (f *fortress) natsAs(user, password string) string {
 // migrate runs the migrate subcommand of both services, as the migrators, and leaves broker running.
 func (f *fortress) migrate() {
 	f.t.Helper()
-	for _, service := range []string{"member", "storage"} {
+	for _, service := range f.services {
 		c := f.run(service, "migrator", "migrate")
 		if <-c.done; c.err != nil {
 			f.t.Fatalf("%s migrate: %v\n%s", service, c.err, c.printed)
 		}
 	}
-	for _, service := range []string{"member", "storage"} {
+	for _, service := range f.services {
 		f.run(service, "migrator", "broker")
 	}
 }
@@ -232,7 +245,7 @@ func (f *fortress) healthy(service string, c *child) {
 
 func (f *fortress) run(service, role, command string, variables ...string) *child {
 	f.t.Helper()
-	name := map[string]string{"member": "MEMBER", "storage": "STORAGE"}[service] + "_DATABASE_URL"
+	name := strings.ToUpper(service) + "_DATABASE_URL"
 	secret := map[string]string{name: f.database(service+"_"+role, "canaryPostgres", service), "NATS_URL": f.natsAs(service+"_"+role, "canaryNATS")}
 	env := []string{
 		"NATS_CA_FILE=" + f.ca.File, "SSL_CERT_FILE=" + f.ca.File, "DRAIN_DELAY=100ms",
@@ -252,7 +265,7 @@ func (f *fortress) run(service, role, command string, variables ...string) *chil
 	for variable, address := range f.addrs {
 		env = append(env, variable+"="+address)
 	}
-	return start(f.t, service+" "+command, append(env, variables...), filepath.Join(binaries, service+"-svc"), command)
+	return start(f.t, service+" "+command, append(env, variables...), filepath.Join(f.tree, "bin", service+"-svc"), command)
 }
 
 // call makes a request over TLS and fails the test unless it is answered.

@@ -17,7 +17,7 @@ import (
 // and an auditor.
 func shippedNATS(t *testing.T) (url string, js jetstream.JetStream) {
 	t.Helper()
-	options := natsOptions(t)
+	options := natsOptions(t, repository, "member", "storage")
 	options.Users = append(options.Users, &server.User{Username: "auditor", Password: auditorPassword})
 	options.StoreDir, options.Host, options.Port, options.HTTPPort = t.TempDir(), "127.0.0.1", server.RANDOM_PORT, 0
 	options.NoSigs, options.NoLog = true, true

@@ -70,7 +70,7 @@ func (r *recorder) missing(patterns []string) []string {
 // users returns the users of the shipped configuration by name.
 func users(t *testing.T) map[string]*server.User {
 	t.Helper()
-	options := natsOptions(t)
+	options := natsOptions(t, repository, "member", "storage")
 	found := map[string]*server.User{}
 	for _, u := range options.Users {
 		found[u.Username] = u

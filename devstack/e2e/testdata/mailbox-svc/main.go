@@ -1,0 +1,212 @@
+// Mailbox-svc gives each member a mailbox: the smallest participant that keeps the rules. It has no provider and no events but
+// its replies. What it leaves out of storage-svc: attempts with back-off, a circuit breaker, dead letters, faults.
+package main
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/gofrs/uuid/v5"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/signup-saga/signup-saga/contract"
+	"github.com/signup-saga/signup-saga/outbox"
+	"github.com/signup-saga/signup-saga/service"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+var program = service.Program{
+	Name: "mailbox-svc", Producer: contract.Mailbox, Migrations: service.MigrationSets(migrations, "mailbox_version"),
+	Consumers: []service.ConsumerConfig{{
+		Stream: contract.Stream(contract.Member, contract.Essential), Durable: "mailbox-svc",
+		Subjects: contract.Commands(contract.Mailbox), Batch: 100,
+	}},
+}
+
+// MigrateConfig is the configuration of migrate.
+type MigrateConfig struct {
+	service.Common
+	DatabaseURL service.Secret `env:"MAILBOX_DATABASE_URL,required" help:"the Mailbox database; migrate needs its owner"`
+}
+
+// ProbeConfig is the configuration of healthcheck.
+type ProbeConfig struct {
+	service.TLSFiles
+	Addr string `env:"MAILBOX_HTTP_ADDR" envDefault:"127.0.0.1:8095" help:"internal listener"`
+}
+
+type config struct {
+	MigrateConfig
+	ProbeConfig
+	Token service.Secret `env:"MAILBOX_TOKEN,required" help:"bearer token of the internal listener"`
+}
+
+// Validate lists everything that is wrong.
+func (c config) Validate() []error { return append(c.Common.Validate(), c.TLSFiles.Validate()...) }
+
+func main() { service.Main(run) }
+
+func run(ctx context.Context, args []string, getenv func(string) string, stdout io.Writer) error {
+	return service.Dispatch(args, getenv, stdout, map[string]service.Command{
+		"serve": service.With(func(c config, stdout io.Writer) error {
+			return serve(ctx, c, service.NewLogger(stdout, c.LogFormat, c.LogLevel))
+		}),
+		"migrate": service.With(func(c MigrateConfig, stdout io.Writer) error {
+			return program.Migrate(ctx, c.DatabaseURL, c.Common, service.NewLogger(stdout, c.LogFormat, c.LogLevel))
+		}),
+		"broker": service.With(func(c service.Common, stdout io.Writer) error {
+			return program.KeepBroker(ctx, c, service.NewLogger(stdout, c.LogFormat, c.LogLevel))
+		}),
+		"healthcheck": service.With(func(c ProbeConfig, _ io.Writer) error {
+			return service.HealthcheckAddr(ctx, c.Addr, c.TLSFiles)
+		}),
+	})
+}
+
+func serve(ctx context.Context, c config, log *slog.Logger) error {
+	pool, nc, tracer, err := program.Connect(ctx, c.DatabaseURL, c.Common, log)
+	if err != nil {
+		return err
+	}
+	closers := service.Closers(pool, nc, tracer)
+	p, err := assemble(c, pool, nc, tracer, log)
+	if err != nil {
+		service.CloseAll(closers)
+		return err
+	}
+	p.Closers = closers
+	return p.Run(ctx)
+}
+
+// assemble puts the parts together: commands in, replies out.
+func assemble(
+	c config, pool *pgxpool.Pool, nc *service.NATS, tracer *service.Tracer, log *slog.Logger,
+) (*service.Process, error) {
+	relays, wake, err := program.Relays(pool, nc, c.Common, tracer, prometheus.NewRegistry(), log)
+	if err != nil {
+		return nil, err
+	}
+	certificate, err := c.ServerTLS(log)
+	if err != nil {
+		return nil, err
+	}
+	mailboxes, tokens := &mailboxes{pool: pool, wake: wake, log: log}, service.OperatorTokens("service", c.Token.Reveal())
+	health := service.NewHealth(map[string]func(context.Context) error{"postgres": service.Writable(pool)})
+	server := service.NewServer(service.ServerConfig{
+		Name: "internal", Addr: c.Addr, TLS: certificate, Handler: mailboxes.handler(tokens, health), Log: log,
+	})
+	if err := server.Listen(); err != nil {
+		return nil, err
+	}
+	commands := program.Consumers[0]
+	commands.External, commands.Log, commands.Tracer = c.External(), log, tracer
+	return &service.Process{
+		Log: log, Health: health, Servers: []*service.Server{server}, Relays: relays,
+		Workers: []service.Task{{Name: "commands", Run: func(ctx context.Context) error {
+			return service.Consume(ctx, nc.Conn, commands, mailboxes.handle)
+		}}},
+		DrainDelay: c.DrainDelay, DrainTimeout: c.DrainTimeout,
+	}, nil
+}
+
+// suspended is how long a transaction may stand still before Postgres ends it.
+const suspended = 5 * time.Second
+
+type mailboxes struct {
+	pool *pgxpool.Pool
+	wake func()
+	log  *slog.Logger
+}
+
+// mailbox is what a command says.
+type mailbox struct {
+	MemberID, SagaID string
+	Generation       int64
+	Desired          string // present or absent
+}
+
+// handle carries out a batch of commands and answers each, in one transaction: a crash before the commit leaves nothing
+// behind, and after it the commands come again and are answered again.
+func (m *mailboxes) handle(ctx context.Context, batch []service.Message) error {
+	return outbox.InTx(ctx, service.Transactor{Pool: m.pool, Idle: suspended}, m.wake, func(tx pgx.Tx) error {
+		for _, message := range batch {
+			e, wanted, err := parse(message)
+			if err != nil { // nobody is answered: the saga's timer asks again
+				m.log.Warn("malformed command skipped", "subject", message.Subject, "error", err)
+				continue
+			}
+			removed, err := obey(ctx, tx, wanted)
+			if err != nil {
+				return err
+			}
+			reply, err := answer(e, wanted, removed)
+			if err != nil {
+				return err
+			}
+			if err := outbox.Append(ctx, tx, reply); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func parse(message service.Message) (contract.Event, mailbox, error) {
+	e, err := contract.Receive(message.Subject, message.Headers, message.Body)
+	if err != nil {
+		return e, mailbox{}, err
+	}
+	var c contract.StorageCommand
+	if err := e.DataTo(&c); err != nil {
+		return e, mailbox{}, err
+	}
+	desired, known := map[contract.Type]string{
+		contract.MailboxProvision: "present", contract.MailboxDeprovision: "absent",
+	}[e.Type]
+	if !known {
+		return e, mailbox{}, fmt.Errorf("%w: %s is not a mailbox command", contract.ErrMalformed, e.Type)
+	}
+	return e, mailbox{c.MemberID, c.SagaID, c.Generation, desired}, nil
+}
+
+// obey brings the row to the desired state, and reports whether the mailbox was removed for good. A removal is obeyed whatever
+// its generation, and what is absent stays absent. Anything else is so already.
+func obey(ctx context.Context, tx pgx.Tx, c mailbox) (removed bool, err error) {
+	err = tx.QueryRow(ctx, `-- name: obey
+INSERT INTO mailbox AS m (member_id, saga_id, generation, desired) VALUES ($1, $2, $3, $4)
+ON CONFLICT (member_id) DO UPDATE SET generation = greatest(m.generation, $3), updated_at = now(),
+    desired = CASE WHEN $4 = 'absent' THEN 'absent' ELSE m.desired END
+RETURNING desired = 'absent'`, c.MemberID, c.SagaID, c.Generation, c.Desired).Scan(&removed)
+	return removed, err
+}
+
+// answer says what is so, in the generation of the command.
+func answer(e contract.Event, c mailbox, removed bool) (outbox.Event, error) {
+	typ, reply := contract.MailboxProvisioned, contract.StorageReply{
+		MemberID: c.MemberID, SagaID: c.SagaID, Generation: c.Generation, Attempt: 1,
+	}
+	switch {
+	case c.Desired == "absent":
+		typ = contract.MailboxDeprovisioned
+	case removed:
+		typ = contract.MailboxRejected
+		reply.Error = &contract.StorageError{
+			Class: "rejected", Message: "the mailbox was removed for good", Fingerprint: "rejected:removed",
+		}
+	}
+	data, err := contract.Encode(reply)
+	id, failed := uuid.NewV7()
+	return outbox.Event{
+		Lane: string(contract.Essential), ID: id.String(), Key: c.MemberID, Type: string(typ), Payload: data,
+		Headers: contract.Event{SagaID: c.SagaID, Generation: c.Generation, TraceParent: e.TraceParent}.Headers(),
+	}, errors.Join(err, failed)
+}
