@@ -47,9 +47,7 @@ func TestFaultScreenOperatesTheStack(t *testing.T) {
 	dir := filepath.Join(tmp, "stack")
 	up, env := upStack(t, tmp, dir, "--faults", "--storages", "2")
 	base := env["FAULTS_URL"]
-	if !strings.Contains(up.printed(t), base+"/") {
-		t.Errorf("printed without %q: %s", base, up.printed(t))
-	}
+	eventually(t, "the address of the screen in what is printed", func() bool { return strings.Contains(up.printed(t), base+"/") })
 	if log, err := os.ReadFile(filepath.Join(dir, "log", "member.log")); err != nil || !strings.Contains(string(log), "CONSOLE_DEMO_URL="+base+"/\n") {
 		t.Errorf("the console is not told: %v\n%s", err, log)
 	}

@@ -167,7 +167,7 @@ func newAPI(p *service.Process, cfg Config, st *store.Store, hasher *signup.Hash
 	p.Workers = append(p.Workers, service.Task{Name: "signup streams", Run: func(ctx context.Context) error { return hub.Run(ctx, p.Log) }})
 	signups := signup.New(signup.Config{
 		Plans: cfg.PlansAllowed, PasswordMin: cfg.PasswordMin, Unicode: cfg.Usernames == "unicode",
-		Reserved: signup.ParseReserved(cfg.ReservedConfig.Names),
+		Reserved: signup.ParseReserved(cfg.Names),
 		Secret:   []byte(cfg.IdempotencySecret.Reveal()), DatabaseTimeout: cfg.DatabaseTimeout,
 	}, st, hasher, steps)
 	return &api.API{

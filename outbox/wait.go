@@ -111,13 +111,13 @@ func (w *waiting) failed(r *Relay, err error) {
 	if w.since.IsZero() {
 		w.since = time.Now()
 	}
-	if now.reason == w.reason && time.Since(w.told) < remindEvery {
+	if errors.Is(now.reason, w.reason) && time.Since(w.told) < remindEvery {
 		r.Log.Debug("outbox: still waiting", "reason", now.reason, "err", err)
 		return
 	}
 	r.Log.Warn("outbox: waiting", "reason", now.reason, "since", w.since, "err", err)
 	w.told = time.Now()
-	if now.reason != w.reason {
+	if !errors.Is(now.reason, w.reason) {
 		w.reason = now.reason
 		call2(r.Hooks.Waiting, err, w.since)
 	}

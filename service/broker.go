@@ -50,7 +50,7 @@ func (p Program) setUp(ctx context.Context, c Common, log *slog.Logger, again ti
 	Loop(ctx, "set up streams", pause, nil, log, func(ctx context.Context) (bool, error) {
 		err := p.configure(ctx, js, c)
 		// The stream of somebody else comes when they have migrated: its consumer is for later.
-		if missing := errors.Is(err, jetstream.ErrStreamNotFound); err != nil && !(missing && again == 0) {
+		if err != nil && (again != 0 || !errors.Is(err, jetstream.ErrStreamNotFound)) {
 			known = false
 			return false, err
 		}

@@ -110,7 +110,9 @@ func TestAFullStreamHoldsBackItsOwnRelayOnly(t *testing.T) {
 			}
 		}
 		stop()
-		<-done
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
 	}
 	big := []byte(strings.Repeat("x", 100<<10))
 	full := contract.Subjects(contract.Member, contract.Essential)[0]

@@ -107,7 +107,7 @@ type MigrationSet struct {
 const refusalPatience = 30 * time.Second
 
 var (
-	errRefused = errors.New("Postgres does not let this role in: create roles and databases with " +
+	errRefused = errors.New("the server does not let this role in: create roles and databases with " +
 		"deploy/postgres-init.sql, or correct user, password and database in the database url")
 	errNoSession = errors.New("migrate locks a session, but a connection pooler is in front of the database: " +
 		"connect to Postgres itself; if the pooler is in session mode, add default_query_exec_mode=exec to the url")

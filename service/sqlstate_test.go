@@ -107,6 +107,8 @@ func TestTransactionsAreRepeated(t *testing.T) {
 		_, err := tx.Exec(t.Context(), "UPDATE x SET n = n + 1 WHERE id = $1", id)
 		return err
 	}
+	waits := make(chan struct{}) // closed while nothing goes on in the other transaction
+	close(waits)
 	// Each condition holds in the first try, and other changes the database behind its back.
 	conditions := map[string]struct {
 		set   string
@@ -128,7 +130,11 @@ func TestTransactionsAreRepeated(t *testing.T) {
 			if err := errors.Join(add(other, 1), add(first, 2)); err != nil {
 				return err
 			}
-			go func() { _ = add(other, 2) }()
+			waits = make(chan struct{})
+			go func() {
+				defer close(waits)
+				_ = add(other, 2)
+			}()
 			return nil
 		}},
 	}
@@ -142,6 +148,7 @@ func TestTransactionsAreRepeated(t *testing.T) {
 			tries := 0
 			err = service.Transactor{Pool: pool, Idle: time.Minute}.Do(t.Context(), nil, func(tx pgx.Tx) error {
 				if tries++; tries > 1 {
+					<-waits
 					_ = other.Rollback(t.Context())
 					return add(tx, 1)
 				}

@@ -195,7 +195,6 @@ func TestSpansOfRequests(t *testing.T) {
 		"a malformed one is nobody's":     {true, "GET", "secret", context.Background(), 200, "GET /v1/things/{capability}", false, false},
 		"an operator's is continued":      {false, "DELETE", elsewhere, context.Background(), 202, "DELETE /v1/things/{capability}", true, false},
 		"a page's call is its child":      {true, "POST", elsewhere, within, 200, "POST /v1/things/{capability}", false, false},
-		"no method of the protocol":       {true, "SECRET", "", context.Background(), 500, "HTTP /v1/things/{capability}", false, false},
 	} {
 		spans.Reset()
 		r := httptest.NewRequestWithContext(c.ctx, c.method, "/v1/things/secret?secret=secret", strings.NewReader("secret"))

@@ -131,8 +131,20 @@ type front struct {
 	tls  *tls.Config
 }
 
+// said is an answer whose body has been read.
+type said struct {
+	Status     string
+	StatusCode int
+	Header     http.Header
+	ProtoMajor int
+	target     *url.URL
+}
+
+// Location is where the answer leads.
+func (a said) Location() (*url.URL, error) { return a.target.Parse(a.Header.Get("Location")) }
+
 // do sends a request from an address of this machine, and follows no redirect.
-func (f *front) do(from, method, path, body string, headers ...string) (*http.Response, string) {
+func (f *front) do(from, method, path, body string, headers ...string) (said, string) {
 	f.t.Helper()
 	response := f.open(f.t.Context(), from, method, path, body, headers...)
 	defer response.Body.Close()
@@ -140,7 +152,9 @@ func (f *front) do(from, method, path, body string, headers ...string) (*http.Re
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	return response, string(text)
+	return said{
+		response.Status, response.StatusCode, response.Header, response.ProtoMajor, response.Request.URL,
+	}, string(text)
 }
 
 func (f *front) open(ctx context.Context, from, method, path, body string, headers ...string) *http.Response {
@@ -173,7 +187,7 @@ func (f *front) pages(name string) {
 	}
 	form, text := f.do(browser, "GET", prefix+"/", "")
 	if form.StatusCode != 200 || form.ProtoMajor != 2 || form.Header.Get("Strict-Transport-Security") == "" {
-		t.Fatalf("the page: %s %s %v", form.Status, form.Proto, form.Header)
+		t.Fatalf("the page: %s %s %v", form.Status, form.ProtoMajor, form.Header)
 	}
 	links := regexp.MustCompile(`(?:href|src|action)="([^"#]+)"`).FindAllStringSubmatch(text, -1)
 	if len(links) < 5 {
@@ -190,7 +204,7 @@ func (f *front) pages(name string) {
 	}
 	key := regexp.MustCompile(`name="key" value="([^"]+)"`).FindStringSubmatch(text)
 	fields := url.Values{"key": {key[1]}, "username": {name + "-page"}, "password": {"a long enough one"}}.Encode()
-	post := func(origin string) *http.Response {
+	post := func(origin string) said {
 		t.Helper()
 		sent, _ := f.do(browser, "POST", prefix+"/", fields,
 			"Content-Type", "application/x-www-form-urlencoded", "Origin", origin)

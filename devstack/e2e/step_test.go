@@ -182,7 +182,8 @@ func (s *twoSteps) wipeNATS() {
 func (s *twoSteps) leave(username string) {
 	s.t.Helper()
 	password := `"password":"a long enough one"`
-	session := s.call(http.MethodPost, "MEMBER_HTTP_ADDR", "/v1/sessions", "", `{"username":"`+username+`",`+password+`}`)
+	body := `{"username":"` + username + `",` + password + `}`
+	session := s.call(http.MethodPost, "MEMBER_HTTP_ADDR", "/v1/sessions", "", body)
 	token, _ := session.Body["token"].(string)
 	a := s.call(http.MethodDelete, "MEMBER_HTTP_ADDR", "/v1/members/me", token, "{"+password+"}")
 	if a.Status != http.StatusAccepted {
@@ -190,8 +191,8 @@ func (s *twoSteps) leave(username string) {
 	}
 }
 
-// docs/adding-a-step.md is followed to the letter in a copy of the tree. What comes of it runs with the users and roles of the
-// containers, in processes of its own, and keeps the promises of one step for two.
+// docs/adding-a-step.md is followed to the letter in a copy of the tree. What comes of it runs with the users and roles
+// of the containers, in processes of its own, and keeps the promises of one step for two.
 func TestAddingAStep(t *testing.T) {
 	tree := copyTree(t)
 	follow(t, tree, mustRead(t, filepath.Join(repository, "docs", "adding-a-step.md")))

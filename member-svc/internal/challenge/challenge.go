@@ -19,9 +19,11 @@ import (
 
 const (
 	algorithm = "SHA-256"
-	// easiest and Hardest are the bounds of MaxNumber: a phone hashes some 200,000 times
-	// a second in a page's script, and so needs 0.1 to 1 s on average.
-	easiest, Hardest = 40_000, 400_000
+	// easiest is the least MaxNumber: a phone hashes some 200,000 times a second in a page's
+	// script, and so needs 0.1 s on average.
+	easiest = 40_000
+	// Hardest is the greatest MaxNumber, for which that phone needs 1 s on average.
+	Hardest = 400_000
 	// Lifetime is how long a challenge may be answered.
 	Lifetime = 2 * time.Minute
 	// maxUsed bounds the solutions that are remembered per lifetime, of some 100 bytes

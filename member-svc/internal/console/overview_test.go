@@ -167,7 +167,9 @@ func TestOverviewShowsConsumers(t *testing.T) {
 	go func() { ended <- lag.Run(ctx) }()
 	testenv.Eventually(t, soon, "the broker's answers", func() bool { return len(lag.Consumers()) == 3 })
 	cancel()
-	<-ended
+	if err := <-ended; err != nil && ctx.Err() == nil {
+		t.Error(err)
+	}
 	p := b.get("/console/")
 	p.wants(t, 200, "The consumer held of COMMANDS is paused until 2126-01-02 03:0", "holds back 3 messages",
 		"Runbook: ConsumerPaused",

@@ -76,7 +76,7 @@ func (v volume) claim(owner string, m marker) error {
 	if err != nil {
 		return err
 	}
-	defer v.dropTemp(tmp)
+	defer func() { _ = v.dropTemp(tmp) }() // what is left is tidied later
 	return v.Link(tmp, owner)
 }
 
@@ -220,7 +220,7 @@ func (v volume) create(name string) (*os.File, error) {
 
 // dropTemp removes a temporary file if it is still there.
 func (v volume) dropTemp(name string) error {
-	if err := v.Root.Remove(name); !errors.Is(err, fs.ErrNotExist) {
+	if err := v.Remove(name); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil

@@ -1,5 +1,5 @@
-// Mailbox-svc gives each member a mailbox: the smallest participant that keeps the rules. It has no provider and no events but
-// its replies. What it leaves out of storage-svc: attempts with back-off, a circuit breaker, dead letters, faults.
+// Mailbox-svc gives each member a mailbox: the smallest participant that keeps the rules. It has no provider and no events
+// but its replies. What it leaves out of storage-svc: attempts with back-off, a circuit breaker, dead letters, faults.
 package main
 
 import (
