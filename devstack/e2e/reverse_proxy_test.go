@@ -187,14 +187,14 @@ func (f *front) pages(name string) {
 	}
 	form, text := f.do(browser, "GET", prefix+"/", "")
 	if form.StatusCode != 200 || form.ProtoMajor != 2 || form.Header.Get("Strict-Transport-Security") == "" {
-		t.Fatalf("the page: %s %s %v", form.Status, form.ProtoMajor, form.Header)
+		t.Fatalf("the page: %s HTTP/%d %v", form.Status, form.ProtoMajor, form.Header)
 	}
 	links := regexp.MustCompile(`(?:href|src|action)="([^"#]+)"`).FindAllStringSubmatch(text, -1)
 	if len(links) < 5 {
 		t.Errorf("%d links", len(links))
 	}
 	for _, link := range links {
-		to, err := form.Request.URL.Parse(link[1])
+		to, err := form.target.Parse(link[1])
 		if err != nil {
 			t.Fatal(err)
 		}
