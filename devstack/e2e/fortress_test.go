@@ -265,7 +265,8 @@ func (f *fortress) run(service, role, command string, variables ...string) *chil
 	for variable, address := range f.addrs {
 		env = append(env, variable+"="+address)
 	}
-	return start(f.t, service+" "+command, append(env, variables...), filepath.Join(f.tree, "bin", service+"-svc"), command)
+	program := filepath.Join(f.tree, "bin", service+"-svc")
+	return start(f.t, service+" "+command, append(env, variables...), program, command)
 }
 
 // call makes a request over TLS and fails the test unless it is answered.

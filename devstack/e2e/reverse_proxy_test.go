@@ -225,7 +225,7 @@ func (f *front) pages(name string) {
 	if shown.StatusCode != 200 || events == nil {
 		t.Fatalf("%s\n%s", shown.Status, text)
 	}
-	to, err := shown.Request.URL.Parse(events[1])
+	to, err := shown.target.Parse(events[1])
 	if err != nil {
 		t.Fatal(err)
 	}

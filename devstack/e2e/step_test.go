@@ -60,7 +60,8 @@ func follow(t *testing.T, tree, guide string) {
 	}
 }
 
-// applyDiff changes files as a person would who reads the diff: each hunk stands once in its file. Hunks are divided by @@.
+// applyDiff changes a file as a person would who reads the diff: each hunk stands once in the file.
+// Lines of @@ divide the hunks.
 func applyDiff(t *testing.T, tree, diff string) {
 	t.Helper()
 	head, hunks, _ := strings.Cut(diff, "\n@@\n")

@@ -1,5 +1,6 @@
-// Mailbox-svc gives each member a mailbox: the smallest participant that keeps the rules. It has no provider and no events
-// but its replies. What it leaves out of storage-svc: attempts with back-off, a circuit breaker, dead letters, faults.
+// Mailbox-svc gives each member a mailbox: the smallest participant that keeps the rules. It has no provider, and its
+// replies are its only events. It leaves out what storage-svc has: attempts with back-off, a circuit breaker, dead
+// letters, faults.
 package main
 
 import (
@@ -99,7 +100,8 @@ func assemble(
 	if err != nil {
 		return nil, err
 	}
-	mailboxes, tokens := &mailboxes{pool: pool, wake: wake, log: log}, service.OperatorTokens("service", c.Token.Reveal())
+	mailboxes := &mailboxes{pool: pool, wake: wake, log: log}
+	tokens := service.OperatorTokens("service", c.Token.Reveal())
 	health := service.NewHealth(map[string]func(context.Context) error{"postgres": service.Writable(pool)})
 	server := service.NewServer(service.ServerConfig{
 		Name: "internal", Addr: c.Addr, TLS: certificate, Handler: mailboxes.handler(tokens, health), Log: log,
@@ -178,8 +180,8 @@ func parse(message service.Message) (contract.Event, mailbox, error) {
 	return e, mailbox{c.MemberID, c.SagaID, c.Generation, desired}, nil
 }
 
-// obey brings the row to the desired state, and reports whether the mailbox was removed for good. A removal is obeyed whatever
-// its generation, and what is absent stays absent. Anything else is so already.
+// obey brings the row to the desired state, and reports whether the mailbox was removed for good. A removal is obeyed
+// whatever its generation, and what is absent stays absent. Anything else is so already.
 func obey(ctx context.Context, tx pgx.Tx, c mailbox) (removed bool, err error) {
 	err = tx.QueryRow(ctx, `-- name: obey
 INSERT INTO mailbox AS m (member_id, saga_id, generation, desired) VALUES ($1, $2, $3, $4)
