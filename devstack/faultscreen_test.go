@@ -47,7 +47,9 @@ func TestFaultScreenOperatesTheStack(t *testing.T) {
 	dir := filepath.Join(tmp, "stack")
 	up, env := upStack(t, tmp, dir, "--faults", "--storages", "2")
 	base := env["FAULTS_URL"]
-	eventually(t, "the address of the screen in what is printed", func() bool { return strings.Contains(up.printed(t), base+"/") })
+	eventually(t, "the address of the screen in what is printed", func() bool {
+		return strings.Contains(up.printed(t), base+"/")
+	})
 	if log, err := os.ReadFile(filepath.Join(dir, "log", "member.log")); err != nil || !strings.Contains(string(log), "CONSOLE_DEMO_URL="+base+"/\n") {
 		t.Errorf("the console is not told: %v\n%s", err, log)
 	}

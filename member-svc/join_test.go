@@ -110,8 +110,8 @@ func becomes(t *testing.T, address, what string) (shown page) {
 func TestSignUpForm(t *testing.T) {
 	s := start(t, environment(t, storetest.URL(t), "nats://127.0.0.1:1"))
 	form := browse(t, s.public+"/", nil)
-	form.expect(t, "form", 200, `<form class="card" method="post" action="/" data-challenges="v1/challenges">`, `minlength="15"`,
-		"5 GiB of storage", "!style=", "!<style", "!type=\"radio\"", "!autofocus")
+	form.expect(t, "form", 200, `<form class="card" method="post" action="/" data-challenges="v1/challenges">`,
+		`minlength="15"`, "5 GiB of storage", "!style=", "!<style", "!type=\"radio\"", "!autofocus")
 	if policy := form.header.Get("Content-Security-Policy"); !strings.HasPrefix(policy, "default-src 'none'") || form.header.Get("Cache-Control") != "no-store" {
 		t.Errorf("%v", form.header)
 	}
