@@ -231,8 +231,8 @@ func (p *Public) EndSession(ctx context.Context, token, id string) error {
 
 // EndSessions ends all of the member's sessions, or all but this one.
 func (p *Public) EndSessions(ctx context.Context, token string, others bool) error {
-	path := "/v1/sessions?others=" + strconv.FormatBool(others)
-	_, err := p.do(ctx, call{method: http.MethodDelete, path: path, token: token})
+	which := url.Values{"others": {strconv.FormatBool(others)}}
+	_, err := p.do(ctx, call{method: http.MethodDelete, path: "/v1/sessions", query: which, token: token})
 	return err
 }
 
