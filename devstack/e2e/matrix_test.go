@@ -94,7 +94,7 @@ var (
 	points     = map[string][]string{
 		"member": {
 			"before.lookUpSignup", "before.insertMember", "after.insertMember", "before.commit.loadSagas", "after.commit.loadSagas",
-			"after.queueMails", "after.claimMails", "before.finishMail",
+			"after.queueMails", "after.claimMails", "before.settleMail",
 		},
 		"storage": {
 			"before.commit.insertStorages", "after.commit.insertStorages", "after.claimDue", "before.finishAttempts",

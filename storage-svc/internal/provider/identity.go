@@ -18,6 +18,8 @@ const (
 	// identityAge is how old the database's answer may be. So long, at most, a
 	// process goes on with a place that another run of migrate has given up.
 	identityAge = 10 * time.Second
+	// identityTimeout bounds the question to the database.
+	identityTimeout = 2 * time.Second
 )
 
 // IdentityError says that a place is not the one that the database knows. It is an
@@ -191,7 +193,10 @@ func (e *expectation) compare(ctx context.Context, have string) error {
 	if fresh {
 		return nil
 	}
+	// The answer is everybody's: it is not cut off because this call has used up its time.
 	now := time.Now()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), identityTimeout)
+	defer cancel()
 	want, err := e.known.Identity(ctx)
 	switch {
 	case err != nil:
