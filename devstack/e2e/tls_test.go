@@ -86,8 +86,14 @@ func TestStrangersCertificatesAreRefused(t *testing.T) {
 	for _, c := range []*child{member, storage} {
 		eventually(t, time.Minute, c.name+" to refuse", func() bool { return strings.Contains(c.printed.String(), refused) })
 	}
-	if f.nats.NumClients() != 0 {
-		t.Errorf("NATS has %d clients", f.nats.NumClients())
+	clients, err := f.nats.Connz(&server.ConnzOptions{Username: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range clients.Conns {
+		if strings.HasSuffix(c.AuthorizedUser, "_app") {
+			t.Errorf("%s is connected", c.AuthorizedUser)
+		}
 	}
 	// A signup needs neither.
 	f.healthy("member", member)
