@@ -6,8 +6,6 @@ import (
 	"log/slog"
 	"maps"
 	"math/rand/v2"
-	"os"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -197,31 +195,5 @@ func (w *wire) checkOrder(t *testing.T) {
 	}
 	if len(seen) != len(order) {
 		t.Errorf("only %v", slices.Collect(maps.Keys(seen)))
-	}
-}
-
-// What docs/adding-a-step.md shows of Go is code of this file or of the service.
-func TestTheGuideShowsRealCode(t *testing.T) {
-	guide, err := os.ReadFile("../../../docs/adding-a-step.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var code string
-	for _, file := range []string{"steps_test.go", "../../run.go", "../../steps.go", "../../../contract/table.go"} {
-		raw, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		code += string(raw)
-	}
-	squeeze := func(s string) string { return strings.Join(strings.Fields(s), " ") }
-	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(string(guide), -1)
-	for _, b := range blocks {
-		if !strings.Contains(squeeze(code), squeeze(b[1])) {
-			t.Errorf("not in the code:\n%s", b[1])
-		}
-	}
-	if len(blocks) < 2 {
-		t.Errorf("%d blocks", len(blocks))
 	}
 }
