@@ -64,12 +64,15 @@ type spelling struct {
 // characters side by side made one; as it is, and with the letters that signs stand for; with
 // separators, and without. The words are spelt like that.
 func spellings(text string) (forms []spelling) {
-	lower := strings.ToLower(norm.NFKC.String(text))
+	lower := plain(text)
 	for _, form := range []string{lower, leet.Replace(lower)} {
 		forms = append(forms, spelling{single(form), true}, spelling{single(dense(form)), false})
 	}
 	return forms
 }
+
+// plain returns a text in lower case, without width and style.
+func plain(text string) string { return strings.ToLower(norm.NFKC.String(text)) }
 
 func dense(text string) string {
 	return strings.Map(func(r rune) rune {
@@ -81,7 +84,8 @@ func dense(text string) string {
 }
 
 // common reports whether a password, as a whole, is little but guessable words and runs, or
-// what is known about the member, in either direction, or repeats a few characters only.
+// what is known about the member, in either direction, or repeats a few characters only, or
+// is a published one.
 func common(password, usernameKey, email string) bool {
 	known := slices.Clone(words)
 	for _, word := range contextWords(usernameKey, email) {
@@ -89,7 +93,8 @@ func common(password, usernameKey, email string) bool {
 			known = append(known, form.text, reversed(form.text))
 		}
 	}
-	return slices.ContainsFunc(spellings(password), func(form spelling) bool { return guessable(form, known) })
+	return isPublished(password) ||
+		slices.ContainsFunc(spellings(password), func(form spelling) bool { return guessable(form, known) })
 }
 
 // guessable reports whether too few different characters are left of a text beside the words
@@ -97,25 +102,18 @@ func common(password, usernameKey, email string) bool {
 func guessable(form spelling, words []string) bool {
 	text := form.text
 	guessed := make([]bool, len(text))
-	mark := func(from, to int) {
-		for i := from; i < to; i++ {
-			guessed[i] = true
-		}
-	}
 	for _, word := range words {
 		for from := 0; len(word) >= 3; {
 			i := strings.Index(text[from:], word)
 			if i < 0 {
 				break
 			}
-			mark(from+i, from+i+len(word))
+			mark(guessed, from+i, from+i+len(word))
 			from += i + len(word)
 		}
 	}
-	for i := range max(0, len(text)-runLength+1) {
-		if form.runs && runs[text[i:i+runLength]] {
-			mark(i, i+runLength)
-		}
+	if form.runs {
+		markRuns(text, guessed)
 	}
 	left := map[rune]bool{}
 	for i, r := range text {
@@ -124,6 +122,20 @@ func guessable(form spelling, words []string) bool {
 		}
 	}
 	return len(left) < remainder
+}
+
+func markRuns(text string, guessed []bool) {
+	for i := range max(0, len(text)-runLength+1) {
+		if runs[text[i:i+runLength]] {
+			mark(guessed, i, i+runLength)
+		}
+	}
+}
+
+func mark(guessed []bool, from, to int) {
+	for i := from; i < to; i++ {
+		guessed[i] = true
+	}
 }
 
 func reversed(text string) string {
