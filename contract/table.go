@@ -68,8 +68,8 @@ type Route struct {
 	Undelivered string
 }
 
-// Table is the one place where event types are assigned to lanes. The README
-// shows it on its first screen, and a test keeps the two equal.
+// Table is the one place where event types are assigned to lanes.
+// docs/architecture.md shows it, and a test keeps the two equal.
 func Table() []Route {
 	return []Route{
 		{StorageProvision, Essential, Member, Storage, "a member without storage was promised something we did not give",

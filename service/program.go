@@ -24,7 +24,7 @@ import (
 
 // ErrUsage is returned for a command line that is not one of the subcommands.
 var ErrUsage = errors.New("usage: serve | migrate | broker | healthcheck | reconcile [--dry-run], " +
-	"member-svc also admin-token (configuration comes from the environment; see the README)")
+	"member-svc also admin-token (configuration comes from the environment; see docs/configuration.md)")
 
 // Program is what the services have in common on the way from the command line
 // to Postgres and NATS.

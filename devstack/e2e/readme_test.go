@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -17,7 +18,7 @@ import (
 func documents(t testing.TB) map[string]string {
 	t.Helper()
 	pages := map[string]string{}
-	for _, pattern := range []string{"*.md", "docs/*.md", "docs/adr/*.md"} {
+	for _, pattern := range []string{"*.md", "*/*.md", "docs/adr/*.md"} {
 		files, err := filepath.Glob(filepath.Join(repository, pattern))
 		if err != nil || len(files) == 0 {
 			t.Fatalf("no pages %s: %v", pattern, err)
@@ -29,11 +30,11 @@ func documents(t testing.TB) map[string]string {
 	return pages
 }
 
-// rows returns the README's table rows whose first cell is code, by that cell.
-func rows(t testing.TB) map[string]string {
+// rows returns the table rows of a page whose first cell is code, by that cell.
+func rows(t testing.TB, page string) map[string]string {
 	t.Helper()
 	found := map[string]string{}
-	for line := range strings.Lines(mustRead(t, filepath.Join(repository, "README.md"))) {
+	for line := range strings.Lines(mustRead(t, filepath.Join(repository, "docs", page))) {
 		line = strings.TrimSpace(line)
 		if cell, ok := strings.CutPrefix(line, "| `"); ok {
 			name, _, _ := strings.Cut(cell, "`")
@@ -43,18 +44,18 @@ func rows(t testing.TB) map[string]string {
 	return found
 }
 
-func TestReadmeShowsTheLanes(t *testing.T) {
-	shown := rows(t)
+func TestDocumentsShowTheLanes(t *testing.T) {
+	shown := rows(t, "architecture.md")
 	for _, r := range contract.Table() {
 		want := fmt.Sprintf("| `%s` | %s | %s-svc | %s | %s |", r.Type, r.Lane, r.Producer, r.Why, r.Undelivered)
 		if shown[string(r.Type)] != want {
-			t.Errorf("the README should have\n%s\nbut has\n%s", want, shown[string(r.Type)])
+			t.Errorf("architecture.md should have\n%s\nbut has\n%s", want, shown[string(r.Type)])
 		}
 	}
 }
 
-func TestReadmeShowsTheConfiguration(t *testing.T) {
-	shown := rows(t)
+func TestDocumentsShowTheConfiguration(t *testing.T) {
+	shown := rows(t, "configuration.md")
 	known := map[string]bool{}
 	for _, variables := range configuration(t) {
 		for name, v := range variables {
@@ -68,20 +69,20 @@ func TestReadmeShowsTheConfiguration(t *testing.T) {
 			}
 			want := fmt.Sprintf("| `%s` | %s | %s |", name, def, v.help)
 			if shown[name] != want {
-				t.Errorf("the README should have\n%s\nbut has\n%s", want, cmp.Or(shown[name], "nothing"))
+				t.Errorf("configuration.md should have\n%s\nbut has\n%s", want, cmp.Or(shown[name], "nothing"))
 			}
 		}
 	}
 	for name := range shown {
 		if regexp.MustCompile(`^[A-Z_]+$`).MatchString(name) && !known[name] {
-			t.Errorf("the README lists %s, which nothing reads", name)
+			t.Errorf("configuration.md lists %s, which nothing reads", name)
 		}
 	}
 }
 
 var (
 	fence    = regexp.MustCompile("(?ms)^```.*?^```$")
-	link     = regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`)
+	link     = regexp.MustCompile(`\]\(([^)#:]*)(#[^)]*)?\)`)
 	testName = regexp.MustCompile(`\bTest[A-Z]\w+`)
 )
 
@@ -89,8 +90,14 @@ func TestDocumentsPointToWhatExists(t *testing.T) {
 	tests := testNames(t)
 	for file, text := range documents(t) {
 		for _, found := range link.FindAllStringSubmatch(fence.ReplaceAllString(text, ""), -1) {
-			if _, err := os.Stat(filepath.Join(filepath.Dir(file), found[1])); err != nil {
+			target := filepath.Join(filepath.Dir(file), found[1])
+			if found[1] == "" {
+				target = file
+			}
+			if _, err := os.Stat(target); err != nil {
 				t.Errorf("%s: %v", file, err)
+			} else if found[2] != "" && !slices.Contains(anchors(mustRead(t, target)), found[2]) {
+				t.Errorf("%s: %s has no heading %s", file, found[1], found[2])
 			}
 		}
 		for _, name := range testName.FindAllString(text, -1) {
@@ -99,6 +106,17 @@ func TestDocumentsPointToWhatExists(t *testing.T) {
 			}
 		}
 	}
+}
+
+// anchors are the fragments of a page's headings, as GitHub makes them.
+func anchors(page string) (found []string) {
+	drop := regexp.MustCompile(`[^\p{L}\p{N} _-]`)
+	headings := regexp.MustCompile(`(?m)^#+ (.*)$`)
+	for _, heading := range headings.FindAllStringSubmatch(fence.ReplaceAllString(page, ""), -1) {
+		slug := strings.ReplaceAll(drop.ReplaceAllString(strings.ToLower(heading[1]), ""), " ", "-")
+		found = append(found, "#"+slug)
+	}
+	return found
 }
 
 // testNames lists the tests of all modules.
@@ -123,7 +141,7 @@ func testNames(t testing.TB) map[string]bool {
 
 // The demonstration tokens of the containers are the ones that are documented.
 func TestDemoTokensAreDocumented(t *testing.T) {
-	for _, page := range []string{"README.md", "deploy/demo-tokens"} {
+	for _, page := range []string{"docs/compose.md", "deploy/demo-tokens"} {
 		for _, token := range []string{"demo-viewer-token", "demo-operator-token"} {
 			if !strings.Contains(mustRead(t, filepath.Join(repository, page)), token) {
 				t.Errorf("%s does not name %s", page, token)

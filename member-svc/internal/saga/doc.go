@@ -10,12 +10,12 @@
 //	 again  └───────►│  ▲  │                    ▲               │
 //	                 │  │  └── withdraw ────────┼───────────┐   │
 //	rejected,        │  │ retry                 │           ▼   ▼     deprovisioned
-//	gave up,         │  │ (generation + 1)      │        withdrawing ─────────────► withdrawn
-//	reply ahead      ▼  │                       │         │  ▲    ▲                     ▲
+//	gave up          │  │ (generation + 1)      │        withdrawing ─────────────► withdrawn
+//	                 ▼  │                       │         │  ▲    ▲                     ▲
 //	            needs_attention ── provisioned ─┘         │  │    │                     │
 //	                    └────────── withdraw ─────────────┼──┼────┘                     │
 //	                               rejected, gave up,     ▼  │ retry (generation + 1)   │
-//	                               reply ahead   withdraw_needs_attention ──────────────┘
+//	                                             withdraw_needs_attention ──────────────┘
 //
 // Rules that the picture cannot show:
 //
@@ -27,10 +27,10 @@
 //   - A time-out means unknown, never failed. The timer sends the command again;
 //     only a definite rejection, or the give-up age, asks for a person, and even
 //     then a late success still makes the saga ready.
-//   - The generation belongs to the Member service and only grows, by an operator's
-//     retry or a withdrawal. Timers repeat a generation. A reply above the saga's
-//     own generation proves that the Member database lost its newest rows: a person
-//     has to look, and the next generation starts above the one observed.
+//   - Only the Member service raises the generation, for an operator's retry or a
+//     withdrawal. Timers repeat a generation. Nobody commanded a reply above the saga's
+//     own generation: it changes the timeline and nothing else, so neither a forged
+//     message nor a Member database restored to an older state needs a person.
 //   - The version counts transitions and orders everything; a repeated command
 //     does not move it, since nothing has become known.
 //   - A reply that fits no state is recorded and changes nothing.
