@@ -144,6 +144,7 @@ func TestTransactionsAreRepeated(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			defer func() { _ = other.Rollback(context.WithoutCancel(t.Context())) }()
 			var failed *pgconn.PgError
 			tries := 0
 			err = service.Transactor{Pool: pool, Idle: time.Minute}.Do(t.Context(), nil, func(tx pgx.Tx) error {

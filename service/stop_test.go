@@ -26,7 +26,14 @@ func TestStopLeavesBehindWhatHangs(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	began := time.Now()
-	err := p.Run(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- p.Run(ctx) }()
+	var err error
+	select {
+	case err = <-ended:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the stop hangs")
+	}
 	if took := time.Since(began); took > time.Second {
 		t.Errorf("took %s", took)
 	}
