@@ -49,6 +49,8 @@ func TestAccounts(t *testing.T) {
 		{"no token", "GET", "/v1/members/me", "", nil, 401, "unauthorized"},
 		{"foreign token", "GET", "/v1/members/me", "", []string{"Authorization", "Bearer x"}, 401, "unauthorized"},
 		{"no bearer", "GET", "/v1/members/me", "", []string{"Authorization", strings.Replace(session[1], "Bearer", "Basic", 1)}, 401, "unauthorized"},
+		{"half a query", "DELETE", "/v1/sessions?others=true;x", "", session, 422, "validation_failed"},
+		{"a broken query", "DELETE", "/v1/sessions?others=%zz", "", session, 422, "validation_failed"},
 		{"leave without a session", "DELETE", "/v1/members/me", leave, nil, 401, "unauthorized"},
 		{"leave with another password", "DELETE", "/v1/members/me", `{"password":"x"}`, session, 401, "invalid_credentials"},
 		{"leave without a password", "DELETE", "/v1/members/me", `{}`, session, 401, "invalid_credentials"},

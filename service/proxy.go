@@ -147,7 +147,7 @@ func (p Proxies) read(r *http.Request) (s seen, host, trouble string) {
 		s.https = strings.EqualFold(scheme, "https")
 	}
 	if name := last(r, "X-Forwarded-Host"); hostName.MatchString(name) {
-		host = name
+		host = canonical(name, s.https)
 	}
 	prefix := strings.TrimSuffix(last(r, "X-Forwarded-Prefix"), "/")
 	if pathPrefix.MatchString(prefix) && path.Clean(prefix) == prefix {
@@ -160,6 +160,16 @@ var (
 	hostName   = regexp.MustCompile(`^([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$`)
 	pathPrefix = regexp.MustCompile(`^(/[A-Za-z0-9._~-]+){1,8}$`)
 )
+
+// canonical writes a host as browsers do in Origin: in lower case, and without the port
+// that the scheme implies.
+func canonical(host string, https bool) string {
+	implied := ":80"
+	if https {
+		implied = ":443"
+	}
+	return strings.TrimSuffix(strings.ToLower(host), implied)
+}
 
 // client returns the last address, from the right, that is no proxy's. Each proxy has
 // added on the right whom it was asked by; what is left of the first address that is

@@ -123,6 +123,8 @@ func TestProxiesTellHostAndPrefix(t *testing.T) {
 		{"X-Forwarded-Host", "outer.example:8443", "outer.example:8443 "},
 		{"X-Forwarded-Host", "[2001:db8::1]:8443", "[2001:db8::1]:8443 "},
 		{"X-Forwarded-Host", "evil.example, outer.example", "outer.example "}, // the client's own value comes first
+		{"X-Forwarded-Host", "Outer.Example:80", "outer.example "},            // as in Origin of the browser
+		{"X-Forwarded-Host", "outer.example:443", "outer.example:443 "},
 		{"X-Forwarded-Host", "outer.example/path", "inner.example "},
 		{"X-Forwarded-Host", `"outer.example"`, "inner.example "},
 		{"X-Forwarded-Host", "", "inner.example "},

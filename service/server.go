@@ -132,6 +132,7 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		WriteProblem(w, p)
 		return
 	}
+	normalize(r.URL)
 	s.cfg.Handler.ServeHTTP(w, r)
 }
 

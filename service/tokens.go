@@ -80,11 +80,7 @@ func (t *Tokens) Require(role string) func(http.Handler) http.Handler {
 			who, ok := r.Context().Value(actorKey{}).(token)
 			var refusal *Problem
 			if !ok {
-				scheme, secret, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-				if !strings.EqualFold(scheme, "Bearer") {
-					secret = ""
-				}
-				who, refusal = t.authenticate(r, secret)
+				who, refusal = t.authenticate(r, Bearer(r))
 			}
 			switch {
 			case refusal != nil:

@@ -3,7 +3,6 @@ package api
 import (
 	"net/http"
 	"strconv"
-	"strings"
 
 	"github.com/go-chi/chi/v5"
 
@@ -134,7 +133,7 @@ func (a *API) endSessions(w http.ResponseWriter, r *http.Request) error {
 	}
 	others := false
 	known := filters{"others": parsed(&others, strconv.ParseBool)}
-	if err := read(r.URL.Query(), "", known); err != nil {
+	if err := readQuery(r, known); err != nil {
 		return err
 	}
 	if err := a.Accounts.EndSessions(r.Context(), token, others); err != nil {
@@ -158,8 +157,8 @@ func (a *API) endSession(w http.ResponseWriter, r *http.Request) error {
 
 // bearer returns the request's session token.
 func bearer(r *http.Request) (string, error) {
-	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if !strings.EqualFold(scheme, "Bearer") || token == "" {
+	token := service.Bearer(r)
+	if token == "" {
 		return "", account.ErrNoSession
 	}
 	return token, nil

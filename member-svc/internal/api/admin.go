@@ -107,7 +107,7 @@ func (a *API) listSagas(w http.ResponseWriter, r *http.Request) error {
 		delayed, err := strconv.ParseBool(v)
 		return &delayed, err
 	})
-	if err := read(r.URL.Query(), "", known); err != nil {
+	if err := readQuery(r, known); err != nil {
 		return err
 	}
 	records, next, err := a.Store.List(r.Context(), f)

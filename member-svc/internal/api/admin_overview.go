@@ -35,7 +35,7 @@ type laneView struct {
 }
 
 func (a *API) showOverview(w http.ResponseWriter, r *http.Request) error {
-	if err := read(r.URL.Query(), "", nil); err != nil {
+	if err := readQuery(r, nil); err != nil {
 		return err
 	}
 	o, err := a.Store.Overview(r.Context())
@@ -67,7 +67,7 @@ func (a *API) showOverview(w http.ResponseWriter, r *http.Request) error {
 // listFailures answers with the kinds of failures, the largest first.
 func (a *API) listFailures(w http.ResponseWriter, r *http.Request) error {
 	n := defaultLimit
-	if err := read(r.URL.Query(), "", filters{"limit": limit(&n)}); err != nil {
+	if err := readQuery(r, filters{"limit": limit(&n)}); err != nil {
 		return err
 	}
 	found, err := a.Store.Failures(r.Context(), n)

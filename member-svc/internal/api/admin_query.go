@@ -14,6 +14,15 @@ const defaultLimit = 50
 // filters read the values of a query, by name, and return what is wrong with them, or "".
 type filters map[string]func(value string) (wrong string)
 
+// readQuery reads the query of a request.
+func readQuery(r *http.Request, known filters) error {
+	q, err := service.Query(r)
+	if err != nil {
+		return err
+	}
+	return read(q, "", known)
+}
+
 // read reads a query strictly: a misspelt filter that selects everything misleads.
 // Errors point to names under a prefix.
 func read(q url.Values, prefix string, known filters) error {

@@ -13,7 +13,7 @@ import (
 
 func (a *API) listDead(w http.ResponseWriter, r *http.Request) error {
 	n, after := defaultLimit, store.DeadID{}
-	if err := read(r.URL.Query(), "", filters{"limit": limit(&n), "cursor": parsed(&after, store.ParseDeadID)}); err != nil {
+	if err := readQuery(r, filters{"limit": limit(&n), "cursor": parsed(&after, store.ParseDeadID)}); err != nil {
 		return err
 	}
 	page, next, err := a.Store.Dead(r.Context(), after, n)
@@ -56,7 +56,7 @@ func (a *API) listAudit(w http.ResponseWriter, r *http.Request) error {
 			return id, err
 		}),
 	}
-	if err := read(r.URL.Query(), "", known); err != nil {
+	if err := readQuery(r, known); err != nil {
 		return err
 	}
 	page, next, err := a.Store.Audit(r.Context(), f)

@@ -93,7 +93,7 @@ func (a *API) showRetry(w http.ResponseWriter, r *http.Request) error {
 
 func (a *API) listRetries(w http.ResponseWriter, r *http.Request) error {
 	n, after := defaultLimit, uuid.Max
-	if err := read(r.URL.Query(), "", filters{"limit": limit(&n), "cursor": parsed(&after, uuid.FromString)}); err != nil {
+	if err := readQuery(r, filters{"limit": limit(&n), "cursor": parsed(&after, uuid.FromString)}); err != nil {
 		return err
 	}
 	page, next, err := a.Store.Retries(r.Context(), after.String(), n)

@@ -79,6 +79,11 @@ const home = "/console/"
 
 var errNoPage = &client.Problem{Status: http.StatusNotFound, Title: "Not Found", Detail: "there is no such page"}
 
+var errQuery = &client.Problem{
+	Status: http.StatusUnprocessableEntity, Title: "Unprocessable Entity",
+	Detail: "what follows the question mark in the address cannot be read",
+}
+
 // routes adds the screens and what can be done on them.
 func (c *Console) routes(r chi.Router) {
 	r.Get(home, c.screen(c.overview))
@@ -129,6 +134,10 @@ type view struct {
 // screen answers GETs with what show returns.
 func (c *Console) screen(show func(*http.Request) (view, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
+		if _, err := service.Query(r); err != nil {
+			c.refuse(w, r, errQuery)
+			return
+		}
 		v, err := show(r)
 		if err != nil {
 			c.refuse(w, r, err)

@@ -211,6 +211,8 @@ func TestWrongFiltersAreShown(t *testing.T) {
 		"?username=" + url.QueryEscape("a b"): {`value="a b"`, "cannot be read"},
 		"?member_id=mina":                     {`value="mina"`, "cannot be read"},
 		"?stat=ready":                         {"/stat", "is not a filter"},
+		"?state=withdrawn;x":                  {"cannot be read"},
+		"?state=%zz":                          {"cannot be read"},
 		"?state=ready&state=withdrawn":        {"/state", "more than once"},
 	} {
 		p := b.get("/console/sagas" + query)

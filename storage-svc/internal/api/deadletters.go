@@ -36,7 +36,7 @@ func viewDeadLetter(d store.DeadLetter) deadLetter {
 }
 
 func (a *API) listDeadLetters(w http.ResponseWriter, r *http.Request) error {
-	cursor, limit, err := pageOf(r.URL.Query())
+	cursor, limit, err := pageOf(r)
 	if err != nil {
 		return err
 	}

@@ -2,7 +2,6 @@ package api
 
 import (
 	"net/http"
-	"net/url"
 	"strconv"
 	"time"
 
@@ -63,7 +62,7 @@ func (a *API) getStorage(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (a *API) listStorages(w http.ResponseWriter, r *http.Request) error {
-	after, limit, err := pageOf(r.URL.Query())
+	after, limit, err := pageOf(r)
 	if err != nil {
 		return err
 	}
@@ -89,9 +88,16 @@ func invalid(pointer, detail string) *service.Problem {
 
 // pageOf reads a query strictly: a misspelt parameter must not answer with the
 // first page for ever.
-func pageOf(q url.Values) (cursor string, limit int, err error) {
+func pageOf(r *http.Request) (cursor string, limit int, err error) {
 	limit = defaultLimit
+	q, err := service.Query(r)
+	if err != nil {
+		return "", 0, err
+	}
 	for name, values := range q {
+		if len(values) > 1 {
+			return "", 0, invalid("/"+name, "is given more than once")
+		}
 		switch name {
 		case "cursor":
 			cursor = values[0]
