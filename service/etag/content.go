@@ -5,6 +5,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"net/http"
+	"regexp"
+	"strings"
 	"time"
 )
 
@@ -22,6 +24,11 @@ func NewContent(body []byte, contentType string) *Content {
 	return &Content{body: body, contentType: contentType, Version: hex.EncodeToString(sum[:6])}
 }
 
+// oneRange is the only kind of Range that is served. All else is ignored, as RFC 9110, 14.2,
+// has it: other methods than GET, other units, and sets of ranges, whose answer could be
+// many times as long as the content.
+var oneRange = regexp.MustCompile(`^(?i:bytes)=[ \t]*([0-9]+-[0-9]*|-[0-9]+)[ \t]*$`)
+
 // ServeHTTP implements http.Handler for GET and HEAD, with conditions and ranges.
 func (s *Content) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
@@ -30,6 +37,11 @@ func (s *Content) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if NotModified(w, r, `"`+s.Version+`"`) {
 		return
+	}
+	r = r.Clone(r.Context())
+	one := oneRange.FindStringSubmatch(strings.Join(r.Header["Range"], ","))
+	if r.Header.Del("Range"); r.Method == http.MethodGet && one != nil {
+		r.Header.Set("Range", "bytes="+one[1])
 	}
 	h.Set("Content-Type", s.contentType)
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(s.body))

@@ -60,3 +60,31 @@ func TestNotModified(t *testing.T) {
 		}
 	}
 }
+
+// RFC 9110, 14.2: a Range is for GET and for units that the server knows; else it is ignored.
+func TestRanges(t *testing.T) {
+	content := etag.NewContent([]byte("0123456789"), "text/plain")
+	for _, c := range []struct {
+		method, header string
+		status         int
+		body           string
+	}{
+		{"GET", "bytes=2-3", 206, "23"},
+		{"GET", "Bytes=2-3", 206, "23"},
+		{"GET", "bytes=-2", 206, "89"},
+		{"GET", "bytes=8-", 206, "89"},
+		{"GET", "bytes=10-", 416, "invalid range: failed to overlap\n"},
+		{"GET", "bytes=0-0,2-3,0-0,0-0,0-0", 200, "0123456789"},
+		{"GET", "lines=0-1", 200, "0123456789"},
+		{"GET", "bytes=x", 200, "0123456789"},
+		{"HEAD", "bytes=2-3", 200, ""},
+		{"HEAD", "bytes=10-", 200, ""},
+	} {
+		w, r := httptest.NewRecorder(), httptest.NewRequest(c.method, "/", http.NoBody)
+		r.Header.Set("Range", c.header)
+		content.ServeHTTP(w, r)
+		if w.Code != c.status || w.Body.String() != c.body {
+			t.Errorf("%s %s: %d %q, want %d %q", c.method, c.header, w.Code, w.Body, c.status, c.body)
+		}
+	}
+}
