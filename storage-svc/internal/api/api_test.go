@@ -195,8 +195,10 @@ func TestListOfStorages(t *testing.T) {
 			t.Errorf("limit %d: %d pages, %v", limit, n, got)
 		}
 	}
-	for query, contains := range map[string]string{"limit=0": "/limit", "limit=1001": "/limit", "limit=x": "/limit", "cursor=x": "/cursor", "page=2": "/page",
-		"limit=1;x": "cannot be read", "cursor=%zz": "cannot be read", "limit=1&limit=2": "more than once"} {
+	for query, contains := range map[string]string{
+		"limit=0": "/limit", "limit=1001": "/limit", "limit=x": "/limit", "cursor=x": "/cursor", "page=2": "/page",
+		"limit=1;x": "cannot be read", "cursor=%zz": "cannot be read", "limit=1&limit=2": "more than once",
+	} {
 		if status, answer := f.call("GET", "/v1/storages?"+query, "secret", ""); status != 422 || !strings.Contains(answer, contains) {
 			t.Errorf("%s: %d %s", query, status, answer)
 		}
