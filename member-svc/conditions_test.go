@@ -14,6 +14,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/signup-saga/signup-saga/contract"
 	"github.com/signup-saga/signup-saga/devstack/testenv"
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
 )
@@ -299,4 +300,42 @@ func TestReadOnlyRoleAndBack(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A saga that somebody else changes each time, between our read and our write: who asks is answered 503, and what a
+// participant replies waits.
+func TestMissedSwapsAreNoDefect(t *testing.T) {
+	broker := testenv.NATS(t)
+	answer := make(chan struct{})
+	fakeStorage(t, broker.URL, func(contract.StorageCommand) (contract.Type, *contract.StorageError) {
+		<-answer
+		return contract.StorageProvisioned, nil
+	})
+	url := storetest.URL(t)
+	admin := storetest.Connect(t, url)
+	s := start(t, environment(t, url, broker.URL))
+	body := signUp(t, s, "mina")
+	credentials := fmt.Sprintf(`{"username":"mina","password":%q}`, password)
+	_, _, session, _ := call(t, "POST", s.public+"/v1/sessions", credentials)
+	var sagaID string
+	if err := admin.QueryRow(t.Context(), "SELECT id::text FROM signup_saga").Scan(&sagaID); err != nil {
+		t.Fatal(err)
+	}
+	storetest.Exec(t, admin, `CREATE FUNCTION miss() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+CREATE TRIGGER miss BEFORE UPDATE ON signup_saga FOR EACH ROW EXECUTE FUNCTION miss()`)
+	close(answer)
+	for _, r := range [][4]string{
+		{"DELETE", s.public + "/v1/members/me", fmt.Sprintf(`{"password":%q}`, password), fmt.Sprint("Bearer ", session["token"])},
+		{"POST", s.admin + "/admin/v1/sagas/" + sagaID + "/cancel", `{"reason":"a test"}`, "Bearer operator-token"},
+	} {
+		status, header, _, raw := call(t, r[0], r[1], r[2], "Authorization", r[3])
+		if status != http.StatusServiceUnavailable || header.Get("Retry-After") == "" {
+			t.Errorf("%s %s: %d, Retry-After %q: %s", r[0], r[1], status, header.Get("Retry-After"), raw)
+		}
+	}
+	testenv.Eventually(t, 20*time.Second, "the reply to be put off", func() bool {
+		return strings.Contains(s.log.String(), `"task":"handle STORAGE_`)
+	})
+	storetest.Exec(t, admin, "DROP TRIGGER miss ON signup_saga")
+	s.awaitState(t, body, "ready")
 }

@@ -82,6 +82,10 @@ func stalePlan(err *pgconn.PgError) bool {
 	return err.Code == "0A000" && err.Routine == "RevalidateCachedQuery"
 }
 
+// ErrConflict ends a transaction whose rows were changed since it read them: nothing
+// happened, and another try may succeed.
+var ErrConflict = errors.New("somebody else changed the same rows at the same time")
+
 // Unavailable reports whether err says that the database could not be reached, or could
 // not do the work at this time, rather than that it refused the work. The outcome of a
 // commit that failed so is unknown.
@@ -97,22 +101,24 @@ func Unavailable(err error) bool {
 	var network net.Error
 	return errors.As(err, &network) || pgconn.Timeout(err) || pgconn.SafeToRetry(err) ||
 		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, net.ErrClosed) ||
-		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, puddle.ErrClosedPool) || errors.Is(err, errPooler)
+		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, puddle.ErrClosedPool) ||
+		errors.Is(err, errPooler) || errors.Is(err, ErrConflict)
 }
 
 // repeatable reports whether err says that nothing happened and another try may succeed.
 func repeatable(err error) bool {
 	var pg *pgconn.PgError
-	return errors.As(err, &pg) && classify(pg) == undone
+	return errors.Is(err, ErrConflict) || errors.As(err, &pg) && classify(pg) == undone
 }
 
 // maxRepeats bounds [Repeat]. Its pauses are about a second together.
 const maxRepeats = 8
 
 // Repeat calls fn until it succeeds, up to eight times and with back-off, while Postgres
-// says that it undid the transaction and that another try may succeed. Any other error,
-// one that leaves the outcome open included, is returned at once. fn must be fit to run
-// again, and should be bounded by ctx: when ctx ends, the last error is returned.
+// says that it undid the transaction and that another try may succeed, or fn reports an
+// [ErrConflict]. Any other error, one that leaves the outcome open included, is returned
+// at once. fn must be fit to run again, and should be bounded by ctx: when ctx ends, the
+// last error is returned.
 func Repeat(ctx context.Context, fn func() error) error {
 	for attempt := 1; ; attempt++ {
 		err := fn()

@@ -3,7 +3,6 @@ package store
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -18,6 +17,7 @@ import (
 	"github.com/signup-saga/signup-saga/contract"
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/outbox"
+	"github.com/signup-saga/signup-saga/service"
 )
 
 // Change is one event for one saga. An event with an Actor is audited.
@@ -39,35 +39,26 @@ type Result struct {
 }
 
 // errMissed: somebody else moved a saga between our read and our write.
-var errMissed = errors.New("compare-and-swap missed")
-
-// maxMisses bounds how often Apply decides again; each miss means that another
-// transition was committed meanwhile, so one saga cannot miss for long.
-const maxMisses = 10
+var errMissed = fmt.Errorf("compare-and-swap missed: %w", service.ErrConflict)
 
 // Apply decides and stores changes in one transaction, those of one saga in the
 // order given; results are ordered by saga. Each transition is guarded by the version
 // that it was decided on: when another one wins the race, everything is loaded and
-// decided again.
+// decided again, as [service.Repeat] does.
 func (s *Store) Apply(ctx context.Context, changes ...Change) ([]Result, error) {
 	// Everybody updates sagas in the same order: no deadlocks.
 	changes = slices.Clone(changes)
 	slices.SortStableFunc(changes, func(a, b Change) int { return cmp.Compare(a.SagaID, b.SagaID) })
-	for range maxMisses {
-		var results []Result
-		err := s.tx.Do(ctx, s.wake, func(tx pgx.Tx) error {
-			records, err := load(ctx, tx, changes)
-			if err != nil {
-				return err
-			}
-			results, err = s.applyTx(ctx, tx, records, changes)
+	var results []Result
+	err := s.tx.Do(ctx, s.wake, func(tx pgx.Tx) error {
+		records, err := load(ctx, tx, changes)
+		if err != nil {
 			return err
-		})
-		if !errors.Is(err, errMissed) {
-			return results, err
 		}
-	}
-	return nil, fmt.Errorf("%d tries: %w", maxMisses, errMissed)
+		results, err = s.applyTx(ctx, tx, records, changes)
+		return err
+	})
+	return results, err
 }
 
 func load(ctx context.Context, tx pgx.Tx, changes []Change) (map[string]Record, error) {
