@@ -324,8 +324,9 @@ func TestMissedSwapsAreNoDefect(t *testing.T) {
 	storetest.Exec(t, admin, `CREATE FUNCTION miss() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
 CREATE TRIGGER miss BEFORE UPDATE ON signup_saga FOR EACH ROW EXECUTE FUNCTION miss()`)
 	close(answer)
+	own, token := fmt.Sprintf(`{"password":%q}`, password), fmt.Sprint("Bearer ", session["token"])
 	for _, r := range [][4]string{
-		{"DELETE", s.public + "/v1/members/me", fmt.Sprintf(`{"password":%q}`, password), fmt.Sprint("Bearer ", session["token"])},
+		{"DELETE", s.public + "/v1/members/me", own, token},
 		{"POST", s.admin + "/admin/v1/sagas/" + sagaID + "/cancel", `{"reason":"a test"}`, "Bearer operator-token"},
 	} {
 		status, header, _, raw := call(t, r[0], r[1], r[2], "Authorization", r[3])

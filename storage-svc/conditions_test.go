@@ -92,7 +92,7 @@ var operations = [][3]string{
 }
 
 // ask calls one operation, and fails the test for an answer that no passing condition excuses.
-func (p *plight) ask(operation [3]string) (status int) {
+func (p *plight) ask(operation [3]string) int {
 	p.t.Helper()
 	req, err := http.NewRequestWithContext(p.t.Context(), operation[0], "http://"+p.addr+operation[1],
 		strings.NewReader(operation[2]))
@@ -109,9 +109,9 @@ func (p *plight) ask(operation [3]string) (status int) {
 	}
 	defer resp.Body.Close()
 	body, _ := io.ReadAll(resp.Body)
-	status = resp.StatusCode
-	if status >= 500 && (status != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "") {
-		p.t.Errorf("%s %s: %d, Retry-After %q: %s", operation[0], operation[1], status, resp.Header.Get("Retry-After"), body)
+	status, after := resp.StatusCode, resp.Header.Get("Retry-After")
+	if status >= 500 && (status != http.StatusServiceUnavailable || after == "") {
+		p.t.Errorf("%s %s: %d, Retry-After %q: %s", operation[0], operation[1], status, after, body)
 	}
 	return status
 }
@@ -208,7 +208,8 @@ END $$`)
 		all = append(all, condition{setting, "ALTER ROLE " + p.role + " SET " + setting + " = " + value,
 			"ALTER ROLE " + p.role + " RESET " + setting, during})
 	}
-	const locked = "BEGIN; LOCK TABLE storage IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(0.3); COMMIT; SELECT pg_sleep(0.05)"
+	const locked = "BEGIN; LOCK TABLE storage IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(0.3); " +
+		"COMMIT; SELECT pg_sleep(0.05)"
 	set("lock_timeout", "100", locked)
 	set("statement_timeout", "100", locked)
 	set("default_transaction_isolation", "serializable", "")
