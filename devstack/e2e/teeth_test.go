@@ -211,7 +211,7 @@ var guards = []guard{
 		"s = s.bounded()", "",
 		"member-svc ./internal/store", "TestPoisonedSagaGoesOn"},
 	{"what the database refuses is skipped", "member-svc/internal/store/apply.go",
-		"; !Defective(err) {\n\t\treturn results, nil, err", "; true {\n\t\treturn results, nil, err",
+		"; !service.Defective(err) {\n\t\treturn results, nil, err", "; true {\n\t\treturn results, nil, err",
 		"member-svc ./internal/store", "TestRefusedSagaIsSkipped"},
 	{"a retry that fails holds up no other", "member-svc/internal/store/retrystep.go",
 		"if err != nil && found && ctx.Err() == nil {", "if false {",

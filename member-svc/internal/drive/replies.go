@@ -57,7 +57,7 @@ func Replies(st *store.Store, log *slog.Logger, observe func(outcome string)) fu
 // of one, each in its own: one strange reply must not hold up the others.
 func apply(ctx context.Context, st *store.Store, log *slog.Logger, observe func(string), changes []store.Change) error {
 	results, err := st.Apply(ctx, changes...)
-	if store.Defective(err) {
+	if service.Defective(err) {
 		if len(changes) == 1 {
 			log.ErrorContext(service.WithTraceParent(ctx, changes[0].TraceParent), "reply refused by the database", "saga_id", changes[0].SagaID, "error", err)
 			observe("malformed")

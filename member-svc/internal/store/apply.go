@@ -141,13 +141,13 @@ func (s *Store) applyEach(
 		})
 		return results, err
 	}
-	if results, err = try(changes); !Defective(err) {
+	if results, err = try(changes); !service.Defective(err) {
 		return results, nil, err
 	}
 	results = nil
 	for _, c := range changes {
 		one, err := try([]Change{c})
-		if Defective(err) {
+		if service.Defective(err) {
 			s.logger().ErrorContext(ctx, "change refused by the database; the saga is left as it is",
 				"saga_id", c.SagaID, "kind", c.Event.Kind, "error", err)
 			refused = append(refused, c.SagaID)

@@ -12,12 +12,9 @@ import (
 	"embed"
 	"errors"
 	"log/slog"
-	"strings"
 	"time"
 
-	"github.com/gofrs/uuid/v5"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/signup-saga/signup-saga/contract"
@@ -105,10 +102,6 @@ func (s *Store) Find(ctx context.Context, signupID string) (Record, error) {
 // Message turns an effect of a saga into the event that is published. Of the record it
 // needs what the event says: ids, generation, plan, state and trace.
 func Message(r Record, effect saga.Effect) (outbox.Event, error) {
-	lane := contract.Essential // what a step asks for is, also before it is in the table
-	if route, ok := contract.RouteOf(effect.Type); ok {
-		lane = route.Lane
-	}
 	generation := min(r.Generation, contract.MaxGeneration) // an older version let more through
 	command := contract.StorageCommand{MemberID: r.MemberID, SagaID: r.ID, Generation: generation}
 	if !r.State.Left() {
@@ -118,15 +111,9 @@ func Message(r Record, effect saga.Effect) (outbox.Event, error) {
 	if effect.Type == contract.MemberSignedUp {
 		data = contract.SignedUp{MemberID: r.MemberID, SagaID: r.ID}
 	}
-	id, err := uuid.NewV7()
-	if err != nil {
-		return outbox.Event{}, err
-	}
-	payload, err := contract.Encode(data)
-	return outbox.Event{
-		Lane: string(lane), ID: id.String(), Key: r.MemberID, Type: string(effect.Type), Payload: payload,
-		Headers: contract.Event{SagaID: r.ID, Generation: generation, TraceParent: r.TraceParent}.Headers(),
-	}, err
+	return service.NewEvent(contract.Event{
+		Type: effect.Type, Subject: r.MemberID, SagaID: r.ID, Generation: generation, TraceParent: r.TraceParent,
+	}, data)
 }
 
 // one scans the only row, or reports ErrNotFound.
@@ -140,12 +127,4 @@ func notFound(err error) error {
 		return ErrNotFound
 	}
 	return err
-}
-
-// Defective reports whether Postgres refused the data itself, or the contract the message, so
-// that the same write can never succeed.
-func Defective(err error) bool {
-	pg := new(pgconn.PgError)
-	return errors.Is(err, contract.ErrMalformed) ||
-		errors.As(err, &pg) && (strings.HasPrefix(pg.Code, "22") || strings.HasPrefix(pg.Code, "23"))
 }

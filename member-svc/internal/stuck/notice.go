@@ -13,11 +13,10 @@ package stuck
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
-	"github.com/gofrs/uuid/v5"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -43,10 +42,15 @@ func Notices(pool *pgxpool.Pool, after time.Duration, wake func()) func(context.
 			if err != nil {
 				return fmt.Errorf("record stuck sagas: %w", err)
 			}
-			events := make([]outbox.Event, len(found))
-			for i, s := range found {
-				if events[i], err = event(s); err != nil {
+			events := make([]outbox.Event, 0, len(found))
+			for _, s := range found {
+				e, err := event(s)
+				switch {
+				case errors.Is(err, contract.ErrMalformed): // a damaged row keeps no other from being told
+				case err != nil:
 					return err
+				default:
+					events = append(events, e)
 				}
 			}
 			return outbox.Append(ctx, tx, events...)
@@ -83,17 +87,8 @@ SELECT member_id::text, id::text AS saga_id, generation, state, reason, since FR
 }
 
 func event(s contract.Stuck) (outbox.Event, error) {
-	id, err := uuid.NewV7()
-	if err != nil {
-		return outbox.Event{}, fmt.Errorf("event id: %w", err)
-	}
 	s.Since, s.Generation = s.Since.UTC(), min(s.Generation, contract.MaxGeneration)
-	payload, err := json.Marshal(s)
-	if err != nil {
-		return outbox.Event{}, fmt.Errorf("encode %s: %w", contract.SignupStuck, err)
-	}
-	return outbox.Event{
-		Lane: string(contract.NonEssential), ID: id.String(), Key: s.MemberID, Type: string(contract.SignupStuck), Payload: payload,
-		Headers: contract.Event{SagaID: s.SagaID, Generation: s.Generation}.Headers(),
-	}, nil
+	return service.NewEvent(contract.Event{
+		Type: contract.SignupStuck, Subject: s.MemberID, SagaID: s.SagaID, Generation: s.Generation,
+	}, s)
 }

@@ -108,6 +108,21 @@ INSERT INTO saga_event (saga_id, kind, state, version, generation, message_id) V
 	}
 }
 
+// A saga whose row says what no message may say keeps no other from being told.
+func TestDamagedSagaHoldsUpNoNotice(t *testing.T) {
+	pool := storetest.Open(t)
+	signup(t, pool, "needs_attention", "no\nclass", 0)
+	signup(t, pool, "needs_attention", "rejected", 0)
+	if _, err := stuck.Notices(pool, time.Minute, nil)(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	const sent = "SELECT count(*) FROM outbox_event_nonessential " +
+		"WHERE convert_from(payload, 'UTF8')::json->>'reason' = 'rejected'"
+	if n := storetest.Count(t, pool, sent); n != 1 {
+		t.Errorf("%d notices of the sound saga, want 1", n)
+	}
+}
+
 // A crash, or an outbox that cannot be written, leaves no row that would keep the
 // notice from being told later.
 func TestNoticeIsOneTransaction(t *testing.T) {

@@ -2,10 +2,8 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 
-	"github.com/gofrs/uuid/v5"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -66,17 +64,11 @@ func appendChange(ctx context.Context, tx pgx.Tx, g provision.Gate) error {
 	if g.OpenedAt != nil {
 		change.ChangedAt = g.OpenedAt.UTC()
 	}
-	id, err := uuid.NewV7()
+	event, err := service.NewEvent(contract.Event{Type: contract.StorageProviderChanged, Subject: "provider"}, change)
 	if err != nil {
-		return fmt.Errorf("event id: %w", err)
+		return err
 	}
-	payload, err := json.Marshal(change)
-	if err != nil {
-		return fmt.Errorf("encode %s: %w", contract.StorageProviderChanged, err)
-	}
-	return outbox.Append(ctx, tx, outbox.Event{
-		Lane: string(contract.NonEssential), ID: id.String(), Key: "provider", Type: string(contract.StorageProviderChanged), Payload: payload,
-	})
+	return outbox.Append(ctx, tx, event)
 }
 
 func setGate(ctx context.Context, db execer, was, next provision.Gate) (written bool, err error) {

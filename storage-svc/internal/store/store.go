@@ -9,9 +9,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/gofrs/uuid/v5"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/signup-saga/signup-saga/contract"
@@ -166,31 +164,20 @@ func (c *resultColumns) add(r provision.Result) {
 func appendReplies(ctx context.Context, tx pgx.Tx, replies []provision.Reply) error {
 	events := make([]outbox.Event, len(replies))
 	for i, r := range replies {
-		route, ok := contract.RouteOf(r.Type)
-		if !ok {
-			return fmt.Errorf("no route for %q", r.Type)
-		}
-		id, err := uuid.NewV7()
+		event, err := service.NewEvent(contract.Event{
+			Type: r.Type, Subject: r.Data.MemberID,
+			SagaID: r.Data.SagaID, Generation: r.Data.Generation, TraceParent: r.TraceParent,
+		}, r.Data)
 		if err != nil {
-			return fmt.Errorf("event id: %w", err)
+			return err
 		}
-		payload, err := contract.Encode(r.Data)
-		if err != nil {
-			return fmt.Errorf("encode %s: %w", r.Type, err)
-		}
-		events[i] = outbox.Event{
-			Lane: string(route.Lane), ID: id.String(), Key: r.Data.MemberID, Type: string(r.Type), Payload: payload,
-			Headers: contract.Event{SagaID: r.Data.SagaID, Generation: r.Data.Generation, TraceParent: r.TraceParent}.Headers(),
-		}
+		events[i] = event
 	}
 	return outbox.Append(ctx, tx, events...)
 }
 
-// Defective implements provision.Inbox: data exceptions, violated constraints, and what may not be sent.
-func (s *Store) Defective(err error) bool {
-	var pg *pgconn.PgError
-	return errors.Is(err, contract.ErrMalformed) || errors.As(err, &pg) && (pg.Code[:2] == "22" || pg.Code[:2] == "23")
-}
+// Defective implements provision.Inbox.
+func (s *Store) Defective(err error) bool { return service.Defective(err) }
 
 // Fault returns how the provider shall misbehave.
 func (s *Store) Fault(ctx context.Context) (provider.Fault, error) {

@@ -1,0 +1,44 @@
+package service
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/gofrs/uuid/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/signup-saga/signup-saga/contract"
+	"github.com/signup-saga/signup-saga/outbox"
+)
+
+// NewEvent makes an event for the outbox. Of e it needs the type, the ordering key as the
+// subject, and the saga's id, generation and trace if it has one. The id is new, so a repeated
+// reply is a new event. The lane is that of the type in [contract.Table]; a type that is not in
+// it is essential, as what a step asks for always is. Data that the contract does not allow is
+// [contract.ErrMalformed].
+func NewEvent(e contract.Event, data interface{ Validate() error }) (outbox.Event, error) {
+	lane := contract.Essential
+	if route, known := contract.RouteOf(e.Type); known {
+		lane = route.Lane
+	}
+	id, err := uuid.NewV7()
+	if err != nil {
+		return outbox.Event{}, fmt.Errorf("event id: %w", err)
+	}
+	payload, err := contract.Encode(data)
+	if err != nil {
+		return outbox.Event{}, fmt.Errorf("encode %s: %w", e.Type, err)
+	}
+	return outbox.Event{
+		Lane: string(lane), ID: id.String(), Key: e.Subject, Type: string(e.Type), Payload: payload,
+		Headers: e.Headers(),
+	}, nil
+}
+
+// Defective reports whether Postgres refused the data of a statement (a data exception or a
+// violated constraint), or the contract refused a message. The same write can never succeed.
+func Defective(err error) bool {
+	var pg *pgconn.PgError
+	return errors.Is(err, contract.ErrMalformed) ||
+		errors.As(err, &pg) && (pg.Code[:2] == "22" || pg.Code[:2] == "23")
+}
