@@ -162,7 +162,16 @@ func TestAnswers(t *testing.T) {
 		{"EHLO", hangUp, "queued", 0, away, "EHLO: "},
 		{"MAIL", "452 4.3.1 no room", "queued", 1, !away, "MAIL: 452 4.3.1 no room"},
 		{"MAIL", "451 4.3.0 try later", "queued", 1, !away, "MAIL: 451 4.3.0 try later"},
-		{"MAIL", "553 5.1.8 bad sender", "dropped", 1, !away, "MAIL: 553 5.1.8 bad sender"},
+		{"MAIL", "553 5.1.8 bad sender", "queued", 0, away, "MAIL: 553 5.1.8 bad sender; check MAIL_FROM"},
+		{"MAIL", "503 5.5.1 EHLO first", "queued", 0, away, "MAIL: 503 5.5.1 EHLO first"},
+		{"MAIL", "200 fine", "sent", 0, !away, ""},
+		{"RCPT", "251 will forward", "sent", 0, !away, ""},
+		{"RCPT", "220 fine", "sent", 0, !away, ""},
+		{"RCPT", "503 AUTH first", "queued", 0, away, "RCPT: 503 AUTH first"},
+		{"RCPT", "521 5.3.2 no mail here", "queued", 0, away, "RCPT: 521 5.3.2 no mail here; check SMTP_ADDR"},
+		{"DATA", "502 5.5.1 what?", "queued", 0, away, "DATA: 502 5.5.1 what?"},
+		{".", "200 fine", "sent", 0, !away, ""},
+		{".", "500 5.5.2 line too long", "dropped", 1, !away, "end of DATA: 500 5.5.2 line too long"},
 		{"MAIL", "530 5.7.0 Authentication required", "queued", 0, away,
 			"MAIL: 530 5.7.0 Authentication required; set SMTP_USERNAME and SMTP_PASSWORD, or MAIL_TLS"},
 		{"MAIL", "421 4.7.0 slow down", "queued", 0, away, "MAIL: 421 4.7.0 slow down"},
@@ -206,6 +215,25 @@ func TestAnswers(t *testing.T) {
 				t.Errorf("an hour later: %v, %+v", err, f.row())
 			}
 		})
+	}
+}
+
+// A server that refuses MAIL for its SMTPUTF8 has nothing against other letters.
+func TestLetterBeyondASCIIThatIsRefused(t *testing.T) {
+	s := newServer(t, "127.0.0.1:0", func(command string) string {
+		if strings.HasSuffix(command, " SMTPUTF8") {
+			return "555 5.6.7 not here"
+		}
+		return ""
+	})
+	s.extensions = append(s.extensions, "SMTPUTF8")
+	f := open(t, s.addr)
+	f.letter("mina", "müller@example.org")
+	if err := f.work(); err != nil {
+		t.Fatal(err)
+	}
+	if r := f.row(); r.State != "dropped" || r.Error != "MAIL: 555 5.6.7 not here" {
+		t.Errorf("%+v", r)
 	}
 }
 

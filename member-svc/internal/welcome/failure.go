@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/textproto"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -39,6 +40,10 @@ func (f *failure) hint() string {
 		return "; set MAIL_HELO to a name that the mail server accepts"
 	case f.stage == stageTLS:
 		return "; check MAIL_TLS and SMTP_CA_FILE"
+	case f.code == codeNoMail:
+		return "; check SMTP_ADDR"
+	case f.ours && f.code >= 500:
+		return "; check MAIL_FROM"
 	case f.stage == stageAuth:
 		return "; check SMTP_USERNAME, SMTP_PASSWORD and MAIL_TLS"
 	default:
@@ -61,6 +66,7 @@ type failure struct {
 	stage stage
 	code  int    // of the server's answer; 0: there was none
 	text  string // one line, with the enhanced code if there was one
+	ours  bool   // the command was one that all letters begin with
 }
 
 // Error implements error.
@@ -75,6 +81,7 @@ func (f *failure) Error() string {
 // Codes that mean something else than their first digit says.
 const (
 	codeClosing  = 421 // RFC 5321, 3.8: the server goes away, whatever was asked
+	codeNoMail   = 521 // RFC 7504: the server takes no mail at all
 	codeWantAuth = 530 // RFC 4954 and 3207: the server wants AUTH or STARTTLS first, from everybody
 	codeFull     = 552 // RFC 5321, 4.5.3.1.10: after RCPT to be taken as 452
 )
@@ -85,8 +92,12 @@ func (f *failure) outcome() outcome {
 	switch {
 	case f.stage == stageEnd && !definite:
 		return inDoubt
-	case f.setup() || !definite || f.code == codeClosing || f.code == codeWantAuth:
+	case f.setup() || !definite || slices.Contains([]int{codeClosing, codeNoMail, codeWantAuth}, f.code):
 		return serverAway
+	case f.stage != stageEnd && slices.Contains([]int{500, 502, 503}, f.code):
+		return serverAway // it does not know the command, or wants another one first, often AUTH
+	case f.ours && f.code >= 500:
+		return serverAway // it refuses the sender, and so every letter
 	case f.code < 500 || f.code == codeFull && f.stage == stageRcpt:
 		return putOff
 	default:
@@ -118,6 +129,15 @@ func newFailure(at stage, err error, to email.Address) *failure {
 	}
 	f.text = withoutAddress(f.text, to)
 	return f
+}
+
+// taken returns nil if the server has answered yes, by whatever code: a client goes by the first digit (RFC 5321,
+// 4.3.2).
+func taken(err error) error {
+	if answer := new(textproto.Error); errors.As(err, &answer) && answer.Code/100 == 2 {
+		return nil
+	}
+	return err
 }
 
 const maxText = 200 // characters of an answer that are kept

@@ -170,10 +170,14 @@ func (s *session) deliver(from sender, to email.Address, id string) *failure {
 	}
 	s.client.SkipSMTPUTF8(to.ASCII())
 	command := s.wait.command
-	if err := s.step(command, func() error { return s.client.Mail("<" + from.address.String() + ">") }); err != nil {
-		return s.after(fail(stageMail, err))
+	err = s.step(command, func() error { return taken(s.client.Mail("<" + from.address.String() + ">")) })
+	if err != nil {
+		f := fail(stageMail, err)
+		f.ours = to.ASCII() // else it has SMTPUTF8
+		return s.after(f)
 	}
-	if err := s.step(command, func() error { return s.client.Rcpt("<" + to.String() + ">") }); err != nil {
+	err = s.step(command, func() error { return taken(s.client.Rcpt("<" + to.String() + ">")) })
+	if err != nil {
 		return s.after(fail(stageRcpt, err))
 	}
 	if err := s.client.UpdateDeadline(command); err != nil {
@@ -186,7 +190,7 @@ func (s *session) deliver(from sender, to email.Address, id string) *failure {
 	if _, err := text.WriteTo(w); err != nil {
 		return fail(stageData, err) // the server does not take a text without its end
 	}
-	if err := s.step(s.wait.end, w.Close); err != nil {
+	if err := s.step(s.wait.end, func() error { return taken(w.Close()) }); err != nil {
 		return s.after(fail(stageEnd, err))
 	}
 	return nil
