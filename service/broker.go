@@ -55,7 +55,10 @@ func (p Program) setUp(ctx context.Context, c Common, log *slog.Logger, again ti
 			return false, err
 		}
 		if !known {
-			log.Info("streams and consumers are up to date", "missing", fmt.Sprint(err))
+			log.Info("streams and consumers are up to date")
+		}
+		if !known && err != nil {
+			log.Warn("a consumer waits for its stream, which another service creates", "error", err)
 		}
 		if known = true; again == 0 {
 			done()

@@ -181,7 +181,7 @@ func describe(cfg any, err error) []error {
 		case errors.As(e, &parse):
 			f, _ := reflect.TypeOf(cfg).Elem().FieldByName(parse.Name)
 			name, _, _ := strings.Cut(f.Tag.Get("env"), ",")
-			errs = append(errs, fmt.Errorf("%s: not a valid %s", name, parse.Type))
+			errs = append(errs, fmt.Errorf("%s: %s", name, shapeOf(parse.Type)))
 		case errors.As(e, &unset):
 			errs = append(errs, fmt.Errorf("%s: required", unset.Key))
 		default:
@@ -189,6 +189,18 @@ func describe(cfg any, err error) []error {
 		}
 	}
 	return errs
+}
+
+// shapeOf says how a value of a type is written.
+func shapeOf(t reflect.Type) string {
+	switch {
+	case t == reflect.TypeFor[time.Duration]():
+		return "must be a time with its unit, as in 500ms, 20s or 24h"
+	case t.Kind() >= reflect.Int && t.Kind() <= reflect.Uint64:
+		return "must be a whole number"
+	default:
+		return "not a valid " + t.String()
+	}
 }
 
 // ConfigVar describes one variable for documentation.

@@ -56,12 +56,16 @@ func TestLoadConfig(t *testing.T) {
 func TestLoadConfigListsEveryProblemAndNoValue(t *testing.T) {
 	err := service.LoadConfig(environment(map[string]string{
 		"TEST_SECRET_FILE": "/nonexistent", "TEST_COUNT": "hunter2", "DRAIN_DELAY": "-1s", "LOG_FORMAT": "hunter2",
+		"DRAIN_TIMEOUT": "20",
 	}), &testConfig{})
 	if err == nil {
 		t.Fatal("no error")
 	}
 	text := err.Error()
-	for _, want := range []string{"TEST_URL: required", "TEST_SECRET_FILE: ", "TEST_COUNT: not a valid int", "DRAIN_DELAY: ", "LOG_FORMAT: "} {
+	for _, want := range []string{
+		"TEST_URL: required", "TEST_SECRET_FILE: ", "TEST_COUNT: must be a whole number",
+		"DRAIN_DELAY: ", "LOG_FORMAT: ", "DRAIN_TIMEOUT: must be a time with its unit, as in 500ms",
+	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in:\n%s", want, text)
 		}

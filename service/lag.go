@@ -12,6 +12,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/signup-saga/signup-saga/outbox"
 )
 
 const (
@@ -93,6 +95,9 @@ func (l *Lag) Run(ctx context.Context) error {
 }
 
 func (l *Lag) askAll(ctx context.Context) error {
+	if !l.js.Conn().IsConnected() {
+		return outbox.Explain(nats.ErrDisconnected) // once, not for each consumer
+	}
 	l.mu.Lock()
 	consumers := l.consumers
 	l.mu.Unlock()
@@ -113,7 +118,7 @@ func (l *Lag) ask(ctx context.Context, c *ConsumerLag) error {
 	switch {
 	case missing:
 	case err != nil:
-		return fmt.Errorf("ask for consumer %s of %s: %w", c.Consumer, c.Stream, err)
+		return fmt.Errorf("ask for consumer %s of %s: %w", c.Consumer, c.Stream, outbox.Explain(err))
 	default:
 		info = found.CachedInfo()
 	}

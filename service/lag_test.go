@@ -3,6 +3,7 @@ package service
 import (
 	"fmt"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -102,8 +103,15 @@ func TestLagOfAConsumer(t *testing.T) {
 	look("one is done", func(c ConsumerLag) bool {
 		return c.State == Delivering && c.PausedUntil == nil && c.Messages == 2 && c.Stalled < before
 	})
+	away := nc.StatusChanged(nats.RECONNECTING, nats.DISCONNECTED)
 	server.Kill()
-	if err := lag.askAll(t.Context()); err == nil || len(lag.Consumers()) != 1 {
+	<-away
+	err = lag.askAll(t.Context())
+	text := fmt.Sprint(err)
+	if !strings.HasPrefix(text, "NATS is not connected: check") || strings.Contains(text, "\n") {
+		t.Errorf("one line should say what is wrong: %v", err)
+	}
+	if len(lag.Consumers()) != 1 {
 		t.Errorf("without a broker the last answer is shown for a while: %v, %v", err, lag.Consumers())
 	}
 	lag.consumers[0].asked = time.Now().Add(-lagBelieved)

@@ -205,7 +205,7 @@ func WaitMigrated(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger, set
 		err = waitFor(ctx, "schema "+s.Table, log, func(ctx context.Context) error {
 			var have int64
 			if err := pool.QueryRow(ctx, query).Scan(&have); err != nil {
-				return err
+				return explainSchema(err)
 			}
 			if have < want {
 				return fmt.Errorf("version %d, need %d: run migrate", have, want)
@@ -217,6 +217,21 @@ func WaitMigrated(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger, set
 		}
 	}
 	return nil
+}
+
+// explainSchema says what to do if the version of the schema cannot be read.
+func explainSchema(err error) error {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return err
+	}
+	switch pg.Code {
+	case "42P01": // no such table
+		return fmt.Errorf("run migrate, or name the right database in the database url: %w", err)
+	case "42501": // no right
+		return fmt.Errorf("this role may not read the schema; use the application's role in the database url: %w", err)
+	}
+	return err
 }
 
 func newest(fsys fs.FS) (int64, error) {

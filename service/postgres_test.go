@@ -1,9 +1,11 @@
 package service_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io/fs"
+	"log/slog"
 	"net"
 	"slices"
 	"strings"
@@ -35,6 +37,13 @@ func TestMigrateConcurrentlyAndWait(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer pool.Close()
+	once, end := context.WithTimeout(t.Context(), time.Second)
+	defer end()
+	var log bytes.Buffer
+	_ = service.WaitMigrated(once, pool, slog.New(slog.NewTextHandler(&log, nil)), migrations("1"))
+	if !strings.Contains(log.String(), "run migrate") {
+		t.Errorf("it is not said what to do: %s", &log)
+	}
 	waited := make(chan error, 1)
 	go func() { waited <- service.WaitMigrated(t.Context(), pool, discard(), migrations("1", "2")) }()
 
