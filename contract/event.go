@@ -186,7 +186,7 @@ func (e Event) DataTo(v any) error {
 }
 
 // Headers returns the attributes that the outbox does not set by itself:
-// sagaid, generation and traceparent, where present.
+// sagaid, generation and traceparent, where present. A malformed traceparent counts as none.
 func (e Event) Headers() map[string]string {
 	h := make(map[string]string, 3)
 	if e.SagaID != "" {
@@ -195,7 +195,7 @@ func (e Event) Headers() map[string]string {
 	if e.Generation != 0 {
 		h[HeaderGeneration] = strconv.FormatInt(e.Generation, 10)
 	}
-	if e.TraceParent != "" {
+	if traceParent.MatchString(e.TraceParent) {
 		h[HeaderTraceParent] = e.TraceParent
 	}
 	return h

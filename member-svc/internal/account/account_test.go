@@ -254,20 +254,3 @@ func TestLeavingTwice(t *testing.T) {
 		t.Errorf("left %d times", n)
 	}
 }
-
-// A newer version with another step runs beside this one, and has the saga.
-func TestNotOursToWithdraw(t *testing.T) {
-	f := open(t, storetest.Open(t), cheap)
-	f.signUp(t, "mina")
-	session, err := f.SignIn(t.Context(), "mina", password)
-	if err != nil {
-		t.Fatal(err)
-	}
-	storetest.Exec(t, f.pool, "UPDATE signup_saga SET step = 1")
-	if _, err := f.Withdraw(t.Context(), session.Token, password); !errors.Is(err, account.ErrTooNew) {
-		t.Errorf("%v", err)
-	}
-	if me, err := f.Me(t.Context(), session.Token); err != nil || me.Storage.Status != "pending" {
-		t.Errorf("%+v %v", me, err)
-	}
-}

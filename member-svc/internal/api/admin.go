@@ -11,7 +11,6 @@ import (
 	"github.com/gofrs/uuid/v5"
 
 	"github.com/signup-saga/signup-saga/contract"
-	"github.com/signup-saga/signup-saga/member-svc/internal/account"
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
@@ -31,8 +30,8 @@ func (a *API) Admin(tokens *service.Tokens, health *service.Health) http.Handler
 		operator, list := r.With(tokens.Require(service.RoleOperator)), r.With(service.Compress)
 		list.Get("/sagas", a.handle(a.listSagas))
 		r.Get("/sagas/{saga_id}", a.handle(a.showSaga))
-		operator.Post("/sagas/{saga_id}/retry", a.handle(a.act(saga.Retried, errNotRetryable)))
-		operator.Post("/sagas/{saga_id}/cancel", a.handle(a.act(saga.Withdraw, account.ErrTooNew)))
+		operator.Post("/sagas/{saga_id}/retry", a.handle(a.act(saga.Retried)))
+		operator.Post("/sagas/{saga_id}/cancel", a.handle(a.act(saga.Withdraw)))
 		list.Get("/overview", a.handle(a.showOverview))
 		list.Get("/failures", a.handle(a.listFailures))
 		list.Get("/retries", a.handle(a.listRetries))
@@ -165,8 +164,8 @@ func (a *API) showSaga(w http.ResponseWriter, r *http.Request) error {
 }
 
 // act returns a handler for what an operator wants of one saga, for a reason that is
-// kept. A saga whose state does not allow it is answered with refusal.
-func (a *API) act(kind saga.Kind, refusal error) service.Handler {
+// kept. Only a retry may be refused.
+func (a *API) act(kind saga.Kind) service.Handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		change, err := wish(w, r, kind)
 		if err != nil {
@@ -180,7 +179,7 @@ func (a *API) act(kind saga.Kind, refusal error) service.Handler {
 		case "":
 			return store.ErrNotFound
 		case saga.Refused:
-			return refusal
+			return errNotRetryable
 		}
 		setETag(w, results[0].Version)
 		return service.WriteJSON(w, http.StatusAccepted, a.view(results[0].Record, store.ProviderReport{}))

@@ -71,8 +71,6 @@ func problem(err error) *service.Problem {
 		return service.NewProblem(http.StatusConflict, "too_many_retries", store.ErrBusy.Error())
 	case errors.Is(err, store.ErrNotRunning):
 		return service.NewProblem(http.StatusConflict, "not_running", store.ErrNotRunning.Error())
-	case errors.Is(err, account.ErrTooNew): // the replicas of a rollout are not all of one version
-		return later(service.NewProblem(http.StatusServiceUnavailable, "unavailable", account.ErrTooNew.Error()), 2*time.Second)
 	case service.Unavailable(err), errors.Is(err, store.ErrTaken): // the latter: taken, and free again since
 		return later(service.NewProblem(http.StatusServiceUnavailable, "unavailable", "the database did not answer in time"), 2*time.Second)
 	default:

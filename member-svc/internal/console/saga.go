@@ -40,6 +40,8 @@ var kinds = map[string]struct{ text, tone string }{
 	"commanded_again": {"A reconciliation found a difference: asked once more", "wait"},
 	"retried":         {"Retried", ""},
 	"withdraw":        {"Withdrawn", ""},
+	"timer_due":       {"Taken up by a version that knows the step", ""},
+	"erased":          {"The database refused the withdrawal: only the member was erased", "bad"},
 }
 
 // newMoments puts a timeline into words.
@@ -76,7 +78,8 @@ func (c *Console) saga(r *http.Request) (view, error) {
 		return view{}, err
 	}
 	v := sagaView{
-		Saga: s, Moments: newMoments(s.Timeline), Raw: string(raw), CanRetry: failing(s.State),
+		Saga: s, Moments: newMoments(s.Timeline), Raw: string(raw),
+		CanRetry:  failing(s.State) || s.Step == "" && (s.State == client.Provisioning || s.State == client.Withdrawing),
 		CanCancel: s.State == client.Provisioning || s.State == client.Ready || s.State == client.NeedsAttention,
 		Example:   map[string]string{"reason": "…"},
 	}

@@ -16,7 +16,7 @@ func TestEveryMomentHasWords(t *testing.T) {
 	written := []string{
 		string(saga.SignedUp), string(saga.Provisioned), string(saga.Rejected), string(saga.Deprovisioned),
 		string(saga.Retried), string(saga.Withdraw), string(saga.AttemptFailed),
-		string(saga.GaveUp), string(saga.Redriven),
+		string(saga.GaveUp), string(saga.Redriven), string(saga.TimerDue), string(saga.Erased),
 	}
 	sources, err := filepath.Glob("../*/*.go")
 	if err != nil {

@@ -98,7 +98,8 @@ func (r *Reconciler) command(ctx context.Context, m member, why string) (bool, e
 		record := store.Record{Saga: saga.Saga{ID: m.SagaID, MemberID: m.MemberID, State: m.State}}
 		err := tx.QueryRow(ctx, `-- name: commandAgain
 UPDATE signup_saga s SET commanded_at = now() FROM member m
-WHERE s.id = $1 AND s.version = $2 AND m.id = s.member_id AND s.commanded_at <= now() - make_interval(secs => $3)
+WHERE s.id = $1 AND s.version = $2 AND m.id = s.member_id
+      AND NOT s.commanded_at BETWEEN now() - make_interval(secs => $3) AND now() -- later: a damaged row
 RETURNING s.generation, m.plan, coalesce(s.traceparent, '')`, m.SagaID, m.Version, r.cfg.MinAge.Seconds()).
 			Scan(&record.Generation, &record.Plan, &record.TraceParent)
 		if errors.Is(err, pgx.ErrNoRows) {

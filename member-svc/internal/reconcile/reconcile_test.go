@@ -452,3 +452,20 @@ func TestStrangeAnswersEndTheRun(t *testing.T) {
 		t.Errorf("sent %s", f.sent())
 	}
 }
+
+// Whatever has become of the rows of others: a run ends well, and mends what can be mended.
+func TestDamagedSagasHoldUpNoRun(t *testing.T) {
+	f := open(t, 1000)
+	good := f.member("good", saga.Ready)
+	var damaged []string
+	for name, set := range storetest.Damages() {
+		r := f.member(fmt.Sprint("damaged", len(damaged)), saga.Ready)
+		f.settle()
+		storetest.Exec(t, f.pool, "UPDATE signup_saga SET "+set+" WHERE id = $1", r.ID)
+		damaged = append(damaged, name)
+	}
+	f.run()
+	if got := f.sent(); !strings.Contains(got, "good storage.provision 1 ") {
+		t.Errorf("%s of %v was not commanded: %s", good.ID, damaged, got)
+	}
+}

@@ -13,10 +13,10 @@ const ClassGaveUp = "gave_up"
 // Decide applies one event to a saga and says what to publish. The saga returned
 // is the one given unless the outcome is Advanced, GaveUp or Redriven.
 func (ss Steps) Decide(s Saga, e Event, now time.Time) (Saga, []Effect, Outcome) {
-	if s.Step >= len(ss) { // a newer version with more steps runs beside this one: its saga
-		return s, nil, Refused
-	}
 	s = s.bounded()
+	if s.Step >= len(ss) {
+		return ss.unknown(s, e, now)
+	}
 	switch e.Kind {
 	case SignedUp:
 		if s.Version != 0 {
@@ -28,6 +28,9 @@ func (ss Steps) Decide(s Saga, e Event, now time.Time) (Saga, []Effect, Outcome)
 	case Provisioned, Rejected, Deprovisioned:
 		return ss.reply(s, e, now)
 	case TimerDue:
+		if s.handedOver() {
+			return ss.takeUp(s, now)
+		}
 		return ss[s.Step].timer(s, e.Jitter, now)
 	case Retried:
 		return ss.retry(s, now)
@@ -38,11 +41,17 @@ func (ss Steps) Decide(s Saga, e Event, now time.Time) (Saga, []Effect, Outcome)
 	}
 }
 
+// versionRoom is how far a version goes back that has reached its bound: every transition still
+// changes it, so no compare-and-swap hits a saga that has moved.
+const versionRoom = 1_000_000
+
 // bounded brings counters back that a forged message or a hand has moved out of their bounds: a
 // saga whose row the database or the contract would refuse could neither go on nor be left.
 func (s Saga) bounded() Saga {
 	s.Generation = min(s.Generation, contract.MaxGeneration)
-	s.Version = min(s.Version, contract.MaxVersion)
+	if s.Version >= contract.MaxVersion {
+		s.Version = contract.MaxVersion - versionRoom
+	}
 	s.Redrives = min(max(s.Redrives, 0), contract.MaxAttempt)
 	return s
 }

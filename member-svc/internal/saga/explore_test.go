@@ -297,6 +297,9 @@ func TestEveryReachableSagaKeepsTheRules(t *testing.T) {
 			}
 			for id, w := range bare {
 				checkHeals(t, tc.steps, id, w)
+				if w.saga.Step > 0 {
+					checkHandOver(t, tc.steps, id, w)
+				}
 			}
 		})
 	}
@@ -325,5 +328,41 @@ func checkHeals(t *testing.T, ss Steps, id identity, w world) {
 	}
 	if !w.heals(ss) {
 		t.Fatalf("stuck: %+v", id)
+	}
+}
+
+// checkHandOver: a version that does not know the step lets everybody leave, and a person retry
+// what needs attention or stands still. The version that knows the step goes on with it at once;
+// without that version a second retry goes on with the steps that are known.
+func checkHandOver(t *testing.T, ss Steps, id identity, w world) {
+	t.Helper()
+	older := ss[:w.saga.Step]
+	for _, kind := range []Kind{Withdraw, Retried} {
+		next := w.by(older, kind)
+		if next.saga == w.saga {
+			if kind == Withdraw && !w.saga.State.Left() || kind == Retried && w.saga.State != Ready {
+				t.Fatalf("%s is refused: %+v", kind, id)
+			}
+			continue
+		}
+		removed := next.participants[0].removed || next.participants[1].removed
+		if next.wire != w.wire || kind == Withdraw && !next.saga.State.Left() {
+			t.Fatalf("%s: %+v", kind, next.saga)
+		}
+		taken, effects, outcome := ss.Decide(next.saga, Event{Kind: TimerDue}, *next.saga.DueAt)
+		if outcome != Advanced || len(effects) != 1 || effects[0].Type != ss[w.saga.Step].Asks(next.saga.State) ||
+			taken.RetryOpen != (kind == Retried) {
+			t.Fatalf("%s, then taken up: %s %v %+v", kind, outcome, effects, taken)
+		}
+		alone := next.by(older, Retried)
+		if !alone.saga.State.Open() || alone.saga.Step != len(older)-1 {
+			t.Fatalf("%s, then a second retry: %+v", kind, alone.saga)
+		}
+		if removed && !next.saga.State.Left() {
+			continue // what was removed can only be left
+		}
+		if !next.heals(ss) || !alone.heals(older) {
+			t.Fatalf("stuck after %s: %+v", kind, id)
+		}
 	}
 }

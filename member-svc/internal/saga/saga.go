@@ -74,6 +74,7 @@ const (
 	Retried       Kind = "retried"        // an operator wants another generation
 	Withdraw      Kind = "withdraw"       // the member leaves or an operator cancels
 	AttemptFailed Kind = "attempt_failed" // news about a try that goes on; for the timeline only
+	Erased        Kind = "erased"         // the member was, while the saga could not be stored; for the timeline only
 )
 
 // Event is one thing that happened. Fields that a kind does not need stay zero.

@@ -47,11 +47,15 @@ func (v View) Below(prefix string) View {
 
 // NewView shows r as it stood when it was read.
 func NewView(r store.Record, steps saga.Steps) View {
+	state := r.State
+	if r.UsernameKey == nil && !state.Left() { // erased, see store.Apply
+		state = saga.Withdrawing
+	}
 	return View{
 		SignupID: r.SignupID, MemberID: r.MemberID, Username: r.Username, Plan: r.Plan,
-		State: r.State.Public(), Delayed: steps.Delayed(r.Saga, r.Now),
+		State: state.Public(), Delayed: steps.Delayed(r.Saga, r.Now),
 		CreatedAt: r.CreatedAt.UTC(), UpdatedAt: r.UpdatedAt.UTC(),
-		Storage: StorageView{storageStatus[r.State], store.QuotaBytes[r.Plan]},
+		Storage: StorageView{storageStatus[state], store.QuotaBytes[r.Plan]},
 		Links:   map[string]string{"self": "/v1/signups/" + r.SignupID, "events": "/v1/signups/" + r.SignupID + "/events"},
 		Version: r.Version, Redrives: r.Redrives,
 	}

@@ -44,7 +44,8 @@ var errMissed = fmt.Errorf("compare-and-swap missed: %w", service.ErrConflict)
 // Apply decides and stores changes in one transaction, those of one saga in the
 // order given; results are ordered by saga. Each transition is guarded by the version
 // that it was decided on: when another one wins the race, everything is loaded and
-// decided again, as [service.Repeat] does.
+// decided again, as [service.Repeat] does. A member leaves even if the database refuses the
+// saga's row: who they were is erased then, and the outcome is [saga.Recorded].
 func (s *Store) Apply(ctx context.Context, changes ...Change) ([]Result, error) {
 	// Everybody updates sagas in the same order: no deadlocks.
 	changes = slices.Clone(changes)
@@ -58,6 +59,9 @@ func (s *Store) Apply(ctx context.Context, changes ...Change) ([]Result, error) 
 		results, err = s.applyTx(ctx, tx, records, changes)
 		return err
 	})
+	if service.Defective(err) && len(changes) == 1 && changes[0].Event.Kind == saga.Withdraw {
+		return s.eraseAlone(ctx, changes[0], err)
+	}
 	return results, err
 }
 
@@ -110,6 +114,9 @@ func (s *Store) applyTx(ctx context.Context, tx pgx.Tx, records map[string]Recor
 		r.Saga, effects, outcome = s.steps.Decide(before, c.Event, r.Now)
 		if s.Tracer != nil {
 			spans = append(spans, s.trace(ctx, rest, c, &r, outcome))
+		}
+		if c.Event.Kind == saga.Withdraw { // whatever the saga's row says
+			s.erase(rest, &r)
 		}
 		if outcome != saga.Unchanged && outcome != saga.Refused {
 			if _, ok := moved[r.ID]; !ok && outcome != saga.Recorded {
@@ -165,9 +172,6 @@ func (s *Store) applyEach(
 func (s *Store) write(b *pgx.Batch, before saga.Saga, r *Record, c Change, effects []saga.Effect) error {
 	if c.Event.Actor != "" {
 		auditChange(b, before, r.Saga, c)
-	}
-	if c.Event.Kind == saga.Withdraw && r.UsernameKey != nil {
-		s.erase(b, r)
 	}
 	return queueEffects(b, *r, effects)
 }
@@ -316,7 +320,8 @@ FROM redrive_budget FOR UPDATE`, perSecond).Scan(&allowed); err != nil || allowe
 			return err
 		}
 		rows, err := tx.Query(ctx, "-- name: claimDue\n"+selectRecord+`
-WHERE s.due_at <= now() AND s.step < cardinality($2::float8[]) AND (s.commanded_at < coalesce($1::timestamptz, 'infinity')
+WHERE s.due_at <= now() AND s.step < cardinality($2::float8[])
+      AND (s.commanded_at < coalesce($1::timestamptz, 'infinity') OR s.commanded_at > now() -- a damaged row
       OR s.state IN ('provisioning', 'withdrawing') AND s.opened_at <= now() - make_interval(secs => ($2::float8[])[s.step + 1]))
 ORDER BY s.due_at LIMIT $3 FOR NO KEY UPDATE OF s SKIP LOCKED`, published,
 			s.seconds(func(st saga.Step) time.Duration { return st.GiveUpAge }), min(limit, allowed))

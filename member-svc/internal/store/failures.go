@@ -34,7 +34,8 @@ type Sample struct {
 func (s *Store) Failures(ctx context.Context, limit int) ([]Failures, error) {
 	rows, err := s.pool.Query(ctx, `-- name: groupFailures
 WITH kind AS MATERIALIZED (
-    SELECT error_fingerprint AS fingerprint, count(*) AS count, min(updated_at) AS first_seen, max(updated_at) AS last_seen,
+    SELECT error_fingerprint AS fingerprint, count(*) AS count,
+           `+sane("min(updated_at)")+" AS first_seen, "+sane("max(updated_at)")+` AS last_seen,
            count(*) FILTER (WHERE retried) AS retried_again, count(*) OVER () AS groups, sum(count(*)) OVER ()::int AS total
     FROM saga_failure GROUP BY error_fingerprint ORDER BY count DESC, fingerprint LIMIT $1
 )

@@ -1,17 +1,24 @@
 package store
 
 import (
+	"context"
 	"crypto/hmac"
 	"crypto/sha256"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 )
 
-// erase forgets who the member is, in the transaction that begins the withdrawal.
+// erase forgets who the member is, if that is still known, in the transaction that begins the withdrawal.
 // What stays are ids, the plan, the timeline, and a keyed HMAC of the name, which
 // keeps it taken. The member's row comes before the sessions: whoever opens one
 // locks that row too, so that none begins behind our back.
 func (s *Store) erase(b *pgx.Batch, r *Record) {
+	if r.UsernameKey == nil {
+		return
+	}
 	b.Queue(`-- name: eraseMember
 UPDATE member SET username = NULL, username_key = NULL, name_mac = $2, email = NULL, password_hash = '' WHERE id = $1`,
 		r.MemberID, s.nameMAC(*r.UsernameKey))
@@ -19,6 +26,36 @@ UPDATE member SET username = NULL, username_key = NULL, name_mac = $2, email = N
 	b.Queue("-- name: dropMails\nUPDATE mail SET state = 'dropped', finished_at = now() WHERE member_id = $1 AND state = 'queued'", r.MemberID)
 	b.Queue("-- name: forgetKeys\nDELETE FROM idempotency_key WHERE member_id = $1", r.MemberID)
 	r.Username, r.UsernameKey = nil, nil
+}
+
+// eraseAlone forgets who the member is although the database refuses the saga's next row, for cause.
+// The storage stays until somebody has mended the row and cancels the saga.
+func (s *Store) eraseAlone(ctx context.Context, c Change, cause error) ([]Result, error) {
+	result := Result{Change: c}
+	err := s.tx.Do(ctx, nil, func(tx pgx.Tx) error {
+		records, err := load(ctx, tx, []Change{c})
+		r, found := records[c.SagaID]
+		if err != nil || !found {
+			return err
+		}
+		if c.IfVersions != nil && !slices.Contains(c.IfVersions, r.Version) {
+			return ErrStale
+		}
+		b := new(pgx.Batch)
+		timeline(b, []line{{saga: r.Saga, event: c.Event, kind: string(saga.Erased), before: -1}})
+		s.erase(b, &r)
+		if err := s.write(b, r.Saga, &r, c, nil); err != nil {
+			return err
+		}
+		result.Record, result.Outcome = r, saga.Recorded
+		return tx.SendBatch(ctx, b).Close()
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.logger().ErrorContext(ctx,
+		"member erased, but the database refuses to change the saga; mend its row, then cancel it", "saga_id", c.SagaID, "error", cause)
+	return []Result{result}, nil
 }
 
 // nameMAC is what is kept of a name. It is keyed, so that a stolen database does not

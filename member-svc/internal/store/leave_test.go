@@ -401,3 +401,37 @@ VALUES ($1, $2, 'sgn_' || encode(sha256($3::text::bytea), 'hex'), $4, 1, 1, now(
 		}
 	}
 }
+
+// The database refuses any change of the saga's row: who the member was is erased all the same, once. When the row is
+// mended, an operator's cancellation takes the storage back.
+func TestErasureOutlivesARefusedSaga(t *testing.T) {
+	f := open(t)
+	f.Log = slog.New(slog.DiscardHandler)
+	r := f.canary(t, "canary")
+	f.apply(t, r.ID, reply(saga.Provisioned, 1))
+	storetest.Exec(t, f.pool, "ALTER TABLE signup_saga ADD CONSTRAINT damaged CHECK (state = 'ready')")
+	for i, who := range []string{"", "ann"} {
+		result := f.apply(t, r.ID, saga.Event{Kind: saga.Withdraw, Actor: who, Reason: who})
+		if result.Outcome != saga.Recorded || result.Username != nil || result.State != saga.Ready {
+			t.Errorf("%+v", result)
+		}
+		if left := f.remains(t, "canary"); len(left) != 0 {
+			t.Errorf("still there: %v", left)
+		}
+		if n := storetest.Count(t, f.pool, "SELECT count(*) FROM saga_event WHERE kind = 'erased'"); n != i+1 {
+			t.Errorf("the timeline tells of it %d times", n)
+		}
+	}
+	stale := store.Change{SagaID: r.ID, IfVersions: []int64{99}, Event: saga.Event{Kind: saga.Withdraw}}
+	if _, err := f.Apply(t.Context(), stale); !errors.Is(err, store.ErrStale) {
+		t.Errorf("for another version: %v", err)
+	}
+	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM admin_audit"); n != 1 {
+		t.Errorf("%d rows of the audit", n)
+	}
+	storetest.Exec(t, f.pool, "ALTER TABLE signup_saga DROP CONSTRAINT damaged")
+	result := f.apply(t, r.ID, saga.Event{Kind: saga.Withdraw, Actor: "ann", Reason: "mended"})
+	if result.State != saga.Withdrawing {
+		t.Errorf("%+v", result)
+	}
+}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/gofrs/uuid/v5"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 )
@@ -64,6 +65,24 @@ func ParseCursor(text string) (c Cursor, err error) {
 	return c, errors.Join(err, badID)
 }
 
+// place returns the cursor as a row to compare with. A time that is only a bound of sane stands
+// for that of the cursor's saga.
+func (c Cursor) place(q *query) string {
+	id := q.arg(c.ID)
+	if c.At.Unix() <= 0 || c.At.Year() >= 9999 {
+		return "((SELECT created_at FROM signup_saga WHERE id = " + id + "), " + id + ")"
+	}
+	return "(" + q.arg(c.At) + ", " + id + ")"
+}
+
+// placed is a record with its place in the list, which bounded times do not tell.
+type placed struct {
+	Record
+	Place pgtype.Timestamptz
+}
+
+var selectPlaced = "SELECT " + recordColumns + ", s.created_at AS place" + recordTables
+
 // look bounds how many sagas one page looks at.
 const look = 5000
 
@@ -83,7 +102,7 @@ func (s *Store) List(ctx context.Context, f Filter) ([]Record, Cursor, error) {
 	}
 	var end Cursor // where the page ends if it does not fill up
 	err := s.pool.QueryRow(ctx, fmt.Sprintf(`-- name: findPageEnd
-SELECT created_at, id FROM (%s) s ORDER BY created_at DESC, id DESC OFFSET %d LIMIT 1`,
+SELECT %s, id FROM (%s) s ORDER BY created_at DESC, id DESC OFFSET %d LIMIT 1`, sane("created_at"),
 		union(fmt.Sprintf("(SELECT created_at, id FROM signup_saga s WHERE %%s ORDER BY created_at DESC, id DESC LIMIT %d)", look)), look-1), q.args...).
 		Scan(&end.At, &end.ID)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
@@ -91,16 +110,20 @@ SELECT created_at, id FROM (%s) s ORDER BY created_at DESC, id DESC OFFSET %d LI
 	}
 	from := ""
 	if end.ID != "" {
-		from = fmt.Sprintf(" AND (s.created_at, s.id) >= (%s, %s)", q.arg(end.At), q.arg(end.ID))
+		from = " AND (s.created_at, s.id) >= " + end.place(&q)
 	}
 	// Each range ends with a page of its own: none is read further than the page needs.
-	order := fmt.Sprintf("ORDER BY created_at DESC, id DESC LIMIT %d", f.Limit+1)
-	part := fmt.Sprintf("(%s WHERE %%s%s AND %s %s)", selectRecord, from, strings.Join(s.conditions(&q, f), " AND "), order)
+	order := fmt.Sprintf("ORDER BY place DESC, id DESC LIMIT %d", f.Limit+1)
+	part := fmt.Sprintf("(%s WHERE %%s%s AND %s %s)",
+		selectPlaced, from, strings.Join(s.conditions(&q, f), " AND "), order)
 	rows, err := s.pool.Query(ctx, fmt.Sprintf("-- name: listSagas\nSELECT * FROM (%s) s %s", union(part), order), q.args...)
 	if err != nil {
 		return nil, Cursor{}, err
 	}
-	page, err := pgx.CollectRows(rows, pgx.RowToStructByName[Record])
+	page, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Record, error) {
+		p, err := pgx.RowToStructByName[placed](row)
+		return p.Record, err
+	})
 	if err != nil || len(page) <= f.Limit {
 		return page, end, err
 	}
@@ -127,7 +150,7 @@ func (s *Store) ranges(q *query, f Filter) []string {
 		within += " AND s.created_at < " + q.arg(f.CreatedBefore)
 	}
 	if f.After.ID != "" {
-		within += fmt.Sprintf(" AND (s.created_at, s.id) < (%s, %s)", q.arg(f.After.At), q.arg(f.After.ID))
+		within += " AND (s.created_at, s.id) < " + f.After.place(q)
 	}
 	if f.MemberID != "" {
 		within += " AND s.member_id = " + q.arg(f.MemberID)

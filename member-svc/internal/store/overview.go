@@ -56,7 +56,8 @@ const (
 func (s *Store) Overview(ctx context.Context) (Overview, error) {
 	o := Overview{Lanes: map[contract.Lane]outbox.Status{}}
 	err := s.pool.QueryRow(ctx, `-- name: overview
-SELECT now(), (SELECT min(created_at) FROM signup_saga WHERE state = 'provisioning')`).Scan(&o.Now, &o.OldestPending)
+SELECT now(), (`+oldestPending+")").
+		Scan(&o.Now, &o.OldestPending)
 	if err != nil {
 		return o, err
 	}
@@ -87,10 +88,12 @@ WITH began AS MATERIALIZED (
     SELECT date_trunc('minute', now()) - interval '59 minutes' AS began
 ), signup AS MATERIALIZED (
     SELECT date_bin('1 minute', created_at, began) AS at, count(*)::int AS n
-    FROM (SELECT created_at FROM signup_saga WHERE created_at >= (SELECT began FROM began) ORDER BY created_at DESC LIMIT 10000) s, began GROUP BY 1
+    FROM (SELECT created_at FROM signup_saga WHERE created_at >= (SELECT began FROM began) AND created_at <= now()
+          ORDER BY created_at DESC LIMIT 10000) s, began GROUP BY 1
 ), failure AS MATERIALIZED (
     SELECT date_bin('1 minute', updated_at, began) AS at, count(*)::int AS n
-    FROM (SELECT updated_at FROM saga_failure WHERE updated_at >= (SELECT began FROM began) ORDER BY updated_at DESC LIMIT 10000) f, began GROUP BY 1
+    FROM (SELECT updated_at FROM saga_failure WHERE updated_at >= (SELECT began FROM began) AND updated_at <= now()
+          ORDER BY updated_at DESC LIMIT 10000) f, began GROUP BY 1
 )
 SELECT at, coalesce(signup.n, 0) AS signups, coalesce(failure.n, 0) AS failures
 FROM began CROSS JOIN generate_series(began, now(), '1 minute') AS at LEFT JOIN signup USING (at) LEFT JOIN failure USING (at)
@@ -156,11 +159,15 @@ SELECT state, count(*) FROM (SELECT state FROM saga_failure LIMIT %[2]d) s GROUP
 	return counts, err
 }
 
+// oldestPending selects when the oldest signup that is still provisioning began; no row if there is none.
+var oldestPending = "SELECT " + sane("began") + ` FROM (
+    SELECT min(created_at) AS began FROM signup_saga WHERE state = 'provisioning') s WHERE began IS NOT NULL`
+
 // OldestPending is the age of the oldest signup that is still provisioning, 0 if there is none.
 func (s *Store) OldestPending(ctx context.Context) (time.Duration, error) {
 	var seconds float64
 	err := s.pool.QueryRow(ctx, `-- name: oldestPending
-SELECT coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8 FROM signup_saga WHERE state = 'provisioning'`).Scan(&seconds)
+SELECT coalesce(extract(epoch FROM now() - (`+oldestPending+")), 0)::float8").Scan(&seconds)
 	return time.Duration(seconds * float64(time.Second)), err
 }
 

@@ -21,7 +21,7 @@ type Account struct {
 	SessionStale bool // its use was not noted in this hour
 }
 
-const selectAccount = "SELECT " + recordColumns + `, m.email, m.password_hash,
+var selectAccount = "SELECT " + recordColumns + `, m.email, m.password_hash,
        session.used_at IS DISTINCT FROM date_trunc('hour', now()) AS session_stale` + recordTables
 
 // Credentials is what it takes to check somebody's password.

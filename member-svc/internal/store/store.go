@@ -81,14 +81,24 @@ type Record struct {
 }
 
 // Columns are listed one by one: a later version may add some while this one runs.
-const (
+var (
 	recordColumns = `s.id, s.member_id, s.signup_id, s.state, s.step, s.generation, s.version, s.redrives,
        s.retry_open, s.retried,
-       s.opened_at, s.commanded_at, s.due_at, s.error_class, s.error_message, s.error_fingerprint, s.created_at, s.updated_at,
+       ` + sane("s.opened_at") + " AS opened_at, " + sane("s.commanded_at") + ` AS commanded_at,
+       CASE WHEN s.due_at IS NOT NULL THEN ` + sane("s.due_at") + ` END AS due_at,
+       s.error_class, s.error_message, s.error_fingerprint,
+       ` + sane("s.created_at") + " AS created_at, " + sane("s.updated_at") + ` AS updated_at,
        s.traceparent, m.username, m.username_key, m.plan, now() AS now`
-	recordTables = ` FROM signup_saga s JOIN member m ON m.id = s.member_id`
 	selectRecord = "SELECT " + recordColumns + recordTables
 )
+
+const recordTables = ` FROM signup_saga s JOIN member m ON m.id = s.member_id`
+
+// sane bounds a time of a damaged row: Go cannot read an infinite one, and JSON has years of
+// four digits. Conditions and orders use the column itself, and its index.
+func sane(column string) string {
+	return "least(greatest(" + column + ", timestamptz '1970-01-01 00:00Z'), timestamptz '9999-12-30 00:00Z')"
+}
 
 // Find returns the signup that a client knows by its signup id, or [ErrNotFound].
 func (s *Store) Find(ctx context.Context, signupID string) (Record, error) {

@@ -65,10 +65,14 @@ func record(ctx context.Context, tx pgx.Tx, after time.Duration) ([]contract.Stu
 	rows, err := tx.Query(ctx, `-- name: recordStuck
 WITH stuck AS MATERIALIZED (
     SELECT s.id, s.member_id, s.state, s.version, s.generation, r.reason,
-           CASE r.reason WHEN 'delayed' THEN s.opened_at ELSE s.updated_at END AS since,
+           -- As the contract has it, also of damaged rows.
+           least(greatest(CASE r.reason WHEN 'delayed' THEN s.opened_at ELSE s.updated_at END,
+                          timestamptz '2000-01-02 00:00Z'), now()) AS since,
            'stuck:' || s.generation || ':' || r.reason AS message_id
     FROM signup_saga s
-    CROSS JOIN LATERAL (SELECT CASE WHEN s.state IN ('provisioning', 'withdrawing') THEN 'delayed' ELSE s.error_class END AS reason) r
+    CROSS JOIN LATERAL (SELECT CASE WHEN s.state IN ('provisioning', 'withdrawing') THEN 'delayed'
+                                    WHEN s.error_class ~ '^[a-z0-9][a-z0-9_.-]{0,99}$' THEN s.error_class
+                                    ELSE 'damaged' END AS reason) r
     WHERE s.state NOT IN ('ready', 'withdrawn')
       AND (r.reason <> 'delayed' OR s.opened_at < now() - make_interval(secs => $1))
       AND NOT EXISTS (SELECT FROM saga_event e WHERE e.saga_id = s.id AND e.message_id = 'stuck:' || s.generation || ':' || r.reason)

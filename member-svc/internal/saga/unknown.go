@@ -1,0 +1,64 @@
+package saga
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/signup-saga/signup-saga/contract"
+)
+
+// ClassUnknownStep is the error class of a saga that is handed over to a version that knows its step.
+const ClassUnknownStep = "unknown_step"
+
+// unknown decides about a saga whose step this version does not know: a newer version runs beside
+// this one, or ran before it, or the row is damaged. What a person wants is stored in any case, so a
+// member can always leave. The command is left to a version that knows the step, see takeUp. If
+// there is none, a second retry goes on with the last step that this version knows; what later
+// steps gave is then found by the reconciliation of a version that knows them.
+func (ss Steps) unknown(s Saga, e Event, now time.Time) (Saga, []Effect, Outcome) {
+	switch {
+	case e.Kind == Withdraw && s.State.Left():
+		return s, nil, Unchanged
+	case e.Kind == Withdraw:
+		s.Retried = false
+		return handOver(s, WithdrawNeedsAttention, now)
+	case e.Kind == Retried && s.handedOver():
+		s.Step = len(ss) - 1
+		return ss.retry(s, now)
+	case e.Kind == Retried && (s.State.Open() || s.State == s.State.attention()):
+		s.Retried = true
+		return handOver(s, s.State.attention(), now)
+	default:
+		return s, nil, Refused
+	}
+}
+
+// handOver starts the next generation without a command. The timer is due at once, and passed
+// over by versions that do not know the step.
+func handOver(s Saga, state State, now time.Time) (Saga, []Effect, Outcome) {
+	s.Generation = min(s.Generation+1, contract.MaxGeneration)
+	s, effects, outcome := settle(s, state, contract.StorageError{
+		Class: ClassUnknownStep, Fingerprint: ClassUnknownStep,
+		Message: fmt.Sprintf(
+			"this version does not know step %d: run one that does, or retry to go on without it", s.Step),
+	}, now)
+	s.DueAt = &now
+	return s, effects, outcome
+}
+
+func (s Saga) handedOver() bool {
+	return s.State == s.State.attention() && s.ErrorClass == ClassUnknownStep
+}
+
+// takeUp sends the command of a saga that a version without its step has handed over.
+func (ss Steps) takeUp(s Saga, now time.Time) (Saga, []Effect, Outcome) {
+	if s.DueAt == nil || now.Before(*s.DueAt) {
+		return s, nil, Unchanged
+	}
+	state := Provisioning
+	if s.State.leaving() {
+		state = Withdrawing
+	}
+	s.RetryOpen = s.Retried
+	return ss.ask(s, state, now)
+}
