@@ -29,12 +29,19 @@ import (
 var program = service.Program{
 	Name: "member-svc", Producer: contract.Member, Migrations: store.Migrations,
 	Consumers: []service.ConsumerConfig{
-		consumer(contract.Storage, contract.Essential, "member-svc", nil),
-		consumer(contract.Storage, contract.NonEssential, "member-svc", nil),
-		consumer(contract.Member, contract.NonEssential, "member-welcome", signedUp),
-		consumer(contract.Member, contract.NonEssential, "member-webhook", signupStuck),
+		consumer(contract.Storage, contract.Essential, replies, nil),
+		consumer(contract.Storage, contract.NonEssential, replies, nil),
+		consumer(contract.Member, contract.NonEssential, welcomes, signedUp),
+		consumer(contract.Member, contract.NonEssential, webhooks, signupStuck),
 	},
 }
+
+// The durable consumers, by what handles their messages, see addWorkers.
+const (
+	replies  = "member-svc"
+	welcomes = "member-welcome"
+	webhooks = "member-webhook"
+)
 
 // What is read of the program's own events.
 var (
@@ -201,12 +208,11 @@ func pages(p *service.Process, cfg Config, handlers *api.API, tokens *service.To
 	return public, admin, err
 }
 
-// loopFunc adds a worker that does something again and again, see [service.Loop];
-// consumeFunc adds one that consumes some subjects of a stream.
-type (
-	loopFunc    func(name string, every time.Duration, fn func(context.Context) (bool, error))
-	consumeFunc func(producer contract.Service, lane contract.Lane, durable string, subjects []string, handle func(context.Context, []service.Message) error)
-)
+// loopFunc adds a worker that does something again and again, see [service.Loop].
+type loopFunc func(name string, every time.Duration, fn func(context.Context) (bool, error))
+
+// handler handles the messages of a consumer, see [service.Consume].
+type handler func(ctx context.Context, batch []service.Message) error
 
 // addWorkers adds everything that goes on beside the requests.
 func addWorkers(p *service.Process, cfg Config, pool *pgxpool.Pool, nc *service.NATS, st *store.Store, metrics *api.Metrics,
@@ -219,23 +225,13 @@ func addWorkers(p *service.Process, cfg Config, pool *pgxpool.Pool, nc *service.
 	if err != nil {
 		return err
 	}
-	consume := func(producer contract.Service, lane contract.Lane, durable string, subjects []string, handle func(context.Context, []service.Message) error) {
-		config := consumer(producer, lane, durable, subjects)
-		config.External, config.Log, config.Tracer = cfg.External(), p.Log, st.Tracer
-		metrics.Consumers.Watch(config.Stream, durable)
-		run := func(ctx context.Context) error { return service.Consume(ctx, nc.Conn, config, handle) }
-		p.Workers = append(p.Workers, service.Task{Name: "consume " + config.Stream, Run: run})
-	}
 	loop := func(name string, every time.Duration, fn func(context.Context) (bool, error)) {
 		p.Workers = append(p.Workers, service.Task{Name: name, Run: func(ctx context.Context) error {
 			service.Loop(ctx, name, every, nil, p.Log, fn)
 			return nil
 		}})
 	}
-	replies := drive.Replies(st, p.Log, metrics.Reply)
-	consume(contract.Storage, contract.Essential, program.Name, nil, replies)
-	consume(contract.Storage, contract.NonEssential, program.Name, nil, replies)
-	consume(contract.Member, contract.NonEssential, "member-welcome", signedUp, mailer.Queue)
+	handlers := map[string]handler{replies: drive.Replies(st, p.Log, metrics.Reply), welcomes: mailer.Queue}
 	loop("redrive", time.Second, func(ctx context.Context) (bool, error) {
 		n, err := st.Redrive(ctx, cfg.RedrivePerSecond, redriveBatch)
 		metrics.Redriven(n)
@@ -254,10 +250,34 @@ func addWorkers(p *service.Process, cfg Config, pool *pgxpool.Pool, nc *service.
 	forget("sessions", st.ForgetExpiredSessions)
 	forget("logouts", st.ForgetLogouts)
 	loop("gauges", 5*time.Second, func(ctx context.Context) (bool, error) { return false, metrics.Refresh(ctx, st) })
+	if handlers[webhooks], err = addWatchers(cfg, pool, registry, wake, p.Log, loop); err != nil {
+		return err
+	}
+	return addConsumers(p, cfg, nc, st, metrics.Consumers, handlers)
+}
+
+// addConsumers has all consumers of the program read by their handlers: none is made and not read. One whose handler
+// is nil is not used in this configuration.
+func addConsumers(
+	p *service.Process, cfg Config, nc *service.NATS, st *store.Store, lag *service.Lag, handlers map[string]handler,
+) error {
+	for _, c := range program.Consumers {
+		handle, known := handlers[c.Durable]
+		if !known {
+			return fmt.Errorf("nothing handles the messages of consumer %s", c.Durable)
+		}
+		if handle == nil {
+			continue
+		}
+		c.External, c.Log, c.Tracer = cfg.External(), p.Log, st.Tracer
+		lag.Watch(c.Stream, c.Durable)
+		run := func(ctx context.Context) error { return service.Consume(ctx, nc.Conn, c, handle) }
+		p.Workers = append(p.Workers, service.Task{Name: "consume " + c.Stream, Run: run})
+	}
 	// Its commands are in our stream: while nobody takes them, our signups wait.
-	metrics.Consumers.Watch(contract.Stream(contract.Member, contract.Essential), "storage-svc")
-	p.Workers = append(p.Workers, service.Task{Name: "lag of consumers", Run: metrics.Consumers.Run})
-	return addWatchers(cfg, pool, registry, wake, p.Log, loop, consume)
+	lag.Watch(contract.Stream(contract.Member, contract.Essential), "storage-svc")
+	p.Workers = append(p.Workers, service.Task{Name: "lag of consumers", Run: lag.Run})
+	return nil
 }
 
 // Batches small enough for short transactions.

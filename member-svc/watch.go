@@ -12,7 +12,6 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/signup-saga/signup-saga/contract"
 	"github.com/signup-saga/signup-saga/member-svc/internal/reconcile"
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/member-svc/internal/stuck"
@@ -111,8 +110,11 @@ func reconcileOnce(ctx context.Context, cfg reconcileConfig, stdout io.Writer, d
 	return books.Err()
 }
 
-// addWatchers adds what looks after signups that do not go on by themselves.
-func addWatchers(cfg Config, pool *pgxpool.Pool, registry prometheus.Registerer, wake func(), log *slog.Logger, loop loopFunc, consume consumeFunc) error {
+// addWatchers adds what looks after signups that do not go on by themselves. It returns what handles notices of stuck
+// signups; nil without a webhook.
+func addWatchers(
+	cfg Config, pool *pgxpool.Pool, registry prometheus.Registerer, wake func(), log *slog.Logger, loop loopFunc,
+) (notices handler, err error) {
 	loop("notices of stuck signups", min(max(cfg.StuckAfter/10, time.Second), 10*time.Second), stuck.Notices(pool, cfg.StuckAfter, wake))
 	if cfg.WebhookURL.Reveal() != "" {
 		posts := prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -122,29 +124,30 @@ func addWatchers(cfg Config, pool *pgxpool.Pool, registry prometheus.Registerer,
 			posts.WithLabelValues(result)
 		}
 		webhook, err := stuck.NewWebhook(stuck.WebhookConfig{
-			URL: cfg.WebhookURL.Reveal(), Secret: cfg.WebhookSecret.Reveal(), MaxAttempts: cfg.WebhookMaxAttempts, MaxAge: cfg.WebhookMaxAge, Log: log,
+			URL: cfg.WebhookURL.Reveal(), Secret: cfg.WebhookSecret.Reveal(), Log: log,
+			MaxAttempts: cfg.WebhookMaxAttempts, MaxAge: cfg.WebhookMaxAge,
 			Observe: func(result string, n int) { posts.WithLabelValues(result).Add(float64(n)) },
 		}, pool)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if err := registry.Register(posts); err != nil {
-			return err
+			return nil, err
 		}
-		consume(contract.Member, contract.NonEssential, "member-webhook", signupStuck, webhook.Queue)
+		notices = webhook.Queue
 		loop("webhooks", time.Second, webhook.Work)
 	}
 	if cfg.StorageURL.Reveal() == "" {
-		return nil
+		return notices, nil
 	}
 	gauges, err := drift.NewGauges(registry,
 		prometheus.GaugeOpts{Name: "stranded_members", Help: "Members who are ready but have no storage, by the last reconciliation."},
 		prometheus.GaugeOpts{Name: "orphan_storages", Help: "Storages whose member left or is unknown, by the last reconciliation."},
 		prometheus.GaugeOpts{Name: "double_storages", Help: "Storages of another saga of their member, by the last reconciliation."})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	reconciler := cfg.reconciler(pool, cfg.steps(), wake, log)
 	loop("reconciliation", cfg.Tick(), reconciler.Schedule(cfg.ReconcileInterval, gauges))
-	return nil
+	return notices, nil
 }
