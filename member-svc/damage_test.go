@@ -149,7 +149,8 @@ func consoleStays(t *testing.T, s *svc, c *statuses, people []damaged) {
 		"/admin/v1/sagas?state=needs_attention",
 	}
 	for _, d := range people {
-		pages = append(pages, "/console/sagas/"+d.saga, "/admin/v1/sagas/"+d.saga, "/admin/v1/sagas?member_id="+d.member)
+		pages = append(pages, "/console/sagas/"+d.saga,
+			"/admin/v1/sagas/"+d.saga, "/admin/v1/sagas?member_id="+d.member)
 	}
 	for _, path := range pages {
 		p := browse(t, s.admin+path, nil, "Cookie", session, "Authorization", "Bearer operator-token")

@@ -79,7 +79,7 @@ func (c *Console) saga(r *http.Request) (view, error) {
 	}
 	v := sagaView{
 		Saga: s, Moments: newMoments(s.Timeline), Raw: string(raw),
-		CanRetry:  failing(s.State) || s.Step == "" && (s.State == client.Provisioning || s.State == client.Withdrawing),
+		CanRetry:  failing(s.State) || s.Step == "" && waiting(s.State),
 		CanCancel: s.State == client.Provisioning || s.State == client.Ready || s.State == client.NeedsAttention,
 		Example:   map[string]string{"reason": "…"},
 	}

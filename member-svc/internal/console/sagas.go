@@ -88,6 +88,8 @@ func failing(state string) bool {
 	return state == client.NeedsAttention || state == client.WithdrawNeedsAttention
 }
 
+func waiting(state string) bool { return state == client.Provisioning || state == client.Withdrawing }
+
 // group returns the query for a retry of the sagas that a filter selects, or "" if it
 // selects none that can be retried or by more than groups can be chosen by.
 func group(f client.SagaFilter) string {

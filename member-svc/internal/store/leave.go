@@ -54,7 +54,8 @@ func (s *Store) eraseAlone(ctx context.Context, c Change, cause error) ([]Result
 		return nil, err
 	}
 	s.logger().ErrorContext(ctx,
-		"member erased, but the database refuses to change the saga; mend its row, then cancel it", "saga_id", c.SagaID, "error", cause)
+		"member erased, but the database refuses to change the saga; mend its row, then cancel it",
+		"saga_id", c.SagaID, "error", cause)
 	return []Result{result}, nil
 }
 
