@@ -340,3 +340,38 @@ CREATE TRIGGER miss BEFORE UPDATE ON signup_saga FOR EACH ROW EXECUTE FUNCTION m
 	storetest.Exec(t, admin, "DROP TRIGGER miss ON signup_saga")
 	s.awaitState(t, body, "ready")
 }
+
+// Postgres vanishes without a word: packets are dropped in both directions, and nobody closes a connection. Requests
+// are answered 503. When there is a way for new connections, signups, relays and timers go on within 15 s.
+func TestServerVanishesWithoutAWord(t *testing.T) {
+	const bound = 15 * time.Second
+	broker := testenv.NATS(t)
+	fakeStorage(t, broker.URL, func(contract.StorageCommand) (contract.Type, *contract.StorageError) {
+		return contract.StorageProvisioned, nil
+	})
+	proxy := testenv.NewProxy(t, storetest.URL(t))
+	s := start(t, environment(t, proxy.URL, broker.URL))
+	c := &statuses{t: t}
+	crowd(t, s, c, "before", 60) // all connections are made
+	s.awaitState(t, signUp(t, s, "mina"), "ready")
+	proxy.Deafen()
+	c = &statuses{t: t}
+	crowd(t, s, c, "meanwhile", 60)
+	if c.of(http.StatusServiceUnavailable) != 60 {
+		t.Errorf("answers meanwhile: %v", c.counts)
+	}
+	proxy.Reopen()
+	began := time.Now()
+	testenv.Eventually(t, bound, "signups", func() bool {
+		after := &statuses{t: t}
+		crowd(t, s, after, "after", 1)
+		return after.of(http.StatusCreated) == 1
+	})
+	t.Logf("first 201 after %s", time.Since(began))
+	_, _, late, _ := call(t, "POST", s.public+"/v1/members", fmt.Sprintf(`{"username":"late","password":%q}`, password))
+	testenv.Eventually(t, bound-time.Since(began), "the relay and the replies", func() bool {
+		_, _, got, _ := call(t, "GET", s.self(late), "")
+		return got["state"] == "ready"
+	})
+	t.Logf("ready after %s", time.Since(began))
+}

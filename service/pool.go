@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -19,8 +20,14 @@ import (
 const (
 	connectTimeout  = 2 * time.Second
 	defaultMaxConns = 16
-	// closeLimit is how long a pool may take to say goodbye where nothing else bounds it.
+	// closeLimit is how long a connection or a pool may take to say goodbye where nothing else
+	// bounds it.
 	closeLimit = time.Second
+	// pingTimeout bounds the question whether an idle connection still leads anywhere.
+	pingTimeout = time.Second
+	// statementTimeout bounds each statement of a pool, whatever else does not: a server may
+	// vanish without a word, and TCP gives it up after a quarter of an hour.
+	statementTimeout = 10 * time.Second
 )
 
 // Errors about the server that a connection leads to.
@@ -39,6 +46,8 @@ var (
 // error, and with it all that are idle: the next ones lead to the new primary. Behind a
 // connection pooler such as PgBouncer nothing is prepared in the session, unless the url
 // sets default_query_exec_mode.
+//
+// A statement ends after 10 s at the latest, and so does what it holds.
 func OpenPool(ctx context.Context, url string, log *slog.Logger) (*pgxpool.Pool, error) {
 	return openPool(ctx, NewSecret(url), log, nil)
 }
@@ -49,7 +58,7 @@ func openPool(ctx context.Context, url Secret, log *slog.Logger, f *fault) (*pgx
 	if err != nil {
 		return nil, err
 	}
-	observers := observed{querySpans{}}
+	observers := observed{querySpans{}, patience(statementTimeout)}
 	if f != nil {
 		observers = append(observers, f)
 	}
@@ -100,7 +109,14 @@ func (c *connector) config() (*pgxpool.Config, error) {
 	if cfg.ConnConfig.ValidateConnect == nil && !strings.Contains(url, "target_session_attrs") {
 		cfg.ConnConfig.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
 	}
-	cfg.BeforeConnect, cfg.AfterConnect = c.beforeConnect, c.afterConnect
+	lookup := cfg.ConnConfig.LookupFunc
+	cfg.ConnConfig.LookupFunc = func(ctx context.Context, host string) ([]string, error) {
+		ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+		defer cancel()
+		return lookup(ctx, host)
+	}
+	cfg.PingTimeout = pingTimeout
+	cfg.BeforeConnect, cfg.AfterConnect, cfg.BeforeClose = c.beforeConnect, c.afterConnect, hangUp
 	fatal := cfg.ConnConfig.OnPgError
 	cfg.ConnConfig.OnPgError = func(conn *pgconn.PgConn, err *pgconn.PgError) bool {
 		return fatal(conn, err) && !c.left(conn, err)
@@ -108,10 +124,49 @@ func (c *connector) config() (*pgxpool.Config, error) {
 	return cfg, nil
 }
 
+// boundGoodbye bounds how long a connection of this configuration takes to end. It holds
+// its place in the pool until then, and pgx would wait 15 s for a server that is gone.
+func boundGoodbye(cfg *pgx.ConnConfig) {
+	dial, made := cfg.DialFunc, new(atomic.Bool)
+	cfg.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		if err == nil && made.Load() { // it only asks the server to cancel a statement
+			err = conn.SetDeadline(time.Now().Add(closeLimit))
+		}
+		return conn, err
+	}
+	cfg.AfterConnect = func(context.Context, *pgconn.PgConn) error {
+		made.Store(true)
+		return nil
+	}
+}
+
+// hangUp closes a connection that does not end in order.
+func hangUp(conn *pgx.Conn) {
+	time.AfterFunc(closeLimit, func() { _ = conn.PgConn().Conn().Close() })
+}
+
+// patience is how long a statement may take.
+type patience time.Duration
+
+type patienceKey struct{}
+
+func (p patience) started(ctx context.Context, _ *pgx.Conn, _ string) context.Context {
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(p))
+	return context.WithValue(ctx, patienceKey{}, cancel)
+}
+
+func (patience) ended(ctx context.Context, _ error) {
+	if cancel, ok := ctx.Value(patienceKey{}).(context.CancelFunc); ok {
+		cancel()
+	}
+}
+
 // beforeConnect follows the url's file: role and password may change while the pool
 // lives. Hosts stay as they are until a restart: connections to two databases at a time
 // would be worse than none.
 func (c *connector) beforeConnect(_ context.Context, cfg *pgx.ConnConfig) error {
+	boundGoodbye(cfg)
 	if c.pooler.Load() {
 		cfg.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 	}
@@ -130,6 +185,8 @@ func (c *connector) afterConnect(ctx context.Context, conn *pgx.Conn) error {
 		Name: "timestamptz", OID: pgtype.TimestamptzOID, Codec: &pgtype.TimestamptzCodec{ScanLocation: time.UTC},
 	})
 	conn.PgConn().CustomData()[epochKey] = c.epoch.Load()
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
 	if c.pooler.Load() || modeIsSet(c.url.Reveal()) {
 		return nil
 	}

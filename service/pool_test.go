@@ -144,16 +144,21 @@ func TestOfSeveralHostsTheWritableIsUsed(t *testing.T) {
 	}
 }
 
-// A server that hangs does not hold up whoever closes the pool.
+// A server that hangs does not hold up whoever closes the pool, nor does a task that keeps a connection.
 func TestClosePoolIsBounded(t *testing.T) {
-	proxy := newDeafProxy(t, testenv.Database(t, "empty", nil))
-	pool, err := service.OpenPool(t.Context(), proxy.url, discard())
+	proxy := testenv.NewProxy(t, testenv.Database(t, "empty", nil))
+	pool, err := service.OpenPool(t.Context(), proxy.URL, discard())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { proxy.cut(); pool.Close() }()
+	defer proxy.Cut()
 	fill(t, pool, "SELECT 1")
-	proxy.deaf()
+	kept, err := pool.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kept.Release()
+	proxy.Deafen()
 	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	if _, err := pool.Exec(short, "SELECT 1"); !service.Unavailable(err) { // pgx goes on to cancel it
@@ -168,75 +173,56 @@ func TestClosePoolIsBounded(t *testing.T) {
 	}
 }
 
-// deafProxy stands before a Postgres, until it stops to forward anything.
-type deafProxy struct {
-	url  string
-	mu   sync.Mutex
-	stop bool
-	done chan struct{}
-	cut  func()
-}
-
-func newDeafProxy(t *testing.T, server string) *deafProxy {
-	t.Helper()
-	u, err := url.Parse(server)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &deafProxy{done: make(chan struct{})}
-	target := u.Host
-	u.Host = l.Addr().String()
-	p.url = u.String()
-	p.cut = sync.OnceFunc(func() { close(p.done); l.Close() })
-	t.Cleanup(p.cut)
-	go func() {
-		for {
-			client, err := l.Accept()
-			if err != nil {
-				return
-			}
-			behind, err := net.Dial("tcp", target)
-			if err != nil {
-				client.Close()
-				continue
-			}
-			go p.forward(behind, client)
-			go p.forward(client, behind)
-		}
-	}()
-	return p
-}
-
-func (p *deafProxy) deaf() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.stop = true
-}
-
-func (p *deafProxy) forward(to, from net.Conn) {
-	defer to.Close()
-	buf := make([]byte, 32<<10)
-	for {
-		n, err := from.Read(buf)
-		p.mu.Lock()
-		stop := p.stop
-		p.mu.Unlock()
-		if stop {
-			<-p.done
-			return
-		}
-		if n > 0 {
-			if _, err := to.Write(buf[:n]); err != nil {
-				return
-			}
-		}
+// No statement waits for ever, whoever sends it, and those that are in time leave their connection as it is.
+func TestStatementsAreBounded(t *testing.T) {
+	pool := open(t, testenv.Database(t, "empty", nil))
+	ctx := context.Background() // of background work: without a bound
+	query := func(sql string) error {
+		rows, err := pool.Query(ctx, sql)
 		if err != nil {
-			return
+			return err
 		}
+		rows.Close()
+		return rows.Err()
+	}
+	kinds := []func(sql string) error{
+		query,
+		func(sql string) error { _, err := pool.Exec(ctx, sql); return err },
+		func(sql string) error {
+			b := new(pgx.Batch)
+			b.Queue("SELECT 1")
+			b.Queue(sql)
+			return pool.SendBatch(ctx, b).Close()
+		},
+		func(sql string) error {
+			return service.Transactor{Pool: pool, Idle: time.Minute}.Do(ctx, nil, func(tx pgx.Tx) error {
+				_, err := tx.Exec(ctx, sql)
+				return err
+			})
+		},
+	}
+	for range 10 {
+		for i, kind := range kinds {
+			if err := kind("SELECT 1"); err != nil {
+				t.Errorf("kind %d: %v", i, err)
+			}
+		}
+	}
+	if n := pool.Stat().NewConnsCount(); n != 1 {
+		t.Errorf("%d connections were made for statements that came one after the other", n)
+	}
+	began := time.Now()
+	var wg sync.WaitGroup
+	for i, kind := range kinds {
+		wg.Go(func() {
+			if err := kind("SELECT pg_sleep(30)"); err == nil || !service.Unavailable(err) {
+				t.Errorf("kind %d: %v", i, err)
+			}
+		})
+	}
+	wg.Wait()
+	if took := time.Since(began); took > 12*time.Second {
+		t.Errorf("took %s", took)
 	}
 }
 

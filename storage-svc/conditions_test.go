@@ -301,6 +301,41 @@ func TestReadOnlyRoleAndBack(t *testing.T) {
 	t.Logf("all ready after %s", time.Since(began))
 }
 
+// Postgres vanishes without a word, in the middle of a batch of commands. When there is a way for new connections, all
+// goes on within 15 s.
+func TestServerVanishesWithoutAWord(t *testing.T) {
+	const members, bound = 100, 15 * time.Second
+	server := testenv.NATS(t)
+	vars := environment(t, server.URL)
+	migrated(t, vars)
+	proxy := testenv.NewProxy(t, vars["STORAGE_DATABASE_URL"])
+	admin, err := pgxpool.New(t.Context(), vars["STORAGE_DATABASE_URL"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close()
+	vars["STORAGE_DATABASE_URL"] = proxy.URL
+	p := &plight{process: start(t, vars), admin: admin, member: newMemberService(t, server.URL)}
+	p.sendAll("0001", members)
+	testenv.Eventually(t, 20*time.Second, "the first storage", func() bool {
+		return p.count("SELECT count(*) FROM storage WHERE status = 'ready'") > 0
+	})
+	proxy.Deafen()
+	p.sendAll("0002", members)
+	if counts := p.askAll(); counts[http.StatusServiceUnavailable] == 0 || counts[http.StatusOK] != 0 {
+		t.Errorf("answers meanwhile: %v", counts)
+	}
+	proxy.Reopen()
+	began := time.Now()
+	testenv.Eventually(t, bound, "new storages", func() bool {
+		return p.count("SELECT count(*) FROM storage WHERE member_id::text LIKE '%-0002%' AND status = 'ready'") > 0
+	})
+	t.Logf("the first new storage is ready after %s", time.Since(began))
+	p.allReady("0002", members)
+	p.allReady("0001", members)
+	t.Logf("all are ready after %s", time.Since(began))
+}
+
 // Every operation, while everything is locked for longer than anybody waits.
 func TestNoOperationAnswers500WhileTablesAreLocked(t *testing.T) {
 	nats := testenv.NATS(t)

@@ -1,0 +1,114 @@
+package testenv
+
+import (
+	"math"
+	"net"
+	"net/url"
+	"sync"
+	"testing"
+)
+
+// Proxy is a way to a PostgreSQL on which packets may get lost without a word: its connections stay open, and nothing
+// passes.
+type Proxy struct {
+	URL string // of the database behind it
+
+	target   string
+	listener net.Listener
+	done     chan struct{}
+	mu       sync.Mutex
+	made     int // connections ever
+	deaf     int // connections before this one pass nothing on
+	conns    []net.Conn
+}
+
+// NewProxy returns a proxy in front of a database. It ends with the test.
+func NewProxy(t testing.TB, databaseURL string) *Proxy {
+	t.Helper()
+	u, err := url.Parse(databaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &Proxy{target: u.Host, done: make(chan struct{})}
+	if p.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	u.Host = p.listener.Addr().String()
+	p.URL = u.String()
+	t.Cleanup(p.Cut)
+	go p.serve()
+	return p
+}
+
+// Deafen makes all connections deaf, present and future.
+func (p *Proxy) Deafen() { p.below(func() int { return math.MaxInt }) }
+
+// Reopen lets new connections through. Those of before stay as they are.
+func (p *Proxy) Reopen() { p.below(func() int { return p.made }) }
+
+func (p *Proxy) below(n func() int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.deaf = n()
+}
+
+// Cut closes everything.
+func (p *Proxy) Cut() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-p.done:
+		return
+	default:
+	}
+	close(p.done)
+	_ = p.listener.Close()
+	for _, c := range p.conns {
+		_ = c.Close()
+	}
+}
+
+func (p *Proxy) serve() {
+	for {
+		client, err := p.listener.Accept()
+		if err != nil {
+			return
+		}
+		behind, err := net.Dial("tcp", p.target)
+		if err != nil {
+			_ = client.Close()
+			continue
+		}
+		p.mu.Lock()
+		n := p.made
+		p.made++
+		p.conns = append(p.conns, client, behind)
+		p.mu.Unlock()
+		go p.forward(n, behind, client)
+		go p.forward(n, client, behind)
+	}
+}
+
+// forward passes on what connection n says, until that is deaf: then it keeps both ends open.
+func (p *Proxy) forward(n int, to, from net.Conn) {
+	defer to.Close()
+	buf := make([]byte, 32<<10)
+	for {
+		size, err := from.Read(buf)
+		p.mu.Lock()
+		deaf := n < p.deaf
+		p.mu.Unlock()
+		if deaf {
+			<-p.done
+			return
+		}
+		if size > 0 {
+			if _, err := to.Write(buf[:size]); err != nil {
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
