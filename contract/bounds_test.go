@@ -181,3 +181,34 @@ func TestCommandsHaveOneParticipant(t *testing.T) {
 		}
 	}
 }
+
+// A message whose attributes and data name two members, sagas or generations is nobody's.
+func TestAttributesAgreeWithTheData(t *testing.T) {
+	const other = "01999e5c-0000-7000-8000-0000000000ff"
+	for _, r := range contract.Table() {
+		e, err := contract.Parse(map[string][]string{"content-type": {contract.StructuredContentType}}, golden(t, r.Type))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Type == contract.StorageProviderChanged { // it is about no member
+			continue
+		}
+		for name, change := range map[string]struct {
+			with func(*contract.Event)
+			fits bool
+		}{
+			"nothing":          {func(*contract.Event) {}, true},
+			"no attributes":    {func(e *contract.Event) { e.Subject, e.SagaID, e.Generation = "", "", 0 }, true},
+			"other member":     {func(e *contract.Event) { e.Subject = other }, false},
+			"other saga":       {func(e *contract.Event) { e.SagaID = other }, false},
+			"other generation": {func(e *contract.Event) { e.Generation = 77 }, r.Type == contract.MemberSignedUp},
+		} {
+			changed := e
+			change.with(&changed)
+			err := changed.DataTo(dataOf(r))
+			if (err == nil) != change.fits || err != nil && !errors.Is(err, contract.ErrMalformed) {
+				t.Errorf("%s, %s: %v", r.Type, name, err)
+			}
+		}
+	}
+}

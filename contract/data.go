@@ -22,6 +22,20 @@ func (c StorageCommand) Validate() error {
 	return out.err()
 }
 
+func (c StorageCommand) whom() (memberID, sagaID string, generation int64) {
+	return c.MemberID, c.SagaID, c.Generation
+}
+
+func (r StorageReply) whom() (memberID, sagaID string, generation int64) {
+	return r.MemberID, r.SagaID, r.Generation
+}
+
+func (s SignedUp) whom() (memberID, sagaID string, generation int64) { return s.MemberID, s.SagaID, 0 }
+
+func (s Stuck) whom() (memberID, sagaID string, generation int64) {
+	return s.MemberID, s.SagaID, s.Generation
+}
+
 // about checks whom a message is about.
 func (c *checks) about(memberID, sagaID string, generation int64) {
 	c.uuid("member_id", memberID)

@@ -171,7 +171,7 @@ func (e Event) validate() error {
 }
 
 // DataTo decodes the event's data into v and, where v has a Validate method,
-// checks it. Unknown fields are ignored, so that newer producers may add some.
+// checks it, also against the attributes. Unknown fields are ignored, so that newer producers may add some.
 // Errors wrap [ErrMalformed].
 func (e Event) DataTo(v any) error {
 	if err := json.Unmarshal(e.Data, v); err != nil {
@@ -182,7 +182,19 @@ func (e Event) DataTo(v any) error {
 			return fmt.Errorf("%w: data of %s: %w", ErrMalformed, e.Type, err)
 		}
 	}
+	if c, ok := v.(interface {
+		whom() (memberID, sagaID string, generation int64)
+	}); ok && !e.isAbout(c.whom()) {
+		return fmt.Errorf("%w: data of %s: the attributes are about something else", ErrMalformed, e.Type)
+	}
 	return nil
+}
+
+// isAbout reports whether no attribute contradicts the data: two readers of one message must
+// not see two members in it. What is not given, "" or 0, contradicts nothing.
+func (e Event) isAbout(memberID, sagaID string, generation int64) bool {
+	return (e.Subject == "" || e.Subject == memberID) && (e.SagaID == "" || e.SagaID == sagaID) &&
+		(e.Generation == 0 || generation == 0 || e.Generation == generation)
 }
 
 // Headers returns the attributes that the outbox does not set by itself:

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"unicode"
 
 	"github.com/signup-saga/signup-saga/contract"
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
@@ -123,9 +124,19 @@ func cleaned(e contract.StorageError) contract.StorageError {
 	return contract.StorageError{Class: clean(e.Class), Message: clean(e.Message), Fingerprint: clean(e.Fingerprint)}
 }
 
-// clean makes a foreign text fit for a Postgres column and a person's screen.
+// clean makes a foreign text fit for a Postgres column and a person's screen: without controls, and without
+// directions and characters of no width, which make it read as something else.
 func clean(s string) string {
-	s = strings.ReplaceAll(strings.ToValidUTF8(s, ""), "\x00", "")
+	s = strings.Map(func(r rune) rune {
+		switch {
+		case unicode.IsPrint(r):
+			return r
+		case unicode.IsSpace(r):
+			return ' '
+		default:
+			return -1
+		}
+	}, strings.ToValidUTF8(s, ""))
 	if len(s) > 500 {
 		s = strings.ToValidUTF8(s[:500], "")
 	}

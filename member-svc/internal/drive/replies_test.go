@@ -189,3 +189,14 @@ func TestRejectionWithoutReason(t *testing.T) {
 		t.Errorf("%+v %v", got.Saga, err)
 	}
 }
+
+// What a participant says is shown to people, who must not be deceived by it.
+func TestReasonsHoldNothingInvisible(t *testing.T) {
+	st, handle := open(t)
+	handle(reply(contract.StorageRejected, goldenSaga,
+		`,"error":{"class":"rejected","message":"a\u001b[2J\tb\u202ec\u200b\u0085d é","fingerprint":"x\u2066y"}`))
+	got, _, err := st.Get(t.Context(), goldenSaga)
+	if err != nil || got.ErrorMessage != "a[2J bc d é" || got.ErrorFingerprint != "xy" {
+		t.Errorf("%q %q %v", got.ErrorMessage, got.ErrorFingerprint, err)
+	}
+}
