@@ -186,7 +186,8 @@ func TestCommandsHaveOneParticipant(t *testing.T) {
 func TestAttributesAgreeWithTheData(t *testing.T) {
 	const other = "01999e5c-0000-7000-8000-0000000000ff"
 	for _, r := range contract.Table() {
-		e, err := contract.Parse(map[string][]string{"content-type": {contract.StructuredContentType}}, golden(t, r.Type))
+		headers := map[string][]string{"content-type": {contract.StructuredContentType}}
+		e, err := contract.Parse(headers, golden(t, r.Type))
 		if err != nil {
 			t.Fatal(err)
 		}

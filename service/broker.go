@@ -38,7 +38,7 @@ func (p Program) setUp(ctx context.Context, c Common, log *slog.Logger, again ti
 	if err != nil {
 		return fmt.Errorf("set up streams: %w", err)
 	}
-	pause := again
+	pause, whole := again, ctx
 	if again == 0 {
 		limited, cancel := context.WithTimeout(ctx, natsPatience)
 		defer cancel()
@@ -65,6 +65,10 @@ func (p Program) setUp(ctx context.Context, c Common, log *slog.Logger, again ti
 		}
 		return false, nil
 	})
+	if again == 0 && !known {
+		log.Warn("streams and consumers are not up to date: run broker, or migrate again once NATS answers")
+		return whole.Err()
+	}
 	return nil
 }
 

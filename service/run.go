@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -17,8 +18,9 @@ import (
 
 // Main runs run as the whole program. The first SIGTERM or interrupt cancels its
 // context, a second one exits at once with status 130. An error is printed to
-// standard error, as JSON with LOG_FORMAT=json, and exits with status 1; being told to
-// stop while still waiting for something is not an error.
+// standard error, as JSON with LOG_FORMAT=json, and exits with status 1. For serve and
+// broker, being told to stop while still waiting for something is not an error; a job
+// that was stopped has not done its work.
 func Main(run func(ctx context.Context, args []string, getenv func(string) string, stdout io.Writer) error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 2)
@@ -33,9 +35,7 @@ func Main(run func(ctx context.Context, args []string, getenv func(string) strin
 		os.Exit(130)
 	}()
 	err := run(ctx, os.Args[1:], os.Getenv, os.Stdout)
-	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-		err = nil
-	}
+	err = ended(ctx, os.Args[1:], err)
 	if err == nil {
 		return
 	}
@@ -45,6 +45,20 @@ func Main(run func(ctx context.Context, args []string, getenv func(string) strin
 		fmt.Fprintln(os.Stderr, err) // may have several lines, for people
 	}
 	os.Exit(1)
+}
+
+var errInterrupted = errors.New("interrupted before the work was done: run it again")
+
+// ended is what an error of a subcommand means once it may have been told to stop.
+func ended(ctx context.Context, args []string, err error) error {
+	switch {
+	case ctx.Err() == nil || !errors.Is(err, context.Canceled):
+		return err
+	case len(args) > 0 && slices.Contains([]string{"serve", "broker"}, args[0]):
+		return nil
+	default:
+		return errInterrupted
+	}
 }
 
 // Task is a part of a service that runs until its context ends. Returning

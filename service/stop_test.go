@@ -1,11 +1,16 @@
 package service_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"testing"
 	"time"
 
+	"github.com/signup-saga/signup-saga/contract"
+	"github.com/signup-saga/signup-saga/devstack/testenv"
 	"github.com/signup-saga/signup-saga/service"
 )
 
@@ -41,3 +46,46 @@ func TestStopLeavesBehindWhatHangs(t *testing.T) {
 		t.Errorf("closed %t, %v", closed, err)
 	}
 }
+
+// A job that was interrupted has not succeeded; a service that waited for something has stopped well.
+func TestInterruptedJobsFail(t *testing.T) {
+	stopped, stop := context.WithCancel(t.Context())
+	stop()
+	away := fmt.Errorf("waiting for postgres: %w", context.Canceled)
+	for _, c := range []struct {
+		ctx  context.Context
+		args []string
+		err  error
+		ok   bool
+	}{
+		{stopped, []string{"serve"}, away, true},
+		{stopped, []string{"broker"}, away, true},
+		{stopped, []string{"migrate"}, away, false},
+		{stopped, []string{"reconcile", "--dry-run"}, away, false},
+		{stopped, nil, away, false},
+		{stopped, []string{"migrate"}, nil, true}, // it was done by then
+		{stopped, []string{"serve"}, errors.New("x"), false},
+		{t.Context(), []string{"serve"}, away, false},
+	} {
+		if err := service.Ended(c.ctx, c.args, c.err); (err == nil) != c.ok {
+			t.Errorf("%q, stopped %t: %v", c.args, c.ctx.Err() != nil, err)
+		}
+	}
+	url := testenv.Database(t, "empty", nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	log := slog.New(slog.NewTextHandler(writerFunc(func(b []byte) {
+		if bytes.Contains(b, []byte("set up streams")) { // NATS is away, which migrate waits for
+			cancel()
+		}
+	}), nil))
+	p := service.Program{Name: "test", Producer: contract.Storage}
+	common := service.Common{NATSURL: service.NewSecret("nats://127.0.0.1:1")}
+	err := p.Migrate(ctx, service.NewSecret(url), common, log)
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("migrate without its streams: %v", err)
+	}
+}
+
+type writerFunc func([]byte)
+
+func (w writerFunc) Write(b []byte) (int, error) { w(b); return len(b), nil }
