@@ -246,6 +246,30 @@ LOOP EXECUTE format('LOCK TABLE %I IN ACCESS EXCLUSIVE MODE', r.tablename); END 
 	}
 }
 
+// load keeps n people signing up, one name after the other, and counts how many were created and refused with 503.
+func load(t *testing.T, s *svc, prefix string, n int) (created, refused *atomic.Int64, stop func()) {
+	t.Helper()
+	created, refused = new(atomic.Int64), new(atomic.Int64)
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() {
+			for k := 0; ; k++ {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				one := &statuses{t: t}
+				crowd(t, s, one, fmt.Sprintf("%s%dx%dx", prefix, i, k), 1)
+				created.Add(int64(one.of(http.StatusCreated)))
+				refused.Add(int64(one.of(http.StatusServiceUnavailable)))
+			}
+		})
+	}
+	return created, refused, func() { close(done); wg.Wait() }
+}
+
 // A role that may not write for a while, as after a failover to a server that is not promoted yet.
 func TestReadOnlyRoleAndBack(t *testing.T) {
 	const role, busy = "test_readonly", 16
@@ -256,25 +280,8 @@ func TestReadOnlyRoleAndBack(t *testing.T) {
 	}
 	for name, terminate := range map[string]bool{"terminated": true, "left": false} {
 		t.Run(name, func(t *testing.T) {
-			var created, refused atomic.Int64
-			stop := make(chan struct{})
-			var wg sync.WaitGroup
-			for i := range busy {
-				wg.Go(func() {
-					for n := 0; ; n++ {
-						select {
-						case <-stop:
-							return
-						default:
-						}
-						one := &statuses{t: t}
-						crowd(t, s, one, fmt.Sprintf("%s%dx%dx", name, i, n), 1)
-						created.Add(int64(one.of(http.StatusCreated)))
-						refused.Add(int64(one.of(http.StatusServiceUnavailable)))
-					}
-				})
-			}
-			defer func() { close(stop); wg.Wait() }()
+			created, refused, stop := load(t, s, name, busy)
+			defer stop()
 			testenv.Eventually(t, 20*time.Second, "some load", func() bool { return created.Load() > busy })
 			storetest.Exec(t, admin, "ALTER ROLE "+role+" SET default_transaction_read_only = on")
 			if terminate {
@@ -374,4 +381,62 @@ func TestServerVanishesWithoutAWord(t *testing.T) {
 		return got["state"] == "ready"
 	})
 	t.Logf("ready after %s", time.Since(began))
+}
+
+// The primary dies, or all packets to it are dropped, and the standby is promoted: signups work within 3 s, and nothing
+// that was answered 201 is lost. The old primary comes back as a standby, and nobody is bothered.
+func TestFailoverToAPromotedStandby(t *testing.T) {
+	const busy = 16
+	for name, lose := range map[string]func(*testenv.Pair){
+		"killed": func(p *testenv.Pair) { p.Kill(0) },
+		"silent": func(p *testenv.Pair) { p.Proxies[0].Deafen() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			pair := testenv.NewPair(t)
+			env := environment(t, pair.URL, "nats://127.0.0.1:1")
+			getenv := func(name string) string { return env[name] }
+			if err := run(t.Context(), []string{"migrate"}, getenv, io.Discard); err != nil {
+				t.Fatal(err)
+			}
+			s := start(t, env)
+			ready := func() int {
+				status, _, _, _ := call(t, "GET", s.admin+"/readyz", "")
+				return status
+			}
+			created, refused, stop := load(t, s, name, busy)
+			stop = sync.OnceFunc(stop)
+			defer stop()
+			testenv.Eventually(t, 20*time.Second, "some load", func() bool { return created.Load() > busy })
+			lose(pair)
+			testenv.Eventually(t, 20*time.Second, "503 for signups and probes", func() bool {
+				return refused.Load() > busy && ready() == http.StatusServiceUnavailable
+			})
+			before := created.Load()
+			began := time.Now()
+			pair.Promote(1)
+			testenv.Eventually(t, 3*time.Second, "a signup", func() bool { return created.Load() > before })
+			t.Logf("first 201 %s after the promotion was asked for; %d created, %d refused",
+				time.Since(began), created.Load(), refused.Load())
+			testenv.Eventually(t, 5*time.Second, "readiness", func() bool { return ready() == http.StatusOK })
+			if name == "silent" {
+				pair.Kill(0)
+			}
+			pair.ReturnAsStandby(0)
+			admin := storetest.Connect(t, pair.Servers[1])
+			storetest.Exec(t, admin, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "+
+				"WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()") // new connections have the choice
+			before, left := created.Load(), refused.Load()
+			testenv.Eventually(t, 10*time.Second, "more signups", func() bool {
+				return created.Load() > before+10*busy
+			})
+			if now := refused.Load(); now > left+2*busy {
+				t.Errorf("%d signups were refused because a standby came back", now-left)
+			}
+			stop()
+			members := storetest.Count(t, admin, "SELECT count(*) FROM member")
+			if int64(members) < created.Load() {
+				t.Errorf("%d members of %d who were answered 201", members, created.Load())
+			}
+		})
+	}
 }

@@ -13,10 +13,10 @@ import (
 type Proxy struct {
 	URL string // of the database behind it
 
-	target   string
 	listener net.Listener
 	done     chan struct{}
 	mu       sync.Mutex
+	target   string
 	made     int // connections ever
 	deaf     int // connections before this one pass nothing on
 	conns    []net.Conn
@@ -29,7 +29,7 @@ func NewProxy(t testing.TB, databaseURL string) *Proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &Proxy{target: u.Host, done: make(chan struct{})}
+	p := &Proxy{done: make(chan struct{}), target: u.Host}
 	if p.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		t.Fatal(err)
 	}
@@ -38,6 +38,17 @@ func NewProxy(t testing.TB, databaseURL string) *Proxy {
 	t.Cleanup(p.Cut)
 	go p.serve()
 	return p
+}
+
+// Point makes new connections lead to another database.
+func (p *Proxy) Point(databaseURL string) {
+	u, err := url.Parse(databaseURL)
+	if err != nil {
+		return // then it leads to where it led
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.target = u.Host
 }
 
 // Deafen makes all connections deaf, present and future.
@@ -74,7 +85,10 @@ func (p *Proxy) serve() {
 		if err != nil {
 			return
 		}
-		behind, err := net.Dial("tcp", p.target)
+		p.mu.Lock()
+		target := p.target
+		p.mu.Unlock()
+		behind, err := net.Dial("tcp", target)
 		if err != nil {
 			_ = client.Close()
 			continue
