@@ -227,7 +227,7 @@ func (w *Webhook) post(ctx context.Context, n notice) error {
 		if timeout := net.Error(nil); errors.As(err, &timeout) && timeout.Timeout() {
 			return errors.New("no answer in time")
 		}
-		return errors.New("the receiver cannot be reached")
+		return fmt.Errorf("the receiver cannot be reached: %w", withoutURL(err))
 	}
 	defer resp.Body.Close()
 	_, _ = io.CopyN(io.Discard, resp.Body, answerLimit) // so that the connection can be used again
@@ -239,6 +239,15 @@ func (w *Webhook) post(ctx context.Context, n notice) error {
 	default:
 		return fmt.Errorf("answered %d", resp.StatusCode)
 	}
+}
+
+// withoutURL returns why a request failed. The URL, which may hold a secret, is in the error around it.
+func withoutURL(err error) error {
+	var around *url.Error
+	for errors.As(err, &around) {
+		err = around.Err
+	}
+	return err
 }
 
 func (w *Webhook) sign(n notice, at string) []byte {
