@@ -138,7 +138,7 @@ func assemble(cfg Config, pool *pgxpool.Pool, nc *service.NATS, tracer *service.
 	if err := addWorkers(p, cfg, pool, nc, st, metrics, registry, wake); err != nil {
 		return nil, err
 	}
-	if err := tokens.Watch(registry, log); err != nil {
+	if err := tokens.Watch("admin", registry, log); err != nil {
 		return nil, err
 	}
 	public, admin, err := pages(p, cfg, newAPI(p, cfg, st, hasher, metrics), tokens)

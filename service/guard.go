@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -22,31 +23,39 @@ const (
 // guard limits, logs and counts wrong tokens. Safe for concurrent use.
 type guard struct {
 	log                         *slog.Logger
+	refusal                     string // the message in the log
 	refused                     *prometheus.CounterVec
 	byAddress, overall, reserve *Limiter
 
 	mu sync.Mutex // from asking the limiters to counting: requests at once are no way around them
 }
 
-// Watch has wrong tokens limited, logged and counted, and metrics registered. Call it
-// before the tokens are used.
-func (t *Tokens) Watch(reg prometheus.Registerer, log *slog.Logger) error {
+// Watch has wrong tokens limited, logged and counted, and metrics registered. The kind of the
+// tokens, a word in lower case, begins the names of the metrics. Call it before the tokens are used.
+func (t *Tokens) Watch(kind string, reg prometheus.Registerer, log *slog.Logger) error {
+	reasons := []string{reasonUnknown, reasonLimited}
+	if t.file {
+		reasons = []string{reasonUnknown, reasonShort, reasonTypo, reasonExpired, reasonLimited}
+	}
 	t.guard = &guard{
-		log: log,
+		log: log, refusal: kind + " token refused",
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "admin_tokens_refused_total",
-			Help: "Admin tokens refused by reason: unknown, short, typo, expired, limited.",
+			Name: kind + "_tokens_refused_total",
+			Help: "Tokens refused by reason: " + strings.Join(reasons, ", ") + ".",
 		}, []string{"reason"}),
 		byAddress: NewLimiter(guessesPerAddress, time.Minute/guessesPerAddress),
 		overall:   NewLimiter(guessesOfAll, time.Minute/guessesOfAll),
 		reserve:   NewLimiter(guessesReserved, 5*time.Minute),
 	}
-	for _, reason := range []string{reasonUnknown, reasonShort, reasonTypo, reasonExpired, reasonLimited} {
+	for _, reason := range reasons {
 		t.guard.refused.WithLabelValues(reason) // begins at zero
 	}
+	if !t.file {
+		return reg.Register(t.guard.refused)
+	}
 	expiry := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "admin_token_expiry_timestamp_seconds",
-		Help: "When the first of the admin tokens expires that has not been replaced; 0 if none does.",
+		Name: kind + "_token_expiry_timestamp_seconds",
+		Help: "When the first of the " + kind + " tokens expires that has not been replaced; 0 if none does.",
 	}, t.firstExpiry)
 	return errors.Join(reg.Register(t.guard.refused), reg.Register(expiry))
 }
@@ -71,7 +80,7 @@ func (g *guard) check(r *http.Request, find func() (token, string)) (token, *Pro
 		g.reserve.AllowFrom(address, "")
 	}
 	g.refused.WithLabelValues(reason).Inc()
-	g.log.WarnContext(r.Context(), "admin token refused", "reason", reason,
+	g.log.WarnContext(r.Context(), g.refusal, "reason", reason,
 		"address", address, "waits", g.wait(address) > 0)
 	return token{}, errNoToken()
 }

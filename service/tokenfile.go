@@ -107,6 +107,19 @@ func trivial(hash [sha256.Size]byte) bool {
 	return false
 }
 
+// weak tells whether a secret is too short for 128 random bits, or not random.
+func weak(secret string) bool {
+	shortest := 22 // of the 62 letters and digits
+	if strings.Trim(secret, "0123456789abcdefABCDEF") == "" {
+		shortest = 32
+	}
+	different := map[rune]bool{}
+	for _, r := range secret {
+		different[r] = true
+	}
+	return len(secret) < shortest || len(different) < 8
+}
+
 func warnOfExpiry(log *slog.Logger, list []token) {
 	for _, t := range list {
 		switch {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -20,9 +21,9 @@ const (
 
 // Tokens authenticates bearers. Only hashes are kept. Safe for concurrent use.
 type Tokens struct {
-	list     func() []token
-	shortest int // characters; what is shorter is refused, whatever the list says
-	guard    *guard
+	list  func() []token
+	file  bool // of operators: the list has hashes and expiries, and people type
+	guard *guard
 }
 
 type token struct {
@@ -49,7 +50,7 @@ func LoadTokens(path string, log *slog.Logger) (*Tokens, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Tokens{list: file.get, shortest: shortestToken}, nil
+	return &Tokens{list: file.get, file: true}, nil
 }
 
 // ParseTokens reads lines name:role:sha256-hex[:expiry]; empty lines and lines that begin
@@ -58,17 +59,25 @@ func LoadTokens(path string, log *slog.Logger) (*Tokens, error) {
 // is required.
 func ParseTokens(text string) (*Tokens, error) {
 	list, err := parseTokens(text)
-	return &Tokens{list: func() []token { return list }, shortest: shortestToken}, err
+	return &Tokens{list: func() []token { return list }, file: true}, err
 }
 
 // OperatorTokens accepts each of some secrets, which white space separates, with
-// the operator's role: more than one while they are being replaced.
-func OperatorTokens(name, secrets string) *Tokens {
+// the operator's role: more than one while they are being replaced. Each has to be
+// able to hold 128 random bits.
+func OperatorTokens(name, secrets string) (*Tokens, error) {
 	var list []token
 	for secret := range strings.FieldsSeq(secrets) {
+		if weak(secret) {
+			return nil, errors.New("must have 22 random characters or 32 random hexadecimal digits at least: " +
+				"make a token with openssl rand -hex 32")
+		}
 		list = append(list, token{name: name, role: RoleOperator, hash: sha256.Sum256([]byte(secret))})
 	}
-	return &Tokens{list: func() []token { return list }}
+	if len(list) == 0 {
+		return nil, errors.New("has no token: make one with openssl rand -hex 32")
+	}
+	return &Tokens{list: func() []token { return list }}, nil
 }
 
 // Require lets requests pass whose bearer has the role: 401 without a known token, 403
@@ -133,9 +142,9 @@ func (t *Tokens) find(secret string) (found token, reason string) {
 		}
 	}
 	switch {
-	case len(secret) < t.shortest:
+	case t.file && len(secret) < shortestToken:
 		return token{}, reasonShort
-	case reason != "" && misspelt(secret):
+	case t.file && reason != "" && misspelt(secret):
 		return token{}, reasonTypo
 	case reason == "" && found.expired():
 		return token{}, reasonExpired

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"slices"
 	"time"
@@ -32,7 +33,7 @@ type config struct {
 	MigrateConfig
 	ProbeConfig
 	service.Reconciliation
-	Token            service.Secret `env:"STORAGE_TOKEN,required" help:"bearer token of the internal listener; several, separated by white space, while it is replaced"`
+	Token            service.Secret `env:"STORAGE_TOKEN,required" help:"bearer token of the internal listener, 128 random bits; several, separated by white space, while it is replaced"`
 	ProviderLedger   string         `env:"PROVIDER_LEDGER" help:"file to which effective creates and deletes are appended, for audits"`
 	ProviderTimeout  time.Duration  `env:"PROVIDER_TIMEOUT" envDefault:"5s" help:"for one call of the provider"`
 	ProviderRate     float64        `env:"PROVIDER_RATE" envDefault:"3000" help:"calls of the provider per second, of all replicas together; 0 is unlimited"`
@@ -51,6 +52,11 @@ func (c config) Validate() []error {
 	errs := slices.Concat(c.MigrateConfig.Validate(), c.TLSFiles.Validate(), c.Problems())
 	if _, _, err := net.SplitHostPort(c.Addr); err != nil {
 		errs = append(errs, errors.New("STORAGE_HTTP_ADDR: must be host:port"))
+	}
+	if text := c.Token.Reveal(); text != "" {
+		if _, err := service.OperatorTokens("service", text); err != nil {
+			errs = append(errs, fmt.Errorf("STORAGE_TOKEN: %w", err))
+		}
 	}
 	if c.ProviderTimeout <= 0 {
 		errs = append(errs, errors.New("PROVIDER_TIMEOUT: must be positive"))

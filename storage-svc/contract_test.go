@@ -20,7 +20,7 @@ func TestContract(t *testing.T) {
 	migrated(t, vars)
 	base := "http://" + start(t, vars).addr
 	c := apitest.New(t, base)
-	token := []string{"Authorization", "Bearer secret"}
+	bearer := []string{"Authorization", "Bearer " + token}
 	for _, path := range []string{"/livez", "/readyz", "/readyz?verbose", "/metrics", "/openapi.json"} {
 		c.Call(200, "GET", base+path, "")
 	}
@@ -29,54 +29,69 @@ func TestContract(t *testing.T) {
 	other := newMemberService(t, broker.URL)
 	other.send(contract.StorageProvision, storageCommand(1))
 	other.expect(contract.StorageProvisioned, 1)
-	c.Call(200, "GET", storages+"?limit=1", "", token...)
+	c.Call(200, "GET", storages+"?limit=1", "", bearer...)
 	c.Call(401, "GET", storages, "")
-	c.Call(422, "GET", storages+"?limit=0", "", token...)
-	c.Call(200, "GET", storages+"/"+member, "", token...)
+	c.Call(422, "GET", storages+"?limit=0", "", bearer...)
+	c.Call(200, "GET", storages+"/"+member, "", bearer...)
 	c.Call(401, "GET", storages+"/"+member, "")
-	c.Call(404, "GET", storages+"/"+saga, "", token...)
+	c.Call(404, "GET", storages+"/"+saga, "", bearer...)
 
 	poison := storageCommand(1)
 	poison.SagaID = ""
 	other.send(contract.StorageProvision, poison)
 	var letter string
 	testenv.Eventually(t, 20*time.Second, "a dead letter", func() bool {
-		items := c.Call(200, "GET", letters+"?limit=1", "", token...).Body["items"].([]any)
+		items := c.Call(200, "GET", letters+"?limit=1", "", bearer...).Body["items"].([]any)
 		if len(items) == 1 {
 			letter = letters + "/" + items[0].(map[string]any)["id"].(string) + "/requeue"
 		}
 		return len(items) == 1
 	})
 	c.Call(401, "GET", letters, "")
-	c.Call(422, "GET", letters+"?limit=0", "", token...)
+	c.Call(422, "GET", letters+"?limit=0", "", bearer...)
 	c.Call(401, "POST", letter, "")
-	c.Call(404, "POST", letters+"/x/requeue", "", token...)
-	c.Call(409, "POST", letter, "", token...)
+	c.Call(404, "POST", letters+"/x/requeue", "", bearer...)
+	c.Call(409, "POST", letter, "", bearer...)
 	// A newer program understands the message.
 	execute(t, vars["STORAGE_DATABASE_URL"], `UPDATE dead_letter SET body = '{"member_id":"`+member+`","saga_id":"`+saga+`","generation":1,"quota_bytes":5}'`)
-	c.Call(204, "POST", letter, "", token...)
+	c.Call(204, "POST", letter, "", bearer...)
 
-	c.Call(200, "GET", faults, "", token...)
+	c.Call(200, "GET", faults, "", bearer...)
 	c.Call(401, "GET", faults, "")
-	c.Call(200, "PUT", faults, `{"mode":"none"}`, token...)
+	c.Call(200, "PUT", faults, `{"mode":"none"}`, bearer...)
 	c.Call(401, "PUT", faults, `{"mode":"none"}`)
-	c.Call(422, "PUT", faults, `{"mode":"explode"}`, token...)
-	c.Refusals("PUT", faults, token...)
+	c.Call(422, "PUT", faults, `{"mode":"explode"}`, bearer...)
+	c.Refusals("PUT", faults, bearer...)
 	without := maps.Clone(vars)
 	without["STORAGE_FAULTS"] = "off"
 	off := "http://" + start(t, without).addr + "/v1/faults"
-	c.Call(404, "GET", off, "", token...)
-	c.Call(404, "PUT", off, `{"mode":"none"}`, token...)
+	c.Call(404, "GET", off, "", bearer...)
+	c.Call(404, "PUT", off, `{"mode":"none"}`, bearer...)
+
+	tooManyWrongTokens(c, "http://"+start(t, vars).addr)
 
 	withoutDatabase(t, vars["STORAGE_DATABASE_URL"], func() {
 		c.Call(503, "GET", base+"/readyz", "")
-		c.Call(503, "GET", storages, "", token...)
-		c.Call(503, "GET", storages+"/"+member, "", token...)
-		c.Call(503, "GET", letters, "", token...)
-		c.Call(503, "POST", letter, "", token...)
-		c.Call(503, "GET", faults, "", token...)
-		c.Call(503, "PUT", faults, `{"mode":"none"}`, token...)
+		c.Call(503, "GET", storages, "", bearer...)
+		c.Call(503, "GET", storages+"/"+member, "", bearer...)
+		c.Call(503, "GET", letters, "", bearer...)
+		c.Call(503, "POST", letter, "", bearer...)
+		c.Call(503, "GET", faults, "", bearer...)
+		c.Call(503, "PUT", faults, `{"mode":"none"}`, bearer...)
 	})
+}
+
+// tooManyWrongTokens asks everything of a replica that has been asked too often with wrong tokens.
+func tooManyWrongTokens(c *apitest.Contract, base string) {
+	wrong := []string{"Authorization", "Bearer a wrong token"}
+	for range 10 {
+		c.Call(401, "GET", base+"/v1/storages", "", wrong...)
+	}
+	for _, path := range []string{"/v1/storages", "/v1/storages/" + member, "/v1/dead-letters", "/v1/faults"} {
+		c.Call(429, "GET", base+path, "", wrong...)
+	}
+	c.Call(429, "POST", base+"/v1/dead-letters/x/requeue", "", wrong...)
+	c.Call(429, "PUT", base+"/v1/faults", `{"mode":"none"}`, wrong...)
 }
 
 // withoutDatabase lets nobody connect to a database while fn runs.

@@ -112,7 +112,10 @@ func TestAStoreWithoutConditionsIsRefused(t *testing.T) {
 
 func TestObjectStoreConfigurationIsChecked(t *testing.T) {
 	for _, command := range []string{"serve", "migrate"} {
-		vars := map[string]string{"PROVIDER": "s3", "S3_ENDPOINT": "localhost:9000", "STORAGE_TOKEN": "x", "STORAGE_DATABASE_URL": "postgres://nowhere"}
+		vars := map[string]string{
+			"PROVIDER": "s3", "S3_ENDPOINT": "localhost:9000", "STORAGE_TOKEN": token,
+			"STORAGE_DATABASE_URL": "postgres://nowhere",
+		}
 		err := run(t.Context(), []string{command}, func(name string) string { return vars[name] }, io.Discard)
 		if err == nil {
 			t.Fatal("no error")

@@ -105,8 +105,12 @@ func assemble(ctx context.Context, cfg config, pool *pgxpool.Pool, nc *service.N
 	}
 	handler := &provision.Handler{Inbox: st, Wake: signal(due), Log: log, Poisoned: metrics.Poisoned}
 	health := service.NewHealth(map[string]func(context.Context) error{"postgres": service.Writable(pool)})
+	tokens, err := tokens(cfg, registry, log)
+	if err != nil {
+		return nil, err
+	}
 	server, err := listen(cfg, &api.API{
-		Store: st, Tokens: service.OperatorTokens("service", cfg.Token.Reveal()), Health: health, Metrics: metrics,
+		Store: st, Tokens: tokens, Health: health, Metrics: metrics,
 		Log: log, Timeout: cfg.DatabaseTimeout, Faults: cfg.Faults == "on", Requeue: handler.Requeue,
 	}, tracer, log)
 	if err != nil {
@@ -164,6 +168,15 @@ func signal(ch chan<- struct{}) func() {
 		default: // it is awake already
 		}
 	}
+}
+
+// tokens are those of the internal listener.
+func tokens(cfg config, registry prometheus.Registerer, log *slog.Logger) (*service.Tokens, error) {
+	tokens, err := service.OperatorTokens("service", cfg.Token.Reveal())
+	if err != nil {
+		return nil, err
+	}
+	return tokens, tokens.Watch("storage", registry, log)
 }
 
 func listen(cfg config, a *api.API, tracer *service.Tracer, log *slog.Logger) (*service.Server, error) {

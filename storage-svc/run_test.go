@@ -103,10 +103,12 @@ func (p *process) call(method, path, body string) (status int, answer string) {
 	return resp.StatusCode, string(b)
 }
 
+const token = "a-token-of-these-tests-0123456789"
+
 func environment(t *testing.T, natsURL string) map[string]string {
 	dir := t.TempDir()
 	return map[string]string{
-		"STORAGE_HTTP_ADDR": "127.0.0.1:0", "STORAGE_TOKEN": "secret", "STORAGE_FAULTS": "on",
+		"STORAGE_HTTP_ADDR": "127.0.0.1:0", "STORAGE_TOKEN": token, "STORAGE_FAULTS": "on",
 		"STORAGE_DATABASE_URL": testenv.Database(t, "empty", nil), "NATS_URL": natsURL,
 		"PROVIDER_DIR": filepath.Join(dir, "storages"), "PROVIDER_LEDGER": filepath.Join(dir, "ledger"),
 		"DRAIN_DELAY": "1ms", "LOG_FORMAT": "json", "OUTAGE_BACKOFF_CAP": "200ms", "BACKOFF_CAP": "200ms",

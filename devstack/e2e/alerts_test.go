@@ -80,6 +80,7 @@ var healthy = []string{
 	`member_webhooks_total{job="member-svc", instance="a", result="sent"} 0x110 1x249`,
 	`member_webhooks_total{job="member-svc", instance="a", result="delayed"} 0x100 1x259`,
 	`admin_tokens_refused_total{job="member-svc", instance="a", reason="unknown"} 0+1x360`,
+	`storage_tokens_refused_total{job="storage-svc", instance="a", reason="unknown"} 0+1x360`,
 	`admin_token_expiry_timestamp_seconds{job="member-svc", instance="a"} 0x360`,
 	`member_password_checks_total{job="member-svc", instance="a", use="sign_in", outcome="accepted"} 0+30x360`,
 	`member_password_checks_total{job="member-svc", use="leave", outcome="rate_limited"} 0+5x360`,
@@ -131,6 +132,9 @@ var sick = map[string][][]string{
 	}},
 	"AdminTokensGuessed": {{
 		`admin_tokens_refused_total{job="member-svc", instance="a", reason="unknown"} 0x60 0+4x299`,
+	}},
+	"StorageTokensGuessed": {{
+		`storage_tokens_refused_total{job="storage-svc", instance="a", reason="unknown"} 0x60 0+4x299`,
 	}},
 	"PasswordsGuessed": {{
 		`member_password_checks_total{job="member-svc", use="leave", outcome="rate_limited"} 0x60 0+120x299`,

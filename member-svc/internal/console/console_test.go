@@ -63,7 +63,7 @@ func open(t *testing.T) *site {
 	s.store = store.New(s.pool, storetest.Steps, storetest.Secret, func() {})
 	handlers := &api.API{Store: s.store, Steps: storetest.Steps, Metrics: metrics, DatabaseTimeout: 10 * time.Second, Log: log}
 	s.watch = func(t *testing.T) {
-		if err := tokens.Watch(prometheus.NewRegistry(), log); err != nil {
+		if err := tokens.Watch("admin", prometheus.NewRegistry(), log); err != nil {
 			t.Fatal(err)
 		}
 	}

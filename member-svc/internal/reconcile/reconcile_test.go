@@ -448,6 +448,11 @@ func TestStrangeAnswersEndTheRun(t *testing.T) {
 	if _, err := wrong.Check(t.Context(), true); err == nil || !strings.Contains(err.Error(), "401") {
 		t.Errorf("wrong token: %v", err)
 	}
+	f.storages.hook(func(string) int { return http.StatusTooManyRequests })
+	_, err := f.replica(1).Check(t.Context(), true)
+	if err == nil || !strings.Contains(err.Error(), "set STORAGE_CLIENT_TOKEN") {
+		t.Errorf("after many wrong tokens: %v", err)
+	}
 	if f.sent() != "" {
 		t.Errorf("sent %s", f.sent())
 	}

@@ -68,7 +68,8 @@ func (s *Storages) get(ctx context.Context, memberID string, step int) (*Storage
 // explain says what to do about an answer that the configuration can mend.
 func explain(err error) error {
 	var p *client.Problem
-	if errors.As(err, &p) && p.Status == http.StatusUnauthorized {
+	// After some wrong tokens all are refused for a while.
+	if errors.As(err, &p) && (p.Status == http.StatusUnauthorized || p.Status == http.StatusTooManyRequests) {
 		return fmt.Errorf("storage service: set STORAGE_CLIENT_TOKEN to its STORAGE_TOKEN: %w", err)
 	}
 	return fmt.Errorf("storage service: %w", err)

@@ -38,8 +38,14 @@ type fixture struct {
 	handler http.Handler
 }
 
+const secret = "a-token-of-these-tests-0123456789"
+
 func open(t *testing.T, faults bool) *fixture {
 	t.Helper()
+	tokens, err := service.OperatorTokens("service", secret)
+	if err != nil {
+		t.Fatal(err)
+	}
 	log := slog.New(slog.DiscardHandler)
 	url := testenv.Database(t, "storage", func(ctx context.Context, url string) error {
 		return service.Migrate(ctx, url, log, store.Migrations...)
@@ -52,7 +58,7 @@ func open(t *testing.T, faults bool) *fixture {
 	st := store.New(pool, nil)
 	h := &provision.Handler{Inbox: st, Wake: func() {}, Log: log}
 	a := &api.API{
-		Store: st, Tokens: service.OperatorTokens("service", "secret"), Metrics: api.NewMetrics(prometheus.NewRegistry(), st), Log: log,
+		Store: st, Tokens: tokens, Metrics: api.NewMetrics(prometheus.NewRegistry(), st), Log: log,
 		Health:  service.NewHealth(map[string]func(context.Context) error{"postgres": pool.Ping}),
 		Timeout: 10 * time.Second, Faults: faults, Requeue: h.Requeue,
 	}
@@ -99,19 +105,20 @@ func TestRoutes(t *testing.T) {
 		{"GET", "/metrics", "", "", 200, `storage_provider_gate{state="half-open"} 0`},
 		{"GET", "/v1/storages/" + member, "", "", 401, "unauthorized"},
 		{"GET", "/v1/storages/" + member, "wrong", "", 401, "unauthorized"},
-		{"GET", "/v1/storages/" + member, "secret", "", 200, `"status":"pending"`},
-		{"GET", "/v1/storages/" + saga, "secret", "", 404, "not_found"},
-		{"GET", "/v1/storages/x", "secret", "", 404, "not_found"},
-		{"DELETE", "/v1/storages/" + member, "secret", "", 405, "method_not_allowed"},
+		{"GET", "/v1/storages/" + member, secret, "", 200, `"status":"pending"`},
+		{"GET", "/v1/storages/" + saga, secret, "", 404, "not_found"},
+		{"GET", "/v1/storages/x", secret, "", 404, "not_found"},
+		{"DELETE", "/v1/storages/" + member, secret, "", 405, "method_not_allowed"},
 		{"GET", "/nowhere", "", "", 404, "not_found"},
 		{"GET", "/v1/faults", "", "", 401, "unauthorized"},
-		{"GET", "/v1/faults", "secret", "", 200, `{"mode":"none","probability":0,"latency_ms":0}`},
-		{"PUT", "/v1/faults", "secret", `{"mode":"slow","probability":0.5,"latency_ms":20}`, 200, `"slow"`},
-		{"GET", "/v1/faults", "secret", "", 200, `{"mode":"slow","probability":0.5,"latency_ms":20}`},
-		{"PUT", "/v1/faults", "secret", `{"mode":"throttle","latency_ms":500}`, 200, `{"mode":"throttle","probability":1,"latency_ms":500}`},
-		{"PUT", "/v1/faults", "secret", `{"mode":"outage"}`, 200, `{"mode":"outage","probability":1,"latency_ms":0}`},
-		{"PUT", "/v1/faults", "secret", `{"mode":"explode","probability":2,"latency_ms":-1}`, 422, "/latency_ms"},
-		{"PUT", "/v1/faults", "secret", `{"mode":"none","extra":1}`, 400, "invalid_json"},
+		{"GET", "/v1/faults", secret, "", 200, `{"mode":"none","probability":0,"latency_ms":0}`},
+		{"PUT", "/v1/faults", secret, `{"mode":"slow","probability":0.5,"latency_ms":20}`, 200, `"slow"`},
+		{"GET", "/v1/faults", secret, "", 200, `{"mode":"slow","probability":0.5,"latency_ms":20}`},
+		{"PUT", "/v1/faults", secret, `{"mode":"throttle","latency_ms":500}`, 200,
+			`{"mode":"throttle","probability":1,"latency_ms":500}`},
+		{"PUT", "/v1/faults", secret, `{"mode":"outage"}`, 200, `{"mode":"outage","probability":1,"latency_ms":0}`},
+		{"PUT", "/v1/faults", secret, `{"mode":"explode","probability":2,"latency_ms":-1}`, 422, "/latency_ms"},
+		{"PUT", "/v1/faults", secret, `{"mode":"none","extra":1}`, 400, "invalid_json"},
 		{"PUT", "/v1/faults", "", `{"mode":"none"}`, 401, "unauthorized"},
 	} {
 		status, answer := f.call(c.method, c.path, c.token, c.body)
@@ -120,7 +127,7 @@ func TestRoutes(t *testing.T) {
 		}
 	}
 	var s map[string]any
-	_, answer := f.call("GET", "/v1/storages/"+member, "secret", "")
+	_, answer := f.call("GET", "/v1/storages/"+member, secret, "")
 	if err := json.Unmarshal([]byte(answer), &s); err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +141,7 @@ func TestRoutes(t *testing.T) {
 func TestFaultsAreOffUnlessAskedFor(t *testing.T) {
 	f := open(t, false)
 	for _, method := range []string{"GET", "PUT"} {
-		if status, answer := f.call(method, "/v1/faults", "secret", ""); status != 404 {
+		if status, answer := f.call(method, "/v1/faults", secret, ""); status != 404 {
 			t.Errorf("%s: %d %s", method, status, answer)
 		}
 	}
@@ -144,7 +151,7 @@ func TestWithoutADatabase(t *testing.T) {
 	f := open(t, true)
 	f.pool.Close()
 	for path, want := range map[string]int{"/livez": 200, "/readyz": 503, "/v1/storages/" + member: 503, "/v1/faults": 503, "/metrics": 200} {
-		if status, answer := f.call("GET", path, "secret", ""); status != want {
+		if status, answer := f.call("GET", path, secret, ""); status != want {
 			t.Errorf("%s: %d %s", path, status, answer)
 		}
 	}
@@ -169,7 +176,7 @@ func TestListOfStorages(t *testing.T) {
 			if n++; cursor != "" {
 				path += "&cursor=" + cursor
 			}
-			status, answer := f.call("GET", path, "secret", "")
+			status, answer := f.call("GET", path, secret, "")
 			var page struct {
 				Items      []json.RawMessage
 				NextCursor string `json:"next_cursor"`
@@ -184,7 +191,8 @@ func TestListOfStorages(t *testing.T) {
 				if err := json.Unmarshal(item, &s); err != nil {
 					t.Fatal(err)
 				}
-				if _, single := f.call("GET", "/v1/storages/"+s.MemberID, "secret", ""); strings.TrimSpace(single) != string(item) {
+				_, single := f.call("GET", "/v1/storages/"+s.MemberID, secret, "")
+				if strings.TrimSpace(single) != string(item) {
 					t.Errorf("listed %s, alone %s", item, single)
 				}
 				got = append(got, s.MemberID)
@@ -199,7 +207,8 @@ func TestListOfStorages(t *testing.T) {
 		"limit=0": "/limit", "limit=1001": "/limit", "limit=x": "/limit", "cursor=x": "/cursor", "page=2": "/page",
 		"limit=1;x": "cannot be read", "cursor=%zz": "cannot be read", "limit=1&limit=2": "more than once",
 	} {
-		if status, answer := f.call("GET", "/v1/storages?"+query, "secret", ""); status != 422 || !strings.Contains(answer, contains) {
+		status, answer := f.call("GET", "/v1/storages?"+query, secret, "")
+		if status != 422 || !strings.Contains(answer, contains) {
 			t.Errorf("%s: %d %s", query, status, answer)
 		}
 	}
@@ -213,7 +222,7 @@ func (f *fixture) deadLetters() (ids []string, items []map[string]any) {
 	f.t.Helper()
 	cursor := ""
 	for range 100 {
-		status, answer := f.call("GET", "/v1/dead-letters?limit=2&cursor="+cursor, "secret", "")
+		status, answer := f.call("GET", "/v1/dead-letters?limit=2&cursor="+cursor, secret, "")
 		var page struct {
 			Items      []map[string]any
 			NextCursor string `json:"next_cursor"`
@@ -259,11 +268,11 @@ func TestDeadLetters(t *testing.T) {
 		contains            string
 	}{
 		{"POST", "/v1/dead-letters/" + ids[0] + "/requeue", "", 401, "unauthorized"},
-		{"POST", "/v1/dead-letters/" + ids[0] + "/requeue", "secret", 409, "still_poison"},
-		{"POST", "/v1/dead-letters/" + strings.Repeat("0", 64) + "/requeue", "secret", 404, "not_found"},
-		{"POST", "/v1/dead-letters/x%00/requeue", "secret", 404, "not_found"},
-		{"GET", "/v1/dead-letters?cursor=x", "secret", 422, "/cursor"},
-		{"GET", "/v1/dead-letters?limit=0", "secret", 422, "/limit"},
+		{"POST", "/v1/dead-letters/" + ids[0] + "/requeue", secret, 409, "still_poison"},
+		{"POST", "/v1/dead-letters/" + strings.Repeat("0", 64) + "/requeue", secret, 404, "not_found"},
+		{"POST", "/v1/dead-letters/x%00/requeue", secret, 404, "not_found"},
+		{"GET", "/v1/dead-letters?cursor=x", secret, 422, "/cursor"},
+		{"GET", "/v1/dead-letters?limit=0", secret, 422, "/limit"},
 		{"GET", "/v1/dead-letters", "", 401, "unauthorized"},
 	} {
 		if status, answer := f.call(c.method, c.path, c.token, ""); status != c.status || !strings.Contains(answer, c.contains) {
@@ -293,7 +302,7 @@ func TestRequeue(t *testing.T) {
 	if _, err := f.pool.Exec(t.Context(), "CREATE RULE kept AS ON DELETE TO dead_letter DO INSTEAD SELECT 1/0"); err != nil {
 		t.Fatal(err)
 	}
-	if status, answer := f.call("POST", path, "secret", ""); status == 204 {
+	if status, answer := f.call("POST", path, secret, ""); status == 204 {
 		t.Fatalf("%d %s", status, answer)
 	}
 	if _, err := f.store.Get(t.Context(), member); !errors.Is(err, store.ErrNotFound) {
@@ -315,7 +324,7 @@ func TestRequeue(t *testing.T) {
 	for range 4 {
 		go func() {
 			r := httptest.NewRequest("POST", path, nil)
-			r.Header.Set("Authorization", "Bearer secret")
+			r.Header.Set("Authorization", "Bearer "+secret)
 			w := httptest.NewRecorder()
 			f.handler.ServeHTTP(w, r)
 			statuses <- w.Code

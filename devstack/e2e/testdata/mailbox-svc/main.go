@@ -101,7 +101,10 @@ func assemble(
 		return nil, err
 	}
 	mailboxes := &mailboxes{pool: pool, wake: wake, log: log}
-	tokens := service.OperatorTokens("service", c.Token.Reveal())
+	tokens, err := service.OperatorTokens("service", c.Token.Reveal())
+	if err != nil {
+		return nil, fmt.Errorf("MAILBOX_TOKEN: %w", err)
+	}
 	health := service.NewHealth(map[string]func(context.Context) error{"postgres": service.Writable(pool)})
 	server := service.NewServer(service.ServerConfig{
 		Name: "internal", Addr: c.Addr, TLS: certificate, Handler: mailboxes.handler(tokens, health), Log: log,
