@@ -78,6 +78,12 @@ func Explain(err error) error {
 	case errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrDisconnected),
 		errors.Is(err, nats.ErrConnectionReconnecting):
 		return &explained{"NATS is not connected: check that the server runs and can be reached", err}
+	case errors.Is(err, nats.ErrNoServers):
+		return &explained{"NATS cannot be reached: check its URL, and that the server runs", err}
+	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired),
+		errors.Is(err, nats.ErrAuthRevoked):
+		const text = "NATS does not let this user in: check user and password, or certificate: "
+		return &explained{text + err.Error(), err}
 	case jetStreamOff(err), errors.Is(err, nats.ErrNoResponders):
 		return &explained{"JetStream does not answer: enable it on the NATS server and for this account; " +
 			"in a cluster, wait until it has a leader", err}

@@ -282,7 +282,8 @@ func TestExplain(t *testing.T) {
 		nats.ErrTimeout:                            "nats: timeout: NATS is overloaded or paused, or this user may not",
 		context.DeadlineExceeded:                   "context deadline exceeded: NATS is overloaded",
 		jetstream.ErrNoHeartbeat:                   "NATS is overloaded or paused",
-		nats.ErrAuthorization:                      nats.ErrAuthorization.Error(),
+		nats.ErrAuthorization:                      "does not let this user in: check user and password",
+		nats.ErrNoServers:                          "NATS cannot be reached: check its URL",
 	} {
 		if got := Explain(fmt.Errorf("publish: %w", err)); !strings.Contains(got.Error(), want) || !errors.Is(got, err) {
 			t.Errorf("%v becomes %v, want %q", err, got, want)

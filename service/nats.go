@@ -31,6 +31,7 @@ func ConnectNATS(c Common, name string, log *slog.Logger) (*NATS, error) {
 	n := &NATS{closed: make(chan struct{})}
 	servers, files := c.natsFiles()
 	failures := &Failures{Task: "connect to nats", Log: log}
+	refusals := &Failures{Task: "use nats", Message: "refused by nats", Log: log} // a wrong permission: many a second
 	var err error
 	n.Conn, err = nats.Connect(servers, append(files,
 		nats.Name(name), nats.CustomInboxPrefix("_INBOX."+name),
@@ -41,9 +42,13 @@ func ConnectNATS(c Common, name string, log *slog.Logger) (*NATS, error) {
 		// A paused server keeps its sockets open: only pings find out.
 		nats.PingInterval(2*time.Second), nats.MaxPingsOutstanding(2),
 		nats.ConnectHandler(func(*nats.Conn) { log.Info("nats connected"); failures.Recovered() }),
-		nats.ReconnectHandler(func(*nats.Conn) { log.Info("nats reconnected"); failures.Recovered() }),
+		nats.ReconnectHandler(func(*nats.Conn) {
+			log.Info("nats reconnected")
+			failures.Recovered()
+			refusals.Recovered()
+		}),
 		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) {
-			failures.Add(context.Background(), err)
+			failures.Add(context.Background(), outbox.Explain(err))
 		}),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
@@ -51,7 +56,7 @@ func ConnectNATS(c Common, name string, log *slog.Logger) (*NATS, error) {
 			}
 		}),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
-			log.Warn("nats", "error", outbox.Explain(err))
+			refusals.Add(context.Background(), outbox.Explain(err))
 		}),
 		nats.ClosedHandler(func(*nats.Conn) { close(n.closed) }),
 	)...)
