@@ -24,6 +24,8 @@ type ProviderConfig struct {
 	S3Region    string         `env:"S3_REGION" envDefault:"us-east-1" help:"region of the bucket"`
 	S3AccessKey service.Secret `env:"S3_ACCESS_KEY" help:"access key of the object store"`
 	S3SecretKey service.Secret `env:"S3_SECRET_KEY" help:"secret key of the object store"`
+	// Ledger is a file of its own, which may be on another volume.
+	Ledger string `env:"PROVIDER_LEDGER" help:"file for audits to which effective creates and deletes are appended, see docs/runbook.md"`
 }
 
 // Validate reports everything that is wrong with the provider's configuration.
@@ -55,6 +57,14 @@ func (c ProviderConfig) s3(known provider.Identities, ledger *provider.Ledger) (
 	}, known, ledger)
 }
 
+// ledger returns nil if there is to be none.
+func (c ProviderConfig) ledger(known provider.Identities) *provider.Ledger {
+	if c.Ledger == "" {
+		return nil
+	}
+	return provider.NewLedger(c.Ledger, known)
+}
+
 // place is what both providers are.
 type place interface {
 	provision.Provider
@@ -72,20 +82,14 @@ func (c ProviderConfig) open(known provider.Identities, ledger *provider.Ledger)
 // newProvider returns the provider of the configuration. One that is away, or is not
 // ours, is waited for by its calls; one that cannot keep the promises is refused.
 func newProvider(ctx context.Context, cfg config, st *store.Store, log *slog.Logger) (provision.Provider, error) {
-	var ledger *provider.Ledger
-	if cfg.ProviderLedger != "" {
-		var err error
-		if ledger, err = provider.OpenLedger(cfg.ProviderLedger); err != nil {
-			return nil, err
-		}
-	}
+	ledger := cfg.ledger(st)
 	p, err := cfg.open(st, ledger)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	switch err := p.Check(ctx); {
+	switch err := errors.Join(p.Check(ctx), ledger.Ready(ctx)); {
 	case errors.Is(err, provider.ErrUnconditional):
 		return nil, err
 	case err != nil:
@@ -97,7 +101,7 @@ func newProvider(ctx context.Context, cfg config, st *store.Store, log *slog.Log
 	return p, nil
 }
 
-// identify gives the provider and the database the same identity. An object store
+// identify gives the provider and the database the same identity, and begins the ledger. An object store
 // that is away is waited for; what a person has to decide is not.
 func identify(ctx context.Context, cfg MigrateConfig, adopt bool, log *slog.Logger) error {
 	pool, err := program.Database(ctx, cfg.DatabaseURL, cfg.Common, log)
@@ -128,5 +132,12 @@ func identify(ctx context.Context, cfg MigrateConfig, adopt bool, log *slog.Logg
 		cancel()
 		return false, nil
 	})
-	return errors.Join(refused, ctx.Err())
+	if err := errors.Join(refused, ctx.Err()); err != nil {
+		return err
+	}
+	ledger := cfg.ledger(known)
+	if adopt && ledger != nil {
+		return ledger.Begin()
+	}
+	return ledger.Ready(ctx)
 }

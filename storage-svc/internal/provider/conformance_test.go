@@ -304,7 +304,7 @@ func listAll(t *testing.T, p provision.Provider, limit int) (all []provision.Res
 // newLedger makes the ledger that all processes of a place share.
 func newLedger(t *testing.T, path string) *provider.Ledger {
 	t.Helper()
-	ledger, err := provider.OpenLedger(path)
-	must(t, err)
+	ledger := provider.NewLedger(path, nil)
+	must(t, ledger.Begin())
 	return ledger
 }

@@ -97,7 +97,7 @@ func (p *FS) anywhere(fn func(volume) error) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return &provision.Failure{Class: provision.ClassOutage, Err: errNoDirectory}
 	case err != nil:
-		return classified(err)
+		return away("the provider directory", err)
 	}
 	defer root.Close()
 	return fn(volume{root})
@@ -165,6 +165,9 @@ func (p *FS) Remove(ctx context.Context, s provision.Storage) error {
 // another's. The marker itself needs no lock, and without a ledger there is none.
 func (p *FS) locked(ctx context.Context, dir string, fn func(volume) error) error {
 	return p.at(ctx, func(v volume) error {
+		if err := p.ledger.Ready(ctx); err != nil {
+			return err
+		}
 		if err := v.makeDir(dir); err != nil {
 			return err
 		}

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/signup-saga/signup-saga/storage-svc/internal/provider"
 	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
 )
 
@@ -194,4 +195,41 @@ func TestLedgerGoesAwayWhileItIsUsed(t *testing.T) {
 	must(t, os.Rename(at.ledger+"-gone", at.ledger), p.Create(t.Context(), storage(2)))
 	expect(t, at.ledger, storage(1), "create ")
 	expect(t, at.ledger, storage(2), "create ")
+}
+
+// A ledger that is missing at the start, since its volume is not mounted, is not begun anew: nothing
+// is created until it is back. One is begun while there are no storages.
+func TestLedgerIsMissingAtTheStart(t *testing.T) {
+	both(t, func(t *testing.T, at ground) {
+		known, path := &identities{storages: true}, filepath.Join(t.TempDir(), "volume", "ledger")
+		at.ledger(provider.NewLedger(path, known))
+		place := at.open(known)
+		_, err := provider.Identify(t.Context(), place, known, true)
+		must(t, err)
+		p := place.(provision.Provider)
+		_, err = p.List(t.Context(), "", 10)
+		must(t, err)
+		calls := func() []error {
+			return []error{p.Create(t.Context(), storage(1)), p.Remove(t.Context(), storage(2))}
+		}
+		before := at.names()
+		outage(t, "no volume", calls()...)
+		must(t, os.Mkdir(filepath.Dir(path), 0o750))
+		errs := calls()
+		outage(t, "an empty volume", errs...)
+		says(t, "an empty volume", errs[0].Error(), "ledger is missing: mount")
+		known.fails = errors.New("no database")
+		outage(t, "nobody knows", calls()...)
+		known.fails, known.storages = nil, false
+		if after := at.names(); len(after) != len(before) {
+			t.Errorf("there is %v, was %v", after, before)
+		}
+		must(t, p.Create(t.Context(), storage(1)))
+		expect(t, path, storage(1), "create ")
+
+		must(t, os.Rename(path, path+"-gone"))
+		outage(t, "gone, and no storage is ready yet", calls()...)
+		must(t, os.Rename(path+"-gone", path), p.Remove(t.Context(), storage(1)))
+		expect(t, path, storage(1), "create delete ")
+	})
 }

@@ -56,7 +56,7 @@ type Identities interface {
 	Identity(ctx context.Context) (Identity, error)
 	// SetIdentity replaces was, unless that is another one by now.
 	SetIdentity(ctx context.Context, was, next Identity) (written bool, err error)
-	// HasStorages reports whether any storage is known to be ready.
+	// HasStorages reports whether any storage is known to be ready, or was removed, or is to be.
 	HasStorages(ctx context.Context) (bool, error)
 }
 

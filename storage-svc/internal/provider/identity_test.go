@@ -35,21 +35,24 @@ func (i *identities) SetIdentity(_ context.Context, was, next provider.Identity)
 	return true, nil
 }
 
-func (i *identities) HasStorages(context.Context) (bool, error) { return i.storages, nil }
+func (i *identities) HasStorages(context.Context) (bool, error) { return i.storages, i.fails }
 
 // ground is where a directory or a bucket is to be.
 type ground struct {
 	open   func(known *identities) provider.Place
 	names  func() []string // of what is there
 	forget func()          // removes the identity
+	ledger func(*provider.Ledger)
 }
 
 // both runs a test with a directory and with a bucket, which do not exist yet.
 func both(t *testing.T, test func(t *testing.T, at ground)) {
 	t.Run("fs", func(t *testing.T) {
 		dir := filepath.Join(t.TempDir(), "mnt", "storages")
+		var ledger *provider.Ledger
 		test(t, ground{
-			open: func(known *identities) provider.Place { return provider.NewFS(dir, known, nil) },
+			open:   func(known *identities) provider.Place { return provider.NewFS(dir, known, ledger) },
+			ledger: func(l *provider.Ledger) { ledger = l },
 			names: func() (names []string) {
 				entries, err := os.ReadDir(dir)
 				if !errors.Is(err, os.ErrNotExist) {
@@ -80,6 +83,7 @@ func both(t *testing.T, test func(t *testing.T, at ground)) {
 				return names
 			},
 			forget: func() { o.identify(t, "") },
+			ledger: func(l *provider.Ledger) { o.given = l },
 		})
 	})
 }

@@ -2,15 +2,19 @@ package provider
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
 )
 
 // Op is what a ledger line tells of.
@@ -45,7 +49,9 @@ type Line struct {
 // Where the marker itself names the change that made it, no lock is needed:
 // whoever reads the marker writes the line, once ([Ledger.AppendOnce]).
 type Ledger struct {
-	path string
+	path  string
+	known Identities
+	whole atomic.Bool // its last line was found ended
 
 	mu   sync.Mutex
 	seen map[string]Op   // last operation by member, of what was read so far
@@ -53,11 +59,57 @@ type Ledger struct {
 	read int64           // bytes
 }
 
-// OpenLedger creates the file if need be, and ends a line that a crash of the
-// machine left incomplete.
-func OpenLedger(path string) (*Ledger, error) {
-	l := &Ledger{path: path, seen: make(map[string]Op), acts: make(map[string]bool)}
-	err := l.exclusively(os.O_CREATE, func(f *os.File) error {
+// NewLedger returns the ledger in a file, which it does not touch yet. A ledger that is missing
+// is begun while the database knows no storage; without known it never is.
+func NewLedger(path string, known Identities) *Ledger {
+	return &Ledger{path: path, known: known, seen: make(map[string]Op), acts: make(map[string]bool)}
+}
+
+var errNoLedger = &IdentityError{"there are storages but their ledger is missing: mount the right volume, or set " +
+	"PROVIDER_LEDGER to the right file; storage-svc migrate --adopt-provider begins a new one"}
+
+// Ready makes sure that there is a ledger to write to, before anything is changed. Whatever is
+// wrong is an outage: the ledger is never begun anew because its volume is not mounted.
+func (l *Ledger) Ready(ctx context.Context) error {
+	if l == nil {
+		return nil
+	}
+	_, err := os.Stat(l.path)
+	switch {
+	case err == nil && l.whole.Load():
+		return nil
+	case err == nil:
+		return unrecorded(l.end(0))
+	case !errors.Is(err, fs.ErrNotExist):
+		return unrecorded(err)
+	}
+	has := l.known == nil || l.whole.Load() // it was there
+	if !has {
+		if has, err = l.known.HasStorages(ctx); err != nil {
+			return unrecorded(err)
+		}
+	}
+	if has {
+		return &provision.Failure{Class: provision.ClassOutage, Err: errNoLedger}
+	}
+	return l.Begin()
+}
+
+// Begin makes the file if it is missing, whatever the database knows.
+func (l *Ledger) Begin() error {
+	if err := l.end(os.O_CREATE); err != nil {
+		return unrecorded(err)
+	}
+	dir, err := os.Open(filepath.Dir(l.path))
+	if err != nil {
+		return unrecorded(err)
+	}
+	return unrecorded(errors.Join(dir.Sync(), dir.Close()))
+}
+
+// end ends a line that a crash of the machine left incomplete.
+func (l *Ledger) end(create int) error {
+	err := l.exclusively(create, func(f *os.File) error {
 		info, err := f.Stat()
 		if err != nil || info.Size() == 0 {
 			return err
@@ -69,14 +121,8 @@ func OpenLedger(path string) (*Ledger, error) {
 		_, err = f.WriteString("\n")
 		return err
 	})
-	if err != nil {
-		return nil, fmt.Errorf("open ledger: %w", err)
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return nil, fmt.Errorf("open ledger: %w", err)
-	}
-	return l, errors.Join(dir.Sync(), dir.Close())
+	l.whole.Store(err == nil)
+	return err
 }
 
 // Append writes the line and syncs it.
@@ -168,8 +214,8 @@ func (l *Ledger) catchUp(f *os.File) error {
 }
 
 // exclusively opens the file for appending, locks it against other processes,
-// and syncs after fn, when others may write already. Only [OpenLedger] creates
-// the file: one that is missing later is not to be replaced by an empty one.
+// and syncs after fn, when others may write already. Only [Ledger.Begin] creates
+// the file: one that is missing is not to be replaced by an empty one.
 func (l *Ledger) exclusively(create int, fn func(f *os.File) error) error {
 	f, err := os.OpenFile(l.path, create|os.O_RDWR|os.O_APPEND, 0o640)
 	if err != nil {

@@ -32,10 +32,8 @@ func TestMain(m *testing.M) {
 }
 
 func createAll(ctx context.Context, dir string) error {
-	ledger, err := provider.OpenLedger(filepath.Join(dir, "ledger"))
-	if err != nil {
-		return err
-	}
+	ledger := provider.NewLedger(filepath.Join(dir, "ledger"), nil)
+	err := ledger.Begin()
 	known := new(identities)
 	p := provider.NewFS(filepath.Join(dir, "storages"), known, ledger)
 	if err == nil {
@@ -54,10 +52,7 @@ func storage(i int) provision.Storage {
 func open(t *testing.T, dir string) (*provider.FS, string) {
 	t.Helper()
 	path := filepath.Join(dir, "ledger")
-	ledger, err := provider.OpenLedger(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	ledger := newLedger(t, path)
 	return openFS(t, filepath.Join(dir, "storages"), ledger), path
 }
 

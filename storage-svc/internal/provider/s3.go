@@ -59,7 +59,8 @@ type S3Config struct {
 // is repeated blindly: a PUT whose outcome is unknown is followed by a look.
 // Until the store has shown that it honours conditions, and that the bucket has the
 // right identity, every call fails. It shows the latter again from time to time,
-// after every outage, and before a tombstone takes the place of nothing.
+// after every outage, before a tombstone takes the place of nothing, and before a
+// change is reported done: one that went to another bucket is repeated in the right one.
 type S3 struct {
 	client   *minio.Core
 	bucket   string
@@ -176,9 +177,23 @@ func (p *S3) trusted() bool {
 	return p.conditions.Load() && at != nil && time.Since(*at) < verifiedFor
 }
 
-// ready lets one caller check while the others wait.
+// ready makes sure that the bucket was the right one a short time ago.
 func (p *S3) ready(ctx context.Context) error {
-	if p.trusted() {
+	return p.once(ctx, p.trusted, p.Check)
+}
+
+// confirm makes sure that the bucket is the right one after what was just done there.
+func (p *S3) confirm(ctx context.Context) error {
+	done := time.Now()
+	return p.once(ctx, func() bool {
+		at := p.verified.Load()
+		return at != nil && at.After(done)
+	}, p.verify)
+}
+
+// once lets one caller ask the store while the others wait: its answer may do for them.
+func (p *S3) once(ctx context.Context, known func() bool, ask func(context.Context) error) error {
+	if known() {
 		return nil
 	}
 	select {
@@ -187,10 +202,10 @@ func (p *S3) ready(ctx context.Context) error {
 		return ctx.Err()
 	}
 	defer func() { <-p.turn }()
-	if p.trusted() {
+	if known() {
 		return nil
 	}
-	return p.Check(ctx)
+	return ask(ctx)
 }
 
 // doubt has the next call verify the bucket if this one ended in an outage: another
@@ -216,7 +231,7 @@ func (p *S3) on(ctx context.Context, s provision.Storage, do func(context.Contex
 	if !isMemberID(s.MemberID) {
 		return errNoMemberID
 	}
-	if err := p.ready(ctx); err != nil {
+	if err := errors.Join(p.ready(ctx), p.ledger.Ready(ctx)); err != nil {
 		return err
 	}
 	return p.doubt(do(ctx, s))
@@ -226,7 +241,7 @@ func (p *S3) create(ctx context.Context, s provision.Storage) error {
 	m := marker{MemberID: s.MemberID, Generation: s.Generation, QuotaBytes: s.QuotaBytes, Act: rand.Text()}
 	err := p.put(ctx, ownerKey(s.MemberID), m, "")
 	if err == nil {
-		return p.record(m)
+		return p.record(ctx, m)
 	}
 	if !unknown(err) {
 		return err
@@ -241,7 +256,7 @@ func (p *S3) create(ctx context.Context, s provision.Storage) error {
 	if err := have.admits(m); err != nil && !errors.Is(err, provision.ErrTombstoned) {
 		return err
 	}
-	return errors.Join(p.record(have), have.admits(m))
+	return errors.Join(p.record(ctx, have), have.admits(m))
 }
 
 // Remove makes the member's storage not exist, for good. The tombstone comes
@@ -255,7 +270,7 @@ func (p *S3) remove(ctx context.Context, s provision.Storage) error {
 	if err != nil {
 		return err
 	}
-	if err := p.record(m); err != nil {
+	if err := p.record(ctx, m); err != nil {
 		return err
 	}
 	return p.removeData(ctx, s.MemberID)
@@ -295,14 +310,22 @@ func (p *S3) bury(ctx context.Context, s provision.Storage) (marker, error) {
 	return marker{}, inDoubt
 }
 
-// record writes the ledger lines of the changes that a marker tells of, which
+// record confirms what was seen or done, and notes it in the ledger: nothing is reported done before.
+func (p *S3) record(ctx context.Context, m marker) error {
+	if err := p.confirm(ctx); err != nil {
+		return err
+	}
+	return p.note(m)
+}
+
+// note writes the ledger lines of the changes that a marker tells of, which
 // may have been those of others who did not get to it.
-func (p *S3) record(m marker) error {
+func (p *S3) note(m marker) error {
 	if m.Tombstone && m.Replaced == nil {
 		return nil // there was nothing to remove
 	}
 	if m.Tombstone {
-		if err := p.record(*m.Replaced); err != nil {
+		if err := p.note(*m.Replaced); err != nil {
 			return err
 		}
 	}
@@ -310,7 +333,9 @@ func (p *S3) record(m marker) error {
 	if m.Tombstone {
 		op = OpDelete
 	}
-	return p.ledger.AppendOnce(Line{Op: op, MemberID: m.MemberID, Generation: m.Generation, Key: ownerKey(m.MemberID), Act: m.Act})
+	return p.ledger.AppendOnce(Line{
+		Op: op, MemberID: m.MemberID, Generation: m.Generation, Key: ownerKey(m.MemberID), Act: m.Act,
+	})
 }
 
 // put writes a marker where there is none or, with an etag, in place of the one

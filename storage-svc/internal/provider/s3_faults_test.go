@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -241,6 +242,75 @@ func TestS3BucketIsReplacedWhileItRuns(t *testing.T) {
 				t.Errorf("%s: created %s", name, object.Key)
 			}
 		}
+	}
+}
+
+// A bucket that is replaced while it is trusted, between two calls of which none fails, takes
+// markers that are nobody's: nothing is reported done or written down, and it is done in the right
+// bucket when that is back.
+func TestS3BucketIsReplacedWithinSeconds(t *testing.T) {
+	o := newObjectStore(t, inMemory(t, nil), false)
+	must(t, o.open(t, nil).Create(t.Context(), storage(1)))
+	empty := fmt.Sprintf("bucket-%d", buckets.Add(1))
+	must(t, o.client.MakeBucket(t.Context(), empty, minio.MakeBucketOptions{}))
+	other := newObjectStore(t, o.url, false).bucket
+	for i, bucket := range []string{other, empty} {
+		name := []string{"another deployment's", "made anew"}[i]
+		var away atomic.Bool
+		p := o.open(t, roundTrip(func(r *http.Request) (*http.Response, error) {
+			if away.Load() {
+				r = r.Clone(r.Context())
+				r.URL.Path = strings.Replace(r.URL.Path, o.bucket, bucket, 1)
+			}
+			return http.DefaultTransport.RoundTrip(r)
+		}))
+		must(t, p.Create(t.Context(), storage(1)))
+		s := storage(2 + i)
+		for range 2 { // the first one writes the marker, the second one finds it
+			away.Store(true)
+			outage(t, name+", a creation", p.Create(t.Context(), s))
+			away.Store(false)
+			must(t, p.Create(t.Context(), storage(1))) // the bucket is trusted again
+		}
+		expect(t, o.ledger, s, "")
+		away.Store(true)
+		outage(t, name+", a removal", p.Remove(t.Context(), s))
+		away.Store(false)
+		must(t, p.Create(t.Context(), s))
+		expect(t, o.ledger, s, "create ")
+	}
+}
+
+// One look at the identity is enough for all changes that were done before it.
+func TestS3ChangesShareTheirConfirmation(t *testing.T) {
+	o := newObjectStore(t, inMemory(t, nil), false)
+	var looks, puts atomic.Int32
+	all := make(chan struct{})
+	const many = 16
+	p := o.open(t, roundTrip(func(r *http.Request) (*http.Response, error) {
+		resp, err := http.DefaultTransport.RoundTrip(r)
+		if isMarkerPut(r) {
+			if puts.Add(1) == many {
+				close(all)
+			}
+			<-all
+		}
+		if strings.HasSuffix(r.URL.Path, "/identity") {
+			looks.Add(1)
+		}
+		return resp, err
+	}))
+	var wg sync.WaitGroup
+	for i := range many {
+		wg.Go(func() {
+			if err := p.Create(t.Context(), storage(i)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := looks.Load(); n < 2 || n > many/2 {
+		t.Errorf("%d looks at the identity for %d creations at the same time", n, many)
 	}
 }
 

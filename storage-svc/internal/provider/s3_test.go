@@ -30,7 +30,8 @@ const (
 type objectStore struct {
 	url, bucket, ledger string
 	known               *identities
-	client              *minio.Client // to look past the provider
+	given               *provider.Ledger // nil: one in the file ledger
+	client              *minio.Client    // to look past the provider
 }
 
 var buckets atomic.Int64
@@ -75,9 +76,13 @@ func serve(t *testing.T, objects gofakes3.Backend, wrap func(http.Handler) http.
 // open opens the provider as another process would, over a transport if given.
 func (o *objectStore) open(t *testing.T, transport http.RoundTripper) *provider.S3 {
 	t.Helper()
+	ledger := o.given
+	if ledger == nil {
+		ledger = newLedger(t, o.ledger)
+	}
 	p, err := provider.NewS3(provider.S3Config{
 		Endpoint: o.url, Bucket: o.bucket, Region: "us-east-1", AccessKey: accessKey, SecretKey: secretKey, Transport: transport,
-	}, o.known, newLedger(t, o.ledger))
+	}, o.known, ledger)
 	must(t, err)
 	return p
 }

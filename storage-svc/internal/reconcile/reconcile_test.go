@@ -67,10 +67,7 @@ func open(t *testing.T) *fixture {
 	}
 	t.Cleanup(pool.Close)
 	f := &fixture{t: t, pool: pool, store: store.New(pool, nil), dir: t.TempDir(), ledger: filepath.Join(t.TempDir(), "ledger")}
-	ledger, err := provider.OpenLedger(f.ledger)
-	if err != nil {
-		t.Fatal(err)
-	}
+	ledger := provider.NewLedger(f.ledger, f.store)
 	files := provider.NewFS(f.dir, f.store, ledger)
 	if _, err := provider.Identify(t.Context(), files, f.store, false); err != nil {
 		t.Fatal(err)

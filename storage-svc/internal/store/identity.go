@@ -31,7 +31,7 @@ UPDATE provider_identity SET id = $3, written = $4 WHERE id = $1 AND written = $
 // HasStorages implements provider.Identities.
 func (s *Store) HasStorages(ctx context.Context) (has bool, err error) {
 	err = s.pool.QueryRow(ctx, `-- name: hasStorages
-SELECT EXISTS (SELECT FROM storage WHERE status = 'ready')`).Scan(&has)
+SELECT EXISTS (SELECT FROM storage WHERE status = 'ready' OR desired = 'absent')`).Scan(&has)
 	if err != nil {
 		return false, fmt.Errorf("look for storages: %w", err)
 	}

@@ -172,10 +172,7 @@ func TestDeathBetweenCallAndResult(t *testing.T) {
 	f := open(t)
 	f.apply(command(1, 1, provision.Present))
 	path := filepath.Join(t.TempDir(), "ledger")
-	ledger, err := provider.OpenLedger(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	ledger := provider.NewLedger(path, f.Store)
 	files := provider.NewFS(t.TempDir(), f.Store, ledger)
 	if _, err := provider.Identify(t.Context(), files, f.Store, false); err != nil {
 		t.Fatal(err)
