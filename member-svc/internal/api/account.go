@@ -33,23 +33,11 @@ func (a *API) signIn(w http.ResponseWriter, r *http.Request) (err error) {
 	return service.WriteJSON(w, http.StatusOK, session)
 }
 
-func (a *API) signOut(w http.ResponseWriter, r *http.Request) error {
-	token, err := bearer(r)
-	if err == nil {
-		err = a.Accounts.SignOut(r.Context(), token)
-	}
-	if err != nil {
-		return err
-	}
-	w.WriteHeader(http.StatusNoContent)
-	return nil
+func (a *API) signOut(w http.ResponseWriter, r *http.Request, token string) error {
+	return noContent(w, a.Accounts.SignOut(r.Context(), token))
 }
 
-func (a *API) showMe(w http.ResponseWriter, r *http.Request) error {
-	token, err := bearer(r)
-	if err != nil {
-		return err
-	}
+func (a *API) showMe(w http.ResponseWriter, r *http.Request, token string) error {
 	me, err := a.Accounts.Me(r.Context(), token)
 	if err != nil {
 		return err
@@ -59,21 +47,11 @@ func (a *API) showMe(w http.ResponseWriter, r *http.Request) error {
 
 func (a *API) withdraw(w http.ResponseWriter, r *http.Request) (err error) {
 	defer func() { a.Metrics.passwordChecked(useLeave, err) }()
-	client := service.ClientAddress(r)
-	if err := a.passwordAttempts.from(client); err != nil {
-		return err
-	}
-	token, err := bearer(r)
-	if err != nil {
-		return err
-	}
 	var body struct {
 		Password string `json:"password"`
 	}
-	if err := service.DecodeJSON(w, r, &body); err != nil {
-		return err
-	}
-	if err := a.passwordAttempts.at(client, "bearer "+token); err != nil { // a stolen session is no way to guess faster
+	token, err := a.decodeSigned(w, r, &body)
+	if err != nil {
 		return err
 	}
 	view, err := a.Accounts.Withdraw(r.Context(), token, body.Password)
@@ -88,36 +66,34 @@ func (a *API) withdraw(w http.ResponseWriter, r *http.Request) (err error) {
 
 func (a *API) changePassword(w http.ResponseWriter, r *http.Request) (err error) {
 	defer func() { a.Metrics.passwordChecked(useChange, err) }()
-	client := service.ClientAddress(r)
-	if err := a.passwordAttempts.from(client); err != nil {
-		return err
-	}
-	token, err := bearer(r)
-	if err != nil {
-		return err
-	}
 	var body struct {
 		Old string `json:"old_password"`
 		New string `json:"new_password"`
 	}
-	if err := service.DecodeJSON(w, r, &body); err != nil {
-		return err
-	}
-	if err := a.passwordAttempts.at(client, "bearer "+token); err != nil {
-		return err
-	}
-	if err := a.Accounts.ChangePassword(r.Context(), token, body.Old, body.New); err != nil {
-		return err
-	}
-	w.WriteHeader(http.StatusNoContent)
-	return nil
-}
-
-func (a *API) listSessions(w http.ResponseWriter, r *http.Request) error {
-	token, err := bearer(r)
+	token, err := a.decodeSigned(w, r, &body)
 	if err != nil {
 		return err
 	}
+	return noContent(w, a.Accounts.ChangePassword(r.Context(), token, body.Old, body.New))
+}
+
+// decodeSigned reads the body of a request that has a session and a password. Both the address and
+// the session have so many attempts: a stolen session is no way to guess faster.
+func (a *API) decodeSigned(w http.ResponseWriter, r *http.Request, body any) (token string, err error) {
+	client := service.ClientAddress(r)
+	if err := a.passwordAttempts.from(client); err != nil {
+		return "", err
+	}
+	if token, err = bearer(r); err != nil {
+		return "", err
+	}
+	if err := service.DecodeJSON(w, r, body); err != nil {
+		return "", err
+	}
+	return token, a.passwordAttempts.at(client, "bearer "+token)
+}
+
+func (a *API) listSessions(w http.ResponseWriter, r *http.Request, token string) error {
 	sessions, err := a.Accounts.Sessions(r.Context(), token)
 	if err != nil {
 		return err
@@ -126,33 +102,35 @@ func (a *API) listSessions(w http.ResponseWriter, r *http.Request) error {
 }
 
 // endSessions ends all sessions, or all but the current one.
-func (a *API) endSessions(w http.ResponseWriter, r *http.Request) error {
-	token, err := bearer(r)
-	if err != nil {
-		return err
-	}
+func (a *API) endSessions(w http.ResponseWriter, r *http.Request, token string) error {
 	others := false
 	known := filters{"others": parsed(&others, strconv.ParseBool)}
 	if err := readQuery(r, known); err != nil {
 		return err
 	}
-	if err := a.Accounts.EndSessions(r.Context(), token, others); err != nil {
-		return err
-	}
-	w.WriteHeader(http.StatusNoContent)
-	return nil
+	return noContent(w, a.Accounts.EndSessions(r.Context(), token, others))
 }
 
-func (a *API) endSession(w http.ResponseWriter, r *http.Request) error {
-	token, err := bearer(r)
+func (a *API) endSession(w http.ResponseWriter, r *http.Request, token string) error {
+	return noContent(w, a.Accounts.EndSession(r.Context(), token, chi.URLParam(r, "session_id")))
+}
+
+// signed returns a handler of requests that have a session token, which it is given.
+func signed(h func(w http.ResponseWriter, r *http.Request, token string) error) service.Handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		token, err := bearer(r)
+		if err != nil {
+			return err
+		}
+		return h(w, r, token)
+	}
+}
+
+func noContent(w http.ResponseWriter, err error) error {
 	if err == nil {
-		err = a.Accounts.EndSession(r.Context(), token, chi.URLParam(r, "session_id"))
+		w.WriteHeader(http.StatusNoContent)
 	}
-	if err != nil {
-		return err
-	}
-	w.WriteHeader(http.StatusNoContent)
-	return nil
+	return err
 }
 
 // bearer returns the request's session token.
