@@ -17,16 +17,8 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
 )
 
-// said is an answer whose body has been read.
-type said struct {
-	Status     string
-	StatusCode int
-	Header     http.Header
-	Proto      string
-}
-
-// say sends lines of a request as they are, and returns the answer with its body.
-func say(t *testing.T, url string, lines ...string) (said, string) {
+// say sends lines of a request as they are, and returns the answer.
+func say(t *testing.T, url string, lines ...string) page {
 	t.Helper()
 	conn, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
 	if err != nil {
@@ -47,7 +39,7 @@ func say(t *testing.T, url string, lines ...string) (said, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return said{answer.Status, answer.StatusCode, answer.Header, answer.Proto}, string(body)
+	return page{answer.StatusCode, answer.Header, string(body)}
 }
 
 // needsAttention starts a service with one signup that an operator has to look at, and
@@ -94,39 +86,38 @@ func TestEveryResourceKnowsItsMethods(t *testing.T) {
 		{s.admin, "/console/sagas", "GET, HEAD, OPTIONS"},
 		{s.admin, "/console/assets/live.js", "GET, HEAD, OPTIONS"},
 	} {
-		request := func(method string) (said, string) {
+		request := func(method string) page {
 			return say(t, resource.listener, method+" "+resource.path+" HTTP/1.1", "Host: x", token)
 		}
-		get, body := request("GET")
-		head, none := request("HEAD")
-		for _, h := range []http.Header{get.Header, head.Header} {
+		get, head := request("GET"), request("HEAD")
+		for _, h := range []http.Header{get.header, head.header} {
 			h.Del("Date")
 			// These say something else each time.
 			if slices.Contains([]string{"/metrics", "/", "/admin/v1/overview"}, resource.path) {
 				h.Del("Content-Length")
 			}
 		}
-		if get.StatusCode != head.StatusCode || !maps.EqualFunc(get.Header, head.Header, slices.Equal) || none != "" {
-			t.Errorf("%s: GET %s %v", resource.path, get.Status, get.Header)
-			t.Errorf("%s: HEAD %s %v %q", resource.path, head.Status, head.Header, none)
+		if get.status != head.status || !maps.EqualFunc(get.header, head.header, slices.Equal) || head.text != "" {
+			t.Errorf("%s: GET %d %v", resource.path, get.status, get.header)
+			t.Errorf("%s: HEAD %d %v %q", resource.path, head.status, head.header, head.text)
 		}
-		if n := get.Header.Get("Content-Length"); n != "" && n != fmt.Sprint(len(body)) {
-			t.Errorf("%s: Content-Length %s of %d bytes", resource.path, n, len(body))
+		if n := get.header.Get("Content-Length"); n != "" && n != fmt.Sprint(len(get.text)) {
+			t.Errorf("%s: Content-Length %s of %d bytes", resource.path, n, len(get.text))
 		}
-		if get.Header.Get("Cache-Control") == "" || get.Header.Get("X-Content-Type-Options") != "nosniff" {
-			t.Errorf("%s: %v", resource.path, get.Header)
+		if get.header.Get("Cache-Control") == "" || get.header.Get("X-Content-Type-Options") != "nosniff" {
+			t.Errorf("%s: %v", resource.path, get.header)
 		}
 		for method, status := range map[string]int{"OPTIONS": 204, "PATCH": 405, "TRACE": 405, "BREW": 501, "get": 501} {
-			answer, _ := request(method)
-			allow := answer.Header.Get("Allow")
-			if answer.StatusCode != status || status != 501 && allow != resource.allow {
-				t.Errorf("%s %s: %s %q, want %d %q", method, resource.path, answer.Status, allow, status, resource.allow)
+			answer := request(method)
+			allow := answer.header.Get("Allow")
+			if answer.status != status || status != 501 && allow != resource.allow {
+				t.Errorf("%s %s: %d %q, want %d %q", method, resource.path, answer.status, allow, status, resource.allow)
 			}
 		}
 	}
-	answer, _ := say(t, s.public, "HEAD "+signup+"/events HTTP/1.1", "Host: x")
-	if answer.StatusCode != 200 || answer.Header.Get("Content-Type") != "text/event-stream" {
-		t.Errorf("HEAD of a stream: %d %v", answer.StatusCode, answer.Header)
+	answer := say(t, s.public, "HEAD "+signup+"/events HTTP/1.1", "Host: x")
+	if answer.status != 200 || answer.header.Get("Content-Type") != "text/event-stream" {
+		t.Errorf("HEAD of a stream: %d %v", answer.status, answer.header)
 	}
 }
 
@@ -154,9 +145,9 @@ func TestIfMatchIsAList(t *testing.T) {
 	} {
 		lines := append([]string{"POST " + saga + "/retry HTTP/1.1", "Host: x", "Authorization: Bearer operator-token",
 			"Content-Type: application/json", fmt.Sprint("Content-Length: ", len(body))}, c.lines...)
-		answer, text := say(t, s.admin, append(lines, "Connection: close", "", body)...)
-		if answer.StatusCode != c.status || !strings.Contains(text, c.code) {
-			t.Errorf("%q: %d %s, want %d %s", c.lines, answer.StatusCode, text, c.status, c.code)
+		answer := say(t, s.admin, append(lines, "Connection: close", "", body)...)
+		if answer.status != c.status || !strings.Contains(answer.text, c.code) {
+			t.Errorf("%q: %d %s, want %d %s", c.lines, answer.status, answer.text, c.status, c.code)
 		}
 	}
 }
