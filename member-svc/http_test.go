@@ -111,7 +111,8 @@ func TestEveryResourceKnowsItsMethods(t *testing.T) {
 			answer := request(method)
 			allow := answer.header.Get("Allow")
 			if answer.status != status || status != 501 && allow != resource.allow {
-				t.Errorf("%s %s: %d %q, want %d %q", method, resource.path, answer.status, allow, status, resource.allow)
+				t.Errorf("%s %s: %d %q, want %d %q",
+					method, resource.path, answer.status, allow, status, resource.allow)
 			}
 		}
 	}
