@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/signup-saga/signup-saga/client"
+	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
 // generateSQL makes what operators look at.
@@ -164,7 +165,7 @@ func (b *bench) retryMany(ctx context.Context, o *operator) (id string, err erro
 	if failures.Failures != 50_000 || failures.Groups != 40 || failures.Items[0].Count != 30_000 {
 		return "", fmt.Errorf("%d failures in %d groups, %d in the largest", failures.Failures, failures.Groups, failures.Items[0].Count)
 	}
-	group := client.NewGroupRetry{Filter: map[string]string{"error": failures.Items[0].Fingerprint}, Reason: "measured", Rate: 10, StopAfter: 100_000}
+	group := wire.NewGroupRetry{Filter: map[string]string{"error": failures.Items[0].Fingerprint}, Reason: "measured", Rate: 10, StopAfter: 100_000}
 	var counted, begun series
 	for range b.reps {
 		began := time.Now()
@@ -211,7 +212,7 @@ func (o *operator) questions(ctx context.Context, retry string) ([]question, err
 		{shown: "overview", path: "overview"},
 		{shown: "failures", path: "failures"},
 		{shown: "sagas", path: "sagas"},
-		{shown: "sagas, far down", path: "sagas?cursor=" + url.QueryEscape(middle.NextCursor)},
+		{shown: "sagas, far down", path: "sagas?cursor=" + url.QueryEscape(string(middle.NextCursor))},
 		{shown: "sagas, a common error", path: "sagas?error=" + common.Fingerprint},
 		{shown: "sagas, a rare error", path: "sagas?error=" + rare.Fingerprint},
 		{shown: "sagas, an error and a state that few have", path: "sagas?error=" + rare.Fingerprint + "&state=withdraw_needs_attention"},

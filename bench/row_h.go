@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/crypto/argon2"
 
-	"github.com/signup-saga/signup-saga/client"
+	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
 // cost is what an argon2id hash takes.
@@ -39,7 +39,7 @@ func (b *bench) rowH(ctx context.Context) error {
 	err := b.withMembers(ctx, "hash", func(s *stack) error {
 		post := func(ctx context.Context) error {
 			err := s.post(ctx)
-			var refusal *client.Problem
+			var refusal *wire.Problem
 			if errors.As(err, &refusal) && refusal.Code == "busy" {
 				busy.Add(1)
 				err = nil

@@ -19,6 +19,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/signup-saga/signup-saga/client"
+	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
 // stack is the whole product: both services, one replica each, as processes of
@@ -135,7 +136,7 @@ func (s *stack) signUp(ctx context.Context, get bool) (j journey, err error) {
 	j.signup, j.answered = signup.SignupID, time.Now()
 	if err = s.ready.wait(ctx, j.signup); err == nil && get {
 		signup, err = s.members.Signup(ctx, j.signup)
-		if err == nil && signup.State != client.Ready {
+		if err == nil && signup.State != wire.Ready {
 			err = fmt.Errorf("the client is told %q after the commit of ready", signup.State)
 		}
 	}
@@ -144,8 +145,8 @@ func (s *stack) signUp(ctx context.Context, get bool) (j journey, err error) {
 }
 
 // somebody is a new member.
-func somebody() client.NewMember {
-	return client.NewMember{Username: strings.ToLower(rand.Text()), Password: "a long enough one"}
+func somebody() wire.NewMember {
+	return wire.NewMember{Username: strings.ToLower(rand.Text()), Password: "a long enough one"}
 }
 
 // audit fails unless each accepted signups is ready in both databases, and its

@@ -6,10 +6,9 @@ import (
 	"net/url"
 	"strconv"
 	"time"
-)
 
-// WithdrawNeedsAttention is a state of a saga; to the member it is [Withdrawing].
-const WithdrawNeedsAttention = "withdraw_needs_attention"
+	"github.com/signup-saga/signup-saga/contract/wire"
+)
 
 // Admin calls the admin listener of member-svc. Safe for concurrent use.
 type Admin struct{ caller }
@@ -17,39 +16,6 @@ type Admin struct{ caller }
 // NewAdmin returns a client of the listener at base with an admin token. A nil
 // http.Client is http.DefaultClient, which waits for as long as the context does.
 func NewAdmin(base, token string, h *http.Client) *Admin { return &Admin{newCaller(base, token, h)} }
-
-// Saga is a signup as operators see it.
-type Saga struct {
-	SagaID        string     `json:"saga_id"`
-	MemberID      string     `json:"member_id"`
-	SignupID      string     `json:"signup_id"`
-	Username      *string    `json:"username"` // nil once the member has left
-	Plan          string     `json:"plan"`
-	State         string     `json:"state"`
-	Step          string     `json:"step"` // that is asked for, or was last
-	Delayed       bool       `json:"delayed"`
-	Generation    int64      `json:"generation"` // of the newest command
-	Version       int64      `json:"version"`    // transitions so far
-	Attempts      int        `json:"attempts"`   // times that the newest command was sent
-	RetryOpen     bool       `json:"retry_open"` // the newest command is an operator's retry
-	LastError     *Cause     `json:"last_error"`
-	NextAttemptAt *time.Time `json:"next_attempt_at"`
-	CreatedAt     time.Time  `json:"created_at"`
-	UpdatedAt     time.Time  `json:"updated_at"`
-	TraceID       *string    `json:"trace_id"`           // of the newest command, for OpenTelemetry; nil if it was not traced
-	Timeline      []Moment   `json:"timeline,omitempty"` // oldest first; of [Admin.Saga] only
-}
-
-// Moment is something that happened to a saga.
-type Moment struct {
-	At         time.Time `json:"at"`
-	Kind       string    `json:"kind"`
-	State      string    `json:"state"`
-	Generation int64     `json:"generation"`
-	Attempt    int       `json:"attempt"`
-	Detail     string    `json:"detail"`
-	Actor      string    `json:"actor"`
-}
 
 // SagaFilter selects sagas; zero values select all.
 type SagaFilter struct {
@@ -63,7 +29,7 @@ type SagaFilter struct {
 }
 
 // Sagas lists sagas, newest first. A page may be short of items, and yet have a next.
-func (a *Admin) Sagas(ctx context.Context, f SagaFilter, part PageOf) (page Page[Saga], err error) {
+func (a *Admin) Sagas(ctx context.Context, f SagaFilter, part PageOf) (page wire.Page[wire.Saga], err error) {
 	q := part.values()
 	set(q, "state", f.State)
 	set(q, "plan", f.Plan)
@@ -84,7 +50,7 @@ func (a *Admin) Sagas(ctx context.Context, f SagaFilter, part PageOf) (page Page
 }
 
 // Saga returns a saga with its timeline.
-func (a *Admin) Saga(ctx context.Context, id string) (s Saga, err error) {
+func (a *Admin) Saga(ctx context.Context, id string) (s wire.Saga, err error) {
 	_, err = a.do(ctx, call{method: http.MethodGet, path: "/admin/v1/sagas/" + url.PathEscape(id), into: &s})
 	return s, err
 }
@@ -96,16 +62,16 @@ type Act struct {
 }
 
 // Retry asks for what a saga wants once more.
-func (a *Admin) Retry(ctx context.Context, id string, act Act) (Saga, error) {
+func (a *Admin) Retry(ctx context.Context, id string, act Act) (wire.Saga, error) {
 	return a.act(ctx, id, "retry", act)
 }
 
 // Cancel ends a membership on behalf of the member.
-func (a *Admin) Cancel(ctx context.Context, id string, act Act) (Saga, error) {
+func (a *Admin) Cancel(ctx context.Context, id string, act Act) (wire.Saga, error) {
 	return a.act(ctx, id, "cancel", act)
 }
 
-func (a *Admin) act(ctx context.Context, id, verb string, act Act) (s Saga, err error) {
+func (a *Admin) act(ctx context.Context, id, verb string, act Act) (s wire.Saga, err error) {
 	r := call{method: http.MethodPost, path: "/admin/v1/sagas/" + url.PathEscape(id) + "/" + verb, body: map[string]string{"reason": act.Reason}, into: &s}
 	if act.Version != 0 {
 		r.header = http.Header{"If-Match": {strconv.Quote(strconv.FormatInt(act.Version, 10))}}

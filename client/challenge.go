@@ -10,24 +10,17 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+
+	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
 // maxWork bounds the numbers that are tried for a challenge: more is asked for by no
 // service that wants to be answered.
 const maxWork = 10_000_000
 
-// Challenge is work that a busy service asks for, in the format of ALTCHA, version 1.
-type Challenge struct {
-	Algorithm string `json:"algorithm"` // "SHA-256"
-	Challenge string `json:"challenge"`
-	MaxNumber int64  `json:"maxnumber"`
-	Salt      string `json:"salt"`
-	Signature string `json:"signature"`
-}
-
 // Solve returns the value of the header Challenge-Solution, which counts once. It takes
 // as long as MaxNumber/2 hashes on average, or until the context ends.
-func (c Challenge) Solve(ctx context.Context) (string, error) {
+func Solve(ctx context.Context, c wire.Challenge) (string, error) {
 	if c.Algorithm != "SHA-256" || c.MaxNumber > maxWork {
 		return "", fmt.Errorf("challenge of %s up to %d: not supported", c.Algorithm, c.MaxNumber)
 	}
@@ -40,9 +33,8 @@ func (c Challenge) Solve(ctx context.Context) (string, error) {
 			return "", ctx.Err()
 		}
 		if sum := sha256.Sum256(strconv.AppendInt([]byte(c.Salt), n, 10)); string(sum[:]) == string(want) {
-			text, err := json.Marshal(map[string]any{
-				"algorithm": c.Algorithm, "challenge": c.Challenge, "number": n,
-				"salt": c.Salt, "signature": c.Signature,
+			text, err := json.Marshal(wire.Solution{
+				Algorithm: c.Algorithm, Challenge: c.Challenge, Number: n, Salt: c.Salt, Signature: c.Signature,
 			})
 			return base64.StdEncoding.EncodeToString(text), err
 		}
@@ -63,11 +55,11 @@ func WithSolution(ctx context.Context, solution string) context.Context {
 func (c caller) work(ctx context.Context, r call) (http.Header, error) {
 	solution, given := ctx.Value(solutionKey{}).(string)
 	header, err := c.do(ctx, r.solved(solution))
-	var refusal *Problem
+	var refusal *wire.Problem
 	if given || !errors.As(err, &refusal) || refusal.Challenge == nil {
 		return header, err
 	}
-	solution, failed := refusal.Challenge.Solve(ctx)
+	solution, failed := Solve(ctx, *refusal.Challenge)
 	if failed != nil {
 		return header, err // the service's answer says more
 	}

@@ -14,18 +14,20 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
-func task(number, most int64) Challenge {
+func task(number, most int64) wire.Challenge {
 	const salt = "a1b2c3?expires=1790000000&"
 	sum := sha256.Sum256(fmt.Append(nil, salt, number))
-	return Challenge{
+	return wire.Challenge{
 		Algorithm: "SHA-256", Challenge: hex.EncodeToString(sum[:]), MaxNumber: most, Salt: salt, Signature: "00ff",
 	}
 }
 
 // pressed is a service that is busy until it gets a solution. It returns what it got.
-func pressed(t *testing.T, c Challenge) (*Public, *[]string) {
+func pressed(t *testing.T, c wire.Challenge) (*Public, *[]string) {
 	t.Helper()
 	var got []string
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -44,7 +46,10 @@ func pressed(t *testing.T, c Challenge) (*Public, *[]string) {
 
 func TestClientSolvesTheChallenge(t *testing.T) {
 	for name, call := range map[string]func(ctx context.Context, p *Public) error{
-		"SignUp": func(ctx context.Context, p *Public) error { _, err := p.SignUp(ctx, NewMember{}, "key"); return err },
+		"SignUp": func(ctx context.Context, p *Public) error {
+			_, err := p.SignUp(ctx, wire.NewMember{}, "key")
+			return err
+		},
 		"SignIn": func(ctx context.Context, p *Public) error { _, err := p.SignIn(ctx, "mina", "x"); return err },
 		"Leave":  func(ctx context.Context, p *Public) error { _, err := p.Leave(ctx, "token", "x"); return err },
 	} {
@@ -58,7 +63,7 @@ func TestClientSolvesTheChallenge(t *testing.T) {
 		if err != nil || !strings.HasPrefix(string(text), want) || !strings.Contains(string(text), `"number":4321,`) {
 			t.Errorf("%s: solution %s, %v", name, text, err)
 		}
-		var refusal *Problem
+		var refusal *wire.Problem
 		p, got = pressed(t, task(1, 10))
 		err = call(WithSolution(t.Context(), ""), p)
 		if !errors.As(err, &refusal) || refusal.Challenge == nil || len(*got) != 1 {
@@ -73,18 +78,18 @@ func TestClientSolvesTheChallenge(t *testing.T) {
 
 func TestSolvingIsBounded(t *testing.T) {
 	unsolvable := task(20, 10)
-	if _, err := unsolvable.Solve(t.Context()); err == nil {
+	if _, err := Solve(t.Context(), unsolvable); err == nil {
 		t.Error("a solution of what has none")
 	}
-	if _, err := task(1, maxWork+1).Solve(t.Context()); err == nil {
+	if _, err := Solve(t.Context(), task(1, maxWork+1)); err == nil {
 		t.Error("no bound of the work")
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
-	if _, err := task(maxWork+1, maxWork).Solve(ctx); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := Solve(ctx, task(maxWork+1, maxWork)); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("%v", err)
 	}
-	var refusal *Problem
+	var refusal *wire.Problem
 	p, got := pressed(t, unsolvable) // the service's own answer comes back
 	_, err := p.SignIn(t.Context(), "mina", "x")
 	if !errors.As(err, &refusal) || refusal.Code != "busy" || len(*got) != 1 {

@@ -1,6 +1,6 @@
 // Package client calls the HTTP APIs of the signup saga: [Public] for members,
 // [Admin] for operators, [Storage] for the Storage service. Everything takes a
-// context; no answer is read beyond [MaxBody]. A refusal is a [*Problem]; any other
+// context; no answer is read beyond [MaxBody]. A refusal is a [*wire.Problem]; any other
 // error means that nobody knows whether the call was carried out.
 package client
 
@@ -17,6 +17,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
 // MaxBody is the size in bytes of the largest answer that is read.
@@ -24,38 +26,6 @@ const MaxBody = 8 << 20
 
 // ErrTooLarge is returned for an answer of more than [MaxBody] bytes.
 var ErrTooLarge = errors.New("the answer is too large")
-
-// Problem is an answer that is an error (RFC 9457).
-type Problem struct {
-	Type       string        `json:"type"`
-	Title      string        `json:"title"`
-	Status     int           `json:"status"` // of HTTP
-	Detail     string        `json:"detail"` // for people
-	Code       string        `json:"code"`   // for programs; "" if something else than the service answered
-	Errors     []FieldError  `json:"errors"`
-	Challenge  *Challenge    `json:"challenge"` // which to solve to be served before others; nil for none
-	RetryAfter time.Duration `json:"-"`         // when to ask again; 0 if the answer does not say
-}
-
-// FieldError says what is wrong with a field of a request.
-type FieldError struct {
-	Pointer string `json:"pointer"` // JSON Pointer, or "/name" of a query parameter
-	Detail  string `json:"detail"`
-}
-
-// Error implements error.
-func (p *Problem) Error() string {
-	text := fmt.Sprintf("%d %s: %s", p.Status, cmp.Or(p.Code, p.Title), p.Detail)
-	for _, e := range p.Errors {
-		text += "; " + e.Pointer + " " + e.Detail
-	}
-	return text
-}
-
-// Temporary reports whether the same call may succeed later.
-func (p *Problem) Temporary() bool {
-	return p.Status == http.StatusRequestTimeout || p.Status == http.StatusTooManyRequests || p.Status >= 500
-}
 
 // caller calls one listener.
 type caller struct {
@@ -129,10 +99,10 @@ func (c caller) send(ctx context.Context, r call) (*http.Response, error) {
 }
 
 func problem(response *http.Response) error {
-	p := &Problem{}
+	p := &wire.Problem{}
 	body, err := read(response.Body)
 	if err != nil || json.Unmarshal(body, p) != nil {
-		p = &Problem{Title: http.StatusText(response.StatusCode)} // of a proxy, perhaps
+		p = &wire.Problem{Title: http.StatusText(response.StatusCode)} // of a proxy, perhaps
 	}
 	p.Status = response.StatusCode
 	p.RetryAfter = retryAfter(response.Header)

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
 // reply is what a server answers, or breaks the connection with.
@@ -71,7 +73,7 @@ func waits(base string) (*Public, *[]time.Duration) {
 func TestSignUpRetryKeepsItsKey(t *testing.T) {
 	base, requests := serve(t, reply{}, reply{503, "7", busy}, reply{429, "", `{}`}, reply{201, "", created})
 	p, waited := waits(base)
-	s, err := p.SignUpRetry(t.Context(), NewMember{Username: "mina"}, Retry{Attempts: 4, BaseDelay: time.Second, MaxDelay: time.Second})
+	s, err := p.SignUpRetry(t.Context(), wire.NewMember{Username: "mina"}, Retry{Attempts: 4, BaseDelay: time.Second, MaxDelay: time.Second})
 	if err != nil || s.SignupID != "sgn_1" {
 		t.Fatalf("%+v, %v", s, err)
 	}
@@ -100,8 +102,8 @@ func TestSignUpRetryEnds(t *testing.T) {
 	} {
 		base, requests := serve(t, tc.reply)
 		p, _ := waits(base)
-		_, err := p.SignUpRetry(tc.ctx, NewMember{}, Retry{Attempts: 3})
-		var refusal *Problem
+		_, err := p.SignUpRetry(tc.ctx, wire.NewMember{}, Retry{Attempts: 3})
+		var refusal *wire.Problem
 		if err == nil || len(requests()) != tc.attempts || errors.As(err, &refusal) != (tc.reply.status >= 400) {
 			t.Errorf("%s: %v after %d requests", tc.name, err, len(requests()))
 		}
@@ -111,18 +113,18 @@ func TestSignUpRetryEnds(t *testing.T) {
 func TestProblems(t *testing.T) {
 	for _, tc := range []struct {
 		reply     reply
-		want      Problem
+		want      wire.Problem
 		temporary bool
 	}{
 		{reply{422, "", `{"title":"No","status":422,"code":"validation_failed","errors":[{"pointer":"/username","detail":"no"}]}`},
-			Problem{Title: "No", Status: 422, Code: "validation_failed", Errors: []FieldError{{"/username", "no"}}}, false},
-		{reply{503, "2", busy}, Problem{Status: 503, Code: "busy", Detail: "wait", RetryAfter: 2 * time.Second}, true},
-		{reply{502, "soon", "<html>"}, Problem{Title: "Bad Gateway", Status: 502}, true},
-		{reply{408, "", "{}"}, Problem{Status: 408}, true},
+			wire.Problem{Title: "No", Status: 422, Code: "validation_failed", Errors: []wire.FieldError{{Pointer: "/username", Detail: "no"}}}, false},
+		{reply{503, "2", busy}, wire.Problem{Status: 503, Code: "busy", Detail: "wait", RetryAfter: 2 * time.Second}, true},
+		{reply{502, "soon", "<html>"}, wire.Problem{Title: "Bad Gateway", Status: 502}, true},
+		{reply{408, "", "{}"}, wire.Problem{Status: 408}, true},
 	} {
 		base, _ := serve(t, tc.reply)
 		_, err := NewPublic(base, nil).SignIn(t.Context(), "mina", "x")
-		var got *Problem
+		var got *wire.Problem
 		if !errors.As(err, &got) || fmt.Sprint(*got) != fmt.Sprint(tc.want) || got.Temporary() != tc.temporary {
 			t.Errorf("%d: %+v, %v", tc.reply.status, got, err)
 		}
@@ -157,7 +159,7 @@ func TestWatch(t *testing.T) {
 		n := 0
 		for _, err := range NewPublic(base, nil).Watch(t.Context(), "x") {
 			n++
-			var refusal *Problem
+			var refusal *wire.Problem
 			if !errors.As(err, &refusal) {
 				t.Error(err)
 			}
@@ -172,12 +174,12 @@ func TestRequests(t *testing.T) {
 	base, requests := serve(t, reply{200, "1", `{}`})
 	p, a, s := NewPublic(base+"/", nil), NewAdmin(base, "admin", nil), NewStorage(base, "service", nil)
 	ctx, late := t.Context(), true
-	group := NewGroupRetry{Filter: map[string]string{"error": "e"}}
+	group := wire.NewGroupRetry{Filter: map[string]string{"error": "e"}}
 	for _, tc := range []struct {
 		want string
 		call func() error
 	}{
-		{`POST|/v1/members|k||||{"username":"u","password":"p"}`, func() error { _, err := p.SignUp(ctx, NewMember{Username: "u", Password: "p"}, "k"); return err }},
+		{`POST|/v1/members|k||||{"username":"u","password":"p"}`, func() error { _, err := p.SignUp(ctx, wire.NewMember{Username: "u", Password: "p"}, "k"); return err }},
 		{`GET|/v1/signups/a%2Fb|||||`, func() error {
 			found, err := p.Signup(ctx, "a/b")
 			if found.RetryAfter != time.Second {
@@ -190,7 +192,7 @@ func TestRequests(t *testing.T) {
 		{`GET|/v1/members/me||Bearer t|||`, func() error { _, err := p.Member(ctx, "t"); return err }},
 		{`DELETE|/v1/members/me||Bearer t|||{"password":"p"}`, func() error { _, err := p.Leave(ctx, "t", "p"); return err }},
 		{`GET|/admin/v1/sagas?created_after=2026-11-22T10%3A00%3A00Z&cursor=c&delayed=true&error=e&limit=2&member_id=m&plan=free&state=ready&username=u||Bearer admin|||`, func() error {
-			f := SagaFilter{State: Ready, Delayed: &late, Plan: "free", Error: "e", Username: "u", MemberID: "m", CreatedAfter: time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)}
+			f := SagaFilter{State: wire.Ready, Delayed: &late, Plan: "free", Error: "e", Username: "u", MemberID: "m", CreatedAfter: time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)}
 			_, err := a.Sagas(ctx, f, PageOf{"c", 2})
 			return err
 		}},
@@ -213,7 +215,7 @@ func TestRequests(t *testing.T) {
 		{`GET|/v1/dead-letters?limit=5||Bearer service|||`, func() error { _, err := s.DeadLetters(ctx, PageOf{Limit: 5}); return err }},
 		{`POST|/v1/dead-letters/d/requeue||Bearer service|||`, func() error { return s.Requeue(ctx, "d") }},
 		{`GET|/v1/faults||Bearer service|||`, func() error { _, err := s.Fault(ctx); return err }},
-		{`PUT|/v1/faults||Bearer service|||{"mode":"slow","probability":1,"latency_ms":5}`, func() error { return s.SetFault(ctx, Fault{"slow", 1, 5}) }},
+		{`PUT|/v1/faults||Bearer service|||{"mode":"slow","probability":1,"latency_ms":5}`, func() error { return s.SetFault(ctx, wire.Fault{Mode: "slow", Probability: 1, LatencyMS: 5}) }},
 	} {
 		if err := tc.call(); err != nil {
 			t.Errorf("%s: %v", tc.want, err)

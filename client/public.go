@@ -15,15 +15,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
-)
 
-// States of a signup.
-const (
-	Provisioning   = "provisioning"
-	Ready          = "ready"
-	NeedsAttention = "needs_attention"
-	Withdrawing    = "withdrawing"
-	Withdrawn      = "withdrawn"
+	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
 // Public calls the public listener of member-svc. Safe for concurrent use.
@@ -36,43 +29,16 @@ type Public struct {
 // http.Client is http.DefaultClient, which waits for as long as the context does.
 func NewPublic(base string, h *http.Client) *Public { return &Public{newCaller(base, "", h), pause} }
 
-// NewMember is somebody who signs up.
-type NewMember struct {
-	Username string `json:"username"`
-	Password string `json:"password"`
-	Plan     string `json:"plan,omitempty"` // "" is the service's default
-	Email    string `json:"email,omitempty"`
-}
-
-// Signup is how far a signup is. Its id lets anyone look at it: keep it secret.
+// Signup is how far a signup is, and what else an answer says of it.
 type Signup struct {
-	SignupID  string            `json:"signup_id"`
-	MemberID  string            `json:"member_id"`
-	Username  *string           `json:"username"` // nil once the member has left
-	Plan      string            `json:"plan"`
-	State     string            `json:"state"`
-	Delayed   bool              `json:"delayed"` // it takes longer than was promised
-	CreatedAt time.Time         `json:"created_at"`
-	UpdatedAt time.Time         `json:"updated_at"`
-	Storage   SignupStorage     `json:"storage"`
-	Links     map[string]string `json:"links"`
-
+	wire.Signup
 	Replayed   bool          `json:"-"` // it is the answer to an earlier request
 	RetryAfter time.Duration `json:"-"` // when to look again; 0 once it is settled
 }
 
-// Settled reports whether nothing more happens by itself.
-func (s Signup) Settled() bool { return s.State != Provisioning && s.State != Withdrawing }
-
-// SignupStorage is the storage that a member was promised.
-type SignupStorage struct {
-	Status     string `json:"status"` // pending, ready, failed or removed
-	QuotaBytes int64  `json:"quota_bytes"`
-}
-
 // SignUp signs somebody up. With the same key ("" for none), it may be repeated: there
 // is one member, and the first answer comes again.
-func (p *Public) SignUp(ctx context.Context, m NewMember, key string) (s Signup, err error) {
+func (p *Public) SignUp(ctx context.Context, m wire.NewMember, key string) (s Signup, err error) {
 	r := call{method: http.MethodPost, path: "/v1/members", body: m, into: &s}
 	if key != "" {
 		r.header = http.Header{"Idempotency-Key": {key}}
@@ -93,13 +59,13 @@ type Retry struct {
 var DefaultRetry = Retry{Attempts: 8, BaseDelay: 200 * time.Millisecond, MaxDelay: 10 * time.Second}
 
 // SignUpRetry calls [Public.SignUp] until it knows, under one key of its own: again
-// after a broken connection and after answers that are [Problem.Temporary], no sooner
+// after a broken connection and after answers that are [wire.Problem.Temporary], no sooner
 // than they ask for. The error is that of the last attempt.
-func (p *Public) SignUpRetry(ctx context.Context, m NewMember, r Retry) (Signup, error) {
+func (p *Public) SignUpRetry(ctx context.Context, m wire.NewMember, r Retry) (Signup, error) {
 	key, delay := rand.Text(), r.BaseDelay
 	for attempt := 1; ; attempt++ {
 		s, err := p.SignUp(ctx, m, key)
-		var refusal *Problem
+		var refusal *wire.Problem
 		refused := errors.As(err, &refusal)
 		if err == nil || refused && !refusal.Temporary() || ctx.Err() != nil || attempt >= r.Attempts {
 			return s, err
@@ -128,7 +94,7 @@ func (p *Public) Watch(ctx context.Context, id string) iter.Seq2[Signup, error] 
 	return func(yield func(Signup, error) bool) {
 		for w := (watch{yield: yield}); ; {
 			err := w.stream(ctx, p, id)
-			var refusal *Problem
+			var refusal *wire.Problem
 			refused := errors.As(err, &refusal)
 			switch {
 			case w.done:
@@ -186,14 +152,8 @@ func (w *watch) stream(ctx context.Context, p *Public, id string) error {
 	return lines.Err()
 }
 
-// Session is a proof of who one is.
-type Session struct {
-	Token     string    `json:"token"`
-	ExpiresAt time.Time `json:"expires_at"`
-}
-
 // SignIn opens a session.
-func (p *Public) SignIn(ctx context.Context, username, password string) (s Session, err error) {
+func (p *Public) SignIn(ctx context.Context, username, password string) (s wire.Session, err error) {
 	body := map[string]string{"username": username, "password": password}
 	_, err = p.work(ctx, call{method: http.MethodPost, path: "/v1/sessions", body: body, into: &s})
 	return s, err
@@ -205,19 +165,10 @@ func (p *Public) SignOut(ctx context.Context, token string) error {
 	return err
 }
 
-// OpenSession is one of a member's sessions.
-type OpenSession struct {
-	ID         string    `json:"id"`
-	CreatedAt  time.Time `json:"created_at"`
-	LastUsedAt time.Time `json:"last_used_at"` // to the hour
-	ExpiresAt  time.Time `json:"expires_at"`
-	Current    bool      `json:"current"` // it is the one that was used to ask
-}
-
 // Sessions lists the sessions of the member whose session this is.
-func (p *Public) Sessions(ctx context.Context, token string) ([]OpenSession, error) {
+func (p *Public) Sessions(ctx context.Context, token string) ([]wire.OpenSession, error) {
 	var list struct {
-		Items []OpenSession `json:"items"`
+		Items []wire.OpenSession `json:"items"`
 	}
 	_, err := p.do(ctx, call{method: http.MethodGet, path: "/v1/sessions", token: token, into: &list})
 	return list.Items, err
@@ -243,19 +194,8 @@ func (p *Public) ChangePassword(ctx context.Context, token, old, changed string)
 	return err
 }
 
-// Member is an account.
-type Member struct {
-	MemberID  string        `json:"member_id"`
-	Username  string        `json:"username"`
-	Email     *string       `json:"email"` // nil if the member gave none
-	Plan      string        `json:"plan"`
-	CreatedAt time.Time     `json:"created_at"`
-	SignupID  string        `json:"signup_id"`
-	Storage   SignupStorage `json:"storage"`
-}
-
 // Member returns the account of a session.
-func (p *Public) Member(ctx context.Context, token string) (m Member, err error) {
+func (p *Public) Member(ctx context.Context, token string) (m wire.Member, err error) {
 	_, err = p.do(ctx, call{method: http.MethodGet, path: "/v1/members/me", token: token, into: &m})
 	return m, err
 }

@@ -15,6 +15,7 @@ require (
 	github.com/jackc/pgx/v5 v5.12.0
 	github.com/nats-io/nats-server/v2 v2.15.2
 	github.com/signup-saga/signup-saga/client v0.0.0
+	github.com/signup-saga/signup-saga/contract v0.0.0
 	github.com/signup-saga/signup-saga/service v0.0.0
 	golang.org/x/sync v0.24.0
 	golang.org/x/sys v0.49.0

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/service"
 )
 
@@ -41,7 +42,7 @@ func FuzzDecodeJSON(f *testing.F) {
 		w, r := httptest.NewRecorder(), httptest.NewRequest("POST", "/", bytes.NewReader(body))
 		r.Header.Set("Content-Type", "application/json")
 		failure = service.DecodeJSON(w, r, &got)
-		var p *service.Problem
+		var p *wire.Problem
 		if failure != nil {
 			if !errors.As(failure, &p) || p.Status != 400 && p.Status != 413 || (p.Status == 413) != (len(body) > 8<<10) {
 				t.Fatalf("%v", failure)

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
 // Wrong tokens in a row, before an address waits; of all addresses together; and of an
@@ -61,7 +63,7 @@ func (t *Tokens) Watch(kind string, reg prometheus.Registerer, log *slog.Logger)
 }
 
 // check asks for the token unless there were too many wrong ones.
-func (g *guard) check(r *http.Request, find func() (token, string)) (token, *Problem) {
+func (g *guard) check(r *http.Request, find func() (token, string)) (token, *wire.Problem) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	address := ClientAddress(r)

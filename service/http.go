@@ -19,37 +19,19 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
 const maxBody = 8 << 10
 
-// Problem is an RFC 9457 answer, and an error: a [Handler] returns it.
-type Problem struct {
-	Type   string       `json:"type"`
-	Title  string       `json:"title"`
-	Status int          `json:"status"`
-	Detail string       `json:"detail,omitempty"`
-	Code   string       `json:"code"` // snake_case, stable
-	Errors []FieldError `json:"errors,omitempty"`
-	// Challenge, if any, is what a client may solve to be served before others.
-	Challenge any `json:"challenge,omitempty"`
-	// RetryAfter, if positive, becomes the header, in whole seconds.
-	RetryAfter time.Duration `json:"-"`
-}
-
-// FieldError says what is wrong with one field. It never holds the value.
-type FieldError struct {
-	Pointer string `json:"pointer"` // JSON Pointer, "/username"
-	Detail  string `json:"detail"`
-}
-
 // NewProblem fills in the type and title that belong to status and code.
-func NewProblem(status int, code, detail string, errs ...FieldError) *Problem {
-	return &Problem{Type: "urn:signup-saga:problem:" + code, Title: http.StatusText(status), Status: status, Detail: detail, Code: code, Errors: errs}
+func NewProblem(status int, code, detail string, errs ...wire.FieldError) *wire.Problem {
+	return &wire.Problem{
+		Type: "urn:signup-saga:problem:" + code, Title: http.StatusText(status), Status: status,
+		Detail: detail, Code: code, Errors: errs,
+	}
 }
-
-// Error returns the code and the detail.
-func (p *Problem) Error() string { return p.Code + ": " + p.Detail }
 
 // Handler answers a request, or returns an error before it has written anything.
 type Handler func(w http.ResponseWriter, r *http.Request) error
@@ -58,7 +40,7 @@ type Handler func(w http.ResponseWriter, r *http.Request) error
 // are written as such; others go through mapErr (which may be nil) and, if that
 // returns nil, are logged and answered 500. A panic is logged once and answered
 // 500. Only the route's pattern is logged: paths hold capabilities.
-func Adapt(log *slog.Logger, mapErr func(error) *Problem, h Handler) http.HandlerFunc {
+func Adapt(log *slog.Logger, mapErr func(error) *wire.Problem, h Handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		rw := &recorder{ResponseWriter: w}
 		r, span := traceRequest(r)
@@ -92,8 +74,8 @@ func Adapt(log *slog.Logger, mapErr func(error) *Problem, h Handler) http.Handle
 	}
 }
 
-func toProblem(err error, mapErr func(error) *Problem) *Problem {
-	var p *Problem
+func toProblem(err error, mapErr func(error) *wire.Problem) *wire.Problem {
+	var p *wire.Problem
 	if errors.As(err, &p) {
 		return p
 	}
@@ -108,7 +90,7 @@ func toProblem(err error, mapErr func(error) *Problem) *Problem {
 	return nil
 }
 
-func internalProblem() *Problem {
+func internalProblem() *wire.Problem {
 	return NewProblem(http.StatusInternalServerError, "internal", "something went wrong; it has been logged")
 }
 
@@ -132,7 +114,7 @@ func (r *recorder) Write(b []byte) (int, error) {
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
 // WriteProblem writes p as application/problem+json.
-func WriteProblem(w http.ResponseWriter, p *Problem) {
+func WriteProblem(w http.ResponseWriter, p *wire.Problem) {
 	if p.RetryAfter > 0 {
 		seconds := (p.RetryAfter + time.Second - 1) / time.Second
 		w.Header().Set("Retry-After", strconv.Itoa(int(seconds)))
@@ -191,19 +173,19 @@ func DecodeJSON(w http.ResponseWriter, r *http.Request, dst any) error {
 }
 
 // jsonError says where and what, without the offending value.
-func jsonError(err error) FieldError {
+func jsonError(err error) wire.FieldError {
 	var semantic *json.SemanticError
 	var syntactic *jsontext.SyntacticError
 	switch {
 	case errors.As(err, &syntactic) && errors.Is(err, jsontext.ErrDuplicateName):
-		return FieldError{string(syntactic.JSONPointer), "duplicate member"}
+		return wire.FieldError{Pointer: string(syntactic.JSONPointer), Detail: "duplicate member"}
 	case errors.As(err, &syntactic):
-		return FieldError{string(syntactic.JSONPointer), "malformed JSON"}
+		return wire.FieldError{Pointer: string(syntactic.JSONPointer), Detail: "malformed JSON"}
 	case errors.As(err, &semantic) && errors.Is(err, json.ErrUnknownName):
-		return FieldError{string(semantic.JSONPointer), "unknown member"}
+		return wire.FieldError{Pointer: string(semantic.JSONPointer), Detail: "unknown member"}
 	case errors.As(err, &semantic):
-		return FieldError{string(semantic.JSONPointer), "wrong type or out of range"}
+		return wire.FieldError{Pointer: string(semantic.JSONPointer), Detail: "wrong type or out of range"}
 	default:
-		return FieldError{"", "incomplete body"}
+		return wire.FieldError{Pointer: "", Detail: "incomplete body"}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/service"
 )
 
@@ -63,7 +64,7 @@ func TestDecodeJSONIsStrict(t *testing.T) {
 
 func TestAdaptMapsErrors(t *testing.T) {
 	errBusy := errors.New("busy")
-	mapErr := func(err error) *service.Problem {
+	mapErr := func(err error) *wire.Problem {
 		if !errors.Is(err, errBusy) {
 			return nil
 		}

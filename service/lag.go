@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/outbox"
 )
 
@@ -22,27 +23,16 @@ const (
 	lagBelieved = time.Minute // how long an answer of the broker is shown
 )
 
-// LagState is what a durable consumer does.
-type LagState string
-
-// The states of consumers.
+// What a durable consumer does.
 const (
-	Delivering LagState = "delivering" // whatever there is
-	Paused     LagState = "paused"     // somebody told the broker to hold back its messages
-	Missing    LagState = "missing"    // it, or its stream, does not exist
+	Delivering = "delivering" // whatever there is
+	Paused     = "paused"     // somebody told the broker to hold back its messages
+	Missing    = "missing"    // it, or its stream, does not exist
 )
 
-// ConsumerLag is how far a durable consumer is behind, as the broker said last.
-type ConsumerLag struct {
-	Stream   string   `json:"stream"`
-	Consumer string   `json:"consumer"`
-	State    LagState `json:"state"`
-	// Messages wait to be delivered, or to be acknowledged.
-	Messages int `json:"messages"`
-	// Stalled is for how long messages have waited without one being acknowledged.
-	Stalled     float64    `json:"stalled_seconds"`
-	PausedUntil *time.Time `json:"paused_until"` // null unless it is paused
-
+// lagging is how far a durable consumer is behind, and what tells how long nothing has moved.
+type lagging struct {
+	wire.Consumer
 	asked time.Time // zero: never answered
 	moved time.Time // when nothing waited, or one was acknowledged
 	floor uint64    // the stream's sequence up to which all was acknowledged
@@ -55,7 +45,7 @@ type Lag struct {
 	log *slog.Logger
 
 	mu        sync.Mutex
-	consumers []*ConsumerLag
+	consumers []*lagging
 }
 
 // NewLag returns a Lag without consumers, and registers it.
@@ -75,7 +65,7 @@ func NewLag(nc *nats.Conn, reg prometheus.Registerer, log *slog.Logger) (*Lag, e
 func (l *Lag) Watch(stream, consumer string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.consumers = append(l.consumers, &ConsumerLag{Stream: stream, Consumer: consumer})
+	l.consumers = append(l.consumers, &lagging{Consumer: wire.Consumer{Stream: stream, Consumer: consumer}})
 }
 
 // Run asks until ctx ends. It returns nil.
@@ -86,7 +76,7 @@ func (l *Lag) Run(ctx context.Context) error {
 			return false, ErrIdle
 		}
 		err := l.askAll(ctx)
-		if err == nil && !slices.ContainsFunc(l.Consumers(), func(c ConsumerLag) bool { return c.State == Missing }) {
+		if err == nil && !slices.ContainsFunc(l.Consumers(), func(c wire.Consumer) bool { return c.State == Missing }) {
 			due = time.Now().Add(lagInterval)
 		}
 		return false, err
@@ -109,16 +99,16 @@ func (l *Lag) askAll(ctx context.Context) error {
 }
 
 // ask notes what the broker says of a consumer. Without an answer the last one ages.
-func (l *Lag) ask(ctx context.Context, c *ConsumerLag) error {
+func (l *Lag) ask(ctx context.Context, c *lagging) error {
 	ctx, cancel := context.WithTimeout(ctx, consumerRequest)
 	defer cancel()
 	var info *jetstream.ConsumerInfo
-	found, err := l.js.Consumer(ctx, c.Stream, c.Consumer)
+	found, err := l.js.Consumer(ctx, c.Stream, c.Consumer.Consumer)
 	missing := errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound)
 	switch {
 	case missing:
 	case err != nil:
-		return fmt.Errorf("ask for consumer %s of %s: %w", c.Consumer, c.Stream, outbox.Explain(err))
+		return fmt.Errorf("ask for consumer %s of %s: %w", c.Consumer.Consumer, c.Stream, outbox.Explain(err))
 	default:
 		info = found.CachedInfo()
 	}
@@ -129,7 +119,7 @@ func (l *Lag) ask(ctx context.Context, c *ConsumerLag) error {
 }
 
 // heard notes an answer; nil: there is no such consumer.
-func (c *ConsumerLag) heard(info *jetstream.ConsumerInfo, now time.Time) {
+func (c *lagging) heard(info *jetstream.ConsumerInfo, now time.Time) {
 	first := c.asked.IsZero()
 	c.asked, c.State, c.Messages, c.PausedUntil = now, Missing, 0, nil
 	if info != nil {
@@ -150,8 +140,8 @@ func (c *ConsumerLag) heard(info *jetstream.ConsumerInfo, now time.Time) {
 }
 
 // Consumers returns what is known, in the order of Watch.
-func (l *Lag) Consumers() []ConsumerLag {
-	known := []ConsumerLag{}
+func (l *Lag) Consumers() []wire.Consumer {
+	known := []wire.Consumer{}
 	if l == nil {
 		return known
 	}
@@ -159,7 +149,7 @@ func (l *Lag) Consumers() []ConsumerLag {
 	defer l.mu.Unlock()
 	for _, c := range l.consumers {
 		if !c.asked.IsZero() && time.Since(c.asked) < lagBelieved {
-			known = append(known, *c)
+			known = append(known, c.Consumer)
 		}
 	}
 	return known
@@ -190,7 +180,7 @@ func (l *Lag) Collect(ch chan<- prometheus.Metric) {
 		gauge := func(d *prometheus.Desc, v float64) {
 			ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, c.Stream, c.Consumer)
 		}
-		is := map[LagState]float64{c.State: 1}
+		is := map[string]float64{c.State: 1}
 		gauge(lagMessages, float64(c.Messages))
 		gauge(lagStalled, c.Stalled)
 		gauge(lagPaused, is[Paused])

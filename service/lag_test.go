@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/devstack/testenv"
 )
 
@@ -32,7 +33,7 @@ func TestLagOfAConsumer(t *testing.T) {
 		t.Fatal(err)
 	}
 	lag.Watch("LAGGING", "worker")
-	look := func(when string, want func(ConsumerLag) bool) {
+	look := func(when string, want func(wire.Consumer) bool) {
 		t.Helper()
 		if err := lag.askAll(t.Context()); err != nil {
 			t.Fatalf("%s: %v", when, err)
@@ -56,19 +57,19 @@ func TestLagOfAConsumer(t *testing.T) {
 	if got := metric("consumer_missing"); got != -1 {
 		t.Errorf("before any answer: %v", got)
 	}
-	look("missing stream", func(c ConsumerLag) bool { return c.State == Missing && metric("consumer_missing") == 1 })
+	look("missing stream", func(c wire.Consumer) bool { return c.State == Missing && metric("consumer_missing") == 1 })
 	_, err = js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "LAGGING", Subjects: []string{"lagging"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	look("missing consumer", func(c ConsumerLag) bool { return c.State == Missing })
+	look("missing consumer", func(c wire.Consumer) bool { return c.State == Missing })
 	consumer, err := js.CreateConsumer(t.Context(), "LAGGING", jetstream.ConsumerConfig{
 		Durable: "worker", AckPolicy: jetstream.AckExplicitPolicy,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	look("idle", func(c ConsumerLag) bool {
+	look("idle", func(c wire.Consumer) bool {
 		return c.State == Delivering && c.Messages == 0 && c.Stalled == 0 && metric("consumer_missing") == 0
 	})
 	for i := range 3 {
@@ -76,7 +77,7 @@ func TestLagOfAConsumer(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	look("messages wait", func(c ConsumerLag) bool {
+	look("messages wait", func(c wire.Consumer) bool {
 		return c.Messages == 3 && c.Stalled > 0 &&
 			metric("consumer_stalled_seconds") > 0 && metric("consumer_messages") == 3
 	})
@@ -85,12 +86,12 @@ func TestLagOfAConsumer(t *testing.T) {
 		t.Fatal(err)
 	}
 	taken := <-batch.Messages()
-	look("one is in hand", func(c ConsumerLag) bool { return c.Messages == 3 })
+	look("one is in hand", func(c wire.Consumer) bool { return c.Messages == 3 })
 	until := time.Now().Add(time.Hour)
 	if _, err := js.PauseConsumer(t.Context(), "LAGGING", "worker", until); err != nil {
 		t.Fatal(err)
 	}
-	look("paused", func(c ConsumerLag) bool {
+	look("paused", func(c wire.Consumer) bool {
 		return c.State == Paused && c.PausedUntil.Sub(until).Abs() < time.Minute && metric("consumer_paused") == 1
 	})
 	if _, err := js.ResumeConsumer(t.Context(), "LAGGING", "worker"); err != nil {
@@ -100,7 +101,7 @@ func TestLagOfAConsumer(t *testing.T) {
 	if err := taken.DoubleAck(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	look("one is done", func(c ConsumerLag) bool {
+	look("one is done", func(c wire.Consumer) bool {
 		return c.State == Delivering && c.PausedUntil == nil && c.Messages == 2 && c.Stalled < before
 	})
 	away := nc.StatusChanged(nats.RECONNECTING, nats.DISCONNECTED)

@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+
+	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
 // maxTarget is the longest request target in bytes: what RFC 9110, 4.1, asks servers to take.
@@ -23,7 +25,7 @@ var singletons = []string{"Authorization", "Content-Length", "Content-Type", "La
 
 // refusal returns why a request is refused whatever resource it is for, or nil. It may
 // set a header that says what would be accepted.
-func refusal(w http.ResponseWriter, r *http.Request) *Problem {
+func refusal(w http.ResponseWriter, r *http.Request) *wire.Problem {
 	if len(r.RequestURI) > maxTarget {
 		return NewProblem(http.StatusRequestURITooLong, "uri_too_long", "the request target is too long")
 	}

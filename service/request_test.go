@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"testing"
 
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/service"
 )
 
@@ -18,7 +19,7 @@ func TestQueryIsReadWholeOrNotAtAll(t *testing.T) {
 		"state=ready;limit=2": false, "state=%zz": false, "state=ready&%": false, "others=true;": false,
 	} {
 		q, err := service.Query(httptest.NewRequest(http.MethodGet, "/?"+query, http.NoBody))
-		var refused *service.Problem
+		var refused *wire.Problem
 		if (err == nil) != ok || err != nil && (q != nil || !errors.As(err, &refused) || refused.Status != 422) {
 			t.Errorf("%q: %v %v", query, q, err)
 		}

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
 // Sessions let a browser act for a bearer without keeping its token. A session says until
@@ -35,7 +37,7 @@ const sessionPatience = 2 * time.Second
 
 // Begin returns a session for the holder of a secret token, and when it ends. Refusals are
 // those of [Tokens.Require].
-func (s *Sessions) Begin(r *http.Request, secret string) (session, name string, ends time.Time, refusal *Problem) {
+func (s *Sessions) Begin(r *http.Request, secret string) (session, name string, ends time.Time, refusal *wire.Problem) {
 	who, refusal := s.Tokens.authenticate(r, secret)
 	if refusal != nil {
 		return "", "", time.Time{}, refusal

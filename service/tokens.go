@@ -11,6 +11,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
 // Roles of a token. An operator may do everything a viewer may.
@@ -87,7 +89,7 @@ func (t *Tokens) Require(role string) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			who, ok := r.Context().Value(actorKey{}).(token)
-			var refusal *Problem
+			var refusal *wire.Problem
 			if !ok {
 				who, refusal = t.authenticate(r, Bearer(r))
 			}
@@ -104,7 +106,7 @@ func (t *Tokens) Require(role string) func(http.Handler) http.Handler {
 }
 
 // authenticate returns whose token a request comes with.
-func (t *Tokens) authenticate(r *http.Request, secret string) (token, *Problem) {
+func (t *Tokens) authenticate(r *http.Request, secret string) (token, *wire.Problem) {
 	if secret == "" {
 		return token{}, errNoToken()
 	}
@@ -118,7 +120,7 @@ func (t *Tokens) authenticate(r *http.Request, secret string) (token, *Problem) 
 	return t.guard.check(r, func() (token, string) { return t.find(secret) })
 }
 
-func errNoToken() *Problem {
+func errNoToken() *wire.Problem {
 	return NewProblem(http.StatusUnauthorized, "unauthorized", "a valid bearer token is required")
 }
 

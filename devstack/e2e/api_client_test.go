@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	api "github.com/signup-saga/signup-saga/client"
+	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
 // listener remembers the last answer that went through it.
@@ -53,13 +54,13 @@ func TestClientUnderstandsTheServices(t *testing.T) {
 	h := &http.Client{Transport: l}
 	members, storages := api.NewPublic(s.env["MEMBER_URL"], h), api.NewStorage(s.env["STORAGE_URL"], s.env["STORAGE_TOKEN"], h)
 	admin := api.NewAdmin(s.env["ADMIN_URL"], s.env["ADMIN_TOKEN"], h)
-	if err := storages.SetFault(ctx, api.Fault{Mode: "reject", Probability: 1}); err != nil {
+	if err := storages.SetFault(ctx, wire.Fault{Mode: "reject", Probability: 1}); err != nil {
 		t.Fatal(err)
 	}
 	fault, err := storages.Fault(ctx)
 	understood(t, l, "fault", fault, err)
 
-	signup, err := members.SignUpRetry(ctx, api.NewMember{Username: "mina", Password: "a long enough one", Email: "mina@example.org"}, api.DefaultRetry)
+	signup, err := members.SignUpRetry(ctx, wire.NewMember{Username: "mina", Password: "a long enough one", Email: "mina@example.org"}, api.DefaultRetry)
 	understood(t, l, "sign up", signup, err)
 	final := ""
 	for now, err := range api.NewPublic(s.env["MEMBER_URL"], nil).Watch(ctx, signup.SignupID) {
@@ -67,7 +68,7 @@ func TestClientUnderstandsTheServices(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if final != api.NeedsAttention {
+	if final != wire.NeedsAttention {
 		t.Fatalf("the last that was seen of the signup is %q", final)
 	}
 	now, err := members.Signup(ctx, signup.SignupID)
@@ -77,13 +78,13 @@ func TestClientUnderstandsTheServices(t *testing.T) {
 	all, err := storages.List(ctx, api.PageOf{Limit: 1})
 	understood(t, l, "storages", all, err)
 
-	sagas, err := admin.Sagas(ctx, api.SagaFilter{State: api.NeedsAttention}, api.PageOf{})
+	sagas, err := admin.Sagas(ctx, api.SagaFilter{State: wire.NeedsAttention}, api.PageOf{})
 	id := understood(t, l, "sagas", sagas, err).Items[0].SagaID
 	saga, err := admin.Saga(ctx, id)
 	understood(t, l, "saga", saga, err)
 	failures, err := admin.Failures(ctx, 0)
 	understood(t, l, "failures", failures, err)
-	group := api.NewGroupRetry{Filter: map[string]string{"error": saga.LastError.Fingerprint}, Reason: "tried", Rate: 1}
+	group := wire.NewGroupRetry{Filter: map[string]string{"error": saga.LastError.Fingerprint}, Reason: "tried", Rate: 1}
 	if matched, err := admin.CountGroup(ctx, group); err != nil || matched != 1 {
 		t.Errorf("%d sagas in the group, %v", matched, err)
 	}
@@ -102,7 +103,7 @@ func TestClientUnderstandsTheServices(t *testing.T) {
 	letters, err := storages.DeadLetters(ctx, api.PageOf{})
 	understood(t, l, "dead letters", letters, err)
 
-	nora, err := members.SignUp(ctx, api.NewMember{Username: "nora", Password: "a long enough one"}, "")
+	nora, err := members.SignUp(ctx, wire.NewMember{Username: "nora", Password: "a long enough one"}, "")
 	understood(t, l, "sign up without an address", nora, err)
 	session, err := members.SignIn(ctx, "nora", "a long enough one")
 	understood(t, l, "session", session, err)
@@ -118,7 +119,7 @@ func TestClientUnderstandsTheServices(t *testing.T) {
 	}
 	left, err := members.Leave(ctx, session.Token, "an even longer one")
 	understood(t, l, "leave", left, err)
-	var refusal *api.Problem
+	var refusal *wire.Problem
 	if err := members.SignOut(ctx, session.Token); !errors.As(err, &refusal) || refusal.Code != "unauthorized" {
 		t.Errorf("a session after leaving: %v", err)
 	}

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	api "github.com/signup-saga/signup-saga/client"
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/devstack/e2e/oracle"
 )
 
@@ -96,7 +97,7 @@ func (c *client) signUp(ctx context.Context, twice bool) (person, error) {
 	if err := c.book.write(p.Line); err != nil {
 		return p, err
 	}
-	somebody := api.NewMember{Username: p.Username, Password: p.password, Email: p.Username + "@" + oracle.Canary + ".example"}
+	somebody := wire.NewMember{Username: p.Username, Password: p.password, Email: p.Username + "@" + oracle.Canary + ".example"}
 	clicks, began := 1+count(twice), time.Now()
 	answers := make(chan error, clicks)
 	var lines [2]oracle.Line
@@ -127,7 +128,7 @@ func (c *client) signUp(ctx context.Context, twice bool) (person, error) {
 
 // leave asks to be forgotten. An answer that was lost is found out by asking again: the session is over then.
 func (c *client) leave(ctx context.Context, p person) error {
-	session, _, err := persist(ctx, c, func(m *api.Public) (api.Session, error) { return m.SignIn(ctx, p.Username, p.password) })
+	session, _, err := persist(ctx, c, func(m *api.Public) (wire.Session, error) { return m.SignIn(ctx, p.Username, p.password) })
 	if err != nil {
 		return fmt.Errorf("session of %s: %w", p.MemberID, err)
 	}
@@ -136,7 +137,7 @@ func (c *client) leave(ctx context.Context, p person) error {
 		return err
 	}
 	_, tries, err := persist(ctx, c, func(m *api.Public) (api.Signup, error) { return m.Leave(ctx, session.Token, p.password) })
-	var refusal *api.Problem
+	var refusal *wire.Problem
 	if over := errors.As(err, &refusal) && refusal.Status == http.StatusUnauthorized && tries > 1; err != nil && !over {
 		return fmt.Errorf("%s leaves: %w", p.MemberID, err)
 	}
@@ -157,7 +158,7 @@ func persist[T any](ctx context.Context, c *client, call func(*api.Public) (T, e
 		if tries == 1 {
 			c.tries.refused.Add(1)
 		}
-		var refusal *api.Problem
+		var refusal *wire.Problem
 		final := errors.As(err, &refusal) && refusal.Status != http.StatusServiceUnavailable
 		if final || time.Now().After(deadline) || ctx.Err() != nil {
 			return answer, tries, err

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	api "github.com/signup-saga/signup-saga/client"
+	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
 const (
@@ -129,7 +130,7 @@ func (o *outcome) every(ctx context.Context, c *crowdOfClients, interval time.Du
 
 func (o *outcome) note(err error, took time.Duration) {
 	code := "served"
-	var refusal *api.Problem
+	var refusal *wire.Problem
 	if errors.As(err, &refusal) {
 		code = refusal.Code
 	} else if err != nil {
@@ -173,7 +174,7 @@ type crowdOfClients struct {
 func (c *crowdOfClients) make(ctx context.Context, a attempt) (err error) {
 	p := api.NewPublic(c.url, &http.Client{Timeout: 2 * oneTry, Transport: from{a.address, c.transport}})
 	if a.signUp {
-		_, err = p.SignUp(ctx, api.NewMember{Username: a.name, Password: a.password}, "")
+		_, err = p.SignUp(ctx, wire.NewMember{Username: a.name, Password: a.password}, "")
 	} else {
 		_, err = p.SignIn(ctx, a.name, a.password)
 	}

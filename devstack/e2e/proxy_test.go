@@ -34,13 +34,13 @@ type proxy struct {
 	mu      sync.Mutex
 	fault   linkFault
 	changed chan struct{} // closed at the next change of fault
-	links   map[*wire]bool
+	links   map[*pipe]bool
 	fired   map[linkFault]int // pieces of data or connections that met the fault
 	lost    strings.Builder   // answers that were swallowed
 }
 
-// wire is a client's connection with the one to the target that belongs to it.
-type wire struct {
+// pipe is a client's connection with the one to the target that belongs to it.
+type pipe struct {
 	client, server *net.TCPConn
 	torn           bool // something was lost: it must not be used again when the fault ends
 }
@@ -53,7 +53,7 @@ func startProxy(t testing.TB, target string) *proxy {
 	}
 	p := &proxy{
 		listener: listener.(*net.TCPListener), target: target, changed: make(chan struct{}),
-		links: map[*wire]bool{}, fired: map[linkFault]int{},
+		links: map[*pipe]bool{}, fired: map[linkFault]int{},
 	}
 	go func() {
 		for {
@@ -114,7 +114,7 @@ func (p *proxy) serve(client *net.TCPConn) {
 		_ = client.Close()
 		return
 	}
-	l := &wire{client: client, server: server.(*net.TCPConn)}
+	l := &pipe{client: client, server: server.(*net.TCPConn)}
 	p.mu.Lock()
 	p.links[l] = true
 	if p.fault == resetting {
@@ -132,7 +132,7 @@ func (p *proxy) serve(client *net.TCPConn) {
 }
 
 // pump passes data on in one direction until the connection ends or breaks.
-func (p *proxy) pump(l *wire, from io.Reader, to io.Writer, answers bool) {
+func (p *proxy) pump(l *pipe, from io.Reader, to io.Writer, answers bool) {
 	defer l.close()
 	piece := make([]byte, 16<<10)
 	for {
@@ -150,7 +150,7 @@ func (p *proxy) pump(l *wire, from io.Reader, to io.Writer, answers bool) {
 }
 
 // pass hands a piece of data on, as the fault wants it, and reports whether the connection goes on.
-func (p *proxy) pass(l *wire, to io.Writer, piece []byte, answers bool) bool {
+func (p *proxy) pass(l *pipe, to io.Writer, piece []byte, answers bool) bool {
 	p.mu.Lock()
 	fault, torn := p.fault, l.torn
 	switch {
@@ -191,12 +191,12 @@ func (p *proxy) closed() {
 	}
 }
 
-func (l *wire) reset() {
+func (l *pipe) reset() {
 	_ = l.client.SetLinger(0)
 	l.close()
 }
 
-func (l *wire) close() {
+func (l *pipe) close() {
 	_ = l.client.Close()
 	_ = l.server.Close()
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/signup-saga/signup-saga/client"
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/devstack/internal/stack"
 )
 
@@ -40,9 +41,9 @@ func newClients(to stack.Variables) *clients {
 }
 
 // Guest returns a person with a random name, who wants to sign up.
-func Guest() client.NewMember {
+func Guest() wire.NewMember {
 	name := "guest" + strings.ToLower(rand.Text()[:12])
-	return client.NewMember{Username: name, Password: rand.Text(), Email: name + "@example.org"}
+	return wire.NewMember{Username: name, Password: rand.Text(), Email: name + "@example.org"}
 }
 
 // signUp signs a guest up.
@@ -74,7 +75,7 @@ func (c *clients) retry(ctx context.Context, username, reason string) error {
 
 // provider makes the storage provider misbehave, or stop to ("none"), and returns when every replica goes by it.
 func (c *clients) provider(ctx context.Context, mode string) error {
-	return c.storage.SetFault(ctx, client.Fault{Mode: mode, Probability: 1})
+	return c.storage.SetFault(ctx, wire.Fault{Mode: mode, Probability: 1})
 }
 
 // mails returns how many mails the mail server has received since it started.

@@ -6,10 +6,11 @@ import (
 	"testing"
 
 	"github.com/signup-saga/signup-saga/client"
+	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
 func TestBalance(t *testing.T) {
-	promises := []accepted{{Signup: client.Signup{MemberID: "a"}}, {Signup: client.Signup{MemberID: "b"}}}
+	promises := []accepted{{Signup: client.Signup{Signup: wire.Signup{MemberID: "a"}}}, {Signup: client.Signup{Signup: wire.Signup{MemberID: "b"}}}}
 	ready := map[string]string{"a": "ready", "b": "ready"}
 	for name, c := range map[string]struct {
 		states  map[string]string

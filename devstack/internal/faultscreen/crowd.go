@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/signup-saga/signup-saga/client"
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/devstack/internal/demo"
 )
 
@@ -41,7 +42,7 @@ func (t *tally) add(p person) {
 
 // crowd signs people up and remembers how that went. Safe for concurrent use.
 type crowd struct {
-	signUp func(context.Context, client.NewMember, string) (client.Signup, error)
+	signUp func(context.Context, wire.NewMember, string) (client.Signup, error)
 
 	running sync.WaitGroup // streams
 	mu      sync.Mutex     // guards what follows
@@ -61,7 +62,7 @@ func (c *crowd) one(ctx context.Context) {
 		return
 	}
 	p := person{At: time.Now(), Name: guest.Username, SignupID: signup.SignupID, Took: time.Since(began)}
-	if refusal, ok := errors.AsType[*client.Problem](err); ok {
+	if refusal, ok := errors.AsType[*wire.Problem](err); ok {
 		p.Failure = fmt.Sprintf("%d %s", refusal.Status, cmp.Or(refusal.Code, refusal.Title))
 	} else if err != nil {
 		p.Failure = "no answer"

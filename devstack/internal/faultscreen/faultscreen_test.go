@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/signup-saga/signup-saga/client"
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/devstack/internal/process"
 	"github.com/signup-saga/signup-saga/devstack/internal/stack"
 )
@@ -16,7 +17,7 @@ import (
 // A stream that everybody has forgotten ends by itself, and costs bounded memory.
 func TestStreamEndsByItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := &crowd{signUp: func(context.Context, client.NewMember, string) (client.Signup, error) { return client.Signup{}, nil }}
+		c := &crowd{signUp: func(context.Context, wire.NewMember, string) (client.Signup, error) { return client.Signup{}, nil }}
 		began := time.Now()
 		for range 2 {
 			c.stream(true)
@@ -34,7 +35,7 @@ func TestStreamEndsByItself(t *testing.T) {
 
 func TestStreamIsStopped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := &crowd{signUp: func(ctx context.Context, _ client.NewMember, _ string) (client.Signup, error) {
+		c := &crowd{signUp: func(ctx context.Context, _ wire.NewMember, _ string) (client.Signup, error) {
 			<-ctx.Done() // a service that hangs
 			return client.Signup{}, ctx.Err()
 		}}
@@ -57,15 +58,15 @@ func TestReport(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var takes time.Duration
 		var fails error
-		c := &crowd{signUp: func(context.Context, client.NewMember, string) (client.Signup, error) {
+		c := &crowd{signUp: func(context.Context, wire.NewMember, string) (client.Signup, error) {
 			<-time.After(takes)
-			return client.Signup{SignupID: "sgn_1"}, fails
+			return client.Signup{Signup: wire.Signup{SignupID: "sgn_1"}}, fails
 		}}
 		for _, takes = range []time.Duration{30, 10, 20} {
 			c.one(t.Context())
 		}
 		since := time.Now()
-		fails = &client.Problem{Status: 503, Code: "busy"}
+		fails = &wire.Problem{Status: 503, Code: "busy"}
 		takes = 99
 		c.one(t.Context())
 		fails = errors.New("connection refused")
@@ -83,16 +84,16 @@ func TestReport(t *testing.T) {
 func TestJudge(t *testing.T) {
 	for _, tc := range []struct {
 		broken  string // name=state …
-		fault   *client.Fault
+		fault   *wire.Fault
 		since   tally
 		members map[string]int
 		want    string
 	}{
-		{"", &client.Fault{Mode: "none"}, tally{}, map[string]int{"ready": 3}, "good Everything runs: nobody has tried to sign up since then; nobody waits."},
+		{"", &wire.Fault{Mode: "none"}, tally{}, map[string]int{"ready": 3}, "good Everything runs: nobody has tried to sign up since then; nobody waits."},
 		{"nats=killed", nil, tally{12, 0}, map[string]int{"provisioning": 12}, "wait NATS is down: 12 of 12 signups since then were answered 201; 12 wait for their storage."},
-		{"member-2=paused smtp=died", &client.Fault{Mode: "reject", Probability: .5}, tally{1, 0}, map[string]int{"needs_attention": 1},
+		{"member-2=paused smtp=died", &wire.Fault{Mode: "reject", Probability: .5}, tally{1, 0}, map[string]int{"needs_attention": 1},
 			"wait The Member service 2 is paused, the mail server is down, the provider refuses: 1 of 1 signups since then were answered 201; 1 need an operator."},
-		{"", &client.Fault{Mode: "outage"}, tally{1, 0}, map[string]int{}, "good Everything runs: 1 of 1 signups since then were answered 201; nobody waits."},
+		{"", &wire.Fault{Mode: "outage"}, tally{1, 0}, map[string]int{}, "good Everything runs: 1 of 1 signups since then were answered 201; nobody waits."},
 		{"postgres=stopped", nil, tally{1, 2}, nil, "bad PostgreSQL is down: 1 of 3 signups since then were answered 201."},
 		{"postgres=stopped", nil, tally{}, nil, "wait PostgreSQL is down: nobody has tried to sign up since then."},
 	} {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/signup-saga/signup-saga/client"
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/devstack/internal/stack"
 	"github.com/signup-saga/signup-saga/service/web"
 )
@@ -102,7 +103,7 @@ func (s *screen) operate(r *http.Request) (string, error) {
 }
 
 func (s *screen) setProvider(r *http.Request) (string, error) {
-	f := client.Fault{Mode: r.PostFormValue("mode")}
+	f := wire.Fault{Mode: r.PostFormValue("mode")}
 	_, err := fmt.Sscan(r.PostFormValue("probability")+" "+r.PostFormValue("latency"), &f.Probability, &f.LatencyMS)
 	if err != nil {
 		return "", fmt.Errorf("probability and latency are numbers: %w", err)
@@ -141,7 +142,7 @@ type view struct {
 	Notice  notice
 	Stack   stack.Status
 	Modes   []mode
-	Fault   *client.Fault  // nil if unknown
+	Fault   *wire.Fault    // nil if unknown
 	Members map[string]int // by state; nil if unknown
 }
 

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/signup-saga/signup-saga/client"
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/devstack/internal/process"
 	"github.com/signup-saga/signup-saga/devstack/internal/stack"
 )
@@ -45,7 +45,7 @@ type verdict struct{ Tone, Broken, Text string }
 
 // judge says what is broken, and what became of those who signed up since it is. The
 // fault of the provider and the counts of all members by state are nil if unknown.
-func judge(s stack.Status, fault *client.Fault, since tally, members map[string]int) verdict {
+func judge(s stack.Status, fault *wire.Fault, since tally, members map[string]int) verdict {
 	var broken []string
 	for _, c := range s.Components {
 		switch c.State {
@@ -67,7 +67,7 @@ func judge(s stack.Status, fault *client.Fault, since tally, members map[string]
 	if tried := since.Accepted + since.Failed; tried > 0 {
 		text = fmt.Sprintf("%d of %d signups since then were answered 201", since.Accepted, tried)
 	}
-	waiting, stuck := members[client.Provisioning], members[client.NeedsAttention]
+	waiting, stuck := members[wire.Provisioning], members[wire.NeedsAttention]
 	if waiting > 0 {
 		text += fmt.Sprintf("; %d wait for their storage", waiting)
 	}

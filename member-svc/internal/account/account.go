@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/text/unicode/norm"
 
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
@@ -47,26 +48,9 @@ func New(cfg Config, st *store.Store, hasher *signup.Hasher, steps saga.Steps) *
 	return &Service{cfg, st, hasher, steps}
 }
 
-// Session is what a member gets for his password.
-type Session struct {
-	Token     string    `json:"token"` // 256 random bits: only its hash is stored
-	ExpiresAt time.Time `json:"expires_at"`
-}
-
-// View is a member as he sees himself.
-type View struct {
-	MemberID  string             `json:"member_id"`
-	Username  *string            `json:"username"`
-	Email     *string            `json:"email"`
-	Plan      string             `json:"plan"`
-	CreatedAt time.Time          `json:"created_at"`
-	SignupID  string             `json:"signup_id"`
-	Storage   signup.StorageView `json:"storage"`
-}
-
 // SignIn opens a session. A name that nobody has costs the same work as a wrong
 // password, and gets the same answer: [ErrCredentials].
-func (s *Service) SignIn(ctx context.Context, username, password string) (Session, error) {
+func (s *Service) SignIn(ctx context.Context, username, password string) (wire.Session, error) {
 	key, _ := signup.UsernameKey(username) // nobody has the name "", and it is looked up as any other
 	session, err := s.signIn(ctx, key, password)
 	if errors.Is(err, store.ErrNotFound) {
@@ -81,18 +65,18 @@ func (s *Service) SignIn(ctx context.Context, username, password string) (Sessio
 }
 
 // signIn fails with [store.ErrNotFound] if the hash has changed meanwhile.
-func (s *Service) signIn(ctx context.Context, key, password string) (Session, error) {
+func (s *Service) signIn(ctx context.Context, key, password string) (wire.Session, error) {
 	c, err := timed(ctx, s, func(ctx context.Context) (store.Credentials, error) { return s.store.Credentials(ctx, key) })
 	if err != nil {
-		return Session{}, err
+		return wire.Session{}, err
 	}
 	renewed, err := s.verify(ctx, c.MemberID, c.PasswordHash, password)
 	if err != nil {
-		return Session{}, err
+		return wire.Session{}, err
 	}
 	var random [32]byte
 	_, _ = rand.Read(random[:]) // never fails
-	session := Session{Token: base64.RawURLEncoding.EncodeToString(random[:])}
+	session := wire.Session{Token: base64.RawURLEncoding.EncodeToString(random[:])}
 	session.ExpiresAt, err = timed(ctx, s, func(ctx context.Context) (time.Time, error) {
 		return s.store.OpenSession(ctx, c.MemberID, c.PasswordHash, tokenHash(session.Token), s.cfg.SessionLifetime)
 	})
@@ -114,12 +98,15 @@ func (s *Service) SignOut(ctx context.Context, token string) error {
 }
 
 // Me returns whose session it is, or [ErrNoSession].
-func (s *Service) Me(ctx context.Context, token string) (View, error) {
+func (s *Service) Me(ctx context.Context, token string) (wire.Member, error) {
 	a, err := s.session(ctx, token)
-	return View{
-		MemberID: a.MemberID, Username: a.Username, Email: a.Email, Plan: a.Plan, CreatedAt: a.CreatedAt.UTC(), SignupID: a.SignupID,
-		Storage: signup.NewView(a.Record, s.steps).Storage,
-	}, err
+	if err != nil {
+		return wire.Member{}, err
+	}
+	return wire.Member{
+		MemberID: a.MemberID, Username: *a.Username, Email: a.Email, Plan: a.Plan,
+		CreatedAt: a.CreatedAt.UTC(), SignupID: a.SignupID, Storage: signup.NewView(a.Record, s.steps).Storage,
+	}, nil
 }
 
 // Withdraw ends the membership: what was promised is taken back step by step, and

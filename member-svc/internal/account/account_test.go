@@ -14,9 +14,9 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/devstack/testenv"
 	"github.com/signup-saga/signup-saga/member-svc/internal/account"
-	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
@@ -72,7 +72,7 @@ func TestSignIn(t *testing.T) {
 	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM session s WHERE strpos(s::text, $1) > 0 OR strpos(s::text, encode($1::text::bytea, 'hex')) > 0", session.Token[:20]); n != 0 {
 		t.Error("the token itself is stored")
 	}
-	if me, err := f.Me(t.Context(), session.Token); err != nil || *me.Username != "Mina" || me.Email != nil {
+	if me, err := f.Me(t.Context(), session.Token); err != nil || me.Username != "Mina" || me.Email != nil {
 		t.Errorf("%+v %v", me, err)
 	}
 	storetest.Exec(t, f.pool, "UPDATE session SET expires_at = now()")
@@ -224,7 +224,7 @@ func TestAmbiguousWithdrawal(t *testing.T) {
 	}
 	proxy.LoseAnswer.Store("commit")
 	view, err := f.Withdraw(t.Context(), session.Token, password)
-	if err != nil || view.State != saga.Withdrawing || view.Username != nil || proxy.Lost.Load() != 2 {
+	if err != nil || view.State != wire.Withdrawing || view.Username != nil || proxy.Lost.Load() != 2 {
 		t.Errorf("a commit that happened was not found: %+v %v", view, err)
 	}
 	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM outbox_event_essential WHERE type = 'storage.deprovision'"); n != 1 {
@@ -244,7 +244,7 @@ func TestLeavingTwice(t *testing.T) {
 	for range 4 {
 		wg.Go(func() {
 			view, err := f.Withdraw(context.Background(), session.Token, password)
-			if err != nil && !errors.Is(err, account.ErrNoSession) || err == nil && view.State != saga.Withdrawing {
+			if err != nil && !errors.Is(err, account.ErrNoSession) || err == nil && view.State != wire.Withdrawing {
 				t.Errorf("%+v %v", view, err)
 			}
 		})

@@ -10,35 +10,27 @@ import (
 
 	"golang.org/x/text/unicode/norm"
 
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
 )
-
-// OpenSession is one of a member's sessions as they see it.
-type OpenSession struct {
-	ID        string    `json:"id"`
-	CreatedAt time.Time `json:"created_at"`
-	UsedAt    time.Time `json:"last_used_at"` // to the hour
-	ExpiresAt time.Time `json:"expires_at"`
-	Current   bool      `json:"current"`
-}
 
 // sessionID names a session without being of any use to somebody who learns it: it is half
 // of a hash of 256 random bits.
 func sessionID(tokenHash []byte) string { return "ses_" + hex.EncodeToString(tokenHash[:16]) }
 
 // Sessions lists the sessions of the member whose session this is.
-func (s *Service) Sessions(ctx context.Context, token string) ([]OpenSession, error) {
+func (s *Service) Sessions(ctx context.Context, token string) ([]wire.OpenSession, error) {
 	_, all, err := s.sessions(ctx, token)
-	list := make([]OpenSession, 0, len(all))
+	list := make([]wire.OpenSession, 0, len(all))
 	for _, one := range all {
 		used := one.CreatedAt
 		if one.UsedAt != nil && one.UsedAt.After(used) {
 			used = *one.UsedAt
 		}
-		list = append(list, OpenSession{
+		list = append(list, wire.OpenSession{
 			ID: sessionID(one.TokenHash), CreatedAt: one.CreatedAt.UTC(), ExpiresAt: one.ExpiresAt.UTC(),
-			UsedAt: used.UTC().Truncate(time.Hour), Current: bytes.Equal(one.TokenHash, tokenHash(token)),
+			LastUsedAt: used.UTC().Truncate(time.Hour), Current: bytes.Equal(one.TokenHash, tokenHash(token)),
 		})
 	}
 	return list, err

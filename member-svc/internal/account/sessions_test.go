@@ -109,7 +109,7 @@ func TestSessionsAreListedAndEnded(t *testing.T) {
 	if err != nil || len(list) != 2 || list[0].Current || !list[1].Current {
 		t.Fatalf("%+v %v", list, err)
 	}
-	if used := list[1].UsedAt; used.Minute() != 0 || used.After(list[1].CreatedAt) {
+	if used := list[1].LastUsedAt; used.Minute() != 0 || used.After(list[1].CreatedAt) {
 		t.Errorf("used at %s", used)
 	}
 	if err := f.EndSession(t.Context(), noras, list[0].ID); !errors.Is(err, store.ErrNotFound) {

@@ -11,6 +11,7 @@ import (
 	"github.com/gofrs/uuid/v5"
 
 	"github.com/signup-saga/signup-saga/contract"
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
@@ -45,34 +46,12 @@ func (a *API) Admin(tokens *service.Tokens, health *service.Health) http.Handler
 	return alone(r)
 }
 
-// sagaView is a saga as operators see it.
-type sagaView struct {
-	SagaID        string                 `json:"saga_id"`
-	MemberID      string                 `json:"member_id"`
-	SignupID      string                 `json:"signup_id"`
-	Username      *string                `json:"username"`
-	Plan          string                 `json:"plan"`
-	State         saga.State             `json:"state"`
-	Step          string                 `json:"step"` // that is asked, or was asked last
-	Delayed       bool                   `json:"delayed"`
-	Generation    int64                  `json:"generation"`
-	Version       int64                  `json:"version"`
-	Attempts      int                    `json:"attempts"` // times the current command was sent
-	RetryOpen     bool                   `json:"retry_open"`
-	LastError     *contract.StorageError `json:"last_error"`
-	NextAttemptAt *time.Time             `json:"next_attempt_at"`
-	CreatedAt     time.Time              `json:"created_at"`
-	UpdatedAt     time.Time              `json:"updated_at"`
-	TraceID       *string                `json:"trace_id"` // of the newest command
-	Timeline      []store.Moment         `json:"timeline,omitempty"`
-}
-
 // view shows what is stored of a saga, and why it waits: while the provider is away for
 // everybody, that is why, whatever the last attempt of this saga met.
-func (a *API) view(r store.Record, provider store.ProviderReport) sagaView {
-	v := sagaView{
+func (a *API) view(r store.Record, provider wire.Breaker) wire.Saga {
+	v := wire.Saga{
 		SagaID: r.ID, MemberID: r.MemberID, SignupID: r.SignupID, Username: r.Username, Plan: r.Plan,
-		State: r.State, Step: a.Steps.Name(r.Saga), Delayed: a.Steps.Delayed(r.Saga, r.Now), Generation: r.Generation, Version: r.Version,
+		State: string(r.State), Step: a.Steps.Name(r.Saga), Delayed: a.Steps.Delayed(r.Saga, r.Now), Generation: r.Generation, Version: r.Version,
 		Attempts: r.Redrives + 1, RetryOpen: r.RetryOpen, CreatedAt: r.CreatedAt.UTC(), UpdatedAt: r.UpdatedAt.UTC(),
 	}
 	if r.ErrorClass != "" {
@@ -117,7 +96,7 @@ func (a *API) listSagas(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	items := make([]sagaView, len(records))
+	items := make([]wire.Saga, len(records))
 	for i, record := range records {
 		items[i] = a.view(record, provider)
 	}
@@ -182,7 +161,7 @@ func (a *API) act(kind saga.Kind) service.Handler {
 			return errNotRetryable
 		}
 		setETag(w, results[0].Version)
-		return service.WriteJSON(w, http.StatusAccepted, a.view(results[0].Record, store.ProviderReport{}))
+		return service.WriteJSON(w, http.StatusAccepted, a.view(results[0].Record, wire.Breaker{}))
 	}
 }
 

@@ -5,34 +5,9 @@ import (
 	"time"
 
 	"github.com/signup-saga/signup-saga/contract"
-	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
-	"github.com/signup-saga/signup-saga/member-svc/internal/store"
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/service"
 )
-
-// overviewView is how everything stands.
-type overviewView struct {
-	At            time.Time            `json:"at"`
-	Counts        map[saga.State]int   `json:"counts"`
-	Estimated     []saga.State         `json:"estimated"`                  // whose count is an estimate
-	OldestPending *float64             `json:"oldest_pending_age_seconds"` // null: nothing is pending
-	Outbox        []laneView           `json:"outbox"`
-	DeadEvents    int64                `json:"dead_events"`
-	Breaker       store.ProviderReport `json:"breaker"`
-	Stranded      int                  `json:"stranded"` // by the last reconciliation
-	Orphans       int                  `json:"orphans"`
-	ReconciledAt  *time.Time           `json:"reconciled_at"` // null: never
-	Minutes       []store.Minute       `json:"minutes"`
-	// Consumers are those of which the broker said something lately.
-	Consumers []service.ConsumerLag `json:"consumers"`
-}
-
-// laneView is how far behind a lane of our outbox is.
-type laneView struct {
-	Lane    contract.Lane `json:"lane"`
-	Events  int64         `json:"events"`  // that wait, at most
-	Seconds float64       `json:"seconds"` // that the oldest of them has waited
-}
 
 func (a *API) showOverview(w http.ResponseWriter, r *http.Request) error {
 	if err := readQuery(r, nil); err != nil {
@@ -43,10 +18,16 @@ func (a *API) showOverview(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	age := func(since time.Time) float64 { return max(0, o.Now.Sub(since).Seconds()) }
-	v := overviewView{
-		At: o.Now.UTC(), Counts: o.Counts, Estimated: append([]saga.State{}, o.Estimated...), Breaker: o.Provider,
+	v := wire.Overview{
+		At: o.Now.UTC(), Counts: make(map[string]int, len(o.Counts)), Estimated: []string{}, Breaker: o.Provider,
 		Stranded: o.Drift.Stranded, Orphans: o.Drift.Orphans, ReconciledAt: o.Drift.FinishedAt, Minutes: o.Minutes,
 		Consumers: a.Metrics.Consumers.Consumers(),
+	}
+	for state, n := range o.Counts {
+		v.Counts[string(state)] = n
+	}
+	for _, state := range o.Estimated {
+		v.Estimated = append(v.Estimated, string(state))
 	}
 	if o.OldestPending != nil {
 		seconds := age(*o.OldestPending)
@@ -54,7 +35,7 @@ func (a *API) showOverview(w http.ResponseWriter, r *http.Request) error {
 	}
 	for _, lane := range contract.Lanes() {
 		status := o.Lanes[lane]
-		view := laneView{Lane: lane, Events: status.Lag}
+		view := wire.Lane{Lane: string(lane), Events: status.Lag}
 		if !status.OldestPending.IsZero() {
 			view.Seconds = age(status.OldestPending)
 		}
@@ -74,15 +55,5 @@ func (a *API) listFailures(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	body := struct {
-		Items    []store.Failures `json:"items"`
-		Groups   int              `json:"groups"`   // in all
-		Failures int              `json:"failures"` // in all groups
-	}{Items: found}
-	if len(found) == 0 {
-		body.Items = []store.Failures{}
-	} else {
-		body.Groups, body.Failures = found[0].Groups, found[0].Total
-	}
-	return service.WriteJSON(w, http.StatusOK, body)
+	return service.WriteJSON(w, http.StatusOK, found)
 }

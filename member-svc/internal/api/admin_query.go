@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/service"
 )
 
@@ -72,15 +73,9 @@ func parsed[T any](dst *T, parse func(string) (T, error)) func(string) string {
 
 // writePage writes a page of a list and where the next one begins; "" if it is the last.
 func writePage[T any](w http.ResponseWriter, items []T, next string) error {
-	page := struct {
-		Items      []T     `json:"items"`
-		NextCursor *string `json:"next_cursor"`
-	}{Items: items}
+	page := wire.Page[T]{Items: items, NextCursor: wire.Cursor(next)}
 	if items == nil {
 		page.Items = []T{}
-	}
-	if next != "" {
-		page.NextCursor = &next
 	}
 	return service.WriteJSON(w, http.StatusOK, page)
 }

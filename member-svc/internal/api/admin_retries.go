@@ -8,6 +8,7 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/gofrs/uuid/v5"
 
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
 	"github.com/signup-saga/signup-saga/service"
@@ -19,17 +20,8 @@ const (
 	defaultStopAfter               = 10      // failures
 )
 
-// retryRequest is what an operator wants to have retried, and how.
-type retryRequest struct {
-	ID        string            `json:"id"` // the caller's, to repeat the call with
-	Filter    map[string]string `json:"filter"`
-	Reason    string            `json:"reason"`
-	Rate      int               `json:"rate_per_second"`
-	StopAfter int               `json:"stop_after_failures"`
-	DryRun    bool              `json:"dry_run"`
-}
-
-func (q retryRequest) check() (f store.Filter, err error) {
+// checkRetry reads the filter of a retry, and says what is wrong with the rest.
+func checkRetry(q wire.NewGroupRetry) (f store.Filter, err error) {
 	if q.Filter == nil {
 		return f, invalid("/filter", "must say which sagas; {} selects all that need attention")
 	}
@@ -57,11 +49,11 @@ func (q retryRequest) check() (f store.Filter, err error) {
 }
 
 func (a *API) beginRetry(w http.ResponseWriter, r *http.Request) error {
-	body := retryRequest{Rate: defaultRetryRate, StopAfter: defaultStopAfter}
+	body := wire.NewGroupRetry{Rate: defaultRetryRate, StopAfter: defaultStopAfter}
 	if err := service.DecodeJSON(w, r, &body); err != nil {
 		return err
 	}
-	f, err := body.check()
+	f, err := checkRetry(body)
 	if err != nil {
 		return err
 	}
@@ -73,9 +65,7 @@ func (a *API) beginRetry(w http.ResponseWriter, r *http.Request) error {
 		return service.WriteJSON(w, http.StatusOK, map[string]int{"matched": n})
 	}
 	actor, _ := service.Actor(r.Context())
-	retry, err := a.Store.BeginRetry(r.Context(), store.GroupRetry{
-		ID: body.ID, Actor: actor, Reason: body.Reason, Filter: body.Filter, Rate: body.Rate, StopAfter: body.StopAfter,
-	}, f)
+	retry, err := a.Store.BeginRetry(r.Context(), actor, body, f)
 	if err != nil {
 		return err
 	}

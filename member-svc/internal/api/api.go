@@ -13,6 +13,7 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/chi/v5/middleware"
 
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/member-svc/internal/account"
 	"github.com/signup-saga/signup-saga/member-svc/internal/live"
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
@@ -46,7 +47,7 @@ var (
 
 // problem is the one place where errors become answers. Errors that it does not know
 // are logged and answered 500.
-func problem(err error) *service.Problem {
+func problem(err error) *wire.Problem {
 	var invalid signup.Invalid
 	switch {
 	case errors.As(err, &invalid):
@@ -66,7 +67,7 @@ func problem(err error) *service.Problem {
 	case errors.Is(err, store.ErrStale):
 		return service.NewProblem(http.StatusPreconditionFailed, "version_mismatch", store.ErrStale.Error())
 	case errors.Is(err, store.ErrTooMany):
-		return service.NewProblem(http.StatusUnprocessableEntity, "validation_failed", store.ErrTooMany.Error(), service.FieldError{Pointer: "/filter", Detail: "selects too many sagas"})
+		return service.NewProblem(http.StatusUnprocessableEntity, "validation_failed", store.ErrTooMany.Error(), wire.FieldError{Pointer: "/filter", Detail: "selects too many sagas"})
 	case errors.Is(err, store.ErrBusy):
 		return service.NewProblem(http.StatusConflict, "too_many_retries", store.ErrBusy.Error())
 	case errors.Is(err, store.ErrNotRunning):
@@ -78,13 +79,13 @@ func problem(err error) *service.Problem {
 	}
 }
 
-func later(p *service.Problem, after time.Duration) *service.Problem {
+func later(p *wire.Problem, after time.Duration) *wire.Problem {
 	p.RetryAfter = after
 	return p
 }
 
 func invalid(pointer, detail string) error {
-	return signup.Invalid{Fields: []service.FieldError{{Pointer: pointer, Detail: detail}}}
+	return signup.Invalid{Fields: []wire.FieldError{{Pointer: pointer, Detail: detail}}}
 }
 
 func (a *API) handle(h service.Handler) http.HandlerFunc { return service.Adapt(a.Log, problem, h) }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/member-svc/internal/challenge"
 	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
 	"github.com/signup-saga/signup-saga/service"
@@ -38,7 +39,8 @@ func (a *API) offer(h service.Handler) service.Handler {
 			return err
 		}
 		p := problem(err)
-		p.Challenge = a.issue(a.Challenges.Pressure())
+		challenge := a.issue(a.Challenges.Pressure())
+		p.Challenge = &challenge
 		return p
 	}
 }
@@ -53,7 +55,7 @@ func (a *API) showChallenge(w http.ResponseWriter, _ *http.Request) error {
 	return service.WriteJSON(w, http.StatusOK, a.issue(pressure))
 }
 
-func (a *API) issue(pressure float64) challenge.Challenge {
+func (a *API) issue(pressure float64) wire.Challenge {
 	a.Metrics.challenge("issued")
 	return a.Challenges.Issue(challenge.Difficulty(pressure))
 }

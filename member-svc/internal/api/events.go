@@ -33,7 +33,7 @@ func (a *API) streamSignup(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if view.State.Settled() && r.Header.Get("Last-Event-ID") == strconv.FormatInt(view.Version, 10) {
+	if view.Settled() && r.Header.Get("Last-Event-ID") == strconv.FormatInt(view.Version, 10) {
 		w.WriteHeader(http.StatusNoContent) // tells the client not to come again
 		return nil
 	}

@@ -107,7 +107,7 @@ func (a *API) showSignup(w http.ResponseWriter, r *http.Request) error {
 	if view.Delayed { // which it becomes by time alone
 		tag = strings.TrimSuffix(tag, `"`) + `-delayed"`
 	}
-	if !view.State.Settled() {
+	if !view.Settled() {
 		w.Header().Set("Retry-After", "1")
 	}
 	if etag.NotModified(w, r, tag) {

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
 const (
@@ -32,24 +34,6 @@ const (
 	// maxPayload is more than a solution needs.
 	maxPayload = 1 << 10
 )
-
-// Challenge asks for a number from 0 to MaxNumber.
-type Challenge struct {
-	Algorithm string `json:"algorithm"`
-	Challenge string `json:"challenge"` // hex
-	MaxNumber int64  `json:"maxnumber"`
-	Salt      string `json:"salt"`
-	Signature string `json:"signature"` // hex
-}
-
-// solution is what clients answer, as base64 of its JSON.
-type solution struct {
-	Algorithm string `json:"algorithm"`
-	Challenge string `json:"challenge"`
-	Number    int64  `json:"number"`
-	Salt      string `json:"salt"`
-	Signature string `json:"signature"`
-}
 
 // Issuer issues challenges and checks solutions. Every process with the same secret
 // accepts a solution, once each. Safe for concurrent use.
@@ -75,7 +59,7 @@ func Difficulty(pressure float64) int64 {
 }
 
 // Issue returns a challenge that takes maxNumber/2 hashes on average.
-func (i *Issuer) Issue(maxNumber int64) Challenge {
+func (i *Issuer) Issue(maxNumber int64) wire.Challenge {
 	random := make([]byte, 12)
 	_, _ = rand.Read(random)                                    // never fails
 	number, _ := rand.Int(rand.Reader, big.NewInt(maxNumber+1)) // likewise
@@ -83,13 +67,15 @@ func (i *Issuer) Issue(maxNumber int64) Challenge {
 	// the time, and the hash would stay the same.
 	salt := hex.EncodeToString(random) + "?expires=" + strconv.FormatInt(time.Now().Add(Lifetime).Unix(), 10) + "&"
 	hash := hashOf(salt, number.Int64())
-	return Challenge{algorithm, hash, maxNumber, salt, i.sign(hash)}
+	return wire.Challenge{
+		Algorithm: algorithm, Challenge: hash, MaxNumber: maxNumber, Salt: salt, Signature: i.sign(hash),
+	}
 }
 
 // Redeem reports whether the payload solves a challenge that has not expired and whose
 // solution this process has not seen.
 func (i *Issuer) Redeem(payload string) bool {
-	var s solution
+	var s wire.Solution
 	text, err := base64.StdEncoding.DecodeString(payload)
 	if len(payload) > maxPayload || err != nil || json.Unmarshal(text, &s) != nil {
 		return false

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/signup-saga/signup-saga/client"
+	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
 // auditView is a page of what operators did.
@@ -17,7 +18,7 @@ type auditView struct {
 
 // auditRow is what somebody did.
 type auditRow struct {
-	client.AuditRow
+	wire.AuditRow
 	Did           string
 	Retry         string // id of the group retry that it was about or a part of; "" for none
 	Before, After string
@@ -36,7 +37,7 @@ func (c *Console) audit(r *http.Request) (view, error) {
 		return view{}, err
 	}
 	f := client.AuditFilter{Actor: v.Fields.value("actor"), Action: v.Fields.value("action"), SagaID: v.Fields.value("saga_id")}
-	page, err := c.api.Audit(r.Context(), f, client.PageOf{Cursor: q.Get("cursor")})
+	page, err := c.api.Audit(r.Context(), f, client.PageOf{Cursor: wire.Cursor(q.Get("cursor"))})
 	if err != nil && !v.Fields.blame(err) {
 		return view{}, err
 	}
@@ -47,7 +48,7 @@ func (c *Console) audit(r *http.Request) (view, error) {
 	return v.Fields.answer(view{template: "audit", title: "Audit", data: v})
 }
 
-func newAuditRow(row client.AuditRow) auditRow {
+func newAuditRow(row wire.AuditRow) auditRow {
 	v := auditRow{AuditRow: row, Did: row.Action, Before: string(row.Before), After: string(row.After)}
 	for _, a := range actions {
 		if a.Value == row.Action {

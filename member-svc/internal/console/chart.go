@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/signup-saga/signup-saga/client"
+	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
 // Sizes of a chart, in units of its viewBox of 600 by 100.
@@ -30,7 +30,7 @@ type bar struct {
 
 // newChart draws one number of each minute. The newest minute is at the right end, also
 // when there are fewer than sixty.
-func newChart(name, tone string, minutes []client.Minute, of func(client.Minute) int) chart {
+func newChart(name, tone string, minutes []wire.Minute, of func(wire.Minute) int) chart {
 	c := chart{Name: name, Tone: tone, Summary: "nothing is known yet"}
 	if len(minutes) == 0 {
 		return c

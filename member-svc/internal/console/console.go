@@ -16,6 +16,7 @@ import (
 	"github.com/go-chi/chi/v5/middleware"
 
 	"github.com/signup-saga/signup-saga/client"
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/service"
 	"github.com/signup-saga/signup-saga/service/web"
 )
@@ -77,9 +78,9 @@ func New(cfg Config) (http.Handler, error) {
 // home is the path of the first page; the others are below it.
 const home = "/console/"
 
-var errNoPage = &client.Problem{Status: http.StatusNotFound, Title: "Not Found", Detail: "there is no such page"}
+var errNoPage = &wire.Problem{Status: http.StatusNotFound, Title: "Not Found", Detail: "there is no such page"}
 
-var errQuery = &client.Problem{
+var errQuery = &wire.Problem{
 	Status: http.StatusUnprocessableEntity, Title: "Unprocessable Entity",
 	Detail: "what follows the question mark in the address cannot be read",
 }
@@ -152,7 +153,7 @@ func (c *Console) action(do func(*http.Request) (string, error)) http.HandlerFun
 	return func(w http.ResponseWriter, r *http.Request) {
 		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 		if err := r.ParseForm(); err != nil {
-			c.refuse(w, r, &client.Problem{Status: http.StatusBadRequest, Title: "Bad Request", Detail: "the form cannot be read"})
+			c.refuse(w, r, &wire.Problem{Status: http.StatusBadRequest, Title: "Bad Request", Detail: "the form cannot be read"})
 			return
 		}
 		to, err := do(r)
@@ -169,13 +170,13 @@ const maxForm = 64 << 10
 
 // mistake is a refusal that is shown on the form it is about.
 type mistake struct {
-	*client.Problem
+	*wire.Problem
 	form view
 }
 
 // refuse shows a problem that the API answered with, or logs an error.
 func (c *Console) refuse(w http.ResponseWriter, r *http.Request, err error) {
-	var p *client.Problem
+	var p *wire.Problem
 	var m mistake
 	switch {
 	case errors.As(err, &m):
@@ -189,7 +190,7 @@ func (c *Console) refuse(w http.ResponseWriter, r *http.Request, err error) {
 		return // nobody is there to be answered
 	default:
 		c.cfg.Log.ErrorContext(r.Context(), "console page failed", "error", err)
-		p = &client.Problem{Status: http.StatusInternalServerError, Title: "Internal Server Error", Detail: "something went wrong; it has been logged"}
+		p = &wire.Problem{Status: http.StatusInternalServerError, Title: "Internal Server Error", Detail: "something went wrong; it has been logged"}
 	}
 	if p.RetryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(p.RetryAfter.Seconds())))

@@ -6,12 +6,13 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"github.com/signup-saga/signup-saga/client"
+	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
 // deadView is a page of the list of dead events.
 type deadView struct {
 	pager
-	Items    []client.DeadEvent
+	Items    []wire.DeadEvent
 	Requeued string // what was just published once more
 }
 
@@ -20,7 +21,7 @@ func (c *Console) dead(r *http.Request) (view, error) {
 	if err := (fields{}).read(q, "cursor", "requeued"); err != nil {
 		return view{}, err
 	}
-	page, err := c.api.DeadEvents(r.Context(), client.PageOf{Cursor: q.Get("cursor")})
+	page, err := c.api.DeadEvents(r.Context(), client.PageOf{Cursor: wire.Cursor(q.Get("cursor"))})
 	if err != nil {
 		return view{}, err
 	}

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/signup-saga/signup-saga/client"
+	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
 // field is a filter of a list: a value in the URL, and an entry of the form above it.
@@ -71,7 +71,7 @@ func (fs fields) instant(name string) time.Time {
 
 // blame marks the fields that the API found something wrong with, if there are any.
 func (fs fields) blame(err error) bool {
-	var p *client.Problem
+	var p *wire.Problem
 	if !errors.As(err, &p) || p.Status != http.StatusUnprocessableEntity {
 		return false
 	}
@@ -91,16 +91,16 @@ func (fs fields) Wrong() bool {
 // answer returns a page with this form, as a refusal if something in it is wrong.
 func (fs fields) answer(v view) (view, error) {
 	if fs.Wrong() {
-		return view{}, mistake{&client.Problem{Status: http.StatusUnprocessableEntity}, v}
+		return view{}, mistake{&wire.Problem{Status: http.StatusUnprocessableEntity}, v}
 	}
 	return v, nil
 }
 
 // invalid is a refusal of something in a form or a URL.
-func invalid(name, detail string) *client.Problem {
-	return &client.Problem{
+func invalid(name, detail string) *wire.Problem {
+	return &wire.Problem{
 		Status: http.StatusUnprocessableEntity, Title: "Unprocessable Entity", Detail: "the request is not valid",
-		Errors: []client.FieldError{{Pointer: "/" + name, Detail: detail}},
+		Errors: []wire.FieldError{{Pointer: "/" + name, Detail: detail}},
 	}
 }
 
@@ -108,13 +108,13 @@ func invalid(name, detail string) *client.Problem {
 type pager struct{ First, Next string }
 
 // newPager returns links that keep the filters of a request.
-func newPager(r *http.Request, next string) (p pager) {
+func newPager(r *http.Request, next wire.Cursor) (p pager) {
 	q := filtersOf(r)
 	if r.URL.Query().Has("cursor") {
 		p.First = "?" + q.Encode()
 	}
 	if next != "" {
-		q.Set("cursor", next)
+		q.Set("cursor", string(next))
 		p.Next = "?" + q.Encode()
 	}
 	return p

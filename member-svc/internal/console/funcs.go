@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/signup-saga/signup-saga/client"
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/service"
 )
 
@@ -32,23 +32,23 @@ var funcs = template.FuncMap{
 	"count":    plural,
 	"selected": func(filter map[string]string) template.URL { return template.URL(selected(filter)) }, //nolint:gosec // url.Values encodes it
 	"curl":     curl,
-	"settled":  func(r client.GroupRetry) int { return r.Succeeded + r.Failed + r.Skipped },
+	"settled":  func(r wire.GroupRetry) int { return r.Succeeded + r.Failed + r.Skipped },
 	"query":    func(pairs ...string) template.URL { return template.URL(query(pairs...)) }, //nolint:gosec // url.Values encodes it
 }
 
 var stateTexts = map[string]string{
-	client.Provisioning: "provisioning", client.Ready: "ready", client.NeedsAttention: "needs attention",
-	client.Withdrawing: "withdrawing", client.WithdrawNeedsAttention: "withdrawal needs attention", client.Withdrawn: "withdrawn",
+	wire.Provisioning: "provisioning", wire.Ready: "ready", wire.NeedsAttention: "needs attention",
+	wire.Withdrawing: "withdrawing", wire.WithdrawNeedsAttention: "withdrawal needs attention", wire.Withdrawn: "withdrawn",
 }
 
 // tone is the class of a badge or a moment by its state.
 func tone(state string) string {
 	switch state {
-	case client.Ready, "finished":
+	case wire.Ready, "finished":
 		return "good"
-	case client.Provisioning, client.Withdrawing, "running":
+	case wire.Provisioning, wire.Withdrawing, "running":
 		return "wait"
-	case client.NeedsAttention, client.WithdrawNeedsAttention, "stopped":
+	case wire.NeedsAttention, wire.WithdrawNeedsAttention, "stopped":
 		return "bad"
 	default:
 		return ""

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/signup-saga/signup-saga/client"
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/service/web"
 )
 
@@ -101,7 +101,7 @@ func (c *Console) away(w http.ResponseWriter, r *http.Request, err error, detail
 	w.Header().Set("Retry-After", "2")
 	c.show(w, r, http.StatusServiceUnavailable, "problem", web.Page{
 		Title: "Service Unavailable", Product: product, Home: home, Assets: home + "assets",
-		Data: &client.Problem{Status: http.StatusServiceUnavailable, Title: "Service Unavailable", Detail: detail},
+		Data: &wire.Problem{Status: http.StatusServiceUnavailable, Title: "Service Unavailable", Detail: detail},
 	})
 }
 

@@ -7,7 +7,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/signup-saga/signup-saga/client"
+	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
 // What is too long, as the alerts have it.
@@ -20,7 +20,7 @@ const (
 
 // overviewView is the first page's.
 type overviewView struct {
-	client.Overview
+	wire.Overview
 	Troubles []trouble
 	Cards    []card
 	Charts   []chart
@@ -41,7 +41,7 @@ type card struct {
 }
 
 // states are those of sagas, as they follow one another.
-var states = []string{client.Provisioning, client.Ready, client.NeedsAttention, client.Withdrawing, client.WithdrawNeedsAttention, client.Withdrawn}
+var states = []string{wire.Provisioning, wire.Ready, wire.NeedsAttention, wire.Withdrawing, wire.WithdrawNeedsAttention, wire.Withdrawn}
 
 func (c *Console) overview(r *http.Request) (view, error) {
 	o, err := c.api.Overview(r.Context())
@@ -49,8 +49,8 @@ func (c *Console) overview(r *http.Request) (view, error) {
 		return view{}, err
 	}
 	v := overviewView{Overview: o, Troubles: troubles(o), Charts: []chart{
-		newChart("Signups", "", o.Minutes, func(m client.Minute) int { return m.Signups }),
-		newChart("Failures", "bad", o.Minutes, func(m client.Minute) int { return m.Failures }),
+		newChart("Signups", "", o.Minutes, func(m wire.Minute) int { return m.Signups }),
+		newChart("Failures", "bad", o.Minutes, func(m wire.Minute) int { return m.Failures }),
 	}}
 	for _, state := range states {
 		v.Cards = append(v.Cards, card{state, o.Counts[state], about(o, state)})
@@ -59,11 +59,11 @@ func (c *Console) overview(r *http.Request) (view, error) {
 }
 
 // about says how well a count is known: "" if each saga was counted.
-func about(o client.Overview, state string) string {
+func about(o wire.Overview, state string) string {
 	switch {
 	case !slices.Contains(o.Estimated, state):
 		return ""
-	case state == client.Ready || state == client.Withdrawn:
+	case state == wire.Ready || state == wire.Withdrawn:
 		return "about "
 	default:
 		return "at least "
@@ -71,7 +71,7 @@ func about(o client.Overview, state string) string {
 }
 
 // troubles says what is not well, causes first; nothing if all is.
-func troubles(o client.Overview) (found []trouble) {
+func troubles(o wire.Overview) (found []trouble) {
 	add := func(wrong bool, t trouble) {
 		if wrong {
 			found = append(found, t)
@@ -83,13 +83,13 @@ func troubles(o client.Overview) (found []trouble) {
 	}
 	add(o.Breaker.State == "open", trouble{"bad", "The storage provider is away" + because +
 		" People sign up all the same; their storages wait, and follow by themselves.",
-		home + "sagas?" + query("state", client.Provisioning), "See who waits", "ProviderAway"})
+		home + "sagas?" + query("state", wire.Provisioning), "See who waits", "ProviderAway"})
 	if age := o.OldestPending; age != nil {
 		add(*age > pendingTooLong, trouble{"bad", "The oldest signup has waited for its storage for " + span(*age) + ". It should take seconds.",
-			home + "sagas?" + query("state", client.Provisioning, "delayed", "true"), "See who waits", "SignupsPendingTooLong"})
+			home + "sagas?" + query("state", wire.Provisioning, "delayed", "true"), "See who waits", "SignupsPendingTooLong"})
 	}
-	failed := o.Counts[client.NeedsAttention] + o.Counts[client.WithdrawNeedsAttention]
-	add(failed > 0, trouble{"bad", cmp.Or(about(o, client.NeedsAttention), about(o, client.WithdrawNeedsAttention)) + plural(failed, "saga") + " failed for good or went unanswered for too long, and will not go on without a decision.",
+	failed := o.Counts[wire.NeedsAttention] + o.Counts[wire.WithdrawNeedsAttention]
+	add(failed > 0, trouble{"bad", cmp.Or(about(o, wire.NeedsAttention), about(o, wire.WithdrawNeedsAttention)) + plural(failed, "saga") + " failed for good or went unanswered for too long, and will not go on without a decision.",
 		home + "failures", "See the failures", "SagasNeedAttention"})
 	for _, lane := range o.Outbox {
 		add(lane.Seconds > lagTooLong, trouble{"bad", fmt.Sprintf("Events of the %s lane have waited for %s to be published. They are safe in the database.", lane.Lane, span(lane.Seconds)),

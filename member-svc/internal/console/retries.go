@@ -10,6 +10,7 @@ import (
 	"github.com/gofrs/uuid/v5"
 
 	"github.com/signup-saga/signup-saga/client"
+	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
 // selection is what a list of sagas or a retry of a group is about: the URL's query, by
@@ -29,9 +30,9 @@ func selection(r *http.Request) map[string]string {
 type newRetry struct {
 	Filter  map[string]string
 	ID      string
-	Fields  fields          // by the names of the API
-	Matched int             // sagas that the filter selects now
-	Refused *client.Problem // why it cannot begin, unless that is said at a field
+	Fields  fields        // by the names of the API
+	Matched int           // sagas that the filter selects now
+	Refused *wire.Problem // why it cannot begin, unless that is said at a field
 }
 
 func retryFields() fields {
@@ -45,8 +46,8 @@ func retryFields() fields {
 }
 
 // refusedForm returns the refusal that a form can be corrected after, or nil.
-func refusedForm(err error) *client.Problem {
-	var p *client.Problem
+func refusedForm(err error) *wire.Problem {
+	var p *wire.Problem
 	if errors.As(err, &p) && (p.Status == http.StatusUnprocessableEntity || p.Status == http.StatusConflict) {
 		return p
 	}
@@ -64,7 +65,7 @@ func (c *Console) askRetry(r *http.Request) (view, error) {
 
 func (c *Console) retryForm(r *http.Request, v newRetry) (_ view, err error) {
 	v.Filter = selection(r)
-	if v.Matched, err = c.api.CountGroup(r.Context(), client.NewGroupRetry{Filter: v.Filter}); err != nil {
+	if v.Matched, err = c.api.CountGroup(r.Context(), wire.NewGroupRetry{Filter: v.Filter}); err != nil {
 		if v.Refused = refusedForm(err); v.Refused == nil {
 			return view{}, err
 		}
@@ -78,7 +79,7 @@ func (c *Console) beginRetry(r *http.Request) (string, error) {
 	for i, f := range v.Fields {
 		v.Fields[i].Value = r.PostForm.Get(f.Name)
 	}
-	begun, err := c.api.RetryGroup(r.Context(), client.NewGroupRetry{
+	begun, err := c.api.RetryGroup(r.Context(), wire.NewGroupRetry{
 		ID: v.ID, Filter: selection(r), Reason: v.Fields.value("reason"),
 		Rate: typed(v.Fields.value("rate_per_second")), StopAfter: typed(v.Fields.value("stop_after_failures")),
 	})
@@ -111,10 +112,10 @@ func typed(text string) int {
 
 // retries lists the retries of groups, the newest first.
 func (c *Console) retries(r *http.Request) (view, error) {
-	page, err := c.api.GroupRetries(r.Context(), client.PageOf{Cursor: r.FormValue("cursor")})
+	page, err := c.api.GroupRetries(r.Context(), client.PageOf{Cursor: wire.Cursor(r.FormValue("cursor"))})
 	return view{template: "retries", title: "Operations", data: struct {
 		pager
-		Items []client.GroupRetry
+		Items []wire.GroupRetry
 	}{newPager(r, page.NextCursor), page.Items}}, err
 }
 
@@ -122,9 +123,9 @@ func (c *Console) retries(r *http.Request) (view, error) {
 func (c *Console) retry(r *http.Request) (view, error) {
 	one, err := c.api.GroupRetry(r.Context(), chi.URLParam(r, "id"))
 	return view{template: "retry", title: "Retry of " + plural(one.Matched, "saga"), data: struct {
-		client.GroupRetry
-		Begin client.NewGroupRetry // the call that began it
-	}{one, client.NewGroupRetry{Filter: one.Filter, Reason: one.Reason, Rate: one.Rate, StopAfter: one.StopAfter}}}, err
+		wire.GroupRetry
+		Begin wire.NewGroupRetry // the call that began it
+	}{one, wire.NewGroupRetry{Filter: one.Filter, Reason: one.Reason, Rate: one.Rate, StopAfter: one.StopAfter}}}, err
 }
 
 // cancelRetry has one release no more.

@@ -8,12 +8,12 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
-	"github.com/signup-saga/signup-saga/client"
+	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
 // sagaView is a saga with all that happened to it.
 type sagaView struct {
-	client.Saga
+	wire.Saga
 	Moments             []moment
 	Raw                 string // the moments as the API tells them
 	CanRetry, CanCancel bool
@@ -22,7 +22,7 @@ type sagaView struct {
 
 // moment is something that happened, in words.
 type moment struct {
-	client.Moment
+	wire.Moment
 	Text, Tone string
 	After      string // how long after the moment before; "" for the first
 }
@@ -45,7 +45,7 @@ var kinds = map[string]struct{ text, tone string }{
 }
 
 // newMoments puts a timeline into words.
-func newMoments(timeline []client.Moment) []moment {
+func newMoments(timeline []wire.Moment) []moment {
 	all := make([]moment, len(timeline))
 	for i, m := range timeline {
 		kind, ignored := strings.CutSuffix(m.Kind, "_ignored")
@@ -80,7 +80,7 @@ func (c *Console) saga(r *http.Request) (view, error) {
 	v := sagaView{
 		Saga: s, Moments: newMoments(s.Timeline), Raw: string(raw),
 		CanRetry:  failing(s.State) || s.Step == "" && waiting(s.State),
-		CanCancel: s.State == client.Provisioning || s.State == client.Ready || s.State == client.NeedsAttention,
+		CanCancel: s.State == wire.Provisioning || s.State == wire.Ready || s.State == wire.NeedsAttention,
 		Example:   map[string]string{"reason": "…"},
 	}
 	title := "A member who has left"

@@ -9,13 +9,14 @@ import (
 	"time"
 
 	"github.com/signup-saga/signup-saga/client"
+	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
 // sagasView is a page of the list of sagas.
 type sagasView struct {
 	pager
 	Fields    fields
-	Items     []client.Saga
+	Items     []wire.Saga
 	Retryable bool   // something on the page can be retried
 	All       string // query for a retry of all that match; "" if groups cannot be chosen so
 	Back      string // query of the list, for what is done on it
@@ -67,7 +68,7 @@ func (c *Console) sagas(r *http.Request) (view, error) {
 	}
 	f := v.Fields.filter()
 	if !v.Fields.Wrong() {
-		page, err := c.api.Sagas(r.Context(), f, client.PageOf{Cursor: q.Get("cursor")})
+		page, err := c.api.Sagas(r.Context(), f, client.PageOf{Cursor: wire.Cursor(q.Get("cursor"))})
 		if err != nil && !v.Fields.blame(err) {
 			return view{}, err
 		}
@@ -85,10 +86,10 @@ func (c *Console) sagas(r *http.Request) (view, error) {
 
 // failing reports whether a saga in that state can be retried.
 func failing(state string) bool {
-	return state == client.NeedsAttention || state == client.WithdrawNeedsAttention
+	return state == wire.NeedsAttention || state == wire.WithdrawNeedsAttention
 }
 
-func waiting(state string) bool { return state == client.Provisioning || state == client.Withdrawing }
+func waiting(state string) bool { return state == wire.Provisioning || state == wire.Withdrawing }
 
 // group returns the query for a retry of the sagas that a filter selects, or "" if it
 // selects none that can be retried or by more than groups can be chosen by.
@@ -138,7 +139,7 @@ func (c *Console) retryChosen(r *http.Request) (string, error) {
 		if err == nil {
 			_, err = c.api.Retry(r.Context(), id, act)
 		}
-		var p *client.Problem
+		var p *wire.Problem
 		switch known := errors.As(err, &p) && refusals[p.Code] != ""; {
 		case err == nil:
 			accepted++

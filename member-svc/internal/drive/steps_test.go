@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/signup-saga/signup-saga/contract"
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/member-svc/internal/drive"
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
@@ -66,9 +67,9 @@ func (p *participant) answer(typ contract.Type, c contract.StorageCommand) servi
 	return message(contract.Type(p.name+"."+reply), uuid.Must(uuid.NewV7()).String(), string(data))
 }
 
-// wire takes commands from the outbox to participants and their replies to the real
+// network takes commands from the outbox to participants and their replies to the real
 // handler, in any order, some twice and some never.
-type wire struct {
+type network struct {
 	pool         *pgxpool.Pool
 	participants map[string]*participant
 	handle       func(batch ...service.Message)
@@ -76,7 +77,7 @@ type wire struct {
 	log          []string // every command in the order of the outbox
 }
 
-func (w *wire) deliver(t *testing.T) {
+func (w *network) deliver(t *testing.T) {
 	t.Helper()
 	rows, err := w.pool.Query(t.Context(), "-- name: testCommands\nSELECT id, type, payload FROM outbox_event_essential WHERE id > $1 ORDER BY id", w.read)
 	if err != nil {
@@ -112,7 +113,7 @@ func TestTwoSteps(t *testing.T) {
 	steps := append(storetest.Steps[:1:1], Mailbox(time.Minute, 48*time.Hour))
 	st := store.New(pool, steps, storetest.Secret, func() {})
 	refusing := true
-	w := &wire{pool: pool, participants: map[string]*participant{}}
+	w := &network{pool: pool, participants: map[string]*participant{}}
 	for _, name := range []string{"storage", "mailbox"} {
 		w.participants[name] = &participant{name, map[string]*resource{}, func(memberID string) bool { return refusing && (memberID[35]+name[0])%5 == 0 }}
 	}
@@ -170,7 +171,7 @@ func TestTwoSteps(t *testing.T) {
 		switch {
 		case i%2 == 1 && (got.State != saga.Ready || got.Step != 1 || !storage.exists || !mailbox.exists):
 			t.Errorf("stayed: %+v %+v %+v\n%+v", got.Saga, storage, mailbox, timeline)
-		case i%2 == 1 && !slices.ContainsFunc(timeline, func(m store.Moment) bool { return m.Kind == "provisioned" && m.Detail == "mailbox" }):
+		case i%2 == 1 && !slices.ContainsFunc(timeline, func(m wire.Moment) bool { return m.Kind == "provisioned" && m.Detail == "mailbox" }):
 			t.Errorf("the timeline does not say what was provisioned: %+v", timeline)
 		case i%2 == 0 && (got.State != saga.Withdrawn || got.Step != 0 || !storage.removed || mailbox != nil && !mailbox.removed):
 			t.Errorf("left: %+v %+v %+v\n%+v", got.Saga, storage, mailbox, timeline)
@@ -180,7 +181,7 @@ func TestTwoSteps(t *testing.T) {
 }
 
 // checkOrder: storage before mailbox, and back in reverse.
-func (w *wire) checkOrder(t *testing.T) {
+func (w *network) checkOrder(t *testing.T) {
 	t.Helper()
 	order := []string{"storage.provision", "mailbox.provision", "mailbox.deprovision", "storage.deprovision"}
 	at, seen := map[string]int{}, map[string]int{}

@@ -21,6 +21,7 @@ import (
 	"github.com/go-chi/chi/v5/middleware"
 
 	"github.com/signup-saga/signup-saga/client"
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
 	"github.com/signup-saga/signup-saga/service"
 	"github.com/signup-saga/signup-saga/service/web"
@@ -91,7 +92,7 @@ func (s *site) write(w http.ResponseWriter, r *http.Request, status int, name st
 
 // form is the form as it is shown, with what was typed but for the password.
 type form struct {
-	client.NewMember
+	wire.NewMember
 	Key         string            // names the signup, however often the form is sent
 	Wrong       map[string]string // by field, why the API refused it
 	Failure     string            // what is wrong otherwise
@@ -127,10 +128,10 @@ func (s *site) signUp(w http.ResponseWriter, r *http.Request) error {
 		return s.show(w, r, http.StatusBadRequest, form{Failure: "The form is too large, or did not arrive whole."})
 	}
 	value := r.PostForm.Get
-	m := client.NewMember{Username: value("username"), Password: value("password"), Plan: value("plan"), Email: value("email")}
+	m := wire.NewMember{Username: value("username"), Password: value("password"), Plan: value("plan"), Email: value("email")}
 	ctx := client.WithSolution(web.ForClient(r), value("solution"))
 	signup, err := s.members.SignUp(ctx, m, value("key"))
-	var refusal *client.Problem
+	var refusal *wire.Problem
 	switch {
 	case err == nil:
 		web.Redirect(w, r, "/signup/"+signup.SignupID)
@@ -149,7 +150,7 @@ func (s *site) signUp(w http.ResponseWriter, r *http.Request) error {
 
 // refuse says why the API refused the form. The key stays, for a signup that seems to
 // have failed may have been carried out, unless there is no use for it any more.
-func (f *form) refuse(p *client.Problem) {
+func (f *form) refuse(p *wire.Problem) {
 	again := "Type your password and try again in " + seconds(max(p.RetryAfter, time.Second)) + " s."
 	switch {
 	case p.Code == "validation_failed":
@@ -173,7 +174,7 @@ func (f *form) refuse(p *client.Problem) {
 
 func (s *site) progress(w http.ResponseWriter, r *http.Request) error {
 	signup, err := s.members.Signup(web.ForClient(r), chi.URLParam(r, "signup_id"))
-	var refusal *client.Problem
+	var refusal *wire.Problem
 	switch {
 	case err == nil:
 		page := web.Page{Title: "Your signup", Data: signup}

@@ -25,5 +25,5 @@ func (h *Hub) Serve(w http.ResponseWriter, r *http.Request, v signup.View) {
 
 func event(v signup.View) service.Event {
 	data, _ := json.Marshal(v) // a View always encodes
-	return service.Event{Text: fmt.Sprintf("event: state\nid: %d\ndata: %s\n\n", v.Version, data), Last: v.State.Settled()}
+	return service.Event{Text: fmt.Sprintf("event: state\nid: %d\ndata: %s\n\n", v.Version, data), Last: v.Settled()}
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/signup-saga/signup-saga/client"
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/service/drift"
 )
 
@@ -15,7 +16,7 @@ const requestTimeout = 5 * time.Second
 
 // Storage is what a participant has of one member, as its internal listener shows it.
 type Storage struct {
-	client.MemberStorage
+	wire.MemberStorage
 	step int
 }
 
@@ -53,7 +54,7 @@ func NewStorages(baseURL, token string) *Storages {
 // is no answer.
 func (s *Storages) get(ctx context.Context, memberID string, step int) (*Storage, error) {
 	found, err := s.service.Get(ctx, memberID)
-	var p *client.Problem
+	var p *wire.Problem
 	switch {
 	case errors.As(err, &p) && p.Status == http.StatusNotFound && p.Code == "not_found":
 		return nil, nil
@@ -67,7 +68,7 @@ func (s *Storages) get(ctx context.Context, memberID string, step int) (*Storage
 
 // explain says what to do about an answer that the configuration can mend.
 func explain(err error) error {
-	var p *client.Problem
+	var p *wire.Problem
 	// After some wrong tokens all are refused for a while.
 	if errors.As(err, &p) && (p.Status == http.StatusUnauthorized || p.Status == http.StatusTooManyRequests) {
 		return fmt.Errorf("storage service: set STORAGE_CLIENT_TOKEN to its STORAGE_TOKEN: %w", err)

@@ -10,7 +10,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/signup-saga/signup-saga/client"
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/member-svc/internal/reconcile"
 )
 
@@ -86,7 +86,7 @@ func sortedAfter(ids []string, cursor string) int {
 func (s *storages) put(memberID, sagaID string, generation int64, desired, status string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.rows[memberID] = reconcile.Storage{MemberStorage: client.MemberStorage{
+	s.rows[memberID] = reconcile.Storage{MemberStorage: wire.MemberStorage{
 		MemberID: memberID, SagaID: sagaID, Generation: generation, Desired: desired, Status: status,
 	}}
 }

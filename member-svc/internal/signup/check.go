@@ -10,16 +10,16 @@ import (
 	"golang.org/x/text/secure/precis"
 	"golang.org/x/text/unicode/norm"
 
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/member-svc/internal/email"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
-	"github.com/signup-saga/signup-saga/service"
 )
 
 // PasswordMax is the length of the longest password, in characters.
 const PasswordMax = 256
 
 // Invalid says what is wrong with a request, never with which value.
-type Invalid struct{ Fields []service.FieldError }
+type Invalid struct{ Fields []wire.FieldError }
 
 // Error implements error.
 func (Invalid) Error() string { return "the request is not valid" }
@@ -32,23 +32,23 @@ func (s *Service) check(req *Request) (store.Member, error) {
 	// The same password typed on two keyboards has to be the same bytes.
 	req.Password = norm.NFC.String(req.Password)
 	key, err := UsernameKey(req.Username)
-	var wrong []service.FieldError
+	var wrong []wire.FieldError
 	switch n := utf8.RuneCountInString(key); {
 	case err != nil || n < 3 || n > 30:
-		wrong = append(wrong, service.FieldError{Pointer: "/username", Detail: "must be 3 to 30 letters, digits or signs"})
+		wrong = append(wrong, wire.FieldError{Pointer: "/username", Detail: "must be 3 to 30 letters, digits or signs"})
 	case !s.cfg.Unicode && strings.ContainsFunc(req.Username, func(r rune) bool { return r > '~' }):
-		wrong = append(wrong, service.FieldError{Pointer: "/username", Detail: "must be ASCII"})
+		wrong = append(wrong, wire.FieldError{Pointer: "/username", Detail: "must be ASCII"})
 	case s.cfg.Reserved.Has(key):
-		wrong = append(wrong, service.FieldError{Pointer: "/username", Detail: "is reserved; choose another one"})
+		wrong = append(wrong, wire.FieldError{Pointer: "/username", Detail: "is reserved; choose another one"})
 	}
 	if problem := s.CheckPassword(req.Password, key, req.Email); problem != "" {
-		wrong = append(wrong, service.FieldError{Pointer: "/password", Detail: problem})
+		wrong = append(wrong, wire.FieldError{Pointer: "/password", Detail: problem})
 	}
 	if !slices.Contains(s.cfg.Plans, req.Plan) {
-		wrong = append(wrong, service.FieldError{Pointer: "/plan", Detail: "must be one of " + strings.Join(s.cfg.Plans, ", ")})
+		wrong = append(wrong, wire.FieldError{Pointer: "/plan", Detail: "must be one of " + strings.Join(s.cfg.Plans, ", ")})
 	}
 	if _, err := email.Parse(req.Email); req.Email != "" && err != nil {
-		wrong = append(wrong, service.FieldError{Pointer: "/email", Detail: "must be an email address, or absent"})
+		wrong = append(wrong, wire.FieldError{Pointer: "/email", Detail: "must be an email address, or absent"})
 	}
 	if wrong != nil {
 		return store.Member{}, Invalid{wrong}
@@ -70,7 +70,7 @@ func (s *Service) CheckPassword(password, usernameKey, email string) string {
 
 // InvalidField says that one field is wrong.
 func InvalidField(pointer, detail string) Invalid {
-	return Invalid{Fields: []service.FieldError{{Pointer: pointer, Detail: detail}}}
+	return Invalid{Fields: []wire.FieldError{{Pointer: pointer, Detail: detail}}}
 }
 
 // UsernameKey returns what makes a username unique: the name by the PRECIS profile

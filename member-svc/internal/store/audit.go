@@ -2,14 +2,14 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"math"
 	"strings"
-	"time"
 
 	"github.com/gofrs/uuid/v5"
 	"github.com/jackc/pgx/v5"
+
+	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
 // Act is what somebody did, and why. Either SagaID or Subject says to what.
@@ -26,19 +26,6 @@ func audit(b *pgx.Batch, a Act, before, after map[string]any) {
 		a.Actor, a.Action, a.SagaID, a.Subject, a.Reason, before, after)
 }
 
-// AuditRow is a row of the audit.
-type AuditRow struct {
-	ID      int64           `json:"id"`
-	At      time.Time       `json:"at"`
-	Actor   string          `json:"actor"`
-	Action  string          `json:"action"`
-	SagaID  *string         `json:"saga_id"`
-	Subject string          `json:"subject"`
-	Reason  string          `json:"reason"`
-	Before  json.RawMessage `json:"before"`
-	After   json.RawMessage `json:"after"`
-}
-
 // AuditFilter selects rows of the audit; zero fields select all.
 type AuditFilter struct {
 	Actor, Action, SagaID string
@@ -47,7 +34,7 @@ type AuditFilter struct {
 }
 
 // Audit returns a page of the audit, newest first, and the id to go on before; 0 at the end.
-func (s *Store) Audit(ctx context.Context, f AuditFilter) ([]AuditRow, int64, error) {
+func (s *Store) Audit(ctx context.Context, f AuditFilter) ([]wire.AuditRow, int64, error) {
 	if _, err := uuid.FromString(f.SagaID); f.SagaID != "" && err != nil {
 		return nil, 0, nil // nobody ever did anything to it
 	}
@@ -77,7 +64,7 @@ SELECT id, at, actor, action, saga_id::text, subject, reason, before, after FROM
 	if err != nil {
 		return nil, 0, err
 	}
-	page, err := pgx.CollectRows(rows, pgx.RowToStructByName[AuditRow])
+	page, err := pgx.CollectRows(rows, pgx.RowToStructByName[wire.AuditRow])
 	if err != nil || len(page) <= f.Limit {
 		return page, 0, err
 	}

@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/signup-saga/signup-saga/contract"
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/outbox"
 )
 
@@ -33,16 +33,15 @@ func ParseDeadID(text string) (DeadID, error) {
 	return DeadID{lane, n}, nil
 }
 
-// DeadEvent is an event of this service that could not be published for a defect of its own.
-type DeadEvent struct {
-	ID      string    `json:"id" db:"-"`
-	Lane    string    `json:"lane"`
-	Row     int64     `json:"-"`
-	EventID string    `json:"event_id"`
-	Type    string    `json:"type"`
-	Key     string    `json:"key"` // what it is about: a member's id
-	Error   string    `json:"error"`
-	DiedAt  time.Time `json:"died_at"`
+// deadRow is a dead event and its row in the lane's table.
+type deadRow struct {
+	wire.DeadEvent
+	Row int64
+}
+
+func (d deadRow) event() wire.DeadEvent {
+	d.ID = DeadID{d.Lane, d.Row}.String()
+	return d.DeadEvent
 }
 
 // deadEvents selects up to limit of a lane, newest first.
@@ -53,7 +52,7 @@ func deadEvents(lane contract.Lane, where string, limit int) string {
 
 // Dead returns a page of dead events, the essential ones first, each lane's newest
 // first, and the last one's id if there are more. A zero after begins.
-func (s *Store) Dead(ctx context.Context, after DeadID, limit int) ([]DeadEvent, *DeadID, error) {
+func (s *Store) Dead(ctx context.Context, after DeadID, limit int) ([]wire.DeadEvent, *DeadID, error) {
 	var q query
 	var parts []string
 	for _, lane := range contract.Lanes() { // in the order of their names
@@ -68,28 +67,30 @@ func (s *Store) Dead(ctx context.Context, after DeadID, limit int) ([]DeadEvent,
 	if err != nil {
 		return nil, nil, err
 	}
-	page, err := pgx.CollectRows(rows, pgx.RowToStructByName[DeadEvent])
-	for i, e := range page {
-		page[i].ID = DeadID{e.Lane, e.Row}.String()
+	found, err := pgx.CollectRows(rows, pgx.RowToStructByNameLax[deadRow])
+	page := make([]wire.DeadEvent, min(limit, len(found)))
+	for i := range page {
+		page[i] = found[i].event()
 	}
-	if err != nil || len(page) <= limit {
+	if err != nil || len(found) <= limit {
 		return page, nil, err
 	}
-	return page[:limit], &DeadID{page[limit-1].Lane, page[limit-1].Row}, nil
+	return page, &DeadID{found[limit-1].Lane, found[limit-1].Row}, nil
 }
 
 // Requeue publishes a dead event once more and returns what it was; [ErrNotFound] if
 // it is not, or no longer, dead.
-func (s *Store) Requeue(ctx context.Context, id DeadID, actor, reason string) (e DeadEvent, err error) {
+func (s *Store) Requeue(ctx context.Context, id DeadID, actor, reason string) (e wire.DeadEvent, err error) {
 	err = s.tx.Do(ctx, s.wake, func(tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, "-- name: getDead\n"+deadEvents(contract.Lane(id.Lane), "d.id = $1", 1), id.Row)
 		if err != nil {
 			return err
 		}
-		if e, err = one[DeadEvent](rows); err != nil {
-			return err
+		found, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByNameLax[deadRow])
+		if err != nil {
+			return notFound(err)
 		}
-		e.ID = id.String()
+		e = found.event()
 		b := new(pgx.Batch)
 		audit(b, Act{Actor: actor, Action: "requeue", Subject: "event " + e.EventID, Reason: reason},
 			map[string]any{"dead": e.ID, "type": e.Type, "error": e.Error}, map[string]any{"dead": nil})

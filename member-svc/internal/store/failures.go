@@ -2,36 +2,24 @@ package store
 
 import (
 	"context"
-	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
-// Failures is one kind of failure: the sagas that need attention with errors of one fingerprint.
-type Failures struct {
-	Fingerprint  string    `json:"fingerprint"`
-	Count        int       `json:"count"`
-	FirstSeen    time.Time `json:"first_seen"` // of those that failed and still need attention
-	LastSeen     time.Time `json:"last_seen"`
-	RetriedAgain int       `json:"retried_again"` // that failed again after an operator's retry
-	Sample       Sample    `json:"sample" db:"-"`
-	Groups       int       `json:"-"` // in all
-	Total        int       `json:"-"` // of all groups' counts
-
-	SagaID, Class, Message string `json:"-"`
-}
-
-// Sample is the newest signup among failures of one kind.
-type Sample struct {
-	SagaID  string `json:"saga_id"`
-	Class   string `json:"class"`
-	Message string `json:"message"`
+// failureRow is a group, its newest saga, and what is equal in all rows.
+type failureRow struct {
+	wire.FailureGroup
+	wire.FailureSample     // the newest of the group
+	Groups             int // in all
+	Total              int // of all groups' counts
 }
 
 // Failures returns the kinds of failures with the most sagas, limit of them. It counts
 // all failures, in the narrow rows that a trigger keeps of them, and looks one saga of
 // each kind up.
-func (s *Store) Failures(ctx context.Context, limit int) ([]Failures, error) {
+func (s *Store) Failures(ctx context.Context, limit int) (wire.Failures, error) {
 	rows, err := s.pool.Query(ctx, `-- name: groupFailures
 WITH kind AS MATERIALIZED (
     SELECT error_fingerprint AS fingerprint, count(*) AS count,
@@ -44,11 +32,13 @@ FROM kind CROSS JOIN LATERAL (SELECT * FROM signup_saga WHERE error_class <> '' 
                               ORDER BY created_at DESC, id DESC LIMIT 1) s
 ORDER BY count DESC, fingerprint`, limit)
 	if err != nil {
-		return nil, err
+		return wire.Failures{}, err
 	}
-	found, err := pgx.CollectRows(rows, pgx.RowToStructByName[Failures])
+	found, err := pgx.CollectRows(rows, pgx.RowToStructByNameLax[failureRow])
+	all := wire.Failures{Items: make([]wire.FailureGroup, len(found))}
 	for i, f := range found {
-		found[i].Sample = Sample{f.SagaID, f.Class, f.Message}
+		f.Sample = f.FailureSample
+		all.Items[i], all.Groups, all.Failures = f.FailureGroup, f.Groups, f.Total
 	}
-	return found, err
+	return all, err
 }

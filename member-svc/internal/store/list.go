@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 )
 
@@ -28,17 +29,6 @@ type Filter struct {
 	CreatedBefore time.Time
 	Limit         int
 	After         Cursor // only what is older than it
-}
-
-// Moment is a row of a saga's timeline.
-type Moment struct {
-	At         time.Time `json:"at"`
-	Kind       string    `json:"kind"`
-	State      string    `json:"state"`
-	Generation int64     `json:"generation"`
-	Attempt    int       `json:"attempt"`
-	Detail     string    `json:"detail"`
-	Actor      string    `json:"actor"`
 }
 
 // Cursor is a place in the list of sagas; zero is its beginning.
@@ -197,20 +187,20 @@ func (s *Store) conditions(q *query, f Filter) []string {
 }
 
 // Get returns one saga and its timeline, oldest first, or [ErrNotFound].
-func (s *Store) Get(ctx context.Context, sagaID string) (Record, []Moment, error) {
+func (s *Store) Get(ctx context.Context, sagaID string) (Record, []wire.Moment, error) {
 	if _, err := uuid.FromString(sagaID); err != nil {
 		return Record{}, nil, ErrNotFound
 	}
 	b := new(pgx.Batch)
 	var r Record
-	var moments []Moment
+	var moments []wire.Moment
 	b.Queue("-- name: getSaga\n"+selectRecord+" WHERE s.id = $1", sagaID).Query(func(rows pgx.Rows) (err error) {
 		r, err = one[Record](rows)
 		return err
 	})
 	b.Queue("-- name: getTimeline\nSELECT at, kind, state, generation, attempt, detail, actor FROM saga_event WHERE saga_id = $1 ORDER BY id", sagaID).
 		Query(func(rows pgx.Rows) (err error) {
-			moments, err = pgx.CollectRows(rows, pgx.RowToStructByName[Moment])
+			moments, err = pgx.CollectRows(rows, pgx.RowToStructByName[wire.Moment])
 			return err
 		})
 	return r, moments, s.pool.SendBatch(ctx, b).Close()

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/signup-saga/signup-saga/contract"
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
@@ -28,7 +29,7 @@ func refusal(generation int64, fingerprint string) saga.Event {
 
 func TestFailuresInGroups(t *testing.T) {
 	f := open(t)
-	if found, err := f.Failures(t.Context(), 10); err != nil || len(found) != 0 {
+	if found, err := f.Failures(t.Context(), 10); err != nil || len(found.Items) != 0 {
 		t.Errorf("of nobody: %v %v", found, err)
 	}
 	var last store.Record
@@ -41,30 +42,30 @@ func TestFailuresInGroups(t *testing.T) {
 	ann := saga.Event{Kind: saga.Retried, Actor: "ann", Reason: "room made"}
 	f.apply(t, first.ID, ann)
 	open, err := f.Failures(t.Context(), 10)
-	if err != nil || len(open) != 1 {
+	if err != nil || len(open.Items) != 1 {
 		t.Errorf("while its retry is open, a saga is no failure: %+v %v", open, err)
 	}
 	again := f.apply(t, first.ID, refusal(2, "odd")).Record
 
 	found, err := f.Failures(t.Context(), 10)
-	if err != nil || len(found) != 2 {
+	if err != nil || len(found.Items) != 2 {
 		t.Fatalf("%+v %v", found, err)
 	}
-	full, odd := found[0], found[1]
-	if full.Fingerprint != "full" || full.Count != 3 || full.RetriedAgain != 0 || full.Groups != 2 || full.Total != 4 ||
-		full.Sample != (store.Sample{SagaID: last.ID, Class: "rejected", Message: "refused: full"}) || full.FirstSeen.After(full.LastSeen) || !full.LastSeen.Equal(last.UpdatedAt) {
+	full, odd := found.Items[0], found.Items[1]
+	if full.Fingerprint != "full" || full.Count != 3 || full.RetriedAgain != 0 || found.Groups != 2 || found.Failures != 4 ||
+		full.Sample != (wire.FailureSample{SagaID: last.ID, Class: "rejected", Message: "refused: full"}) || full.FirstSeen.After(full.LastSeen) || !full.LastSeen.Equal(last.UpdatedAt) {
 		t.Errorf("the common kind: %+v", full)
 	}
 	if odd.Fingerprint != "odd" || odd.Count != 1 || odd.RetriedAgain != 1 || !odd.FirstSeen.Equal(again.UpdatedAt) {
 		t.Errorf("the kind that failed again: %+v", odd)
 	}
-	if found, err = f.Failures(t.Context(), 1); err != nil || len(found) != 1 || found[0].Fingerprint != "full" || found[0].Groups != 2 {
+	if found, err = f.Failures(t.Context(), 1); err != nil || len(found.Items) != 1 || found.Items[0].Fingerprint != "full" || found.Groups != 2 {
 		t.Errorf("the largest kind: %+v %v", found, err)
 	}
 	// Who leaves begins anew: what is wanted now was never retried.
 	f.apply(t, first.ID, saga.Event{Kind: saga.Withdraw, Actor: "ann", Reason: "asked by letter"})
 	f.apply(t, first.ID, refusal(3, "odd"))
-	if found, err = f.Failures(t.Context(), 10); err != nil || found[1].Count != 1 || found[1].RetriedAgain != 0 {
+	if found, err = f.Failures(t.Context(), 10); err != nil || found.Items[1].Count != 1 || found.Items[1].RetriedAgain != 0 {
 		t.Errorf("a withdrawal that failed: %+v %v", found, err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/signup-saga/signup-saga/contract"
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/outbox"
 	"github.com/signup-saga/signup-saga/service/drift"
@@ -20,26 +21,10 @@ type Overview struct {
 	Counts        map[saga.State]int // of every state
 	Estimated     []saga.State       // whose count is an estimate
 	OldestPending *time.Time         // when the oldest signup that is still provisioning began
-	Minutes       []Minute           // of the last hour, as far back as can be counted
+	Minutes       []wire.Minute      // of the last hour, as far back as can be counted
 	Lanes         map[contract.Lane]outbox.Status
-	Provider      ProviderReport
+	Provider      wire.Breaker
 	Drift         drift.Status
-}
-
-// Minute is what happened in one minute.
-type Minute struct {
-	At       time.Time `json:"at"`
-	Signups  int       `json:"signups"`
-	Failures int       `json:"failures"` // that still need attention
-}
-
-// ProviderReport is what the Storage service last said of its provider.
-type ProviderReport struct {
-	State      string     `json:"state"`       // open: it is away; closed: it is not, or nothing was said yet
-	Since      *time.Time `json:"since"`       // by the Storage service's clock
-	ReportedAt *time.Time `json:"reported_at"` // by ours
-	// Error says why it is open; nil if that was not said.
-	Error *contract.StorageError `json:"error"`
 }
 
 // Bounds of what is counted one by one. Of more sagas, those that are at an end are
@@ -82,7 +67,7 @@ SELECT now(), (`+oldestPending+")").
 
 // minutes counts the last hour, but no more than 10,000 rows of a kind: the minute that
 // holds the last of so many, and those before it, are left out.
-func (s *Store) minutes(ctx context.Context) ([]Minute, error) {
+func (s *Store) minutes(ctx context.Context) ([]wire.Minute, error) {
 	rows, err := s.pool.Query(ctx, `-- name: countMinutes
 WITH began AS MATERIALIZED (
     SELECT date_trunc('minute', now()) - interval '59 minutes' AS began
@@ -102,7 +87,7 @@ ORDER BY at`)
 	if err != nil {
 		return nil, err
 	}
-	return pgx.CollectRows(rows, pgx.RowToStructByName[Minute])
+	return pgx.CollectRows(rows, pgx.RowToStructByName[wire.Minute])
 }
 
 func (s *Store) count(ctx context.Context, o *Overview) error {
@@ -183,7 +168,7 @@ func collectCounts(rows pgx.Rows) (counts map[saga.State]int, total int, err err
 }
 
 // Provider returns what the Storage service last said of its provider.
-func (s *Store) Provider(ctx context.Context) (p ProviderReport, err error) {
+func (s *Store) Provider(ctx context.Context) (p wire.Breaker, err error) {
 	var e contract.StorageError
 	err = s.pool.QueryRow(ctx, `-- name: readProvider
 SELECT state, nullif(changed_at, '-infinity'), reported_at, error_class, error_message, error_fingerprint

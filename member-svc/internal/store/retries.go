@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/gofrs/uuid/v5"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/service"
 )
 
@@ -32,29 +32,12 @@ const (
 	StoppedByUnsettled = "unsettled" // what it released in ten seconds waits for an answer
 )
 
-// GroupRetry retries a set of sagas that was frozen when it began, a few at first, then
-// more and more of them per second. Matched = Remaining + Unsettled + Succeeded +
-// Failed + Skipped.
-type GroupRetry struct {
-	ID             string            `json:"id"`
-	Actor          string            `json:"actor"`
-	Reason         string            `json:"reason"`
-	Filter         map[string]string `json:"filter"` // as it was asked for
-	Rate           int               `json:"rate_per_second"`
-	StopAfter      int               `json:"stop_after_failures"`
-	State          string            `json:"state"` // running, finished, stopped (by itself) or cancelled
-	StoppedBecause string            `json:"stopped_because"`
-	Steps          int               `json:"-"`
-	Matched        int               `json:"matched"`
-	Released       int               `json:"released"`
-	Succeeded      int               `json:"succeeded"`
-	Failed         int               `json:"failed"`
-	Skipped        int               `json:"skipped"`   // somebody or something else changed them before or after their turn
-	Unsettled      int               `json:"unsettled"` // released, and without an outcome yet
-	Remaining      int               `json:"remaining"` // not released
-	CreatedAt      time.Time         `json:"created_at"`
-	FinishedAt     *time.Time        `json:"finished_at"` // when it ceased to release
-	TraceParent    string            `json:"-"`           // of the request that began it
+// groupRetry retries a set of sagas that was frozen when it began, a few at first, then
+// more and more of them per second.
+type groupRetry struct {
+	wire.GroupRetry
+	Steps       int    // so far
+	TraceParent string // of the request that began it
 }
 
 const selectRetry = `SELECT id::text, actor, reason, filter, rate, stop_after, state, stopped_because, steps,
@@ -82,18 +65,17 @@ func (s *Store) CountRetryable(ctx context.Context, f Filter) (n int, err error)
 }
 
 // BeginRetry freezes the sagas that need attention and that the filter selects, with
-// their generations, and begins to retry them; Matched and the like are filled in, and
-// ID if it is empty. If a retry of that ID has begun before, that one is returned.
-// [ErrTooMany], [ErrBusy].
-func (s *Store) BeginRetry(ctx context.Context, r GroupRetry, f Filter) (GroupRetry, error) {
-	if r.ID == "" {
+// their generations, and begins to retry them. If a retry of that ID has begun before,
+// that one is returned. [ErrTooMany], [ErrBusy].
+func (s *Store) BeginRetry(ctx context.Context, actor string, ask wire.NewGroupRetry, f Filter) (wire.GroupRetry, error) {
+	if ask.ID == "" {
 		id, err := uuid.NewV7()
 		if err != nil {
-			return r, err
+			return wire.GroupRetry{}, err
 		}
-		r.ID = id.String()
+		ask.ID = id.String()
 	}
-	id := r.ID
+	var begun groupRetry
 	err := s.tx.Do(ctx, nil, func(tx pgx.Tx) error {
 		var running int
 		if err := tx.QueryRow(ctx, "-- name: countRetries\nSELECT count(*) FROM group_retry WHERE state = 'running' AND due_at IS NOT NULL").Scan(&running); err != nil {
@@ -104,74 +86,83 @@ func (s *Store) BeginRetry(ctx context.Context, r GroupRetry, f Filter) (GroupRe
 		}
 		var q query
 		tag, err := tx.Exec(ctx, fmt.Sprintf("-- name: freezeRetry\nINSERT INTO group_retry_item (retry_id, saga_id, generation) SELECT %s::uuid, s.id, s.generation%s LIMIT %d",
-			q.arg(r.ID), s.retryable(&q, f), s.maxMatched+1), q.args...)
+			q.arg(ask.ID), s.retryable(&q, f), s.maxMatched+1), q.args...)
 		if err != nil {
 			return err
 		}
-		if r.Matched = int(tag.RowsAffected()); r.Matched > s.maxMatched {
+		matched := int(tag.RowsAffected())
+		if matched > s.maxMatched {
 			return ErrTooMany
 		}
 		b := new(pgx.Batch)
 		b.Queue(`-- name: insertRetry
 INSERT INTO group_retry (id, actor, reason, filter, rate, stop_after, matched, remaining, traceparent) VALUES ($1, $2, $3, $4, $5, $6, $7, $7, $8)`,
-			r.ID, r.Actor, r.Reason, r.Filter, r.Rate, r.StopAfter, r.Matched, service.TraceParent(ctx))
-		audit(b, Act{Actor: r.Actor, Action: "retry_group", Subject: r.subject(), Reason: r.Reason}, map[string]any{},
-			map[string]any{"filter": r.Filter, "matched": r.Matched, "rate_per_second": r.Rate, "stop_after_failures": r.StopAfter})
-		b.Queue("-- name: newRetry\n"+selectRetry+" WHERE id = $1", r.ID).Query(func(rows pgx.Rows) (err error) {
-			r, err = one[GroupRetry](rows)
+			ask.ID, actor, ask.Reason, ask.Filter, ask.Rate, ask.StopAfter, matched, service.TraceParent(ctx))
+		audit(b, Act{Actor: actor, Action: "retry_group", Subject: retrySubject(ask.ID), Reason: ask.Reason}, map[string]any{},
+			map[string]any{
+				"filter": ask.Filter, "matched": matched, "rate_per_second": ask.Rate, "stop_after_failures": ask.StopAfter,
+			})
+		b.Queue("-- name: newRetry\n"+selectRetry+" WHERE id = $1", ask.ID).Query(func(rows pgx.Rows) (err error) {
+			begun, err = one[groupRetry](rows)
 			return err
 		})
 		return tx.SendBatch(ctx, b).Close()
 	})
 	if err != nil { // of a call that came before, or at the same time, or only of the commit's answer
-		if begun, missing := s.Retry(ctx, id); missing == nil {
-			return begun, nil
+		if earlier, missing := s.Retry(ctx, ask.ID); missing == nil {
+			return earlier, nil
 		}
 	}
-	return r, err
+	return begun.GroupRetry, err
 }
 
-// subject is how the audit names it.
-func (r GroupRetry) subject() string { return "retry " + r.ID }
+// retrySubject is how the audit names a retry.
+func retrySubject(id string) string { return "retry " + id }
 
 // Retry returns a retry of a group, or [ErrNotFound].
-func (s *Store) Retry(ctx context.Context, id string) (GroupRetry, error) {
+func (s *Store) Retry(ctx context.Context, id string) (wire.GroupRetry, error) {
 	if _, err := uuid.FromString(id); err != nil {
-		return GroupRetry{}, ErrNotFound
+		return wire.GroupRetry{}, ErrNotFound
 	}
 	rows, err := s.pool.Query(ctx, "-- name: getRetry\n"+selectRetry+" WHERE id = $1", id)
 	if err != nil {
-		return GroupRetry{}, err
+		return wire.GroupRetry{}, err
 	}
-	return one[GroupRetry](rows)
+	r, err := one[groupRetry](rows)
+	return r.GroupRetry, err
 }
 
 // Retries returns a page of those with smaller ids, newest first, and the last one's id
 // if there are more.
-func (s *Store) Retries(ctx context.Context, before string, limit int) ([]GroupRetry, string, error) {
+func (s *Store) Retries(ctx context.Context, before string, limit int) ([]wire.GroupRetry, string, error) {
 	rows, err := s.pool.Query(ctx, fmt.Sprintf("-- name: listRetries\n%s WHERE id < $1 ORDER BY group_retry.id DESC LIMIT %d", selectRetry, limit+1), before)
 	if err != nil {
 		return nil, "", err
 	}
-	page, err := pgx.CollectRows(rows, pgx.RowToStructByName[GroupRetry])
-	if err != nil || len(page) <= limit {
+	found, err := pgx.CollectRows(rows, pgx.RowToStructByName[groupRetry])
+	page := make([]wire.GroupRetry, min(limit, len(found)))
+	for i := range page {
+		page[i] = found[i].GroupRetry
+	}
+	if err != nil || len(found) <= limit {
 		return page, "", err
 	}
-	return page[:limit], page[limit-1].ID, nil
+	return page, page[limit-1].ID, nil
 }
 
 // CancelRetry keeps a retry of a group from releasing more. To cancel one again does
 // nothing; one that has ended otherwise is [ErrNotRunning].
-func (s *Store) CancelRetry(ctx context.Context, id, actor, reason string) (r GroupRetry, err error) {
+func (s *Store) CancelRetry(ctx context.Context, id, actor, reason string) (wire.GroupRetry, error) {
+	var r groupRetry
 	if _, err := uuid.FromString(id); err != nil {
-		return r, ErrNotFound
+		return r.GroupRetry, ErrNotFound
 	}
-	err = s.tx.Do(ctx, nil, func(tx pgx.Tx) error {
+	err := s.tx.Do(ctx, nil, func(tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, "-- name: lockRetry\n"+selectRetry+" WHERE id = $1 FOR UPDATE", id)
 		if err != nil {
 			return err
 		}
-		if r, err = one[GroupRetry](rows); err != nil || r.State == "cancelled" {
+		if r, err = one[groupRetry](rows); err != nil || r.State == "cancelled" {
 			return err
 		}
 		if r.State != "running" {
@@ -181,9 +172,9 @@ func (s *Store) CancelRetry(ctx context.Context, id, actor, reason string) (r Gr
 		b := new(pgx.Batch)
 		b.Queue("-- name: cancelRetry\nUPDATE group_retry SET state = $2, finished_at = now() WHERE id = $1 RETURNING finished_at", id, r.State).
 			QueryRow(func(row pgx.Row) error { return row.Scan(&r.FinishedAt) })
-		audit(b, Act{Actor: actor, Action: "cancel_retry", Subject: r.subject(), Reason: reason},
+		audit(b, Act{Actor: actor, Action: "cancel_retry", Subject: retrySubject(id), Reason: reason},
 			map[string]any{"state": "running", "remaining": r.Remaining}, map[string]any{"state": r.State})
 		return tx.SendBatch(ctx, b).Close()
 	})
-	return r, err
+	return r.GroupRetry, err
 }

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
@@ -22,9 +23,10 @@ SELECT `+id+`, `+id+`, 'sgn_' || md5('g' || i), 'needs_attention', 1, 2, now(), 
 }
 
 // begin starts a retry of everything that the filter selects.
-func (f *fixture) beginRetry(t *testing.T, rate, stopAfter int, filter store.Filter) store.GroupRetry {
+func (f *fixture) beginRetry(t *testing.T, rate, stopAfter int, filter store.Filter) wire.GroupRetry {
 	t.Helper()
-	r, err := f.BeginRetry(t.Context(), store.GroupRetry{Actor: "ann", Reason: "room made", Filter: map[string]string{}, Rate: rate, StopAfter: stopAfter}, filter)
+	r, err := f.BeginRetry(t.Context(), "ann",
+		wire.NewGroupRetry{Reason: "room made", Filter: map[string]string{}, Rate: rate, StopAfter: stopAfter}, filter)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,7 +34,7 @@ func (f *fixture) beginRetry(t *testing.T, rate, stopAfter int, filter store.Fil
 }
 
 // step lets a second pass and takes a step.
-func (f *fixture) step(t *testing.T, id string) store.GroupRetry {
+func (f *fixture) step(t *testing.T, id string) wire.GroupRetry {
 	t.Helper()
 	f.pass(t)
 	if _, err := f.StepRetry(t.Context()); err != nil {
@@ -46,7 +48,7 @@ func (f *fixture) pass(t *testing.T) {
 	storetest.Exec(t, f.pool, "UPDATE group_retry SET due_at = now() WHERE due_at IS NOT NULL")
 }
 
-func (f *fixture) retry(t *testing.T, id string) store.GroupRetry {
+func (f *fixture) retry(t *testing.T, id string) wire.GroupRetry {
 	t.Helper()
 	r, err := f.Retry(t.Context(), id)
 	if err != nil {
@@ -72,7 +74,7 @@ func (f *fixture) answerAll(t *testing.T, kind saga.Kind) {
 }
 
 // expectRetry compares the counts: matched, released, succeeded, failed, skipped, unsettled, remaining.
-func expectRetry(t *testing.T, r store.GroupRetry, state, because string, counts ...int) {
+func expectRetry(t *testing.T, r wire.GroupRetry, state, because string, counts ...int) {
 	t.Helper()
 	got := []int{r.Matched, r.Released, r.Succeeded, r.Failed, r.Skipped, r.Unsettled, r.Remaining}
 	if r.State != state || r.StoppedBecause != because || fmt.Sprint(got) != fmt.Sprint(counts) {
@@ -131,7 +133,7 @@ func TestGroupRetryOfAThousand(t *testing.T) {
 
 // dies takes a step that breaks off at each of its writes in turn, and expects it to
 // leave nothing behind.
-func (f *fixture) dies(t *testing.T, before store.GroupRetry) {
+func (f *fixture) dies(t *testing.T, before wire.GroupRetry) {
 	t.Helper()
 	for _, table := range []string{"signup_saga", "saga_event", "admin_audit", "outbox_event_essential", "group_retry_item", "group_retry"} {
 		f.pass(t)
@@ -262,15 +264,15 @@ func TestGroupRetriesAreBounded(t *testing.T) {
 	if _, err := f.CountRetryable(t.Context(), store.Filter{}); !errors.Is(err, store.ErrTooMany) {
 		t.Errorf("dry run: %v", err)
 	}
-	ask := store.GroupRetry{Actor: "ann", Reason: "x", Filter: map[string]string{}, Rate: 1, StopAfter: 1}
-	if _, err := f.BeginRetry(t.Context(), ask, store.Filter{}); !errors.Is(err, store.ErrTooMany) || f.items(t) != 0 {
+	ask := wire.NewGroupRetry{Reason: "x", Filter: map[string]string{}, Rate: 1, StopAfter: 1}
+	if _, err := f.BeginRetry(t.Context(), "ann", ask, store.Filter{}); !errors.Is(err, store.ErrTooMany) || f.items(t) != 0 {
 		t.Errorf("%v, %d items", err, f.items(t))
 	}
 	f.SetMaxMatched(3)
 	for range store.MaxRunning {
 		f.beginRetry(t, 1, 1, store.Filter{})
 	}
-	if _, err := f.BeginRetry(t.Context(), ask, store.Filter{}); !errors.Is(err, store.ErrBusy) || f.items(t) != 3*store.MaxRunning {
+	if _, err := f.BeginRetry(t.Context(), "ann", ask, store.Filter{}); !errors.Is(err, store.ErrBusy) || f.items(t) != 3*store.MaxRunning {
 		t.Errorf("%v, %d items", err, f.items(t))
 	}
 	// All of them want the same three sagas: each is retried once, by one of them.
@@ -293,9 +295,9 @@ func TestGroupRetriesAreBounded(t *testing.T) {
 func TestGroupRetryBeginsOnce(t *testing.T) {
 	f := open(t)
 	f.failMany(t, 3)
-	ask := store.GroupRetry{ID: "0199e5c0-5b1c-7a10-9c7e-6a0d9c1e2f44", Actor: "ann", Reason: "x", Filter: map[string]string{}, Rate: 1, StopAfter: 1}
+	ask := wire.NewGroupRetry{ID: "0199e5c0-5b1c-7a10-9c7e-6a0d9c1e2f44", Reason: "x", Filter: map[string]string{}, Rate: 1, StopAfter: 1}
 	begin := func() {
-		if r, err := f.BeginRetry(t.Context(), ask, store.Filter{}); err != nil || r.ID != ask.ID || r.Matched != 3 {
+		if r, err := f.BeginRetry(t.Context(), "ann", ask, store.Filter{}); err != nil || r.ID != ask.ID || r.Matched != 3 {
 			t.Errorf("%+v %v", r, err)
 		}
 	}

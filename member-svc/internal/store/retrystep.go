@@ -35,7 +35,7 @@ func (s *Store) StepRetry(ctx context.Context) (found bool, err error) {
 		if err != nil {
 			return err
 		}
-		r, err := one[GroupRetry](rows)
+		r, err := one[groupRetry](rows)
 		if errors.Is(err, ErrNotFound) {
 			return nil
 		}
@@ -77,7 +77,7 @@ WHERE id = $1 AND due_at <= now()`, id)
 }
 
 // next decides whether the retry goes on, and returns how many sagas to release.
-func (r *GroupRetry) next() int {
+func (r *groupRetry) next() int {
 	switch {
 	case r.State != "running":
 		return 0
@@ -99,7 +99,7 @@ func (r *GroupRetry) next() int {
 
 // settle counts and forgets what was released and has an outcome. LIMIT makes every
 // plan look sagas up by their key.
-func (r *GroupRetry) settle(ctx context.Context, tx pgx.Tx) error {
+func (r *groupRetry) settle(ctx context.Context, tx pgx.Tx) error {
 	var succeeded, failed, skipped int
 	err := tx.QueryRow(ctx, `-- name: settleRetry
 WITH seen AS MATERIALIZED (
@@ -117,7 +117,7 @@ SELECT count(*) FILTER (WHERE outcome = 'succeeded'), count(*) FILTER (WHERE out
 
 // release retries the next n sagas: those that still are as they were frozen. What the database
 // refuses is skipped.
-func (s *Store) release(ctx context.Context, tx pgx.Tx, r *GroupRetry, n int) error {
+func (s *Store) release(ctx context.Context, tx pgx.Tx, r *groupRetry, n int) error {
 	rows, err := tx.Query(ctx, "-- name: nextRetries\nSELECT saga_id::text, generation FROM group_retry_item WHERE retry_id = $1 AND NOT released ORDER BY saga_id LIMIT $2", r.ID, n)
 	if err != nil {
 		return err
@@ -146,7 +146,7 @@ func (s *Store) release(ctx context.Context, tx pgx.Tx, r *GroupRetry, n int) er
 	var changes []Change
 	for _, it := range items {
 		if records[it.SagaID].Generation == it.Generation {
-			changes = append(changes, Change{SagaID: it.SagaID, Event: saga.Event{Kind: saga.Retried, Actor: r.Actor, Reason: r.Reason}, Subject: r.subject(), TraceParent: r.TraceParent})
+			changes = append(changes, Change{SagaID: it.SagaID, Event: saga.Event{Kind: saga.Retried, Actor: r.Actor, Reason: r.Reason}, Subject: retrySubject(r.ID), TraceParent: r.TraceParent})
 		}
 	}
 	results, _, err := s.applyEach(ctx, tx, records, changes)
@@ -171,7 +171,7 @@ SELECT $1, true, id, generation FROM unnest($3::text[]::uuid[], $4::bigint[]) AS
 
 // tidy forgets what will not be released any more, some of it at a time, and reports
 // whether nothing is left to do.
-func (r *GroupRetry) tidy(ctx context.Context, tx pgx.Tx) (done bool, err error) {
+func (r *groupRetry) tidy(ctx context.Context, tx pgx.Tx) (done bool, err error) {
 	if r.State == "running" {
 		return false, nil
 	}
@@ -181,7 +181,7 @@ DELETE FROM group_retry_item WHERE retry_id = $1 AND NOT released AND saga_id IN
 	return r.Unsettled == 0 && tag.RowsAffected() < dropBatch, err
 }
 
-func (r *GroupRetry) save(ctx context.Context, tx pgx.Tx, done bool) error {
+func (r *groupRetry) save(ctx context.Context, tx pgx.Tx, done bool) error {
 	_, err := tx.Exec(ctx, `-- name: saveRetry
 UPDATE group_retry SET failures = 0, state = $2, stopped_because = $3, steps = $4, released = $5,
        succeeded = $6, failed = $7, skipped = $8, unsettled = $9, remaining = $10,

@@ -9,6 +9,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
@@ -96,7 +97,7 @@ func TestTracesOfASaga(t *testing.T) {
 	f.apply(t, r.ID, reply(saga.Rejected, 2))
 
 	group, begun := f.Tracer.Start(t.Context(), "group", trace.SpanKindServer)
-	if _, err := f.BeginRetry(group, store.GroupRetry{Actor: "ann", Reason: "test", Filter: map[string]string{}, Rate: 1, StopAfter: 1}, store.Filter{}); err != nil {
+	if _, err := f.BeginRetry(group, "ann", wire.NewGroupRetry{Reason: "test", Filter: map[string]string{}, Rate: 1, StopAfter: 1}, store.Filter{}); err != nil {
 		t.Fatal(err)
 	}
 	if found, err := f.StepRetry(t.Context()); !found || err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/chi/v5/middleware"
 
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/service"
 	"github.com/signup-saga/signup-saga/storage-svc/internal/provider"
 	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
@@ -66,7 +67,7 @@ func (a *API) adapt(h service.Handler) http.HandlerFunc {
 }
 
 // problem maps every error of this service to its answer.
-func problem(err error) *service.Problem {
+func problem(err error) *wire.Problem {
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		return notFound("no such resource")
@@ -80,7 +81,7 @@ func problem(err error) *service.Problem {
 	return nil
 }
 
-func notFound(detail string) *service.Problem {
+func notFound(detail string) *wire.Problem {
 	return service.NewProblem(http.StatusNotFound, "not_found", detail)
 }
 
@@ -119,16 +120,16 @@ func (a *API) putFaults(w http.ResponseWriter, r *http.Request) error {
 	return service.WriteJSON(w, http.StatusOK, f)
 }
 
-func validate(f provider.Fault) []service.FieldError {
-	var errs []service.FieldError
+func validate(f provider.Fault) []wire.FieldError {
+	var errs []wire.FieldError
 	if !f.Mode.Known() {
-		errs = append(errs, service.FieldError{Pointer: "/mode", Detail: "must be none, outage, slow, flaky, reject, hang or throttle"})
+		errs = append(errs, wire.FieldError{Pointer: "/mode", Detail: "must be none, outage, slow, flaky, reject, hang or throttle"})
 	}
 	if !(f.Probability >= 0 && f.Probability <= 1) {
-		errs = append(errs, service.FieldError{Pointer: "/probability", Detail: "must be 0 to 1"})
+		errs = append(errs, wire.FieldError{Pointer: "/probability", Detail: "must be 0 to 1"})
 	}
 	if f.LatencyMS < 0 || f.LatencyMS > provider.MaxLatencyMS {
-		errs = append(errs, service.FieldError{Pointer: "/latency_ms", Detail: "must be 0 to 60000"})
+		errs = append(errs, wire.FieldError{Pointer: "/latency_ms", Detail: "must be 0 to 60000"})
 	}
 	return errs
 }

@@ -2,33 +2,18 @@ package api
 
 import (
 	"encoding/base64"
-	"encoding/json"
 	"net/http"
 	"strings"
 	"time"
 
 	"github.com/go-chi/chi/v5"
 
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/storage-svc/internal/store"
 )
 
-// deadLetter is one dead letter as this API shows it.
-type deadLetter struct {
-	ID         string          `json:"id"`
-	Subject    string          `json:"subject"`
-	SagaID     *string         `json:"saga_id,omitempty"`
-	Generation int64           `json:"generation,omitempty"`
-	Reason     string          `json:"reason"`
-	Headers    json.RawMessage `json:"headers"`
-	Body       string          `json:"body"` // its first KiB, as text
-	BodyBytes  int             `json:"body_bytes"`
-	Seen       int64           `json:"seen"`
-	FirstSeen  time.Time       `json:"first_seen"`
-	LastSeen   time.Time       `json:"last_seen"`
-}
-
-func viewDeadLetter(d store.DeadLetter) deadLetter {
-	return deadLetter{
+func viewDeadLetter(d store.DeadLetter) wire.DeadLetter {
+	return wire.DeadLetter{
 		ID: d.ID, Subject: d.Subject, SagaID: d.SagaID, Generation: d.Generation, Reason: d.Reason, Headers: d.Headers,
 		Body: strings.ToValidUTF8(string(d.Start), "�"), BodyBytes: d.Bytes,
 		Seen: d.Seen, FirstSeen: d.FirstSeen.UTC(), LastSeen: d.LastSeen.UTC(),

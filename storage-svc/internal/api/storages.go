@@ -3,12 +3,11 @@ package api
 import (
 	"net/http"
 	"strconv"
-	"time"
 
 	"github.com/go-chi/chi/v5"
 	"github.com/gofrs/uuid/v5"
 
-	"github.com/signup-saga/signup-saga/contract"
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/service"
 	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
 	"github.com/signup-saga/signup-saga/storage-svc/internal/store"
@@ -19,26 +18,9 @@ const (
 	maxLimit     = 1000
 )
 
-// storage is one storage as this API shows it.
-type storage struct {
-	MemberID       string                 `json:"member_id"`
-	SagaID         string                 `json:"saga_id"`
-	Generation     int64                  `json:"generation"`
-	Desired        provision.Desired      `json:"desired"`
-	Status         provision.Status       `json:"status"`
-	QuotaBytes     int64                  `json:"quota_bytes"`
-	Attempts       int                    `json:"attempts"`
-	OutageAttempts int                    `json:"outage_attempts"`
-	NextAttemptAt  *time.Time             `json:"next_attempt_at,omitempty"`
-	LastError      *contract.StorageError `json:"last_error,omitempty"`
-	Version        int64                  `json:"version"`
-	CreatedAt      time.Time              `json:"created_at"`
-	UpdatedAt      time.Time              `json:"updated_at"`
-}
-
-func view(s provision.Storage) storage {
-	v := storage{
-		MemberID: s.MemberID, SagaID: s.SagaID, Generation: s.Generation, Desired: s.Desired, Status: s.Status,
+func view(s provision.Storage) wire.MemberStorage {
+	v := wire.MemberStorage{
+		MemberID: s.MemberID, SagaID: s.SagaID, Generation: s.Generation, Desired: string(s.Desired), Status: string(s.Status),
 		QuotaBytes: s.QuotaBytes, Attempts: s.Attempts, OutageAttempts: s.OutageAttempts,
 		LastError: s.Error(), Version: s.Version, CreatedAt: s.CreatedAt.UTC(), UpdatedAt: s.UpdatedAt.UTC(),
 	}
@@ -82,8 +64,8 @@ func (a *API) listStorages(w http.ResponseWriter, r *http.Request) error {
 
 var errCursor = invalid("/cursor", "cannot be read")
 
-func invalid(pointer, detail string) *service.Problem {
-	return service.NewProblem(http.StatusUnprocessableEntity, "validation_failed", "the query is not valid", service.FieldError{Pointer: pointer, Detail: detail})
+func invalid(pointer, detail string) *wire.Problem {
+	return service.NewProblem(http.StatusUnprocessableEntity, "validation_failed", "the query is not valid", wire.FieldError{Pointer: pointer, Detail: detail})
 }
 
 // pageOf reads a query strictly: a misspelt parameter must not answer with the
@@ -116,15 +98,12 @@ func pageOf(r *http.Request) (cursor string, limit int, err error) {
 // writePage writes the first limit rows; more than that say that there is
 // another page, after the last row shown.
 func writePage[Row, View any](w http.ResponseWriter, limit int, rows []Row, view func(Row) View, cursor func(Row) string) error {
-	page := struct {
-		Items      []View `json:"items"`
-		NextCursor string `json:"next_cursor,omitempty"`
-	}{Items: make([]View, 0, limit)}
+	page := wire.Page[View]{Items: make([]View, 0, limit)}
 	for _, row := range rows[:min(limit, len(rows))] {
 		page.Items = append(page.Items, view(row))
 	}
 	if len(rows) > limit {
-		page.NextCursor = cursor(rows[limit-1])
+		page.NextCursor = wire.Cursor(cursor(rows[limit-1]))
 	}
 	return service.WriteJSON(w, http.StatusOK, page)
 }

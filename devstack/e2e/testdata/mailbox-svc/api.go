@@ -7,17 +7,9 @@ import (
 	"github.com/gofrs/uuid/v5"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/service"
 )
-
-// view is a mailbox as reconciliation reads it: the part of storage-svc's API that member-svc needs.
-type view struct {
-	MemberID   string `json:"member_id"`
-	SagaID     string `json:"saga_id"`
-	Generation int64  `json:"generation"`
-	Desired    string `json:"desired"`
-	Status     string `json:"status"`
-}
 
 // handler serves probes, and the two calls of reconciliation to whoever has the token.
 func (m *mailboxes) handler(tokens *service.Tokens, health *service.Health) http.Handler {
@@ -56,25 +48,23 @@ func (m *mailboxes) list(w http.ResponseWriter, r *http.Request) error {
 	if err != nil || limit < 1 || limit > 1000 {
 		limit = 100
 	}
-	page := struct {
-		Items      []view `json:"items"`
-		NextCursor string `json:"next_cursor,omitempty"`
-	}{}
+	var page wire.Page[wire.MemberStorage]
 	if page.Items, err = m.read(r, "member_id > $1 ORDER BY member_id LIMIT $2", after.String(), limit); err != nil {
 		return err
 	}
 	if len(page.Items) == limit {
-		page.NextCursor = page.Items[limit-1].MemberID
+		page.NextCursor = wire.Cursor(page.Items[limit-1].MemberID)
 	}
 	return service.WriteJSON(w, http.StatusOK, page)
 }
 
-func (m *mailboxes) read(r *http.Request, which string, args ...any) ([]view, error) {
+// read returns the part of a mailbox that reconciliation needs.
+func (m *mailboxes) read(r *http.Request, which string, args ...any) ([]wire.MemberStorage, error) {
 	rows, err := m.pool.Query(r.Context(), `-- name: readMailboxes
-SELECT member_id::text, saga_id::text, generation, desired, CASE desired WHEN 'present' THEN 'ready' ELSE 'absent' END
+SELECT member_id::text, saga_id::text, generation, desired, CASE desired WHEN 'present' THEN 'ready' ELSE 'absent' END AS status
 FROM mailbox WHERE `+which, args...)
 	if err != nil {
 		return nil, err
 	}
-	return pgx.CollectRows(rows, pgx.RowToStructByPos[view])
+	return pgx.CollectRows(rows, pgx.RowToStructByNameLax[wire.MemberStorage])
 }

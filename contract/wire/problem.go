@@ -1,0 +1,81 @@
+// Package wire has the types of the HTTP APIs, each once: the services write them, the
+// client reads them, and the OpenAPI documents describe them. It has no behaviour beyond
+// what a type needs to be an error or to be shown.
+package wire
+
+import (
+	"cmp"
+	"fmt"
+	"net/http"
+	"time"
+)
+
+// Problem is an answer that is an error (RFC 9457).
+type Problem struct {
+	Type   string       `json:"type"`
+	Title  string       `json:"title"`
+	Status int          `json:"status"`           // of HTTP
+	Detail string       `json:"detail,omitempty"` // for people
+	Code   string       `json:"code"`             // for programs, stable; "" if something else than the service answered
+	Errors []FieldError `json:"errors,omitempty"`
+	// Challenge, if any, is what a caller may solve to be served before others.
+	Challenge *Challenge `json:"challenge,omitempty"`
+	// RetryAfter is the header of that name: when to ask again; 0 if the answer does not say.
+	RetryAfter time.Duration `json:"-"`
+}
+
+// FieldError says what is wrong with one field of a request. It never holds the value.
+type FieldError struct {
+	Pointer string `json:"pointer"` // JSON Pointer, or "/name" of a query parameter
+	Detail  string `json:"detail"`
+}
+
+// Error implements error.
+func (p *Problem) Error() string {
+	text := fmt.Sprintf("%d %s: %s", p.Status, cmp.Or(p.Code, p.Title), p.Detail)
+	for _, e := range p.Errors {
+		text += "; " + e.Pointer + " " + e.Detail
+	}
+	return text
+}
+
+// Temporary reports whether the same call may succeed later.
+func (p *Problem) Temporary() bool {
+	return p.Status == http.StatusRequestTimeout || p.Status == http.StatusTooManyRequests || p.Status >= 500
+}
+
+// Challenge asks a caller of a busy service to find the number, from 0 to MaxNumber, whose
+// SHA-256 after the salt is the challenge. The format is ALTCHA's, version 1.
+type Challenge struct {
+	Algorithm string `json:"algorithm"` // "SHA-256"
+	Challenge string `json:"challenge"` // hex
+	MaxNumber int64  `json:"maxnumber"`
+	Salt      string `json:"salt"`
+	Signature string `json:"signature"` // hex
+}
+
+// Solution answers a [Challenge]. It travels as base64 of its JSON.
+type Solution struct {
+	Algorithm string `json:"algorithm"`
+	Challenge string `json:"challenge"`
+	Number    int64  `json:"number"`
+	Salt      string `json:"salt"`
+	Signature string `json:"signature"`
+}
+
+// Page is a part of a list.
+type Page[T any] struct {
+	Items      []T    `json:"items"`
+	NextCursor Cursor `json:"next_cursor"`
+}
+
+// Cursor says where the next page of a list begins. After the last page it is "", and null in JSON.
+type Cursor string
+
+// MarshalJSON implements json.Marshaler.
+func (c Cursor) MarshalJSON() ([]byte, error) {
+	if c == "" {
+		return []byte("null"), nil
+	}
+	return fmt.Appendf(nil, "%q", string(c)), nil
+}
