@@ -4,9 +4,11 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/bits"
 	"math/rand/v2"
+	"net"
 	"regexp"
 	"sync"
 	"time"
@@ -103,9 +105,19 @@ func (f *Failures) Add(ctx context.Context, err error) int {
 	f.total++
 	if n := f.kinds[kind]; bits.OnesCount(uint(n)) == 1 {
 		f.Log.WarnContext(ctx, cmp.Or(f.Message, "failed, will retry"),
-			"task", f.Task, "failures", f.total, "alike", n, "error", err)
+			"task", f.Task, "failures", f.total, "alike", n, "error", explainName(err))
 	}
 	return f.total
+}
+
+// explainName says what to do if err is about a name that was not resolved.
+func explainName(err error) error {
+	var dns *net.DNSError
+	if !errors.As(err, &dns) {
+		return err
+	}
+	return fmt.Errorf("the host name %s does not resolve: "+
+		"correct the setting that names it, or mend the name server: %w", dns.Name, err)
 }
 
 // Recovered is called after the work has succeeded; it says so if it failed before.

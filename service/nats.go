@@ -39,6 +39,9 @@ func ConnectNATS(c Common, name string, log *slog.Logger) (*NATS, error) {
 		nats.ReconnectWait(250*time.Millisecond), nats.ReconnectJitter(250*time.Millisecond, 250*time.Millisecond),
 		nats.ReconnectBufSize(-1),
 		nats.Timeout(connectTimeout), nats.DrainTimeout(5*time.Second),
+		// The dialer looks names up within its timeout; the library would wait for a silent name
+		// server, and everybody who uses the connection with it.
+		nats.SkipHostLookup(),
 		// A paused server keeps its sockets open: only pings find out.
 		nats.PingInterval(2*time.Second), nats.MaxPingsOutstanding(2),
 		nats.ConnectHandler(func(*nats.Conn) { log.Info("nats connected"); failures.Recovered() }),

@@ -228,13 +228,59 @@ func TestStatementsAreBounded(t *testing.T) {
 
 // A server that does not let migrate in is given up, with what to do.
 func TestMigrateGivesUpWhenRefused(t *testing.T) {
-	u, err := url.Parse(testenv.Database(t, "empty", nil))
+	server := testenv.Cluster(t) // its own: the last case locks everybody out
+	conn, err := pgx.Connect(t.Context(), server)
 	if err != nil {
 		t.Fatal(err)
 	}
-	u.Path = "/nowhere"
-	err = service.MigrateWithPatience(t.Context(), u.String(), discard(), 100*time.Millisecond, migrations("1"))
-	if err == nil || !strings.Contains(err.Error(), "deploy/postgres-init.sql") {
-		t.Errorf("err = %v", err)
+	defer conn.Close(context.Background())
+	for _, sql := range []string{
+		"CREATE ROLE someone LOGIN PASSWORD 'secret'", "CREATE DATABASE closed",
+		"REVOKE CONNECT ON DATABASE closed FROM PUBLIC",
+	} {
+		if _, err := conn.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const roles, security = "deploy/postgres-init.sql", "correct sslmode"
+	for _, c := range []struct {
+		name   string
+		wrong  func(u *url.URL)
+		advice string
+	}{
+		{"no database", func(u *url.URL) { u.Path = "/nowhere" }, roles},
+		{"wrong password", func(u *url.URL) { u.User = url.UserPassword("someone", "guess") }, roles},
+		{"no role", func(u *url.URL) { u.User = url.UserPassword("nobody", "secret") }, roles},
+		{"no right to connect", func(u *url.URL) {
+			u.User, u.Path = url.UserPassword("someone", "secret"), "/closed"
+		}, roles},
+		{"TLS is refused", func(u *url.URL) { u.RawQuery = "sslmode=require" }, security},
+		{"TLS is required", func(*url.URL) {
+			_, err := conn.Exec(t.Context(), `DO $$ BEGIN
+EXECUTE format('COPY (SELECT ''hostssl all all all scram-sha-256'') TO %L', current_setting('hba_file'));
+END $$; SELECT pg_reload_conf()`)
+			if err != nil {
+				t.Fatal(err)
+			}
+			testenv.Eventually(t, 5*time.Second, "the rule", func() bool {
+				other, err := pgx.Connect(t.Context(), server)
+				if err == nil {
+					_ = other.Close(t.Context())
+				}
+				return err != nil
+			})
+		}, roles},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			u, err := url.Parse(server)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.wrong(u)
+			err = service.MigrateWithPatience(t.Context(), u.String(), discard(), 100*time.Millisecond, migrations("1"))
+			if err == nil || !strings.Contains(err.Error(), c.advice) {
+				t.Error(err)
+			}
+		})
 	}
 }

@@ -2,10 +2,12 @@ package service
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -108,7 +110,9 @@ const refusalPatience = 30 * time.Second
 
 var (
 	errRefused = errors.New("the server does not let this role in: create roles and databases with " +
-		"deploy/postgres-init.sql, or correct user, password and database in the database url")
+		"deploy/postgres-init.sql, or correct user, password, database and sslmode in the database url")
+	errTLS = errors.New("the server and the database url do not agree on TLS: " +
+		"correct sslmode and sslrootcert in the database url, or the server's certificate")
 	errNoSession = errors.New("migrate locks a session, but a connection pooler is in front of the database: " +
 		"connect to Postgres itself; if the pooler is in session mode, add default_query_exec_mode=exec to the url")
 	errGivenUp = errors.New("given up")
@@ -117,12 +121,19 @@ var (
 // explain says what to do if err is the server's refusal to let a role in.
 func explain(err error) error {
 	var connect *pgconn.ConnectError
+	if !errors.As(err, &connect) {
+		return err
+	}
 	var pg *pgconn.PgError
-	if errors.As(err, &connect) && errors.As(err, &pg) {
+	var certificate *tls.CertificateVerificationError
+	switch {
+	case errors.As(err, &pg):
 		switch pg.Code {
-		case "28000", "28P01", "3D000", "42501": // role, password, database, no right to connect
+		case "28000", "28P01", "3D000", "42501": // role, TLS, password, database, no right to connect
 			return fmt.Errorf("%w: %w", errRefused, err)
 		}
+	case errors.As(err, &certificate), strings.Contains(err.Error(), "server refused TLS"):
+		return fmt.Errorf("%w: %w", errTLS, err)
 	}
 	return err
 }
@@ -159,7 +170,7 @@ func migrate(ctx context.Context, url string, log *slog.Logger, patience time.Du
 	err = waitFor(ctx, "postgres", log, func(ctx context.Context) error {
 		err := explain(db.PingContext(ctx))
 		switch {
-		case !errors.Is(err, errRefused):
+		case !errors.Is(err, errRefused) && !errors.Is(err, errTLS):
 			refused = time.Time{}
 		case refused.IsZero():
 			refused = time.Now()

@@ -74,9 +74,21 @@ func (p *Proxy) Cut() {
 	}
 	close(p.done)
 	_ = p.listener.Close()
+	p.closeAll()
+}
+
+// Break closes all connections.
+func (p *Proxy) Break() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closeAll()
+}
+
+func (p *Proxy) closeAll() {
 	for _, c := range p.conns {
 		_ = c.Close()
 	}
+	p.conns = nil
 }
 
 func (p *Proxy) serve() {
