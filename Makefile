@@ -3,6 +3,7 @@
 GOTESTSUM     := gotest.tools/gotestsum@v1.13.0
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+CYCLONEDX     := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
 VERSITYGW     := github.com/versity/versitygw/cmd/versitygw@v1.8.0
 
 WORKSPACE := contract client outbox outbox/outboxotel outbox/outboxprom service member-svc storage-svc devstack devstack/testenv
@@ -19,7 +20,7 @@ TEST_ENV     := DEVSTACK_BIN=$(DEVSTACK) CGO_ENABLED=$(if $(COMPILER),1,0)
 GATEWAY_ENV  := VERSITYGW_BIN=$(CURDIR)/bin/versitygw
 
 .DEFAULT_GOAL := help
-.PHONY: vulncheck help demo test verify chaos screenshots bench bench-peers modules lint build services devstack versitygw up down clean
+.PHONY: vulncheck sbom help demo test verify chaos screenshots bench bench-peers modules lint build services devstack versitygw up down clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +41,12 @@ verify: devstack modules build versitygw ## slower checks: modules, images, comp
 
 vulncheck: ## known vulnerabilities in what is called; asks vuln.go.dev
 	@for m in $(MODULES); do echo "vulncheck $$m"; (cd $$m && GOWORK=off go run $(GOVULNCHECK) ./...) || exit 1; done
+
+sbom: ## bin/*.cdx.json: the modules that are in each service, with licences (CycloneDX)
+	@mkdir -p bin
+	@for m in member-svc storage-svc; do \
+		(cd $$m && GOWORK=off CGO_ENABLED=0 go run $(CYCLONEDX) app -json -licenses -std -output ../bin/$$m.cdx.json .) || exit 1; \
+	done
 
 bench: build ## measure outbox and sagas against the limits of this machine (40 min); FLAGS=-rows=R,L for some rows
 	@cd bench && GOWORK=off go run . -devstack $(DEVSTACK) -bin $(CURDIR)/bin -results RESULTS.md $(FLAGS)
