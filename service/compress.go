@@ -2,6 +2,8 @@ package service
 
 import (
 	"net/http"
+	"strconv"
+	"strings"
 
 	"github.com/klauspost/compress/gzhttp"
 
@@ -26,10 +28,37 @@ func Compress(next http.Handler) http.Handler {
 	}
 	compressed := wrap(next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method == http.MethodGet || r.Method == http.MethodHead {
-			compressed.ServeHTTP(w, r)
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			next.ServeHTTP(w, r)
 			return
 		}
-		next.ServeHTTP(w, r)
+		r = r.Clone(r.Context())
+		accepted := strings.Join(r.Header["Accept-Encoding"], ",")
+		if weight(accepted, "gzip") < weight(accepted, "identity") {
+			accepted = ""
+		}
+		r.Header.Set("Accept-Encoding", accepted)
+		if r.Method == http.MethodHead { // answered as GET is; net/http leaves the body out
+			r.Method = http.MethodGet
+			r.Header.Del("Range")
+		}
+		compressed.ServeHTTP(w, r)
 	})
+}
+
+// weight is how much a coding is preferred in Accept-Encoding: 0 to 1 (RFC 9110, 12.4.2); 0 if it is not named.
+func weight(accepted, coding string) float64 {
+	for element := range strings.SplitSeq(accepted, ",") {
+		name, parameter, weighted := strings.Cut(element, ";")
+		if !strings.EqualFold(strings.TrimSpace(name), coding) {
+			continue
+		}
+		key, value, _ := strings.Cut(strings.TrimSpace(parameter), "=")
+		q, err := strconv.ParseFloat(value, 64)
+		if !weighted || !strings.EqualFold(key, "q") || err != nil {
+			return 1
+		}
+		return q
+	}
+	return 0
 }

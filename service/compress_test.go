@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -24,6 +25,9 @@ func TestWhatIsCompressed(t *testing.T) {
 		{"the answer to a form", "POST", "gzip", "text/html; charset=utf-8", long, false},
 		{"nobody asked", "GET", "", "application/json", long, false},
 		{"it is refused", "GET", "gzip;q=0", "application/json", long, false},
+		{"rather as it is", "GET", "gzip;q=0.5, identity", "application/json", long, false},
+		{"rather as it is, by weight", "GET", "identity;q=0.9, gzip;q=0.1", "application/json", long, false},
+		{"rather compressed", "GET", "identity;q=0.5,GZIP;Q=0.8", "application/json", long, true},
 		{"only zstd", "GET", "zstd", "application/json", long, false},
 		{"an image", "GET", "gzip", "image/png", long, false},
 		{"events", "GET", "gzip", "text/event-stream", long, false},
@@ -90,5 +94,39 @@ func TestContentIsKeptByItsTag(t *testing.T) {
 	part := ask("GET", http.Header{"Range": {"bytes=0-3"}, "Accept-Encoding": {"gzip"}})
 	if part.Code != 206 || part.Body.String() != "body" || part.Header().Get("Content-Encoding") != "" {
 		t.Errorf("a range: %d %q %v", part.Code, part.Body, part.Header())
+	}
+}
+
+// RFC 9110, 8.6 and 9.3.2: HEAD says of the content what GET would say, or nothing.
+func TestHeadTellsOfWhatGetWouldSend(t *testing.T) {
+	handler := service.Compress(etag.NewContent([]byte(strings.Repeat("body ", 500)), "text/css"))
+	s, _ := startServer(t, handler)
+	defer func() { _ = s.Shutdown(t.Context()) }()
+	for _, accept := range []string{"gzip", "identity"} {
+		var heads []http.Header
+		for _, method := range []string{"GET", "HEAD"} {
+			r, err := http.NewRequestWithContext(t.Context(), method, "http://"+s.Addr()+"/", http.NoBody)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Header = http.Header{"Accept-Encoding": {accept}, "If-Match": {"*"}}
+			answer, err := http.DefaultClient.Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := io.ReadAll(answer.Body)
+			answer.Body.Close()
+			if err != nil || method == "HEAD" && len(body) > 0 {
+				t.Errorf("%s: %d bytes, %v", method, len(body), err)
+			}
+			answer.Header.Del("Date")
+			heads = append(heads, answer.Header)
+		}
+		if heads[1].Get("Content-Length") == "" { // nor need it be known
+			heads[0].Del("Content-Length")
+		}
+		if !reflect.DeepEqual(heads[0], heads[1]) {
+			t.Errorf("%s:\nGET  %v\nHEAD %v", accept, heads[0], heads[1])
+		}
 	}
 }
