@@ -36,7 +36,7 @@ verify: devstack modules build versitygw ## slower checks: modules, images, comp
 	@cd devstack/e2e && GOWORK=off $(TEST_ENV) $(GATEWAY_ENV) go run $(GOTESTSUM) -- -count=1 -timeout=55m -p=1 ./...
 	@cd bench && GOWORK=off $(TEST_ENV) go run $(GOTESTSUM) -- -count=1 ./...
 	@cd outbox && GOWORK=off $(TEST_ENV) go run $(GOTESTSUM) -- -count=1 -tags=verify -run=PgBouncer .
-	@cd member-svc && GOWORK=off $(TEST_ENV) go run $(GOTESTSUM) -- -count=1 -tags=verify -run=PgBouncer .
+	@cd member-svc && GOWORK=off $(TEST_ENV) go run $(GOTESTSUM) -- -count=1 -tags=verify -run='PgBouncer|FullDisk' .
 	@cd storage-svc && GOWORK=off $(TEST_ENV) $(GATEWAY_ENV) go run $(GOTESTSUM) -- -count=1 $(RACE) -tags=verify -run='Versity|RealMounts' ./internal/provider
 
 vulncheck: ## known vulnerabilities in what is called; asks vuln.go.dev

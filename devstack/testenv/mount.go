@@ -1,0 +1,91 @@
+package testenv
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"testing"
+)
+
+// SmallDisk runs the calling test again, in a process that alone sees a disk of this size, for example 128m, mounted in
+// a folder. There it returns the folder; in the process that started it, it returns "" when the other one has ended,
+// and fails the test if that failed. The test must have no subtests before.
+func SmallDisk(t testing.TB, size string) (dir string) {
+	t.Helper()
+	if dir = os.Getenv("SMALL_DISK"); dir != "" {
+		return dir
+	}
+	program, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	home, lock, err := throwAway()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	defer os.RemoveAll(home)
+	dir = filepath.Join(home, "disk")
+	if err := os.Chmod(home, 0o711); err != nil { //nolint:gosec // the server's account passes through
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil { //nolint:gosec // as above
+		t.Fatal(err)
+	}
+	command := slices.Concat(ownMounts(t), []string{
+		"sh", "-euc", `mount -t tmpfs -o mode=755,size="$1" database "$2" && shift 2 && exec "$@"`, "sh", size, dir,
+		"env", "SMALL_DISK=" + dir, "DEVSTACK_BIN=" + program, self, "-test.v", "-test.run=^" + t.Name() + "$",
+	})
+	out, err := exec.CommandContext(t.Context(), command[0], command[1:]...).CombinedOutput()
+	t.Logf("%s", out)
+	if err != nil {
+		t.Error(err)
+	}
+	return ""
+}
+
+// ownMounts is a command that runs another one which may mount what nobody else sees.
+func ownMounts(t testing.TB) []string {
+	root := []string{"unshare", "--mount"}
+	if os.Getuid() == 0 {
+		return root
+	}
+	user := append(root, "--user", "--map-current-user", "--keep-caps")
+	if exec.CommandContext(t.Context(), user[0], append(user[1:], "true")...).Run() != nil {
+		return append([]string{"sudo", "-n"}, root...) // the system keeps name spaces to root
+	}
+	return user
+}
+
+// ClusterIn keeps a cluster of the test's own in a folder. The returned function starts the server, unless it runs, and
+// returns the URL (superuser) of its database "postgres", each time with another port.
+func ClusterIn(t testing.TB, dir string) (start func() (url string)) {
+	t.Helper()
+	var running *child
+	var printed string
+	t.Cleanup(func() {
+		if running != nil {
+			_ = running.close() // it may have ended: such tests treat it badly
+		}
+	})
+	return func() string {
+		t.Helper()
+		if running != nil {
+			select {
+			case <-running.done:
+			default:
+				return printed
+			}
+		}
+		var err error
+		if running, printed, err = launch("DATABASE_URL", "postgres", "--dir", dir); err != nil {
+			t.Fatalf("start PostgreSQL: %v", err)
+		}
+		return printed
+	}
+}
