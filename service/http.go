@@ -36,7 +36,7 @@ func NewProblem(status int, code, detail string, errs ...wire.FieldError) *wire.
 // Handler answers a request, or returns an error before it has written anything.
 type Handler func(w http.ResponseWriter, r *http.Request) error
 
-// Adapt makes an http.HandlerFunc of h. Errors that are, or wrap, a [Problem]
+// Adapt makes an http.HandlerFunc of h. Errors that are, or wrap, a [wire.Problem]
 // are written as such; others go through mapErr (which may be nil) and, if that
 // returns nil, are logged and answered 500. A panic is logged once and answered
 // 500. Only the route's pattern is logged: paths hold capabilities.
@@ -148,7 +148,7 @@ func writeJSON(w http.ResponseWriter, status int, contentType string, v any) err
 
 // DecodeJSON reads the request's body into dst, strictly: one value of at most
 // 8 KiB, UTF-8, no unknown or duplicate member, names in exact case. Errors are
-// a [Problem]: 400 invalid_json, 408, 413 body_too_large, 415.
+// a [wire.Problem]: 400 invalid_json, 408, 413 body_too_large, 415.
 func DecodeJSON(w http.ResponseWriter, r *http.Request, dst any) error {
 	media, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	charset := cmp.Or(params["charset"], "utf-8")

@@ -7,17 +7,6 @@ import (
 	"strings"
 )
 
-// Query returns the parameters of a request, or a [Problem] if one of them cannot be
-// read. net/http drops such a parameter: a filter would then select everything.
-func Query(r *http.Request) (url.Values, error) {
-	q, err := url.ParseQuery(r.URL.RawQuery)
-	if err != nil {
-		const detail = "the query cannot be read: write % as %25 and ; as %3B, and put & between parameters"
-		return nil, NewProblem(http.StatusUnprocessableEntity, "validation_failed", detail)
-	}
-	return q, nil
-}
-
 // Bearer returns the token of the header Authorization, "" without one. One space or
 // more is between the scheme and the token (RFC 9110, 11.4).
 func Bearer(r *http.Request) string {

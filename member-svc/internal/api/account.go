@@ -104,8 +104,8 @@ func (a *API) listSessions(w http.ResponseWriter, r *http.Request, token string)
 // endSessions ends all sessions, or all but the current one.
 func (a *API) endSessions(w http.ResponseWriter, r *http.Request, token string) error {
 	others := false
-	known := filters{"others": parsed(&others, strconv.ParseBool)}
-	if err := readQuery(r, known); err != nil {
+	known := service.Params{"others": service.Parsed(&others, strconv.ParseBool)}
+	if err := service.ReadQuery(r, known); err != nil {
 		return err
 	}
 	return noContent(w, a.Accounts.EndSessions(r.Context(), token, others))

@@ -19,6 +19,9 @@ import (
 	"github.com/signup-saga/signup-saga/service/etag"
 )
 
+// How many items a page of a list has by default, and at most.
+const defaultLimit, maxLimit = 50, 200
+
 // Admin returns the handler of the admin listener.
 func (a *API) Admin(tokens *service.Tokens, health *service.Health) http.Handler {
 	r := a.router()
@@ -74,18 +77,18 @@ func (a *API) view(r store.Record, provider wire.Breaker) wire.Saga {
 func (a *API) listSagas(w http.ResponseWriter, r *http.Request) error {
 	f := store.Filter{Limit: defaultLimit}
 	known := selection(&f)
-	known["limit"] = limit(&f.Limit)
-	known["cursor"] = parsed(&f.After, store.ParseCursor)
-	known["username"] = parsed(&f.UsernameKey, signup.UsernameKey)
-	known["member_id"] = parsed(&f.MemberID, func(v string) (string, error) {
+	known["limit"] = service.Limit(&f.Limit, maxLimit)
+	known["cursor"] = service.Parsed(&f.After, store.ParseCursor)
+	known["username"] = service.Parsed(&f.UsernameKey, signup.UsernameKey)
+	known["member_id"] = service.Parsed(&f.MemberID, func(v string) (string, error) {
 		id, err := uuid.FromString(v)
 		return id.String(), err
 	})
-	known["delayed"] = parsed(&f.Delayed, func(v string) (*bool, error) {
+	known["delayed"] = service.Parsed(&f.Delayed, func(v string) (*bool, error) {
 		delayed, err := strconv.ParseBool(v)
 		return &delayed, err
 	})
-	if err := readQuery(r, known); err != nil {
+	if err := service.ReadQuery(r, known); err != nil {
 		return err
 	}
 	records, next, err := a.Store.List(r.Context(), f)
@@ -100,13 +103,13 @@ func (a *API) listSagas(w http.ResponseWriter, r *http.Request) error {
 	for i, record := range records {
 		items[i] = a.view(record, provider)
 	}
-	return writePage(w, items, next.String())
+	return service.WritePage(w, items, next.String())
 }
 
 // selection is what sagas are listed and retried by.
-func selection(f *store.Filter) filters {
+func selection(f *store.Filter) service.Params {
 	instant := func(v string) (time.Time, error) { return time.Parse(time.RFC3339Nano, v) }
-	return filters{
+	return service.Params{
 		"state": func(v string) string {
 			f.State = saga.State(v)
 			if !slices.Contains(saga.States, f.State) {
@@ -121,9 +124,9 @@ func selection(f *store.Filter) filters {
 			}
 			return ""
 		},
-		"error":          text(&f.Error),
-		"created_after":  parsed(&f.CreatedAfter, instant),
-		"created_before": parsed(&f.CreatedBefore, instant),
+		"error":          service.Text(&f.Error),
+		"created_after":  service.Parsed(&f.CreatedAfter, instant),
+		"created_before": service.Parsed(&f.CreatedBefore, instant),
 	}
 }
 
@@ -212,7 +215,7 @@ func reason(w http.ResponseWriter, r *http.Request) (string, error) {
 
 func checkReason(why string) error {
 	if strings.TrimSpace(why) == "" || len(why) > 1000 || strings.ContainsRune(why, 0) {
-		return invalid("/reason", "must say why, in up to 1000 bytes")
+		return service.Invalid("/reason", "must say why, in up to 1000 bytes")
 	}
 	return nil
 }

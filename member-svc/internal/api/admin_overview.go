@@ -10,7 +10,7 @@ import (
 )
 
 func (a *API) showOverview(w http.ResponseWriter, r *http.Request) error {
-	if err := readQuery(r, nil); err != nil {
+	if err := service.ReadQuery(r, nil); err != nil {
 		return err
 	}
 	o, err := a.Store.Overview(r.Context())
@@ -48,7 +48,7 @@ func (a *API) showOverview(w http.ResponseWriter, r *http.Request) error {
 // listFailures answers with the kinds of failures, the largest first.
 func (a *API) listFailures(w http.ResponseWriter, r *http.Request) error {
 	n := defaultLimit
-	if err := readQuery(r, filters{"limit": limit(&n)}); err != nil {
+	if err := service.ReadQuery(r, service.Params{"limit": service.Limit(&n, maxLimit)}); err != nil {
 		return err
 	}
 	found, err := a.Store.Failures(r.Context(), n)

@@ -13,7 +13,7 @@ import (
 
 func (a *API) listDead(w http.ResponseWriter, r *http.Request) error {
 	n, after := defaultLimit, store.DeadID{}
-	if err := readQuery(r, filters{"limit": limit(&n), "cursor": parsed(&after, store.ParseDeadID)}); err != nil {
+	if err := service.ReadQuery(r, service.Params{"limit": service.Limit(&n, maxLimit), "cursor": service.Parsed(&after, store.ParseDeadID)}); err != nil {
 		return err
 	}
 	page, next, err := a.Store.Dead(r.Context(), after, n)
@@ -24,7 +24,7 @@ func (a *API) listDead(w http.ResponseWriter, r *http.Request) error {
 	if next != nil {
 		cursor = next.String()
 	}
-	return writePage(w, page, cursor)
+	return service.WritePage(w, page, cursor)
 }
 
 func (a *API) requeue(w http.ResponseWriter, r *http.Request) error {
@@ -46,9 +46,9 @@ func (a *API) requeue(w http.ResponseWriter, r *http.Request) error {
 
 func (a *API) listAudit(w http.ResponseWriter, r *http.Request) error {
 	f := store.AuditFilter{Limit: defaultLimit}
-	known := filters{
-		"actor": text(&f.Actor), "action": text(&f.Action), "saga_id": text(&f.SagaID), "limit": limit(&f.Limit),
-		"cursor": parsed(&f.Before, func(v string) (int64, error) {
+	known := service.Params{
+		"actor": service.Text(&f.Actor), "action": service.Text(&f.Action), "saga_id": service.Text(&f.SagaID), "limit": service.Limit(&f.Limit, maxLimit),
+		"cursor": service.Parsed(&f.Before, func(v string) (int64, error) {
 			id, err := strconv.ParseInt(v, 10, 64)
 			if err == nil && id < 1 {
 				err = errors.New("not an id")
@@ -56,7 +56,7 @@ func (a *API) listAudit(w http.ResponseWriter, r *http.Request) error {
 			return id, err
 		}),
 	}
-	if err := readQuery(r, known); err != nil {
+	if err := service.ReadQuery(r, known); err != nil {
 		return err
 	}
 	page, next, err := a.Store.Audit(r.Context(), f)
@@ -67,5 +67,5 @@ func (a *API) listAudit(w http.ResponseWriter, r *http.Request) error {
 	if next != 0 {
 		cursor = strconv.FormatInt(next, 10)
 	}
-	return writePage(w, page, cursor)
+	return service.WritePage(w, page, cursor)
 }

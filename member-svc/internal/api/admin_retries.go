@@ -23,25 +23,25 @@ const (
 // checkRetry reads the filter of a retry, and says what is wrong with the rest.
 func checkRetry(q wire.NewGroupRetry) (f store.Filter, err error) {
 	if q.Filter == nil {
-		return f, invalid("/filter", "must say which sagas; {} selects all that need attention")
+		return f, service.Invalid("/filter", "must say which sagas; {} selects all that need attention")
 	}
 	values := url.Values{}
 	for name, value := range q.Filter {
 		values.Set(name, value)
 	}
-	if err := read(values, "/filter", selection(&f)); err != nil {
+	if err := selection(&f).Read(values, "/filter"); err != nil {
 		return f, err
 	}
 	id := uuid.FromStringOrNil(q.ID)
 	switch {
 	case q.ID != "" && (id.Version() != uuid.V7 || id.String() != q.ID): // they are listed by it
-		return f, invalid("/id", "must be a UUID of version 7, in lower case")
+		return f, service.Invalid("/id", "must be a UUID of version 7, in lower case")
 	case f.State != "" && f.State != saga.NeedsAttention && f.State != saga.WithdrawNeedsAttention:
-		return f, invalid("/filter/state", "only sagas that need attention can be retried")
+		return f, service.Invalid("/filter/state", "only sagas that need attention can be retried")
 	case q.Rate < 1 || q.Rate > maxRetryRate:
-		return f, invalid("/rate_per_second", "must be 1 to "+strconv.Itoa(maxRetryRate))
+		return f, service.Invalid("/rate_per_second", "must be 1 to "+strconv.Itoa(maxRetryRate))
 	case q.StopAfter < 1 || q.StopAfter > store.MaxMatched:
-		return f, invalid("/stop_after_failures", "must be 1 to "+strconv.Itoa(store.MaxMatched))
+		return f, service.Invalid("/stop_after_failures", "must be 1 to "+strconv.Itoa(store.MaxMatched))
 	case q.DryRun:
 		return f, nil
 	}
@@ -83,14 +83,14 @@ func (a *API) showRetry(w http.ResponseWriter, r *http.Request) error {
 
 func (a *API) listRetries(w http.ResponseWriter, r *http.Request) error {
 	n, after := defaultLimit, uuid.Max
-	if err := readQuery(r, filters{"limit": limit(&n), "cursor": parsed(&after, uuid.FromString)}); err != nil {
+	if err := service.ReadQuery(r, service.Params{"limit": service.Limit(&n, maxLimit), "cursor": service.Parsed(&after, uuid.FromString)}); err != nil {
 		return err
 	}
 	page, next, err := a.Store.Retries(r.Context(), after.String(), n)
 	if err != nil {
 		return err
 	}
-	return writePage(w, page, next)
+	return service.WritePage(w, page, next)
 }
 
 // cancelRetry takes a reason but does not insist: who sees harm being done should not

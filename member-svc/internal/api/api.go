@@ -84,10 +84,6 @@ func later(p *wire.Problem, after time.Duration) *wire.Problem {
 	return p
 }
 
-func invalid(pointer, detail string) error {
-	return signup.Invalid{Fields: []wire.FieldError{{Pointer: pointer, Detail: detail}}}
-}
-
 func (a *API) handle(h service.Handler) http.HandlerFunc { return service.Adapt(a.Log, problem, h) }
 
 func (a *API) fail(err error) http.HandlerFunc {

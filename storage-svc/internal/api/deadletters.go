@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/base64"
+	"errors"
 	"net/http"
 	"strings"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"github.com/signup-saga/signup-saga/contract/wire"
+	"github.com/signup-saga/signup-saga/service"
 	"github.com/signup-saga/signup-saga/storage-svc/internal/store"
 )
 
@@ -21,18 +23,10 @@ func viewDeadLetter(d store.DeadLetter) wire.DeadLetter {
 }
 
 func (a *API) listDeadLetters(w http.ResponseWriter, r *http.Request) error {
-	cursor, limit, err := pageOf(r)
-	if err != nil {
+	limit, after := defaultLimit, store.DeadLetter{}
+	known := service.Params{"limit": service.Limit(&limit, maxLimit), "cursor": service.Parsed(&after, parseCursor)}
+	if err := service.ReadQuery(r, known); err != nil {
 		return err
-	}
-	var after store.DeadLetter
-	if cursor != "" {
-		raw, _ := base64.RawURLEncoding.DecodeString(cursor)
-		at, id, _ := strings.Cut(string(raw), " ")
-		after.ID = id
-		if after.FirstSeen, err = time.Parse(time.RFC3339Nano, at); err != nil || !store.KnownID(id) {
-			return errCursor
-		}
 	}
 	found, err := a.Store.DeadLetters(r.Context(), after, limit+1)
 	if err != nil {
@@ -41,6 +35,18 @@ func (a *API) listDeadLetters(w http.ResponseWriter, r *http.Request) error {
 	return writePage(w, limit, found, viewDeadLetter, func(d store.DeadLetter) string {
 		return base64.RawURLEncoding.EncodeToString([]byte(d.FirstSeen.UTC().Format(time.RFC3339Nano) + " " + d.ID))
 	})
+}
+
+// parseCursor reads the place of the last dead letter of a page.
+func parseCursor(cursor string) (d store.DeadLetter, err error) {
+	raw, _ := base64.RawURLEncoding.DecodeString(cursor)
+	at, id, _ := strings.Cut(string(raw), " ")
+	if !store.KnownID(id) {
+		return d, errors.New("not an id")
+	}
+	d.ID = id
+	d.FirstSeen, err = time.Parse(time.RFC3339Nano, at)
+	return d, err
 }
 
 // requeue has a dead letter's message applied. Of two clicks the second finds

@@ -2,7 +2,6 @@ package api
 
 import (
 	"net/http"
-	"strconv"
 
 	"github.com/go-chi/chi/v5"
 	"github.com/gofrs/uuid/v5"
@@ -44,16 +43,16 @@ func (a *API) getStorage(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (a *API) listStorages(w http.ResponseWriter, r *http.Request) error {
-	after, limit, err := pageOf(r)
-	if err != nil {
-		return err
+	limit, after := defaultLimit, ""
+	known := service.Params{
+		"limit": service.Limit(&limit, maxLimit),
+		"cursor": service.Parsed(&after, func(v string) (string, error) {
+			id, err := uuid.FromString(v)
+			return id.String(), err
+		}),
 	}
-	if after != "" {
-		id, err := uuid.FromString(after)
-		if err != nil {
-			return errCursor
-		}
-		after = id.String()
+	if err := service.ReadQuery(r, known); err != nil {
+		return err
 	}
 	found, err := a.Store.List(r.Context(), after, limit+1)
 	if err != nil {
@@ -62,48 +61,17 @@ func (a *API) listStorages(w http.ResponseWriter, r *http.Request) error {
 	return writePage(w, limit, found, view, func(s provision.Storage) string { return s.MemberID })
 }
 
-var errCursor = invalid("/cursor", "cannot be read")
-
-func invalid(pointer, detail string) *wire.Problem {
-	return service.NewProblem(http.StatusUnprocessableEntity, "validation_failed", "the query is not valid", wire.FieldError{Pointer: pointer, Detail: detail})
-}
-
-// pageOf reads a query strictly: a misspelt parameter must not answer with the
-// first page for ever.
-func pageOf(r *http.Request) (cursor string, limit int, err error) {
-	limit = defaultLimit
-	q, err := service.Query(r)
-	if err != nil {
-		return "", 0, err
-	}
-	for name, values := range q {
-		if len(values) > 1 {
-			return "", 0, invalid("/"+name, "is given more than once")
-		}
-		switch name {
-		case "cursor":
-			cursor = values[0]
-		case "limit":
-			limit, err = strconv.Atoi(values[0])
-			if err != nil || limit < 1 || limit > maxLimit {
-				return "", 0, invalid("/limit", "must be 1 to 1000")
-			}
-		default:
-			return "", 0, invalid("/"+name, "is not a parameter")
-		}
-	}
-	return cursor, limit, nil
-}
-
 // writePage writes the first limit rows; more than that say that there is
 // another page, after the last row shown.
-func writePage[Row, View any](w http.ResponseWriter, limit int, rows []Row, view func(Row) View, cursor func(Row) string) error {
-	page := wire.Page[View]{Items: make([]View, 0, limit)}
+func writePage[Row, View any](
+	w http.ResponseWriter, limit int, rows []Row, view func(Row) View, cursor func(Row) string,
+) error {
+	items, next := make([]View, 0, limit), ""
 	for _, row := range rows[:min(limit, len(rows))] {
-		page.Items = append(page.Items, view(row))
+		items = append(items, view(row))
 	}
 	if len(rows) > limit {
-		page.NextCursor = wire.Cursor(cursor(rows[limit-1]))
+		next = cursor(rows[limit-1])
 	}
-	return service.WriteJSON(w, http.StatusOK, page)
+	return service.WritePage(w, items, next)
 }
