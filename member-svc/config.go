@@ -34,7 +34,7 @@ type Config struct {
 	MailConfig
 	HTTPAddr          string         `env:"MEMBER_HTTP_ADDR" envDefault:"127.0.0.1:8080" help:"public listener"`
 	AdminTokensFile   string         `env:"ADMIN_TOKENS_FILE,required" help:"lines name:role:sha256-hex[:expiry]"`
-	IdempotencySecret service.Secret `env:"IDEMPOTENCY_SECRET,required" help:"keys the fingerprints of requests and of names that are kept, and sessions of the console; at least 32 characters, the same in every replica; a new one frees those names"`
+	IdempotencySecret service.Secret `env:"IDEMPOTENCY_SECRET,required" help:"32 characters or more, docs/secrets.md"`
 	SessionLifetime   time.Duration  `env:"SESSION_LIFETIME" envDefault:"168h" help:"until a member has to sign in again"`
 	PlansAllowed      []string       `env:"PLANS_ALLOWED" envDefault:"free" help:"plans that anyone may choose; the first is the default"`
 	ConsoleDemoURL    service.Secret `env:"CONSOLE_DEMO_URL" help:"page on which the faults of a demo are played; the console links to it"`

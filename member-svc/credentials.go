@@ -20,7 +20,7 @@ type CredentialsConfig struct {
 	ReservedConfig
 	Usernames       string         `env:"USERNAMES" envDefault:"ascii" help:"ascii, or unicode: letters of all scripts; names that look alike are not told apart"`
 	PasswordMin     int            `env:"PASSWORD_MIN" envDefault:"15" help:"shortest password, in characters"`
-	Peppers         service.Secret `env:"PASSWORD_PEPPERS" help:"lines id:base64 of secret keys for password hashes, that of new ones first, see docs/passwords.md"`
+	Peppers         service.Secret `env:"PASSWORD_PEPPERS" help:"keys of hashes, see docs/passwords.md"`
 	HashMemoryKiB   uint32         `env:"HASH_MEMORY_KIB" envDefault:"7168" help:"argon2id memory per hash"`
 	HashTime        uint32         `env:"HASH_TIME" envDefault:"5" help:"argon2id passes"`
 	HashParallelism uint8          `env:"HASH_PARALLELISM" envDefault:"1" help:"argon2id lanes"`

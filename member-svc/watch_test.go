@@ -217,3 +217,19 @@ func TestReconciliation(t *testing.T) {
 		}
 	}
 }
+
+// A consumer that is made has to be read: without a handler the service does not start.
+func TestEveryConsumerIsRead(t *testing.T) {
+	handlers := map[string]handler{}
+	for range program.Consumers {
+		err := addConsumers(&service.Process{}, Config{}, nil, nil, nil, handlers)
+		if err == nil || !strings.HasPrefix(err.Error(), "nothing handles the messages of consumer ") {
+			t.Fatal(err)
+		}
+		durable := strings.TrimPrefix(err.Error(), "nothing handles the messages of consumer ")
+		if handlers[durable] = nil; len(handlers) == 3 {
+			return
+		}
+	}
+	t.Errorf("%v", handlers)
+}

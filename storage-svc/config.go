@@ -33,7 +33,7 @@ type config struct {
 	MigrateConfig
 	ProbeConfig
 	service.Reconciliation
-	Token            service.Secret `env:"STORAGE_TOKEN,required" help:"bearer token of the internal listener, 128 random bits; several, separated by white space, while it is replaced"`
+	Token            service.Secret `env:"STORAGE_TOKEN,required" help:"bearer token of callers, see docs/secrets.md"`
 	ProviderTimeout  time.Duration  `env:"PROVIDER_TIMEOUT" envDefault:"5s" help:"for one call of the provider"`
 	ProviderRate     float64        `env:"PROVIDER_RATE" envDefault:"3000" help:"calls of the provider per second, of all replicas together; 0 is unlimited"`
 	Workers          int            `env:"STORAGE_WORKERS" envDefault:"16" help:"provider calls at the same time"`

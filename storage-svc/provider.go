@@ -25,7 +25,7 @@ type ProviderConfig struct {
 	S3AccessKey service.Secret `env:"S3_ACCESS_KEY" help:"access key of the object store"`
 	S3SecretKey service.Secret `env:"S3_SECRET_KEY" help:"secret key of the object store"`
 	// Ledger is a file of its own, which may be on another volume.
-	Ledger string `env:"PROVIDER_LEDGER" help:"file for audits to which effective creates and deletes are appended, see docs/runbook.md"`
+	Ledger string `env:"PROVIDER_LEDGER" help:"file for audits of creates and deletes, see docs/runbook.md"`
 }
 
 // Validate reports everything that is wrong with the provider's configuration.

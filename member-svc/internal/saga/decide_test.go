@@ -225,7 +225,11 @@ func TestCountersOutOfBoundsComeBack(t *testing.T) {
 			if s.State.leaving() {
 				reply.Kind = Deprovisioned
 			}
-			if s, _, _ = one.Decide(s, reply, epoch); s.State != Ready && s.State != Withdrawn {
+			before := s.Version
+			if s, _, outcome = one.Decide(s, reply, epoch); outcome == Advanced && s.Version == before {
+				t.Errorf("%s of %s: two transitions to one version", kind, state)
+			}
+			if s.State != Ready && s.State != Withdrawn {
 				t.Errorf("%s of %s ends %s", kind, state, s.State)
 			}
 		}
