@@ -17,11 +17,11 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/api"
 	"github.com/signup-saga/signup-saga/member-svc/internal/challenge"
 	"github.com/signup-saga/signup-saga/member-svc/internal/console"
-	"github.com/signup-saga/signup-saga/member-svc/internal/drive"
-	"github.com/signup-saga/signup-saga/member-svc/internal/join"
-	"github.com/signup-saga/signup-saga/member-svc/internal/live"
+	"github.com/signup-saga/signup-saga/member-svc/internal/replies"
 	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
+	"github.com/signup-saga/signup-saga/member-svc/internal/signuppage"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
+	"github.com/signup-saga/signup-saga/member-svc/internal/stream"
 	"github.com/signup-saga/signup-saga/member-svc/internal/welcome"
 	"github.com/signup-saga/signup-saga/service"
 )
@@ -29,8 +29,8 @@ import (
 var program = service.Program{
 	Name: "member-svc", Producer: contract.Member, Migrations: store.Migrations,
 	Consumers: []service.ConsumerConfig{
-		consumer(contract.Storage, contract.Essential, replies, nil),
-		consumer(contract.Storage, contract.NonEssential, replies, nil),
+		consumer(contract.Storage, contract.Essential, sagaReplies, nil),
+		consumer(contract.Storage, contract.NonEssential, sagaReplies, nil),
 		consumer(contract.Member, contract.NonEssential, welcomes, signedUp),
 		consumer(contract.Member, contract.NonEssential, webhooks, signupStuck),
 	},
@@ -38,9 +38,9 @@ var program = service.Program{
 
 // The durable consumers, by what handles their messages, see addWorkers.
 const (
-	replies  = "member-svc"
-	welcomes = "member-welcome"
-	webhooks = "member-webhook"
+	sagaReplies = "member-svc"
+	welcomes    = "member-welcome"
+	webhooks    = "member-webhook"
 )
 
 // What is read of the program's own events.
@@ -170,7 +170,7 @@ func assemble(cfg Config, pool *pgxpool.Pool, nc *service.NATS, tracer *service.
 // newAPI returns what answers requests, and has streams of signups fed beside it.
 func newAPI(p *service.Process, cfg Config, st *store.Store, hasher *signup.Hasher, metrics *api.Metrics) *api.API {
 	steps := cfg.steps()
-	hub := live.NewHub(st, steps, live.DefaultPace)
+	hub := stream.NewHub(st, steps, stream.DefaultPace)
 	p.Workers = append(p.Workers, service.Task{Name: "signup streams", Run: func(ctx context.Context) error { return hub.Run(ctx, p.Log) }})
 	signups := signup.New(signup.Config{
 		Plans: cfg.PlansAllowed, PasswordMin: cfg.PasswordMin, Unicode: cfg.Usernames == "unicode",
@@ -192,7 +192,7 @@ func newAPI(p *service.Process, cfg Config, st *store.Store, hasher *signup.Hash
 
 // pages returns the handlers of the listeners: their APIs, and on top of these the sign-up page and the console.
 func pages(p *service.Process, cfg Config, handlers *api.API, tokens *service.Tokens) (public, admin http.Handler, err error) {
-	public, err = join.New(join.Config{API: handlers.Public(cfg.limits()), Plans: cfg.PlansAllowed, PasswordMin: cfg.PasswordMin, Log: p.Log})
+	public, err = signuppage.New(signuppage.Config{API: handlers.Public(cfg.limits()), Plans: cfg.PlansAllowed, PasswordMin: cfg.PasswordMin, Log: p.Log})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -231,7 +231,7 @@ func addWorkers(p *service.Process, cfg Config, pool *pgxpool.Pool, nc *service.
 			return nil
 		}})
 	}
-	handlers := map[string]handler{replies: drive.Replies(st, p.Log, metrics.Reply), welcomes: mailer.Queue}
+	handlers := map[string]handler{sagaReplies: replies.Handler(st, p.Log, metrics.Reply), welcomes: mailer.Queue}
 	loop("redrive", time.Second, func(ctx context.Context) (bool, error) {
 		n, err := st.Redrive(ctx, cfg.RedrivePerSecond, redriveBatch)
 		metrics.Redriven(n)

@@ -15,7 +15,7 @@ import (
 
 	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/member-svc/internal/account"
-	"github.com/signup-saga/signup-saga/member-svc/internal/live"
+	"github.com/signup-saga/signup-saga/member-svc/internal/stream"
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
@@ -26,7 +26,7 @@ import (
 type API struct {
 	Signups         *signup.Service
 	Accounts        *account.Service
-	Live            *live.Hub
+	Live            *stream.Hub
 	Store           *store.Store
 	Steps           saga.Steps
 	Metrics         *Metrics

@@ -1,4 +1,4 @@
-package drive_test
+package replies_test
 
 import (
 	"encoding/json"
@@ -17,7 +17,7 @@ import (
 
 	"github.com/signup-saga/signup-saga/contract"
 	"github.com/signup-saga/signup-saga/contract/wire"
-	"github.com/signup-saga/signup-saga/member-svc/internal/drive"
+	"github.com/signup-saga/signup-saga/member-svc/internal/replies"
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
@@ -118,7 +118,7 @@ func TestTwoSteps(t *testing.T) {
 		w.participants[name] = &participant{name, map[string]*resource{}, func(memberID string) bool { return refusing && (memberID[35]+name[0])%5 == 0 }}
 	}
 	w.handle = func(batch ...service.Message) {
-		if err := drive.Replies(st, slog.New(slog.DiscardHandler), func(string) {})(t.Context(), batch); err != nil {
+		if err := replies.Handler(st, slog.New(slog.DiscardHandler), func(string) {})(t.Context(), batch); err != nil {
 			t.Fatal(err)
 		}
 	}

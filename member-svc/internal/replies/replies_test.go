@@ -1,4 +1,4 @@
-package drive_test
+package replies_test
 
 import (
 	"fmt"
@@ -13,7 +13,7 @@ import (
 
 	"github.com/signup-saga/signup-saga/contract"
 	"github.com/signup-saga/signup-saga/devstack/testenv"
-	"github.com/signup-saga/signup-saga/member-svc/internal/drive"
+	"github.com/signup-saga/signup-saga/member-svc/internal/replies"
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
@@ -66,7 +66,7 @@ func openOn(t *testing.T, pool *pgxpool.Pool) (*store.Store, func(...service.Mes
 	return st, func(batch ...service.Message) map[string]int {
 		t.Helper()
 		outcomes := map[string]int{}
-		if err := drive.Replies(st, slog.New(slog.DiscardHandler), func(o string) { outcomes[o]++ })(t.Context(), batch); err != nil {
+		if err := replies.Handler(st, slog.New(slog.DiscardHandler), func(o string) { outcomes[o]++ })(t.Context(), batch); err != nil {
 			t.Fatal(err)
 		}
 		return outcomes

@@ -1,8 +1,8 @@
-// Package join is the sign-up page: a form, and a page that shows how far the signup
+// Package signuppage is the sign-up page: a form, and a page that shows how far the signup
 // is. It is a layer on top of the public API, which it calls in the same process and
 // from the browser's address: what is checked, limited, counted and repeated, and how,
 // is decided there and nowhere else.
-package join
+package signuppage
 
 import (
 	"crypto/rand"

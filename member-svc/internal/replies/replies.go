@@ -1,5 +1,5 @@
-// Package drive moves open sagas by what the participants reply.
-package drive
+// Package replies moves open sagas by what the participants reply.
+package replies
 
 import (
 	"cmp"
@@ -21,11 +21,11 @@ var kinds = map[string]saga.Kind{
 	"provisioned": saga.Provisioned, "rejected": saga.Rejected, "deprovisioned": saga.Deprovisioned, "attempt-failed": saga.AttemptFailed,
 }
 
-// Replies returns a handler for the messages of the steps' participants. A batch's
+// Handler returns a handler for the messages of the steps' participants. A batch's
 // replies are one transaction; duplicates and those that come late or in another order
 // are for the engine to see through. What is said of the provider is noted. observe is
 // called with each outcome: one of [saga.Outcome], "unknown_saga", "malformed" or "noted".
-func Replies(st *store.Store, log *slog.Logger, observe func(outcome string)) func(context.Context, []service.Message) error {
+func Handler(st *store.Store, log *slog.Logger, observe func(outcome string)) func(context.Context, []service.Message) error {
 	return func(ctx context.Context, batch []service.Message) error {
 		changes := make([]store.Change, 0, len(batch))
 		for _, m := range batch {

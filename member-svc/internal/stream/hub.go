@@ -1,11 +1,11 @@
-// Package live shows signups to their owners while they change, as Server-Sent
+// Package stream shows signups to their owners while they change, as Server-Sent
 // Events. However many streams a process serves, it asks the database once per
 // interval for what changed among all signups that somebody watches, and not at all
 // while nobody does.
 //
 // Nothing waits for a client. A stream holds the newest state only: what a slow one
 // did not take in time it never sees. One that takes nothing is dropped.
-package live
+package stream
 
 import (
 	"context"
