@@ -42,7 +42,8 @@ type config struct {
 
 // quick scales everything down, for a look while developing.
 func (c *config) quick() {
-	c.reps, c.slice, c.flow, c.calm, c.pin, c.peerPin = 1, time.Second, 2*time.Second, 2*time.Second, 5*time.Second, 5*time.Second
+	c.reps, c.slice, c.flow, c.calm, c.pin, c.peerPin = 1, time.Second, 2*time.Second, 2*time.Second, 5*time.Second,
+		5*time.Second
 	c.backlog, c.bigBacklog, c.peerBacklog, c.peerDrain = 50_000, 100_000, 5_000, 3*time.Second
 	c.sustain, c.steps, c.gentle, c.mails, c.looks = 9*time.Second, 3*time.Second, 5*time.Second, 20_000, 5
 }
@@ -118,7 +119,8 @@ func (b *bench) run(ctx context.Context, chosen func(row string) bool) error {
 	var failures []error
 	for _, r := range todo {
 		takes := r.takes(b.config)
-		b.note("%s: %s; about %s, %s left in all", r.name, r.title, takes.Round(10*time.Second), left.Round(10*time.Second))
+		b.note("%s: %s; about %s, %s left in all", r.name, r.title, takes.Round(10*time.Second),
+			left.Round(10*time.Second))
 		left -= takes
 		b.sections = append(b.sections, &section{row: r.name, title: r.title, at: time.Now()})
 		if err := r.run(b, ctx); err != nil {

@@ -68,7 +68,8 @@ func serveNATS(ctx context.Context, dir, addr string, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	s, err := natsserver.NewServer(&natsserver.Options{ServerName: "bench", Host: host, Port: port, JetStream: true, StoreDir: dir, NoSigs: true, NoLog: true})
+	s, err := natsserver.NewServer(&natsserver.Options{ServerName: "bench", Host: host, Port: port, JetStream: true,
+		StoreDir: dir, NoSigs: true, NoLog: true})
 	if err != nil {
 		return err
 	}

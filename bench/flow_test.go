@@ -70,7 +70,8 @@ func TestRawMessageIsLikeOneOfTheOutbox(t *testing.T) {
 	}
 	raw, ours := stored["raw"], stored["outbox"]
 	for _, m := range []*jetstream.RawStreamMsg{raw, ours} {
-		maps.DeleteFunc(m.Header, func(name string, _ []string) bool { return strings.HasPrefix(name, "Nats-") }) // of the way it was published
+		// of the way it was published
+		maps.DeleteFunc(m.Header, func(name string, _ []string) bool { return strings.HasPrefix(name, "Nats-") })
 	}
 	if a, b := slices.Sorted(maps.Keys(raw.Header)), slices.Sorted(maps.Keys(ours.Header)); !slices.Equal(a, b) {
 		t.Errorf("headers of the limit %v, of the outbox %v", a, b)
@@ -173,7 +174,8 @@ func TestWatcherSeesWhatIsReady(t *testing.T) {
 func TestCreationsAreCounted(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "ledger")
 	var lines strings.Builder
-	for _, l := range []struct{ op, member string }{{"create", "a"}, {"create", "b"}, {"delete", "b"}, {"create", "a"}} {
+	for _, l := range []struct{ op, member string }{{"create", "a"}, {"create", "b"}, {"delete", "b"},
+		{"create", "a"}} {
 		fmt.Fprintf(&lines, `{"op":%q,"member_id":%q}`+"\n", l.op, l.member)
 	}
 	if err := os.WriteFile(path, []byte(lines.String()), 0o600); err != nil {

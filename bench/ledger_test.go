@@ -31,8 +31,9 @@ func TestLedgerNoticesWhatIsWrong(t *testing.T) {
 		"one doubled":       {[]string{eventID(0), eventID(1), eventID(2), eventID(1)}, "0 are lost and 1 came twice"},
 		"lost and doubled":  {[]string{eventID(0), eventID(1), eventID(1)}, "1 are lost and 1 came twice"},
 		"one too many":      {[]string{eventID(0), eventID(1), eventID(2), eventID(3)}, "1 are not of this run"},
-		"a stranger":        {[]string{eventID(0), eventID(1), eventID(2), "a6f6b27e-1f3c-4b0e-9a53-0d6f3f9f6a11"}, "1 are not of this run"},
-		"without an id":     {[]string{eventID(0), eventID(1), eventID(2), ""}, "1 are not of this run"},
+		"a stranger": {[]string{eventID(0), eventID(1), eventID(2), "a6f6b27e-1f3c-4b0e-9a53-0d6f3f9f6a11"},
+			"1 are not of this run"},
+		"without an id": {[]string{eventID(0), eventID(1), eventID(2), ""}, "1 are not of this run"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := new(ledger)
@@ -53,7 +54,8 @@ func testBench(t *testing.T) *bench {
 	b := &bench{out: io.Discard, began: time.Now(), sections: []*section{{}}}
 	b.quick()
 	b.backlog, b.slice = 2500, 200*time.Millisecond
-	b.servers = &servers{dir: t.TempDir(), postgres: &server{url: testenv.Database(t, "bench", nil)}, nats: &server{url: testenv.NATS(t).URL}}
+	b.servers = &servers{dir: t.TempDir(), postgres: &server{url: testenv.Database(t, "bench", nil)},
+		nats: &server{url: testenv.NATS(t).URL}}
 	admin, err := newPool(t.Context(), b.servers.postgres.url, 4)
 	if err != nil {
 		t.Fatal(err)

@@ -62,5 +62,6 @@ func (l line) markdown() string {
 			verdict = "**missed**"
 		}
 	}
-	return fmt.Sprintf("| %s | %s | %s | %s | %s | %s | %s |", l.what, l.unit, l.limit.text(), l.value.text(), ratio, wanted, verdict)
+	return fmt.Sprintf("| %s | %s | %s | %s | %s | %s | %s |", l.what, l.unit, l.limit.text(), l.value.text(), ratio,
+		wanted, verdict)
 }

@@ -17,7 +17,9 @@ func closedLoop(ctx context.Context, d time.Duration, do func(ctx context.Contex
 
 // closedParts is a closed loop whose time is cut into parts of equal length: the
 // rates are those of the calls that ended in each.
-func closedParts(ctx context.Context, d time.Duration, parts int, do func(ctx context.Context) error) (rates series, err error) {
+func closedParts(
+	ctx context.Context, d time.Duration, parts int, do func(ctx context.Context) error,
+) (rates series, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
@@ -49,7 +51,9 @@ var errEnough = errors.New("enough")
 // openLoop calls do rate times a second for d, whether or not earlier calls have
 // returned; each client makes one call at a time, the others wait in line. It
 // returns how long each call took from the moment at which it was due.
-func openLoop(ctx context.Context, rate float64, d time.Duration, do func(ctx context.Context) error) (latencies, error) {
+func openLoop(
+	ctx context.Context, rate float64, d time.Duration, do func(ctx context.Context) error,
+) (latencies, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var (

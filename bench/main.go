@@ -50,7 +50,8 @@ func parse(args []string, usage io.Writer) (o options, err error) {
 	f.DurationVar(&o.peerPin, "peer-pin", 150*time.Second, "`duration` of each variant of B for a peer")
 	f.IntVar(&o.backlog, "backlog", 500_000, "`events` that R drains")
 	f.IntVar(&o.bigBacklog, "big-backlog", 1_000_000, "`events` that Q drains")
-	f.IntVar(&o.peerBacklog, "peer-backlog", 50_000, "`events` that a peer drains in R, or as many as it manages in -peer-drain")
+	f.IntVar(&o.peerBacklog, "peer-backlog", 50_000,
+		"`events` that a peer drains in R, or as many as it manages in -peer-drain")
 	f.DurationVar(&o.peerDrain, "peer-drain", 15*time.Second, "longest `duration` of a peer's drain")
 	f.DurationVar(&o.sustain, "sustain", 5*time.Minute, "`duration` of E at full speed")
 	f.DurationVar(&o.steps, "steps", 15*time.Second, "`duration` of E's limit and peers at full speed")

@@ -52,7 +52,9 @@ func (all journeys) note(ctx context.Context, s *stack) (string, error) {
 	}
 	mean := func(d time.Duration) string { return number(milliseconds(d) / float64(len(all))) }
 	var out strings.Builder
-	fmt.Fprintf(&out, "Where the time goes at 100/s, mean of %s sagas; the answer 201 comes after %s ms:\n\n| from the one before until | ms |\n|---|--:|\n",
+	fmt.Fprintf(&out,
+		"Where the time goes at 100/s, mean of %s sagas; the answer 201 comes after %s ms:\n\n| from the one before "+
+			"until | ms |\n|---|--:|\n",
 		number(float64(len(all))), mean(answered))
 	var total time.Duration
 	for k, name := range stations[1:] {
@@ -77,12 +79,18 @@ func (s *stack) moments(ctx context.Context, all journeys) ([][]time.Time, error
 	sagas, storages, members := map[string]times{}, map[string]times{}, map[string]string{}
 	var key, member string
 	var t times
-	rows, _ := s.member.Query(ctx, "-- name: sagaTimes\nSELECT signup_id, member_id::text, created_at, updated_at FROM signup_saga WHERE signup_id = ANY($1)", ids)
-	if _, err := pgx.ForEachRow(rows, []any{&key, &member, &t.Created, &t.Updated}, func() error { sagas[key], members[key] = t, member; return nil }); err != nil {
+	rows, _ := s.member.Query(ctx,
+		"-- name: sagaTimes\nSELECT signup_id, member_id::text, created_at, updated_at FROM signup_saga WHERE "+
+			"signup_id = ANY($1)", ids)
+	if _, err := pgx.ForEachRow(rows, []any{&key, &member, &t.Created, &t.Updated},
+		func() error { sagas[key], members[key] = t, member; return nil }); err != nil {
 		return nil, err
 	}
-	rows, _ = s.storage.Query(ctx, "-- name: storageTimes\nSELECT member_id::text, created_at, updated_at FROM storage WHERE created_at >= $1", began)
-	if _, err := pgx.ForEachRow(rows, []any{&key, &t.Created, &t.Updated}, func() error { storages[key] = t; return nil }); err != nil {
+	rows, _ = s.storage.Query(ctx,
+		"-- name: storageTimes\nSELECT member_id::text, created_at, updated_at FROM storage WHERE created_at >= $1",
+		began)
+	if _, err := pgx.ForEachRow(rows, []any{&key, &t.Created, &t.Updated},
+		func() error { storages[key] = t; return nil }); err != nil {
 		return nil, err
 	}
 	commands, err := s.published(ctx, contract.Member, began, len(all))
@@ -96,7 +104,8 @@ func (s *stack) moments(ctx context.Context, all journeys) ([][]time.Time, error
 	var moments [][]time.Time
 	for _, j := range all {
 		m := members[j.signup]
-		passed := []time.Time{j.sent, sagas[j.signup].Created, commands[m], storages[m].Created, storages[m].Updated, replies[m], sagas[j.signup].Updated, j.seen}
+		passed := []time.Time{j.sent, sagas[j.signup].Created, commands[m], storages[m].Created, storages[m].Updated,
+			replies[m], sagas[j.signup].Updated, j.seen}
 		if slices.ContainsFunc(passed, time.Time.IsZero) {
 			return nil, fmt.Errorf("a station of signup %s is not known", j.signup)
 		}
@@ -107,7 +116,9 @@ func (s *stack) moments(ctx context.Context, all journeys) ([][]time.Time, error
 
 // published returns when the broker took the essential events of a service, by
 // member, from the time began on. There are at least n.
-func (s *stack) published(ctx context.Context, by contract.Service, began time.Time, n int) (map[string]time.Time, error) {
+func (s *stack) published(
+	ctx context.Context, by contract.Service, began time.Time, n int,
+) (map[string]time.Time, error) {
 	nc, js, err := connect(s.settings["NATS_URL"])
 	if err != nil {
 		return nil, err
@@ -118,7 +129,8 @@ func (s *stack) published(ctx context.Context, by contract.Service, began time.T
 		return nil, err
 	}
 	last := stream.CachedInfo().State.LastSeq
-	c, err := stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &began})
+	c, err := stream.OrderedConsumer(ctx,
+		jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &began})
 	if err != nil {
 		return nil, err
 	}
@@ -143,7 +155,9 @@ func (s *stack) published(ctx context.Context, by contract.Service, began time.T
 func costs(after, before usage, rate float64, what string) string {
 	cores := float64(runtime.NumCPU())
 	var out strings.Builder
-	fmt.Fprintf(&out, "Where the processor goes at full speed, %s %ss/s on %.0f cores:\n\n| process | core-µs per %[2]s |\n|---|--:|\n", number(rate), what, cores)
+	fmt.Fprintf(&out,
+		"Where the processor goes at full speed, %s %ss/s on %.0f cores:\n\n| process | core-µs per %[2]s "+
+			"|\n|---|--:|\n", number(rate), what, cores)
 	rest := cores
 	for i, p := range after.parties {
 		busy := after.cores(i, before)
@@ -154,6 +168,7 @@ func costs(after, before usage, rate float64, what string) string {
 		}
 		fmt.Fprintf(&out, "| %s | %s |\n", name, number(busy/rate*1e6))
 	}
-	fmt.Fprintf(&out, "| idle, the kernel and everybody else | %s |\n| sum | %s |", number(rest/rate*1e6), number(cores/rate*1e6))
+	fmt.Fprintf(&out, "| idle, the kernel and everybody else | %s |\n| sum | %s |", number(rest/rate*1e6),
+		number(cores/rate*1e6))
 	return out.String()
 }

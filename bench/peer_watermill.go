@@ -40,7 +40,8 @@ func newWatermill(_ context.Context, s *site) (system, error) {
 
 // publish writes n events in tx, numbered from first on.
 func (w *watermillSystem) publish(tx pgx.Tx, first, n int) error {
-	p, err := wmsql.NewPublisher(wmsql.TxFromPgx(tx), wmsql.PublisherConfig{SchemaAdapter: wmsql.DefaultPostgreSQLSchema{}}, watermill.NopLogger{})
+	p, err := wmsql.NewPublisher(wmsql.TxFromPgx(tx),
+		wmsql.PublisherConfig{SchemaAdapter: wmsql.DefaultPostgreSQLSchema{}}, watermill.NopLogger{})
 	if err != nil {
 		return err
 	}
@@ -50,7 +51,8 @@ func (w *watermillSystem) publish(tx pgx.Tx, first, n int) error {
 		msgs[i].Metadata.Set("ce-id", eventID(first+i))
 		msgs[i].Metadata.Set("ce-type", eventType)
 	}
-	return forwarder.NewPublisher(p, forwarder.PublisherConfig{ForwarderTopic: watermillTopic}).Publish(w.subject(), msgs...)
+	return forwarder.NewPublisher(p, forwarder.PublisherConfig{ForwarderTopic: watermillTopic}).Publish(w.subject(),
+		msgs...)
 }
 
 func (w *watermillSystem) fill(ctx context.Context, n int) error {
@@ -58,7 +60,8 @@ func (w *watermillSystem) fill(ctx context.Context, n int) error {
 	for n > 0 {
 		size := min(n, chunk)
 		first := w.take(size)
-		if err := pgx.BeginFunc(ctx, w.clients, func(tx pgx.Tx) error { return w.publish(tx, first, size) }); err != nil {
+		if err := pgx.BeginFunc(ctx, w.clients,
+			func(tx pgx.Tx) error { return w.publish(tx, first, size) }); err != nil {
 			return err
 		}
 		n -= size
@@ -86,7 +89,8 @@ func (w *watermillSystem) start(ctx context.Context) (func() error, error) {
 		nc.Close()
 		return nil, err
 	}
-	f, err := forwarder.NewForwarder(w.subscriber, publisher, watermill.NopLogger{}, forwarder.Config{ForwarderTopic: watermillTopic})
+	f, err := forwarder.NewForwarder(w.subscriber, publisher, watermill.NopLogger{},
+		forwarder.Config{ForwarderTopic: watermillTopic})
 	if err != nil {
 		nc.Close()
 		return nil, err

@@ -56,19 +56,24 @@ func (p *singleProcess) signUp(ctx context.Context) error {
 
 func queueStorage(b *pgx.Batch, m member) {
 	b.Queue(`-- name: insertStorage
-INSERT INTO storage (member_id, saga_id, generation, desired, status, quota_bytes, next_attempt_at) VALUES ($1, $2, 1, 'present', 'pending', 5368709120, now())`,
+INSERT INTO storage (member_id, saga_id, generation, desired, status, quota_bytes, next_attempt_at)
+    VALUES ($1, $2, 1, 'present', 'pending', 5368709120, now())`,
 		m.id, m.saga)
 }
 
 func queueProvisioned(b *pgx.Batch, memberID string) {
 	b.Queue(`-- name: finishStorage
-UPDATE storage SET status = 'ready', attempts = 1, next_attempt_at = NULL, version = version + 1, updated_at = now() WHERE member_id = $1 AND version = 1`, memberID)
+UPDATE storage SET status = 'ready', attempts = 1, next_attempt_at = NULL, version = version + 1, updated_at = now()
+    WHERE member_id = $1 AND version = 1`, memberID)
 }
 
 func queueReady(b *pgx.Batch, sagaID string) {
 	b.Queue(`-- name: finishSaga
-UPDATE signup_saga SET state = 'ready', version = 2, due_at = NULL, updated_at = now() WHERE id = $1 AND version = 1`, sagaID)
-	b.Queue("-- name: insertTimeline\nINSERT INTO saga_event (saga_id, kind, state, version, message_id) VALUES ($1, 'provisioned', 'ready', 2, $2)", sagaID, sagaID)
+UPDATE signup_saga SET state = 'ready', version = 2, due_at = NULL, updated_at = now() WHERE id = $1
+    AND version = 1`, sagaID)
+	b.Queue(
+		"-- name: insertTimeline\nINSERT INTO saga_event (saga_id, kind, state, version, message_id) VALUES ($1, "+
+			"'provisioned', 'ready', 2, $2)", sagaID, sagaID)
 }
 
 // provider does what the fs provider of the Storage service does, one system
@@ -96,14 +101,16 @@ func (p *provider) create(memberID string) error {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return err
 	}
-	content, _ := json.Marshal(map[string]any{"member_id": memberID, "generation": 1, "quota_bytes": 5 << 30}) // always encodes
+	// always encodes
+	content, _ := json.Marshal(map[string]any{"member_id": memberID, "generation": 1, "quota_bytes": 5 << 30})
 	if err := p.link(filepath.Join(dir, "owner"), content); err != nil {
 		return err
 	}
 	if err := errors.Join(syncDir(dir), syncDir(shard)); err != nil {
 		return err
 	}
-	if _, err := fmt.Fprintf(p.ledger, `{"at":%q,"op":"create","member_id":%q,"generation":1}`+"\n", time.Now().UTC().Format(time.RFC3339Nano), memberID); err != nil {
+	if _, err := fmt.Fprintf(p.ledger, `{"at":%q,"op":"create","member_id":%q,"generation":1}`+"\n",
+		time.Now().UTC().Format(time.RFC3339Nano), memberID); err != nil {
 		return err
 	}
 	p.created.Add(1)

@@ -25,9 +25,12 @@ type section struct {
 }
 
 const (
-	preamble = "# Measured\n\nWritten by `make bench`, with peers by `make bench-peers`; `FLAGS=-rows=R,L` measures those rows anew and leaves the others.\n\n"
-	reading  = "\nFigures are medians with (smallest–largest). A ratio is taken within a repetition, between runs next to each other. A limit is\n" +
-		"what the machine can do at most; where it says so, it is a peer. Every run ended with an audit: nothing lost, nothing twice.\n"
+	preamble = "# Measured\n\nWritten by `make bench`, with peers by `make bench-peers`; `FLAGS=-rows=R,L` measures " +
+		"those rows anew and leaves the others.\n\n"
+	reading = "\nFigures are medians with (smallest–largest). A ratio is taken within a repetition, between runs " +
+		"next to each other. A limit is\n" +
+		"what the machine can do at most; where it says so, it is a peer. Every run ended with an audit: nothing " +
+		"lost, nothing twice.\n"
 	picture = "pinned-snapshot.svg"
 )
 
@@ -36,7 +39,8 @@ func (b *bench) machine(ctx context.Context) (string, error) {
 	var version, settings string
 	err := b.admin.QueryRow(ctx, `-- name: settings
 SELECT current_setting('server_version'), string_agg(name || ' ' || current_setting(name), ', ' ORDER BY name)
-FROM pg_settings WHERE name IN ('fsync', 'synchronous_commit', 'full_page_writes', 'shared_buffers', 'max_wal_size', 'wal_level', 'autovacuum')`).
+FROM pg_settings WHERE name IN ('fsync', 'synchronous_commit', 'full_page_writes', 'shared_buffers', 'max_wal_size',
+    'wal_level', 'autovacuum')`).
 		Scan(&version, &settings)
 	if err != nil {
 		return "", err
@@ -48,9 +52,11 @@ FROM pg_settings WHERE name IN ('fsync', 'synchronous_commit', 'full_page_writes
 	defer nc.Close()
 	kernel, _ := exec.CommandContext(ctx, "uname", "-sr").Output() // missing on some systems: then it is not named
 	return fmt.Sprintf("- Machine: %d cores, %s, %s, %s, %s.\n- Postgres %s: %s.\n"+
-		"- NATS server %s: file storage, sync_interval always (a message is on disk before it is acknowledged), one replica.\n"+
+		"- NATS server %s: file storage, sync_interval always (a message is on disk before it is acknowledged), one "+
+		"replica.\n"+
 		"- Servers, writers, relay and consumers share these cores.\n",
-		runtime.NumCPU(), procValue("/proc/cpuinfo", "model name"), procValue("/proc/meminfo", "MemTotal"), strings.TrimSpace(string(kernel)), runtime.Version(),
+		runtime.NumCPU(), procValue("/proc/cpuinfo", "model name"), procValue("/proc/meminfo", "MemTotal"),
+		strings.TrimSpace(string(kernel)), runtime.Version(),
 		version, settings, nc.ConnectedServerVersion()), nil
 }
 

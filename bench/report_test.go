@@ -33,7 +33,8 @@ func TestChosenRowsReplaceOnlyTheirOwn(t *testing.T) {
 	measured := func(machine string, rows map[string]string) error {
 		b := new(bench)
 		for name, what := range rows {
-			b.sections = append(b.sections, &section{row: name, title: "title", at: time.Now(), method: "as it is", lines: []line{{what: what, value: series{1}}}})
+			b.sections = append(b.sections, &section{row: name, title: "title", at: time.Now(), method: "as it is",
+				lines: []line{{what: what, value: series{1}}}})
 		}
 		earlier, err := b.earlier(machine, path, len(rows))
 		if err != nil {
@@ -55,7 +56,8 @@ func TestChosenRowsReplaceOnlyTheirOwn(t *testing.T) {
 	}
 	text := string(content)
 	order := -1
-	for _, want := range []string{"# Measured", "- here", "## R: title", "new drain", "## L: title", "old latency", "## P: title", "mails"} {
+	for _, want := range []string{"# Measured", "- here", "## R: title", "new drain", "## L: title", "old latency",
+		"## P: title", "mails"} {
 		at := strings.Index(text, want)
 		if at <= order {
 			t.Errorf("%q is not where it belongs", want)

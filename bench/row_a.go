@@ -58,9 +58,13 @@ type operator struct {
 
 // rowA measures what operators wait for.
 func (b *bench) rowA(ctx context.Context) (err error) {
-	b.section().method = fmt.Sprintf("a stack of real processes whose database holds 1,000,000 sagas, of which 50,000 need attention (40 kinds, 30,000 of one), 20,000 are provisioning and 20,000 have left; "+
-		"3,000,000 rows of timeline, 100,000 of audit, 200 retries of groups, one of them running over the 30,000, 500 dead events; after a vacuum one saga in 20 was changed, one on each page. "+
-		"One client asks each question %d times in a row, on the same machine, beginning with the first time it is asked; then again while 100 members a second sign up. The limit is GET /livez, asked alike", b.looks)
+	b.section().method = fmt.Sprintf(
+		"a stack of real processes whose database holds 1,000,000 sagas, of which 50,000 need attention (40 kinds, "+
+			"30,000 of one), 20,000 are provisioning and 20,000 have left; "+
+			"3,000,000 rows of timeline, 100,000 of audit, 200 retries of groups, one of them running over the "+
+			"30,000, 500 dead events; after a vacuum one saga in 20 was changed, one on each page. "+
+			"One client asks each question %d times in a row, on the same machine, beginning with the first time it "+
+			"is asked; then again while 100 members a second sign up. The limit is GET /livez, asked alike", b.looks)
 	s, err := b.startStack(ctx, "operators", b.servers.postgres.url)
 	if err != nil {
 		return err
@@ -136,7 +140,8 @@ func newOperator(ctx context.Context, s *stack) (*operator, error) {
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
 	o.admin = client.NewAdmin(o.base, o.token, o.http)
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, o.base+"/console/login", strings.NewReader(url.Values{"token": {o.token}}.Encode()))
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, o.base+"/console/login",
+		strings.NewReader(url.Values{"token": {o.token}}.Encode()))
 	if err != nil {
 		return nil, err
 	}
@@ -163,9 +168,11 @@ func (b *bench) retryMany(ctx context.Context, o *operator) (id string, err erro
 		return "", err
 	}
 	if failures.Failures != 50_000 || failures.Groups != 40 || failures.Items[0].Count != 30_000 {
-		return "", fmt.Errorf("%d failures in %d groups, %d in the largest", failures.Failures, failures.Groups, failures.Items[0].Count)
+		return "", fmt.Errorf("%d failures in %d groups, %d in the largest", failures.Failures, failures.Groups,
+			failures.Items[0].Count)
 	}
-	group := wire.NewGroupRetry{Filter: map[string]string{"error": failures.Items[0].Fingerprint}, Reason: "measured", Rate: 10, StopAfter: 100_000}
+	group := wire.NewGroupRetry{Filter: map[string]string{"error": failures.Items[0].Fingerprint}, Reason: "measured",
+		Rate: 10, StopAfter: 100_000}
 	var counted, begun series
 	for range b.reps {
 		began := time.Now()
@@ -198,8 +205,10 @@ func (o *operator) questions(ctx context.Context, retry string) ([]question, err
 		return nil, err
 	}
 	common, rare := failures.Items[0], failures.Items[len(failures.Items)-1]
-	since, until := time.Now().UTC().Add(-30*time.Hour).Format(time.RFC3339), time.Now().UTC().Add(-20*time.Hour).Format(time.RFC3339)
-	middle, err := o.admin.Sagas(ctx, client.SagaFilter{CreatedBefore: time.Now().Add(-20 * time.Hour)}, client.PageOf{Limit: 1})
+	since, until := time.Now().UTC().Add(-30*time.Hour).Format(time.RFC3339),
+		time.Now().UTC().Add(-20*time.Hour).Format(time.RFC3339)
+	middle, err := o.admin.Sagas(ctx, client.SagaFilter{CreatedBefore: time.Now().Add(-20 * time.Hour)},
+		client.PageOf{Limit: 1})
 	if err != nil {
 		return nil, err
 	}
@@ -215,9 +224,11 @@ func (o *operator) questions(ctx context.Context, retry string) ([]question, err
 		{shown: "sagas, far down", path: "sagas?cursor=" + url.QueryEscape(string(middle.NextCursor))},
 		{shown: "sagas, a common error", path: "sagas?error=" + common.Fingerprint},
 		{shown: "sagas, a rare error", path: "sagas?error=" + rare.Fingerprint},
-		{shown: "sagas, an error and a state that few have", path: "sagas?error=" + rare.Fingerprint + "&state=withdraw_needs_attention"},
+		{shown: "sagas, an error and a state that few have", path: "sagas?error=" + rare.Fingerprint +
+			"&state=withdraw_needs_attention"},
 		{shown: "sagas, a range of time", path: "sagas?created_after=" + since + "&created_before=" + until},
-		{shown: "sagas, a range, state, plan and delayed", path: "sagas?created_after=" + since + "&created_before=" + until + "&state=provisioning&plan=pro&delayed=true"},
+		{shown: "sagas, a range, state, plan and delayed", path: "sagas?created_after=" + since + "&created_before=" +
+			until + "&state=provisioning&plan=pro&delayed=true"},
 		{shown: "a saga", path: "sagas/" + saga},
 		{shown: "retries", path: "retries"},
 		{shown: "the retry that runs", path: "retries/" + retry},
@@ -226,7 +237,8 @@ func (o *operator) questions(ctx context.Context, retry string) ([]question, err
 		{shown: "audit, far down", path: "audit?cursor=1000"},
 		{shown: "audit of a saga", path: "audit?saga_id=" + *audit.Items[0].SagaID},
 	}
-	for _, filter := range []string{"state=provisioning", "state=ready", "state=needs_attention", "state=withdrawing", "state=withdraw_needs_attention", "state=withdrawn",
+	for _, filter := range []string{"state=provisioning", "state=ready", "state=needs_attention", "state=withdrawing",
+		"state=withdraw_needs_attention", "state=withdrawn",
 		"plan=plus", "plan=pro", "delayed=true", "delayed=false", "username=user500000", "member_id=" + saga} {
 		lists = append(lists, question{shown: "sagas, " + filter, path: "sagas?" + filter})
 	}
@@ -243,9 +255,11 @@ func (o *operator) questions(ctx context.Context, retry string) ([]question, err
 		if page == "overview" {
 			page = ""
 		}
-		all = append(all, question{shown: q.shown, path: "/admin/v1/" + api}, question{shown: q.shown, path: "/console/" + page, page: true})
+		all = append(all, question{shown: q.shown, path: "/admin/v1/" + api},
+			question{shown: q.shown, path: "/console/" + page, page: true})
 	}
-	return append(all, question{shown: "a new retry of 30,000", path: "/console/retries/new?error=" + common.Fingerprint, page: true}), nil
+	return append(all, question{shown: "a new retry of 30,000", path: "/console/retries/new?error=" +
+		common.Fingerprint, page: true}), nil
 }
 
 // ask asks all questions.
@@ -293,13 +307,16 @@ func (o *operator) get(ctx context.Context, q question) (time.Duration, error) {
 func (b *bench) reportAnswers(alone, beside []answers) {
 	const bound = 100
 	var table strings.Builder
-	table.WriteString("In milliseconds, alone and beside 100 signups/s:\n\n| | p50 | p99 | max | beside: p50 | p99 | max |\n|---|--:|--:|--:|--:|--:|--:|\n")
+	table.WriteString(
+		"In milliseconds, alone and beside 100 signups/s:\n\n| | p50 | p99 | max | beside: p50 | p99 | max " +
+			"|\n|---|--:|--:|--:|--:|--:|--:|\n")
 	for _, part := range []struct {
 		load string
 		all  []answers
 	}{{"", alone}, {", beside 100 signups/s", beside}} {
 		slowest := slices.MaxFunc(part.all, func(a, b answers) int { return cmp.Compare(a.p99(), b.p99()) })
-		b.report(line{what: fmt.Sprintf("p99 of the slowest (%s)%s; limit: GET /livez", slowest.name(), part.load), unit: "ms",
+		b.report(line{what: fmt.Sprintf("p99 of the slowest (%s)%s; limit: GET /livez", slowest.name(), part.load),
+			unit:  "ms",
 			limit: series{part.all[0].p99()}, value: series{slowest.p99()}, goal: atMost(bound).ofValue()})
 	}
 	for i, a := range alone {

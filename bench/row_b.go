@@ -13,7 +13,9 @@ const steadyRate = 1000 // events per second
 // rowB measures what a long transaction elsewhere in the database does to the
 // flow. A run begins without it: that is the limit.
 func (b *bench) rowB(ctx context.Context) error {
-	b.section().method = fmt.Sprintf("1,000 events/s, first %s without and then %s with the transaction (peers %s), consumer attached; the spread is that of the thirds of a run",
+	b.section().method = fmt.Sprintf(
+		"1,000 events/s, first %s without and then %s with the transaction (peers %s), consumer attached; the "+
+			"spread is that of the thirds of a run",
 		b.pin/5, b.pin, b.peerPin)
 	if err := b.besideLongTransactions(ctx, outboxMaker, b.pin); err != nil || !b.peers {
 		return err
@@ -36,7 +38,8 @@ func (b *bench) besideLongTransactions(ctx context.Context, m maker, lasts time.
 			return err
 		}
 		without, with := outs[0], outs[1]
-		rate := line{what: m.name + ", " + v.name + "; limit: without", unit: "events/s", limit: without.throughput, value: with.throughput}
+		rate := line{what: m.name + ", " + v.name + "; limit: without", unit: "events/s", limit: without.throughput,
+			value: with.throughput}
 		middle := line{what: "the same, p50", unit: "ms", limit: without.p50, value: with.p50}
 		tail := line{what: "the same, p99", unit: "ms", limit: without.p99, value: with.p99}
 		ours := m.name == outboxMaker.name
@@ -47,7 +50,8 @@ func (b *bench) besideLongTransactions(ctx context.Context, m maker, lasts time.
 		b.report(middle)
 		b.report(tail)
 		if ours {
-			b.report(line{what: "the same, dead rows in the outbox tables", unit: "rows", value: series{dead}, goal: atMost(0)})
+			b.report(line{what: "the same, dead rows in the outbox tables", unit: "rows", value: series{dead},
+				goal: atMost(0)})
 		}
 		if v.name == "a pinned snapshot" {
 			b.section().charts = append(b.section().charts, curve{m.name, with.points})

@@ -23,9 +23,10 @@ type sagaMaker struct {
 	make func(ctx context.Context, s *site, p *provider) (sagas, error)
 }
 
-var singleProcessMaker = sagaMaker{"one process, no broker", func(_ context.Context, s *site, p *provider) (sagas, error) {
-	return &singleProcess{s, p}, nil
-}}
+var singleProcessMaker = sagaMaker{"one process, no broker",
+	func(_ context.Context, s *site, p *provider) (sagas, error) {
+		return &singleProcess{s, p}, nil
+	}}
 
 func riverSagaMaker(name string, config func() river.Config) sagaMaker {
 	return sagaMaker{name, func(ctx context.Context, s *site, p *provider) (sagas, error) {
@@ -43,10 +44,16 @@ func (s *speeds) add(l latencies) {
 
 // rowE measures whole sagas, through both services and the broker.
 func (b *bench) rowE(ctx context.Context) (err error) {
-	b.section().method = fmt.Sprintf("%d clients for %s without a pause, then %d × %s at 100/s; signups over HTTP without an e-mail address, real processes of both services with one replica each, "+
-		"password hashes that cost nothing, the fs provider with its ledger (four fsyncs per storage), broker at `always`. A client sees `ready` when one watcher of the database, which looks every %s "+
-		"on behalf of all clients (every %s when more than %d wait), finds the commit, and then by GET: each at 100/s, one in %d at full speed. Limit and peers (%s at full speed) write the same rows and sync the same files in one "+
-		"process without HTTP and hash, and know at once. The spread at full speed is that of the thirds of the run",
+	b.section().method = fmt.Sprintf(
+		"%d clients for %s without a pause, then %d × %s at 100/s; signups over HTTP without an e-mail address, "+
+			"real processes of both services with one replica each, "+
+			"password hashes that cost nothing, the fs provider with its ledger (four fsyncs per storage), broker "+
+			"at `always`. A client sees `ready` when one watcher of the database, which looks every %s "+
+			"on behalf of all clients (every %s when more than %d wait), finds the commit, and then by GET: each at "+
+			"100/s, one in %d at full speed. Limit and peers (%s at full speed) write the same rows and sync the "+
+			"same files in one "+
+			"process without HTTP and hash, and know at once. The spread at full speed is that of the thirds "+
+			"of the run",
 		connections, b.sustain, b.reps, b.gentle, watchEvery, watchCrowd, crowd, sampleGET, b.steps)
 	s, err := b.startStack(ctx, "saga", b.servers.postgres.url)
 	if err != nil {
@@ -55,12 +62,14 @@ func (b *bench) rowE(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, s.close(), b.dropStack()) }()
 	makers := []sagaMaker{singleProcessMaker}
 	if b.peers {
-		makers = append(makers, riverSagaMaker("River, tuned", riverTunedConfig), riverSagaMaker("River", riverDefaultConfig))
+		makers = append(makers, riverSagaMaker("River, tuned", riverTunedConfig),
+			riverSagaMaker("River", riverDefaultConfig))
 	}
 	others := make([]speeds, len(makers))
 	var ours speeds
 	var parts journeys
-	if _, err := closedLoop(ctx, b.gentle/3, func(ctx context.Context) error { _, err := s.signUp(ctx, true); return err }); err != nil {
+	if _, err := closedLoop(ctx, b.gentle/3,
+		func(ctx context.Context) error { _, err := s.signUp(ctx, true); return err }); err != nil {
 		return err // connections, statements, tables that are not empty
 	}
 	for rep := range b.reps {
@@ -93,13 +102,15 @@ func (b *bench) rowE(ctx context.Context) (err error) {
 
 func (b *bench) reportSagas(ours speeds, others []speeds, makers []sagaMaker) {
 	limit := others[0]
-	b.report(line{what: "whole sagas; limit: " + makers[0].name, unit: "sagas/s", limit: limit.rate, value: ours.rate, goal: atLeast(0.5)})
+	b.report(line{what: "whole sagas; limit: " + makers[0].name, unit: "sagas/s", limit: limit.rate, value: ours.rate,
+		goal: atLeast(0.5)})
 	b.report(line{what: "the same, sustained", unit: "sagas/s", value: ours.rate, goal: atLeast(1500)})
 	b.report(line{what: "at 100/s, p50", unit: "ms", limit: limit.p50, value: ours.p50, goal: atMost(8).ofValue()})
 	b.report(line{what: "at 100/s, p99", unit: "ms", limit: limit.p99, value: ours.p99, goal: atMost(30).ofValue()})
 	for i, m := range makers[1:] {
 		peer := others[i+1]
-		b.report(line{what: "whole sagas; limit: " + m.name, unit: "sagas/s", limit: peer.rate, value: ours.rate, goal: atLeast(1)})
+		b.report(line{what: "whole sagas; limit: " + m.name, unit: "sagas/s", limit: peer.rate, value: ours.rate,
+			goal: atLeast(1)})
 		b.report(line{what: "at 100/s, p50", unit: "ms", limit: peer.p50, value: ours.p50})
 		b.report(line{what: "at 100/s, p99", unit: "ms", limit: peer.p99, value: ours.p99})
 	}
@@ -115,7 +126,8 @@ func (b *bench) sustained(ctx context.Context, s *stack) (series, error) {
 	parties = append(b.parties()[:2], parties...)
 	before, began, accepted := b.usage(parties), time.Now(), s.accepted.Load()
 	stop := b.watch(func() string {
-		return fmt.Sprintf("%d sagas, %s/s", s.accepted.Load()-accepted, number(float64(s.accepted.Load()-accepted)/time.Since(began).Seconds()))
+		return fmt.Sprintf("%d sagas, %s/s", s.accepted.Load()-accepted,
+			number(float64(s.accepted.Load()-accepted)/time.Since(began).Seconds()))
 	})
 	defer stop()
 	sampled := sample(ctx, b.admin)
@@ -130,7 +142,8 @@ func (b *bench) sustained(ctx context.Context, s *stack) (series, error) {
 	after := b.usage(parties)
 	b.note("   %s sagas/s; %s", number(rates.median()), after.since(before))
 	rate := float64(s.accepted.Load()-accepted) / time.Since(began).Seconds()
-	b.section().notes = append(b.section().notes, costs(after, before, rate, "saga"), found.shares(after.cores(postgresParty, before)/rate*1e6))
+	b.section().notes = append(b.section().notes, costs(after, before, rate, "saga"),
+		found.shares(after.cores(postgresParty, before)/rate*1e6))
 	return rates, nil
 }
 
@@ -164,7 +177,8 @@ func (b *bench) sagasOf(ctx context.Context, m sagaMaker, to *speeds) error {
 			}
 			to.rate = append(to.rate, rate)
 			to.add(took)
-			b.note("   %s: %s sagas/s; at 100/s p50 %s, p99 %s ms", m.name, number(rate), number(to.p50[len(to.p50)-1]), number(to.p99[len(to.p99)-1]))
+			b.note("   %s: %s sagas/s; at 100/s p50 %s, p99 %s ms", m.name, number(rate), number(to.p50[len(to.p50)-1]),
+				number(to.p99[len(to.p99)-1]))
 			return s.settled(ctx, int(p.created.Load()))
 		}()
 		return errors.Join(err, stop(), p.close())
@@ -176,10 +190,12 @@ func (b *bench) sagasOf(ctx context.Context, m sagaMaker, to *speeds) error {
 func (s *site) settled(ctx context.Context, created int) error {
 	var members, sagas, storages int
 	err := s.clients.QueryRow(ctx, `-- name: countSettled
-SELECT (SELECT count(*) FROM member), (SELECT count(*) FROM signup_saga WHERE state = 'ready'), (SELECT count(*) FROM storage WHERE status = 'ready')`).
+SELECT (SELECT count(*) FROM member), (SELECT count(*) FROM signup_saga WHERE state = 'ready'), (SELECT count(*)
+    FROM storage WHERE status = 'ready')`).
 		Scan(&members, &sagas, &storages)
 	if err == nil && (sagas != members || storages != members || created != members) {
-		err = fmt.Errorf("of %d members %d are ready, %d have a storage, %d were created", members, sagas, storages, created)
+		err = fmt.Errorf("of %d members %d are ready, %d have a storage, %d were created", members, sagas, storages,
+			created)
 	}
 	return err
 }

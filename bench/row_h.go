@@ -83,15 +83,20 @@ func (b *bench) rowH(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.section().method = fmt.Sprintf("%d repetitions of %s each, %d connections; POST /v1/members at a real member-svc that relays, the Storage service stopped; the limit is argon2id with the same parameters (%s) "+
-		"on all cores in one process, for %s", b.reps, 2*b.slice, connections, owasp[used], b.slice)
-	b.report(line{what: "POST /v1/members at real hash cost, c = 64; limit: raw argon2id", unit: "signups/s", limit: raw[used], value: ours, goal: atLeast(0.85)})
+	b.section().method = fmt.Sprintf(
+		"%d repetitions of %s each, %d connections; POST /v1/members at a real member-svc that relays, the Storage "+
+			"service stopped; the limit is argon2id with the same parameters (%s) "+
+			"on all cores in one process, for %s", b.reps, 2*b.slice, connections, owasp[used], b.slice)
+	b.report(line{what: "POST /v1/members at real hash cost, c = 64; limit: raw argon2id", unit: "signups/s",
+		limit: raw[used], value: ours, goal: atLeast(0.85)})
 	for i, c := range owasp {
 		if i != used {
-			b.report(line{what: fmt.Sprintf("raw argon2id, %s; limit: %s", c, owasp[used]), unit: "hashes/s", limit: raw[used], value: raw[i]})
+			b.report(line{what: fmt.Sprintf("raw argon2id, %s; limit: %s", c, owasp[used]), unit: "hashes/s",
+				limit: raw[used], value: raw[i]})
 		}
 	}
-	b.section().notes = append(b.section().notes, note, fmt.Sprintf("%d signups were answered 503 busy. member-svc never had more than %s resident.", busy.Load(), rss))
+	b.section().notes = append(b.section().notes, note,
+		fmt.Sprintf("%d signups were answered 503 busy. member-svc never had more than %s resident.", busy.Load(), rss))
 	return nil
 }
 
@@ -115,7 +120,8 @@ func rawHashes(d time.Duration, c cost) float64 {
 // usedCost returns which of the costs the service uses, as its members' hashes tell.
 func (s *stack) usedCost(ctx context.Context) (int, error) {
 	var phc string
-	if err := s.member.QueryRow(ctx, "-- name: anyHash\nSELECT password_hash FROM member LIMIT 1").Scan(&phc); err != nil {
+	if err := s.member.QueryRow(ctx, "-- name: anyHash\nSELECT password_hash FROM member LIMIT 1").Scan(
+		&phc); err != nil {
 		return 0, err
 	}
 	var c cost

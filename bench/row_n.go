@@ -13,7 +13,9 @@ import (
 // rowN measures what it costs the writers to wake the relay.
 func (b *bench) rowN(ctx context.Context) error {
 	const none, wake, notify = 0, 1, 2
-	b.section().method = fmt.Sprintf("%d repetitions of %s each after a fifth of it to warm up, %d connections, the relay publishing beside them", b.reps+2, b.slice, connections)
+	b.section().method = fmt.Sprintf(
+		"%d repetitions of %s each after a fifth of it to warm up, %d connections, the relay publishing beside them",
+		b.reps+2, b.slice, connections)
 	rates := make([]series, 3)
 	for rep := range b.reps + 2 {
 		err := b.at(ctx, outboxMaker, func(s *site, sys system) error {
@@ -39,7 +41,8 @@ func (b *bench) rowN(ctx context.Context) error {
 	}
 	b.report(line{what: "a row and an event, Wake after the commit; c = 64; limit: no wake-up", unit: "tx/s",
 		limit: rates[none], value: rates[wake], goal: atLeast(0.95)})
-	b.report(line{what: "the same with NOTIFY inside the transaction", unit: "tx/s", limit: rates[none], value: rates[notify]})
+	b.report(line{what: "the same with NOTIFY inside the transaction", unit: "tx/s", limit: rates[none],
+		value: rates[notify]})
 	return nil
 }
 

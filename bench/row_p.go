@@ -12,9 +12,12 @@ import (
 
 // rowP measures essential work beside mails that cannot be sent.
 func (b *bench) rowP(ctx context.Context) (err error) {
-	b.section().method = fmt.Sprintf("%d × %s at 100 signups/s, from the request until the client sees `ready`, in two stacks alternately, each with a Postgres and a broker of its own. "+
-		"In one of them the mail server is away and %s welcome mails wait, which came through outbox, broker and consumer of the non-essential lane; "+
-		"both databases are vacuumed and checkpointed before", b.reps, b.gentle, number(float64(b.mails)))
+	b.section().method = fmt.Sprintf(
+		"%d × %s at 100 signups/s, from the request until the client sees `ready`, in two stacks alternately, each "+
+			"with a Postgres and a broker of its own. "+
+			"In one of them the mail server is away and %s welcome mails wait, which came through outbox, broker "+
+			"and consumer of the non-essential lane; "+
+			"both databases are vacuumed and checkpointed before", b.reps, b.gentle, number(float64(b.mails)))
 	var stacks []*stack
 	for _, name := range []string{"free", "burdened"} {
 		s, stop, startErr := b.startApart(ctx, name)
@@ -48,7 +51,8 @@ func (b *bench) rowP(ctx context.Context) (err error) {
 		if err != nil {
 			return err
 		}
-		b.note("   %d/%d: p99 %s ms without, %s ms with stuck mails", rep+1, b.reps, number(speeds[0].p99[rep]), number(speeds[1].p99[rep]))
+		b.note("   %d/%d: p99 %s ms without, %s ms with stuck mails", rep+1, b.reps, number(speeds[0].p99[rep]),
+			number(speeds[1].p99[rep]))
 	}
 	for _, s := range stacks {
 		if err := s.audit(ctx); err != nil {
@@ -59,7 +63,8 @@ func (b *bench) rowP(ctx context.Context) (err error) {
 	if err == nil && waiting != b.mails {
 		err = fmt.Errorf("%d of %d mails wait at the end", waiting, b.mails)
 	}
-	b.report(line{what: "signup until ready, p50; limit: without the mails", unit: "ms", limit: speeds[0].p50, value: speeds[1].p50})
+	b.report(line{what: "signup until ready, p50; limit: without the mails", unit: "ms", limit: speeds[0].p50,
+		value: speeds[1].p50})
 	b.report(line{what: "the same, p99", unit: "ms", limit: speeds[0].p99, value: speeds[1].p99, goal: atMost(1.1)})
 	return err
 }
@@ -87,11 +92,13 @@ func (b *bench) stick(ctx context.Context, s *stack) error {
 		_, err := s.member.Exec(ctx, `-- name: stickMails
 WITH fresh AS (
 	INSERT INTO member (id, username, username_key, email, plan, password_hash, created_at)
-	SELECT gen_random_uuid(), 'stuck-' || i, 'stuck-' || i, 'stuck-' || i || '@example.org', 'free', 'x', now() FROM generate_series($1::int, $2::int) i
+	SELECT gen_random_uuid(), 'stuck-' || i, 'stuck-' || i, 'stuck-' || i || '@example.org', 'free', 'x', now()
+	    FROM generate_series($1::int, $2::int) i
 	RETURNING id
 )
 INSERT INTO outbox_event_nonessential (event_id, key, type, headers, payload)
-SELECT gen_random_uuid(), id::text, 'member.signed-up', '{}', convert_to(json_build_object('member_id', id, 'saga_id', id)::text, 'utf8') FROM fresh`,
+SELECT gen_random_uuid(), id::text, 'member.signed-up', '{}', convert_to(json_build_object('member_id', id, 'saga_id',
+    id)::text, 'utf8') FROM fresh`,
 			first, min(first+10_000, b.mails)-1)
 		if err != nil {
 			return err
@@ -124,7 +131,8 @@ func (s *stack) settle(ctx context.Context) error {
 
 // arrivedMails counts cheaply, a little late.
 func (s *stack) arrivedMails(ctx context.Context) (n int, err error) {
-	err = s.member.QueryRow(ctx, "-- name: arrivedMails\nSELECT n_tup_ins FROM pg_stat_user_tables WHERE relname = 'mail'").Scan(&n)
+	err = s.member.QueryRow(ctx,
+		"-- name: arrivedMails\nSELECT n_tup_ins FROM pg_stat_user_tables WHERE relname = 'mail'").Scan(&n)
 	return n, err
 }
 

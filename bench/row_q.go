@@ -14,12 +14,15 @@ func (b *bench) rowQ(ctx context.Context) error {
 		return err
 	}
 	rate := 0.3 * b.signups
-	b.section().method = fmt.Sprintf("%d repetitions, backlog of %s events, signups at 0.3 × row W whatever their answers take; without backlog for %s",
+	b.section().method = fmt.Sprintf(
+		"%d repetitions, backlog of %s events, signups at 0.3 × row W whatever their answers take; without "+
+			"backlog for %s",
 		b.reps, number(float64(b.bigBacklog)), b.calm)
 	var drain, limit, calm, busy series
 	for rep := range b.reps {
 		err := b.at(ctx, outboxMaker, func(s *site, sys system) error {
-			if _, err := b.writeRate(ctx, s, sys, false, false, false); err != nil { // statements, tables that are not empty
+			// statements, tables that are not empty
+			if _, err := b.writeRate(ctx, s, sys, false, false, false); err != nil {
 				return err
 			}
 			if err := b.drainAndAudit(ctx, s, sys); err != nil {
@@ -55,16 +58,20 @@ func (b *bench) rowQ(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		b.note("   %d/%d: drain %s msg/s; signup p99 %s ms, without backlog %s ms", rep+1, b.reps, number(drain[rep]), number(busy[rep]), number(calm[rep]))
+		b.note("   %d/%d: drain %s msg/s; signup p99 %s ms, without backlog %s ms", rep+1, b.reps, number(drain[rep]),
+			number(busy[rep]), number(calm[rep]))
 	}
 	b.report(line{what: "drain beside " + number(rate) + " signups/s; limit: row R", unit: "msg/s",
 		limit: limit, value: drain, goal: atLeast(0.5)})
-	b.report(line{what: "signup p99 meanwhile; limit: without backlog", unit: "ms", limit: calm, value: busy, goal: atMost(2)})
+	b.report(line{what: "signup p99 meanwhile; limit: without backlog", unit: "ms", limit: calm, value: busy,
+		goal: atMost(2)})
 	return nil
 }
 
 // signupsBeside lets signups arrive while the relay runs, for d or until enough returns.
-func (b *bench) signupsBeside(ctx context.Context, s *site, sys system, rate float64, d time.Duration, enough func()) (took latencies, err error) {
+func (b *bench) signupsBeside(
+	ctx context.Context, s *site, sys system, rate float64, d time.Duration, enough func(),
+) (took latencies, err error) {
 	err = relaying(ctx, sys, func() error {
 		load, cancel := context.WithCancelCause(ctx)
 		defer cancel(nil)

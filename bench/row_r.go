@@ -13,9 +13,13 @@ const warmShare = 50 // one in
 
 // rowR measures how fast a backlog is published.
 func (b *bench) rowR(ctx context.Context) error {
-	b.section().method = fmt.Sprintf("%d repetitions, backlog of %s events of %d bytes with 8 headers; the clock starts when 1/%d of them has left. The limit publishes messages of the same "+
-		"headers and size in atomic batches of %d, each after the acknowledgement of the one before. A peer drains as many of %s events as it manages in about %s",
-		b.reps, number(float64(b.backlog)), payloadSize, warmShare, rawBatch, number(float64(b.peerBacklog)), b.peerDrain)
+	b.section().method = fmt.Sprintf(
+		"%d repetitions, backlog of %s events of %d bytes with 8 headers; the clock starts when 1/%d of them has "+
+			"left. The limit publishes messages of the same "+
+			"headers and size in atomic batches of %d, each after the acknowledgement of the one before. A peer "+
+			"drains as many of %s events as it manages in about %s",
+		b.reps, number(float64(b.backlog)), payloadSize, warmShare, rawBatch, number(float64(b.peerBacklog)),
+		b.peerDrain)
 	systems := []maker{rawMaker, outboxMaker}
 	if b.peers {
 		systems = append(systems, riverTuned, riverDefault, watermillMaker)
@@ -42,9 +46,11 @@ func (b *bench) rowR(ctx context.Context) error {
 		}
 	}
 	b.drain = rates[1].median()
-	b.report(line{what: "drain; limit: raw atomic batches", unit: "msg/s", limit: rates[0], value: rates[1], goal: atLeast(0.85)})
+	b.report(line{what: "drain; limit: raw atomic batches", unit: "msg/s", limit: rates[0], value: rates[1],
+		goal: atLeast(0.85)})
 	for i, m := range systems[2:] {
-		l := line{what: "drain; limit: " + m.name + ", " + number(float64(sizes[i+2])) + " events", unit: "msg/s", limit: rates[i+2], value: rates[1]}
+		l := line{what: "drain; limit: " + m.name + ", " + number(float64(sizes[i+2])) + " events", unit: "msg/s",
+			limit: rates[i+2], value: rates[1]}
 		if m.name == riverTuned.name {
 			l.goal = atLeast(10)
 		}
@@ -128,7 +134,8 @@ func (b *bench) rowD(ctx context.Context) error {
 		}
 		method := b.section().method
 		err = b.rowL(ctx)
-		b.section().method = "the broker at its **default sync interval of two minutes**. Drain: " + method + ". Latency: " + b.section().method
+		b.section().method = "the broker at its **default sync interval of two minutes**. Drain: " + method +
+			". Latency: " + b.section().method
 	}
 	*b.servers, b.config, b.drain = servers, config, drain
 	return errors.Join(err, relaxed.close())

@@ -9,7 +9,9 @@ import (
 // rowW measures what a signup costs when its events go through the outbox.
 func (b *bench) rowW(ctx context.Context) error {
 	const bare, plain, box, relayed = 0, 1, 2, 3
-	b.section().method = fmt.Sprintf("%d repetitions of %s each after a fifth of it to warm up, %d connections, one round trip per signup", b.reps+2, b.slice, connections)
+	b.section().method = fmt.Sprintf(
+		"%d repetitions of %s each after a fifth of it to warm up, %d connections, one round trip per signup", b.reps+2,
+		b.slice, connections)
 	rates := make([]series, 4)
 	for rep := range b.reps + 2 { // short runs need more of them
 		err := b.at(ctx, outboxMaker, func(s *site, sys system) error {
@@ -29,13 +31,16 @@ func (b *bench) rowW(ctx context.Context) error {
 	b.signups = rates[box].median()
 	b.report(line{what: "signup: member, saga, timeline, 2 events; c = 64; limit: plain inserts", unit: "tx/s",
 		limit: rates[plain], value: rates[box], goal: atLeast(0.90)})
-	b.report(line{what: "the same with the relay publishing beside it", unit: "tx/s", limit: rates[plain], value: rates[relayed]})
+	b.report(line{what: "the same with the relay publishing beside it", unit: "tx/s", limit: rates[plain],
+		value: rates[relayed]})
 	b.report(line{what: "plain inserts; limit: one bare row", unit: "tx/s", limit: rates[bare], value: rates[plain]})
 	return nil
 }
 
 // writeRate runs one variant for a slice of time.
-func (b *bench) writeRate(ctx context.Context, s *site, sys system, bare, plain, relayed bool) (rate float64, err error) {
+func (b *bench) writeRate(
+	ctx context.Context, s *site, sys system, bare, plain, relayed bool,
+) (rate float64, err error) {
 	write := func(ctx context.Context) error { return signUp(ctx, s, s.take(2), throughOutbox) }
 	switch {
 	case bare:

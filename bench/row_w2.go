@@ -9,8 +9,11 @@ import (
 
 // rowW2 measures what HTTP, the checks, the look-up and the relay add to row W.
 func (b *bench) rowW2(ctx context.Context) error {
-	b.section().method = fmt.Sprintf("%d repetitions of %s each after a fifth of it to warm up, %d connections; POST /v1/members at a real member-svc that relays, "+
-		"password hashes that cost next to nothing (argon2id, 64 KiB, one pass), the Storage service stopped. The limit is row W's signup through the outbox, at library level, measured in between",
+	b.section().method = fmt.Sprintf(
+		"%d repetitions of %s each after a fifth of it to warm up, %d connections; POST /v1/members at a real "+
+			"member-svc that relays, "+
+			"password hashes that cost next to nothing (argon2id, 64 KiB, one pass), the Storage service stopped. "+
+			"The limit is row W's signup through the outbox, at library level, measured in between",
 		b.reps+2, b.slice, connections)
 	var limit, ours series
 	var note string
@@ -43,14 +46,16 @@ func (b *bench) rowW2(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			b.note("   %d/%d: at library level %s, over HTTP %s tx/s", rep+1, b.reps+2, number(limit[rep]), number(ours[rep]))
+			b.note("   %d/%d: at library level %s, over HTTP %s tx/s", rep+1, b.reps+2, number(limit[rep]),
+				number(ours[rep]))
 		}
 		return s.counted(ctx)
 	})
 	if err != nil {
 		return err
 	}
-	b.report(line{what: "POST /v1/members, c = 64; limit: row W's signup", unit: "signups/s", limit: limit, value: ours, goal: atLeast(0.5)})
+	b.report(line{what: "POST /v1/members, c = 64; limit: row W's signup", unit: "signups/s", limit: limit, value: ours,
+		goal: atLeast(0.5)})
 	b.section().notes = append(b.section().notes, note)
 	return nil
 }
@@ -83,7 +88,9 @@ func (s *stack) post(ctx context.Context) error {
 // counted fails unless there are as many members as signups were answered with 201.
 func (s *stack) counted(ctx context.Context) error {
 	var members, sagas int64
-	err := s.member.QueryRow(ctx, "-- name: countMembers\nSELECT (SELECT count(*) FROM member), (SELECT count(*) FROM signup_saga)").Scan(&members, &sagas)
+	err := s.member.QueryRow(ctx,
+		"-- name: countMembers\nSELECT (SELECT count(*) FROM member), (SELECT count(*) FROM signup_saga)").Scan(
+		&members, &sagas)
 	if n := s.accepted.Load(); err == nil && (members != n || sagas != n) {
 		err = fmt.Errorf("of %d accepted signups there are %d members and %d sagas", n, members, sagas)
 	}

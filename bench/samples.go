@@ -46,8 +46,10 @@ func (f samples) collect(ctx context.Context, pool *pgxpool.Pool) error {
 		case <-tick.C:
 		}
 		rows, _ := pool.Query(ctx, `-- name: sampleSessions
-SELECT datname || ': ' || coalesce(substring(query FROM '^-- name: (\w+)'), lower(substring(query FROM '^\w+'))), count(*)
-FROM pg_stat_activity WHERE state = 'active' AND wait_event IS NULL AND backend_type = 'client backend' AND pid <> pg_backend_pid() GROUP BY 1`)
+SELECT datname || ': ' || coalesce(substring(query FROM '^-- name: (\w+)'), lower(substring(query FROM '^\w+'))),
+    count(*)
+FROM pg_stat_activity WHERE state = 'active' AND wait_event IS NULL AND backend_type = 'client backend'
+    AND pid <> pg_backend_pid() GROUP BY 1`)
 		var statement *string
 		var n int
 		if _, err := pgx.ForEachRow(rows, []any{&statement, &n}, func() error {
@@ -77,8 +79,10 @@ func (f samples) shares(total float64) string {
 		return strings.Compare(a, b)
 	})
 	var out strings.Builder
-	fmt.Fprintf(&out, "Where Postgres's part of it goes, by what it was found doing %d times; the reading and writing of messages counts for the statement beside it:\n\n"+
-		"| statement | core-µs per saga |\n|---|--:|\n", all)
+	fmt.Fprintf(&out,
+		"Where Postgres's part of it goes, by what it was found doing %d times; the reading and writing of messages "+
+			"counts for the statement beside it:\n\n"+
+			"| statement | core-µs per saga |\n|---|--:|\n", all)
 	rest := total
 	for _, name := range names[:min(shown, len(names))] {
 		part := total * float64(f[name]) / float64(max(all, 1))

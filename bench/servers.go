@@ -42,7 +42,8 @@ func startServers(ctx context.Context, devstack string) (*servers, error) {
 	if err != nil {
 		return nil, errors.Join(err, s.close())
 	}
-	s.nats, err = launch(ctx, "NATS_URL=", exec.Command(devstack, "nats", "--dir", filepath.Join(dir, "nats"), "--addr", addr))
+	s.nats, err = launch(ctx, "NATS_URL=",
+		exec.Command(devstack, "nats", "--dir", filepath.Join(dir, "nats"), "--addr", addr))
 	if err != nil {
 		return nil, errors.Join(err, s.close())
 	}

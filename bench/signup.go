@@ -22,7 +22,9 @@ func throughOutbox(b *pgx.Batch, e outbox.Event) { outbox.AppendBatch(b, e) }
 // plainInsert is the same row in a table that nobody relays.
 func plainInsert(b *pgx.Batch, e outbox.Event) {
 	headers, _ := json.Marshal(e.Headers) // a map of strings always encodes
-	b.Queue("-- name: insertPlain\nINSERT INTO plain_event (event_id, key, type, headers, payload) VALUES ($1, $2, $3, $4, $5)",
+	b.Queue(
+		"-- name: insertPlain\nINSERT INTO plain_event (event_id, key, type, headers, payload) VALUES ($1, $2, "+
+			"$3, $4, $5)",
 		e.ID, e.Key, e.Type, headers, e.Payload)
 }
 
@@ -59,10 +61,12 @@ func signUp(ctx context.Context, s *site, first int, queue queueEvent) error {
 func queueSignup(b *pgx.Batch, m member) {
 	now := time.Now()
 	b.Queue(`-- name: insertMember
-INSERT INTO member (id, username, username_key, email, plan, password_hash, created_at) VALUES ($1, $2, $3, $4, 'free', $5, $6)`,
+INSERT INTO member (id, username, username_key, email, plan, password_hash, created_at)
+    VALUES ($1, $2, $3, $4, 'free', $5, $6)`,
 		m.id, m.id, m.id, m.id+"@example.org", passwordHash, now)
 	b.Queue(`-- name: insertSaga
-INSERT INTO signup_saga (id, member_id, signup_id, state, generation, version, opened_at, commanded_at, due_at, created_at, updated_at)
+INSERT INTO signup_saga (id, member_id, signup_id, state, generation, version, opened_at, commanded_at, due_at,
+    created_at, updated_at)
 VALUES ($1, $2, $3, 'provisioning', 1, 1, $4, now(), $5, $4, $4)`,
 		m.saga, m.id, "sgn_"+m.saga, now, now.Add(30*time.Second))
 	b.Queue(`-- name: insertTimeline

@@ -58,7 +58,8 @@ func (b *bench) newSite(ctx context.Context) (s *site, err error) {
 			err = errors.Join(err, s.close())
 		}
 	}()
-	if _, err := b.admin.Exec(ctx, "-- name: createDatabase\nCREATE DATABASE "+s.name+" TEMPLATE template0"); err != nil {
+	if _, err := b.admin.Exec(ctx, "-- name: createDatabase\nCREATE DATABASE "+s.name+
+		" TEMPLATE template0"); err != nil {
 		return s, err
 	}
 	u, err := url.Parse(b.servers.postgres.url)

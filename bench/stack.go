@@ -56,7 +56,8 @@ func (b *bench) startStack(ctx context.Context, name, database string, flags ...
 	}
 	u.Path = "/member"
 	s.database = u.String()
-	cmd := exec.Command(s.devstack, append([]string{"up", "--dir", s.dir, "--bin", b.bin, "--hash-cost", "test"}, flags...)...)
+	cmd := exec.Command(s.devstack,
+		append([]string{"up", "--dir", s.dir, "--bin", b.bin, "--hash-cost", "test"}, flags...)...)
 	cmd.Env, cmd.Stderr = append(os.Environ(), "DATABASE_URL="+database, "RECONCILE_INTERVAL=24h"), b.out
 	if s.server, err = launch(ctx, "  settings   ", cmd); err != nil {
 		return s, err
@@ -154,10 +155,13 @@ func somebody() wire.NewMember {
 func (s *stack) audit(ctx context.Context) error {
 	n := int(s.accepted.Load())
 	var sagas, ready, storages int
-	if err := s.member.QueryRow(ctx, "-- name: countSagas\nSELECT count(*), count(*) FILTER (WHERE state = 'ready') FROM signup_saga").Scan(&sagas, &ready); err != nil {
+	if err := s.member.QueryRow(ctx,
+		"-- name: countSagas\nSELECT count(*), count(*) FILTER (WHERE state = 'ready') FROM signup_saga").Scan(&sagas,
+		&ready); err != nil {
 		return err
 	}
-	if err := s.storage.QueryRow(ctx, "-- name: countStorages\nSELECT count(*) FROM storage WHERE status = 'ready'").Scan(&storages); err != nil {
+	if err := s.storage.QueryRow(ctx,
+		"-- name: countStorages\nSELECT count(*) FROM storage WHERE status = 'ready'").Scan(&storages); err != nil {
 		return err
 	}
 	created, doubled, err := readCreations(s.settings["PROVIDER_LEDGER"])
@@ -165,7 +169,9 @@ func (s *stack) audit(ctx context.Context) error {
 		return err
 	}
 	if sagas != n || ready != n || storages != n || created != n || doubled != 0 {
-		return fmt.Errorf("of %d accepted signups there are %d, ready %d, with storage %d, created %d, created twice %d", n, sagas, ready, storages, created, doubled)
+		return fmt.Errorf(
+			"of %d accepted signups there are %d, ready %d, with storage %d, created %d, created twice %d", n, sagas,
+			ready, storages, created, doubled)
 	}
 	return nil
 }

@@ -91,7 +91,8 @@ func (f *flights) evaluate(s span, parts int) (out outcome) {
 
 // and adds the outcome of a further repetition.
 func (o outcome) and(next outcome) outcome {
-	return outcome{append(o.throughput, next.throughput...), append(o.p50, next.p50...), append(o.p99, next.p99...), o.points}
+	return outcome{append(o.throughput, next.throughput...), append(o.p50, next.p50...), append(o.p99, next.p99...),
+		o.points}
 }
 
 // disturbance begins something at a site that hinders others until it is released.
@@ -107,7 +108,9 @@ type phase struct {
 // and measures phase by phase how long they take from the commit to a consumer.
 // Dead counts the rows that relaying left dead, updated or deleted in the
 // outbox tables. A part of an outcome is a part of its phase.
-func (b *bench) steady(ctx context.Context, m maker, rate float64, parts int, phases ...phase) (outs []outcome, dead float64, err error) {
+func (b *bench) steady(
+	ctx context.Context, m maker, rate float64, parts int, phases ...phase,
+) (outs []outcome, dead float64, err error) {
 	total := warmUp
 	for _, p := range phases {
 		total += p.lasts
@@ -119,7 +122,10 @@ func (b *bench) steady(ctx context.Context, m maker, rate float64, parts int, ph
 			return err
 		}
 		defer stop()
-		defer b.watch(func() string { return fmt.Sprintf("%s: %d events sent, %d received", m.name, s.appended(), f.count()) })()
+		defer b.watch(func() string {
+			return fmt.Sprintf("%s: %d events sent, %d received", m.name, s.appended(),
+				f.count())
+		})()
 		err = relaying(ctx, sys, func() error {
 			if _, err := flow(ctx, s, sys, f, rate, phase{lasts: warmUp}); err != nil {
 				return err
@@ -193,6 +199,7 @@ func storedOnce(ctx context.Context, s *site) error {
 // their statistics when they end, so the relay has to be stopped before.
 func deadRows(ctx context.Context, s *site) (n float64, err error) {
 	err = s.clients.QueryRow(ctx, `-- name: deadRows
-SELECT coalesce(sum(n_dead_tup + n_tup_upd + n_tup_del), 0)::float8 FROM pg_stat_user_tables WHERE relname LIKE 'outbox\_%'`).Scan(&n)
+SELECT coalesce(sum(n_dead_tup + n_tup_upd + n_tup_del), 0)::float8 FROM pg_stat_user_tables
+    WHERE relname LIKE 'outbox\_%'`).Scan(&n)
 	return n, err
 }

@@ -52,7 +52,8 @@ var outboxMaker = maker{"outbox", func(_ context.Context, s *site) (system, erro
 
 // replicasMaker runs two replicas and commits in the process of the one that
 // stands by.
-var replicasMaker = maker{"outbox, two replicas", func(_ context.Context, s *site) (system, error) { return &ours{site: s, leader: true}, nil }}
+var replicasMaker = maker{"outbox, two replicas",
+	func(_ context.Context, s *site) (system, error) { return &ours{site: s, leader: true}, nil }}
 
 // fill inserts within the server; the rows are the same as those of Append.
 func (o *ours) fill(ctx context.Context, n int) error {
@@ -62,7 +63,8 @@ func (o *ours) fill(ctx context.Context, n int) error {
 		first := o.take(size)
 		_, err := o.clients.Exec(ctx, `-- name: fillOutbox
 INSERT INTO outbox_event_`+lane+` (event_id, key, type, headers, payload)
-SELECT ($1 || lpad(to_hex(i), 12, '0'))::uuid, (i % 1000)::text, $2, '{}', $3 FROM generate_series($4::bigint, $5::bigint) i`,
+SELECT ($1 || lpad(to_hex(i), 12, '0'))::uuid, (i % 1000)::text, $2, '{}', $3
+    FROM generate_series($4::bigint, $5::bigint) i`,
 			idPrefix, eventType, payload, first, first+size-1)
 		if err != nil {
 			return err

@@ -22,7 +22,8 @@ const postgresParty = 1
 
 // parties are those of a row without services.
 func (b *bench) parties() []party {
-	return []party{{"this process", os.Getpid()}, {"Postgres", b.servers.postgres.pid()}, {"NATS", b.servers.nats.pid()}}
+	return []party{{"this process", os.Getpid()}, {"Postgres", b.servers.postgres.pid()},
+		{"NATS", b.servers.nats.pid()}}
 }
 
 // usage is the processor time that each party has used so far, in seconds.

@@ -89,7 +89,8 @@ func (w *watcher) run(ctx context.Context, pool *pgxpool.Pool) error {
 		for id := range waiting {
 			ids = append(ids, id)
 		}
-		rows, err := pool.Query(ctx, "-- name: findReady\nSELECT signup_id FROM signup_saga WHERE signup_id = ANY($1) AND state = 'ready'", ids)
+		rows, err := pool.Query(ctx,
+			"-- name: findReady\nSELECT signup_id FROM signup_saga WHERE signup_id = ANY($1) AND state = 'ready'", ids)
 		if err != nil {
 			return err
 		}

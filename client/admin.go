@@ -72,7 +72,8 @@ func (a *Admin) Cancel(ctx context.Context, id string, act Act) (wire.Saga, erro
 }
 
 func (a *Admin) act(ctx context.Context, id, verb string, act Act) (s wire.Saga, err error) {
-	r := call{method: http.MethodPost, path: "/admin/v1/sagas/" + url.PathEscape(id) + "/" + verb, body: map[string]string{"reason": act.Reason}, into: &s}
+	r := call{method: http.MethodPost, path: "/admin/v1/sagas/" + url.PathEscape(id) + "/" + verb,
+		body: map[string]string{"reason": act.Reason}, into: &s}
 	if act.Version != 0 {
 		r.header = http.Header{"If-Match": {strconv.Quote(strconv.FormatInt(act.Version, 10))}}
 	}

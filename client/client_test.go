@@ -41,7 +41,8 @@ func serve(t *testing.T, replies ...reply) (base string, requests func() []strin
 		h := r.Header
 		mu.Lock()
 		defer mu.Unlock()
-		seen = append(seen, strings.Join([]string{r.Method, r.URL.String(), h.Get("Idempotency-Key"), h.Get("Authorization"), h.Get("If-Match"), h.Get("Last-Event-ID"), string(body)}, "|"))
+		seen = append(seen, strings.Join([]string{r.Method, r.URL.String(), h.Get("Idempotency-Key"),
+			h.Get("Authorization"), h.Get("If-Match"), h.Get("Last-Event-ID"), string(body)}, "|"))
 		now := replies[min(len(seen), len(replies))-1]
 		if now.status == 0 {
 			panic(http.ErrAbortHandler)
@@ -73,7 +74,8 @@ func waits(base string) (*Public, *[]time.Duration) {
 func TestSignUpRetryKeepsItsKey(t *testing.T) {
 	base, requests := serve(t, reply{}, reply{503, "7", busy}, reply{429, "", `{}`}, reply{201, "", created})
 	p, waited := waits(base)
-	s, err := p.SignUpRetry(t.Context(), wire.NewMember{Username: "mina"}, Retry{Attempts: 4, BaseDelay: time.Second, MaxDelay: time.Second})
+	s, err := p.SignUpRetry(t.Context(), wire.NewMember{Username: "mina"},
+		Retry{Attempts: 4, BaseDelay: time.Second, MaxDelay: time.Second})
 	if err != nil || s.SignupID != "sgn_1" {
 		t.Fatalf("%+v, %v", s, err)
 	}
@@ -116,9 +118,14 @@ func TestProblems(t *testing.T) {
 		want      wire.Problem
 		temporary bool
 	}{
-		{reply{422, "", `{"title":"No","status":422,"code":"validation_failed","errors":[{"pointer":"/username","detail":"no"}]}`},
-			wire.Problem{Title: "No", Status: 422, Code: "validation_failed", Errors: []wire.FieldError{{Pointer: "/username", Detail: "no"}}}, false},
-		{reply{503, "2", busy}, wire.Problem{Status: 503, Code: "busy", Detail: "wait", RetryAfter: 2 * time.Second}, true},
+		{
+			reply{422, "",
+				`{"title":"No","status":422,"code":"validation_failed","errors":[` +
+					`{"pointer":"/username","detail":"no"}]}`},
+			wire.Problem{Title: "No", Status: 422, Code: "validation_failed",
+				Errors: []wire.FieldError{{Pointer: "/username", Detail: "no"}}}, false},
+		{reply{503, "2", busy}, wire.Problem{Status: 503, Code: "busy", Detail: "wait", RetryAfter: 2 * time.Second},
+			true},
 		{reply{502, "soon", "<html>"}, wire.Problem{Title: "Bad Gateway", Status: 502}, true},
 		{reply{408, "", "{}"}, wire.Problem{Status: 408}, true},
 	} {
@@ -139,7 +146,8 @@ func TestAnswersAreBounded(t *testing.T) {
 }
 
 func TestWatch(t *testing.T) {
-	base, requests := serve(t, reply{200, "", unchanged}, reply{503, "9", busy}, reply{}, reply{200, "", unchanged + settled})
+	base, requests := serve(t, reply{200, "", unchanged}, reply{503, "9", busy}, reply{},
+		reply{200, "", unchanged + settled})
 	p, waited := waits(base)
 	var states []string
 	for s, err := range p.Watch(t.Context(), "sgn_1") {
@@ -148,7 +156,8 @@ func TestWatch(t *testing.T) {
 	if fmt.Sprint(states) != "[provisioning<nil> ready<nil>]" {
 		t.Errorf("%q", states)
 	}
-	if len(requests()) != 4 || !strings.HasSuffix(requests()[0], "||||") || !strings.HasSuffix(requests()[3], "|1|") || (*waited)[1] != 9*time.Second {
+	if len(requests()) != 4 || !strings.HasSuffix(requests()[0], "||||") || !strings.HasSuffix(requests()[3], "|1|") ||
+		(*waited)[1] != 9*time.Second {
 		t.Errorf("%q, waited %v", requests(), *waited)
 	}
 	for _, tc := range []struct {
@@ -179,7 +188,8 @@ func TestRequests(t *testing.T) {
 		want string
 		call func() error
 	}{
-		{`POST|/v1/members|k||||{"username":"u","password":"p"}`, func() error { _, err := p.SignUp(ctx, wire.NewMember{Username: "u", Password: "p"}, "k"); return err }},
+		{`POST|/v1/members|k||||{"username":"u","password":"p"}`,
+			func() error { _, err := p.SignUp(ctx, wire.NewMember{Username: "u", Password: "p"}, "k"); return err }},
 		{`GET|/v1/signups/a%2Fb|||||`, func() error {
 			found, err := p.Signup(ctx, "a/b")
 			if found.RetryAfter != time.Second {
@@ -187,35 +197,52 @@ func TestRequests(t *testing.T) {
 			}
 			return err
 		}},
-		{`POST|/v1/sessions|||||{"password":"p","username":"u"}`, func() error { _, err := p.SignIn(ctx, "u", "p"); return err }},
+		{`POST|/v1/sessions|||||{"password":"p","username":"u"}`,
+			func() error { _, err := p.SignIn(ctx, "u", "p"); return err }},
 		{`DELETE|/v1/sessions/current||Bearer t|||`, func() error { return p.SignOut(ctx, "t") }},
 		{`GET|/v1/members/me||Bearer t|||`, func() error { _, err := p.Member(ctx, "t"); return err }},
-		{`DELETE|/v1/members/me||Bearer t|||{"password":"p"}`, func() error { _, err := p.Leave(ctx, "t", "p"); return err }},
-		{`GET|/admin/v1/sagas?created_after=2026-11-22T10%3A00%3A00Z&cursor=c&delayed=true&error=e&limit=2&member_id=m&plan=free&state=ready&username=u||Bearer admin|||`, func() error {
-			f := SagaFilter{State: wire.Ready, Delayed: &late, Plan: "free", Error: "e", Username: "u", MemberID: "m", CreatedAfter: time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)}
-			_, err := a.Sagas(ctx, f, PageOf{"c", 2})
-			return err
-		}},
+		{`DELETE|/v1/members/me||Bearer t|||{"password":"p"}`,
+			func() error { _, err := p.Leave(ctx, "t", "p"); return err }},
+		{
+			`GET|/admin/v1/sagas?created_after=2026-11-22T10%3A00%3A00Z&cursor=c&delayed=true&error=e&limit=2` +
+				`&member_id=m&plan=free&state=ready&username=u||Bearer admin|||`, func() error {
+				f := SagaFilter{State: wire.Ready, Delayed: &late, Plan: "free", Error: "e", Username: "u",
+					MemberID: "m", CreatedAfter: time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)}
+				_, err := a.Sagas(ctx, f, PageOf{"c", 2})
+				return err
+			}},
 		{`GET|/admin/v1/sagas/i||Bearer admin|||`, func() error { _, err := a.Saga(ctx, "i"); return err }},
-		{`POST|/admin/v1/sagas/i/retry||Bearer admin|"3"||{"reason":"r"}`, func() error { _, err := a.Retry(ctx, "i", Act{"r", 3}); return err }},
-		{`POST|/admin/v1/sagas/i/cancel||Bearer admin|||{"reason":"r"}`, func() error { _, err := a.Cancel(ctx, "i", Act{Reason: "r"}); return err }},
+		{`POST|/admin/v1/sagas/i/retry||Bearer admin|"3"||{"reason":"r"}`,
+			func() error { _, err := a.Retry(ctx, "i", Act{"r", 3}); return err }},
+		{`POST|/admin/v1/sagas/i/cancel||Bearer admin|||{"reason":"r"}`,
+			func() error { _, err := a.Cancel(ctx, "i", Act{Reason: "r"}); return err }},
 		{`GET|/admin/v1/overview||Bearer admin|||`, func() error { _, err := a.Overview(ctx); return err }},
 		{`GET|/admin/v1/failures?limit=3||Bearer admin|||`, func() error { _, err := a.Failures(ctx, 3); return err }},
-		{`POST|/admin/v1/retries||Bearer admin|||{"filter":{"error":"e"},"dry_run":true}`, func() error { _, err := a.CountGroup(ctx, group); return err }},
-		{`POST|/admin/v1/retries||Bearer admin|||{"filter":{"error":"e"}}`, func() error { _, err := a.RetryGroup(ctx, group); return err }},
-		{`GET|/admin/v1/retries||Bearer admin|||`, func() error { _, err := a.GroupRetries(ctx, PageOf{}); return err }},
+		{`POST|/admin/v1/retries||Bearer admin|||{"filter":{"error":"e"},"dry_run":true}`,
+			func() error { _, err := a.CountGroup(ctx, group); return err }},
+		{`POST|/admin/v1/retries||Bearer admin|||{"filter":{"error":"e"}}`,
+			func() error { _, err := a.RetryGroup(ctx, group); return err }},
+		{`GET|/admin/v1/retries||Bearer admin|||`,
+			func() error { _, err := a.GroupRetries(ctx, PageOf{}); return err }},
 		{`GET|/admin/v1/retries/i||Bearer admin|||`, func() error { _, err := a.GroupRetry(ctx, "i"); return err }},
-		{`POST|/admin/v1/retries/i/cancel||Bearer admin|||`, func() error { _, err := a.CancelGroupRetry(ctx, "i", ""); return err }},
-		{`POST|/admin/v1/retries/i/cancel||Bearer admin|||{"reason":"r"}`, func() error { _, err := a.CancelGroupRetry(ctx, "i", "r"); return err }},
-		{`GET|/admin/v1/outbox/dead||Bearer admin|||`, func() error { _, err := a.DeadEvents(ctx, PageOf{}); return err }},
-		{`POST|/admin/v1/outbox/dead/i/requeue||Bearer admin|||{"reason":"r"}`, func() error { _, err := a.RequeueEvent(ctx, "i", "r"); return err }},
-		{`GET|/admin/v1/audit?action=b&actor=a&saga_id=s||Bearer admin|||`, func() error { _, err := a.Audit(ctx, AuditFilter{"a", "b", "s"}, PageOf{}); return err }},
+		{`POST|/admin/v1/retries/i/cancel||Bearer admin|||`,
+			func() error { _, err := a.CancelGroupRetry(ctx, "i", ""); return err }},
+		{`POST|/admin/v1/retries/i/cancel||Bearer admin|||{"reason":"r"}`,
+			func() error { _, err := a.CancelGroupRetry(ctx, "i", "r"); return err }},
+		{`GET|/admin/v1/outbox/dead||Bearer admin|||`,
+			func() error { _, err := a.DeadEvents(ctx, PageOf{}); return err }},
+		{`POST|/admin/v1/outbox/dead/i/requeue||Bearer admin|||{"reason":"r"}`,
+			func() error { _, err := a.RequeueEvent(ctx, "i", "r"); return err }},
+		{`GET|/admin/v1/audit?action=b&actor=a&saga_id=s||Bearer admin|||`,
+			func() error { _, err := a.Audit(ctx, AuditFilter{"a", "b", "s"}, PageOf{}); return err }},
 		{`GET|/v1/storages||Bearer service|||`, func() error { _, err := s.List(ctx, PageOf{}); return err }},
 		{`GET|/v1/storages/m||Bearer service|||`, func() error { _, err := s.Get(ctx, "m"); return err }},
-		{`GET|/v1/dead-letters?limit=5||Bearer service|||`, func() error { _, err := s.DeadLetters(ctx, PageOf{Limit: 5}); return err }},
+		{`GET|/v1/dead-letters?limit=5||Bearer service|||`,
+			func() error { _, err := s.DeadLetters(ctx, PageOf{Limit: 5}); return err }},
 		{`POST|/v1/dead-letters/d/requeue||Bearer service|||`, func() error { return s.Requeue(ctx, "d") }},
 		{`GET|/v1/faults||Bearer service|||`, func() error { _, err := s.Fault(ctx); return err }},
-		{`PUT|/v1/faults||Bearer service|||{"mode":"slow","probability":1,"latency_ms":5}`, func() error { return s.SetFault(ctx, wire.Fault{Mode: "slow", Probability: 1, LatencyMS: 5}) }},
+		{`PUT|/v1/faults||Bearer service|||{"mode":"slow","probability":1,"latency_ms":5}`,
+			func() error { return s.SetFault(ctx, wire.Fault{Mode: "slow", Probability: 1, LatencyMS: 5}) }},
 	} {
 		if err := tc.call(); err != nil {
 			t.Errorf("%s: %v", tc.want, err)

@@ -13,7 +13,8 @@ import (
 func Example() {
 	ctx := context.Background()
 	members := client.NewPublic("http://127.0.0.1:8080", nil)
-	signup, err := members.SignUpRetry(ctx, wire.NewMember{Username: "mina", Password: "a long enough one"}, client.DefaultRetry)
+	signup, err := members.SignUpRetry(ctx, wire.NewMember{Username: "mina", Password: "a long enough one"},
+		client.DefaultRetry)
 	var refusal *wire.Problem
 	if errors.As(err, &refusal) && refusal.Code == "username_taken" {
 		fmt.Println("choose another name")

@@ -16,7 +16,8 @@ func (a *Admin) Overview(ctx context.Context) (o wire.Overview, err error) {
 
 // Failures lists up to limit groups (0: the service's default).
 func (a *Admin) Failures(ctx context.Context, limit int) (f wire.Failures, err error) {
-	_, err = a.do(ctx, call{method: http.MethodGet, path: "/admin/v1/failures", query: PageOf{Limit: limit}.values(), into: &f})
+	_, err = a.do(ctx, call{method: http.MethodGet, path: "/admin/v1/failures", query: PageOf{Limit: limit}.values(),
+		into: &f})
 	return f, err
 }
 
@@ -64,7 +65,8 @@ func (a *Admin) DeadEvents(ctx context.Context, part PageOf) (page wire.Page[wir
 
 // RequeueEvent has a dead event published once more, and returns it as it was.
 func (a *Admin) RequeueEvent(ctx context.Context, id, reason string) (e wire.DeadEvent, err error) {
-	_, err = a.do(ctx, call{method: http.MethodPost, path: "/admin/v1/outbox/dead/" + url.PathEscape(id) + "/requeue", body: map[string]string{"reason": reason}, into: &e})
+	_, err = a.do(ctx, call{method: http.MethodPost, path: "/admin/v1/outbox/dead/" + url.PathEscape(id) + "/requeue",
+		body: map[string]string{"reason": reason}, into: &e})
 	return e, err
 }
 

@@ -73,7 +73,8 @@ func TestGoldenMessagesRoundTrip(t *testing.T) {
 }
 
 func TestBinaryModeReadsTheSameEvent(t *testing.T) {
-	want, err := contract.Parse(map[string][]string{"content-type": {contract.StructuredContentType}}, golden(t, contract.StorageProvision))
+	want, err := contract.Parse(map[string][]string{"content-type": {contract.StructuredContentType}},
+		golden(t, contract.StorageProvision))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +132,8 @@ func TestMalformedTraceParentIsNone(t *testing.T) {
 	const good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 	for _, sent := range []string{good, "", "x", good + "\x00", strings.Repeat(good, 100), strings.ToUpper(good)} {
 		e, err := contract.Parse(map[string][]string{
-			"ce-specversion": {"1.0"}, "ce-id": {"1"}, "ce-source": {"/x"}, "ce-type": {"storage.provision"}, "traceparent": {sent},
+			"ce-specversion": {"1.0"}, "ce-id": {"1"}, "ce-source": {"/x"}, "ce-type": {"storage.provision"},
+			"traceparent": {sent},
 		}, []byte("{}"))
 		if want := map[bool]string{true: good}[sent == good]; err != nil || e.TraceParent != want {
 			t.Errorf("%.80q is read as %q, %v", sent, e.TraceParent, err)

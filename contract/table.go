@@ -72,7 +72,8 @@ type Route struct {
 // docs/architecture.md shows it, and a test keeps the two equal.
 func Table() []Route {
 	return []Route{
-		{StorageProvision, Essential, Member, Storage, "a member without storage was promised something we did not give",
+		{StorageProvision, Essential, Member, Storage,
+			"a member without storage was promised something we did not give",
 			"retried for ever; re-driven by timers; after 24 h shown to operators and still retried"},
 		{StorageDeprovision, Essential, Member, Storage, "a member who left must leave nothing behind",
 			"retried for ever; re-driven by timers; after 24 h shown to operators and still retried"},

@@ -70,7 +70,9 @@ func whatNext(s *stack.Stack) string {
   Instead of nats: storage, smtp, postgres. Instead of kill: start, or wipe nats.
 
   Logs: %[7]s/log
-`, v("FAULTS_URL"), v("MEMBER_URL"), v("ADMIN_URL"), v("ADMIN_TOKEN"), v("VIEWER_TOKEN"), v("MAIL_URL"), s.Dir(), ownName())
+`,
+		v("FAULTS_URL"), v("MEMBER_URL"), v("ADMIN_URL"), v("ADMIN_TOKEN"), v("VIEWER_TOKEN"), v("MAIL_URL"), s.Dir(),
+		ownName())
 }
 
 // ownName is how this program can be called again from the same folder.

@@ -11,8 +11,8 @@ import (
 	"github.com/signup-saga/signup-saga/devstack/internal/scratch"
 )
 
-// enter returns the absolute path of the folder to work in, which is a throw-away one when dir is empty. Only one devstack
-// may work in a folder; leave lets the next one in.
+// enter returns the absolute path of the folder to work in, which is a throw-away one when dir is empty. Only one
+// devstack may work in a folder; leave lets the next one in.
 func enter(dir string, account postgres.Account) (path string, leave func() error, err error) {
 	base := account.TempDir()
 	scratch.Sweep(base, postgres.Vacate)
@@ -26,7 +26,8 @@ func enter(dir string, account postgres.Account) (path string, leave func() erro
 	if path, err = filepath.Abs(dir); err != nil {
 		return "", nil, err
 	}
-	if err := os.MkdirAll(path, 0o755); err != nil { //nolint:gosec // a database server that runs as another user passes through
+	if err := os.MkdirAll(path,
+		0o755); err != nil { //nolint:gosec // a database server that runs as another user passes through
 		return "", nil, err
 	}
 	lock, err := scratch.Lock(filepath.Join(path, ".lock"))

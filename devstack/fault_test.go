@@ -11,7 +11,8 @@ import (
 func TestServicesAreToldOfProxiesAndFaults(t *testing.T) {
 	tmp := tempDir(t)
 	dir := filepath.Join(tmp, "stack")
-	_, env := upStack(t, tmp, dir, "--faults", "--via", "storage:postgres=127.0.0.1:1", "--via", "storage:nats=127.0.0.1:2")
+	_, env := upStack(t, tmp, dir, "--faults", "--via", "storage:postgres=127.0.0.1:1", "--via",
+		"storage:nats=127.0.0.1:2")
 	log := func() string {
 		t.Helper()
 		text, err := os.ReadFile(filepath.Join(dir, "log", "storage.log"))
@@ -40,7 +41,8 @@ func TestServicesAreToldOfProxiesAndFaults(t *testing.T) {
 	if n := strings.Count(log(), "FAULT=after.claimDue:3\n"); n != 1 {
 		t.Errorf("%d of 3 starts were told to end, want the one that was asked for", n)
 	}
-	if out, err := devstackCmd(t, "up", "--via", "storage:smtp=127.0.0.1:1"); err == nil || !strings.Contains(out, "nats or postgres") {
+	if out, err := devstackCmd(t, "up", "--via", "storage:smtp=127.0.0.1:1"); err == nil ||
+		!strings.Contains(out, "nats or postgres") {
 		t.Errorf("a link that does not exist: %v\n%s", err, out)
 	}
 }

@@ -13,7 +13,8 @@ import (
 // operateOn posts to the fault screen as a browser does that shows a page of the origin.
 func operateOn(t *testing.T, base, host, origin, verb, name string) (status int, location string) {
 	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, base+"/component", strings.NewReader(url.Values{"verb": {verb}, "name": {name}}.Encode()))
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, base+"/component",
+		strings.NewReader(url.Values{"verb": {verb}, "name": {name}}.Encode()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +51,8 @@ func TestFaultScreenOperatesTheStack(t *testing.T) {
 	eventually(t, "the address of the screen in what is printed", func() bool {
 		return strings.Contains(up.printed(t), base+"/")
 	})
-	if log, err := os.ReadFile(filepath.Join(dir, "log", "member.log")); err != nil || !strings.Contains(string(log), "CONSOLE_DEMO_URL="+base+"/\n") {
+	if log, err := os.ReadFile(filepath.Join(dir, "log", "member.log")); err != nil ||
+		!strings.Contains(string(log), "CONSOLE_DEMO_URL="+base+"/\n") {
 		t.Errorf("the console is not told: %v\n%s", err, log)
 	}
 	shown := page(t, base)
@@ -73,13 +75,15 @@ func TestFaultScreenOperatesTheStack(t *testing.T) {
 		return page(t, base)
 	}
 	for _, step := range []struct{ verb, name, state string }{
-		{"kill", "nats", "killed"}, {"start", "nats", "running"}, {"pause", "storage-2", "paused"}, {"resume", "storage-2", "running"}, {"wipe", "nats", "running"},
+		{"kill", "nats", "killed"}, {"start", "nats", "running"}, {"pause", "storage-2", "paused"},
+		{"resume", "storage-2", "running"}, {"wipe", "nats", "running"},
 	} {
 		shown := do(step.verb, step.name)
 		if got := status(t, dir)[step.name]; string(got.State) != step.state {
 			t.Errorf("after %s, %s is %s", step.verb, step.name, got.State)
 		}
-		if !strings.Contains(shown, `id="state-`+step.name+`" data-live><span class="badge `) || !strings.Contains(shown, ">"+step.state+"</span>") {
+		if !strings.Contains(shown, `id="state-`+step.name+`" data-live><span class="badge `) ||
+			!strings.Contains(shown, ">"+step.state+"</span>") {
 			t.Errorf("after %s the page does not say that %s is %s", step.verb, step.name, step.state)
 		}
 	}
@@ -115,7 +119,8 @@ func TestFaultScreenIsOnlyForItsOwnPages(t *testing.T) {
 	if got := status(t, dir)["nats"]; got.State != "running" {
 		t.Errorf("nats is %s", got.State)
 	}
-	if got, _ := operateOn(t, base, host, base, "kill", "nats"); got != http.StatusSeeOther || status(t, dir)["nats"].State != "killed" {
+	if got, _ := operateOn(t, base, host, base, "kill", "nats"); got != http.StatusSeeOther ||
+		status(t, dir)["nats"].State != "killed" {
 		t.Errorf("its own page: %d, nats is %s", got, status(t, dir)["nats"].State)
 	}
 }

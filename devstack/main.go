@@ -1,4 +1,5 @@
-// Devstack runs the whole stack on one machine, each component as a process of its own, and nothing of it outlives devstack.
+// Devstack runs the whole stack on one machine, each component as a process of its own, and nothing of it outlives
+// devstack.
 package main
 
 import (
@@ -139,8 +140,9 @@ func parse(flags *flag.FlagSet, args []string, operands int) ([]string, error) {
 	return found, nil
 }
 
-// untilEOF returns a context that also ends when a pipe on standard input is closed, which happens at the latest when the
-// process at its other end dies. A terminal, a file or /dev/null says nothing about anyone's life and is not watched.
+// untilEOF returns a context that also ends when a pipe on standard input is closed, which happens at the latest when
+// the process at its other end dies. A terminal, a file or /dev/null says nothing about anyone's life and is not
+// watched.
 func untilEOF(ctx context.Context, in *os.File) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	info, err := in.Stat()

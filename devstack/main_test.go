@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// TestMain lets the test program play devstack and, under their names, the services, so that a test can run a whole stack as
-// processes and kill any of them.
+// TestMain lets the test program play devstack and, under their names, the services, so that a test can run a whole
+// stack as processes and kill any of them.
 func TestMain(m *testing.M) {
 	switch name := filepath.Base(os.Args[0]); {
 	case name == "member-svc":
@@ -46,7 +46,8 @@ func playService(addr string) {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	server := &http.Server{Addr: addr, Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), ReadHeaderTimeout: time.Second}
+	server := &http.Server{Addr: addr, Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}),
+		ReadHeaderTimeout: time.Second}
 	context.AfterFunc(ctx, func() { _ = server.Close() })
 	fmt.Println(server.ListenAndServe())
 }

@@ -21,7 +21,9 @@ func bindStack(flags *flag.FlagSet, o *stack.Options) {
 	flags.IntVar(&o.Members, "members", 1, "run this `number` of member services")
 	flags.IntVar(&o.Storages, "storages", 1, "run this `number` of storage services")
 	flags.BoolVar(&o.Faults, "faults", false, "let the storage service play a broken provider")
-	flags.Func("via", "let a service reach what it uses through `service:target=host:port`, e.g. storage:nats=127.0.0.1:4000; may be repeated", o.AddVia)
+	flags.Func("via",
+		"let a service reach what it uses through `service:target=host:port`, e.g. storage:nats=127.0.0.1:4000; may "+
+			"be repeated", o.AddVia)
 	flags.StringVar(&o.Bin, "bin", "", "use the services built in this `folder` (default: build them)")
 }
 
@@ -129,7 +131,8 @@ func operate(verb string) command {
 		dir := flags.String("dir", "", dirUsage)
 		var fault string
 		if verb == "start" {
-			flags.StringVar(&fault, "fault", "", "let a service end itself at this `point[:nth]`; for a stack with --faults")
+			flags.StringVar(&fault, "fault", "",
+				"let a service end itself at this `point[:nth]`; for a stack with --faults")
 		}
 		operands, err := parse(flags, args, 1)
 		if err != nil {

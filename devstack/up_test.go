@@ -88,8 +88,10 @@ func TestUpTellsHowToReachEverything(t *testing.T) {
 	tmp := tempDir(t)
 	dir := filepath.Join(tmp, "stack")
 	up, env := upStack(t, tmp, dir, "--members", "2", "--storages", "2")
-	names := strings.Fields(`MEMBER_URL ADMIN_URL STORAGE_URL NATS_URL MEMBER_DATABASE_URL STORAGE_DATABASE_URL ADMIN_TOKEN VIEWER_TOKEN
-		STORAGE_TOKEN PROVIDER_DIR PROVIDER_LEDGER NATS_DIR MAIL_URL MEMBER_URL_2 ADMIN_URL_2 STORAGE_URL_2 DEVSTACK_DIR`)
+	names := strings.Fields(
+		`MEMBER_URL ADMIN_URL STORAGE_URL NATS_URL MEMBER_DATABASE_URL STORAGE_DATABASE_URL ADMIN_TOKEN VIEWER_TOKEN
+		STORAGE_TOKEN PROVIDER_DIR PROVIDER_LEDGER NATS_DIR MAIL_URL MEMBER_URL_2 ADMIN_URL_2 STORAGE_URL_2
+	DEVSTACK_DIR`)
 	for _, name := range names {
 		if env[name] == "" {
 			t.Errorf("devstack.env lacks %s", name)
@@ -107,10 +109,12 @@ func TestUpTellsHowToReachEverything(t *testing.T) {
 			t.Errorf("%s: %v %v, want it private", file, info, err)
 		}
 	}
-	if kept, err := os.ReadFile(filepath.Join(dir, "devstack.json")); err != nil || strings.Contains(string(kept), "fault") {
+	if kept, err := os.ReadFile(filepath.Join(dir, "devstack.json")); err != nil ||
+		strings.Contains(string(kept), "fault") {
 		t.Errorf("a fault screen that nobody asked for: %v\n%s", err, kept)
 	}
-	if printed := up.printed(t); !strings.Contains(printed, "The stack is ready") || strings.Contains(printed, "break it") {
+	if printed := up.printed(t); !strings.Contains(printed, "The stack is ready") ||
+		strings.Contains(printed, "break it") {
 		t.Errorf("printed %s", printed)
 	}
 }
@@ -127,7 +131,8 @@ func TestRolesHaveOnlyTheRightsTheyNeed(t *testing.T) {
 		t.Fatal(err)
 	}
 	app := env["MEMBER_DATABASE_URL"]
-	migrator := strings.Replace(app, "member_app:"+kept.Secrets["member_app"], "member_migrator:"+kept.Secrets["member_migrator"], 1)
+	migrator := strings.Replace(app, "member_app:"+kept.Secrets["member_app"], "member_migrator:"+
+		kept.Secrets["member_migrator"], 1)
 	query(t, migrator, "CREATE TABLE thing (id bigserial, name text)")
 	if got := query(t, app, "INSERT INTO thing (name) VALUES ('x') RETURNING id::text"); got != "1" {
 		t.Errorf("the app inserted row %q", got)
@@ -179,7 +184,8 @@ func superuser(t *testing.T, dir string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return fmt.Sprintf("postgres://postgres:%s@%s/postgres", strings.TrimSpace(string(password)), status(t, dir)["postgres"].URL)
+	return fmt.Sprintf("postgres://postgres:%s@%s/postgres", strings.TrimSpace(string(password)),
+		status(t, dir)["postgres"].URL)
 }
 
 func TestADeathIsReportedAndNotHealed(t *testing.T) {
@@ -189,7 +195,8 @@ func TestADeathIsReportedAndNotHealed(t *testing.T) {
 	if err := syscall.Kill(status(t, dir)["storage"].PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the report", func() bool { return strings.Contains(up.printed(t), "storage ended by itself: signal: killed") })
+	eventually(t, "the report",
+		func() bool { return strings.Contains(up.printed(t), "storage ended by itself: signal: killed") })
 	if got := status(t, dir)["storage"]; got.State != "died" || got.Exit != "signal: killed" {
 		t.Errorf("status %+v", got)
 	}
@@ -210,7 +217,8 @@ func TestCommandsThatMakeNoSense(t *testing.T) {
 			t.Errorf("%s: error %v, printed %s", c.args, err, out)
 		}
 	}
-	if out, err := devstackCmd(t, "kill", "nats", "--dir", tmp); err == nil || !strings.Contains(out, "no devstack runs in") {
+	if out, err := devstackCmd(t, "kill", "nats", "--dir", tmp); err == nil ||
+		!strings.Contains(out, "no devstack runs in") {
 		t.Errorf("error %v, printed %s", err, out)
 	}
 }
@@ -271,7 +279,8 @@ func TestAStackOnAGivenServer(t *testing.T) {
 	if got := query(t, env["STORAGE_DATABASE_URL"], "SELECT current_user::text"); got != "storage_app" {
 		t.Errorf("the storage service is %s", got)
 	}
-	if out, err := devstackCmd(t, "kill", "postgres", "--dir", dir); err == nil || !strings.Contains(out, "DATABASE_URL named a server") {
+	if out, err := devstackCmd(t, "kill", "postgres", "--dir", dir); err == nil ||
+		!strings.Contains(out, "DATABASE_URL named a server") {
 		t.Errorf("error %v, printed %s", err, out)
 	}
 }
@@ -351,7 +360,8 @@ func TestMailsAreShownUnderMailURL(t *testing.T) {
 		t.Fatal(err)
 	}
 	addr := fmt.Sprintf("127.0.0.1:%d", kept.Ports["smtp"])
-	if err := smtp.SendMail(addr, nil, "a@localhost", []string{"b@localhost"}, []byte("Subject: hello\r\n\r\n")); err != nil {
+	if err := smtp.SendMail(addr, nil, "a@localhost", []string{"b@localhost"},
+		[]byte("Subject: hello\r\n\r\n")); err != nil {
 		t.Fatal(err)
 	}
 	answer, err := http.Get(env["MAIL_URL"] + "/api/messages")

@@ -14,7 +14,8 @@ import (
 // signIn returns the header of a new session.
 func signIn(t *testing.T, s *svc, name string) []string {
 	t.Helper()
-	status, _, body, raw := call(t, "POST", s.public+"/v1/sessions", fmt.Sprintf(`{"username":%q,"password":%q}`, name, password))
+	status, _, body, raw := call(t, "POST", s.public+"/v1/sessions",
+		fmt.Sprintf(`{"username":%q,"password":%q}`, name, password))
 	if status != http.StatusOK || body["expires_at"] == nil || len(body) != 2 {
 		t.Fatalf("sign in: %d %s", status, raw)
 	}
@@ -28,8 +29,10 @@ func TestAccounts(t *testing.T) {
 	created := signUp(t, s, "Mina")
 	session := signIn(t, s, "mina") // while the storage is pending and NATS is away
 	status, header, me, raw := call(t, "GET", s.public+"/v1/members/me", "", session...)
-	if status != 200 || header.Get("Cache-Control") != "no-store" || len(me) != 7 || me["member_id"] != created["member_id"] || me["username"] != "Mina" ||
-		me["email"] != "m@example.org" || me["plan"] != "free" || me["created_at"] != created["created_at"] || me["signup_id"] != created["signup_id"] ||
+	if status != 200 || header.Get("Cache-Control") != "no-store" || len(me) != 7 ||
+		me["member_id"] != created["member_id"] || me["username"] != "Mina" ||
+		me["email"] != "m@example.org" || me["plan"] != "free" || me["created_at"] != created["created_at"] ||
+		me["signup_id"] != created["signup_id"] ||
 		me["storage"].(map[string]any)["status"] != "pending" {
 		t.Errorf("%d %v %s", status, header, raw)
 	}
@@ -48,11 +51,13 @@ func TestAccounts(t *testing.T) {
 		{"unknown field", "POST", "/v1/sessions", `{"user":"mina"}`, nil, 400, "invalid_json"},
 		{"no token", "GET", "/v1/members/me", "", nil, 401, "unauthorized"},
 		{"foreign token", "GET", "/v1/members/me", "", []string{"Authorization", "Bearer x"}, 401, "unauthorized"},
-		{"no bearer", "GET", "/v1/members/me", "", []string{"Authorization", strings.Replace(session[1], "Bearer", "Basic", 1)}, 401, "unauthorized"},
+		{"no bearer", "GET", "/v1/members/me", "",
+			[]string{"Authorization", strings.Replace(session[1], "Bearer", "Basic", 1)}, 401, "unauthorized"},
 		{"half a query", "DELETE", "/v1/sessions?others=true;x", "", session, 422, "validation_failed"},
 		{"a broken query", "DELETE", "/v1/sessions?others=%zz", "", session, 422, "validation_failed"},
 		{"leave without a session", "DELETE", "/v1/members/me", leave, nil, 401, "unauthorized"},
-		{"leave with another password", "DELETE", "/v1/members/me", `{"password":"x"}`, session, 401, "invalid_credentials"},
+		{"leave with another password", "DELETE", "/v1/members/me", `{"password":"x"}`, session, 401,
+			"invalid_credentials"},
 		{"leave without a password", "DELETE", "/v1/members/me", `{}`, session, 401, "invalid_credentials"},
 	} {
 		status, _, body, raw := call(t, tc.method, s.public+tc.path, tc.body, tc.headers...)
@@ -60,7 +65,8 @@ func TestAccounts(t *testing.T) {
 			t.Errorf("%s: %d %s", tc.name, status, raw)
 		}
 	}
-	if status, _, _, raw := call(t, "DELETE", s.public+"/v1/sessions/current", "", session...); status != 204 || raw != "" {
+	if status, _, _, raw := call(t, "DELETE", s.public+"/v1/sessions/current", "", session...); status != 204 ||
+		raw != "" {
 		t.Errorf("sign out: %d %s", status, raw)
 	}
 	for _, method := range []string{"GET /v1/members/me", "DELETE /v1/sessions/current"} {
@@ -76,7 +82,8 @@ func TestPasswordsAreLimited(t *testing.T) {
 	env["SESSION_RATE_PER_MINUTE"] = "2"
 	s := start(t, env)
 	for _, want := range []int{401, 401, 429} {
-		if status, header, _, raw := call(t, "POST", s.public+"/v1/sessions", `{"username":"mina","password":"x"}`); status != want || status == 429 && header.Get("Retry-After") == "" {
+		if status, header, _, raw := call(t, "POST", s.public+"/v1/sessions",
+			`{"username":"mina","password":"x"}`); status != want || status == 429 && header.Get("Retry-After") == "" {
 			t.Errorf("%d %s, want %d", status, raw, want)
 		}
 	}
@@ -92,7 +99,8 @@ func TestWithdrawal(t *testing.T) {
 	s.awaitState(t, first, "ready")
 	session, other := signIn(t, s, "mina"), signIn(t, s, "mina")
 	status, header, body, raw := call(t, "DELETE", s.public+"/v1/members/me", leave, session...)
-	if status != 202 || body["state"] != "withdrawing" || body["username"] != nil || header.Get("ETag") != `"3"` || body["signup_id"] != first["signup_id"] {
+	if status != 202 || body["state"] != "withdrawing" || body["username"] != nil || header.Get("ETag") != `"3"` ||
+		body["signup_id"] != first["signup_id"] {
 		t.Fatalf("leave: %d %v %s", status, header, raw)
 	}
 	for _, session := range [][]string{session, other} {
@@ -101,13 +109,16 @@ func TestWithdrawal(t *testing.T) {
 		}
 	}
 	s.awaitState(t, first, "withdrawn")
-	if _, header, got, raw := call(t, "GET", s.self(first), ""); got["username"] != nil || got["storage"].(map[string]any)["status"] != "removed" || header.Get("Retry-After") != "" {
+	if _, header, got, raw := call(t, "GET", s.self(first), ""); got["username"] != nil ||
+		got["storage"].(map[string]any)["status"] != "removed" || header.Get("Retry-After") != "" {
 		t.Errorf("%v %s", header, raw)
 	}
-	if status, _, _, raw := call(t, "POST", s.public+"/v1/sessions", `{"username":"mina","password":"`+password+`"}`); status != 401 {
+	if status, _, _, raw := call(t, "POST", s.public+"/v1/sessions", `{"username":"mina","password":"`+password+
+		`"}`); status != 401 {
 		t.Errorf("sign in afterwards: %d %s", status, raw)
 	}
-	if status, _, body, raw := call(t, "POST", s.public+"/v1/members", `{"username":"MINA","password":"`+password+`"}`); status != 409 || body["code"] != "username_taken" {
+	if status, _, body, raw := call(t, "POST", s.public+"/v1/members", `{"username":"MINA","password":"`+password+
+		`"}`); status != 409 || body["code"] != "username_taken" {
 		t.Errorf("the name was taken again: %d %s", status, raw)
 	}
 	status, _, body, raw = call(t, "POST", s.public+"/v1/members",
@@ -120,13 +131,15 @@ func TestWithdrawal(t *testing.T) {
 func TestOperatorCancels(t *testing.T) {
 	broker := testenv.NATS(t)
 	fakeStorage(t, broker.URL, func(contract.StorageCommand) (contract.Type, *contract.StorageError) {
-		return contract.StorageRejected, &contract.StorageError{Class: "rejected", Message: "no room", Fingerprint: "rejected:no-room"}
+		return contract.StorageRejected,
+			&contract.StorageError{Class: "rejected", Message: "no room", Fingerprint: "rejected:no-room"}
 	})
 	url := storetest.URL(t)
 	s := start(t, environment(t, url, broker.URL))
 	body := signUp(t, s, "mina")
 	s.awaitState(t, body, "needs_attention")
-	operator, viewer := []string{"Authorization", "Bearer operator-token"}, []string{"Authorization", "Bearer viewer-token"}
+	operator, viewer := []string{"Authorization", "Bearer operator-token"},
+		[]string{"Authorization", "Bearer viewer-token"}
 	_, _, list, _ := call(t, "GET", s.admin+"/admin/v1/sagas?username=mina", "", viewer...)
 	cancel := s.admin + "/admin/v1/sagas/" + list["items"].([]any)[0].(map[string]any)["saga_id"].(string) + "/cancel"
 	reason := `{"reason":"asked by letter"}`
@@ -144,13 +157,15 @@ func TestOperatorCancels(t *testing.T) {
 		{"cancel", cancel, reason, append([]string{"If-Match", `"2"`}, operator...), 202, nil},
 		{"again", cancel, reason, operator, 202, nil},
 	} {
-		if status, _, body, raw := call(t, "POST", tc.url, tc.body, tc.headers...); status != tc.status || body["code"] != tc.code ||
+		if status, _, body, raw := call(t, "POST", tc.url, tc.body, tc.headers...); status != tc.status ||
+			body["code"] != tc.code ||
 			status == 202 && (body["generation"] != 2.0 || body["username"] != nil) {
 			t.Errorf("%s: %d %s", tc.name, status, raw)
 		}
 	}
 	s.awaitState(t, body, "withdrawn")
-	if n := storetest.Count(t, storetest.Connect(t, url), `SELECT count(*) FROM admin_audit WHERE actor = 'ann' AND action = 'withdraw' AND reason = 'asked by letter'
+	if n := storetest.Count(t, storetest.Connect(t, url),
+		`SELECT count(*) FROM admin_audit WHERE actor = 'ann' AND action = 'withdraw' AND reason = 'asked by letter'
 AND before->>'state' = 'needs_attention' AND after->>'state' = 'withdrawing'`); n != 1 {
 		t.Errorf("%d audit rows, want 1", n)
 	}

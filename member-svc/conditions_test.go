@@ -165,8 +165,9 @@ END $$`)
 				return after.of(http.StatusCreated) == people
 			})
 			n := storetest.Count(t, admin, "SELECT count(*) FROM member WHERE username LIKE $1", prefix+"%")
-			sagas := storetest.Count(t, admin, "SELECT count(*) FROM signup_saga s JOIN member m ON m.id = s.member_id "+
-				"WHERE m.username LIKE $1", prefix+"%")
+			sagas := storetest.Count(t, admin,
+				"SELECT count(*) FROM signup_saga s JOIN member m ON m.id = s.member_id "+
+					"WHERE m.username LIKE $1", prefix+"%")
 			if n != people || sagas != people {
 				t.Errorf("%d members and %d sagas of %d people", n, sagas, people)
 			}

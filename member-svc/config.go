@@ -57,7 +57,8 @@ func (c Config) Validate() []error {
 		require(err == nil, v[0], "must be host:port")
 	}
 	require(c.SessionLifetime > 0, "SESSION_LIFETIME", "must be positive")
-	require(len(c.PlansAllowed) > 0 && !slices.ContainsFunc(c.PlansAllowed, func(p string) bool { return store.QuotaBytes[p] == 0 }),
+	require(len(c.PlansAllowed) > 0 &&
+		!slices.ContainsFunc(c.PlansAllowed, func(p string) bool { return store.QuotaBytes[p] == 0 }),
 		"PLANS_ALLOWED", "must list some of free, plus, pro")
 	require(c.RedrivePerSecond > 0, "REDRIVE_PER_SECOND", "must be positive")
 	return errs

@@ -77,9 +77,11 @@ func TestPublicContract(t *testing.T) {
 
 	oneStreamTooMany(t, c, also(t, env, "MAX_STREAMS", "2"), 429, signup)
 	oneStreamTooMany(t, c, also(t, env, "MAX_STREAMS", "1"), 503, signup)
-	busy(t, c, also(t, env, "HASH_MEMORY_KIB", "65536", "HASH_TIME", "3", "HASH_CONCURRENCY", "1", "HASH_QUEUE_WAIT", "1ms"), mine)
+	busy(t, c, also(t, env, "HASH_MEMORY_KIB", "65536", "HASH_TIME", "3", "HASH_CONCURRENCY", "1", "HASH_QUEUE_WAIT",
+		"1ms"), mine)
 
-	storetest.Exec(t, storetest.Connect(t, database), "UPDATE signup_saga SET state = 'ready', version = 2, due_at = NULL")
+	storetest.Exec(t, storetest.Connect(t, database),
+		"UPDATE signup_saga SET state = 'ready', version = 2, due_at = NULL")
 	c.Call(200, "GET", s.public+signup+"/events", "")
 	c.Call(204, "GET", s.public+signup+"/events", "", "Last-Event-ID", "2")
 	c.Call(404, "GET", s.public+signup+"0/events", "")
@@ -189,7 +191,8 @@ func busy(t *testing.T, c *apitest.Contract, s *svc, mine []string) {
 func TestAdminContract(t *testing.T) {
 	broker := testenv.NATS(t)
 	fakeStorage(t, broker.URL, func(contract.StorageCommand) (contract.Type, *contract.StorageError) {
-		return contract.StorageRejected, &contract.StorageError{Class: "rejected", Message: "no room", Fingerprint: "rejected:no-room"}
+		return contract.StorageRejected,
+			&contract.StorageError{Class: "rejected", Message: "no room", Fingerprint: "rejected:no-room"}
 	})
 	database := storetest.URL(t)
 	proxy := storetest.NewProxy(t, database)
@@ -207,7 +210,9 @@ func TestAdminContract(t *testing.T) {
 	sagas := s.admin + "/admin/v1/sagas"
 	c.Call(401, "GET", sagas, "")
 	c.Call(422, "GET", sagas+"?limit=0", "", viewer...)
-	page := c.Call(200, "GET", sagas+"?state=needs_attention&delayed=false&plan=free&error=rejected:no-room&username=mina&created_after=2026-01-01T00:00:00Z&created_before=2999-01-01T00:00:00Z&limit=1", "", viewer...)
+	page := c.Call(200, "GET", sagas+
+		"?state=needs_attention&delayed=false&plan=free&error=rejected:no-room&username=mina"+
+		"&created_after=2026-01-01T00:00:00Z&created_before=2999-01-01T00:00:00Z&limit=1", "", viewer...)
 	one := sagas + "/" + page.Body["items"].([]any)[0].(map[string]any)["saga_id"].(string)
 	c.Call(401, "GET", one, "")
 	c.Call(404, "GET", one[:len(one)-1], "", viewer...)

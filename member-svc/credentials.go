@@ -36,7 +36,8 @@ func (c CredentialsConfig) problems() (errs []error) {
 		}
 	}
 	require(c.Usernames == "ascii" || c.Usernames == "unicode", "USERNAMES: must be ascii or unicode")
-	require(c.PasswordMin > 0 && c.PasswordMin <= signup.PasswordMax, fmt.Sprintf("PASSWORD_MIN: must be 1 to %d", signup.PasswordMax))
+	require(c.PasswordMin > 0 && c.PasswordMin <= signup.PasswordMax,
+		fmt.Sprintf("PASSWORD_MIN: must be 1 to %d", signup.PasswordMax))
 	require(c.HashMemoryKiB >= 8*uint32(c.HashParallelism) && c.HashTime > 0 && c.HashParallelism > 0,
 		"HASH_MEMORY_KIB, HASH_TIME, HASH_PARALLELISM: must be positive, with at least 8 KiB of memory per lane")
 	require(c.HashConcurrency >= 0 && c.HashQueueWait > 0, "HASH_CONCURRENCY, HASH_QUEUE_WAIT: must not be negative")

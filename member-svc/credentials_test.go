@@ -19,7 +19,9 @@ import (
 
 // together sends n requests at the same time and counts the answers by status and code;
 // bodies holds each different answer of 201.
-func together(t *testing.T, s *svc, n int, body string, headers ...string) (counts map[string]int, bodies map[string]int) {
+func together(
+	t *testing.T, s *svc, n int, body string, headers ...string,
+) (counts map[string]int, bodies map[string]int) {
 	t.Helper()
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: n}}
 	defer client.CloseIdleConnections()
@@ -28,7 +30,8 @@ func together(t *testing.T, s *svc, n int, body string, headers ...string) (coun
 	var wg sync.WaitGroup
 	begin := make(chan struct{})
 	for range n {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.public+"/v1/members", strings.NewReader(body))
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.public+"/v1/members",
+			strings.NewReader(body))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -66,7 +69,8 @@ func together(t *testing.T, s *svc, n int, body string, headers ...string) (coun
 func crowded(t *testing.T, url string) *svc {
 	t.Helper()
 	env := environment(t, url+"&connect_timeout=60", "nats://127.0.0.1:1")
-	maps.Copy(env, map[string]string{"HASH_CONCURRENCY": "16", "HASH_QUEUE_WAIT": "1m", "DATABASE_TIMEOUT": "1m", "HASH_MEMORY_KIB": "64"})
+	maps.Copy(env, map[string]string{"HASH_CONCURRENCY": "16", "HASH_QUEUE_WAIT": "1m", "DATABASE_TIMEOUT": "1m",
+		"HASH_MEMORY_KIB": "64"})
 	return start(t, env)
 }
 
@@ -85,7 +89,8 @@ func TestCrowdWantsOneUsername(t *testing.T) {
 func TestCrowdWithOneKey(t *testing.T) {
 	url := storetest.URL(t)
 	s := crowded(t, url)
-	counts, bodies := together(t, s, 1000, `{"username":"mina","password":"`+password+`"}`, "Idempotency-Key", "the-key")
+	counts, bodies := together(t, s, 1000, `{"username":"mina","password":"`+password+`"}`, "Idempotency-Key",
+		"the-key")
 	if want := map[string]int{"201 ": 1, "201 true": 999}; !maps.Equal(counts, want) || len(bodies) != 1 {
 		t.Errorf("%v with %d different bodies, want %v with one", counts, len(bodies), want)
 	}
@@ -93,7 +98,9 @@ func TestCrowdWithOneKey(t *testing.T) {
 	if n := storetest.Count(t, pool, "SELECT count(*) FROM member"); n != 1 {
 		t.Errorf("%d members", n)
 	}
-	if n := storetest.Count(t, pool, "SELECT count(*) FROM idempotency_key WHERE expires_at - now() BETWEEN interval '23 hours 50 minutes' AND interval '24 hours'"); n != 1 {
+	if n := storetest.Count(t, pool,
+		"SELECT count(*) FROM idempotency_key WHERE expires_at - now() BETWEEN interval '23 hours 50 minutes' AND "+
+			"interval '24 hours'"); n != 1 {
 		t.Errorf("%d keys that are kept for 24 hours", n)
 	}
 }
@@ -113,7 +120,8 @@ func TestUnknownNamesAreNotTold(t *testing.T) {
 	signUp(t, s, "mina")
 	refusal := func(name string) time.Duration {
 		began := time.Now()
-		resp, err := http.Post(s.public+"/v1/sessions", "application/json", bytes.NewReader([]byte(`{"username":"`+name+`","password":"another password"}`)))
+		resp, err := http.Post(s.public+"/v1/sessions", "application/json",
+			bytes.NewReader([]byte(`{"username":"`+name+`","password":"another password"}`)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -142,9 +150,11 @@ func TestUnknownNamesAreNotTold(t *testing.T) {
 	}
 	z := (float64(slower) - pairs/2) / math.Sqrt(pairs/4)
 	difference := median(differences) / median(known)
-	t.Logf("the name that exists was slower in %d of %d pairs (%.1f standard deviations), by %.1f %% of %s", slower, pairs, z, 100*difference, time.Duration(median(known)))
+	t.Logf("the name that exists was slower in %d of %d pairs (%.1f standard deviations), by %.1f %% of %s", slower,
+		pairs, z, 100*difference, time.Duration(median(known)))
 	if math.Abs(z) > deviations && math.Abs(difference) > share {
-		t.Errorf("it can be told whether a name exists: %d of %d pairs, %.1f standard deviations, %.1f %%", slower, pairs, z, 100*difference)
+		t.Errorf("it can be told whether a name exists: %d of %d pairs, %.1f standard deviations, %.1f %%", slower,
+			pairs, z, 100*difference)
 	}
 }
 
@@ -167,14 +177,17 @@ func TestMissingPepper(t *testing.T) {
 	signUp(t, s, "mina")
 	pool := storetest.Connect(t, url)
 	keyed := func(id string) int {
-		return storetest.Count(t, pool, "SELECT count(*) FROM member WHERE password_hash LIKE '%,keyid=' || rtrim(encode($1::text::bytea, 'base64'), '=') || '$%'", id)
+		return storetest.Count(t, pool,
+			"SELECT count(*) FROM member WHERE password_hash LIKE '%,keyid=' || rtrim(encode($1::text::bytea, "+
+				"'base64'), '=') || '$%'", id)
 	}
 	if keyed("2025") != 1 {
 		t.Error("the hash does not name its pepper")
 	}
 	lost := run(newer)
 	status, _, body, raw := call(t, "POST", lost.public+"/v1/sessions", `{"username":"mina","password":"`+password+`"}`)
-	if log := lost.log.String(); status != 500 || body["code"] != "internal" || !strings.Contains(log, `2025`) || strings.Contains(log, "b2xk") || strings.Contains(log, "bmV3") {
+	if log := lost.log.String(); status != 500 || body["code"] != "internal" || !strings.Contains(log, `2025`) ||
+		strings.Contains(log, "b2xk") || strings.Contains(log, "bmV3") {
 		t.Errorf("%d %s\n%s", status, raw, log)
 	}
 	signIn(t, run(newer+"\n"+old), "mina")

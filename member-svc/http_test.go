@@ -107,7 +107,8 @@ func TestEveryResourceKnowsItsMethods(t *testing.T) {
 		if get.header.Get("Cache-Control") == "" || get.header.Get("X-Content-Type-Options") != "nosniff" {
 			t.Errorf("%s: %v", resource.path, get.header)
 		}
-		for method, status := range map[string]int{"OPTIONS": 204, "PATCH": 405, "TRACE": 405, "BREW": 501, "get": 501} {
+		for method, status := range map[string]int{"OPTIONS": 204, "PATCH": 405, "TRACE": 405, "BREW": 501,
+			"get": 501} {
 			answer := request(method)
 			allow := answer.header.Get("Allow")
 			if answer.status != status || status != 501 && allow != resource.allow {

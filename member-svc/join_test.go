@@ -112,20 +112,23 @@ func TestSignUpForm(t *testing.T) {
 	form := browse(t, s.public+"/", nil)
 	form.expect(t, "form", 200, `<form class="card" method="post" action="/" data-challenges="v1/challenges">`,
 		`minlength="15"`, "5 GiB of storage", "!style=", "!<style", "!type=\"radio\"", "!autofocus")
-	if policy := form.header.Get("Content-Security-Policy"); !strings.HasPrefix(policy, "default-src 'none'") || form.header.Get("Cache-Control") != "no-store" {
+	if policy := form.header.Get("Content-Security-Policy"); !strings.HasPrefix(policy, "default-src 'none'") ||
+		form.header.Get("Cache-Control") != "no-store" {
 		t.Errorf("%v", form.header)
 	}
 	if n := strings.Count(form.text, "<h1"); n != 1 {
 		t.Errorf("%d headings of the first level", n)
 	}
 	for _, input := range regexp.MustCompile(`<input id="(\w+)"`).FindAllStringSubmatch(form.text, -1) {
-		form.expect(t, input[1], 200, `<label for="`+input[1]+`"`, `aria-describedby="`+input[1]+`-hint"`, `id="`+input[1]+`-hint"`)
+		form.expect(t, input[1], 200, `<label for="`+input[1]+`"`, `aria-describedby="`+input[1]+`-hint"`, `id="`+
+			input[1]+`-hint"`)
 	}
 	if browse(t, s.public+"/", nil).key(t) == form.key(t) {
 		t.Error("two forms have one key")
 	}
 	for _, asset := range regexp.MustCompile(`(?:src|href)="(/assets/[^"]+)"`).FindAllStringSubmatch(form.text, -1) {
-		if got := browse(t, s.public+asset[1], nil); got.status != 200 || !strings.Contains(got.header.Get("Cache-Control"), "immutable") {
+		if got := browse(t, s.public+asset[1], nil); got.status != 200 ||
+			!strings.Contains(got.header.Get("Cache-Control"), "immutable") {
 			t.Errorf("%s: %d %v", asset[1], got.status, got.header)
 		}
 	}
@@ -139,7 +142,8 @@ func TestSignUpForm(t *testing.T) {
 	}
 
 	several := also(t, environment(t, storetest.URL(t), "nats://127.0.0.1:1"), "PLANS_ALLOWED", "free,plus")
-	browse(t, several.public+"/", nil).expect(t, "plans", 200, `value="free" id="plan" checked`, `value="plus" id="plan-plus">`, "100 GiB")
+	browse(t, several.public+"/", nil).expect(t, "plans", 200, `value="free" id="plan" checked`,
+		`value="plus" id="plan-plus">`, "100 GiB")
 	chosen := entries("mina", "k")
 	chosen.Set("plan", "plus")
 	sent := browse(t, several.public+"/", chosen)
@@ -160,16 +164,21 @@ func TestSignUpByThePage(t *testing.T) {
 	s := start(t, environment(t, storetest.URL(t), broker.URL))
 	mina, nora := signUpByForm(t, s, "mina"), signUpByForm(t, s, "nora")
 	events := strings.Replace(strings.TrimPrefix(mina, s.public), "/signup/", "/v1/signups/", 1) + "/events"
-	browse(t, mina, nil).expect(t, "provisioning", 200, "You are in, mina", "Your storage is being prepared", `data-events="`+events+`"`, `http-equiv="refresh"`, "!longer")
+	browse(t, mina, nil).expect(t, "provisioning", 200, "You are in, mina", "Your storage is being prepared",
+		`data-events="`+events+`"`, `http-equiv="refresh"`, "!longer")
 	answer <- contract.StorageProvisioned
 	answer <- contract.StorageRejected
-	becomes(t, mina, "Your storage is ready").expect(t, "ready", 200, "You are in, mina", "5 GiB are yours", "!data-events", "!refresh")
-	becomes(t, nora, "needs a hand").expect(t, "needs attention", 200, "You are in, nora", "need to do nothing", "!data-events", "!refresh", "!fail", "!Error")
+	becomes(t, mina, "Your storage is ready").expect(t, "ready", 200, "You are in, mina", "5 GiB are yours",
+		"!data-events", "!refresh")
+	becomes(t, nora, "needs a hand").expect(t, "needs attention", 200, "You are in, nora", "need to do nothing",
+		"!data-events", "!refresh", "!fail", "!Error")
 	if status, _, _, _ := call(t, "DELETE", s.public+"/v1/members/me", leave, signIn(t, s, "mina")...); status != 202 {
 		t.Fatalf("leave: %d", status)
 	}
-	becomes(t, mina, "Your storage is removed").expect(t, "withdrawn", 200, "You have left", "!You are in", "!mina", "!data-events", "!refresh")
-	if log := s.log.String(); strings.Contains(log, "sgn_") || strings.Contains(log, "mina") || strings.Contains(log, "nora") {
+	becomes(t, mina, "Your storage is removed").expect(t, "withdrawn", 200, "You have left", "!You are in", "!mina",
+		"!data-events", "!refresh")
+	if log := s.log.String(); strings.Contains(log, "sgn_") || strings.Contains(log, "mina") ||
+		strings.Contains(log, "nora") {
 		t.Errorf("the log tells a capability or a name:\n%s", log)
 	}
 }
@@ -180,8 +189,10 @@ func TestLateOrUnknownSignupsOnThePage(t *testing.T) {
 	env["PROVISION_PROMISE"] = "1ms"
 	s := start(t, env)
 	address := signUpByForm(t, s, "mina")
-	becomes(t, address, "It takes longer than usual").expect(t, "delayed", 200, "You are in, mina", "need to do nothing", "data-events")
-	browse(t, s.public+"/signup/sgn_"+strings.Repeat("0", 40), nil).expect(t, "unknown", 404, "<h1>No such signup</h1>", `href="/"`)
+	becomes(t, address, "It takes longer than usual").expect(t, "delayed", 200, "You are in, mina",
+		"need to do nothing", "data-events")
+	browse(t, s.public+"/signup/sgn_"+strings.Repeat("0", 40), nil).expect(t, "unknown", 404, "<h1>No such signup</h1>",
+		`href="/"`)
 	browse(t, s.public+"/signup/%3Cb%3E", nil).expect(t, "no id", 404, "<h1>No such signup</h1>", "!<b>")
 	proxy.Refuse.Store(true)
 	proxy.BreakAll(true)
@@ -197,7 +208,8 @@ func TestSignUpFormSaysWhatIsWrong(t *testing.T) {
 	s := start(t, environment(t, storetest.URL(t), "nats://127.0.0.1:1"))
 	signUpByForm(t, s, "mina")
 	invalid := func(field, what string) []string {
-		return []string{`role="alert"`, `<a href="#` + field + `">`, `aria-invalid="true" aria-describedby="` + field + `-hint ` + field + `-wrong"`, `id="` + field + `-wrong">`, what}
+		return []string{`role="alert"`, `<a href="#` + field + `">`, `aria-invalid="true" aria-describedby="` + field +
+			`-hint ` + field + `-wrong"`, `id="` + field + `-wrong">`, what}
 	}
 	const evil = `"><script>alert(1)</script>`
 	for _, c := range []struct {
@@ -206,11 +218,15 @@ func TestSignUpFormSaysWhatIsWrong(t *testing.T) {
 		status int
 		parts  []string
 	}{
-		{"username", map[string]string{"username": "x"}, 422, append(invalid("username", "must be 3 to 30"), `value="x"`, `value="m@example.org"`, "<title>Error: Sign up", "!password-wrong")},
-		{"password", map[string]string{"password": "short"}, 422, append(invalid("password", "must be 15 to 256"), `value="nora"`, "!short")},
-		{"email", map[string]string{"email": "nowhere"}, 422, append(invalid("email", "must be an email address"), `value="nowhere"`)},
+		{"username", map[string]string{"username": "x"}, 422, append(invalid("username", "must be 3 to 30"),
+			`value="x"`, `value="m@example.org"`, "<title>Error: Sign up", "!password-wrong")},
+		{"password", map[string]string{"password": "short"}, 422,
+			append(invalid("password", "must be 15 to 256"), `value="nora"`, "!short")},
+		{"email", map[string]string{"email": "nowhere"}, 422,
+			append(invalid("email", "must be an email address"), `value="nowhere"`)},
 		{"taken", map[string]string{"username": "Mina"}, 409, append(invalid("username", "is taken"), `value="Mina"`)},
-		{"evil", map[string]string{"username": evil, "email": evil, "key": evil}, 422, []string{`value="&#34;&gt;&lt;script&gt;`, "!<script>alert"}},
+		{"evil", map[string]string{"username": evil, "email": evil, "key": evil}, 422,
+			[]string{`value="&#34;&gt;&lt;script&gt;`, "!<script>alert"}},
 		{"plan", map[string]string{"plan": "pro"}, 422, []string{"Plan must be one of free"}},
 		{"too much", map[string]string{"email": strings.Repeat("x", 9000)}, 413, []string{"must not exceed"}},
 		{"far too much", map[string]string{"email": strings.Repeat("x", 40000)}, 400, []string{"too large"}},
@@ -279,11 +295,13 @@ func TestSignUpFormIsLimitedByTheBrowsersAddress(t *testing.T) {
 	}{{"192.0.2.1", 422}, {"192.0.2.1", 422}, {"192.0.2.1", 429}, {"192.0.2.2", 422}} {
 		shown := browse(t, s.public+"/", form, "X-Forwarded-For", c.address)
 		shown.expect(t, c.address, c.want)
-		if retry := shown.header.Get("Retry-After"); c.want == 429 && (retry == "" || !strings.Contains(shown.text, "try again in "+retry+" s") || shown.key(t) != "a-key") {
+		if retry := shown.header.Get("Retry-After"); c.want == 429 &&
+			(retry == "" || !strings.Contains(shown.text, "try again in "+retry+" s") || shown.key(t) != "a-key") {
 			t.Errorf("%d: Retry-After %q, in\n%s", i, retry, shown.text)
 		}
 	}
-	if status, _, _, _ := call(t, "POST", s.public+"/v1/members", newMember("nora"), "X-Forwarded-For", "192.0.2.1"); status != 429 {
+	if status, _, _, _ := call(t, "POST", s.public+"/v1/members", newMember("nora"), "X-Forwarded-For",
+		"192.0.2.1"); status != 429 {
 		t.Errorf("the API has a budget of its own: %d", status)
 	}
 }
@@ -291,13 +309,17 @@ func TestSignUpFormIsLimitedByTheBrowsersAddress(t *testing.T) {
 // Other sites cannot send the form for their visitors; programs may call the API from where they like.
 func TestSignUpFormOfAnotherSite(t *testing.T) {
 	s := start(t, environment(t, storetest.URL(t), "nats://127.0.0.1:1"))
-	for _, from := range [][]string{{"Sec-Fetch-Site", "cross-site"}, {"Origin", "https://example.org"}, {"Origin", "null"}} {
-		browse(t, s.public+"/", entries("mina", "a-key"), from...).expect(t, from[1], 403, "Another site has sent this form", "!mina")
-		if status, _, _, raw := call(t, "POST", s.public+"/v1/members", newMember("api-"+from[1][:4]), from...); status != 201 {
+	for _, from := range [][]string{{"Sec-Fetch-Site", "cross-site"}, {"Origin", "https://example.org"},
+		{"Origin", "null"}} {
+		browse(t, s.public+"/", entries("mina", "a-key"), from...).expect(t, from[1], 403,
+			"Another site has sent this form", "!mina")
+		if status, _, _, raw := call(t, "POST", s.public+"/v1/members", newMember("api-"+from[1][:4]),
+			from...); status != 201 {
 			t.Errorf("the API refuses %v: %d %s", from, status, raw)
 		}
 	}
-	if sent := browse(t, s.public+"/", entries("mina", "a-key"), "Origin", s.public, "Sec-Fetch-Site", "same-origin"); sent.status != 303 {
+	if sent := browse(t, s.public+"/", entries("mina", "a-key"), "Origin", s.public, "Sec-Fetch-Site",
+		"same-origin"); sent.status != 303 {
 		t.Errorf("its own form: %d", sent.status)
 	}
 }

@@ -23,7 +23,8 @@ type proxyAddresses []string
 func (c LimitConfig) problems() []error {
 	var errs []error
 	for name, value := range map[string]int{
-		"SIGNUP_RATE_PER_MINUTE": c.SignupRate, "SESSION_RATE_PER_MINUTE": c.SessionRate, "MAX_CONNECTIONS": c.MaxConnections, "MAX_STREAMS": c.MaxStreams,
+		"SIGNUP_RATE_PER_MINUTE": c.SignupRate, "SESSION_RATE_PER_MINUTE": c.SessionRate,
+		"MAX_CONNECTIONS": c.MaxConnections, "MAX_STREAMS": c.MaxStreams,
 	} {
 		if value <= 0 || value > 1e9 {
 			errs = append(errs, errors.New(name+": must be positive"))

@@ -30,7 +30,8 @@ func behindProxy(t *testing.T, variables ...string) *svc {
 // guess tries a password for a name and returns the status, negative with Retry-After.
 func guess(t *testing.T, s *svc, forwarded, name, password string) int {
 	t.Helper()
-	status, header, _, _ := call(t, "POST", s.public+"/v1/sessions", fmt.Sprintf(`{"username":%q,"password":%q}`, name, password), "X-Forwarded-For", forwarded)
+	status, header, _, _ := call(t, "POST", s.public+"/v1/sessions",
+		fmt.Sprintf(`{"username":%q,"password":%q}`, name, password), "X-Forwarded-For", forwarded)
 	if header.Get("Retry-After") != "" {
 		return -status
 	}
@@ -66,8 +67,8 @@ func TestClientsBehindProxiesAreToldApart(t *testing.T) {
 	}
 }
 
-// Many addresses together guess the password of one name no faster than one, whether somebody has the name or not. The member
-// comes in all the same.
+// Many addresses together guess the password of one name no faster than one, whether somebody has the name or not. The
+// member comes in all the same.
 func TestGuessersDoNotLockTheMemberOut(t *testing.T) {
 	s := behindProxy(t, "SESSION_RATE_PER_MINUTE", "5")
 	signUp(t, s, "mina")
@@ -108,7 +109,8 @@ func TestSignupsOfOneNameAreLimited(t *testing.T) {
 	s := behindProxy(t, "SIGNUP_RATE_PER_MINUTE", "4")
 	var statuses []int
 	for i := range 8 {
-		status, _, _, _ := call(t, "POST", s.public+"/v1/members", fmt.Sprintf(`{"username":"mina","password":%q}`, password), "X-Forwarded-For", fmt.Sprintf("192.0.2.%d", i/4))
+		status, _, _, _ := call(t, "POST", s.public+"/v1/members", fmt.Sprintf(`{"username":"mina","password":%q}`,
+			password), "X-Forwarded-For", fmt.Sprintf("192.0.2.%d", i/4))
 		statuses = append(statuses, status)
 	}
 	if want := []int{201, 409, 409, 409, 409, 409, 409, 429}; !slices.Equal(statuses, want) {
@@ -156,7 +158,8 @@ func TestEventsOfASignup(t *testing.T) {
 	s := start(t, environment(t, storetest.URL(t), broker.URL))
 	body := signUp(t, s, "mina")
 	stream := follow(t, s, eventsPath(body))
-	if h := stream.header; stream.status != 200 || h.Get("Content-Type") != "text/event-stream" || h.Get("Cache-Control") != "no-store" {
+	if h := stream.header; stream.status != 200 || h.Get("Content-Type") != "text/event-stream" ||
+		h.Get("Cache-Control") != "no-store" {
 		t.Fatalf("%d %v", stream.status, h)
 	}
 	var got []string
@@ -173,7 +176,8 @@ func TestEventsOfASignup(t *testing.T) {
 	if err := lines.Err(); err != nil {
 		t.Error(err)
 	}
-	want := []string{"retry: ", "event: state", "id: 1", `data: {"signup_id":"` + body["signup_id"].(string), "event: state", "id: 2", "data: {"}
+	want := []string{"retry: ", "event: state", "id: 1", `data: {"signup_id":"` + body["signup_id"].(string),
+		"event: state", "id: 2", "data: {"}
 	if !slices.EqualFunc(got, want, strings.HasPrefix) || !strings.Contains(got[6], `"state":"ready"`) {
 		t.Errorf("%q", got)
 	}
@@ -182,7 +186,8 @@ func TestEventsOfASignup(t *testing.T) {
 			t.Errorf("Last-Event-ID %s: %d, want %d", id, got, want)
 		}
 	}
-	if status, _, answer, _ := call(t, "GET", s.public+"/v1/signups/sgn_"+strings.Repeat("0", 40)+"/events", ""); status != 404 || answer["code"] != "not_found" {
+	if status, _, answer, _ := call(t, "GET", s.public+"/v1/signups/sgn_"+strings.Repeat("0", 40)+"/events",
+		""); status != 404 || answer["code"] != "not_found" {
 		t.Errorf("no such signup: %d %v", status, answer)
 	}
 }
@@ -196,7 +201,8 @@ func TestStreamsAreCapped(t *testing.T) {
 		address int
 		want    int
 		code    string
-	}{{1, 200, ""}, {1, 429, "rate_limited"}, {2, 200, ""}, {3, 200, ""}, {4, 200, ""}, {5, 503, "busy"}, {1, 503, "busy"}} {
+	}{{1, 200, ""}, {1, 429, "rate_limited"}, {2, 200, ""}, {3, 200, ""}, {4, 200, ""}, {5, 503, "busy"},
+		{1, 503, "busy"}} {
 		if c.want != 200 {
 			status, header, body, _ := call(t, "GET", s.public+path, "", "X-Forwarded-For", address(c.address))
 			if status != c.want || body["code"] != c.code || header.Get("Retry-After") == "" {

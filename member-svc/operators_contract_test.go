@@ -37,7 +37,8 @@ func (g *groups) answers(t *testing.T) {
 		t.Errorf("overview counts %v", counts)
 	}
 	failures := g.c.Call(200, "GET", g.admin+"/failures?limit=10", "", viewer...)
-	if failures.Body["failures"] != 1.0 || failures.Body["items"].([]any)[0].(map[string]any)["fingerprint"] != "rejected:no-room" {
+	if failures.Body["failures"] != 1.0 ||
+		failures.Body["items"].([]any)[0].(map[string]any)["fingerprint"] != "rejected:no-room" {
 		t.Errorf("failures: %v", failures.Body)
 	}
 	g.retries(t)
@@ -48,7 +49,8 @@ func (g *groups) answers(t *testing.T) {
 		t.Errorf("audit: %v", one.Body)
 	}
 	first := g.c.Call(200, "GET", g.admin+"/audit?limit=1", "", viewer...)
-	g.c.Call(200, "GET", g.admin+"/audit?limit=1&saga_id=0199e5c0-2f4b-7d10-8b7e-6a0d9c1e2f33&cursor="+first.Body["next_cursor"].(string), "", viewer...)
+	g.c.Call(200, "GET", g.admin+"/audit?limit=1&saga_id=0199e5c0-2f4b-7d10-8b7e-6a0d9c1e2f33&cursor="+
+		first.Body["next_cursor"].(string), "", viewer...)
 	g.c.Call(422, "GET", g.admin+"/audit?cursor=0", "", viewer...)
 	g.c.Call(422, "GET", g.admin+"/audit?limit=1&limit=2", "", viewer...)
 }
@@ -61,13 +63,17 @@ func (g *groups) retries(t *testing.T) {
 	g.c.Call(403, "POST", retries, some+"}", viewer...)
 	g.c.Refusals("POST", retries, operator...)
 	for _, wrong := range []string{
-		`{"reason":"x"}`, `{"filter":{}}`, `{"filter":{},"reason":"x","rate_per_second":0}`, `{"filter":{},"reason":"x","stop_after_failures":0}`,
-		`{"filter":{},"reason":"x","id":"0199e5c0-5b1c-4a10-9c7e-6a0d9c1e2f44"}`, `{"filter":{},"reason":"x","id":"{0199e5c0-5b1c-7a10-9c7e-6a0d9c1e2f44}"}`,
-		`{"filter":{"state":"ready"},"reason":"x"}`, `{"filter":{"username":"mina"},"reason":"x"}`, `{"filter":{"error":""},"reason":"x"}`,
+		`{"reason":"x"}`, `{"filter":{}}`, `{"filter":{},"reason":"x","rate_per_second":0}`,
+		`{"filter":{},"reason":"x","stop_after_failures":0}`,
+		`{"filter":{},"reason":"x","id":"0199e5c0-5b1c-4a10-9c7e-6a0d9c1e2f44"}`,
+		`{"filter":{},"reason":"x","id":"{0199e5c0-5b1c-7a10-9c7e-6a0d9c1e2f44}"}`,
+		`{"filter":{"state":"ready"},"reason":"x"}`, `{"filter":{"username":"mina"},"reason":"x"}`,
+		`{"filter":{"error":""},"reason":"x"}`,
 	} {
 		g.c.Call(422, "POST", retries, wrong, operator...)
 	}
-	if dry := g.c.Call(200, "POST", retries, `{"filter":{"state":"needs_attention"},"dry_run":true}`, operator...); dry.Body["matched"] != 1.0 {
+	if dry := g.c.Call(200, "POST", retries, `{"filter":{"state":"needs_attention"},"dry_run":true}`,
+		operator...); dry.Body["matched"] != 1.0 {
 		t.Errorf("dry run: %v", dry.Body)
 	}
 	mine := some + `,"rate_per_second":5,"stop_after_failures":2,"id":"0199e5c0-5b1c-7a10-9c7e-6a0d9c1e2f44"}`
@@ -87,14 +93,17 @@ func (g *groups) retries(t *testing.T) {
 	g.c.Call(422, "POST", g.retry+"/cancel", `{"reason":" "}`, operator...)
 	g.c.Refusals("POST", g.retry+"/cancel", operator...)
 
-	storetest.Exec(t, g.pool, `INSERT INTO group_retry (id, actor, reason, filter, rate, stop_after, matched, remaining, due_at)
+	storetest.Exec(t, g.pool,
+		`INSERT INTO group_retry (id, actor, reason, filter, rate, stop_after, matched, remaining, due_at)
 SELECT gen_random_uuid(), 'bob', 'x', '{}', 1, 1, 1, 1, now() + interval '1 h' FROM generate_series(1, 10)`)
 	g.c.Call(409, "POST", retries, some+"}", operator...)
-	if again := g.c.Call(202, "POST", retries, mine, operator...); again.Body["state"] != "finished" || again.Header.Get("Location") != begun.Header.Get("Location") {
+	if again := g.c.Call(202, "POST", retries, mine, operator...); again.Body["state"] != "finished" ||
+		again.Header.Get("Location") != begun.Header.Get("Location") {
 		t.Errorf("a repeated call is answered %v", again.Body)
 	}
 	var other string
-	if err := g.pool.QueryRow(t.Context(), "SELECT id::text FROM group_retry WHERE actor = 'bob' LIMIT 1").Scan(&other); err != nil {
+	if err := g.pool.QueryRow(t.Context(), "SELECT id::text FROM group_retry WHERE actor = 'bob' LIMIT 1").Scan(
+		&other); err != nil {
 		t.Fatal(err)
 	}
 	g.c.Call(202, "POST", retries+"/"+other+"/cancel", "", operator...)
@@ -108,7 +117,9 @@ SELECT gen_random_uuid(), 'bob', 'x', '{}', 1, 1, 1, 1, now() + interval '1 h' F
 
 func (g *groups) deadEvents(t *testing.T) {
 	t.Helper()
-	storetest.Exec(t, g.pool, `INSERT INTO outbox_dead_essential (id, event_id, type, error) SELECT id, event_id, type, 'too large' FROM outbox_event_essential`)
+	storetest.Exec(t, g.pool,
+		`INSERT INTO outbox_dead_essential (id, event_id, type, error) SELECT id, event_id, type, 'too large'
+		    FROM outbox_event_essential`)
 	dead := g.admin + "/outbox/dead"
 	page := g.c.Call(200, "GET", dead+"?limit=1", "", viewer...)
 	g.c.Call(200, "GET", dead+"?cursor="+page.Body["next_cursor"].(string), "", viewer...)

@@ -67,7 +67,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout 
 			return serve(ctx, cfg, service.NewLogger(stdout, cfg.LogFormat, cfg.LogLevel))
 		}),
 		"migrate": service.With(func(cfg MigrateConfig, stdout io.Writer) error {
-			return program.Migrate(ctx, cfg.DatabaseURL, cfg.Common, service.NewLogger(stdout, cfg.LogFormat, cfg.LogLevel))
+			return program.Migrate(ctx, cfg.DatabaseURL, cfg.Common,
+				service.NewLogger(stdout, cfg.LogFormat, cfg.LogLevel))
 		}),
 		"broker": service.With(func(cfg service.Common, stdout io.Writer) error {
 			return program.KeepBroker(ctx, cfg, service.NewLogger(stdout, cfg.LogFormat, cfg.LogLevel))
@@ -171,7 +172,8 @@ func assemble(cfg Config, pool *pgxpool.Pool, nc *service.NATS, tracer *service.
 func newAPI(p *service.Process, cfg Config, st *store.Store, hasher *signup.Hasher, metrics *api.Metrics) *api.API {
 	steps := cfg.steps()
 	hub := stream.NewHub(st, steps, stream.DefaultPace)
-	p.Workers = append(p.Workers, service.Task{Name: "signup streams", Run: func(ctx context.Context) error { return hub.Run(ctx, p.Log) }})
+	p.Workers = append(p.Workers,
+		service.Task{Name: "signup streams", Run: func(ctx context.Context) error { return hub.Run(ctx, p.Log) }})
 	signups := signup.New(signup.Config{
 		Plans: cfg.PlansAllowed, PasswordMin: cfg.PasswordMin, Unicode: cfg.Usernames == "unicode",
 		Reserved: signup.ParseReserved(cfg.Names),
@@ -191,13 +193,17 @@ func newAPI(p *service.Process, cfg Config, st *store.Store, hasher *signup.Hash
 }
 
 // pages returns the handlers of the listeners: their APIs, and on top of these the sign-up page and the console.
-func pages(p *service.Process, cfg Config, handlers *api.API, tokens *service.Tokens) (public, admin http.Handler, err error) {
-	public, err = signuppage.New(signuppage.Config{API: handlers.Public(cfg.limits()), Plans: cfg.PlansAllowed, PasswordMin: cfg.PasswordMin, Log: p.Log})
+func pages(
+	p *service.Process, cfg Config, handlers *api.API, tokens *service.Tokens,
+) (public, admin http.Handler, err error) {
+	public, err = signuppage.New(signuppage.Config{API: handlers.Public(cfg.limits()), Plans: cfg.PlansAllowed,
+		PasswordMin: cfg.PasswordMin, Log: p.Log})
 	if err != nil {
 		return nil, nil, err
 	}
 	pulse := console.NewPulse(handlers.Store.Pulse, time.Second)
-	p.Workers = append(p.Workers, service.Task{Name: "console pulse", Run: func(ctx context.Context) error { return pulse.Run(ctx, p.Log) }})
+	p.Workers = append(p.Workers,
+		service.Task{Name: "console pulse", Run: func(ctx context.Context) error { return pulse.Run(ctx, p.Log) }})
 	admin, err = console.New(console.Config{
 		API: handlers.Admin(tokens, p.Health), Pulse: pulse, DemoURL: cfg.ConsoleDemoURL.Reveal(), Log: p.Log,
 		Sessions: &service.Sessions{
@@ -215,7 +221,8 @@ type loopFunc func(name string, every time.Duration, fn func(context.Context) (b
 type handler func(ctx context.Context, batch []service.Message) error
 
 // addWorkers adds everything that goes on beside the requests.
-func addWorkers(p *service.Process, cfg Config, pool *pgxpool.Pool, nc *service.NATS, st *store.Store, metrics *api.Metrics,
+func addWorkers(p *service.Process, cfg Config, pool *pgxpool.Pool, nc *service.NATS, st *store.Store,
+	metrics *api.Metrics,
 	registry prometheus.Registerer, wake func(),
 ) error {
 	mailer, err := welcome.New(welcome.Config{

@@ -64,12 +64,15 @@ func hash(s string) string {
 func environment(t *testing.T, databaseURL, natsURL string) map[string]string {
 	t.Helper()
 	tokens := filepath.Join(t.TempDir(), "tokens")
-	if err := os.WriteFile(tokens, fmt.Appendf(nil, "ann:operator:%s\nvic:viewer:%s\n", hash("operator-token"), hash("viewer-token")), 0o600); err != nil {
+	if err := os.WriteFile(tokens, fmt.Appendf(nil, "ann:operator:%s\nvic:viewer:%s\n", hash("operator-token"),
+		hash("viewer-token")), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return map[string]string{
-		"MEMBER_DATABASE_URL": databaseURL, "NATS_URL": natsURL, "MEMBER_HTTP_ADDR": "127.0.0.1:0", "MEMBER_ADMIN_ADDR": "127.0.0.1:0",
-		"ADMIN_TOKENS_FILE": tokens, "IDEMPOTENCY_SECRET": strings.Repeat("s", 32), "SMTP_ADDR": "127.0.0.1:1", "DRAIN_DELAY": "0s",
+		"MEMBER_DATABASE_URL": databaseURL, "NATS_URL": natsURL, "MEMBER_HTTP_ADDR": "127.0.0.1:0",
+		"MEMBER_ADMIN_ADDR": "127.0.0.1:0",
+		"ADMIN_TOKENS_FILE": tokens, "IDEMPOTENCY_SECRET": strings.Repeat("s", 32), "SMTP_ADDR": "127.0.0.1:1",
+		"DRAIN_DELAY":     "0s",
 		"HASH_MEMORY_KIB": "8", "HASH_TIME": "1", "SIGNUP_RATE_PER_MINUTE": "100000", "LOG_FORMAT": "json",
 	}
 }
@@ -135,7 +138,8 @@ func call(t *testing.T, method, url, body string, headers ...string) (int, http.
 
 func signUp(t *testing.T, s *svc, name string, headers ...string) map[string]any {
 	t.Helper()
-	status, _, body, raw := call(t, "POST", s.public+"/v1/members", fmt.Sprintf(`{"username":%q,"password":%q,"email":"m@example.org"}`, name, password), headers...)
+	status, _, body, raw := call(t, "POST", s.public+"/v1/members",
+		fmt.Sprintf(`{"username":%q,"password":%q,"email":"m@example.org"}`, name, password), headers...)
 	if status != http.StatusCreated {
 		t.Fatalf("signup: %d %s", status, raw)
 	}
@@ -156,7 +160,9 @@ func (s *svc) awaitState(t *testing.T, body map[string]any, want string) {
 
 // fakeStorage answers commands over NATS as the Storage service would: removals at
 // once, the others as answer says.
-func fakeStorage(t *testing.T, natsURL string, answer func(contract.StorageCommand) (contract.Type, *contract.StorageError)) {
+func fakeStorage(
+	t *testing.T, natsURL string, answer func(contract.StorageCommand) (contract.Type, *contract.StorageError),
+) {
 	t.Helper()
 	nc, err := nats.Connect(natsURL, nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
 	if err != nil {
@@ -187,7 +193,8 @@ func fakeStorage(t *testing.T, natsURL string, answer func(contract.StorageComma
 		if e.Type == contract.StorageProvision {
 			typ, why = answer(command)
 		}
-		data, err := json.Marshal(contract.StorageReply{MemberID: command.MemberID, SagaID: command.SagaID, Generation: command.Generation, Attempt: 1, Error: why})
+		data, err := json.Marshal(contract.StorageReply{MemberID: command.MemberID, SagaID: command.SagaID,
+			Generation: command.Generation, Attempt: 1, Error: why})
 		if err != nil {
 			t.Error(err)
 			return
@@ -195,7 +202,8 @@ func fakeStorage(t *testing.T, natsURL string, answer func(contract.StorageComma
 		out := nats.NewMsg(contract.SubjectPrefix(contract.Essential) + string(typ))
 		out.Data = data
 		out.Header = nats.Header{
-			"ce-specversion": {"1.0"}, "ce-id": {"reply-to-" + e.ID}, "ce-source": {"/storage-svc"}, "ce-type": {string(typ)},
+			"ce-specversion": {"1.0"}, "ce-id": {"reply-to-" + e.ID}, "ce-source": {"/storage-svc"},
+			"ce-type":    {string(typ)},
 			"ce-subject": {command.MemberID}, "ce-sagaid": {command.SagaID},
 		}
 		if err := nc.PublishMsg(out); err != nil {
@@ -219,12 +227,14 @@ func TestSignupToReady(t *testing.T) {
 	})
 	s := start(t, environment(t, storetest.URL(t), broker.URL))
 	body := signUp(t, s, "mina")
-	if body["state"] != "provisioning" || body["plan"] != "free" || body["storage"].(map[string]any)["quota_bytes"] != float64(5<<30) {
+	if body["state"] != "provisioning" || body["plan"] != "free" ||
+		body["storage"].(map[string]any)["quota_bytes"] != float64(5<<30) {
 		t.Errorf("%v", body)
 	}
 	s.awaitState(t, body, "ready")
 	status, header, got, raw := call(t, "GET", s.self(body), "")
-	if status != 200 || header.Get("ETag") != `"2"` || header.Get("Retry-After") != "" || header.Get("Cache-Control") != "no-store" || header.Get("Referrer-Policy") != "no-referrer" {
+	if status != 200 || header.Get("ETag") != `"2"` || header.Get("Retry-After") != "" ||
+		header.Get("Cache-Control") != "no-store" || header.Get("Referrer-Policy") != "no-referrer" {
 		t.Errorf("%d %v %s", status, header, raw)
 	}
 	if got["created_at"] != body["created_at"] || got["updated_at"] == body["updated_at"] {
@@ -246,26 +256,34 @@ func TestSignupNeedsPostgresOnly(t *testing.T) {
 	broker := testenv.NATS(t)
 	broker.Kill()
 	s := start(t, environment(t, storetest.URL(t), broker.URL))
-	status, header, first, raw := call(t, "POST", s.public+"/v1/members", `{"username":"mina","password":"`+password+`"}`, "Idempotency-Key", `"k-1"`)
-	if status != 201 || header.Get("Location") != "/v1/signups/"+first["signup_id"].(string) || header.Get("Idempotent-Replayed") != "" {
+	status, header, first, raw := call(t, "POST", s.public+"/v1/members", `{"username":"mina","password":"`+password+
+		`"}`, "Idempotency-Key", `"k-1"`)
+	if status != 201 || header.Get("Location") != "/v1/signups/"+first["signup_id"].(string) ||
+		header.Get("Idempotent-Replayed") != "" {
 		t.Fatalf("%d %v %s", status, header, raw)
 	}
-	status, header, _, again := call(t, "POST", s.public+"/v1/members", ` {"password":"`+password+`","username":"mina","plan":"free"}`, "Idempotency-Key", "k-1")
-	if status != 201 || header.Get("Idempotent-Replayed") != "true" || again != raw || header.Get("Location") != "/v1/signups/"+first["signup_id"].(string) {
+	status, header, _, again := call(t, "POST", s.public+"/v1/members", ` {"password":"`+password+
+		`","username":"mina","plan":"free"}`, "Idempotency-Key", "k-1")
+	if status != 201 || header.Get("Idempotent-Replayed") != "true" || again != raw ||
+		header.Get("Location") != "/v1/signups/"+first["signup_id"].(string) {
 		t.Errorf("replay: %d %v\n%s%s", status, header, raw, again)
 	}
-	if _, header, got, _ := call(t, "GET", s.self(first), ""); header.Get("Retry-After") == "" || got["state"] != "provisioning" || got["delayed"] != false {
+	if _, header, got, _ := call(t, "GET", s.self(first), ""); header.Get("Retry-After") == "" ||
+		got["state"] != "provisioning" || got["delayed"] != false {
 		t.Errorf("%v %v", header, got)
 	}
-	if status, _, _, raw := call(t, "GET", s.admin+"/readyz?verbose", ""); status != 200 || !strings.Contains(raw, "postgres") {
+	if status, _, _, raw := call(t, "GET", s.admin+"/readyz?verbose", ""); status != 200 ||
+		!strings.Contains(raw, "postgres") {
 		t.Errorf("readyz %d %s", status, raw)
 	}
 	if status, _, _, _ := call(t, "GET", s.admin+"/livez", ""); status != 200 {
 		t.Errorf("livez %d", status)
 	}
 	_, _, _, metrics := call(t, "GET", s.admin+"/metrics", "")
-	for _, want := range []string{`member_signups_total{outcome="created"} 1`, `member_signups_total{outcome="replayed"} 1`, "member_signup_seconds_count 1", "member_hash_waiting 0",
-		`outbox_lag_events{lane="essential"} 1`, `outbox_lag_events{lane="nonessential"} 1`, `outbox_leading{lane="essential"} 0`} {
+	for _, want := range []string{`member_signups_total{outcome="created"} 1`,
+		`member_signups_total{outcome="replayed"} 1`, "member_signup_seconds_count 1", "member_hash_waiting 0",
+		`outbox_lag_events{lane="essential"} 1`, `outbox_lag_events{lane="nonessential"} 1`,
+		`outbox_leading{lane="essential"} 0`} {
 		if !strings.Contains(metrics, want) {
 			t.Errorf("no %s in the metrics", want)
 		}
@@ -292,20 +310,26 @@ func TestProblems(t *testing.T) {
 		status                   int
 		code                     string
 	}{
-		{"taken", "POST", "/v1/members", `{"username":"MINA","password":"` + password + `"}`, nil, 409, "username_taken"},
-		{"invalid", "POST", "/v1/members", `{"username":"x","password":"y","plan":"pro","email":"z"}`, nil, 422, "validation_failed"},
+		{"taken", "POST", "/v1/members", `{"username":"MINA","password":"` + password + `"}`, nil, 409,
+			"username_taken"},
+		{"invalid", "POST", "/v1/members", `{"username":"x","password":"y","plan":"pro","email":"z"}`, nil, 422,
+			"validation_failed"},
 		{"reused", "POST", "/v1/members", good, []string{"Idempotency-Key", "k"}, 422, "idempotency_key_reused"},
-		{"bad key", "POST", "/v1/members", good, []string{"Idempotency-Key", strings.Repeat("k", 256)}, 400, "invalid_idempotency_key"},
+		{"bad key", "POST", "/v1/members", good, []string{"Idempotency-Key", strings.Repeat("k", 256)}, 400,
+			"invalid_idempotency_key"},
 		{"unknown field", "POST", "/v1/members", `{"user":"x"}`, nil, 400, "invalid_json"},
-		{"media type", "POST", "/v1/members", good, []string{"Content-Type", "text/plain"}, 415, "unsupported_media_type"},
-		{"too large", "POST", "/v1/members", `{"username":"` + strings.Repeat("x", 9000) + `"}`, nil, 413, "body_too_large"},
+		{"media type", "POST", "/v1/members", good, []string{"Content-Type", "text/plain"}, 415,
+			"unsupported_media_type"},
+		{"too large", "POST", "/v1/members", `{"username":"` + strings.Repeat("x", 9000) + `"}`, nil, 413,
+			"body_too_large"},
 		{"rate", "POST", "/v1/members", good, nil, 429, "rate_limited"},
 		{"no signup", "GET", "/v1/signups/sgn_%00", "", nil, 404, "not_found"},
 		{"no route", "GET", "/v1/other", "", nil, 404, "not_found"},
 		{"method", "PUT", "/v1/members", good, nil, 405, "method_not_allowed"},
 	} {
 		status, header, body, raw := call(t, tc.method, s.public+tc.path, tc.body, tc.headers...)
-		if status != tc.status || body["code"] != tc.code || header.Get("Content-Type") != "application/problem+json" || body["type"] == nil || body["title"] == nil {
+		if status != tc.status || body["code"] != tc.code || header.Get("Content-Type") != "application/problem+json" ||
+			body["type"] == nil || body["title"] == nil {
 			t.Errorf("%s: %d %v %s", tc.name, status, header, raw)
 		}
 		if (status == 429 || status == 503) && header.Get("Retry-After") == "" {
@@ -327,7 +351,8 @@ func TestOperators(t *testing.T) {
 	release := make(chan struct{})
 	fakeStorage(t, broker.URL, func(c contract.StorageCommand) (contract.Type, *contract.StorageError) {
 		if c.Generation == 1 {
-			return contract.StorageRejected, &contract.StorageError{Class: "rejected", Message: "no room", Fingerprint: "rejected:no-room"}
+			return contract.StorageRejected,
+				&contract.StorageError{Class: "rejected", Message: "no room", Fingerprint: "rejected:no-room"}
 		}
 		mu.Lock()
 		held := hold
@@ -340,14 +365,18 @@ func TestOperators(t *testing.T) {
 	s := start(t, environment(t, storetest.URL(t), broker.URL))
 	body := signUp(t, s, "mina")
 	s.awaitState(t, body, "needs_attention")
-	operator, viewer := []string{"Authorization", "Bearer operator-token"}, []string{"Authorization", "Bearer viewer-token"}
-	_, _, list, raw := call(t, "GET", s.admin+"/admin/v1/sagas?state=needs_attention&username=Mina&limit=1&created_after=2020-01-01T00:00:00Z", "", viewer...)
+	operator, viewer := []string{"Authorization", "Bearer operator-token"},
+		[]string{"Authorization", "Bearer viewer-token"}
+	_, _, list, raw := call(t, "GET", s.admin+
+		"/admin/v1/sagas?state=needs_attention&username=Mina&limit=1&created_after=2020-01-01T00:00:00Z", "", viewer...)
 	if list["items"] == nil || len(list["items"].([]any)) != 1 || list["next_cursor"] != nil {
 		t.Fatalf("list: %s", raw)
 	}
 	sagaURL := s.admin + "/admin/v1/sagas/" + list["items"].([]any)[0].(map[string]any)["saga_id"].(string)
 	status, header, detail, raw := call(t, "GET", sagaURL, "", viewer...)
-	if status != 200 || header.Get("ETag") != `"2"` || detail["step"] != "storage" || detail["last_error"].(map[string]any)["fingerprint"] != "rejected:no-room" || len(detail["timeline"].([]any)) != 2 {
+	if status != 200 || header.Get("ETag") != `"2"` || detail["step"] != "storage" ||
+		detail["last_error"].(map[string]any)["fingerprint"] != "rejected:no-room" ||
+		len(detail["timeline"].([]any)) != 2 {
 		t.Errorf("detail: %d %s", status, raw)
 	}
 	reason := `{"reason":"room made"}`
@@ -366,7 +395,8 @@ func TestOperators(t *testing.T) {
 		{"zero byte", sagaURL, `{"reason":"a\u0000"}`, operator, 422, "validation_failed"},
 		{"stale", sagaURL, reason, append([]string{"If-Match", `"1"`}, operator...), 412, "version_mismatch"},
 		{"foreign tag", sagaURL, reason, append([]string{"If-Match", `"x"`}, operator...), 412, "version_mismatch"},
-		{"unknown", s.admin + "/admin/v1/sagas/01999e5c-0000-7000-8000-00000000000b", reason, operator, 404, "not_found"},
+		{"unknown", s.admin + "/admin/v1/sagas/01999e5c-0000-7000-8000-00000000000b", reason, operator, 404,
+			"not_found"},
 		{"no uuid", s.admin + "/admin/v1/sagas/x", reason, operator, 404, "not_found"},
 		{"retry", sagaURL, reason, append([]string{"If-Match", `"2"`}, operator...), 202, nil},
 		{"again", sagaURL, reason, operator, 202, nil},
@@ -381,10 +411,12 @@ func TestOperators(t *testing.T) {
 	}
 	close(release)
 	s.awaitState(t, body, "ready")
-	if status, _, body, raw := call(t, "POST", sagaURL+"/retry", reason, operator...); status != 409 || body["code"] != "not_retryable" {
+	if status, _, body, raw := call(t, "POST", sagaURL+"/retry", reason, operator...); status != 409 ||
+		body["code"] != "not_retryable" {
 		t.Errorf("retry when ready: %d %s", status, raw)
 	}
-	for _, query := range []string{"state=x", "limit=0", "limit=201", "cursor=x", "colour=blue", "delayed=maybe", "created_before=now"} {
+	for _, query := range []string{"state=x", "limit=0", "limit=201", "cursor=x", "colour=blue", "delayed=maybe",
+		"created_before=now"} {
 		if status, _, _, raw := call(t, "GET", s.admin+"/admin/v1/sagas?"+query, "", viewer...); status != 422 {
 			t.Errorf("%s: %d %s", query, status, raw)
 		}
@@ -420,7 +452,8 @@ func TestSubcommands(t *testing.T) {
 		}
 	}
 	err := run(t.Context(), []string{"serve"}, getenv, io.Discard)
-	if err == nil || !strings.Contains(err.Error(), "ADMIN_TOKENS_FILE") || !strings.Contains(err.Error(), "IDEMPOTENCY_SECRET") {
+	if err == nil || !strings.Contains(err.Error(), "ADMIN_TOKENS_FILE") ||
+		!strings.Contains(err.Error(), "IDEMPOTENCY_SECRET") {
 		t.Errorf("serve lists everything that is missing: %v", err)
 	}
 	bad := environment(t, url, "nats://127.0.0.1:1")

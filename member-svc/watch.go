@@ -115,7 +115,8 @@ func reconcileOnce(ctx context.Context, cfg reconcileConfig, stdout io.Writer, d
 func addWatchers(
 	cfg Config, pool *pgxpool.Pool, registry prometheus.Registerer, wake func(), log *slog.Logger, loop loopFunc,
 ) (notices handler, err error) {
-	loop("notices of stuck signups", min(max(cfg.StuckAfter/10, time.Second), 10*time.Second), stuck.Notices(pool, cfg.StuckAfter, wake))
+	loop("notices of stuck signups", min(max(cfg.StuckAfter/10, time.Second), 10*time.Second),
+		stuck.Notices(pool, cfg.StuckAfter, wake))
 	if cfg.WebhookURL.Reveal() != "" {
 		posts := prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "member_webhooks_total", Help: "Notices of stuck signups by result: sent, delayed, dropped, expired.",
@@ -141,9 +142,12 @@ func addWatchers(
 		return notices, nil
 	}
 	gauges, err := drift.NewGauges(registry,
-		prometheus.GaugeOpts{Name: "stranded_members", Help: "Members who are ready but have no storage, by the last reconciliation."},
-		prometheus.GaugeOpts{Name: "orphan_storages", Help: "Storages whose member left or is unknown, by the last reconciliation."},
-		prometheus.GaugeOpts{Name: "double_storages", Help: "Storages of another saga of their member, by the last reconciliation."})
+		prometheus.GaugeOpts{Name: "stranded_members",
+			Help: "Members who are ready but have no storage, by the last reconciliation."},
+		prometheus.GaugeOpts{Name: "orphan_storages",
+			Help: "Storages whose member left or is unknown, by the last reconciliation."},
+		prometheus.GaugeOpts{Name: "double_storages",
+			Help: "Storages of another saga of their member, by the last reconciliation."})
 	if err != nil {
 		return nil, err
 	}

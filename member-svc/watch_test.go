@@ -66,7 +66,8 @@ func TestAuditSinkReceivesEveryEvent(t *testing.T) {
 	env := environment(t, url, broker.URL)
 	env["STUCK_AFTER"] = "1ms" // an event of the third type that member-svc sends
 	s := start(t, env)
-	nc, err := service.ConnectNATS(service.Common{NATSURL: service.NewSecret(broker.URL)}, "audit", slog.New(slog.DiscardHandler))
+	nc, err := service.ConnectNATS(service.Common{NATSURL: service.NewSecret(broker.URL)}, "audit",
+		slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +77,8 @@ func TestAuditSinkReceivesEveryEvent(t *testing.T) {
 	for _, lane := range contract.Lanes() {
 		wg.Go(func() {
 			_ = service.Consume(ctx, nc.Conn, service.ConsumerConfig{
-				Stream: contract.Stream(contract.Member, lane), Durable: "audit-sink", Batch: 10, Log: slog.New(slog.DiscardHandler),
+				Stream: contract.Stream(contract.Member, lane), Durable: "audit-sink", Batch: 10,
+				Log: slog.New(slog.DiscardHandler),
 			}, audit.handle)
 		})
 	}
@@ -85,7 +87,9 @@ func TestAuditSinkReceivesEveryEvent(t *testing.T) {
 	receives := func(what string, atLeast int) {
 		t.Helper()
 		testenv.Eventually(t, 60*time.Second, what, func() bool {
-			rows, err := pool.Query(t.Context(), "-- name: allEvents\nSELECT event_id::text FROM outbox_event_essential UNION ALL SELECT event_id::text FROM outbox_event_nonessential ORDER BY 1")
+			rows, err := pool.Query(t.Context(),
+				"-- name: allEvents\nSELECT event_id::text FROM outbox_event_essential UNION ALL SELECT "+
+					"event_id::text FROM outbox_event_nonessential ORDER BY 1")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -115,7 +119,8 @@ func TestAuditSinkReceivesEveryEvent(t *testing.T) {
 func TestStuckSignupCallsAPerson(t *testing.T) {
 	broker := testenv.NATS(t)
 	fakeStorage(t, broker.URL, func(contract.StorageCommand) (contract.Type, *contract.StorageError) {
-		return contract.StorageRejected, &contract.StorageError{Class: "rejected", Message: "no room", Fingerprint: "rejected:no-room"}
+		return contract.StorageRejected,
+			&contract.StorageError{Class: "rejected", Message: "no room", Fingerprint: "rejected:no-room"}
 	})
 	calls := make(chan string, 16)
 	receiver := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
@@ -125,7 +130,8 @@ func TestStuckSignupCallsAPerson(t *testing.T) {
 	t.Cleanup(receiver.Close)
 	env := environment(t, storetest.URL(t), broker.URL)
 	env["STUCK_AFTER"] = "1s"
-	env["STUCK_WEBHOOK_URL"], env["STUCK_WEBHOOK_SECRET"] = receiver.URL, "whsec_"+base64.StdEncoding.EncodeToString(make([]byte, 24))
+	env["STUCK_WEBHOOK_URL"], env["STUCK_WEBHOOK_SECRET"] = receiver.URL, "whsec_"+
+		base64.StdEncoding.EncodeToString(make([]byte, 24))
 	s := start(t, env)
 	body := signUp(t, s, "mina")
 	select {
@@ -176,24 +182,28 @@ func TestReconciliation(t *testing.T) {
 		return contract.StorageProvisioned, nil
 	})
 	env := environment(t, storetest.URL(t), broker.URL)
-	env["STORAGE_URL"], env["STORAGE_CLIENT_TOKEN"], env["RECONCILE_MIN_AGE"], env["RECONCILE_INTERVAL"] = storageService(t), "token", "0s", "1h"
+	env["STORAGE_URL"], env["STORAGE_CLIENT_TOKEN"] = storageService(t), "token"
+	env["RECONCILE_MIN_AGE"], env["RECONCILE_INTERVAL"] = "0s", "1h"
 	subcommand := func(args ...string) (string, error) {
 		var out bytes.Buffer
 		err := run(t.Context(), args, func(k string) string { return env[k] }, &out)
 		return out.String(), err
 	}
 	s := start(t, env)
-	if out, err := subcommand("reconcile", "--dry-run"); err != nil || !strings.Contains(out, "accepted                   0\n") {
+	if out, err := subcommand("reconcile", "--dry-run"); err != nil ||
+		!strings.Contains(out, "accepted                   0\n") {
 		t.Errorf("empty books: %v\n%s", err, out)
 	}
 	body := signUp(t, s, "mina")
 	s.awaitState(t, body, "ready")
 	id := body["member_id"].(string)
 	out, err := subcommand("reconcile", "--dry-run")
-	if !errors.Is(err, drift.ErrFound) || !strings.Contains(out, "stranded                   1\n") || !strings.Contains(out, id+": ready, storage missing") {
+	if !errors.Is(err, drift.ErrFound) || !strings.Contains(out, "stranded                   1\n") ||
+		!strings.Contains(out, id+": ready, storage missing") {
 		t.Errorf("%v\n%s", err, out)
 	}
-	if out, err := subcommand("reconcile"); !errors.Is(err, drift.ErrFound) || !strings.Contains(out, "mended                     1\n") {
+	if out, err := subcommand("reconcile"); !errors.Is(err, drift.ErrFound) ||
+		!strings.Contains(out, "mended                     1\n") {
 		t.Errorf("%v\n%s", err, out)
 	}
 	testenv.Eventually(t, 20*time.Second, "the command to come a second time", func() bool {

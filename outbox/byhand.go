@@ -22,7 +22,8 @@ func Requeue(ctx context.Context, tx pgx.Tx, lane string, row int64) error {
 	err := tx.QueryRow(ctx, `-- name: requeueEvent
 WITH risen AS (DELETE FROM `+table("dead", lane)+` WHERE id = $1 RETURNING id)
 INSERT INTO `+table("event", lane)+` (event_id, key, type, headers, payload)
-SELECT event_id, key, type, headers, payload FROM `+table("event", lane)+` JOIN risen USING (id) RETURNING id`, row).Scan(&row)
+SELECT event_id, key, type, headers, payload
+    FROM `+table("event", lane)+` JOIN risen USING (id) RETURNING id`, row).Scan(&row)
 	if err != nil {
 		return fmt.Errorf("requeue event %d of lane %s: %w", row, lane, err)
 	}

@@ -111,7 +111,8 @@ func TestReplaySinceAgainstABusyRelay(t *testing.T) {
 		defer func() { done <- more }()
 		for range 200 {
 			e := event("k", 1)
-			if err := InTx(t.Context(), b.pool, r.Wake, func(tx pgx.Tx) error { return Append(t.Context(), tx, e) }); err != nil {
+			if err := InTx(t.Context(), b.pool, r.Wake,
+				func(tx pgx.Tx) error { return Append(t.Context(), tx, e) }); err != nil {
 				t.Error(err)
 			}
 			more = append(more, e.ID)

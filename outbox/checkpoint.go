@@ -47,7 +47,8 @@ func deadNoMore(rows []row) []deadEvent {
 
 const selectCheckpoint = `
 SELECT c.n, coalesce(c.leader::text, '') AS leader, c.hi, g.gaps, g.n AS gaps_at, g.xid AS gaps_xid,
-       coalesce(c.stream_id, 'epoch') AS stream_id, c.stream_seq, c.published_at > clock_timestamp() - $1::interval AS fresh,
+       coalesce(c.stream_id, 'epoch') AS stream_id, c.stream_seq, c.published_at > clock_timestamp() - $1::interval
+           AS fresh,
        c.system_id <> (pg_control_system()).system_identifier AS moved
 FROM %[1]s c JOIN %[1]s g ON g.n = coalesce(c.gaps_at, c.n) `
 
@@ -62,14 +63,18 @@ func (c checkpoints) newest(ctx context.Context) (position, holder, error) {
 // publication, not now: however long the broker was away, what was published
 // right before may be unconsumed. Within the window the lowest hi counts, for it
 // may contain replays of its own. A given since is where the window begins.
-func (c checkpoints) replayStart(ctx context.Context, window time.Duration, since *time.Time) (p position, oldest int64, err error) {
+func (c checkpoints) replayStart(
+	ctx context.Context, window time.Duration, since *time.Time,
+) (p position, oldest int64, err error) {
 	checkpoint := table("checkpoint", c.lane)
 	err = c.pool.QueryRow(ctx, `-- name: replayWindow
 WITH newest AS (SELECT stream_id, stream_seq FROM `+checkpoint+` ORDER BY n DESC LIMIT 1),
 last AS (SELECT min(c.published_at) AS at FROM `+checkpoint+` c JOIN newest USING (stream_id, stream_seq)),
-start AS (SELECT coalesce(max(c.n), 0) AS n FROM `+checkpoint+` c, last WHERE c.published_at < coalesce($2, last.at - $1::interval)),
+start AS (SELECT coalesce(max(c.n), 0) AS n
+    FROM `+checkpoint+` c, last WHERE c.published_at < coalesce($2, last.at - $1::interval)),
 lowest AS (SELECT c.n FROM `+checkpoint+` c, start WHERE c.n >= start.n ORDER BY c.hi, c.n LIMIT 1)
-SELECT lowest.n, (SELECT min(least(c.n, c.gaps_at)) FROM `+checkpoint+` c, start WHERE c.n >= start.n) FROM lowest`, window, since).Scan(&p.n, &oldest)
+SELECT lowest.n, (SELECT min(least(c.n, c.gaps_at))
+    FROM `+checkpoint+` c, start WHERE c.n >= start.n) FROM lowest`, window, since).Scan(&p.n, &oldest)
 	if err != nil {
 		return p, 0, fmt.Errorf("find replay window of lane %s: %w", c.lane, err)
 	}
@@ -89,8 +94,10 @@ func (c checkpoints) verify(ctx context.Context, p position) error {
 	defer cancel()
 	var cache, last, highest int64
 	err := c.pool.QueryRow(ctx, `-- name: verifySequence
-SELECT seqcache, coalesce(pg_sequence_last_value(seqrelid), 0), (SELECT coalesce(max(id), 0) FROM `+table("event", c.lane)+`)
-FROM pg_sequence WHERE seqrelid = pg_get_serial_sequence($1, 'id')::regclass`, table("event", c.lane)).Scan(&cache, &last, &highest)
+SELECT seqcache, coalesce(pg_sequence_last_value(seqrelid), 0), (SELECT coalesce(max(id), 0)
+    FROM `+table("event", c.lane)+`)
+FROM pg_sequence WHERE seqrelid = pg_get_serial_sequence($1, 'id')::regclass`,
+		table("event", c.lane)).Scan(&cache, &last, &highest)
 	switch highest = max(highest, p.hi); {
 	case err != nil:
 		return fmt.Errorf("verify sequence of lane %s: %w", c.lane, err)
@@ -114,7 +121,8 @@ func (c checkpoints) load(ctx context.Context, name, tail string, args ...any) (
 	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
 	defer cancel()
 	sql := "-- name: " + name + fmt.Sprintf(selectCheckpoint, table("checkpoint", c.lane)) + tail
-	err := c.pool.QueryRow(ctx, sql, args...).Scan(&p.n, &h.leader, &p.hi, &gaps, &p.gapsAt, &gapsXid, &p.streamID, &p.streamSeq, &h.fresh, &p.moved)
+	err := c.pool.QueryRow(ctx, sql, args...).Scan(&p.n, &h.leader, &p.hi, &gaps, &p.gapsAt, &gapsXid, &p.streamID,
+		&p.streamSeq, &h.fresh, &p.moved)
 	if err != nil {
 		return p, h, fmt.Errorf("load checkpoint of lane %s: %w", c.lane, err)
 	}
@@ -145,7 +153,9 @@ func (c checkpoints) append(ctx context.Context, prev, next position, dead []dea
 // an author may point to gaps stored earlier: to a relay that takes over, prev.n
 // may be another row by now than the one it loaded (a crash took that back).
 // And only an author has dealt with a move of the database.
-func (c checkpoints) insert(ctx context.Context, prev, next position, leader, author *string, dead []deadEvent) (position, error) {
+func (c checkpoints) insert(
+	ctx context.Context, prev, next position, leader, author *string, dead []deadEvent,
+) (position, error) {
 	var (
 		gaps     *string // text, as in Event.args
 		gapsAt   *int64

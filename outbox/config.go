@@ -71,7 +71,8 @@ func (c RelayConfig) check() error {
 	}
 	prefix, dot := strings.CutSuffix(c.SubjectPrefix, ".")
 	if !dot || !matches(">", prefix) {
-		wrong("SubjectPrefix", "is %q: it must be a subject without wildcards that ends with a dot, such as \"orders.\"",
+		wrong("SubjectPrefix",
+			"is %q: it must be a subject without wildcards that ends with a dot, such as \"orders.\"",
 			c.SubjectPrefix)
 	} else if len(c.Stream.Subjects) > 0 && !takesPrefix(c.Stream.Subjects, c.SubjectPrefix) {
 		wrong("SubjectPrefix", "is %q, which the stream's subjects %q do not take: change one of them",

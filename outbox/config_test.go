@@ -76,7 +76,8 @@ func TestNewRelayNamesWhatIsWrong(t *testing.T) {
 		})
 	}
 	_, err := NewRelay(RelayConfig{})
-	for _, field := range []string{"Lane", "Pool", "NATS", "Stream.Name", "Stream.Subjects", "Source", "SubjectPrefix"} {
+	for _, field := range []string{"Lane", "Pool", "NATS", "Stream.Name", "Stream.Subjects", "Source",
+		"SubjectPrefix"} {
 		if err == nil || !strings.Contains(err.Error(), "outbox: "+field+" ") {
 			t.Errorf("an empty configuration: %v, want all at once, %s among them", err, field)
 		}

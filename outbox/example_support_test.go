@@ -66,7 +66,8 @@ func receive(ctx context.Context, nc *nats.Conn, stream string, n int) []jetstre
 	}
 	var all []jetstream.Msg
 	for ctx.Err() == nil && len(all) < n {
-		c, err := js.OrderedConsumer(ctx, stream, jetstream.OrderedConsumerConfig{OptStartSeq: uint64(len(all) + 1), DeliverPolicy: jetstream.DeliverByStartSequencePolicy})
+		c, err := js.OrderedConsumer(ctx, stream, jetstream.OrderedConsumerConfig{OptStartSeq: uint64(len(all) + 1),
+			DeliverPolicy: jetstream.DeliverByStartSequencePolicy})
 		if err != nil {
 			continue // the relay has not made the stream yet
 		}

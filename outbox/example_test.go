@@ -18,7 +18,8 @@ import (
 func Example_quickStart() {
 	ctx, pool, nc, end := servers()
 	defer end()
-	_, _ = pool.Exec(ctx, "CREATE TABLE orders (id int PRIMARY KEY, state text NOT NULL); INSERT INTO orders VALUES (7, 'new')")
+	_, _ = pool.Exec(ctx,
+		"CREATE TABLE orders (id int PRIMARY KEY, state text NOT NULL); INSERT INTO orders VALUES (7, 'new')")
 	relay, err := newRelay(pool, nc)
 	if err != nil {
 		fmt.Println(err)

@@ -16,15 +16,18 @@ var worlds = []world{
 	{"batches of one", budget{relays: 1, txs: 2, ids: 4, takeOvers: 1, aheads: 4, batch: 1}},
 	{"batches of two", budget{relays: 1, txs: 2, ids: 4, takeOvers: 1, aheads: 4, batch: 2}},
 	{"one by one", budget{relays: 2, txs: 2, ids: 2, takeOvers: 2, lostAcks: 1, delays: 1, batch: 9, singles: true}},
-	{"one by one, wiped", budget{relays: 2, txs: 1, ids: 2, takeOvers: 2, wipes: 1, lostAcks: 1, batch: 9, singles: true}},
-	{"one by one, crash", budget{relays: 2, txs: 1, ids: 2, takeOvers: 2, crashes: 1, aheads: 1, batch: 9, singles: true}},
+	{"one by one, wiped",
+		budget{relays: 2, txs: 1, ids: 2, takeOvers: 2, wipes: 1, lostAcks: 1, batch: 9, singles: true}},
+	{"one by one, crash",
+		budget{relays: 2, txs: 1, ids: 2, takeOvers: 2, crashes: 1, aheads: 1, batch: 9, singles: true}},
 	{"hand-over and heartbeat", budget{relays: 2, txs: 1, ids: 2, takeOvers: 3, beats: 2, batch: 9}},
 	{"lost and late", budget{relays: 2, txs: 2, ids: 2, takeOvers: 2, lostAcks: 1, delays: 1, batch: 9}},
 	{"wiped twice", budget{relays: 1, txs: 2, ids: 2, takeOvers: 1, wipes: 2, delays: 1, lostAcks: 1, batch: 9}},
 	{"wiped, with a short window", budget{relays: 2, txs: 2, ids: 2, takeOvers: 2, wipes: 1, window: 2, batch: 9}},
 	{"small crash", budget{relays: 2, txs: 1, ids: 1, takeOvers: 2, crashes: 1, aheads: 1, batch: 9}},
 	{"crash", budget{relays: 2, txs: 2, ids: 2, takeOvers: 2, crashes: 1, batch: 9}},
-	{"crash with a batch ahead", budget{relays: 1, txs: 2, ids: 3, takeOvers: 1, crashes: 1, lostAcks: 1, aheads: 2, batch: 1}},
+	{"crash with a batch ahead",
+		budget{relays: 1, txs: 2, ids: 3, takeOvers: 1, crashes: 1, lostAcks: 1, aheads: 2, batch: 1}},
 	{"wiped and crash", budget{relays: 1, txs: 2, ids: 2, takeOvers: 2, wipes: 1, crashes: 1, lostAcks: 1, batch: 9}},
 }
 
@@ -357,5 +360,6 @@ func (m *model) sending(s *state, r relay, change func(what string, f func(n *st
 	}
 }
 
-var doing = [...]string{loading: "loads", takingOver: "takes over", looking: "looks at the stream", correcting: "corrects",
-	reading: "reads", asking: "asks for xmin", publishing: "publishes", writing: "goes on"}
+var doing = [...]string{loading: "loads", takingOver: "takes over", looking: "looks at the stream",
+	correcting: "corrects",
+	reading:    "reads", asking: "asks for xmin", publishing: "publishes", writing: "goes on"}

@@ -80,7 +80,8 @@ func TestSubTransactions(t *testing.T) {
 		b.end(end(sub))
 		return ids
 	}
-	savepoint(1, func(sub pgx.Tx) func(context.Context) error { return sub.Rollback }) // id 1, and with it the first xid
+	// id 1, and with it the first xid
+	savepoint(1, func(sub pgx.Tx) func(context.Context) error { return sub.Rollback })
 	want := savepoint(2, func(sub pgx.Tx) func(context.Context) error { return sub.Commit })
 	savepoint(3, func(sub pgx.Tx) func(context.Context) error { return sub.Rollback })
 	want = append(want, savepoint(4, func(sub pgx.Tx) func(context.Context) error { return sub.Commit })...)
@@ -123,7 +124,8 @@ func TestMillionIDsAreOneGap(t *testing.T) {
 	writer := b.begin()
 	late := b.append(writer, event("o", 1)) // id 1
 	rolledBack := b.begin()
-	b.exec(rolledBack, "SELECT nextval(pg_get_serial_sequence('outbox_event_essential', 'id')) FROM generate_series(1, 1000000)")
+	b.exec(rolledBack,
+		"SELECT nextval(pg_get_serial_sequence('outbox_event_essential', 'id')) FROM generate_series(1, 1000000)")
 	b.append(rolledBack, event("x", 2))
 	b.end(rolledBack.Rollback)
 	b.start(Hooks{})
@@ -149,7 +151,8 @@ func TestTwentyThousandGaps(t *testing.T) {
 	const missing = 20000
 	writer := b.begin()
 	b.exec(writer, "SELECT pg_current_xact_id()")
-	b.exec(b.pool, `INSERT INTO outbox_event_essential (id, event_id, key, type, headers, payload) OVERRIDING SYSTEM VALUE
+	b.exec(b.pool,
+		`INSERT INTO outbox_event_essential (id, event_id, key, type, headers, payload) OVERRIDING SYSTEM VALUE
 SELECT 2 * i, gen_random_uuid(), 'k', 't', '{}', '' FROM generate_series(1, $1::int) i`, missing)
 	b.exec(b.pool, "SELECT setval(pg_get_serial_sequence('outbox_event_essential', 'id'), $1)", 2*missing)
 	b.start(Hooks{})
@@ -164,11 +167,13 @@ SELECT 2 * i, gen_random_uuid(), 'k', 't', '{}', '' FROM generate_series(1, $1::
 		b.published()
 	}
 	var later, large int
-	if err := b.pool.QueryRow(t.Context(), "SELECT count(*), count(*) FILTER (WHERE gaps IS NOT NULL) FROM outbox_checkpoint_essential WHERE n > $1", p.n).
+	if err := b.pool.QueryRow(t.Context(),
+		"SELECT count(*), count(*) FILTER (WHERE gaps IS NOT NULL) FROM outbox_checkpoint_essential WHERE n > $1", p.n).
 		Scan(&later, &large); err != nil || later < 3 || large > 0 {
 		t.Errorf("%d of %d checkpoints repeat the gaps, error %v", large, later, err)
 	}
-	b.exec(writer, `INSERT INTO outbox_event_essential (id, event_id, key, type, headers, payload) OVERRIDING SYSTEM VALUE
+	b.exec(writer,
+		`INSERT INTO outbox_event_essential (id, event_id, key, type, headers, payload) OVERRIDING SYSTEM VALUE
 VALUES (777, gen_random_uuid(), 'k', 't', '{}', '')`)
 	b.end(writer.Commit)
 	b.noGaps()
@@ -200,7 +205,8 @@ func (b *bench) wantSmallReads(p position, limit int) {
 	}
 	for _, m := range regexp.MustCompile(`"(Actual Rows|Rows Removed by [A-Z]\w+)": (\d+)`).FindAllSubmatch(plan, -1) {
 		if n, _ := strconv.Atoi(string(m[2])); n > limit {
-			b.t.Errorf("with %d gaps a node of the plan has %s %d, want at most %d:\n%.3000s", len(p.gaps), m[1], n, limit, plan)
+			b.t.Errorf("with %d gaps a node of the plan has %s %d, want at most %d:\n%.3000s", len(p.gaps), m[1], n,
+				limit, plan)
 			return
 		}
 	}

@@ -87,7 +87,8 @@ func (k *keys) relay(r relay) {
 func (k *keys) of(s *state, mutated bool) []byte {
 	k.b, k.xids, k.order = k.b[:0], k.xids[:0], k.order[:0]
 	l := s.left
-	k.num(int64(l.txs), int64(l.ids), int64(l.takeOvers), int64(l.beats), int64(l.aheads), int64(l.lostAcks), int64(l.delays), int64(l.crashes), int64(l.wipes))
+	k.num(int64(l.txs), int64(l.ids), int64(l.takeOvers), int64(l.beats), int64(l.aheads), int64(l.lostAcks),
+		int64(l.delays), int64(l.crashes), int64(l.wipes))
 	k.num(s.lastID, int64(s.committed), s.streamID, int64(len(s.stream)))
 	k.num(s.stream...)
 	k.xid(s.next)
@@ -125,8 +126,10 @@ func (k *keys) of(s *state, mutated bool) []byte {
 
 // before is some order of relays.
 func before(a, b relay) bool {
-	return cmp.Or(cmp.Compare(a.does, b.does), cmp.Compare(a.p.n, b.p.n), cmp.Compare(a.p.streamSeq, b.p.streamSeq), cmp.Compare(a.p.hi, b.p.hi),
-		cmp.Compare(a.behind.fresh, b.behind.fresh), cmp.Compare(a.sent, b.sent), cmp.Compare(a.sees.found, b.sees.found), cmp.Compare(a.sees.fresh, b.sees.fresh), cmp.Compare(a.ahead.fresh, b.ahead.fresh)) < 0
+	return cmp.Or(cmp.Compare(a.does, b.does), cmp.Compare(a.p.n, b.p.n), cmp.Compare(a.p.streamSeq, b.p.streamSeq),
+		cmp.Compare(a.p.hi, b.p.hi),
+		cmp.Compare(a.behind.fresh, b.behind.fresh), cmp.Compare(a.sent, b.sent), cmp.Compare(a.sees.found,
+			b.sees.found), cmp.Compare(a.sees.fresh, b.sees.fresh), cmp.Compare(a.ahead.fresh, b.ahead.fresh)) < 0
 }
 
 // table renders the checkpoints that matter.

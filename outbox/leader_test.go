@@ -97,23 +97,29 @@ func TestModelAppendsCheckpointsAsTheStatementDoes(t *testing.T) {
 			for author := range 2 {
 				for _, gaps := range [][]gap{nil, {{1, 1, 0}}} {
 					s := newState(budget{})
-					if _, err := b.pool.Exec(t.Context(), "DELETE FROM outbox_checkpoint_essential WHERE n > 0"); err != nil {
+					if _, err := b.pool.Exec(t.Context(),
+						"DELETE FROM outbox_checkpoint_essential WHERE n > 0"); err != nil {
 						t.Fatal(err)
 					}
 					for n := range rows {
 						s.checkpoints = append(s.checkpoints, stored{leader: leader})
-						if _, err := b.pool.Exec(t.Context(), "INSERT INTO outbox_checkpoint_essential (n, leader, hi, gaps_at, stream_seq) VALUES ($1, $2, 0, 0, 0)",
+						if _, err := b.pool.Exec(t.Context(),
+							"INSERT INTO outbox_checkpoint_essential (n, leader, hi, gaps_at, stream_seq) VALUES "+
+								"($1, $2, 0, 0, 0)",
 							n+1, uuids[leader]); err != nil {
 							t.Fatal(err)
 						}
 					}
 					prev, next := position{n: 1}, position{n: 1, hi: 2, gaps: gaps}
 					want, ok := m.insert(&s, prev, next, 1, author, sighting{})
-					got, err := checkpoints{b.pool, lane, *uuids[1]}.insert(t.Context(), prev, next, uuids[1], uuids[author], nil)
+					got, err := checkpoints{b.pool, lane, *uuids[1]}.insert(t.Context(), prev, next, uuids[1],
+						uuids[author], nil)
 					if ok != (err == nil) || !ok && !errors.Is(err, errSuperseded) {
-						t.Errorf("%d rows of relay %d, author %d: the model says %v, the statement %v", rows, leader, author, ok, err)
+						t.Errorf("%d rows of relay %d, author %d: the model says %v, the statement %v", rows, leader,
+							author, ok, err)
 					} else if got.n != want.n || got.gapsAt != want.gapsAt || len(got.gaps) != len(want.gaps) {
-						t.Errorf("%d rows of relay %d, author %d: the model stores %+v, the statement %+v", rows, leader, author, want, got)
+						t.Errorf("%d rows of relay %d, author %d: the model stores %+v, the statement %+v", rows,
+							leader, author, want, got)
 					}
 				}
 			}

@@ -129,7 +129,8 @@ func TestSecondLossDuringReplay(t *testing.T) {
 	want := b.commit(30)
 	b.published()
 	stop()
-	if _, err := b.pool.Exec(t.Context(), "UPDATE outbox_checkpoint_essential SET published_at = published_at - interval '3 hours'"); err != nil {
+	if _, err := b.pool.Exec(t.Context(),
+		"UPDATE outbox_checkpoint_essential SET published_at = published_at - interval '3 hours'"); err != nil {
 		t.Fatal(err)
 	}
 	b.nats.Wipe()
@@ -148,7 +149,8 @@ func TestSecondLossDuringReplay(t *testing.T) {
 	}})
 	<-armed
 	stop()
-	if _, err := b.pool.Exec(t.Context(), "UPDATE outbox_checkpoint_essential SET published_at = published_at - interval '90 minutes'"); err != nil {
+	if _, err := b.pool.Exec(t.Context(),
+		"UPDATE outbox_checkpoint_essential SET published_at = published_at - interval '90 minutes'"); err != nil {
 		t.Fatal(err)
 	}
 	b.nats.Wipe()

@@ -194,7 +194,8 @@ func (s *state) load(n int) (position, bool) {
 // for no author.
 func (m *model) insert(s *state, prev, next position, leader, author int, missed sighting) (position, bool) {
 	n := int(prev.n)
-	if n >= len(s.checkpoints) || len(s.checkpoints) > n+1 || m.mine && author != 0 && s.checkpoints[n].leader != author {
+	if n >= len(s.checkpoints) || len(s.checkpoints) > n+1 || m.mine && author != 0 &&
+		s.checkpoints[n].leader != author {
 		return prev, false
 	}
 	c := stored{position: next, leader: leader, xid: s.next,

@@ -17,10 +17,14 @@ import (
 func TestRelayRefusesAnUnfitSequence(t *testing.T) {
 	const sequence = "outbox_event_essential_id_seq"
 	for name, tt := range map[string]struct{ harm, mend, want string }{
-		"cache":                  {"ALTER SEQUENCE " + sequence + " CACHE 20", "ALTER SEQUENCE " + sequence + " CACHE 1", "caches 20 values"},
-		"behind an event":        {"SELECT setval('" + sequence + "', 2)", "SELECT setval('" + sequence + "', 3)", "stands at 2, behind event 3"},
-		"behind a deleted event": {"DELETE FROM outbox_event_essential; SELECT setval('" + sequence + "', 1)", "SELECT setval('" + sequence + "', 3)", "stands at 1, behind event 3"},
-		"never used": {"DELETE FROM outbox_event_essential; SELECT setval('" + sequence + "', 1, false)", "SELECT setval('" + sequence + "', 3)",
+		"cache": {"ALTER SEQUENCE " + sequence + " CACHE 20", "ALTER SEQUENCE " + sequence +
+			" CACHE 1", "caches 20 values"},
+		"behind an event": {"SELECT setval('" + sequence + "', 2)", "SELECT setval('" + sequence + "', 3)",
+			"stands at 2, behind event 3"},
+		"behind a deleted event": {"DELETE FROM outbox_event_essential; SELECT setval('" + sequence + "', 1)",
+			"SELECT setval('" + sequence + "', 3)", "stands at 1, behind event 3"},
+		"never used": {"DELETE FROM outbox_event_essential; SELECT setval('" + sequence + "', 1, false)",
+			"SELECT setval('" + sequence + "', 3)",
 			"stands at 0, behind event 3"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -54,7 +58,8 @@ func TestSequenceResetUnderARelay(t *testing.T) {
 	b.published()
 	b.exec(b.pool, "TRUNCATE outbox_event_essential RESTART IDENTITY")
 	b.commit(2)
-	b.eventually("a clear error", func() bool { return strings.Contains(b.log.String(), "stands at 2, behind event 3") && !leading.Load() })
+	b.eventually("a clear error",
+		func() bool { return strings.Contains(b.log.String(), "stands at 2, behind event 3") && !leading.Load() })
 }
 
 // The tables come from another cluster: their xids are above all of this one,
@@ -71,7 +76,9 @@ func TestMovedDatabase(t *testing.T) {
 	b.published()
 	stop()
 	b.end(gone.Rollback)
-	b.exec(b.pool, `UPDATE outbox_checkpoint_essential SET system_id = 42, gaps = replace(gaps::text, ',0]', ',' || (1::bigint << 40) || ']')::json`)
+	b.exec(b.pool,
+		`UPDATE outbox_checkpoint_essential SET system_id = 42, gaps = replace(gaps::text, ',0]',
+		    ',' || (1::bigint << 40) || ']')::json`)
 	standby := checkpoints{b.pool, lane, newID()}
 	p := b.position()
 	if len(p.gaps) != 1 || p.gaps[0].stamp != 1<<40 || !p.moved {

@@ -16,8 +16,10 @@ func TestModelTurnsRedWithoutEachRule(t *testing.T) {
 		world  string
 		want   string
 	}{
-		{"stamp by pg_snapshot_xmax", func(r *rules) { r.stamp = func(s sighting) uint64 { return s.xmax } }, "two writers", lost},
-		{"stamp taken before the read", func(r *rules) { r.stamp = func(s sighting) uint64 { return s.before } }, "two writers", lost},
+		{"stamp by pg_snapshot_xmax", func(r *rules) { r.stamp = func(s sighting) uint64 { return s.xmax } },
+			"two writers", lost},
+		{"stamp taken before the read", func(r *rules) { r.stamp = func(s sighting) uint64 { return s.before } },
+			"two writers", lost},
 		{"xid column second", func(r *rules) { r.xidFirst = false }, "two writers", lost},
 		{"gap forgotten without re-reading", func(r *rules) { r.oneSnapshot = false }, "two writers", lost},
 		{"batch without expected sequence", func(r *rules) { r.expected = false }, "two relays", twice},

@@ -31,7 +31,8 @@ func TestEventsOfOneKeyStayInOrder(t *testing.T) {
 			for range 60 {
 				err := InTx(t.Context(), b.pool, r.Wake, func(tx pgx.Tx) error {
 					k, n := rng.IntN(4), 0
-					if err := tx.QueryRow(t.Context(), "UPDATE account SET n = n + 1 WHERE k = $1 RETURNING n", k).Scan(&n); err != nil {
+					if err := tx.QueryRow(t.Context(), "UPDATE account SET n = n + 1 WHERE k = $1 RETURNING n", k).Scan(
+						&n); err != nil {
 						return err
 					}
 					if err := Append(t.Context(), tx, event(fmt.Sprint(k), n)); err != nil {
@@ -65,7 +66,8 @@ func TestEventsOfOneKeyStayInOrder(t *testing.T) {
 		last[key] = body.I
 		total++
 	}
-	if err := b.pool.QueryRow(t.Context(), "SELECT sum(n) FROM account").Scan(&sum); err != nil || sum != total || len(last) != 4 {
+	if err := b.pool.QueryRow(t.Context(), "SELECT sum(n) FROM account").Scan(&sum); err != nil || sum != total ||
+		len(last) != 4 {
 		t.Errorf("%d messages of %d keys, %d events, %v", total, len(last), sum, err)
 	}
 }
@@ -116,15 +118,18 @@ func TestAppendRefusesWhatIsNoEvent(t *testing.T) {
 	noID, noLane := event("k", 1), event("k", 2)
 	noID.ID, noLane.Lane = "not a uuid", `x"; DROP TABLE outbox_event_essential; --`
 	for _, e := range []Event{noID, noLane} {
-		err := InTx(t.Context(), b.pool, nil, func(tx pgx.Tx) error { return Append(t.Context(), tx, event("k", 0), e) })
+		err := InTx(t.Context(), b.pool, nil,
+			func(tx pgx.Tx) error { return Append(t.Context(), tx, event("k", 0), e) })
 		batch := new(pgx.Batch)
 		AppendBatch(batch, event("k", 0), e)
 		batchErr := b.pool.SendBatch(t.Context(), batch).Close()
 		var pgErr, pgBatchErr *pgconn.PgError
 		if !errors.As(err, &pgErr) || !errors.As(batchErr, &pgBatchErr) {
 			t.Errorf("%s in lane %s: %v, %v", e.ID, e.Lane, err, batchErr)
-		} else if want := map[string]string{noID.ID: "22P02", noLane.ID: "42P01"}[e.ID]; pgErr.Code != want || pgBatchErr.Code != want {
-			t.Errorf("%s in lane %s: %s, %s; want %s (invalid text, undefined table)", e.ID, e.Lane, pgErr.Code, pgBatchErr.Code, want)
+		} else if want := map[string]string{noID.ID: "22P02", noLane.ID: "42P01"}[e.ID]; pgErr.Code != want ||
+			pgBatchErr.Code != want {
+			t.Errorf("%s in lane %s: %s, %s; want %s (invalid text, undefined table)", e.ID, e.Lane, pgErr.Code,
+				pgBatchErr.Code, want)
 		}
 	}
 	if s, err := ReadStatus(t.Context(), b.pool, lane); err != nil || s.Lag != 0 {

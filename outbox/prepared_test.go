@@ -71,7 +71,8 @@ func (b *bench) crash() {
 	b.t.Helper()
 	var pid int
 	var before, after time.Time
-	if err := b.pool.QueryRow(b.t.Context(), "SELECT pg_backend_pid(), stats_reset FROM pg_stat_bgwriter").Scan(&pid, &before); err != nil {
+	if err := b.pool.QueryRow(b.t.Context(), "SELECT pg_backend_pid(), stats_reset FROM pg_stat_bgwriter").Scan(&pid,
+		&before); err != nil {
 		b.t.Fatal(err)
 	}
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {

@@ -88,9 +88,11 @@ func (b *bench) otherProcess(point string) *otherProcess {
 		b.t.Fatal(err)
 	}
 	p := &otherProcess{bench: b, cmd: exec.Command(program), lines: make(chan string)}
-	p.cmd.Env = append(os.Environ(), processPoint+"="+point, "DATABASE_URL="+b.pool.Config().ConnString(), "NATS_URL="+b.nats.URL)
+	p.cmd.Env = append(os.Environ(), processPoint+"="+point, "DATABASE_URL="+b.pool.Config().ConnString(), "NATS_URL="+
+		b.nats.URL)
 	p.cmd.Stderr = b.t.Output()
-	// In a group of its own, so that the system lets it go on, and thereby end, if this process dies while it is stopped.
+	// In a group of its own, so that the system lets it go on, and thereby end, if this process dies while it is
+	// stopped.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if p.in, err = p.cmd.StdinPipe(); err != nil {
 		b.t.Fatal(err)

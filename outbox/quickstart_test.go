@@ -47,7 +47,8 @@ func newRelay(pool *pgxpool.Pool, nc *nats.Conn) (*outbox.Relay, error) {
 func payOrder(ctx context.Context, pool *pgxpool.Pool, relay *outbox.Relay, order int) error {
 	return outbox.InTx(ctx, pool, relay.Wake, func(tx pgx.Tx) error {
 		var event string
-		err := tx.QueryRow(ctx, "UPDATE orders SET state = 'paid' WHERE id = $1 RETURNING gen_random_uuid()::text", order).Scan(&event)
+		err := tx.QueryRow(ctx, "UPDATE orders SET state = 'paid' WHERE id = $1 RETURNING gen_random_uuid()::text",
+			order).Scan(&event)
 		if err != nil {
 			return err
 		}

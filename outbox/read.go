@@ -72,7 +72,8 @@ func readSQL(lane string, p position, limit int) (string, []any) {
 	return `-- name: readEventsAndGaps
 SELECT 0, pg_snapshot_xmin(pg_current_snapshot()), 0, '', '', '', '{}'::json, ''::bytea, now()
 UNION ALL (SELECT 1, '0'::xid8, ` + columns + ` FROM unnest($3::bigint[], $4::bigint[]) g(lo, hi)
-    CROSS JOIN LATERAL (SELECT * FROM ` + events + ` WHERE id BETWEEN g.lo AND g.hi ORDER BY id LIMIT $2) e ORDER BY e.id LIMIT $2)
+    CROSS JOIN LATERAL (SELECT * FROM ` + events + ` WHERE id BETWEEN g.lo AND g.hi ORDER BY id LIMIT $2) e
+ ORDER BY e.id LIMIT $2)
 UNION ALL (` + next + `) ORDER BY 1, 3`, []any{p.hi, limit, from, to}
 }
 

@@ -167,7 +167,8 @@ func (r *Relay) lead(ctx context.Context, healthy func()) error {
 	}
 	call(r.Hooks.Led, true)
 	defer call(r.Hooks.Led, false)
-	s := session{Relay: r, p: p, limit: maxBatch, written: time.Now(), looked: time.Now(), reconnects: r.NATS.Stats().Reconnects}
+	s := session{Relay: r, p: p, limit: maxBatch, written: time.Now(), looked: time.Now(),
+		reconnects: r.NATS.Stats().Reconnects}
 	defer s.end()
 	defer r.retainBeside(ctx)()
 	for ctx.Err() == nil {

@@ -34,7 +34,8 @@ func TestEventsArriveAsCloudEventsInOrder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for k, v := range map[string]string{"ce-specversion": "1.0", "ce-id": want[0], "ce-type": "storage.provision", "ce-source": "/test",
+	for k, v := range map[string]string{"ce-specversion": "1.0", "ce-id": want[0], "ce-type": "storage.provision",
+		"ce-source":  "/test",
 		"ce-subject": "k", "ce-sagaid": "s-k", "content-type": "application/json"} {
 		if got := m.Header.Get(k); got != v {
 			t.Errorf("header %s = %q, want %q", k, got, v)

@@ -153,7 +153,8 @@ func dumpTools(t *testing.T, cluster string) (dir string) {
 	for _, server := range []string{testenv.Database(t, "version", nil), cluster} {
 		var v int
 		if err := connectTo(t, server).QueryRow(t.Context(), `-- name: serverPrograms
-SELECT setting, current_setting('server_version_num')::int / 10000 FROM pg_config() WHERE name = 'BINDIR'`).Scan(&dir, &v); err != nil {
+SELECT setting, current_setting('server_version_num')::int / 10000 FROM pg_config()
+    WHERE name = 'BINDIR'`).Scan(&dir, &v); err != nil {
 			t.Fatal(err)
 		}
 		major[v] = true
@@ -173,7 +174,8 @@ func dump(t *testing.T, tools, from, to string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	load := exec.CommandContext(t.Context(), filepath.Join(tools, "psql"), "--quiet", "--no-psqlrc", "--set", "ON_ERROR_STOP=1", "--dbname", to)
+	load := exec.CommandContext(t.Context(), filepath.Join(tools, "psql"), "--quiet", "--no-psqlrc", "--set",
+		"ON_ERROR_STOP=1", "--dbname", to)
 	load.Stdin = bytes.NewReader(script)
 	if out, err := load.CombinedOutput(); err != nil {
 		t.Fatalf("psql: %v\n%s", err, out)
@@ -221,6 +223,8 @@ func (b *bench) xmax() (xid uint64) {
 // spendXIDs runs transactions until their xids have reached a number.
 func (b *bench) spendXIDs(until uint64) {
 	b.t.Helper()
-	b.exec(b.pool, "CREATE PROCEDURE spend(xid8) LANGUAGE plpgsql AS 'BEGIN WHILE pg_current_xact_id() < $1 LOOP COMMIT; END LOOP; END'")
+	b.exec(b.pool,
+		"CREATE PROCEDURE spend(xid8) LANGUAGE plpgsql AS 'BEGIN WHILE pg_current_xact_id() < $1 LOOP COMMIT; END "+
+			"LOOP; END'")
 	b.exec(b.pool, "CALL spend($1)", until)
 }

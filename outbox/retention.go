@@ -53,7 +53,8 @@ WITH e AS (DELETE FROM `+events+` WHERE id IN (
     SELECT id FROM `+events+` e WHERE id <= $1
     AND NOT EXISTS (SELECT FROM `+table("dead", r.Lane)+` d WHERE d.id = e.id) ORDER BY id LIMIT $4)
     AND created_at < now() - $2::interval RETURNING 1),
-c AS (DELETE FROM `+checkpoints+` WHERE n IN (SELECT n FROM `+checkpoints+` WHERE n < $3 ORDER BY n LIMIT $4) RETURNING 1)
+c AS (DELETE FROM `+checkpoints+` WHERE n IN (SELECT n FROM `+checkpoints+` WHERE n < $3
+ ORDER BY n LIMIT $4) RETURNING 1)
 SELECT (SELECT count(*) FROM e), (SELECT count(*) FROM c)`, bound, r.Retention, oldest, retainChunk).Scan(&e, &c)
 		cancel()
 		if err != nil {

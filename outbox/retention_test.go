@@ -20,7 +20,8 @@ func TestRetentionDeletesOnlyWhatNobodyNeeds(t *testing.T) {
 		if err := r.retain(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if err := b.pool.QueryRow(t.Context(), "SELECT (SELECT count(*) FROM outbox_event_essential), (SELECT count(*) FROM outbox_checkpoint_essential)").
+		if err := b.pool.QueryRow(t.Context(),
+			"SELECT (SELECT count(*) FROM outbox_event_essential), (SELECT count(*) FROM outbox_checkpoint_essential)").
 			Scan(&events, &checkpoints); err != nil {
 			t.Fatal(err)
 		}

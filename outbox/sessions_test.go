@@ -18,7 +18,8 @@ import (
 // be left with anything in it that another transaction would miss or find. The
 // modes of pgx are those that prepare no statement by name.
 func TestSessionsAreLeftAsTheyWereFound(t *testing.T) {
-	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeExec, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeSimpleProtocol} {
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeExec, pgx.QueryExecModeCacheDescribe,
+		pgx.QueryExecModeSimpleProtocol} {
 		t.Run(mode.String(), func(t *testing.T) {
 			b := newBench(t)
 			var checked, found atomic.Int32
@@ -83,7 +84,8 @@ func (b *bench) everyStatement() {
 	}
 	dies := event("dies", 3)
 	dies.Type = "no spaces allowed"
-	if err := InTx(b.t.Context(), b.pool, nil, func(tx pgx.Tx) error { return Append(b.t.Context(), tx, dies) }); err != nil {
+	if err := InTx(b.t.Context(), b.pool, nil,
+		func(tx pgx.Tx) error { return Append(b.t.Context(), tx, dies) }); err != nil {
 		b.t.Fatal(err)
 	}
 	want := append(b.commit(3), batched.ID)
@@ -100,7 +102,8 @@ func (b *bench) everyStatement() {
 	want = append(want, late...)
 	b.noGaps()
 	b.wantExactly(want)
-	if err := InTx(b.t.Context(), b.pool, r.Wake, func(tx pgx.Tx) error { return Requeue(b.t.Context(), tx, lane, 3) }); err != nil {
+	if err := InTx(b.t.Context(), b.pool, r.Wake,
+		func(tx pgx.Tx) error { return Requeue(b.t.Context(), tx, lane, 3) }); err != nil {
 		b.t.Fatal(err)
 	}
 	b.published()

@@ -50,7 +50,8 @@ SELECT coalesce(c.leader::text, ''), greatest(m.id - c.hi, 0), o.created_at, m.i
     c.published_at, (SELECT count(*) FROM `+table("dead", lane)+`)
 FROM (SELECT * FROM `+table("checkpoint", lane)+` ORDER BY n DESC LIMIT 1) c
 CROSS JOIN (SELECT coalesce(max(id), 0) AS id FROM `+table("event", lane)+`) m
-LEFT JOIN LATERAL (SELECT e.created_at FROM `+table("event", lane)+` e WHERE e.id > c.hi ORDER BY e.id LIMIT 1) o ON true`).
+LEFT JOIN LATERAL (SELECT e.created_at FROM `+table("event",
+		lane)+` e WHERE e.id > c.hi ORDER BY e.id LIMIT 1) o ON true`).
 		Scan(&s.Leader, &s.Lag, &oldest, &s.Appended, &s.Gaps, &s.PublishedAt, &s.Dead)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return s, fmt.Errorf("lane %s has no checkpoint: was outbox_create_lane called?", lane)

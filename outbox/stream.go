@@ -106,7 +106,8 @@ const few = 10
 // refusal, but for the first.
 func (s *stream) publish(ctx context.Context, msgs []*nats.Msg, expected uint64) (last uint64, err error) {
 	if len(msgs) > few {
-		ack, err := jetstreamext.PublishMsgBatch(ctx, s.js, s.after(expected, msgs), jetstreamext.BatchFlowControl{AckFirst: false})
+		ack, err := jetstreamext.PublishMsgBatch(ctx, s.js, s.after(expected, msgs),
+			jetstreamext.BatchFlowControl{AckFirst: false})
 		if err != nil {
 			return 0, fmt.Errorf("publish %d events to %s: %w", len(msgs), s.config.Name, err)
 		}
@@ -241,7 +242,9 @@ func matches(pattern, subject string) bool {
 
 // own returns the rows of this outbox among the messages after sequence from up
 // to last, by id, and the first sequence that is not ours, 0 if there is none.
-func (s *stream) own(ctx context.Context, pool *pgxpool.Pool, lane string, from, last uint64) (rows []row, foreign uint64, err error) {
+func (s *stream) own(
+	ctx context.Context, pool *pgxpool.Pool, lane string, from, last uint64,
+) (rows []row, foreign uint64, err error) {
 	const page = 500
 	for from < last {
 		msgs, err := jetstreamext.GetBatch(ctx, s.js, s.config.Name, page, jetstreamext.GetBatchSeq(from+1))
@@ -263,14 +266,18 @@ func (s *stream) own(ctx context.Context, pool *pgxpool.Pool, lane string, from,
 			ids, events, seqs = append(ids, id), append(events, event), append(seqs, m.Sequence)
 		}
 		if len(seqs) == 0 {
-			return nil, 0, fmt.Errorf("read stream %s: nothing after %d though it ends at %d", s.config.Name, from, last)
+			return nil, 0, fmt.Errorf("read stream %s: nothing after %d though it ends at %d", s.config.Name, from,
+				last)
 		}
 		from = seqs[len(seqs)-1]
 		var stranger uint64
 		if err := pool.QueryRow(ctx, `-- name: knownEvents
-SELECT coalesce(array_agg(e.id) FILTER (WHERE e.id IS NOT NULL), '{}'), coalesce(min(m.seq) FILTER (WHERE e.id IS NULL), 0)
+SELECT coalesce(array_agg(e.id) FILTER (WHERE e.id IS NOT NULL), '{}'),
+    coalesce(min(m.seq) FILTER (WHERE e.id IS NULL), 0)
 FROM unnest($1::bigint[], $2::text[], $3::bigint[]) m(id, event_id, seq)
-LEFT JOIN `+table("event", lane)+` e ON e.id = m.id AND e.event_id::text = m.event_id`, ids, events, seqs).Scan(&known, &stranger); err != nil {
+LEFT JOIN `+table("event",
+			lane)+` e ON e.id = m.id AND e.event_id::text = m.event_id`, ids, events, seqs).Scan(&known,
+			&stranger); err != nil {
 			return nil, 0, because(ErrDatabase, fmt.Errorf("look up published events: %w", err))
 		}
 		for _, id := range known {

@@ -274,7 +274,8 @@ func (b *bench) wantExactly(want []string) {
 	slices.Sort(got)
 	want = slices.Sorted(slices.Values(want))
 	if !slices.Equal(got, want) {
-		b.t.Errorf("stream holds %d messages, %d distinct, want %d, each once", len(got), len(slices.Compact(got)), len(want))
+		b.t.Errorf("stream holds %d messages, %d distinct, want %d, each once", len(got), len(slices.Compact(got)),
+			len(want))
 	}
 }
 

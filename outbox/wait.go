@@ -59,7 +59,8 @@ func (r *Relay) ofBroker(err error) error {
 var errDisconnected = &waitError{ErrNATS, Explain(nats.ErrDisconnected)}
 
 func jetStreamOff(err error) bool {
-	return errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount)
+	return errors.Is(err, jetstream.ErrJetStreamNotEnabled) ||
+		errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount)
 }
 
 // explained is an error whose own words mislead.

@@ -124,7 +124,8 @@ func TestUnfitStreamIsWaitedFor(t *testing.T) {
 			c.Discard, c.MaxMsgs = jetstream.DiscardOld, 5
 		}, "set discard to new"},
 		"per subject": {func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 1 }, "set max_msgs_per_subject to -1"},
-		"no ack":      {func(c *jetstream.StreamConfig) { c.NoAck, c.AllowAtomicPublish = true, false }, "unset no_ack"},
+		"no ack": {func(c *jetstream.StreamConfig) { c.NoAck, c.AllowAtomicPublish = true, false },
+			"unset no_ack"},
 		"subjects": {func(c *jetstream.StreamConfig) { c.Subjects = []string{"elsewhere.>"} },
 			"it takes no subject that begins with signup.essential.: add one"},
 	} {
@@ -285,7 +286,8 @@ func TestExplain(t *testing.T) {
 		nats.ErrAuthorization:                      "does not let this user in: check user and password",
 		nats.ErrNoServers:                          "NATS cannot be reached: check its URL",
 	} {
-		if got := Explain(fmt.Errorf("publish: %w", err)); !strings.Contains(got.Error(), want) || !errors.Is(got, err) {
+		if got := Explain(fmt.Errorf("publish: %w", err)); !strings.Contains(got.Error(), want) ||
+			!errors.Is(got, err) {
 			t.Errorf("%v becomes %v, want %q", err, got, want)
 		}
 	}

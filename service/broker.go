@@ -90,7 +90,8 @@ func (p Program) configure(ctx context.Context, js jetstream.JetStream, c Common
 }
 
 func (p Program) stream(lane contract.Lane, c Common) jetstream.StreamConfig {
-	config := outbox.StreamConfig(contract.Stream(p.Producer, lane), contract.Subjects(p.Producer, lane), c.NATSReplicas)
+	config := outbox.StreamConfig(contract.Stream(p.Producer, lane), contract.Subjects(p.Producer, lane),
+		c.NATSReplicas)
 	config.MaxBytes = c.NATSMaxBytes
 	return config
 }

@@ -137,7 +137,10 @@ func lookup(getenv func(string) string, name string) (string, error) {
 // variable by its name. A [Secret] shows where it points to at most.
 func LogConfig(log *slog.Logger, cfg any) {
 	var attrs []any
-	eachVariable(cfg, func(name string, field reflect.Value) { attrs = append(attrs, slog.Any(name, field.Interface())) })
+	eachVariable(cfg, func(name string,
+		field reflect.Value) {
+		attrs = append(attrs, slog.Any(name, field.Interface()))
+	})
 	log.Info("configuration", attrs...)
 }
 
@@ -247,5 +250,6 @@ func NewLogger(w io.Writer, format, level string) *slog.Logger {
 			terminal = info.Mode()&os.ModeCharDevice != 0
 		}
 	}
-	return slog.New(tracedLog{tint.NewTextHandler(w, &tint.Options{Level: l, TimeFormat: time.TimeOnly, NoColor: !terminal})})
+	return slog.New(tracedLog{tint.NewTextHandler(w,
+		&tint.Options{Level: l, TimeFormat: time.TimeOnly, NoColor: !terminal})})
 }

@@ -80,7 +80,8 @@ func TestLoadConfigListsEveryProblemAndNoValue(t *testing.T) {
 func TestConfigDoc(t *testing.T) {
 	doc := service.ConfigDoc(&testConfig{})
 	last := doc[len(doc)-3]
-	if doc[0].Name != "NATS_URL" || doc[0].Default != "nats://127.0.0.1:4222" || last != (service.ConfigVar{Name: "TEST_URL", Required: true, Help: "where"}) {
+	if doc[0].Name != "NATS_URL" || doc[0].Default != "nats://127.0.0.1:4222" ||
+		last != (service.ConfigVar{Name: "TEST_URL", Required: true, Help: "where"}) {
 		t.Errorf("got %+v", doc)
 	}
 }

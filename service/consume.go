@@ -58,7 +58,9 @@ type ConsumerConfig struct {
 // beginning, unless it is External; migrate changes it. The stream is waited for. A broker that is away,
 // paused, or returns without its data is followed: the consumer is looked up,
 // and if need be created, again.
-func Consume(ctx context.Context, nc *nats.Conn, cfg ConsumerConfig, handle func(ctx context.Context, batch []Message) error) error {
+func Consume(
+	ctx context.Context, nc *nats.Conn, cfg ConsumerConfig, handle func(ctx context.Context, batch []Message) error,
+) error {
 	js, err := jetstream.New(nc)
 	if err != nil {
 		return fmt.Errorf("consume %s: %w", cfg.Stream, err)

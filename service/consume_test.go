@@ -107,7 +107,8 @@ func newBroker(t *testing.T) *broker {
 	t.Helper()
 	b := &broker{NATSServer: testenv.NATS(t), t: t}
 	var err error
-	if b.nc, err = service.ConnectNATS(service.Common{NATSURL: service.NewSecret(b.URL)}, "test", discard()); err != nil {
+	if b.nc, err = service.ConnectNATS(service.Common{NATSURL: service.NewSecret(b.URL)}, "test",
+		discard()); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -212,7 +213,8 @@ func TestConsumeDoesNotAcknowledgeAcrossAWipe(t *testing.T) {
 	b.publish(1, 2)
 	b.eventually("the new consumer", func(ctx context.Context) error {
 		c, err := b.js.CreateConsumer(ctx, "S", jetstream.ConsumerConfig{
-			Durable: "d", FilterSubjects: []string{"s.>"}, AckPolicy: jetstream.AckExplicitPolicy, AckWait: 2 * time.Second, MaxDeliver: -1,
+			Durable: "d", FilterSubjects: []string{"s.>"}, AckPolicy: jetstream.AckExplicitPolicy,
+			AckWait: 2 * time.Second, MaxDeliver: -1,
 		})
 		if err != nil {
 			return err
@@ -273,7 +275,8 @@ func TestConsumeLeavesAnExistingConsumerAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := after.CachedInfo().Config; got.AckWait != 7*time.Second || got.MaxDeliver != 3 || !after.CachedInfo().Created.Equal(before.CachedInfo().Created) {
+	if got := after.CachedInfo().Config; got.AckWait != 7*time.Second || got.MaxDeliver != 3 ||
+		!after.CachedInfo().Created.Equal(before.CachedInfo().Created) {
 		t.Errorf("changed: %+v", got)
 	}
 }
@@ -303,7 +306,8 @@ func TestStoppedConsumerHoldsNothingBack(t *testing.T) {
 		enough := published.Load() + n
 		ended := make(chan error, 1)
 		go func() {
-			ended <- service.Consume(ctx, b.nc.Conn, service.ConsumerConfig{Stream: "S", Durable: "d", Batch: 10, Log: discard()}, in.handle)
+			ended <- service.Consume(ctx, b.nc.Conn,
+				service.ConsumerConfig{Stream: "S", Durable: "d", Batch: 10, Log: discard()}, in.handle)
 		}()
 		testenv.Eventually(t, 20*time.Second, "some load", func() bool { return published.Load() >= enough })
 		if n == 0 {

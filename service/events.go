@@ -24,7 +24,9 @@ type Event struct {
 // up to the last one. It ends earlier when the client is gone or does not read, when the
 // server drains, and at the end of the lifetime. No proxy is to keep the response for
 // itself, and a connection of HTTP/1.1 is not for other requests afterwards.
-func StreamEvents[T any](w http.ResponseWriter, r *http.Request, pace EventPace, first Event, news <-chan T, event func(T) Event) {
+func StreamEvents[T any](
+	w http.ResponseWriter, r *http.Request, pace EventPace, first Event, news <-chan T, event func(T) Event,
+) {
 	control := http.NewResponseController(w)
 	// In place of the deadline that the server has set for short responses; once more for the end of the response.
 	extend := func() { _ = control.SetWriteDeadline(time.Now().Add(pace.Write)) }

@@ -25,8 +25,9 @@ func TestFaultPoints(t *testing.T) {
 	}
 	const never = -1
 	for point, rows := range map[string]int{
-		"before.batchX": 0, "after.batchX": 1, "before.insertX:2": 2, "after.insertX:2": 3, "before.commit.txX": 3, "after.commit.txX": 4,
-		"after.batchY": never, "after.brokenX": never, "before.commit.txX:2": never,
+		"before.batchX": 0, "after.batchX": 1, "before.insertX:2": 2, "after.insertX:2": 3, "before.commit.txX": 3,
+		"after.commit.txX": 4,
+		"after.batchY":     never, "after.brokenX": never, "before.commit.txX:2": never,
 	} {
 		t.Run(point, func(t *testing.T) {
 			url := testenv.Database(t, "faults", func(ctx context.Context, url string) error {
@@ -103,7 +104,8 @@ func TestFaultsAreRefusedUnlessAllowed(t *testing.T) {
 		ok             bool
 	}{
 		{"", "off", true}, {"", "on", true}, {"before.x:3", "on", true}, {"relay.essential.publish", "on", true},
-		{"before.x", "off", false}, {"before.x", "perhaps", false}, {"before.x:0", "on", false}, {"before x", "on", false},
+		{"before.x", "off", false}, {"before.x", "perhaps", false}, {"before.x:0", "on", false},
+		{"before x", "on", false},
 	} {
 		if err := validateFault(c.point, c.allowed); (err == nil) != c.ok {
 			t.Errorf("FAULT=%q FAULTS=%q: %v", c.point, c.allowed, err)

@@ -14,16 +14,21 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// FuzzDecodeJSON sends bodies to a handler. Each is either refused with a problem, short and without what was sent as a value,
-// or means to the strict decoder what it means to encoding/json.
+// FuzzDecodeJSON sends bodies to a handler. Each is either refused with a problem, short and without what was sent as a
+// value, or means to the strict decoder what it means to encoding/json.
 func FuzzDecodeJSON(f *testing.F) {
 	for _, body := range []string{
-		`{"name":"x","n":1,"list":["a"],"inner":{"ok":true}}`, `{}`, ``, ` `, `null`, `[]`, `0`, `"`, `{"name":"x"}{}`, `{"name":"x"} null`,
-		`{"name":"a","name":"b"}`, `{"inner":{"ok":true,"ok":false}}`, `{"NAME":"x"}`, `{"nom":"x"}`, "{\"name\":\"\xff\"}", "{\"n\xc0me\":1}", "\ufeff{}",
-		`{"name":"\ud800"}`, `{"name":"\u0000"}`, `{"n":1e400}`, `{"n":9223372036854775808}`, `{"n":-0}`, `{"n":1.5}`, `{"n":0x1}`, `{"n":NaN}`,
-		`{"name":{}}`, `{"list":{}}`, `{"inner":[]}`, `{"list":[1]}`, `{"inner":null,"name":null}`, `{"name":"x",}`, `{'name':1}`, `{"name":"x"//}`,
+		`{"name":"x","n":1,"list":["a"],"inner":{"ok":true}}`, `{}`, ``, ` `, `null`, `[]`, `0`, `"`, `{"name":"x"}{}`,
+		`{"name":"x"} null`,
+		`{"name":"a","name":"b"}`, `{"inner":{"ok":true,"ok":false}}`, `{"NAME":"x"}`, `{"nom":"x"}`,
+		"{\"name\":\"\xff\"}", "{\"n\xc0me\":1}", "\ufeff{}",
+		`{"name":"\ud800"}`, `{"name":"\u0000"}`, `{"n":1e400}`, `{"n":9223372036854775808}`, `{"n":-0}`, `{"n":1.5}`,
+		`{"n":0x1}`, `{"n":NaN}`,
+		`{"name":{}}`, `{"list":{}}`, `{"inner":[]}`, `{"list":[1]}`, `{"inner":null,"name":null}`, `{"name":"x",}`,
+		`{'name':1}`, `{"name":"x"//}`,
 		strings.Repeat("[", 8000), strings.Repeat(`{"inner":`, 900), `{"list":[` + strings.Repeat(`"",`, 2600) + `""]}`,
-		`{"` + strings.Repeat("k", 8100) + `":1}`, `{"name":"` + strings.Repeat(`\u00e9`, 1300) + `"}`, strings.Repeat(" ", 8193), strings.Repeat("1", 8192),
+		`{"` + strings.Repeat("k", 8100) + `":1}`, `{"name":"` + strings.Repeat(`\u00e9`, 1300) + `"}`,
+		strings.Repeat(" ", 8193), strings.Repeat("1", 8192),
 	} {
 		f.Add([]byte(body))
 	}
@@ -44,7 +49,8 @@ func FuzzDecodeJSON(f *testing.F) {
 		failure = service.DecodeJSON(w, r, &got)
 		var p *wire.Problem
 		if failure != nil {
-			if !errors.As(failure, &p) || p.Status != 400 && p.Status != 413 || (p.Status == 413) != (len(body) > 8<<10) {
+			if !errors.As(failure, &p) || p.Status != 400 && p.Status != 413 ||
+				(p.Status == 413) != (len(body) > 8<<10) {
 				t.Fatalf("%v", failure)
 			}
 			service.WriteProblem(w, p)

@@ -22,7 +22,8 @@ func TestGatherLingersWhileMessagesComeThick(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := &consumerSession{consumer: &consumer{cfg: ConsumerConfig{Batch: 4, Linger: 10 * time.Millisecond}}, last: c.last}
+				s := &consumerSession{consumer: &consumer{cfg: ConsumerConfig{Batch: 4, Linger: 10 * time.Millisecond}},
+					last: c.last}
 				more := make(chan jetstream.Msg, c.ready+c.later)
 				for range c.ready {
 					more <- nil

@@ -50,12 +50,15 @@ func Adapt(log *slog.Logger, mapErr func(error) *wire.Problem, h Handler) http.H
 			if v == nil {
 				return
 			}
-			if v == http.ErrAbortHandler { //nolint:errorlint // compared as net/http does: a panic's value, not an error's chain
+			if v == http.ErrAbortHandler {
+				//nolint:errorlint // compared as net/http does: a panic's value, not an error's chain
 				panic(v) //nolint:forbidigo // net/http's own way to abort a response
 			}
-			log.ErrorContext(r.Context(), "panic", "method", r.Method, "route", r.Pattern, "panic", v, "stack", string(debug.Stack()))
+			log.ErrorContext(r.Context(), "panic", "method", r.Method, "route", r.Pattern, "panic", v, "stack",
+				string(debug.Stack()))
 			if rw.status != 0 {
-				panic(http.ErrAbortHandler) //nolint:forbidigo // the answer is broken: net/http lets the client see that
+				panic(
+					http.ErrAbortHandler) //nolint:forbidigo // the answer is broken: net/http lets the client see that
 			}
 			WriteProblem(rw, internalProblem())
 		}()
@@ -154,7 +157,8 @@ func DecodeJSON(w http.ResponseWriter, r *http.Request, dst any) error {
 	charset := cmp.Or(params["charset"], "utf-8")
 	if err != nil || media != "application/json" || !strings.EqualFold(charset, "utf-8") {
 		w.Header().Set("Accept", "application/json")
-		return NewProblem(http.StatusUnsupportedMediaType, "unsupported_media_type", "the body must be application/json in UTF-8")
+		return NewProblem(http.StatusUnsupportedMediaType, "unsupported_media_type",
+			"the body must be application/json in UTF-8")
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err == nil {
@@ -165,7 +169,8 @@ func DecodeJSON(w http.ResponseWriter, r *http.Request, dst any) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &tooLarge):
-		return NewProblem(http.StatusRequestEntityTooLarge, "body_too_large", fmt.Sprintf("the body must not exceed %d bytes", tooLarge.Limit))
+		return NewProblem(http.StatusRequestEntityTooLarge, "body_too_large",
+			fmt.Sprintf("the body must not exceed %d bytes", tooLarge.Limit))
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return NewProblem(http.StatusRequestTimeout, "request_timeout", "the body did not arrive in time")
 	}

@@ -49,7 +49,8 @@ func TestDecodeJSONIsStrict(t *testing.T) {
 			r.Header.Set("Content-Type", c.contentType)
 			w := httptest.NewRecorder()
 			handler(w, r)
-			if w.Code != c.status || !strings.Contains(w.Body.String(), c.code) || !strings.Contains(w.Body.String(), c.pointer) {
+			if w.Code != c.status || !strings.Contains(w.Body.String(), c.code) ||
+				!strings.Contains(w.Body.String(), c.pointer) {
 				t.Errorf("%d %s", w.Code, w.Body)
 			}
 			if strings.Contains(w.Body.String(), "secret") {
@@ -81,13 +82,16 @@ func TestAdaptMapsErrors(t *testing.T) {
 		"mapped":   {func(http.ResponseWriter, *http.Request) error { return errBusy }, 503, "2", 0},
 		"unmapped": {func(http.ResponseWriter, *http.Request) error { return errors.New("hidden") }, 500, "", 1},
 		"panic":    {func(http.ResponseWriter, *http.Request) error { panic("hidden") }, 500, "", 1},
-		"fine":     {func(w http.ResponseWriter, _ *http.Request) error { return service.WriteJSON(w, 201, 1) }, 201, "", 0},
+		"fine": {func(w http.ResponseWriter, _ *http.Request) error { return service.WriteJSON(w, 201, 1) }, 201,
+			"", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var log bytes.Buffer
 			w := httptest.NewRecorder()
-			service.Adapt(service.NewLogger(&log, "json", "info"), mapErr, c.h)(w, httptest.NewRequest("GET", "/v1/x/capability", nil))
-			if w.Code != c.status || w.Header().Get("Retry-After") != c.retryAfter || strings.Contains(w.Body.String(), "hidden") {
+			service.Adapt(service.NewLogger(&log, "json", "info"), mapErr, c.h)(w,
+				httptest.NewRequest("GET", "/v1/x/capability", nil))
+			if w.Code != c.status || w.Header().Get("Retry-After") != c.retryAfter ||
+				strings.Contains(w.Body.String(), "hidden") {
 				t.Errorf("%d %v %s", w.Code, w.Header(), w.Body)
 			}
 			if n := strings.Count(log.String(), "\n"); n != c.logged || strings.Contains(log.String(), "capability") {
@@ -134,7 +138,8 @@ func TestTokens(t *testing.T) {
 		r.Header.Set("Authorization", c.authorization)
 		w := httptest.NewRecorder()
 		tokens.Require(c.role)(ok).ServeHTTP(w, r)
-		if w.Code != c.status || w.Header().Get("Actor") != c.actor || (w.Code == 401) != (w.Header().Get("WWW-Authenticate") != "") {
+		if w.Code != c.status || w.Header().Get("Actor") != c.actor ||
+			(w.Code == 401) != (w.Header().Get("WWW-Authenticate") != "") {
 			t.Errorf("%+v: %d %v", c, w.Code, w.Header())
 		}
 	}

@@ -212,7 +212,8 @@ func WaitMigrated(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger, set
 		if err != nil {
 			return fmt.Errorf("migrations of %s: %w", s.Table, err)
 		}
-		query := "-- name: schemaVersion\nSELECT coalesce(max(version_id), 0) FROM " + pgx.Identifier{s.Table}.Sanitize() + " WHERE is_applied"
+		query := "-- name: schemaVersion\nSELECT coalesce(max(version_id), 0) FROM " +
+			pgx.Identifier{s.Table}.Sanitize() + " WHERE is_applied"
 		err = waitFor(ctx, "schema "+s.Table, log, func(ctx context.Context) error {
 			var have int64
 			if err := pool.QueryRow(ctx, query).Scan(&have); err != nil {

@@ -25,7 +25,8 @@ import (
 func migrations(versions ...string) service.MigrationSet {
 	set := service.MigrationSet{Table: "test_version", FS: fstest.MapFS{}}
 	for _, v := range versions {
-		set.FS.(fstest.MapFS)[v+"_x.sql"] = &fstest.MapFile{Data: []byte("-- +goose Up\nCREATE TABLE t" + v + " (id int);\n")}
+		set.FS.(fstest.MapFS)[v+
+			"_x.sql"] = &fstest.MapFile{Data: []byte("-- +goose Up\nCREATE TABLE t" + v + " (id int);\n")}
 	}
 	return set
 }
@@ -52,7 +53,8 @@ func TestMigrateConcurrentlyAndWait(t *testing.T) {
 	}
 	short, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
-	if err := service.WaitMigrated(short, pool, discard(), migrations("1", "2")); !errors.Is(err, context.DeadlineExceeded) {
+	if err := service.WaitMigrated(short, pool, discard(), migrations("1", "2")); !errors.Is(err,
+		context.DeadlineExceeded) {
 		t.Fatalf("did not wait for version 2: %v", err)
 	}
 	var wg sync.WaitGroup
@@ -195,7 +197,8 @@ func TestTransactorGivesUpLocksOfTheSuspended(t *testing.T) {
 	if err := pool.QueryRow(t.Context(), "SELECT id FROM x").Scan(&id); err != nil || id != 11 {
 		t.Errorf("id %d, %v", id, err)
 	}
-	if err := pool.QueryRow(t.Context(), "SELECT current_setting('idle_in_transaction_session_timeout')::int").Scan(&id); err != nil || id != 0 {
+	if err := pool.QueryRow(t.Context(), "SELECT current_setting('idle_in_transaction_session_timeout')::int").Scan(
+		&id); err != nil || id != 0 {
 		t.Errorf("left behind: %d, %v", id, err)
 	}
 }
@@ -207,7 +210,9 @@ func TestTransactorPlansByKeyAndOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer pool.Close()
-	if _, err := pool.Exec(t.Context(), "CREATE TABLE x (id uuid PRIMARY KEY, version bigint, a text, b text, c text, d text, e text, f text, g text, h text)"); err != nil {
+	if _, err := pool.Exec(t.Context(),
+		"CREATE TABLE x (id uuid PRIMARY KEY, version bigint, a text, b text, c text, d text, e text, f text, g "+
+			"text, h text)"); err != nil {
 		t.Fatal(err)
 	}
 	tx, err := service.Transactor{Pool: pool, Idle: time.Minute}.Begin(t.Context())
@@ -215,10 +220,12 @@ func TestTransactorPlansByKeyAndOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = tx.Rollback(context.Background()) }()
-	if _, err := tx.Exec(t.Context(), "PREPARE q (uuid[]) AS UPDATE x SET version = 1 WHERE id = ANY ($1)"); err != nil {
+	if _, err := tx.Exec(t.Context(),
+		"PREPARE q (uuid[]) AS UPDATE x SET version = 1 WHERE id = ANY ($1)"); err != nil {
 		t.Fatal(err)
 	}
-	rows, err := tx.Query(t.Context(), "EXPLAIN EXECUTE q ('{0197d5a0-0000-7000-8000-000000000000}')", pgx.QueryExecModeSimpleProtocol)
+	rows, err := tx.Query(t.Context(), "EXPLAIN EXECUTE q ('{0197d5a0-0000-7000-8000-000000000000}')",
+		pgx.QueryExecModeSimpleProtocol)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -231,7 +238,9 @@ func TestTransactorPlansByKeyAndOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	var left string
-	if err := pool.QueryRow(t.Context(), "SELECT current_setting('plan_cache_mode') || current_setting('random_page_cost')").Scan(&left); err != nil || left != "auto4" {
+	if err := pool.QueryRow(t.Context(),
+		"SELECT current_setting('plan_cache_mode') || current_setting('random_page_cost')").Scan(&left); err != nil ||
+		left != "auto4" {
 		t.Errorf("left behind: %s, %v", left, err)
 	}
 }

@@ -78,7 +78,9 @@ func (p Program) Migrate(ctx context.Context, databaseURL Secret, c Common, log 
 
 // Connect waits for Postgres and for its schema, and for nothing else. The tracer is
 // nil unless tracing is on.
-func (p Program) Connect(ctx context.Context, databaseURL Secret, c Common, log *slog.Logger) (*pgxpool.Pool, *NATS, *Tracer, error) {
+func (p Program) Connect(
+	ctx context.Context, databaseURL Secret, c Common, log *slog.Logger,
+) (*pgxpool.Pool, *NATS, *Tracer, error) {
 	tracer, err := StartTracing(ctx, p.Name, log)
 	if err != nil {
 		return nil, nil, nil, err
@@ -109,7 +111,9 @@ func (p Program) Database(ctx context.Context, url Secret, c Common, log *slog.L
 
 // Relays returns a relay for each lane of the program and what wakes them all.
 // Their metrics are registered with reg. The tracer may be nil.
-func (p Program) Relays(pool *pgxpool.Pool, nc *NATS, c Common, tracer *Tracer, reg prometheus.Registerer, log *slog.Logger) (tasks []Task, wake func(), err error) {
+func (p Program) Relays(
+	pool *pgxpool.Pool, nc *NATS, c Common, tracer *Tracer, reg prometheus.Registerer, log *slog.Logger,
+) (tasks []Task, wake func(), err error) {
 	var relays []*outbox.Relay
 	f := newFault(c, log)
 	for _, lane := range p.lanes() {

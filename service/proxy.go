@@ -58,7 +58,8 @@ func parseNetwork(entry string) (netip.Prefix, error) {
 		widest = widestIPv4
 	}
 	if network.Bits() < widest {
-		return network, fmt.Errorf("is wider than /%d, its clients could pretend any address: name only proxies", widest)
+		return network, fmt.Errorf("is wider than /%d, its clients could pretend any address: name only proxies",
+			widest)
 	}
 	return network.Masked(), nil
 }

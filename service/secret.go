@@ -66,7 +66,8 @@ func (s Secret) String() string {
 		u, err := url.Parse(part)
 		postgres := err == nil && strings.HasPrefix(u.Scheme, "postgres")
 		switch {
-		case err != nil || u.Host == "", !postgres && !slices.Contains([]string{"nats", "tls", "http", "https"}, u.Scheme):
+		case err != nil || u.Host == "", !postgres &&
+			!slices.Contains([]string{"nats", "tls", "http", "https"}, u.Scheme):
 			return hidden
 		case u.User == nil && strings.Contains(part, "@"): // a password with a separator in it
 			return hidden

@@ -61,12 +61,14 @@ func TestLogConfigShowsEverythingButSecrets(t *testing.T) {
 		Token service.Secret `env:"TEST_TOKEN"`
 		Unset service.Secret `env:"TEST_UNSET"`
 	}
-	if err := service.LoadConfig(environment(map[string]string{"TEST_URL_FILE": file, "TEST_TOKEN": "hunter2"}), &cfg); err != nil {
+	if err := service.LoadConfig(environment(map[string]string{"TEST_URL_FILE": file, "TEST_TOKEN": "hunter2"}),
+		&cfg); err != nil {
 		t.Fatal(err)
 	}
 	var text bytes.Buffer
 	service.LogConfig(service.NewLogger(&text, "text", "info"), &cfg)
-	for _, want := range []string{"TEST_URL=postgres://db/member", "TEST_TOKEN=[redacted]", `TEST_UNSET=""`, "DRAIN_DELAY=5s", "NATS_URL=nats://127.0.0.1:4222"} {
+	for _, want := range []string{"TEST_URL=postgres://db/member", "TEST_TOKEN=[redacted]", `TEST_UNSET=""`,
+		"DRAIN_DELAY=5s", "NATS_URL=nats://127.0.0.1:4222"} {
 		if !strings.Contains(text.String(), want) {
 			t.Errorf("no %s in %s", want, &text)
 		}

@@ -88,7 +88,8 @@ type Server struct {
 
 // NewServer returns a server that does nothing yet.
 func NewServer(cfg ServerConfig) *Server {
-	s := &Server{cfg: cfg, served: make(chan struct{}), draining: make(chan struct{}), conns: make(map[net.Conn]http.ConnState)}
+	s := &Server{cfg: cfg, served: make(chan struct{}), draining: make(chan struct{}),
+		conns: make(map[net.Conn]http.ConnState)}
 	s.beginDrain = sync.OnceFunc(func() { close(s.draining) })
 	s.http = http.Server{
 		Handler:           cfg.Proxies.handler(cfg.Log, http.HandlerFunc(s.serveHTTP)),

@@ -37,7 +37,8 @@ func hammer(addr string, keepAlive bool, done *atomic.Int64) (wait func() []erro
 	var failures []error
 	for range 16 {
 		wg.Go(func() {
-			transport := &http.Transport{DisableKeepAlives: !keepAlive, DialContext: (&net.Dialer{Timeout: 500 * time.Millisecond}).DialContext}
+			transport := &http.Transport{DisableKeepAlives: !keepAlive,
+				DialContext: (&net.Dialer{Timeout: 500 * time.Millisecond}).DialContext}
 			defer transport.CloseIdleConnections()
 			for {
 				// Without GetBody the transport cannot repeat the request on its own.
@@ -118,7 +119,8 @@ func TestShutdownServesTheFirstRequestOfAnOpenConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	answer, err := io.ReadAll(conn)
-	if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 404") || !strings.Contains(string(answer), "Connection: close") {
+	if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 404") ||
+		!strings.Contains(string(answer), "Connection: close") {
 		t.Errorf("answer %q, %v", answer, err)
 	}
 	if err := <-ended; err != nil {
@@ -162,7 +164,8 @@ func TestProcessStopsInOrder(t *testing.T) {
 	task := func(name string) service.Task {
 		return service.Task{Name: name, Run: func(ctx context.Context) error { <-ctx.Done(); note(name); return nil }}
 	}
-	s := service.NewServer(service.ServerConfig{Name: "test", Addr: "127.0.0.1:0", Handler: http.NotFoundHandler(), Log: discard()})
+	s := service.NewServer(
+		service.ServerConfig{Name: "test", Addr: "127.0.0.1:0", Handler: http.NotFoundHandler(), Log: discard()})
 	if err := s.Listen(); err != nil {
 		t.Fatal(err)
 	}

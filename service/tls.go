@@ -63,6 +63,7 @@ func (f TLSFiles) client() (client *http.Client, scheme string) {
 		}
 		return nil
 	}
-	config := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: true, VerifyConnection: pin} //nolint:gosec // pinned instead
+	config := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: true,
+		VerifyConnection: pin} //nolint:gosec // pinned instead
 	return &http.Client{Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}, "https"
 }

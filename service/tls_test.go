@@ -16,7 +16,8 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// mounted is a volume with secrets as Kubernetes keeps it: names lead through ..data to a folder, and ..data is swapped.
+// mounted is a volume with secrets as Kubernetes keeps it: names lead through ..data to a folder, and ..data is
+// swapped.
 type mounted struct {
 	t   testing.TB
 	dir string
@@ -58,7 +59,8 @@ func secure(t testing.TB, m *mounted, handler http.HandlerFunc) (*service.Server
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := service.NewServer(service.ServerConfig{Name: "test", Addr: "127.0.0.1:0", TLS: config, Handler: handler, Log: discard()})
+	s := service.NewServer(
+		service.ServerConfig{Name: "test", Addr: "127.0.0.1:0", TLS: config, Handler: handler, Log: discard()})
 	if err := s.Listen(); err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +70,8 @@ func secure(t testing.TB, m *mounted, handler http.HandlerFunc) (*service.Server
 // presented returns the name in the certificate that a server shows.
 func presented(t testing.TB, addr string, pool *x509.CertPool, version uint16) (string, error) {
 	t.Helper()
-	conn, err := tls.Dial("tcp", addr, &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS10, MaxVersion: version}) //nolint:gosec // old versions are to be refused
+	conn, err := tls.Dial("tcp", addr, &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS10,
+		MaxVersion: version}) //nolint:gosec // old versions are to be refused
 	if err != nil {
 		return "", err
 	}
@@ -119,7 +122,8 @@ func TestCertificateIsReplacedWhileItServes(t *testing.T) {
 	// The health check knows the listener by its certificate, whatever authority vouches for another one.
 	dir := t.TempDir()
 	cert, key := ca.Issue(dir, "fourth")
-	if err := service.HealthcheckAddr(t.Context(), s.Addr(), service.TLSFiles{CertFile: cert, KeyFile: key}); err == nil {
+	if err := service.HealthcheckAddr(t.Context(), s.Addr(),
+		service.TLSFiles{CertFile: cert, KeyFile: key}); err == nil {
 		t.Error("somebody else's certificate passes the health check")
 	}
 }
@@ -129,7 +133,8 @@ func TestCertificateFilesAreChecked(t *testing.T) {
 	if errs := (service.TLSFiles{CertFile: "x"}).Validate(); len(errs) != 1 {
 		t.Errorf("a certificate without a key: %v", errs)
 	}
-	if _, err := (service.TLSFiles{CertFile: "/nonexistent", KeyFile: "/nonexistent"}).ServerTLS(discard()); err == nil {
+	if _, err := (service.TLSFiles{CertFile: "/nonexistent", KeyFile: "/nonexistent"}).ServerTLS(
+		discard()); err == nil {
 		t.Error("files that are not there are accepted")
 	}
 	if config, err := (service.TLSFiles{}).ServerTLS(discard()); config != nil || err != nil {
@@ -137,7 +142,8 @@ func TestCertificateFilesAreChecked(t *testing.T) {
 	}
 }
 
-// What is in flight over TLS when the server stops is answered, and so is the first request of a connection that was made before.
+// What is in flight over TLS when the server stops is answered, and so is the first request of a connection that was
+// made before.
 func TestShutdownOverTLSAnswersWhatIsInFlight(t *testing.T) {
 	ca, m := testenv.NewAuthority(t), mount(t, "tls.crt", "tls.key")
 	m.swap(func(dir string) { ca.Issue(dir, "server") })
@@ -149,7 +155,8 @@ func TestShutdownOverTLSAnswersWhatIsInFlight(t *testing.T) {
 	})
 	served := make(chan error, 1)
 	go func() { served <- s.Serve() }()
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: ca.Pool(), MinVersion: tls.VersionTLS12}}, Timeout: 20 * time.Second}
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: ca.Pool(),
+		MinVersion: tls.VersionTLS12}}, Timeout: 20 * time.Second}
 	defer client.CloseIdleConnections()
 	answers := make(chan string, 1)
 	go func() {

@@ -66,7 +66,8 @@ func StartTracing(ctx context.Context, name string, log *slog.Logger) (*Tracer, 
 	if err != nil {
 		return nil, err
 	}
-	res, err := resource.New(ctx, resource.WithAttributes(semconv.ServiceName(name)), resource.WithHost(), resource.WithProcessPID(), resource.WithFromEnv())
+	res, err := resource.New(ctx, resource.WithAttributes(semconv.ServiceName(name)), resource.WithHost(),
+		resource.WithProcessPID(), resource.WithFromEnv())
 	if err != nil {
 		return nil, errors.Join(err, exporter.Shutdown(ctx))
 	}
@@ -95,11 +96,13 @@ func tracingWanted() (on bool, errs []error) {
 	if exporter != "" && exporter != "otlp" {
 		errs = append(errs, errors.New("OTEL_TRACES_EXPORTER: must be otlp or none"))
 	}
-	if name, protocol := either("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"); protocol != "" && protocol != "http/protobuf" {
+	if name, protocol := either("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"); protocol != "" &&
+		protocol != "http/protobuf" {
 		errs = append(errs, errors.New(name+": must be http/protobuf"))
 	}
 	name, endpoint := either("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-	if u, err := url.Parse(endpoint); endpoint != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
+	if u, err := url.Parse(endpoint); endpoint != "" &&
+		(err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
 		errs = append(errs, errors.New(name+": must be http://host:port or https://host:port"))
 	}
 	return endpoint != "" && len(errs) == 0, errs
@@ -198,7 +201,8 @@ func traceRequest(r *http.Request) (*http.Request, trace.Span) {
 	}
 	method, name := r.Method, r.Method
 	switch method {
-	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete,
+		http.MethodOptions:
 	default:
 		method, name = "_OTHER", "HTTP"
 	}
@@ -207,7 +211,8 @@ func traceRequest(r *http.Request) (*http.Request, trace.Span) {
 		attributes = append(attributes, semconv.HTTPRoute(r.Pattern))
 		name += " " + r.Pattern
 	}
-	ctx, span := cfg.Tracer.tracer.Start(ctx, name, append(options, trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(attributes...))...)
+	ctx, span := cfg.Tracer.tracer.Start(ctx, name,
+		append(options, trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(attributes...))...)
 	return r.WithContext(ctx), span
 }
 
@@ -230,9 +235,12 @@ func (c *consumer) traceMessages(ctx context.Context, batch []Message) (context.
 		if c.cfg.Tracer == nil || m.Headers[contract.HeaderTraceParent] == nil {
 			continue
 		}
-		own, span := c.cfg.Tracer.Continue(outboxotel.Extract(ctx, m.Headers), "process "+m.Subject, trace.SpanKindConsumer)
-		span.SetAttributes(semconv.MessagingSystemKey.String("nats"), semconv.MessagingOperationName("process"), semconv.MessagingOperationTypeProcess,
-			semconv.MessagingDestinationName(m.Subject), semconv.MessagingConsumerGroupName(c.cfg.Durable), semconv.MessagingMessageID(strings.Join(m.Headers[contract.HeaderID], "")))
+		own, span := c.cfg.Tracer.Continue(outboxotel.Extract(ctx, m.Headers), "process "+m.Subject,
+			trace.SpanKindConsumer)
+		span.SetAttributes(semconv.MessagingSystemKey.String("nats"), semconv.MessagingOperationName("process"),
+			semconv.MessagingOperationTypeProcess,
+			semconv.MessagingDestinationName(m.Subject), semconv.MessagingConsumerGroupName(c.cfg.Durable),
+			semconv.MessagingMessageID(strings.Join(m.Headers[contract.HeaderID], "")))
 		m.Headers[contract.HeaderTraceParent] = []string{TraceParent(own)}
 		spans = append(spans, span)
 		if len(batch) == 1 {

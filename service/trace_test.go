@@ -47,7 +47,8 @@ func TestTracingOffCostsNothing(t *testing.T) {
 				t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318")
 			}
 			t.Setenv(environment[0], environment[1])
-			if tracer, err := StartTracing(t.Context(), "test", slog.New(slog.DiscardHandler)); tracer != nil || err != nil {
+			if tracer, err := StartTracing(t.Context(), "test", slog.New(slog.DiscardHandler)); tracer != nil ||
+				err != nil {
 				t.Fatalf("%v, %v", tracer, err)
 			}
 		})
@@ -58,7 +59,8 @@ func TestTracingOffCostsNothing(t *testing.T) {
 	r.Header.Set("Traceparent", elsewhere)
 	batch := []Message{{Headers: map[string][]string{"ce-id": {"1"}}}}
 	log, observers := tracedLog{slog.DiscardHandler}, observed{querySpans{}}
-	query, queries := pgx.TraceQueryStartData{SQL: "-- name: test\nSELECT 1"}, &pgx.Batch{QueuedQueries: []*pgx.QueuedQuery{{SQL: "-- name: test\nSELECT 1"}}}
+	query, queries := pgx.TraceQueryStartData{SQL: "-- name: test\nSELECT 1"},
+		&pgx.Batch{QueuedQueries: []*pgx.QueuedQuery{{SQL: "-- name: test\nSELECT 1"}}}
 	for name, f := range map[string]func(){
 		"Start": func() { _, span := tracer.Start(ctx, "test", trace.SpanKindInternal); span.End() },
 		"Continue": func() {
@@ -72,7 +74,8 @@ func TestTracingOffCostsNothing(t *testing.T) {
 			observers.TraceQueryEnd(observers.TraceQueryStart(ctx, nil, query), nil, pgx.TraceQueryEndData{})
 		},
 		"batch": func() {
-			observers.TraceBatchEnd(observers.TraceBatchStart(ctx, nil, pgx.TraceBatchStartData{Batch: queries}), nil, pgx.TraceBatchEndData{})
+			observers.TraceBatchEnd(observers.TraceBatchStart(ctx, nil, pgx.TraceBatchStartData{Batch: queries}), nil,
+				pgx.TraceBatchEndData{})
 		},
 		"log":   func() { _ = log.Handle(ctx, slog.Record{}) },
 		"Close": func() { _ = tracer.Close(ctx) },
@@ -85,11 +88,15 @@ func TestTracingOffCostsNothing(t *testing.T) {
 
 func TestTracingMistakesAreTold(t *testing.T) {
 	for name, c := range map[string]struct{ variable, value, want string }{
-		"grpc":                 {"OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "OTEL_EXPORTER_OTLP_PROTOCOL: must be http/protobuf"},
-		"JSON, for traces":     {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL: must be http/protobuf"},
-		"another exporter":     {"OTEL_TRACES_EXPORTER", "jaeger", "OTEL_TRACES_EXPORTER: must be otlp or none"},
-		"an address":           {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "collector:4318", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: must be http://host:port"},
-		"no URL":               {"OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:secret@ x", "OTEL_EXPORTER_OTLP_ENDPOINT: must be http://host:port"},
+		"grpc": {"OTEL_EXPORTER_OTLP_PROTOCOL", "grpc",
+			"OTEL_EXPORTER_OTLP_PROTOCOL: must be http/protobuf"},
+		"JSON, for traces": {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json",
+			"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL: must be http/protobuf"},
+		"another exporter": {"OTEL_TRACES_EXPORTER", "jaeger", "OTEL_TRACES_EXPORTER: must be otlp or none"},
+		"an address": {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "collector:4318",
+			"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: must be http://host:port"},
+		"no URL": {"OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:secret@ x",
+			"OTEL_EXPORTER_OTLP_ENDPOINT: must be http://host:port"},
 		"attributes":           {"OTEL_RESOURCE_ATTRIBUTES", "nonsense", ""},
 		"what is also allowed": {"OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", ""},
 	} {
@@ -98,7 +105,8 @@ func TestTracingMistakesAreTold(t *testing.T) {
 			t.Setenv(c.variable, c.value)
 			var cfg Common
 			err := LoadConfig(func(string) string { return "" }, &cfg)
-			if c.want == "" != (err == nil) || err != nil && (!strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "secret")) {
+			if c.want == "" != (err == nil) || err != nil &&
+				(!strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "secret")) {
 				t.Errorf("configuration: %v", err)
 			}
 			tracer, err := StartTracing(t.Context(), "test", slog.New(slog.DiscardHandler))
@@ -150,7 +158,8 @@ func TestCollectorThatHangs(t *testing.T) {
 	if took := time.Since(began); took > 5*flushLimit {
 		t.Errorf("the end took %s", took)
 	}
-	if n := strings.Count(text.String(), "\n"); n != 1 || !strings.Contains(text.String(), "the last spans are lost") || strings.Contains(text.String(), "secret") {
+	if n := strings.Count(text.String(), "\n"); n != 1 || !strings.Contains(text.String(), "the last spans are lost") ||
+		strings.Contains(text.String(), "secret") {
 		t.Errorf("%d lines:\n%s", n, text.String())
 	}
 }
@@ -164,7 +173,8 @@ func served(cfg ServerConfig, status int) func(*http.Request) *httptest.Response
 		w.WriteHeader(status)
 		return nil
 	}))
-	mux.HandleFunc("/", Adapt(log, nil, func(w http.ResponseWriter, _ *http.Request) error { return WriteJSON(w, status, "test") }))
+	mux.HandleFunc("/", Adapt(log, nil,
+		func(w http.ResponseWriter, _ *http.Request) error { return WriteJSON(w, status, "test") }))
 	cfg.Handler = mux
 	s := NewServer(cfg)
 	return func(r *http.Request) *httptest.ResponseRecorder {
@@ -190,14 +200,20 @@ func TestSpansOfRequests(t *testing.T) {
 		continued      bool // the client's trace
 		linked         bool
 	}{
-		"a stranger's trace is linked":    {true, "GET", elsewhere, context.Background(), 200, "GET /v1/things/{capability}", false, true},
-		"one that wants no span has none": {true, "GET", unsampled, context.Background(), 200, "GET /v1/things/{capability}", false, true},
-		"a malformed one is nobody's":     {true, "GET", "secret", context.Background(), 200, "GET /v1/things/{capability}", false, false},
-		"an operator's is continued":      {false, "DELETE", elsewhere, context.Background(), 202, "DELETE /v1/things/{capability}", true, false},
-		"a page's call is its child":      {true, "POST", elsewhere, within, 200, "POST /v1/things/{capability}", false, false},
+		"a stranger's trace is linked": {true, "GET", elsewhere, context.Background(), 200,
+			"GET /v1/things/{capability}", false, true},
+		"one that wants no span has none": {true, "GET", unsampled, context.Background(), 200,
+			"GET /v1/things/{capability}", false, true},
+		"a malformed one is nobody's": {true, "GET", "secret", context.Background(), 200, "GET /v1/things/{capability}",
+			false, false},
+		"an operator's is continued": {false, "DELETE", elsewhere, context.Background(), 202,
+			"DELETE /v1/things/{capability}", true, false},
+		"a page's call is its child": {true, "POST", elsewhere, within, 200, "POST /v1/things/{capability}", false,
+			false},
 	} {
 		spans.Reset()
-		r := httptest.NewRequestWithContext(c.ctx, c.method, "/v1/things/secret?secret=secret", strings.NewReader("secret"))
+		r := httptest.NewRequestWithContext(c.ctx, c.method, "/v1/things/secret?secret=secret",
+			strings.NewReader("secret"))
 		r.Header.Set("Traceparent", c.parent)
 		r.Header.Set("User-Agent", "secret")
 		served(ServerConfig{Tracer: tracer, Public: c.public}, c.status)(r)
@@ -207,10 +223,12 @@ func TestSpansOfRequests(t *testing.T) {
 		}
 		s := spans.GetSpans()[0]
 		theirs := trace.SpanContextFromContext(WithTraceParent(context.Background(), elsewhere))
-		if s.Name != c.name || s.SpanKind != trace.SpanKindServer || (s.Status.Code == codes.Error) != (c.status >= 500) {
+		if s.Name != c.name || s.SpanKind != trace.SpanKindServer ||
+			(s.Status.Code == codes.Error) != (c.status >= 500) {
 			t.Errorf("%s: %s, kind %v, status %v", name, s.Name, s.SpanKind, s.Status)
 		}
-		if continued := s.Parent.SpanID() == theirs.SpanID(); continued != c.continued || continued != (s.SpanContext.TraceID() == theirs.TraceID()) {
+		if continued := s.Parent.SpanID() == theirs.SpanID(); continued != c.continued ||
+			continued != (s.SpanContext.TraceID() == theirs.TraceID()) {
 			t.Errorf("%s: continued %v", name, continued)
 		}
 		if child := s.Parent.SpanID() == outer.SpanContext().SpanID(); child != (c.ctx == within) {
@@ -250,7 +268,8 @@ func TestSpansOfQueries(t *testing.T) {
 	var names []string
 	for _, s := range spans.GetSpans() {
 		names = append(names, s.Name)
-		if s.Parent.SpanID() != parent.SpanContext().SpanID() || (s.Name == "refused") != (s.Status.Code == codes.Error) || s.Status.Description != "" {
+		if s.Parent.SpanID() != parent.SpanContext().SpanID() ||
+			(s.Name == "refused") != (s.Status.Code == codes.Error) || s.Status.Description != "" {
 			t.Errorf("%s: parent %v, %v", s.Name, s.Parent.SpanID(), s.Status)
 		}
 		for _, a := range s.Attributes {
@@ -282,7 +301,8 @@ func TestSpansOfMessages(t *testing.T) {
 	}
 	for i, m := range []Message{batch[0], batch[3]} {
 		s := all[i]
-		if s.Name != "process a.b" || !strings.Contains(elsewhere, s.Parent.SpanID().String()) || !strings.Contains(m.Headers["traceparent"][0], s.SpanContext.SpanID().String()) {
+		if s.Name != "process a.b" || !strings.Contains(elsewhere, s.Parent.SpanID().String()) ||
+			!strings.Contains(m.Headers["traceparent"][0], s.SpanContext.SpanID().String()) {
 			t.Errorf("%s below %v, and the message says %v", s.Name, s.Parent, m.Headers)
 		}
 	}
@@ -304,7 +324,8 @@ func TestLogNamesTheSpan(t *testing.T) {
 		log.With("with", 1).WarnContext(ctx, "one")
 		log.WarnContext(t.Context(), "none")
 		one, none, _ := strings.Cut(text.String(), "\n")
-		if !strings.Contains(one, "0af7651916cd43dd8448eb211c80319c") || !strings.Contains(one, "b7ad6b7169203331") || strings.Contains(none, "trace_id") {
+		if !strings.Contains(one, "0af7651916cd43dd8448eb211c80319c") || !strings.Contains(one, "b7ad6b7169203331") ||
+			strings.Contains(none, "trace_id") {
 			t.Errorf("%s:\n%s", format, text.String())
 		}
 	}

@@ -76,7 +76,8 @@ func (c config) Validate() []error {
 	if c.Faults != "on" && c.Faults != "off" {
 		errs = append(errs, errors.New("STORAGE_FAULTS: must be on or off"))
 	}
-	for name, d := range map[string]time.Duration{"BACKOFF_BASE": c.BackoffBase, "BACKOFF_CAP": c.BackoffCap, "OUTAGE_BACKOFF_CAP": c.OutageBackoffCap, "DEAD_LETTER_RETENTION": c.DeadLetterAge} {
+	for name, d := range map[string]time.Duration{"BACKOFF_BASE": c.BackoffBase, "BACKOFF_CAP": c.BackoffCap,
+		"OUTAGE_BACKOFF_CAP": c.OutageBackoffCap, "DEAD_LETTER_RETENTION": c.DeadLetterAge} {
 		if d <= 0 {
 			errs = append(errs, errors.New(name+": must be positive"))
 		}

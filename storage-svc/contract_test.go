@@ -53,7 +53,8 @@ func TestContract(t *testing.T) {
 	c.Call(404, "POST", letters+"/x/requeue", "", bearer...)
 	c.Call(409, "POST", letter, "", bearer...)
 	// A newer program understands the message.
-	execute(t, vars["STORAGE_DATABASE_URL"], `UPDATE dead_letter SET body = '{"member_id":"`+member+`","saga_id":"`+saga+`","generation":1,"quota_bytes":5}'`)
+	execute(t, vars["STORAGE_DATABASE_URL"], `UPDATE dead_letter SET body = '{"member_id":"`+member+`","saga_id":"`+
+		saga+`","generation":1,"quota_bytes":5}'`)
 	c.Call(204, "POST", letter, "", bearer...)
 
 	c.Call(200, "GET", faults, "", bearer...)
@@ -103,7 +104,8 @@ func withoutDatabase(t *testing.T, url string, fn func()) {
 	}
 	name := pgx.Identifier{cfg.Database}.Sanitize()
 	elsewhere := strings.Replace(url, "/"+cfg.Database, "/postgres", 1)
-	execute(t, elsewhere, "ALTER DATABASE "+name+" ALLOW_CONNECTIONS false", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '"+cfg.Database+"'")
+	execute(t, elsewhere, "ALTER DATABASE "+name+" ALLOW_CONNECTIONS false",
+		"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '"+cfg.Database+"'")
 	defer execute(t, elsewhere, "ALTER DATABASE "+name+" ALLOW_CONNECTIONS true")
 	fn()
 }

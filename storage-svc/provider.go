@@ -40,7 +40,8 @@ func (c ProviderConfig) Validate() []error {
 		return []error{errors.New("PROVIDER: must be fs or s3")}
 	}
 	var errs []error
-	for name, value := range map[string]string{"S3_BUCKET": c.S3Bucket, "S3_ACCESS_KEY": c.S3AccessKey.Reveal(), "S3_SECRET_KEY": c.S3SecretKey.Reveal()} {
+	for name, value := range map[string]string{"S3_BUCKET": c.S3Bucket, "S3_ACCESS_KEY": c.S3AccessKey.Reveal(),
+		"S3_SECRET_KEY": c.S3SecretKey.Reveal()} {
 		if value == "" {
 			errs = append(errs, errors.New(name+": required with PROVIDER=s3"))
 		}
@@ -53,7 +54,8 @@ func (c ProviderConfig) Validate() []error {
 
 func (c ProviderConfig) s3(known provider.Identities, ledger *provider.Ledger) (*provider.S3, error) {
 	return provider.NewS3(provider.S3Config{
-		Endpoint: c.S3Endpoint, Bucket: c.S3Bucket, Region: c.S3Region, AccessKey: c.S3AccessKey.Reveal(), SecretKey: c.S3SecretKey.Reveal(),
+		Endpoint: c.S3Endpoint, Bucket: c.S3Bucket, Region: c.S3Region, AccessKey: c.S3AccessKey.Reveal(),
+		SecretKey: c.S3SecretKey.Reveal(),
 	}, known, ledger)
 }
 

@@ -33,7 +33,8 @@ func s3Environment(t *testing.T, natsURL string, wrap func(http.Handler) http.Ha
 	vars := environment(t, natsURL)
 	delete(vars, "PROVIDER_DIR")
 	maps.Copy(vars, map[string]string{
-		"PROVIDER": "s3", "S3_ENDPOINT": store.URL, "S3_BUCKET": "storages", "S3_ACCESS_KEY": "access", "S3_SECRET_KEY": "secret",
+		"PROVIDER": "s3", "S3_ENDPOINT": store.URL, "S3_BUCKET": "storages", "S3_ACCESS_KEY": "access",
+		"S3_SECRET_KEY": "secret",
 	})
 	return vars
 }
@@ -79,7 +80,8 @@ func TestObjectStoreIsWaitedFor(t *testing.T) {
 	m.send(contract.StorageProvision, storageCommand(1))
 	testenv.Eventually(t, 20*time.Second, "an attempt without a store", func() bool {
 		_, answer := p.call("GET", "/v1/storages/"+member, "")
-		return strings.Contains(answer, `"status":"pending"`) && strings.Contains(answer, `"attempts":0`) && strings.Contains(answer, `"class":"outage"`)
+		return strings.Contains(answer, `"status":"pending"`) && strings.Contains(answer, `"attempts":0`) &&
+			strings.Contains(answer, `"class":"outage"`)
 	})
 	select {
 	case err := <-ended:
@@ -129,7 +131,8 @@ func TestObjectStoreConfigurationIsChecked(t *testing.T) {
 			t.Errorf("a directory is wanted: %v", err)
 		}
 		vars["PROVIDER"] = "ftp"
-		if err := run(t.Context(), []string{command}, func(name string) string { return vars[name] }, io.Discard); err == nil || !strings.Contains(err.Error(), "PROVIDER:") {
+		if err := run(t.Context(), []string{command}, func(name string) string { return vars[name] },
+			io.Discard); err == nil || !strings.Contains(err.Error(), "PROVIDER:") {
 			t.Errorf("%s: %v", command, err)
 		}
 	}

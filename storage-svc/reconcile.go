@@ -27,8 +27,11 @@ func (c reconcileConfig) Validate() []error {
 	return append(c.MigrateConfig.Validate(), c.Problems()...)
 }
 
-func newReconciler(c service.Reconciliation, pool *pgxpool.Pool, prov provision.Provider, log *slog.Logger) *reconcile.Reconciler {
-	return reconcile.New(reconcile.Config{MinAge: c.ReconcileMinAge, MaxRepairs: c.ReconcileMaxRepairs, Log: log}, pool, prov)
+func newReconciler(
+	c service.Reconciliation, pool *pgxpool.Pool, prov provision.Provider, log *slog.Logger,
+) *reconcile.Reconciler {
+	return reconcile.New(reconcile.Config{MinAge: c.ReconcileMinAge, MaxRepairs: c.ReconcileMaxRepairs, Log: log}, pool,
+		prov)
 }
 
 // reconcileOnce is the reconcile subcommand: it prints a report, and fails if anything
@@ -58,10 +61,14 @@ func reconcileOnce(ctx context.Context, cfg reconcileConfig, stdout io.Writer, d
 }
 
 // reconciliationTask compares storages and provider from time to time.
-func reconciliationTask(cfg config, pool *pgxpool.Pool, prov provision.Provider, registry prometheus.Registerer, log *slog.Logger) (service.Task, error) {
+func reconciliationTask(
+	cfg config, pool *pgxpool.Pool, prov provision.Provider, registry prometheus.Registerer, log *slog.Logger,
+) (service.Task, error) {
 	gauges, err := drift.NewGauges(registry,
-		prometheus.GaugeOpts{Name: "stranded_storages", Help: "Storages that are ready but not at the provider, by the last reconciliation."},
-		prometheus.GaugeOpts{Name: "orphan_resources", Help: "What the provider has of storages that are removed or unknown, by the last reconciliation."})
+		prometheus.GaugeOpts{Name: "stranded_storages",
+			Help: "Storages that are ready but not at the provider, by the last reconciliation."},
+		prometheus.GaugeOpts{Name: "orphan_resources",
+			Help: "What the provider has of storages that are removed or unknown, by the last reconciliation."})
 	if err != nil {
 		return service.Task{}, err
 	}

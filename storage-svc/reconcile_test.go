@@ -28,20 +28,23 @@ func TestReconciliation(t *testing.T) {
 		err := run(t.Context(), args, func(name string) string { return vars[name] }, &out)
 		return out.String(), err
 	}
-	if out, err := subcommand("reconcile", "--dry-run"); err != nil || !strings.Contains(out, "stranded                   0\n") {
+	if out, err := subcommand("reconcile", "--dry-run"); err != nil ||
+		!strings.Contains(out, "stranded                   0\n") {
 		t.Errorf("balanced books: %v\n%s", err, out)
 	}
 	marker := filepath.Join(vars["PROVIDER_DIR"], member[34:], member, "owner")
 	if err := os.Remove(marker); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := subcommand("reconcile", "--dry-run"); !errors.Is(err, drift.ErrFound) || !strings.Contains(out, "stranded "+member+": ready, the provider's is missing") {
+	if out, err := subcommand("reconcile", "--dry-run"); !errors.Is(err, drift.ErrFound) ||
+		!strings.Contains(out, "stranded "+member+": ready, the provider's is missing") {
 		t.Errorf("%v\n%s", err, out)
 	}
 	if _, err := os.Stat(marker); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a dry run did something: %v", err)
 	}
-	if out, err := subcommand("reconcile"); !errors.Is(err, drift.ErrFound) || !strings.Contains(out, "mended                     1\n") {
+	if out, err := subcommand("reconcile"); !errors.Is(err, drift.ErrFound) ||
+		!strings.Contains(out, "mended                     1\n") {
 		t.Errorf("%v\n%s", err, out)
 	}
 	m.expect(contract.StorageProvisioned, 1) // the same reply as before

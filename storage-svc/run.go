@@ -84,7 +84,9 @@ func serve(ctx context.Context, cfg config, log *slog.Logger) error {
 }
 
 // assemble puts the parts together: commands in, worker, replies out.
-func assemble(ctx context.Context, cfg config, pool *pgxpool.Pool, nc *service.NATS, tracer *service.Tracer, log *slog.Logger) (*service.Process, error) {
+func assemble(
+	ctx context.Context, cfg config, pool *pgxpool.Pool, nc *service.NATS, tracer *service.Tracer, log *slog.Logger,
+) (*service.Process, error) {
 	registry := prometheus.NewRegistry()
 	relays, wakeRelays, err := program.Relays(pool, nc, cfg.Common, tracer, registry, log)
 	if err != nil {
@@ -99,7 +101,8 @@ func assemble(ctx context.Context, cfg config, pool *pgxpool.Pool, nc *service.N
 	due := make(chan struct{}, 1)
 	worker := &provision.Worker{
 		Queue: st, Provider: prov,
-		Policy:      provision.Policy{Base: cfg.BackoffBase, Cap: cfg.BackoffCap, OutageCap: cfg.OutageBackoffCap, Rate: cfg.ProviderRate},
+		Policy: provision.Policy{Base: cfg.BackoffBase, Cap: cfg.BackoffCap, OutageCap: cfg.OutageBackoffCap,
+			Rate: cfg.ProviderRate},
 		Concurrency: cfg.Workers, Timeout: cfg.ProviderTimeout, Lease: cfg.Lease,
 		Wake: due, Log: log, Tracer: tracer, Attempted: metrics.Attempted,
 	}
@@ -184,6 +187,7 @@ func listen(cfg config, a *api.API, tracer *service.Tracer, log *slog.Logger) (*
 	if err != nil {
 		return nil, err
 	}
-	s := service.NewServer(service.ServerConfig{Name: "internal", Addr: cfg.Addr, TLS: certificate, Handler: a.Handler(), Log: log, Tracer: tracer})
+	s := service.NewServer(service.ServerConfig{Name: "internal", Addr: cfg.Addr, TLS: certificate,
+		Handler: a.Handler(), Log: log, Tracer: tracer})
 	return s, s.Listen()
 }

@@ -117,7 +117,8 @@ func environment(t *testing.T, natsURL string) map[string]string {
 
 func migrated(t *testing.T, vars map[string]string) {
 	t.Helper()
-	if err := run(t.Context(), []string{"migrate"}, func(name string) string { return vars[name] }, io.Discard); err != nil {
+	if err := run(t.Context(), []string{"migrate"}, func(name string) string { return vars[name] },
+		io.Discard); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -153,15 +154,17 @@ func (m *memberService) send(typ contract.Type, c contract.StorageCommand) {
 	msg := nats.NewMsg(contract.SubjectPrefix(contract.Essential) + string(typ))
 	msg.Data = body
 	for k, v := range map[string]string{
-		"ce-specversion": "1.0", "ce-id": "e1", "ce-source": "/member-svc", "ce-type": string(typ), "ce-subject": c.MemberID,
-		"ce-sagaid": c.SagaID, "ce-generation": fmt.Sprint(c.Generation), "content-type": "application/json",
+		"ce-specversion": "1.0", "ce-id": "e1", "ce-source": "/member-svc", "ce-type": string(typ),
+		"ce-subject": c.MemberID,
+		"ce-sagaid":  c.SagaID, "ce-generation": fmt.Sprint(c.Generation), "content-type": "application/json",
 	} {
 		msg.Header[k] = []string{v}
 	}
 	testenv.Eventually(m.t, 10*time.Second, "the command to be stored", func() bool {
 		ctx, cancel := context.WithTimeout(m.t.Context(), time.Second)
 		defer cancel()
-		_, err := m.js.CreateStream(ctx, outbox.StreamConfig(contract.Stream(contract.Member, contract.Essential), contract.Subjects(contract.Member, contract.Essential), 1))
+		_, err := m.js.CreateStream(ctx, outbox.StreamConfig(contract.Stream(contract.Member, contract.Essential),
+			contract.Subjects(contract.Member, contract.Essential), 1))
 		if err == nil {
 			_, err = m.js.PublishMsg(ctx, msg)
 		}
@@ -191,14 +194,16 @@ func (m *memberService) receive() {
 // expect waits for the reply that follows those seen so far.
 func (m *memberService) expect(typ contract.Type, generation int64) contract.StorageReply {
 	m.t.Helper()
-	testenv.Eventually(m.t, 20*time.Second, string(typ), func() bool { m.receive(); return len(m.replies) > m.expected })
+	testenv.Eventually(m.t, 20*time.Second, string(typ),
+		func() bool { m.receive(); return len(m.replies) > m.expected })
 	e := m.replies[m.expected]
 	m.expected++
 	var reply contract.StorageReply
 	if err := e.DataTo(&reply); err != nil {
 		m.t.Fatal(err)
 	}
-	if e.Type != typ || e.Generation != generation || reply.Generation != generation || e.Source != "/storage-svc" || e.Subject != reply.MemberID {
+	if e.Type != typ || e.Generation != generation || reply.Generation != generation || e.Source != "/storage-svc" ||
+		e.Subject != reply.MemberID {
 		m.t.Fatalf("got %+v %+v, want %s %d", e, reply, typ, generation)
 	}
 	return reply
@@ -221,7 +226,8 @@ func TestCommandToReply(t *testing.T) {
 	m := newMemberService(t, server.URL)
 
 	m.send(contract.StorageProvision, storageCommand(1))
-	if r := m.expect(contract.StorageProvisioned, 1); r.QuotaBytes != 5 || r.Attempt != 1 || r.MemberID != member || r.SagaID != saga {
+	if r := m.expect(contract.StorageProvisioned, 1); r.QuotaBytes != 5 || r.Attempt != 1 || r.MemberID != member ||
+		r.SagaID != saga {
 		t.Errorf("reply %+v", r)
 	}
 	m.send(contract.StorageProvision, storageCommand(1))
@@ -229,7 +235,8 @@ func TestCommandToReply(t *testing.T) {
 	if m.replies[0].ID == m.replies[1].ID {
 		t.Error("a repeated reply has the old event id")
 	}
-	if status, answer := p.call("GET", "/v1/storages/"+member, ""); status != 200 || !strings.Contains(answer, `"status":"ready"`) {
+	if status, answer := p.call("GET", "/v1/storages/"+member, ""); status != 200 ||
+		!strings.Contains(answer, `"status":"ready"`) {
 		t.Errorf("%d %s", status, answer)
 	}
 	m.send(contract.StorageDeprovision, storageCommand(2))
@@ -308,7 +315,8 @@ func TestReplicasCreateEachStorageOnce(t *testing.T) {
 		return len(provisioned) == members
 	})
 	ledger, err := os.ReadFile(vars["PROVIDER_LEDGER"])
-	if n := strings.Count(string(ledger), `"create"`); err != nil || n != members || strings.Count(string(ledger), "\n") != members {
+	if n := strings.Count(string(ledger), `"create"`); err != nil || n != members ||
+		strings.Count(string(ledger), "\n") != members {
 		t.Errorf("%d creates for %d members, %v", n, members, err)
 	}
 }
@@ -360,13 +368,15 @@ func TestMigrateConfiguresStreams(t *testing.T) {
 
 func TestConfigurationErrorsAreListedAtOnce(t *testing.T) {
 	get := func(name string) string {
-		return map[string]string{"STORAGE_LEASE": "6s", "STORAGE_FAULTS": "maybe", "STORAGE_WORKERS": "many", "PROVIDER_RATE": "NaN", "STORAGE_HTTP_ADDR": "8090"}[name]
+		return map[string]string{"STORAGE_LEASE": "6s", "STORAGE_FAULTS": "maybe", "STORAGE_WORKERS": "many",
+			"PROVIDER_RATE": "NaN", "STORAGE_HTTP_ADDR": "8090"}[name]
 	}
 	err := run(t.Context(), []string{"serve"}, get, io.Discard)
 	if err == nil {
 		t.Fatal("no error")
 	}
-	for _, want := range []string{"STORAGE_DATABASE_URL", "STORAGE_TOKEN", "PROVIDER_DIR", "STORAGE_LEASE", "STORAGE_FAULTS", "STORAGE_WORKERS", "PROVIDER_RATE", "STORAGE_HTTP_ADDR"} {
+	for _, want := range []string{"STORAGE_DATABASE_URL", "STORAGE_TOKEN", "PROVIDER_DIR", "STORAGE_LEASE",
+		"STORAGE_FAULTS", "STORAGE_WORKERS", "PROVIDER_RATE", "STORAGE_HTTP_ADDR"} {
 		if strings.Count(err.Error(), want+":") != 1 {
 			t.Errorf("%s not exactly once in:\n%v", want, err)
 		}
@@ -375,7 +385,8 @@ func TestConfigurationErrorsAreListedAtOnce(t *testing.T) {
 
 func TestUsage(t *testing.T) {
 	for _, args := range [][]string{nil, {"help"}, {"serve", "x"}} {
-		if err := run(t.Context(), args, func(string) string { return "" }, io.Discard); !errors.Is(err, service.ErrUsage) {
+		if err := run(t.Context(), args, func(string) string { return "" }, io.Discard); !errors.Is(err,
+			service.ErrUsage) {
 			t.Errorf("%v: %v", args, err)
 		}
 	}

@@ -12,11 +12,12 @@ import (
 
 // Problem is an answer that is an error (RFC 9457).
 type Problem struct {
-	Type   string       `json:"type"`
-	Title  string       `json:"title"`
-	Status int          `json:"status"`           // of HTTP
-	Detail string       `json:"detail,omitempty"` // for people
-	Code   string       `json:"code"`             // for programs, stable; "" if something else than the service answered
+	Type   string `json:"type"`
+	Title  string `json:"title"`
+	Status int    `json:"status"`           // of HTTP
+	Detail string `json:"detail,omitempty"` // for people
+	// for programs, stable; "" if something else than the service answered
+	Code   string       `json:"code"`
 	Errors []FieldError `json:"errors,omitempty"`
 	// Challenge, if any, is what a caller may solve to be served before others.
 	Challenge *Challenge `json:"challenge,omitempty"`

@@ -44,8 +44,8 @@ const watched = 6 * time.Hour
 // takesCommands labels the consumer of storage-svc.
 const takesCommands = `{job="storage-svc", instance="a", stream="MEMBER_ESSENTIAL", consumer="storage-svc"} `
 
-// healthy is what a system with two replicas of each service shows on a good day, series by series, with troubles that pass by
-// themselves: nothing must fire.
+// healthy is what a system with two replicas of each service shows on a good day, series by series, with troubles that
+// pass by themselves: nothing must fire.
 var healthy = []string{
 	`up{job="member-svc", instance="a"} 1x360`, `up{job="member-svc", instance="b"} 1x360`,
 	`up{job="storage-svc", instance="a"} 1x100 0x3 1x256`, `up{job="storage-svc", instance="b"} 1x360`,
@@ -70,10 +70,12 @@ var healthy = []string{
 	`storage_dead_letters{job="storage-svc", instance="a"} 0x100 1x3 0x256`,
 	`storage_provider_gate{job="storage-svc", instance="a", state="closed"} 1x100 0x3 1x256`,
 	`storage_provider_gate{job="storage-svc", instance="a", state="open"} 0x100 1x3 0x256`,
-	`stranded_members{job="member-svc", instance="a"} 0x360`, `stranded_storages{job="storage-svc", instance="a"} 0x360`,
+	`stranded_members{job="member-svc", instance="a"} 0x360`,
+	`stranded_storages{job="storage-svc", instance="a"} 0x360`,
 	`orphan_storages{job="member-svc", instance="a"} 0x360`, `double_storages{job="member-svc", instance="a"} 0x360`,
 	`orphan_resources{job="storage-svc", instance="a"} 0x360`,
-	`reconciliation_finished_timestamp_seconds{job="member-svc", instance="a"} 0x60 3600x60 7200x60 10800x60 14400x60 18000x55`,
+	`reconciliation_finished_timestamp_seconds{job="member-svc", instance="a"} ` +
+		`0x60 3600x60 7200x60 10800x60 14400x60 18000x55`,
 	`reconciliation_finished_timestamp_seconds{job="storage-svc", instance="a"} 0+60x120 7200x199 19200+60x40`,
 	`member_mails_total{job="member-svc", instance="a", result="sent"} 0+600x100 60000x44 60000+600x215`,
 	`member_mails_total{job="member-svc", instance="a", result="delayed"} 0+6x360`,
@@ -87,7 +89,8 @@ var healthy = []string{
 	`admin_token_expiry_timestamp_seconds{job="member-svc", instance="b"} 2592000x360`,
 }
 
-// sick is, for each alert, what makes it fire and no other alert, each time instead of the healthy series of the same labels.
+// sick is, for each alert, what makes it fire and no other alert, each time instead of the healthy series of the same
+// labels.
 var sick = map[string][][]string{
 	"TargetDown":   {{`up{job="storage-svc", instance="b"} 1x60 0x299`}},
 	"DatabaseAway": {{`outbox_status_up{job="storage-svc", instance="a", lane="essential"} 1x60 0x299`}},
@@ -177,8 +180,8 @@ func instead(t testing.TB, series, others []string) []string {
 	return series
 }
 
-// firing evaluates the rules once a minute and returns the alerts that fire at any time: whose expression has selected the same
-// labels for as long as the rule demands.
+// firing evaluates the rules once a minute and returns the alerts that fire at any time: whose expression has selected
+// the same labels for as long as the rule demands.
 func firing(t testing.TB, alerts map[string]rulefmt.Rule, descriptions []string) []string {
 	t.Helper()
 	engine := promql.NewEngine(promql.EngineOpts{MaxSamples: 1e6, Timeout: time.Minute, Parser: promQL})
@@ -186,7 +189,8 @@ func firing(t testing.TB, alerts map[string]rulefmt.Rule, descriptions []string)
 	series := store(t, descriptions)
 	fired := map[string]bool{}
 	for name, rule := range alerts {
-		query, err := engine.NewRangeQuery(t.Context(), series, nil, rule.Expr, time.Unix(0, 0), time.Unix(0, 0).Add(watched), time.Minute)
+		query, err := engine.NewRangeQuery(t.Context(), series, nil, rule.Expr, time.Unix(0, 0),
+			time.Unix(0, 0).Add(watched), time.Minute)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -229,7 +233,8 @@ func store(t testing.TB, descriptions []string) storage.Queryable {
 		SelectMockFunction: func(_ bool, _ *storage.SelectHints, matchers ...*labels.Matcher) storage.SeriesSet {
 			set := &seriesSet{SeriesSet: storage.EmptySeriesSet()}
 			for _, s := range all {
-				if !slices.ContainsFunc(matchers, func(m *labels.Matcher) bool { return !m.Matches(s.Labels().Get(m.Name)) }) {
+				if !slices.ContainsFunc(matchers,
+					func(m *labels.Matcher) bool { return !m.Matches(s.Labels().Get(m.Name)) }) {
 					set.rest = append(set.rest, s)
 				}
 			}
@@ -259,14 +264,17 @@ func (s *seriesSet) At() storage.Series { return s.at }
 func TestAlertsLeadToTheRunbook(t *testing.T) {
 	const runbook = "https://github.com/signup-saga/signup-saga/blob/main/docs/runbook.md"
 	sections := map[string]bool{}
-	for _, found := range regexp.MustCompile(`(?m)^## (\w+)$`).FindAllStringSubmatch(mustRead(t, filepath.Join(repository, "docs", "runbook.md")), -1) {
+	for _, found := range regexp.MustCompile(`(?m)^## (\w+)$`).FindAllStringSubmatch(
+		mustRead(t, filepath.Join(repository, "docs", "runbook.md")), -1) {
 		sections[found[1]] = true
 	}
 	for name, rule := range loadAlerts(t) {
 		if want := runbook + "#" + strings.ToLower(name); !sections[name] || rule.Annotations["runbook_url"] != want {
-			t.Errorf("%s: a section of the runbook: %v; link %s, expected %s", name, sections[name], rule.Annotations["runbook_url"], want)
+			t.Errorf("%s: a section of the runbook: %v; link %s, expected %s", name, sections[name],
+				rule.Annotations["runbook_url"], want)
 		}
-		if rule.Annotations["summary"] == "" || rule.Annotations["description"] == "" || !slices.Contains([]string{"critical", "warning"}, rule.Labels["severity"]) {
+		if rule.Annotations["summary"] == "" || rule.Annotations["description"] == "" ||
+			!slices.Contains([]string{"critical", "warning"}, rule.Labels["severity"]) {
 			t.Errorf("%s has no summary, description or severity: %+v", name, rule)
 		}
 		delete(sections, name)
@@ -285,7 +293,8 @@ var (
 func TestRunbookCallsWhatExists(t *testing.T) {
 	paths := map[string]bool{}
 	for _, document := range []string{"member-svc/internal/api/admin.yaml", "storage-svc/internal/api/openapi.yaml"} {
-		for _, found := range regexp.MustCompile(`(?m)^  (/.*):$`).FindAllStringSubmatch(mustRead(t, filepath.Join(repository, document)), -1) {
+		for _, found := range regexp.MustCompile(`(?m)^  (/.*):$`).FindAllStringSubmatch(
+			mustRead(t, filepath.Join(repository, document)), -1) {
 			paths[parameter.ReplaceAllString(found[1], "*")] = true
 		}
 	}
@@ -335,7 +344,8 @@ func misnamed(t testing.TB, query string, known map[string]documented) (wrong []
 			grouped = append(grouped, node.Grouping...)
 		case *parser.VectorSelector:
 			metric, ok := known[node.Name]
-			if base := parts.ReplaceAllString(node.Name, ""); !ok && strings.Contains(known[base].line, "| histogram |") {
+			if base := parts.ReplaceAllString(node.Name, ""); !ok &&
+				strings.Contains(known[base].line, "| histogram |") {
 				metric, ok = known[base], true
 			}
 			if !ok {
@@ -343,7 +353,8 @@ func misnamed(t testing.TB, query string, known map[string]documented) (wrong []
 			}
 			given = append(given, metric.labels...)
 			for _, matcher := range node.LabelMatchers {
-				if matcher.Name != model.MetricNameLabel && matcher.Name != "job" && !slices.Contains(metric.labels, matcher.Name) {
+				if matcher.Name != model.MetricNameLabel && matcher.Name != "job" &&
+					!slices.Contains(metric.labels, matcher.Name) {
 					wrong = append(wrong, "label "+matcher.Name+" of "+node.Name)
 				}
 			}
@@ -368,7 +379,8 @@ func panels(t testing.TB) map[string][]string {
 			Targets []struct{ Expr string }
 		}
 	}
-	if err := json.Unmarshal([]byte(mustRead(t, filepath.Join(repository, "deploy", "grafana", "signup-saga.json"))), &dashboard); err != nil {
+	if err := json.Unmarshal([]byte(mustRead(t, filepath.Join(repository, "deploy", "grafana", "signup-saga.json"))),
+		&dashboard); err != nil {
 		t.Fatal(err)
 	}
 	queries, ids := map[string][]string{}, map[int]bool{}
@@ -378,7 +390,8 @@ func panels(t testing.TB) map[string][]string {
 		}
 		ids[panel.ID] = true
 		for _, target := range panel.Targets {
-			queries[panel.Title] = append(queries[panel.Title], strings.ReplaceAll(target.Expr, "$__rate_interval", "1m"))
+			queries[panel.Title] = append(queries[panel.Title],
+				strings.ReplaceAll(target.Expr, "$__rate_interval", "1m"))
 		}
 	}
 	if len(queries) == 0 {

@@ -52,7 +52,8 @@ func TestClientUnderstandsTheServices(t *testing.T) {
 	s := startStack(t, nil)
 	ctx, l := t.Context(), &listener{}
 	h := &http.Client{Transport: l}
-	members, storages := api.NewPublic(s.env["MEMBER_URL"], h), api.NewStorage(s.env["STORAGE_URL"], s.env["STORAGE_TOKEN"], h)
+	members, storages := api.NewPublic(s.env["MEMBER_URL"], h),
+		api.NewStorage(s.env["STORAGE_URL"], s.env["STORAGE_TOKEN"], h)
 	admin := api.NewAdmin(s.env["ADMIN_URL"], s.env["ADMIN_TOKEN"], h)
 	if err := storages.SetFault(ctx, wire.Fault{Mode: "reject", Probability: 1}); err != nil {
 		t.Fatal(err)
@@ -60,7 +61,8 @@ func TestClientUnderstandsTheServices(t *testing.T) {
 	fault, err := storages.Fault(ctx)
 	understood(t, l, "fault", fault, err)
 
-	signup, err := members.SignUpRetry(ctx, wire.NewMember{Username: "mina", Password: "a long enough one", Email: "mina@example.org"}, api.DefaultRetry)
+	signup, err := members.SignUpRetry(ctx,
+		wire.NewMember{Username: "mina", Password: "a long enough one", Email: "mina@example.org"}, api.DefaultRetry)
 	understood(t, l, "sign up", signup, err)
 	final := ""
 	for now, err := range api.NewPublic(s.env["MEMBER_URL"], nil).Watch(ctx, signup.SignupID) {
@@ -84,7 +86,8 @@ func TestClientUnderstandsTheServices(t *testing.T) {
 	understood(t, l, "saga", saga, err)
 	failures, err := admin.Failures(ctx, 0)
 	understood(t, l, "failures", failures, err)
-	group := wire.NewGroupRetry{Filter: map[string]string{"error": saga.LastError.Fingerprint}, Reason: "tried", Rate: 1}
+	group := wire.NewGroupRetry{Filter: map[string]string{"error": saga.LastError.Fingerprint}, Reason: "tried",
+		Rate: 1}
 	if matched, err := admin.CountGroup(ctx, group); err != nil || matched != 1 {
 		t.Errorf("%d sagas in the group, %v", matched, err)
 	}

@@ -28,8 +28,8 @@ func examples(page string) (found []example) {
 	return found
 }
 
-// The page about the APIs tells the truth: its commands run one after the other in one shell, and print what it shows but for
-// ids, times and tokens.
+// The page about the APIs tells the truth: its commands run one after the other in one shell, and print what it shows
+// but for ids, times and tokens.
 func TestAPIPage(t *testing.T) {
 	s := startStack(t, nil)
 	page := examples(mustRead(t, filepath.Join(repository, "docs", "api.md")))
@@ -64,7 +64,8 @@ func runExamples(t *testing.T, dir string, page []example) {
 	out, err := shell.Output()
 	printed := strings.Split(string(out), mark)
 	if err != nil || len(printed) != len(page)+1 || len(page) < 9 {
-		t.Fatalf("%v after %d of %d examples: %s%s", err, len(printed)-1, len(page), printed[len(printed)-1], stderr.String())
+		t.Fatalf("%v after %d of %d examples: %s%s", err, len(printed)-1, len(page), printed[len(printed)-1],
+			stderr.String())
 	}
 	for i, e := range page {
 		if difference := compare(e.shown, printed[i]); difference != "" {
@@ -73,14 +74,15 @@ func runExamples(t *testing.T, dir string, page []example) {
 	}
 }
 
-// compare says how what was printed differs from what is shown: other JSON, or a line before it that is missing. A shown line that
-// ends with … stands for all that begin so.
+// compare says how what was printed differs from what is shown: other JSON, or a line before it that is missing. A
+// shown line that ends with … stands for all that begin so.
 func compare(shown, printed string) string {
 	shownLines, shownJSON := parts(shown)
 	printedLines, printedJSON := parts(printed)
 	for _, line := range shownLines {
 		beginning, open := strings.CutSuffix(line, "…")
-		if !slices.ContainsFunc(printedLines, func(p string) bool { return p == line || open && strings.HasPrefix(p, beginning) }) {
+		if !slices.ContainsFunc(printedLines,
+			func(p string) bool { return p == line || open && strings.HasPrefix(p, beginning) }) {
 			return "no line " + line
 		}
 	}
@@ -125,8 +127,10 @@ func parts(text string) (lines []string, value any) {
 // Every problem code of the OpenAPI documents is explained on the page.
 func TestAPIPageExplainsAllProblems(t *testing.T) {
 	page := mustRead(t, filepath.Join(repository, "docs", "api.md"))
-	for _, document := range []string{"member-svc/internal/api/public.yaml", "member-svc/internal/api/admin.yaml", "storage-svc/internal/api/openapi.yaml"} {
-		codes := regexp.MustCompile(`urn:signup-saga:problem:([a-z_]+)`).FindAllStringSubmatch(mustRead(t, filepath.Join(repository, document)), -1)
+	for _, document := range []string{"member-svc/internal/api/public.yaml", "member-svc/internal/api/admin.yaml",
+		"storage-svc/internal/api/openapi.yaml"} {
+		codes := regexp.MustCompile(`urn:signup-saga:problem:([a-z_]+)`).FindAllStringSubmatch(
+			mustRead(t, filepath.Join(repository, document)), -1)
 		if len(codes) < 5 {
 			t.Errorf("%s has %d problems", document, len(codes))
 		}

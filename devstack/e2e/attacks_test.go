@@ -22,7 +22,8 @@ func (w *world) stopBroker() error {
 	for i := range 2 * times {
 		begin, end, kind, least, most := "kill", "start", "NATS kill -9", 200*time.Millisecond, 1200*time.Millisecond
 		if i%2 == 1 {
-			begin, end, kind, least, most = "pause", "resume", "NATS SIGSTOP", 500*time.Millisecond, 2500*time.Millisecond
+			begin, end, kind, least, most = "pause", "resume", "NATS SIGSTOP", 500*time.Millisecond,
+				2500*time.Millisecond
 		}
 		if err := w.do(begin, "nats", ""); err != nil {
 			return err
@@ -110,7 +111,8 @@ func folderSize(dir string) (size int64, err error) {
 // databaseTime is DATABASE_TIMEOUT and a little.
 const databaseTime = 3 * time.Second
 
-// stopPostgres ends the database without warning, commits under way included. Meanwhile a signup is told when to come again.
+// stopPostgres ends the database without warning, commits under way included. Meanwhile a signup is told when to come
+// again.
 func (w *world) stopPostgres() error {
 	const times = 4
 	w.plan("Postgres stopped at once", times)
@@ -119,9 +121,11 @@ func (w *world) stopPostgres() error {
 		err := w.whileKilled("postgres", func() error {
 			between(w.rand, 100*time.Millisecond, time.Second)
 			began := time.Now()
-			a, err := request(impatient, http.MethodPost, w.env["MEMBER_URL"]+"/v1/members", `{"username":"nobody","password":"a long enough password"}`, nil)
+			a, err := request(impatient, http.MethodPost, w.env["MEMBER_URL"]+"/v1/members",
+				`{"username":"nobody","password":"a long enough password"}`, nil)
 			took := time.Since(began)
-			if err != nil || a.Status != http.StatusServiceUnavailable || a.Header.Get("Retry-After") == "" || took > databaseTime {
+			if err != nil || a.Status != http.StatusServiceUnavailable || a.Header.Get("Retry-After") == "" ||
+				took > databaseTime {
 				return fmt.Errorf("a signup without Postgres after %s: %+v, %w", took, a, err)
 			}
 			w.fired("Postgres stopped at once")
@@ -188,7 +192,8 @@ func (w *world) misbehave() error {
 // fault sets how the provider misbehaves.
 func (w *world) fault(mode string, probability float64, latencyMS int) error {
 	body := fmt.Sprintf(`{"mode":%q,"probability":%g,"latency_ms":%d}`, mode, probability, latencyMS)
-	a, err := request(http.DefaultClient, http.MethodPut, w.env["STORAGE_URL"]+"/v1/faults", body, map[string]string{"Authorization": "Bearer " + w.env["STORAGE_TOKEN"]})
+	a, err := request(http.DefaultClient, http.MethodPut, w.env["STORAGE_URL"]+"/v1/faults", body,
+		map[string]string{"Authorization": "Bearer " + w.env["STORAGE_TOKEN"]})
 	if err == nil && a.Status != http.StatusOK {
 		err = fmt.Errorf("PUT /v1/faults: %+v", a)
 	}
@@ -234,9 +239,9 @@ func (w *world) leaveSoon(ctx context.Context, p person) error {
 	return w.leaveSometimes(ctx, p)
 }
 
-// pauseWorker freezes a storage service in the middle of its calls, lets the other one take the storages away when the leases
-// have run out, and wakes the first one up: what it is about to create must not come into being. Of each call that is woken,
-// chance decides whether it goes on or finds that its time is over, hence several.
+// pauseWorker freezes a storage service in the middle of its calls, lets the other one take the storages away when the
+// leases have run out, and wakes the first one up: what it is about to create must not come into being. Of each call
+// that is woken, chance decides whether it goes on or finds that its time is over, hence several.
 func (w *world) pauseWorker() error {
 	const kind, together = "worker paused past its lease", 12
 	w.plan(kind, 1)
@@ -259,7 +264,8 @@ func (w *world) pauseWorker() error {
 	leased := func() int {
 		return w.count("STORAGE_DATABASE_URL", "SELECT count(*) FROM storage WHERE lease_token IS NOT NULL")
 	}
-	if err := errors.Join(w.until("calls to begin", func() bool { return leased() > together/2 }), w.do("pause", "storage", "")); err != nil {
+	if err := errors.Join(w.until("calls to begin", func() bool { return leased() > together/2 }),
+		w.do("pause", "storage", "")); err != nil {
 		return err
 	}
 	w.exec("STORAGE_DATABASE_URL", "UPDATE provider_fault SET mode = 'none'")
@@ -274,7 +280,8 @@ func (w *world) pauseWorker() error {
 		return w.count("MEMBER_DATABASE_URL", "SELECT count(*) FROM signup_saga WHERE state = 'withdrawing'") == 0
 	}), w.do("resume", "storage", ""))
 	if err == nil {
-		err = w.until("a call that was woken to be refused", func() bool { return refused.MatchString(metrics(w.t, w.env["STORAGE_URL"])) })
+		err = w.until("a call that was woken to be refused",
+			func() bool { return refused.MatchString(metrics(w.t, w.env["STORAGE_URL"])) })
 	}
 	if err == nil {
 		w.fired(kind)

@@ -17,12 +17,14 @@ import (
 	"github.com/signup-saga/signup-saga/devstack/e2e/oracle"
 )
 
-// TestPersonalDataStayInTheMemberDatabase leads people whose every name, address and password is a canary through success, failure,
-// repair and withdrawal, among hostile requests, with the services' most talkative logs. Nobody but the Member database ever holds
-// a canary, the spans they export included, and after the withdrawals that does not either.
+// TestPersonalDataStayInTheMemberDatabase leads people whose every name, address and password is a canary through
+// success, failure, repair and withdrawal, among hostile requests, with the services' most talkative logs. Nobody but
+// the Member database ever holds a canary, the spans they export included, and after the withdrawals that does not
+// either.
 func TestPersonalDataStayInTheMemberDatabase(t *testing.T) {
 	spans := startCollector(t)
-	s := startStack(t, append(spans.variables(), "LOG_LEVEL=debug", "PROVISION_PROMISE=2s", "STUCK_AFTER=1s", "PROVIDER_TIMEOUT=1s", "STORAGE_LEASE=4s", "OUTAGE_BACKOFF_CAP=1s"))
+	s := startStack(t, append(spans.variables(), "LOG_LEVEL=debug", "PROVISION_PROMISE=2s", "STUCK_AFTER=1s",
+		"PROVIDER_TIMEOUT=1s", "STORAGE_LEASE=4s", "OUTAGE_BACKOFF_CAP=1s"))
 	b := newBook(t)
 	people := newClient(b, new(tries), s.env["MEMBER_URL"])
 	var all []person
@@ -45,7 +47,8 @@ func TestPersonalDataStayInTheMemberDatabase(t *testing.T) {
 	}
 	all = append(all, waits)
 	eventually(t, time.Minute, "the notice of a stuck signup", func() bool {
-		return s.count("MEMBER_DATABASE_URL", "SELECT count(*) FROM outbox_event_nonessential WHERE type = 'signup.stuck'") > 0
+		return s.count("MEMBER_DATABASE_URL",
+			"SELECT count(*) FROM outbox_event_nonessential WHERE type = 'signup.stuck'") > 0
 	})
 	s.poison()
 	s.hostileCanaries()
@@ -90,7 +93,8 @@ func (s *stack) poison() {
 		s.t.Fatal(err)
 	}
 	defer nc.Close()
-	err = nc.Publish(contract.SubjectPrefix(contract.Essential)+string(contract.StorageProvision), []byte(`{"member_id":"nobody"}`))
+	err = nc.Publish(contract.SubjectPrefix(contract.Essential)+string(contract.StorageProvision),
+		[]byte(`{"member_id":"nobody"}`))
 	if err := errors.Join(err, nc.Flush()); err != nil {
 		s.t.Fatal(err)
 	}
@@ -103,7 +107,8 @@ func (s *stack) hostileCanaries() {
 	member, admin, storage := s.env["MEMBER_URL"], s.env["ADMIN_URL"], s.env["STORAGE_URL"]
 	for _, r := range []struct{ method, address, body string }{
 		{"POST", member + "/v1/members", `{"username":"` + c + `","password":"` + c + `"}`},
-		{"POST", member + "/v1/members", `{"username":"` + strings.Repeat(c, 20) + `","password":"` + c + ` a long enough one","email":"` + c + `"}`},
+		{"POST", member + "/v1/members", `{"username":"` + strings.Repeat(c, 20) + `","password":"` + c +
+			` a long enough one","email":"` + c + `"}`},
 		{"POST", member + "/v1/members", `{"username":"a","colour":"` + c + `"}`},
 		{"POST", member + "/v1/members", `{"username":"` + c + `","username":"` + c + `"}`},
 		{"POST", member + "/v1/members", `{"username":"` + c + "\xff\"}"},
@@ -126,7 +131,8 @@ func (s *stack) hostileCanaries() {
 				s.t.Fatal(err)
 			}
 			req.Header = http.Header{
-				"Authorization": {"Bearer " + token}, "Content-Type": {"application/json"}, "Idempotency-Key": {c}, "User-Agent": {c}, "Referer": {"https://" + c},
+				"Authorization": {"Bearer " + token}, "Content-Type": {"application/json"}, "Idempotency-Key": {c},
+				"User-Agent": {c}, "Referer": {"https://" + c},
 				"X-Forwarded-For": {c}, "X-Request-Id": {c}, "Traceparent": {c}, "Cookie": {c + "=" + c},
 			}
 			resp, err := http.DefaultClient.Do(req)
@@ -154,7 +160,8 @@ func (s *stack) lookedAtByOperators() {
 	}
 	saga, _ := items[0].(map[string]any)
 	address := fmt.Sprintf("%s/admin/v1/sagas/%s", s.env["ADMIN_URL"], url.PathEscape(fmt.Sprint(saga["saga_id"])))
-	if a := s.call(http.MethodPost, address+"/retry", s.env["ADMIN_TOKEN"], `{"reason":"the cause is fixed"}`); a.Status != http.StatusAccepted {
+	if a := s.call(http.MethodPost, address+"/retry", s.env["ADMIN_TOKEN"],
+		`{"reason":"the cause is fixed"}`); a.Status != http.StatusAccepted {
 		s.t.Fatalf("retry: %+v", a)
 	}
 }
@@ -173,7 +180,8 @@ func (s *stack) noCanaries(when string) {
 	for _, table := range tables {
 		found = append(found, "storage database, table "+table)
 	}
-	for _, address := range []string{s.env["ADMIN_URL"] + "/metrics", s.env["STORAGE_URL"] + "/metrics", s.env["ADMIN_URL"] + "/readyz?verbose"} {
+	for _, address := range []string{s.env["ADMIN_URL"] + "/metrics", s.env["STORAGE_URL"] + "/metrics",
+		s.env["ADMIN_URL"] + "/readyz?verbose"} {
 		resp, err := http.Get(address) //nolint:gosec // an address of this test
 		if err != nil {
 			s.t.Fatal(err)

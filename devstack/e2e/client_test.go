@@ -64,7 +64,8 @@ type tries struct {
 	acknowledged, refused, retried, failed, left atomic.Int64
 }
 
-// client is a careful program: it names each signup by an Idempotency-Key and asks again, at the next replica, until it knows.
+// client is a careful program: it names each signup by an Idempotency-Key and asks again, at the next replica, until it
+// knows.
 type client struct {
 	http    *http.Client
 	members []*api.Public // replicas
@@ -76,7 +77,8 @@ type client struct {
 }
 
 func newClient(b *book, n *tries, members ...string) *client {
-	c := &client{http: &http.Client{Timeout: oneTry, Transport: &http.Transport{MaxIdleConnsPerHost: 16}}, book: b, tries: n, patience: longPatience}
+	c := &client{http: &http.Client{Timeout: oneTry, Transport: &http.Transport{MaxIdleConnsPerHost: 16}}, book: b,
+		tries: n, patience: longPatience}
 	for _, base := range members {
 		c.members = append(c.members, api.NewPublic(base, c.http))
 	}
@@ -97,13 +99,15 @@ func (c *client) signUp(ctx context.Context, twice bool) (person, error) {
 	if err := c.book.write(p.Line); err != nil {
 		return p, err
 	}
-	somebody := wire.NewMember{Username: p.Username, Password: p.password, Email: p.Username + "@" + oracle.Canary + ".example"}
+	somebody := wire.NewMember{Username: p.Username, Password: p.password, Email: p.Username + "@" + oracle.Canary +
+		".example"}
 	clicks, began := 1+count(twice), time.Now()
 	answers := make(chan error, clicks)
 	var lines [2]oracle.Line
 	for i := range clicks {
 		go func() {
-			signup, _, err := persist(ctx, c, func(m *api.Public) (api.Signup, error) { return m.SignUp(ctx, somebody, p.Key) })
+			signup, _, err := persist(ctx, c,
+				func(m *api.Public) (api.Signup, error) { return m.SignUp(ctx, somebody, p.Key) })
 			line := p.Line
 			line.Op, line.Twice, line.SignupID, line.MemberID = oracle.Accepted, twice, signup.SignupID, signup.MemberID
 			if err == nil {
@@ -128,7 +132,8 @@ func (c *client) signUp(ctx context.Context, twice bool) (person, error) {
 
 // leave asks to be forgotten. An answer that was lost is found out by asking again: the session is over then.
 func (c *client) leave(ctx context.Context, p person) error {
-	session, _, err := persist(ctx, c, func(m *api.Public) (wire.Session, error) { return m.SignIn(ctx, p.Username, p.password) })
+	session, _, err := persist(ctx, c,
+		func(m *api.Public) (wire.Session, error) { return m.SignIn(ctx, p.Username, p.password) })
 	if err != nil {
 		return fmt.Errorf("session of %s: %w", p.MemberID, err)
 	}
@@ -136,7 +141,8 @@ func (c *client) leave(ctx context.Context, p person) error {
 	if err := c.book.write(p.Line); err != nil {
 		return err
 	}
-	_, tries, err := persist(ctx, c, func(m *api.Public) (api.Signup, error) { return m.Leave(ctx, session.Token, p.password) })
+	_, tries, err := persist(ctx, c,
+		func(m *api.Public) (api.Signup, error) { return m.Leave(ctx, session.Token, p.password) })
 	var refusal *wire.Problem
 	if over := errors.As(err, &refusal) && refusal.Status == http.StatusUnauthorized && tries > 1; err != nil && !over {
 		return fmt.Errorf("%s leaves: %w", p.MemberID, err)
@@ -146,9 +152,11 @@ func (c *client) leave(ctx context.Context, p person) error {
 	return c.book.write(p.Line)
 }
 
-// persist repeats a call, at the next replica, until it succeeds, is refused for good, or patience ends. What a client may repeat is
-// a connection that failed and a 503. It returns how many tries it took.
-func persist[T any](ctx context.Context, c *client, call func(*api.Public) (T, error)) (answer T, tries int, err error) {
+// persist repeats a call, at the next replica, until it succeeds, is refused for good, or patience ends. What a client
+// may repeat is a connection that failed and a 503. It returns how many tries it took.
+func persist[T any](
+	ctx context.Context, c *client, call func(*api.Public) (T, error),
+) (answer T, tries int, err error) {
 	deadline := time.Now().Add(c.patience)
 	for tries = 1; ; tries++ {
 		answer, err = call(c.members[c.next.Add(1)%uint64(len(c.members))])
@@ -181,8 +189,8 @@ type load struct {
 // tooMuch is how many clients may fail before a load is given up.
 const tooMuch = 10
 
-// start lets people sign up, perSecond of them, until stop. Every hundredth one clicks twice. After a signup, then, which may
-// be nil, decides what else that person does.
+// start lets people sign up, perSecond of them, until stop. Every hundredth one clicks twice. After a signup, then,
+// which may be nil, decides what else that person does.
 func (c *client) start(perSecond, atOnce int, then func(ctx context.Context, p person) error) *load {
 	ctx, stop := context.WithCancel(context.Background())
 	l := &load{stop: stop, spoilt: make(chan struct{})}

@@ -85,7 +85,8 @@ func checkImage(t *testing.T, service types.ServiceConfig) {
 	if _, err := os.Stat(filepath.Join(service.Build.Context, service.Build.Dockerfile)); err != nil {
 		t.Errorf("build: %v", err)
 	}
-	for _, stage := range parseDockerfile(t, mustRead(t, filepath.Join(service.Build.Context, service.Build.Dockerfile))) {
+	for _, stage := range parseDockerfile(t,
+		mustRead(t, filepath.Join(service.Build.Context, service.Build.Dockerfile))) {
 		if _, tag, ok := strings.Cut(stage.BaseName, ":"); !ok || tag == "latest" {
 			t.Errorf("base image %q has no tag", stage.BaseName)
 		}
@@ -134,7 +135,8 @@ func checkPorts(t *testing.T, service types.ServiceConfig) {
 		if !strings.HasSuffix(name, "_HTTP_ADDR") && !strings.HasSuffix(name, "_ADMIN_ADDR") {
 			continue
 		}
-		published := slices.ContainsFunc(service.Ports, func(p types.ServicePortConfig) bool { return strconv.Itoa(int(p.Target)) == port })
+		published := slices.ContainsFunc(service.Ports,
+			func(p types.ServicePortConfig) bool { return strconv.Itoa(int(p.Target)) == port })
 		if !ok || host != "0.0.0.0" || !published {
 			t.Errorf("%s=%s: expected all interfaces and a published port", name, *value)
 		}
@@ -194,12 +196,14 @@ func TestComposeKeepsWhatPostgresPromises(t *testing.T) {
 // The object store is of the version that the provider's conformance suite runs against.
 func TestComposeRunsTheTestedObjectStore(t *testing.T) {
 	_, version, _ := strings.Cut(loadCompose(t).Services["versitygw"].Image, ":")
-	if !strings.Contains(mustRead(t, filepath.Join(repository, "Makefile")), "github.com/versity/versitygw/cmd/versitygw@"+version+"\n") {
+	if !strings.Contains(mustRead(t, filepath.Join(repository, "Makefile")),
+		"github.com/versity/versitygw/cmd/versitygw@"+version+"\n") {
 		t.Errorf("the Makefile does not build versitygw %s", version)
 	}
 }
 
-// Every variable that the file sets for a service is one that the service reads, and its drain fits into its grace period.
+// Every variable that the file sets for a service is one that the service reads, and its drain fits into its grace
+// period.
 func TestComposeConfiguresWhatExists(t *testing.T) {
 	for name, service := range loadCompose(t).Services {
 		known := configuration(t)[strings.NewReplacer("-migrate", "-svc", "-broker", "-svc").Replace(name)]
@@ -207,7 +211,8 @@ func TestComposeConfiguresWhatExists(t *testing.T) {
 			continue
 		}
 		for variable := range service.Environment {
-			if _, ok := known[variable]; !ok && !strings.HasPrefix(variable, "OTEL_") { // the SDK of OpenTelemetry reads those
+			// the SDK of OpenTelemetry reads those
+			if _, ok := known[variable]; !ok && !strings.HasPrefix(variable, "OTEL_") {
 				t.Errorf("%s does not know %s", name, variable)
 			}
 		}
@@ -235,7 +240,8 @@ func TestComposeVariables(t *testing.T) {
 			t.Errorf("%s has no default", found[1])
 		}
 	}
-	moved := loadCompose(t, everything, "GRAFANA_PORT=1008", "POSTGRES_PORT=1001", "NATS_PORT=1002", "MAILPIT_PORT=1003", "MEMBER_PORT=1004", "ADMIN_PORT=1005", "STORAGE_PORT=1006", "S3_PORT=1007")
+	moved := loadCompose(t, everything, "GRAFANA_PORT=1008", "POSTGRES_PORT=1001", "NATS_PORT=1002",
+		"MAILPIT_PORT=1003", "MEMBER_PORT=1004", "ADMIN_PORT=1005", "STORAGE_PORT=1006", "S3_PORT=1007")
 	for _, service := range moved.Services {
 		for _, port := range service.Ports {
 			if !strings.HasPrefix(port.Published, "100") {
@@ -267,7 +273,8 @@ func TestComposeScrapesTheServices(t *testing.T) {
 		found[scrape.Job] = strings.Join(scrape.Static[0].Targets, " ")
 	}
 	want := map[string]string{}
-	for name, variable := range map[string]string{"member-svc": "MEMBER_ADMIN_ADDR", "storage-svc": "STORAGE_HTTP_ADDR"} {
+	for name, variable := range map[string]string{"member-svc": "MEMBER_ADMIN_ADDR",
+		"storage-svc": "STORAGE_HTTP_ADDR"} {
 		want[name] = strings.Replace(*project.Services[name].Environment[variable], "0.0.0.0", name, 1)
 	}
 	if !maps.Equal(found, want) {

@@ -60,7 +60,8 @@ func readTags(t testing.TB, file string, variables map[string]configVariable) {
 		name, options, _ := strings.Cut(tag.Get("env"), ",")
 		// Fields without help repeat a variable for a smaller command.
 		if name != "" && tag.Get("help") != "" {
-			variables[name] = configVariable{tag.Get("envDefault"), strings.Contains(options, "required"), tag.Get("help")}
+			variables[name] = configVariable{tag.Get("envDefault"), strings.Contains(options, "required"),
+				tag.Get("help")}
 		}
 		return true
 	})

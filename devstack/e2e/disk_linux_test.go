@@ -26,7 +26,8 @@ func smallDisks(dir string) []string {
 		unshare = append(unshare, "--user", "--map-current-user", "--keep-caps")
 	}
 	script := fmt.Sprintf(`cd "$1" && mkdir nats postgres &&
-mount -t tmpfs -o size=%s broker nats && mount -t tmpfs -o size=%s database postgres && shift && exec "$@"`, brokerDisk, databaseDisk)
+mount -t tmpfs -o size=%s broker nats && mount -t tmpfs -o size=%s database postgres && shift && exec "$@"`,
+		brokerDisk, databaseDisk)
 	return append(unshare, "sh", "-euc", script, "sh", dir)
 }
 
@@ -45,7 +46,8 @@ func (w *world) disk(component string) string {
 	return filepath.Join("/proc", strconv.Itoa(w.up.cmd.Process.Pid), "root", w.dir, component)
 }
 
-// whileFull fills a disk to the last byte, and again and again what becomes free, until done returns true. Then there is room.
+// whileFull fills a disk to the last byte, and again and again what becomes free, until done returns true. Then there
+// is room.
 func (w *world) whileFull(component string, done func() bool) (err error) {
 	filler := filepath.Join(w.disk(component), "filler")
 	f, err := os.OpenFile(filler, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
@@ -72,7 +74,8 @@ func (w *world) fillBroker() error {
 	before := w.tries.acknowledged.Load()
 	err := w.whileFull("nats", func() bool {
 		text, err := os.ReadFile(log)
-		return err == nil && strings.Contains(string(text), "no space left on device") && w.tries.acknowledged.Load() > before+some
+		return err == nil && strings.Contains(string(text), "no space left on device") &&
+			w.tries.acknowledged.Load() > before+some
 	})
 	if err != nil {
 		return err

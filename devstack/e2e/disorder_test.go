@@ -12,8 +12,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// disorder publishes what the essential streams hold again, ten times over and in random order, while new messages come in; and
-// one message in a hundred that nobody can read.
+// disorder publishes what the essential streams hold again, ten times over and in random order, while new messages come
+// in; and one message in a hundred that nobody can read.
 func (w *world) disorder() error {
 	const copies, window, poisonous = 10, 100, 100
 	ctx, cancel := context.WithTimeout(w.t.Context(), 2*time.Minute)
@@ -58,7 +58,10 @@ func (w *world) disorder() error {
 	if err := nc.FlushWithContext(ctx); err != nil {
 		return err
 	}
-	err = w.await(func() bool { return w.count("STORAGE_DATABASE_URL", "SELECT count(*) FROM dead_letter") >= w.poisoned })
+	err = w.await(func() bool {
+		return w.count("STORAGE_DATABASE_URL",
+			"SELECT count(*) FROM dead_letter") >= w.poisoned
+	})
 	w.tally(poison, 0, w.poisoned)
 	return err
 }

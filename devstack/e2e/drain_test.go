@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// TestDrainUnderLoad stops one of two replicas while people sign up at both. Until it is gone, every request is answered;
-// afterwards connections are refused. Whatever it accepted is seen through by the other one.
+// TestDrainUnderLoad stops one of two replicas while people sign up at both. Until it is gone, every request is
+// answered; afterwards connections are refused. Whatever it accepted is seen through by the other one.
 func TestDrainUnderLoad(t *testing.T) {
 	const (
 		clients = 4
@@ -62,6 +62,8 @@ func TestDrainUnderLoad(t *testing.T) {
 	began := time.Now()
 	s.audit(b, all)
 	if waited := time.Since(began); waited > 15*time.Second {
-		t.Errorf("ready after %s: the replica took messages with it, and only the deadline of their acknowledgement freed them", waited)
+		t.Errorf(
+			"ready after %s: the replica took messages with it, and only the deadline of their acknowledgement "+
+				"freed them", waited)
 	}
 }

@@ -23,7 +23,8 @@ func TestTheStoryByHand(t *testing.T) {
 
 	s.press("/provider", url.Values{"mode": {"outage"}, "probability": {"1"}, "latency": {"0"}})
 	s.press("/people", nil)
-	s.seesOnScreen("The provider is away:</strong> 10 of 10 signups since then were answered 201; 10 wait for their storage.")
+	s.seesOnScreen(
+		"The provider is away:</strong> 10 of 10 signups since then were answered 201; 10 wait for their storage.")
 	s.press("/provider", url.Values{"mode": {"odd"}, "probability": {"1"}, "latency": {"0"}})
 	s.seesOnScreen("must be none, outage,")
 	s.press("/provider", url.Values{"mode": {"none"}, "probability": {"1"}, "latency": {"0"}})
@@ -38,7 +39,8 @@ func TestTheStoryByHand(t *testing.T) {
 	s.press("/component", url.Values{"verb": {"start"}, "name": {"member"}})
 	s.press("/stream", url.Values{"on": {"yes"}})
 	s.seesOnScreen("Stop the stream")
-	eventually(t, healLimit, "people of the stream", func() bool { return s.count("MEMBER_DATABASE_URL", "SELECT count(*) FROM signup_saga") >= 32 })
+	eventually(t, healLimit, "people of the stream",
+		func() bool { return s.count("MEMBER_DATABASE_URL", "SELECT count(*) FROM signup_saga") >= 32 })
 	s.press("/stream", url.Values{"on": {"no"}})
 	s.seesOnScreen("Start a stream")
 	s.seesOnScreen("signups since then were answered 201; nobody waits.")

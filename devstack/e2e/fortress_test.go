@@ -21,8 +21,8 @@ import (
 	"github.com/signup-saga/signup-saga/devstack/testenv"
 )
 
-// fortress is the system as one runs it among strangers: TLS on every link, the roles and users of deploy/ by the very files, and
-// every secret in a file.
+// fortress is the system as one runs it among strangers: TLS on every link, the roles and users of deploy/ by the very
+// files, and every secret in a file.
 type fortress struct {
 	t        *testing.T
 	tree     string // the source, whose deploy/ and bin/ are used
@@ -51,7 +51,8 @@ func startFortressOf(t *testing.T, tree string, services ...string) *fortress {
 	f := &fortress{
 		t: t, tree: tree, services: services, ca: testenv.NewAuthority(t), dir: t.TempDir(), addrs: map[string]string{},
 	}
-	f.client = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: f.ca.Pool(), MinVersion: tls.VersionTLS12}}, Timeout: 30 * time.Second}
+	f.client = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: f.ca.Pool(),
+		MinVersion: tls.VersionTLS12}}, Timeout: 30 * time.Second}
 	t.Cleanup(f.client.CloseIdleConnections)
 	f.startPostgres()
 	f.startNATS()
@@ -96,7 +97,8 @@ func (f *fortress) startPostgres() {
 	}
 	script := mustRead(f.t, filepath.Join(f.tree, "deploy", "postgres-init.sql"))
 	password := func(string) string { return "canaryPostgres" }
-	if err := psql(f.t.Context(), script, password, func(database string) (*pgx.Conn, error) { return f.connect(f.admin.User, database) }); err != nil {
+	if err := psql(f.t.Context(), script, password,
+		func(database string) (*pgx.Conn, error) { return f.connect(f.admin.User, database) }); err != nil {
 		f.t.Fatal(err)
 	}
 	cert, key := f.ca.Issue(f.t.TempDir(), "postgres")
@@ -246,17 +248,23 @@ func (f *fortress) healthy(service string, c *child) {
 func (f *fortress) run(service, role, command string, variables ...string) *child {
 	f.t.Helper()
 	name := strings.ToUpper(service) + "_DATABASE_URL"
-	secret := map[string]string{name: f.database(service+"_"+role, "canaryPostgres", service), "NATS_URL": f.natsAs(service+"_"+role, "canaryNATS")}
+	secret := map[string]string{name: f.database(service+"_"+role, "canaryPostgres", service),
+		"NATS_URL": f.natsAs(service+"_"+role, "canaryNATS")}
 	env := []string{
 		"NATS_CA_FILE=" + f.ca.File, "SSL_CERT_FILE=" + f.ca.File, "DRAIN_DELAY=100ms",
 		"NATS_SETUP=migrate", "LOG_LEVEL=debug", "FAULTS=on", "STORAGE_FAULTS=on",
-		"ADMIN_TOKENS_FILE=" + f.path("admin-tokens"), "TLS_CERT_FILE=" + f.path("tls.crt"), "TLS_KEY_FILE=" + f.path("tls.key"),
-		"STORAGE_TOKEN_FILE=" + f.path("STORAGE_TOKEN"), "STORAGE_CLIENT_TOKEN_FILE=" + f.path("STORAGE_TOKEN"), "IDEMPOTENCY_SECRET_FILE=" + f.path("IDEMPOTENCY_SECRET"),
-		"STORAGE_URL=https://" + f.addrs["STORAGE_HTTP_ADDR"], "PROVIDER_DIR=" + filepath.Join(f.dir, "provider"), "SMTP_ADDR=" + f.natsURL.Host,
-		"SIGNUP_RATE_PER_MINUTE=1000000", "SESSION_RATE_PER_MINUTE=1000000", "HASH_MEMORY_KIB=64", "HASH_TIME=1", "PROVISION_PROMISE=2s", "STUCK_AFTER=1s",
+		"ADMIN_TOKENS_FILE=" + f.path("admin-tokens"), "TLS_CERT_FILE=" + f.path("tls.crt"), "TLS_KEY_FILE=" +
+			f.path("tls.key"),
+		"STORAGE_TOKEN_FILE=" + f.path("STORAGE_TOKEN"), "STORAGE_CLIENT_TOKEN_FILE=" + f.path("STORAGE_TOKEN"),
+		"IDEMPOTENCY_SECRET_FILE=" + f.path("IDEMPOTENCY_SECRET"),
+		"STORAGE_URL=https://" + f.addrs["STORAGE_HTTP_ADDR"], "PROVIDER_DIR=" + filepath.Join(f.dir, "provider"),
+		"SMTP_ADDR=" + f.natsURL.Host,
+		"SIGNUP_RATE_PER_MINUTE=1000000", "SESSION_RATE_PER_MINUTE=1000000", "HASH_MEMORY_KIB=64", "HASH_TIME=1",
+		"PROVISION_PROMISE=2s", "STUCK_AFTER=1s",
 	}
 	for variable, value := range secret {
-		file := service + strings.TrimPrefix("-"+role, "-app") + "-" + strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(variable, strings.ToUpper(service)+"_")), "_", "-")
+		file := service + strings.TrimPrefix("-"+role, "-app") + "-" +
+			strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(variable, strings.ToUpper(service)+"_")), "_", "-")
 		if _, err := os.Stat(f.path(file)); err != nil { // a test may have put another one there
 			f.put(file, value)
 		}
@@ -272,7 +280,8 @@ func (f *fortress) run(service, role, command string, variables ...string) *chil
 // call makes a request over TLS and fails the test unless it is answered.
 func (f *fortress) call(method, listener, path, token, body string) answer {
 	f.t.Helper()
-	a, err := request(f.client, method, "https://"+f.addrs[listener]+path, body, map[string]string{"Authorization": "Bearer " + token})
+	a, err := request(f.client, method, "https://"+f.addrs[listener]+path, body,
+		map[string]string{"Authorization": "Bearer " + token})
 	if err != nil {
 		f.t.Fatal(err)
 	}

@@ -50,7 +50,8 @@ func (w *world) harass() error {
 	for i := range parallel {
 		tried.Go(func() {
 			body := fmt.Sprintf(`{"username":"nobody%d","password":"a long enough password"}`, i)
-			if status, err := post("", w.env["MEMBER_URL"]+"/v1/sessions", strings.NewReader(body)); err == nil && status >= 400 {
+			if status, err := post("", w.env["MEMBER_URL"]+"/v1/sessions", strings.NewReader(body)); err == nil &&
+				status >= 400 {
 				w.fired("hostile password tried")
 			}
 		})
@@ -102,7 +103,8 @@ func (w *world) unharmed(memoryCap float64) error {
 			return fmt.Errorf("%s: %.300s", replica, text[i:])
 		}
 	}
-	found := regexp.MustCompile(`(?m)^process_resident_memory_bytes (\S+)$`).FindStringSubmatch(metrics(w.t, w.env["ADMIN_URL"]))
+	found := regexp.MustCompile(`(?m)^process_resident_memory_bytes (\S+)$`).FindStringSubmatch(
+		metrics(w.t, w.env["ADMIN_URL"]))
 	if found == nil {
 		return errors.New("the member service does not tell its memory")
 	}
@@ -116,7 +118,8 @@ func (w *world) unharmed(memoryCap float64) error {
 // dribble begins a request and never ends it: a byte after each pace, until it is thrown out.
 func dribble(conn net.Conn, pace time.Duration, stop <-chan struct{}) {
 	defer conn.Close()
-	for _, b := range []byte("POST /v1/members HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 7000\r\n\r\n") {
+	for _, b := range []byte(
+		"POST /v1/members HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 7000\r\n\r\n") {
 		if _, err := conn.Write([]byte{b}); err != nil {
 			return
 		}

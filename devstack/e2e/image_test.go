@@ -30,15 +30,20 @@ var dockerfiles = []string{"deploy/member-svc.Dockerfile", "deploy/storage-svc.D
 // anyImage answers for every base image without a registry.
 type anyImage struct{}
 
-func (anyImage) ResolveImageConfig(_ context.Context, ref string, _ sourceresolver.Opt) (string, digest.Digest, []byte, error) {
+func (anyImage) ResolveImageConfig(
+	_ context.Context, ref string, _ sourceresolver.Opt,
+) (string, digest.Digest, []byte, error) {
 	config, err := json.Marshal(map[string]any{
 		"architecture": "amd64", "os": "linux",
-		"config": map[string]any{"Env": []string{"PATH=/usr/local/go/bin:/usr/bin:/bin"}, "User": "65532", "WorkingDir": "/"},
+		"config": map[string]any{"Env": []string{"PATH=/usr/local/go/bin:/usr/bin:/bin"}, "User": "65532",
+			"WorkingDir": "/"},
 	})
 	return ref, digest.FromBytes(config), config, err
 }
 
-func (anyImage) ResolveSourceMetadata(_ context.Context, _ *pb.SourceOp, _ sourceresolver.Opt) (*sourceresolver.MetaResponse, error) {
+func (anyImage) ResolveSourceMetadata(
+	_ context.Context, _ *pb.SourceOp, _ sourceresolver.Opt,
+) (*sourceresolver.MetaResponse, error) {
 	return nil, fmt.Errorf("no source is resolved here")
 }
 
@@ -66,8 +71,8 @@ func TestDockerfilesCompile(t *testing.T) {
 	}
 }
 
-// rehearsal executes a Dockerfile on this machine, in a folder that plays the build stage's root and holds nothing but what
-// the Dockerfile copies from the build context.
+// rehearsal executes a Dockerfile on this machine, in a folder that plays the build stage's root and holds nothing but
+// what the Dockerfile copies from the build context.
 type rehearsal struct {
 	root    string // plays /
 	workdir string // in the image
@@ -90,7 +95,8 @@ func parseDockerfile(t testing.TB, text string) []instructions.Stage {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stages, _, err := instructions.Parse(parsed.AST, linter.New(&linter.Config{Warn: func(string, string, string, string, []parser.Range) {}}))
+	stages, _, err := instructions.Parse(parsed.AST,
+		linter.New(&linter.Config{Warn: func(string, string, string, string, []parser.Range) {}}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +153,8 @@ func (r *rehearsal) run(t testing.TB, c *instructions.RunCommand) {
 		t.Fatal(err)
 	}
 	for _, mount := range instructions.GetMounts(c) {
-		if mount.Type != instructions.MountTypeCache || !slices.Contains([]string{"/go/pkg/mod", "/root/.cache/go-build"}, mount.Target) {
+		if mount.Type != instructions.MountTypeCache ||
+			!slices.Contains([]string{"/go/pkg/mod", "/root/.cache/go-build"}, mount.Target) {
 			t.Errorf("mount %s %s: expected the caches of Go only", mount.Type, mount.Target)
 		}
 	}

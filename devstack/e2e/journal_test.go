@@ -24,7 +24,8 @@ func median(people []person) time.Duration {
 	return times[len(times)/2]
 }
 
-// crowd signs n people up with some of them at a time, spread over the replicas. Every one must be accepted at the first try.
+// crowd signs n people up with some of them at a time, spread over the replicas. Every one must be accepted at the
+// first try.
 func (s *stack) crowd(b *book, n, atOnce int, members ...string) []person {
 	s.t.Helper()
 	c := newClient(b, new(tries), members...)
@@ -112,11 +113,13 @@ func (s *stack) audit(b *book, people []person) {
 	}
 	for _, v := range oracle.Judge(e) {
 		if v.Broken > 0 && slices.Contains([]string{"I1", "I2", "I3", "I4", "I6", "I8", "I10"}, v.Name) {
-			s.t.Errorf("%s (%s): %d of %d broken: %s", v.Name, v.Claim, v.Broken, v.Checked, strings.Join(v.Examples, "; "))
+			s.t.Errorf("%s (%s): %d of %d broken: %s", v.Name, v.Claim, v.Broken, v.Checked,
+				strings.Join(v.Examples, "; "))
 		}
 	}
 	if len(e.Members) != len(people) || len(e.Ledger) != len(people) {
-		s.t.Errorf("%d members and %d effects at the provider for %d people", len(e.Members), len(e.Ledger), len(people))
+		s.t.Errorf("%d members and %d effects at the provider for %d people", len(e.Members), len(e.Ledger),
+			len(people))
 	}
 	s.t.Logf("audit: %d people, all ready after %s", len(people), took.Round(time.Millisecond))
 }
@@ -126,7 +129,8 @@ func (s *stack) sources(b *book) oracle.Sources {
 	return oracle.Sources{
 		Journal: b.file.Name(), Ledger: s.env["PROVIDER_LEDGER"], Provider: s.env["PROVIDER_DIR"],
 		MemberDatabase: s.env["MEMBER_DATABASE_URL"], StorageDatabase: s.env["STORAGE_DATABASE_URL"],
-		Searched: []string{s.env["NATS_DIR"], filepath.Join(s.dir, "log"), s.env["PROVIDER_DIR"], s.env["PROVIDER_LEDGER"]},
+		Searched: []string{s.env["NATS_DIR"], filepath.Join(s.dir, "log"), s.env["PROVIDER_DIR"],
+			s.env["PROVIDER_LEDGER"]},
 	}
 }
 

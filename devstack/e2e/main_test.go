@@ -35,7 +35,8 @@ func runTests(m *testing.M) (code int, err error) {
 	if devstack = os.Getenv("DEVSTACK_BIN"); devstack == "" {
 		devstack = filepath.Join(binaries, "devstack")
 	}
-	if out, err := exec.Command("make", "--no-print-directory", "-C", repository, "build").CombinedOutput(); err != nil {
+	if out, err := exec.Command("make", "--no-print-directory", "-C", repository,
+		"build").CombinedOutput(); err != nil {
 		return 1, fmt.Errorf("make build: %w\n%s", err, out)
 	}
 	return m.Run(), nil
@@ -56,8 +57,8 @@ func eventually(t testing.TB, within time.Duration, what string, cond func() boo
 	}
 }
 
-// startLocked starts a process from a thread that lives as long as this program. Where the kernel ends children with their
-// parent, it means the parent's thread.
+// startLocked starts a process from a thread that lives as long as this program. Where the kernel ends children with
+// their parent, it means the parent's thread.
 func startLocked(cmd *exec.Cmd) error {
 	result := make(chan error, 1)
 	starter() <- func() { result <- cmd.Start() }

@@ -13,22 +13,26 @@ import (
 	"time"
 )
 
-// The size of the attack. The defaults are the gate; make chaos asks for more. Whatever is drawn at random is drawn from the seed.
+// The size of the attack. The defaults are the gate; make chaos asks for more. Whatever is drawn at random is drawn
+// from the seed.
 var (
-	seed       = flag.Uint64("seed", 1, "of everything that is drawn at random")
-	rate       = flag.Int("rate", 60, "signups per second during the attack")
-	kills      = flag.Int("kills", 35, "kill -9 of services at named points; 3 of 7 hit a relay")
-	duration   = flag.Duration("duration", 0, "length of the attack, whatever the counts; 0: until the counts are reached")
+	seed     = flag.Uint64("seed", 1, "of everything that is drawn at random")
+	rate     = flag.Int("rate", 60, "signups per second during the attack")
+	kills    = flag.Int("kills", 35, "kill -9 of services at named points; 3 of 7 hit a relay")
+	duration = flag.Duration("duration", 0,
+		"length of the attack, whatever the counts; 0: until the counts are reached")
 	rounds     = flag.Int("rounds", 1, "times that broker, database, links and provider are attacked")
 	races      = flag.Int("races", 2000, "withdrawals that race with the provisioning")
 	signups    = flag.Int("signups", 0, "least number of acknowledged signups")
 	pending    = flag.Int("pending", 2000, "signups that wait for a provider in its outage")
 	outageTime = flag.Duration("outage", 20*time.Second, "length of that outage")
-	open       = flag.Int("open", 500, "signups that are open when the broker is wiped while the storage service is down")
-	reportDir  = flag.String("report", "", "write the results as JSON into this folder")
+	open       = flag.Int("open", 500,
+		"signups that are open when the broker is wiped while the storage service is down")
+	reportDir = flag.String("report", "", "write the results as JSON into this folder")
 )
 
-// TestFaultMatrix attacks a system of two replicas each, from all sides, while people sign up and leave, and judges what is left.
+// TestFaultMatrix attacks a system of two replicas each, from all sides, while people sign up and leave, and judges
+// what is left.
 func TestFaultMatrix(t *testing.T) {
 	w := startWorld(t, *seed)
 	w.progress("the system is up; seed %d", *seed)
@@ -39,8 +43,10 @@ func TestFaultMatrix(t *testing.T) {
 		w.attack("messages repeat, swap and break", true, w.leaveSometimes, w.disorder)
 		w.attack("clients have no manners", true, w.leaveSometimes, w.harass)
 		w.attack("Postgres dies", false, w.leaveSometimes, w.stopPostgres)
-		w.attack("links to storage and NATS fail", true, w.leaveSometimes, func() error { return w.breakLinks("storage:nats", "storage:postgres", "member:nats") })
-		w.attack("links to members fail", false, w.leaveSometimes, func() error { return w.breakLinks("member:postgres", "client:member", "client:member-2") })
+		w.attack("links to storage and NATS fail", true, w.leaveSometimes,
+			func() error { return w.breakLinks("storage:nats", "storage:postgres", "member:nats") })
+		w.attack("links to members fail", false, w.leaveSometimes,
+			func() error { return w.breakLinks("member:postgres", "client:member", "client:member-2") })
 		w.attack("the provider misbehaves", true, w.leaveSometimes, w.misbehave)
 	}
 	before := w.count("MEMBER_DATABASE_URL", raced) // while services died
@@ -88,12 +94,14 @@ func between(r *rand.Rand, least, most time.Duration) {
 	<-time.After(least + time.Duration(r.Int64N(int64(most-least))))
 }
 
-// Where a service can be made to end itself: the steps of its relays, and the statements around everything that it does.
+// Where a service can be made to end itself: the steps of its relays, and the statements around everything that it
+// does.
 var (
 	relaySteps = []string{"read", "publish", "published", "checkpoint", "checkpointed"}
 	points     = map[string][]string{
 		"member": {
-			"before.lookUpSignup", "before.insertMember", "after.insertMember", "before.commit.loadSagas", "after.commit.loadSagas",
+			"before.lookUpSignup", "before.insertMember", "after.insertMember", "before.commit.loadSagas",
+			"after.commit.loadSagas",
 			"after.queueMails", "after.claimMails", "before.settleMail",
 		},
 		"storage": {
@@ -133,7 +141,8 @@ func (w *world) killServices() error {
 func (k *killer) draw(n int) {
 	relays := (n*3 + 6) / 7
 	for i := range n {
-		point := fmt.Sprintf("relay.%s.%s:%d", [...]string{"essential", "essential", "nonessential"}[i%3], relaySteps[i%len(relaySteps)], 1+k.rand.IntN(4))
+		point := fmt.Sprintf("relay.%s.%s:%d", [...]string{"essential", "essential", "nonessential"}[i%3],
+			relaySteps[i%len(relaySteps)], 1+k.rand.IntN(4))
 		if i >= relays {
 			sql := points[k.service]
 			point = fmt.Sprintf("%s:%d", sql[(i-relays)%len(sql)], 1+k.rand.IntN(3))
@@ -169,8 +178,9 @@ func (k *killer) run() error {
 	return errors.Join(errs...)
 }
 
-// attack arms one replica with point after point. A relay's point is reached only by the leader, which is the one replica that
-// did not die last: so both are armed. One that has nothing left to die of stays down until the other one has led.
+// attack arms one replica with point after point. A relay's point is reached only by the leader, which is the one
+// replica that did not die last: so both are armed. One that has nothing left to die of stays down until the other one
+// has led.
 func (k *killer) attack(replica string) error {
 	for {
 		k.mu.Lock()
@@ -196,8 +206,8 @@ func (k *killer) attack(replica string) error {
 	}
 }
 
-// killAt arms a replica and sees it die. One that waits for a lane which the other one leads, while that one waits for the lane
-// which this one leads, would wait for ever: it is started again after a while, which hands its lane over.
+// killAt arms a replica and sees it die. One that waits for a lane which the other one leads, while that one waits for
+// the lane which this one leads, would wait for ever: it is started again after a while, which hands its lane over.
 func (k *killer) killAt(replica, point string) error {
 	const limit = 5 * time.Minute
 	// What a dead consumer had fetched is delivered again after half a minute, and may be all that may be under way.

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// TestMemoryUnderACrowd lets 500 people sign up at the same time at the real cost of password hashes. Everyone gets an answer, a 201
-// or the advice to come again, and the memory of the service stays bounded.
+// TestMemoryUnderACrowd lets 500 people sign up at the same time at the real cost of password hashes. Everyone gets an
+// answer, a 201 or the advice to come again, and the memory of the service stays bounded.
 func TestMemoryUnderACrowd(t *testing.T) {
 	const people, most = 500, 256 << 10 // KiB
 	s := startStack(t, noTimers, "--hash-cost", "real")
@@ -21,7 +21,8 @@ func TestMemoryUnderACrowd(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range people {
 		wg.Go(func() {
-			a, err := request(client, http.MethodPost, s.env["MEMBER_URL"]+"/v1/members", fmt.Sprintf(`{"username":"crowd%d","password":"correct horse battery"}`, i), nil)
+			a, err := request(client, http.MethodPost, s.env["MEMBER_URL"]+"/v1/members",
+				fmt.Sprintf(`{"username":"crowd%d","password":"correct horse battery"}`, i), nil)
 			if err != nil {
 				t.Error(err)
 				return
@@ -39,7 +40,8 @@ func TestMemoryUnderACrowd(t *testing.T) {
 	if accepted == 0 || accepted+answers["503 busy"]+answers["503 unavailable"] != people {
 		t.Errorf("answers: %v", answers)
 	}
-	if n := s.count("MEMBER_DATABASE_URL", "SELECT count(*) FROM member WHERE password_hash LIKE '$argon2id$v=19$m=7168,t=5,p=1$%'"); n != accepted {
+	if n := s.count("MEMBER_DATABASE_URL",
+		"SELECT count(*) FROM member WHERE password_hash LIKE '$argon2id$v=19$m=7168,t=5,p=1$%'"); n != accepted {
 		t.Errorf("%d members with hashes of real cost, %d were accepted", n, accepted)
 	}
 	peak := s.peakMemory("member")

@@ -42,7 +42,8 @@ func documentedMetrics(t testing.TB) map[string]map[string]documented {
 
 // TestMetricsAreDocumented compares docs/metrics.md with what both services serve after a signup.
 func TestMetricsAreDocumented(t *testing.T) {
-	s := startStack(t, []string{"STUCK_WEBHOOK_URL=http://127.0.0.1:9/", "STUCK_WEBHOOK_SECRET=whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"})
+	s := startStack(t, []string{"STUCK_WEBHOOK_URL=http://127.0.0.1:9/",
+		"STUCK_WEBHOOK_SECRET=whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"})
 	s.allReady(s.crowd(newBook(t), 1, 1, s.env["MEMBER_URL"]))
 	member, storage := s.metrics("ADMIN_URL"), s.metrics("STORAGE_URL")
 	want := map[string]map[string]string{"Both services": {}, "member-svc": member, "storage-svc": storage}
@@ -70,7 +71,8 @@ func TestMetricsAreDocumented(t *testing.T) {
 	}
 }
 
-// metrics scrapes a service: the row of the documentation that each metric deserves, by name. What every Go program has is left out.
+// metrics scrapes a service: the row of the documentation that each metric deserves, by name. What every Go program has
+// is left out.
 func (s *stack) metrics(listener string) map[string]string {
 	s.t.Helper()
 	resp, err := http.Get(s.env[listener] + "/metrics")
@@ -101,7 +103,8 @@ func (s *stack) metrics(listener string) map[string]string {
 		if strings.HasSuffix(name, "_seconds") {
 			unit = "seconds"
 		}
-		found[name] = fmt.Sprintf("| `%s` | %s | %s | %s | %s |", name, strings.ToLower(family.GetType().String()), labels, unit, family.GetHelp())
+		found[name] = fmt.Sprintf("| `%s` | %s | %s | %s | %s |", name, strings.ToLower(family.GetType().String()),
+			labels, unit, family.GetHelp())
 	}
 	return found
 }

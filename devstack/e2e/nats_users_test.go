@@ -59,7 +59,8 @@ func (r *recorder) missing(patterns []string) []string {
 	defer r.mu.Unlock()
 	return slices.DeleteFunc(slices.Clone(patterns), func(pattern string) bool {
 		for subject := range r.seen {
-			if subject == pattern || strings.HasSuffix(pattern, ">") && strings.HasPrefix(subject, strings.TrimSuffix(pattern, ">")) {
+			if subject == pattern || strings.HasSuffix(pattern, ">") &&
+				strings.HasPrefix(subject, strings.TrimSuffix(pattern, ">")) {
 				return true
 			}
 		}
@@ -84,15 +85,16 @@ func TestNATSUsersMayPublishTheirEvents(t *testing.T) {
 	for _, r := range contract.Table() {
 		subject := contract.SubjectPrefix(r.Lane) + string(r.Type)
 		for name, user := range known {
-			if may, should := slices.Contains(user.Permissions.Publish.Allow, subject), name == string(r.Producer)+"_app"; may != should {
+			if may, should := slices.Contains(user.Permissions.Publish.Allow, subject), name == string(r.Producer)+
+				"_app"; may != should {
 				t.Errorf("%s may publish %s: %v, should be %v", name, subject, may, should)
 			}
 		}
 	}
 }
 
-// TestNATSUsersMayDoWhatTheyNeedAndNoMore has the services do everything that they ever do with NATS: nothing is refused, and
-// every permission is made use of.
+// TestNATSUsersMayDoWhatTheyNeedAndNoMore has the services do everything that they ever do with NATS: nothing is
+// refused, and every permission is made use of.
 func TestNATSUsersMayDoWhatTheyNeedAndNoMore(t *testing.T) {
 	f := startFortress(t)
 	known := users(t)
@@ -140,24 +142,28 @@ func TestNATSUsersMayDoWhatTheyNeedAndNoMore(t *testing.T) {
 		}
 	}
 	for _, c := range services {
-		if violation := regexp.MustCompile(`(?i)[^\n]*permissions violation[^\n]*`).FindString(c.printed.String()); violation != "" {
+		if violation := regexp.MustCompile(`(?i)[^\n]*permissions violation[^\n]*`).FindString(
+			c.printed.String()); violation != "" {
 			t.Errorf("%s: %s", c.name, violation)
 		}
 	}
 }
 
-// doEverything leads the services through outages, refusals, foreign messages, withdrawals and the loss of the broker's data.
+// doEverything leads the services through outages, refusals, foreign messages, withdrawals and the loss of the broker's
+// data.
 func (f *fortress) doEverything(r *recorder, auditor *nats.Conn) []*child {
 	f.t.Helper()
 	told := make(chan struct{}, 100)
 	webhook := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { told <- struct{}{} }))
 	f.t.Cleanup(webhook.Close)
-	variables := []string{"STUCK_WEBHOOK_URL=" + webhook.URL, "STUCK_WEBHOOK_SECRET=whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="}
+	variables := []string{"STUCK_WEBHOOK_URL=" + webhook.URL,
+		"STUCK_WEBHOOK_SECRET=whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="}
 	storage, member := f.serve("storage"), f.serve("member", variables...)
 	f.awaitState(f.signUp("first"), "ready")
 	// What somebody else has published makes the relays read their streams.
 	for _, own := range contract.Table() {
-		m := &nats.Msg{Subject: contract.SubjectPrefix(own.Lane) + string(own.Type), Header: nats.Header{foreign: {"yes"}}, Data: []byte(`{}`)}
+		m := &nats.Msg{Subject: contract.SubjectPrefix(own.Lane) + string(own.Type),
+			Header: nats.Header{foreign: {"yes"}}, Data: []byte(`{}`)}
 		if err := auditor.PublishMsg(m); err != nil {
 			f.t.Fatal(err)
 		}
@@ -170,7 +176,8 @@ func (f *fortress) doEverything(r *recorder, auditor *nats.Conn) []*child {
 		f.t.Fatal("nobody was told of a stuck signup")
 	}
 	eventually(f.t, time.Minute, "the outage to be told", func() bool {
-		return len(r.missing([]string{"signup.nonessential.storage.attempt-failed", "signup.nonessential.storage.provider-changed"})) == 0
+		return len(r.missing([]string{"signup.nonessential.storage.attempt-failed",
+			"signup.nonessential.storage.provider-changed"})) == 0
 	})
 	f.provider("none")
 	f.awaitState(stuck, "ready")
@@ -196,7 +203,8 @@ func (f *fortress) doEverything(r *recorder, auditor *nats.Conn) []*child {
 func (f *fortress) provider(mode string) {
 	f.t.Helper()
 	token := strings.TrimSpace(mustRead(f.t, f.path("STORAGE_TOKEN")))
-	a := f.call(http.MethodPut, "STORAGE_HTTP_ADDR", "/v1/faults", token, `{"mode":"`+mode+`","probability":1,"latency_ms":0}`)
+	a := f.call(http.MethodPut, "STORAGE_HTTP_ADDR", "/v1/faults", token, `{"mode":"`+mode+
+		`","probability":1,"latency_ms":0}`)
 	if a.Status != http.StatusOK {
 		f.t.Fatalf("PUT /v1/faults: %+v", a)
 	}
@@ -205,9 +213,11 @@ func (f *fortress) provider(mode string) {
 func (f *fortress) leave(username, location string) {
 	f.t.Helper()
 	const password = `"password":"a long enough one"`
-	session := f.call(http.MethodPost, "MEMBER_HTTP_ADDR", "/v1/sessions", "", `{"username":"`+username+`",`+password+`}`)
+	session := f.call(http.MethodPost, "MEMBER_HTTP_ADDR", "/v1/sessions", "", `{"username":"`+username+`",`+password+
+		`}`)
 	token, _ := session.Body["token"].(string)
-	if a := f.call(http.MethodDelete, "MEMBER_HTTP_ADDR", "/v1/members/me", token, `{`+password+`}`); a.Status != http.StatusAccepted {
+	if a := f.call(http.MethodDelete, "MEMBER_HTTP_ADDR", "/v1/members/me", token, `{`+password+
+		`}`); a.Status != http.StatusAccepted {
 		f.t.Fatalf("leave: %+v", a)
 	}
 	f.awaitState(location, "withdrawn")
@@ -227,7 +237,8 @@ func (f *fortress) loseStreams(auditor *nats.Conn) {
 		}
 	}
 	eventually(f.t, time.Minute, "the streams", func() bool {
-		return !slices.ContainsFunc(names, func(name string) bool { _, err := js.Stream(f.t.Context(), name); return err != nil })
+		return !slices.ContainsFunc(names,
+			func(name string) bool { _, err := js.Stream(f.t.Context(), name); return err != nil })
 	})
 }
 
@@ -245,22 +256,33 @@ func TestNATSUsersAreRefusedWhatTheyMustNotDo(t *testing.T) {
 	everybody := struct{ publish, subscribe []string }{
 		publish: []string{
 			"$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST", "$SYS.REQ.SERVER.PING", "anything",
-			"$JS.API.STREAM.DELETE.MEMBER_ESSENTIAL", "$JS.API.STREAM.PURGE.MEMBER_ESSENTIAL", "$JS.API.STREAM.MSG.DELETE.MEMBER_ESSENTIAL",
-			"$JS.API.STREAM.DELETE.STORAGE_ESSENTIAL", "$JS.API.STREAM.PURGE.STORAGE_ESSENTIAL", "$JS.API.STREAM.MSG.GET.STORAGE_ESSENTIAL",
-			"$JS.API.STREAM.CREATE.ANOTHER", "$JS.API.STREAM.SNAPSHOT.MEMBER_ESSENTIAL", "$JS.API.STREAM.RESTORE.MEMBER_ESSENTIAL",
-			"$JS.API.CONSUMER.CREATE.MEMBER_ESSENTIAL.spy", "$JS.API.CONSUMER.CREATE.STORAGE_ESSENTIAL.spy", "$JS.API.CONSUMER.CREATE.MEMBER_NONESSENTIAL",
-			"$JS.API.CONSUMER.DURABLE.CREATE.MEMBER_ESSENTIAL.storage-svc", "$JS.API.CONSUMER.DELETE.MEMBER_ESSENTIAL.storage-svc",
-			"$JS.API.CONSUMER.DELETE.STORAGE_ESSENTIAL.member-svc", "$JS.API.CONSUMER.PAUSE.MEMBER_ESSENTIAL.storage-svc", "$JS.FC.x", "_INBOX.other.x",
+			"$JS.API.STREAM.DELETE.MEMBER_ESSENTIAL", "$JS.API.STREAM.PURGE.MEMBER_ESSENTIAL",
+			"$JS.API.STREAM.MSG.DELETE.MEMBER_ESSENTIAL",
+			"$JS.API.STREAM.DELETE.STORAGE_ESSENTIAL", "$JS.API.STREAM.PURGE.STORAGE_ESSENTIAL",
+			"$JS.API.STREAM.MSG.GET.STORAGE_ESSENTIAL",
+			"$JS.API.STREAM.CREATE.ANOTHER", "$JS.API.STREAM.SNAPSHOT.MEMBER_ESSENTIAL",
+			"$JS.API.STREAM.RESTORE.MEMBER_ESSENTIAL",
+			"$JS.API.CONSUMER.CREATE.MEMBER_ESSENTIAL.spy", "$JS.API.CONSUMER.CREATE.STORAGE_ESSENTIAL.spy",
+			"$JS.API.CONSUMER.CREATE.MEMBER_NONESSENTIAL",
+			"$JS.API.CONSUMER.DURABLE.CREATE.MEMBER_ESSENTIAL.storage-svc",
+			"$JS.API.CONSUMER.DELETE.MEMBER_ESSENTIAL.storage-svc",
+			"$JS.API.CONSUMER.DELETE.STORAGE_ESSENTIAL.member-svc",
+			"$JS.API.CONSUMER.PAUSE.MEMBER_ESSENTIAL.storage-svc", "$JS.FC.x", "_INBOX.other.x",
 		},
-		subscribe: []string{">", "_INBOX.>", "_INBOX.*.x", "signup.>", "signup.essential.storage.provision", "signup.essential.storage.provisioned", "$JS.>", "$JS.API.>", "$JS.ACK.>", "$SYS.>", "outbox.>"},
+		subscribe: []string{">", "_INBOX.>", "_INBOX.*.x", "signup.>", "signup.essential.storage.provision",
+			"signup.essential.storage.provisioned", "$JS.>", "$JS.API.>", "$JS.ACK.>", "$SYS.>", "outbox.>"},
 	}
 	member := []string{
-		"signup.essential.storage.provision", "signup.nonessential.signup.stuck", "$JS.API.CONSUMER.MSG.NEXT.STORAGE_ESSENTIAL.member-svc",
-		"$JS.ACK.STORAGE_ESSENTIAL.member-svc.1.1.1.1.1", "$JS.API.DIRECT.GET.MEMBER_NONESSENTIAL", "_INBOX.member-svc.x", "outbox.wake.MEMBER_ESSENTIAL",
+		"signup.essential.storage.provision", "signup.nonessential.signup.stuck",
+		"$JS.API.CONSUMER.MSG.NEXT.STORAGE_ESSENTIAL.member-svc",
+		"$JS.ACK.STORAGE_ESSENTIAL.member-svc.1.1.1.1.1", "$JS.API.DIRECT.GET.MEMBER_NONESSENTIAL",
+		"_INBOX.member-svc.x", "outbox.wake.MEMBER_ESSENTIAL",
 	}
 	storage := []string{
-		"signup.essential.storage.provisioned", "signup.nonessential.storage.attempt-failed", "$JS.API.CONSUMER.MSG.NEXT.MEMBER_ESSENTIAL.storage-svc",
-		"$JS.ACK.MEMBER_ESSENTIAL.storage-svc.1.1.1.1.1", "$JS.API.DIRECT.GET.STORAGE_ESSENTIAL", "_INBOX.storage-svc.x", "outbox.wake.STORAGE_ESSENTIAL",
+		"signup.essential.storage.provisioned", "signup.nonessential.storage.attempt-failed",
+		"$JS.API.CONSUMER.MSG.NEXT.MEMBER_ESSENTIAL.storage-svc",
+		"$JS.ACK.MEMBER_ESSENTIAL.storage-svc.1.1.1.1.1", "$JS.API.DIRECT.GET.STORAGE_ESSENTIAL",
+		"_INBOX.storage-svc.x", "outbox.wake.STORAGE_ESSENTIAL",
 	}
 	member = append(member, "$JS.API.STREAM.CREATE.MEMBER_ESSENTIAL",
 		"$JS.API.CONSUMER.CREATE.STORAGE_ESSENTIAL.member-svc",
@@ -316,7 +338,10 @@ func TestNATSUsersAreRefusedWhatTheyMustNotDo(t *testing.T) {
 				}
 			}
 			for _, attempt := range attempts {
-				if !slices.ContainsFunc(slices.Collect(maps.Keys(got)), func(text string) bool { return strings.Contains(strings.ToLower(text), strings.ToLower(attempt)) }) {
+				if !slices.ContainsFunc(slices.Collect(maps.Keys(got)), func(
+					text string) bool {
+					return strings.Contains(strings.ToLower(text), strings.ToLower(attempt))
+				}) {
 					t.Errorf("not refused: %s", attempt)
 				}
 			}

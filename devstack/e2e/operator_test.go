@@ -17,7 +17,8 @@ func TestRejectedThenRetried(t *testing.T) {
 	p := s.crowd(b, 1, 1, s.env["MEMBER_URL"])[0]
 	eventually(t, healLimit, "the refusal", func() bool { return s.stateOf(p) == "needs_attention" })
 
-	list := s.call(http.MethodGet, s.env["ADMIN_URL"]+"/admin/v1/sagas?state=needs_attention", s.env["VIEWER_TOKEN"], "")
+	list := s.call(http.MethodGet, s.env["ADMIN_URL"]+"/admin/v1/sagas?state=needs_attention", s.env["VIEWER_TOKEN"],
+		"")
 	items, _ := list.Body["items"].([]any)
 	if len(items) != 1 {
 		t.Fatalf("a viewer lists %+v, expected one saga", list)
@@ -44,7 +45,8 @@ func TestRejectedThenRetried(t *testing.T) {
 			t.Errorf("retry %s: %d %v, want %d", name, a.Status, a.Body, c.want)
 		}
 	}
-	if now := s.call(http.MethodGet, saga, s.env["VIEWER_TOKEN"], ""); now.Header.Get("ETag") != refused.Header.Get("ETag") {
+	if now := s.call(http.MethodGet, saga, s.env["VIEWER_TOKEN"], ""); now.Header.Get("ETag") != refused.Header.Get(
+		"ETag") {
 		t.Errorf("a refused retry changed the saga: %v", now.Body)
 	}
 
@@ -55,10 +57,12 @@ func TestRejectedThenRetried(t *testing.T) {
 		t.Fatalf("retry: %+v", first)
 	}
 	eventually(t, healLimit, "an attempt of the retry", func() bool {
-		return s.count("STORAGE_DATABASE_URL", "SELECT count(*) FROM storage WHERE generation = 2 AND outage_attempts > 0") == 1
+		return s.count("STORAGE_DATABASE_URL",
+			"SELECT count(*) FROM storage WHERE generation = 2 AND outage_attempts > 0") == 1
 	})
 	again := retry(s.env["ADMIN_TOKEN"], reason)
-	if again.Status != http.StatusAccepted || again.Body["generation"] != 2.0 || again.Header.Get("ETag") != first.Header.Get("ETag") {
+	if again.Status != http.StatusAccepted || again.Body["generation"] != 2.0 ||
+		again.Header.Get("ETag") != first.Header.Get("ETag") {
 		t.Errorf("the same retry while it is open: %+v, expected the saga as it is", again)
 	}
 	if n := s.count("MEMBER_DATABASE_URL", "SELECT count(*) FROM admin_audit"); n != 1 {
@@ -111,7 +115,8 @@ func TestLostResponse(t *testing.T) {
 	if !contains(lost, id, member) {
 		t.Errorf("the lost answer was\n%s\nbut the second one names %s and %s", lost, id, member)
 	}
-	p := person{Line: oracle.Line{Op: oracle.Accepted, Key: headers["Idempotency-Key"], Username: "unlucky", SignupID: id, MemberID: member}}
+	p := person{Line: oracle.Line{Op: oracle.Accepted, Key: headers["Idempotency-Key"], Username: "unlucky",
+		SignupID: id, MemberID: member}}
 	b := newBook(t)
 	if err := b.write(p.Line); err != nil {
 		t.Fatal(err)

@@ -23,7 +23,8 @@ func TestSignupsSurviveOutages(t *testing.T) {
 	mail := outage{"SMTP killed", func() { s.operate("kill", "smtp"); s.goneAway("smtp", s.env["MAIL_URL"]) },
 		func() { s.operate("start", "smtp") }, false}
 	provider := outage{"provider outage", func() { s.provider("outage") }, func() { s.provider("none") }, true}
-	storage := outage{"storage stopped", func() { s.operate("stop", "storage"); s.goneAway("storage", s.env["STORAGE_URL"]) },
+	storage := outage{"storage stopped",
+		func() { s.operate("stop", "storage"); s.goneAway("storage", s.env["STORAGE_URL"]) },
 		func() { s.operate("start", "storage") }, true}
 	for _, down := range [][]outage{{nats}, {provider}, {mail}, {storage}, {provider, nats, mail, storage}} {
 		t.Run(nameOf(down), func(t *testing.T) { all = append(all, s.signUpDuring(t, b, down)...) })

@@ -18,7 +18,9 @@ func TestFetchedPostgres(t *testing.T) {
 		t.Fatal(err)
 	}
 	var version, libraries string
-	err = conn.QueryRow(t.Context(), "SELECT current_setting('server_version'), setting FROM pg_config() WHERE name = 'PKGLIBDIR'").Scan(&version, &libraries)
+	err = conn.QueryRow(t.Context(),
+		"SELECT current_setting('server_version'), setting FROM pg_config() WHERE name = 'PKGLIBDIR'").Scan(&version,
+		&libraries)
 	if err != nil {
 		t.Fatal(err)
 	}

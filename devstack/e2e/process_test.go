@@ -53,7 +53,8 @@ func start(t testing.TB, name string, env []string, path string, args ...string)
 	t.Helper()
 	cmd := exec.Command(path, args...)
 	cmd.Env = env
-	c := &child{t: t, name: name, cmd: cmd, printed: &transcript{more: make(chan struct{}, 1)}, done: make(chan struct{})}
+	c := &child{t: t, name: name, cmd: cmd, printed: &transcript{more: make(chan struct{}, 1)},
+		done: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = c.printed, c.printed
 	// A pipe that closes when this program dies, however it does.
 	stdin, err := cmd.StdinPipe()

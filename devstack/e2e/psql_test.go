@@ -11,7 +11,9 @@ import (
 
 // psql runs a script for psql, as far as ours need it: \set, \getenv, \connect, \gexec, :'variable', statements
 // that end with a line.
-func psql(ctx context.Context, script string, getenv func(string) string, connect func(database string) (*pgx.Conn, error)) error {
+func psql(
+	ctx context.Context, script string, getenv func(string) string, connect func(database string) (*pgx.Conn, error),
+) error {
 	conn, err := connect("postgres")
 	if err != nil {
 		return err

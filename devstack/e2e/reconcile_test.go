@@ -10,7 +10,8 @@ import (
 	"testing"
 )
 
-// TestLedgerAfterDisasters loses behind the system's back what nobody will ask for again, and has both services reconcile.
+// TestLedgerAfterDisasters loses behind the system's back what nobody will ask for again, and has both services
+// reconcile.
 func TestLedgerAfterDisasters(t *testing.T) {
 	s := startStack(t, []string{"RECONCILE_MIN_AGE=0s", "RECONCILE_INTERVAL=1h"})
 	people := s.crowd(newBook(t), 12, 4, s.env["MEMBER_URL"])
@@ -30,16 +31,23 @@ func TestLedgerAfterDisasters(t *testing.T) {
 		}
 	}
 	const stranger = "01999e5c-0000-7000-8000-0000000000ff" // the Member database was restored
-	s.exec("STORAGE_DATABASE_URL", "INSERT INTO storage (member_id, saga_id, generation, desired, status, quota_bytes) VALUES ('"+stranger+"', '"+stranger+"', 1, 'present', 'ready', 1)")
+	s.exec("STORAGE_DATABASE_URL",
+		"INSERT INTO storage (member_id, saga_id, generation, desired, status, quota_bytes) VALUES ('"+stranger+"', '"+
+			stranger+"', 1, 'present', 'ready', 1)")
 	if err := errors.Join(os.MkdirAll(filepath.Dir(s.marker(stranger)), 0o750),
-		os.WriteFile(s.marker(stranger), fmt.Appendf(nil, `{"member_id":%q,"generation":1}`, stranger), 0o600)); err != nil {
+		os.WriteFile(s.marker(stranger), fmt.Appendf(nil, `{"member_id":%q,"generation":1}`, stranger),
+			0o600)); err != nil {
 		t.Fatal(err)
 	}
 
-	s.expectBooks("member-svc", "--dry-run", "accepted                  12", "ready                   12", "stranded                   3", "orphans                    1", "mended                     0")
-	s.expectBooks("storage-svc", "--dry-run", "stranded                   3", "orphans                    3", "mended                     0")
-	s.expectBooks("storage-svc", "", "stranded                   3", "orphans                    3", "mended                     3")
-	s.expectBooks("member-svc", "", "stranded                   3", "orphans                    1", "mended                     3")
+	s.expectBooks("member-svc", "--dry-run", "accepted                  12", "ready                   12",
+		"stranded                   3", "orphans                    1", "mended                     0")
+	s.expectBooks("storage-svc", "--dry-run", "stranded                   3", "orphans                    3",
+		"mended                     0")
+	s.expectBooks("storage-svc", "", "stranded                   3", "orphans                    3",
+		"mended                     3")
+	s.expectBooks("member-svc", "", "stranded                   3", "orphans                    1",
+		"mended                     3")
 	eventually(t, healLimit, "every storage to be there again", func() bool {
 		return s.count("STORAGE_DATABASE_URL", "SELECT count(*) FROM storage WHERE status = 'ready'") == 13
 	})

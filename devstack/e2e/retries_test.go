@@ -6,8 +6,9 @@ import (
 	"testing"
 )
 
-// TestGroupRetryFinishesWhatItBegan retries a thousand refused signups together: it stops itself while they are refused again;
-// when the cause is gone it finishes, although member-svc is killed in the middle; and each time it asks once for each of them.
+// TestGroupRetryFinishesWhatItBegan retries a thousand refused signups together: it stops itself while they are refused
+// again; when the cause is gone it finishes, although member-svc is killed in the middle; and each time it asks once
+// for each of them.
 func TestGroupRetryFinishesWhatItBegan(t *testing.T) {
 	const n = 1000
 	s := startStack(t, noTimers)
@@ -22,14 +23,18 @@ func TestGroupRetryFinishesWhatItBegan(t *testing.T) {
 	if len(kinds) != 1 || kinds[0].(map[string]any)["count"] != float64(n) {
 		t.Fatalf("failures: %+v, expected one kind", failures)
 	}
-	retry := fmt.Sprintf(`{"filter":{"error":%q},"reason":"the provider has been told","rate_per_second":200`, kinds[0].(map[string]any)["fingerprint"])
-	if dry := s.call(http.MethodPost, s.env["ADMIN_URL"]+"/admin/v1/retries", s.env["ADMIN_TOKEN"], retry+`,"dry_run":true}`); dry.Body["matched"] != float64(n) {
+	retry := fmt.Sprintf(`{"filter":{"error":%q},"reason":"the provider has been told","rate_per_second":200`,
+		kinds[0].(map[string]any)["fingerprint"])
+	if dry := s.call(http.MethodPost, s.env["ADMIN_URL"]+"/admin/v1/retries", s.env["ADMIN_TOKEN"], retry+
+		`,"dry_run":true}`); dry.Body["matched"] != float64(n) {
 		t.Fatalf("dry run: %+v", dry)
 	}
 
-	stopped := s.retryGroup(retry+"}", func(r map[string]any) bool { return r["state"] != "running" && r["unsettled"] == 0.0 })
+	stopped := s.retryGroup(retry+"}",
+		func(r map[string]any) bool { return r["state"] != "running" && r["unsettled"] == 0.0 })
 	again, _ := stopped["failed"].(float64)
-	if stopped["state"] != "stopped" || stopped["stopped_because"] != "failures" || again < 10 || again > n/2 || stopped["released"] != again {
+	if stopped["state"] != "stopped" || stopped["stopped_because"] != "failures" || again < 10 || again > n/2 ||
+		stopped["released"] != again {
 		t.Fatalf("while the provider refuses: %v", stopped)
 	}
 	t.Logf("stopped itself after %v of %d failed again", again, n)
@@ -50,7 +55,8 @@ func TestGroupRetryFinishesWhatItBegan(t *testing.T) {
 	if !killed {
 		t.Error("it was not killed")
 	}
-	for field, want := range map[string]any{"state": "finished", "matched": n, "released": n, "succeeded": n, "failed": 0, "skipped": 0, "remaining": 0} {
+	for field, want := range map[string]any{"state": "finished", "matched": n, "released": n, "succeeded": n,
+		"failed": 0, "skipped": 0, "remaining": 0} {
 		if fmt.Sprint(finished[field]) != fmt.Sprint(want) {
 			t.Errorf("%s is %v, expected %v", field, finished[field], want)
 		}
@@ -60,10 +66,14 @@ func TestGroupRetryFinishesWhatItBegan(t *testing.T) {
 		database, sql string
 		want          int
 	}{
-		"retries in the timelines": {"MEMBER_DATABASE_URL", "SELECT count(*) FROM saga_event WHERE kind = 'retried'", n + int(again)},
-		"sagas that were retried":  {"MEMBER_DATABASE_URL", "SELECT count(DISTINCT saga_id) FROM saga_event WHERE kind = 'retried'", n},
-		"sagas asked for thrice":   {"MEMBER_DATABASE_URL", "SELECT count(*) FROM signup_saga WHERE generation = 3", int(again)},
-		"storages at first go":     {"STORAGE_DATABASE_URL", "SELECT count(*) FROM storage WHERE status = 'ready' AND attempts = 1", n},
+		"retries in the timelines": {"MEMBER_DATABASE_URL", "SELECT count(*) FROM saga_event WHERE kind = 'retried'",
+			n + int(again)},
+		"sagas that were retried": {"MEMBER_DATABASE_URL",
+			"SELECT count(DISTINCT saga_id) FROM saga_event WHERE kind = 'retried'", n},
+		"sagas asked for thrice": {"MEMBER_DATABASE_URL", "SELECT count(*) FROM signup_saga WHERE generation = 3",
+			int(again)},
+		"storages at first go": {"STORAGE_DATABASE_URL",
+			"SELECT count(*) FROM storage WHERE status = 'ready' AND attempts = 1", n},
 	} {
 		if got := s.count(c.database, c.sql); got != c.want {
 			t.Errorf("%d %s, expected %d", got, what, c.want)
@@ -71,8 +81,8 @@ func TestGroupRetryFinishesWhatItBegan(t *testing.T) {
 	}
 }
 
-// killTwice kills member-svc, and once more in the middle of the step that it goes on with: a part of the group is released in a
-// transaction that is never committed.
+// killTwice kills member-svc, and once more in the middle of the step that it goes on with: a part of the group is
+// released in a transaction that is never committed.
 func (s *stack) killTwice() {
 	s.t.Helper()
 	s.operate("kill", "member")

@@ -12,8 +12,8 @@ import (
 	"github.com/signup-saga/signup-saga/devstack/e2e/oracle"
 )
 
-// TestRecoveryKeepsToTheRate has many signups wait for a provider that is away, and watches how it is treated when it comes back. The outage
-// of ten minutes is scaled by 30 to 20 s, and so are the back-offs; the rate is not.
+// TestRecoveryKeepsToTheRate has many signups wait for a provider that is away, and watches how it is treated when it
+// comes back. The outage of ten minutes is scaled by 30 to 20 s, and so are the back-offs; the rate is not.
 func TestRecoveryKeepsToTheRate(t *testing.T) {
 	const perSecond, slack = 300, 1.1
 	w := startWorld(t, *seed, "OUTAGE_BACKOFF_CAP=200ms", "BACKOFF_CAP=1s", "PROVIDER_RATE="+strconv.Itoa(perSecond))
@@ -23,7 +23,8 @@ func TestRecoveryKeepsToTheRate(t *testing.T) {
 	began := time.Now()
 	w.crowdOf(*pending)
 	w.plan("provider outage", 1)
-	if met := w.count("STORAGE_DATABASE_URL", "SELECT count(*) FROM storage WHERE last_error_class = 'outage'"); met > 0 {
+	if met := w.count("STORAGE_DATABASE_URL",
+		"SELECT count(*) FROM storage WHERE last_error_class = 'outage'"); met > 0 {
 		w.fired("provider outage")
 	}
 	<-time.After(max(0, *outageTime-time.Since(began)))
@@ -49,8 +50,11 @@ func TestRecoveryKeepsToTheRate(t *testing.T) {
 		t.Errorf("%d storages needed more than one attempt after the outage", retried)
 	}
 	w.judge()
-	w.progress("outage %.0f s, %d waiting, %d attempts burnt, %d commands for %d signups; all there %.1f s after the outage (%.0f/s); at most %d in one second, the rate is %d",
-		back.Sub(began).Seconds(), waiting, burnt, commands, *pending, recovery.Seconds(), float64(waiting)/recovery.Seconds(), most, perSecond)
+	w.progress(
+		"outage %.0f s, %d waiting, %d attempts burnt, %d commands for %d signups; all there %.1f s after the "+
+			"outage (%.0f/s); at most %d in one second, the rate is %d",
+		back.Sub(began).Seconds(), waiting, burnt, commands, *pending, recovery.Seconds(),
+		float64(waiting)/recovery.Seconds(), most, perSecond)
 }
 
 // TestWipedWhileStorageIsDown loses everything that NATS holds while nobody has read it.
@@ -87,7 +91,8 @@ func TestWipedWhileStorageIsDown(t *testing.T) {
 	if ready := w.count("MEMBER_DATABASE_URL", "SELECT count(*) FROM signup_saga WHERE state <> 'ready'"); ready != 0 {
 		t.Errorf("%d are not ready", ready)
 	}
-	w.progress("%d open sagas, storage away for %.1f s: %d commands were repeated (%.2f per saga); %d when all was over",
+	w.progress(
+		"%d open sagas, storage away for %.1f s: %d commands were repeated (%.2f per saga); %d when all was over",
 		n, took.Seconds(), grown, float64(grown)/float64(n), commands()-n)
 }
 

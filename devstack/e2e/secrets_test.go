@@ -106,12 +106,14 @@ func (f *fortress) traffic() *traffic {
 				default:
 				}
 				body := fmt.Sprintf(`{"username":"load-%d-%d","password":"a long enough one"}`, worker, n)
-				a, err := request(client, http.MethodPost, "https://"+f.addrs["MEMBER_HTTP_ADDR"]+"/v1/members", body, nil)
+				a, err := request(client, http.MethodPost, "https://"+f.addrs["MEMBER_HTTP_ADDR"]+"/v1/members", body,
+					nil)
 				l.count(a.Status == http.StatusCreated, "sign up", a, err)
 				l.mu.Lock()
 				bearer := "Bearer " + l.token
 				l.mu.Unlock()
-				a, err = request(client, http.MethodGet, "https://"+f.addrs["MEMBER_ADMIN_ADDR"]+"/admin/v1/sagas?limit=1", "", map[string]string{"Authorization": bearer})
+				a, err = request(client, http.MethodGet, "https://"+f.addrs["MEMBER_ADMIN_ADDR"]+
+					"/admin/v1/sagas?limit=1", "", map[string]string{"Authorization": bearer})
 				l.count(a.Status == http.StatusOK, "list sagas", a, err)
 			}
 		})
@@ -136,8 +138,8 @@ func (l *traffic) more(t testing.TB) {
 	eventually(t, time.Minute, "some load", func() bool { return count() >= target })
 }
 
-// TestSecretsAreRotatedUnderLoad replaces one secret after the other as docs/secrets.md says, while people sign up and an operator
-// looks on. No request fails, and what was replaced is of no use any more.
+// TestSecretsAreRotatedUnderLoad replaces one secret after the other as docs/secrets.md says, while people sign up and
+// an operator looks on. No request fails, and what was replaced is of no use any more.
 func TestSecretsAreRotatedUnderLoad(t *testing.T) {
 	f := startFortress(t)
 	f.migrate()
@@ -200,7 +202,8 @@ func (f *fortress) rotateDatabase(t *testing.T, load *traffic) {
 	})
 	f.sql(snippet(t, "sql close-old-role"))
 	load.more(t)
-	if n := f.sql("-- name: newSessions\nSELECT count(*) FROM pg_stat_activity WHERE usename = 'member_app_b'"); n == "0" {
+	if n := f.sql(
+		"-- name: newSessions\nSELECT count(*) FROM pg_stat_activity WHERE usename = 'member_app_b'"); n == "0" {
 		t.Error("nobody uses the new role")
 	}
 }
@@ -213,7 +216,8 @@ func (f *fortress) rotateToken(t *testing.T, load *traffic) {
 	load.mu.Unlock()
 	load.more(t)
 	f.shell(t, "remove-token")
-	if a := f.call(http.MethodGet, "MEMBER_ADMIN_ADDR", "/admin/v1/sagas", operatorToken, ""); a.Status != http.StatusUnauthorized {
+	if a := f.call(http.MethodGet, "MEMBER_ADMIN_ADDR", "/admin/v1/sagas", operatorToken,
+		""); a.Status != http.StatusUnauthorized {
 		t.Errorf("the old token is answered %d", a.Status)
 	}
 	load.more(t)
@@ -242,7 +246,8 @@ func (f *fortress) rotateCertificate(t *testing.T, load *traffic) {
 	}
 }
 
-// rotateNATS gives both services another password at the server, which throws them out. Who signs up last shows that they are back.
+// rotateNATS gives both services another password at the server, which throws them out. Who signs up last shows that
+// they are back.
 func (f *fortress) rotateNATS(t *testing.T) {
 	next := f.natsOptions.Clone()
 	next.Users = nil
@@ -259,13 +264,14 @@ func (f *fortress) rotateNATS(t *testing.T) {
 	}
 }
 
-// TestPostgresRolesMayDoWhatTheyNeedAndNoMore tries what somebody would who has a service's password. That the roles suffice is
-// shown by every other test of the fortress.
+// TestPostgresRolesMayDoWhatTheyNeedAndNoMore tries what somebody would who has a service's password. That the roles
+// suffice is shown by every other test of the fortress.
 func TestPostgresRolesMayDoWhatTheyNeedAndNoMore(t *testing.T) {
 	f := startFortress(t)
 	f.migrate()
 	for role, databases := range map[string][2]string{
-		"member_app": {"member", "storage"}, "storage_app": {"storage", "member"}, "member_migrator": {"member", "storage"}, "storage_migrator": {"storage", "member"},
+		"member_app": {"member", "storage"}, "storage_app": {"storage", "member"},
+		"member_migrator": {"member", "storage"}, "storage_migrator": {"storage", "member"},
 	} {
 		own, other := databases[0], databases[1]
 		refuse := func(what string, err error) {
@@ -284,13 +290,17 @@ func TestPostgresRolesMayDoWhatTheyNeedAndNoMore(t *testing.T) {
 			t.Fatal(err)
 		}
 		attempts := []string{
-			"CREATE ROLE x", "ALTER ROLE member_app SUPERUSER", "CREATE DATABASE x", "COPY (SELECT 1) TO PROGRAM 'id'", "COPY (SELECT 1) TO '/tmp/x'",
-			"SELECT pg_read_file('/etc/passwd')", "SELECT * FROM pg_authid", "ALTER SYSTEM SET fsync = off", "SET session_replication_role = replica",
+			"CREATE ROLE x", "ALTER ROLE member_app SUPERUSER", "CREATE DATABASE x", "COPY (SELECT 1) TO PROGRAM 'id'",
+			"COPY (SELECT 1) TO '/tmp/x'",
+			"SELECT pg_read_file('/etc/passwd')", "SELECT * FROM pg_authid", "ALTER SYSTEM SET fsync = off",
+			"SET session_replication_role = replica",
 		}
 		if strings.HasSuffix(role, "_app") {
 			table := own
-			attempts = append(attempts, "SET ROLE "+own+"_migrator", "CREATE TABLE x (y int)", "CREATE TEMP TABLE x (y int)", "CREATE SCHEMA x", "DROP TABLE "+table,
-				"ALTER TABLE "+table+" ADD COLUMN x int", "TRUNCATE "+table, "CREATE INDEX ON "+table+" (id)", "CREATE FUNCTION x() RETURNS int LANGUAGE sql AS 'SELECT 1'")
+			attempts = append(attempts, "SET ROLE "+own+"_migrator", "CREATE TABLE x (y int)",
+				"CREATE TEMP TABLE x (y int)", "CREATE SCHEMA x", "DROP TABLE "+table,
+				"ALTER TABLE "+table+" ADD COLUMN x int", "TRUNCATE "+table, "CREATE INDEX ON "+table+" (id)",
+				"CREATE FUNCTION x() RETURNS int LANGUAGE sql AS 'SELECT 1'")
 		}
 		if role == "member_app" {
 			attempts = append(attempts,

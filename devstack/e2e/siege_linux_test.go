@@ -27,10 +27,10 @@ const (
 	bigHeader = 16 << 20
 )
 
-// TestSiege is a service between clients without manners and others. These are answered, all of them, and their p99 is at most
-// twice that of calm times. The machine may be busy with other things, which come and go: so times of siege and of calm take
-// turns, the medians of their p99 are compared, and while chance may still be what tells them apart there are more turns. The
-// besiegers share the processors with the service, so they hold connections rather than make many.
+// TestSiege is a service between clients without manners and others. These are answered, all of them, and their p99 is
+// at most twice that of calm times. The machine may be busy with other things, which come and go: so times of siege and
+// of calm take turns, the medians of their p99 are compared, and while chance may still be what tells them apart there
+// are more turns. The besiegers share the processors with the service, so they hold connections rather than make many.
 func TestSiege(t *testing.T) {
 	const (
 		turns  = 5                // at least
@@ -55,7 +55,8 @@ func TestSiege(t *testing.T) {
 		}
 	}
 	t.Logf("p99 in calm %s, under siege %s: medians %s and %s", calm, siege, middle(calm), middle(siege))
-	t.Logf("%d slow connections, %d huge bodies, %d huge headers, %d malformed bodies; %d good requests", b.slow.Load(), b.bodies.Load(), b.headers.Load(), b.malformed.Load(), g.requests.Load())
+	t.Logf("%d slow connections, %d huge bodies, %d huge headers, %d malformed bodies; %d good requests", b.slow.Load(),
+		b.bodies.Load(), b.headers.Load(), b.malformed.Load(), g.requests.Load())
 	if middle(siege) > factor*middle(calm) {
 		t.Errorf("the p99 of others is more than %d times that of calm", factor)
 	}
@@ -196,7 +197,8 @@ type good struct {
 
 func newGood(s *stack) *good { return &good{s: s} }
 
-// turn lets two clients work for some time and returns the p99 of their requests, all of which must be answered, as must a probe.
+// turn lets two clients work for some time and returns the p99 of their requests, all of which must be answered, as
+// must a probe.
 func (g *good) turn(t *testing.T) time.Duration {
 	t.Helper()
 	const clients, rounds, perConnection = 2, 50, 5
@@ -205,7 +207,8 @@ func (g *good) turn(t *testing.T) time.Duration {
 	var work sync.WaitGroup
 	for range clients {
 		work.Go(func() {
-			client := &http.Client{Timeout: 2 * oneTry, Transport: &http.Transport{DialContext: dialer(goodAddress).DialContext}}
+			client := &http.Client{Timeout: 2 * oneTry,
+				Transport: &http.Transport{DialContext: dialer(goodAddress).DialContext}}
 			defer client.CloseIdleConnections()
 			timed := func(method, path, body string, want int) answer {
 				began := time.Now()
@@ -220,7 +223,8 @@ func (g *good) turn(t *testing.T) time.Duration {
 			}
 			for round := range rounds {
 				name := fmt.Sprint("good", g.requests.Add(2))
-				a := timed(http.MethodPost, "/v1/members", fmt.Sprintf(`{"username":%q,"password":"a long enough password"}`, name), http.StatusCreated)
+				a := timed(http.MethodPost, "/v1/members",
+					fmt.Sprintf(`{"username":%q,"password":"a long enough password"}`, name), http.StatusCreated)
 				if t.Failed() {
 					return
 				}

@@ -25,7 +25,8 @@ const (
 	healLimit = 90 * time.Second
 )
 
-// noTimers keeps the timers that repeat unanswered commands out of a test: what it sees is the work of the outboxes alone.
+// noTimers keeps the timers that repeat unanswered commands out of a test: what it sees is the work of the outboxes
+// alone.
 var noTimers = []string{"PROVISION_PROMISE=1h"}
 
 // stack is a system of real processes, run by devstack.
@@ -53,7 +54,8 @@ func startStack(t testing.TB, variables []string, flags ...string) *stack {
 func (s *stack) start(variables []string, flags ...string) {
 	s.t.Helper()
 	t := s.t
-	command := slices.Concat(s.within, []string{devstack, "up", "--dir", s.dir, "--bin", binaries, "--faults", "--hash-cost", "test"}, flags)
+	command := slices.Concat(s.within,
+		[]string{devstack, "up", "--dir", s.dir, "--bin", binaries, "--faults", "--hash-cost", "test"}, flags)
 	s.up = start(t, "devstack up", append(os.Environ(), variables...), command[0], command[1:]...)
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -92,13 +94,14 @@ func stackDir(t testing.TB) string {
 	return dir
 }
 
-// choosePorts lets the stack find free ports of its own among the settings of an earlier run. The usual ones may be taken by
-// another stack on this machine, just while a component of this one is down.
+// choosePorts lets the stack find free ports of its own among the settings of an earlier run. The usual ones may be
+// taken by another stack on this machine, just while a component of this one is down.
 func (s *stack) choosePorts() {
 	s.t.Helper()
 	s.ports = map[string]int{}
 	for _, name := range []string{
-		"postgres", "nats", "smtp", "mail", "member", "member admin", "member-2", "member-2 admin", "storage", "storage-2",
+		"postgres", "nats", "smtp", "mail", "member", "member admin", "member-2", "member-2 admin", "storage",
+		"storage-2",
 	} {
 		s.ports[name] = freePort(s.t)
 	}
@@ -142,8 +145,8 @@ func (s *stack) showLogs() {
 	}
 }
 
-// do asks devstack to kill, stop, start … a component, over the socket on which its commands do. A service that is started with
-// a fault, point[:nth], ends itself there.
+// do asks devstack to kill, stop, start … a component, over the socket on which its commands do. A service that is
+// started with a fault, point[:nth], ends itself there.
 func (s *stack) do(verb, component, fault string) error {
 	_, err := s.control(http.MethodPost, "/do/"+verb+"/"+component+"?"+url.Values{"fault": {fault}}.Encode())
 	return err

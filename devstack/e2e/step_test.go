@@ -199,7 +199,8 @@ func TestAddingAStep(t *testing.T) {
 	follow(t, tree, mustRead(t, filepath.Join(repository, "docs", "adding-a-step.md")))
 	in(t, tree, "make", "--no-print-directory", "services")
 	// With the flags of the services, so that nothing is compiled twice.
-	test := []string{"test", "-trimpath", "-vet=off", "-count=1", "-run", "^Test(Golden|EverySubject|StepsAreEssential)"}
+	test := []string{"test", "-trimpath", "-vet=off", "-count=1", "-run",
+		"^Test(Golden|EverySubject|StepsAreEssential)"}
 	in(t, filepath.Join(tree, "contract"), "go", append(test, "./...")...)
 	in(t, filepath.Join(tree, "member-svc"), "go", append(test, ".")...)
 

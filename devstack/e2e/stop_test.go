@@ -72,7 +72,8 @@ func TestStopIsBoundedWhateverHangs(t *testing.T) {
 func signUpSome(t *testing.T, s *stack, prefix string) {
 	t.Helper()
 	for i := range 5 {
-		body := fmt.Sprintf(`{"username":"%s%d","password":"a long enough password","email":"a@example.org"}`, prefix, i)
+		body := fmt.Sprintf(`{"username":"%s%d","password":"a long enough password","email":"a@example.org"}`, prefix,
+			i)
 		answer, err := request(http.DefaultClient, http.MethodPost, s.env["MEMBER_URL"]+"/v1/members", body, nil)
 		if err != nil || answer.Status != http.StatusCreated {
 			t.Fatalf("sign up: %+v, %v", answer, err)

@@ -14,7 +14,8 @@ import (
 	"github.com/signup-saga/signup-saga/devstack/testenv"
 )
 
-// TestEverythingOverTLS signs somebody up in a system whose every link is encrypted, and finds nobody who speaks without.
+// TestEverythingOverTLS signs somebody up in a system whose every link is encrypted, and finds nobody who speaks
+// without.
 func TestEverythingOverTLS(t *testing.T) {
 	f := startFortress(t)
 	f.migrate()
@@ -42,12 +43,14 @@ func TestEverythingOverTLS(t *testing.T) {
 				t.Errorf("%s answers %d to plain HTTP", name, resp.StatusCode)
 			}
 		}
-		if _, err := tls.Dial("tcp", address, &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11, RootCAs: f.ca.Pool()}); err == nil { //nolint:gosec // on purpose
+		if _, err := tls.Dial("tcp", address, &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11,
+			RootCAs: f.ca.Pool()}); err == nil { //nolint:gosec // on purpose
 			t.Errorf("%s speaks TLS 1.1", name)
 		}
 	}
 	if plain := f.sql(`-- name: plainSessions
-SELECT count(*) FROM pg_stat_activity JOIN pg_stat_ssl USING (pid) WHERE usename LIKE '%\_app' AND NOT ssl`); plain != "0" {
+SELECT count(*) FROM pg_stat_activity JOIN pg_stat_ssl USING (pid) WHERE usename LIKE '%\_app'
+    AND NOT ssl`); plain != "0" {
 		t.Errorf("%s sessions of Postgres are not encrypted", plain)
 	}
 	clients, err := f.nats.Connz(&server.ConnzOptions{})
@@ -81,10 +84,12 @@ func TestStrangersCertificatesAreRefused(t *testing.T) {
 	other := testenv.NewAuthority(t).File
 	const refused = "certificate signed by unknown authority"
 	member := f.run("member", "app", "serve", "NATS_CA_FILE="+other)
-	f.put("storage-database-url", strings.Replace(f.database("storage_app", "canaryPostgres", "storage"), url.QueryEscape(f.ca.File), url.QueryEscape(other), 1))
+	f.put("storage-database-url", strings.Replace(f.database("storage_app", "canaryPostgres", "storage"),
+		url.QueryEscape(f.ca.File), url.QueryEscape(other), 1))
 	storage := f.run("storage", "app", "serve")
 	for _, c := range []*child{member, storage} {
-		eventually(t, time.Minute, c.name+" to refuse", func() bool { return strings.Contains(c.printed.String(), refused) })
+		eventually(t, time.Minute, c.name+" to refuse",
+			func() bool { return strings.Contains(c.printed.String(), refused) })
 	}
 	clients, err := f.nats.Connz(&server.ConnzOptions{Username: true})
 	if err != nil {

@@ -129,7 +129,8 @@ func (c *collector) tree(trace string) string {
 			failed := cmp.Or(s.attribute("error.type"), s.attribute("saga.state"))
 			name := strings.Repeat("  ", depth) + s.Name
 			fmt.Fprintf(&b, "%-62s %-11s %8.1f ms after %8.1f ms  %s\n", name, s.service,
-				float64(s.EndTimeUnixNano-s.StartTimeUnixNano)/1e6, float64(s.StartTimeUnixNano-all[0].StartTimeUnixNano)/1e6, failed)
+				float64(s.EndTimeUnixNano-s.StartTimeUnixNano)/1e6,
+				float64(s.StartTimeUnixNano-all[0].StartTimeUnixNano)/1e6, failed)
 			draw(s.id(), depth+1)
 		}
 	}
@@ -142,11 +143,12 @@ const (
 	provisioned = "signup.essential.storage.provisioned"
 )
 
-// TestOneTraceOfASignup follows a signup through both services, an attempt that fails, and back, by its trace alone; then one that
-// is refused and that an operator retries.
+// TestOneTraceOfASignup follows a signup through both services, an attempt that fails, and back, by its trace alone;
+// then one that is refused and that an operator retries.
 func TestOneTraceOfASignup(t *testing.T) {
 	c := startCollector(t)
-	s := startStack(t, slices.Concat(c.variables(), noTimers, []string{"LOG_LEVEL=debug", "BACKOFF_BASE=5s", "BACKOFF_CAP=5s"}))
+	s := startStack(t, slices.Concat(c.variables(), noTimers,
+		[]string{"LOG_LEVEL=debug", "BACKOFF_BASE=5s", "BACKOFF_CAP=5s"}))
 	s.provider("flaky")
 	const stranger = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00" // and says that nobody shall see it
 	id := s.tracedSignup("first", stranger)
@@ -160,7 +162,8 @@ func TestOneTraceOfASignup(t *testing.T) {
 	}
 
 	request := c.await(trace, "POST /v1/members", "")
-	if len(request.ParentSpanId) != 0 || len(request.Links) != 1 || !strings.Contains(stranger, hex.EncodeToString(request.Links[0].TraceId)) {
+	if len(request.ParentSpanId) != 0 || len(request.Links) != 1 ||
+		!strings.Contains(stranger, hex.EncodeToString(request.Links[0].TraceId)) {
 		t.Errorf("the request's span is below %q, with links %v", request.parent(), request.Links)
 	}
 	if request.attribute("http.response.status_code") != "201" || request.attribute("http.route") != "/v1/members" {
@@ -174,12 +177,15 @@ func TestOneTraceOfASignup(t *testing.T) {
 	c.await(trace, "publish "+provisioned, "")
 	attempts := c.find(trace, "attempt", command.id())
 	if len(attempts) < 2 {
-		t.Fatalf("%d attempts below the command, expected those that failed and the last one:\n%s", len(attempts), c.tree(trace))
+		t.Fatalf("%d attempts below the command, expected those that failed and the last one:\n%s", len(attempts),
+			c.tree(trace))
 	}
 	for i, a := range attempts {
 		last := i == len(attempts)-1
 		call := c.await(trace, "provider create", a.id())
-		if failed := a.Status.GetCode() == tracepb.Status_STATUS_CODE_ERROR; failed == last || failed != (call.attribute("error.type") == "transient") || a.attribute("storage.attempt") != fmt.Sprint(i+1) {
+		if failed := a.Status.GetCode() == tracepb.Status_STATUS_CODE_ERROR; failed == last ||
+			failed != (call.attribute("error.type") == "transient") ||
+			a.attribute("storage.attempt") != fmt.Sprint(i+1) {
 			t.Errorf("attempt %d: %v", i+1, a)
 		}
 	}
@@ -193,7 +199,8 @@ func TestOneTraceOfASignup(t *testing.T) {
 	for _, hop := range []struct {
 		span
 		by string
-	}{{request, "member-svc"}, {command, "storage-svc"}, {last, "storage-svc"}, {reply, "member-svc"}, {closed, "member-svc"}} {
+	}{{request, "member-svc"}, {command, "storage-svc"}, {last, "storage-svc"}, {reply, "member-svc"},
+		{closed, "member-svc"}} {
 		if hop.service != hop.by || hop.process == "" {
 			t.Errorf("%s is by %s, process %q", hop.Name, hop.service, hop.process)
 		}
@@ -213,13 +220,15 @@ func (s *stack) retryIsAnotherTrace(c *collector) {
 	s.logged("member", first)
 	s.provider("none")
 	path := "/admin/v1/sagas/{saga_id}/retry"
-	if a := s.call(http.MethodPost, s.env["ADMIN_URL"]+strings.ReplaceAll(path, "{saga_id}", id), s.env["ADMIN_TOKEN"], `{"reason":"test"}`); a.Status != http.StatusAccepted {
+	if a := s.call(http.MethodPost, s.env["ADMIN_URL"]+strings.ReplaceAll(path, "{saga_id}", id), s.env["ADMIN_TOKEN"],
+		`{"reason":"test"}`); a.Status != http.StatusAccepted {
 		t.Fatalf("retry: %+v", a)
 	}
 	second := s.sagaTrace(id, "ready")
 	request := c.await(second, "POST "+path, "")
 	retried := c.await(second, "saga retried", request.id())
-	if second == first || len(request.ParentSpanId) != 0 || len(retried.Links) != 1 || hex.EncodeToString(retried.Links[0].TraceId) != first {
+	if second == first || len(request.ParentSpanId) != 0 || len(retried.Links) != 1 ||
+		hex.EncodeToString(retried.Links[0].TraceId) != first {
 		t.Errorf("the retry has trace %s and links %v; the signup has trace %s", second, retried.Links, first)
 	}
 	command := c.await(second, "process "+provision, retried.id())
@@ -235,7 +244,8 @@ func (s *stack) retryIsAnotherTrace(c *collector) {
 // tracedSignup signs somebody up and returns the saga's id.
 func (s *stack) tracedSignup(name, traceParent string) string {
 	s.t.Helper()
-	a, err := request(http.DefaultClient, http.MethodPost, s.env["MEMBER_URL"]+"/v1/members", fmt.Sprintf(`{"username":%q,"password":"a long enough one"}`, name),
+	a, err := request(http.DefaultClient, http.MethodPost, s.env["MEMBER_URL"]+"/v1/members",
+		fmt.Sprintf(`{"username":%q,"password":"a long enough one"}`, name),
 		map[string]string{"Traceparent": traceParent})
 	if err != nil || a.Status != http.StatusCreated {
 		s.t.Fatalf("signup: %+v %v", a, err)
@@ -268,7 +278,8 @@ func (s *stack) logged(component, trace string) {
 		s.t.Fatalf("no log of %s: %v", component, err)
 	}
 	eventually(s.t, 10*time.Second, "a line of "+component+" in trace "+trace, func() bool {
-		return slices.ContainsFunc(files, func(f string) bool { return strings.Contains(mustRead(s.t, f), "trace_id="+trace) })
+		return slices.ContainsFunc(files,
+			func(f string) bool { return strings.Contains(mustRead(s.t, f), "trace_id="+trace) })
 	})
 }
 

@@ -26,9 +26,9 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// twin runs docker-compose.yml without containers: each service's command, environment and mounted files as plain processes.
-// Host names become loopback, container ports become free ports, and mounted paths become files and folders of this machine.
-// What this cannot show is listed in docs/compose.md.
+// twin runs docker-compose.yml without containers: each service's command, environment and mounted files as plain
+// processes. Host names become loopback, container ports become free ports, and mounted paths become files and folders
+// of this machine. What this cannot show is listed in docs/compose.md.
 type twin struct {
 	t       *testing.T
 	project *types.Project
@@ -49,8 +49,10 @@ func TestComposeTwinSignsUp(t *testing.T) {
 	w.up()
 	w.checkPublishedPorts()
 	member := "http://" + w.ports["member-svc:8080"]
-	signup := postJSON(t, member+"/v1/members", `{"username":"mina","password":"a long enough password","email":"mina@example.org"}`)
-	eventually(t, time.Minute, "the signup to be ready", func() bool { return getJSON(t, member+signup.Location, "")["state"] == "ready" })
+	signup := postJSON(t, member+"/v1/members",
+		`{"username":"mina","password":"a long enough password","email":"mina@example.org"}`)
+	eventually(t, time.Minute, "the signup to be ready",
+		func() bool { return getJSON(t, member+signup.Location, "")["state"] == "ready" })
 	list := getJSON(t, "http://"+w.ports["member-svc:8081"]+"/admin/v1/sagas", "demo-operator-token")
 	if items, ok := list["items"].([]any); !ok || len(items) != 1 {
 		t.Errorf("the operator sees %v, expected one saga", list)
@@ -201,7 +203,8 @@ func (w *twin) startNATS(service types.ServiceConfig) {
 
 func (w *twin) startMail() {
 	w.t.Helper()
-	smtp := start(w.t, "mailpit", nil, devstack, "smtp", "--addr", w.address("mailpit", "1025"), "--http", w.address("mailpit", "8025"))
+	smtp := start(w.t, "mailpit", nil, devstack, "smtp", "--addr", w.address("mailpit", "1025"), "--http",
+		w.address("mailpit", "8025"))
 	smtp.awaitVariable("MAIL_URL", 10*time.Second)
 	w.healthy["mailpit"] = func(context.Context) error { return dial(w.address("mailpit", "1025")) }
 }
@@ -422,7 +425,8 @@ type created struct {
 
 func postJSON(t testing.TB, address, body string) created {
 	t.Helper()
-	resp, err := http.Post(address, "application/json", strings.NewReader(body)) //nolint:gosec // an address of this test
+	resp, err := http.Post(address, "application/json",
+		strings.NewReader(body)) //nolint:gosec // an address of this test
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -32,8 +32,8 @@ var (
 	storages = []string{"storage", "storage-2"}
 )
 
-// world is a system of two replicas each under attack: every link goes through a proxy, clients write their journal, and what
-// happens is counted.
+// world is a system of two replicas each under attack: every link goes through a proxy, clients write their journal,
+// and what happens is counted.
 type world struct {
 	*stack
 	rand   *rand.Rand // of the attack's plan; used by one goroutine
@@ -75,8 +75,9 @@ func newWorld(t testing.TB, seed uint64) *world {
 	s := &stack{t: t, dir: stackDir(t), env: map[string]string{}}
 	s.choosePorts()
 	return &world{
-		stack: s, rand: rand.New(rand.NewPCG(seed, 0)), book: newBook(t), links: map[string]*proxy{}, canaries: map[string]bool{},
-		began: time.Now(), rate: *rate,
+		stack: s, rand: rand.New(rand.NewPCG(seed, 0)), book: newBook(t), links: map[string]*proxy{},
+		canaries: map[string]bool{},
+		began:    time.Now(), rate: *rate,
 	}
 }
 
@@ -117,12 +118,13 @@ func (w *world) tally(kind string, planned, fired int) {
 	w.faults[i].Fired += fired
 }
 
-// attack does something while people sign up. Strict means that every request has to be answered with success at the first try,
-// for it is not Postgres or the member service that suffers.
+// attack does something while people sign up. Strict means that every request has to be answered with success at the
+// first try, for it is not Postgres or the member service that suffers.
 func (w *world) attack(name string, strict bool, then func(context.Context, person) error, do func() error) {
 	w.t.Helper()
 	began := time.Now()
-	acknowledged, retried, refused, failed := w.tries.acknowledged.Load(), w.tries.retried.Load(), w.tries.refused.Load(), w.tries.failed.Load()
+	acknowledged, retried, refused, failed := w.tries.acknowledged.Load(), w.tries.retried.Load(),
+		w.tries.refused.Load(), w.tries.failed.Load()
 	w.load = w.people.start(w.rate, 16, then)
 	err := do()
 	if err := errors.Join(err, w.load.end()); err != nil {
@@ -133,11 +135,13 @@ func (w *world) attack(name string, strict bool, then func(context.Context, pers
 		Retried: w.tries.retried.Load() - retried, Failed: w.tries.failed.Load() - failed,
 	}
 	if strict && w.tries.refused.Load() != refused {
-		w.t.Errorf("%s: %d requests were not answered with success at the first try", name, w.tries.refused.Load()-refused)
+		w.t.Errorf("%s: %d requests were not answered with success at the first try", name,
+			w.tries.refused.Load()-refused)
 	}
 	w.phases = append(w.phases, p)
 	w.putCanaries()
-	w.progress("%-28s %6.1f s  %6d acknowledged  %5d retried  %d failed", p.Name, p.Seconds, p.Acknowledged, p.Retried, p.Failed)
+	w.progress("%-28s %6.1f s  %6d acknowledged  %5d retried  %d failed", p.Name, p.Seconds, p.Acknowledged, p.Retried,
+		p.Failed)
 }
 
 // progress is for somebody who watches: the test runner would show it at the end only.
@@ -145,7 +149,8 @@ func (w *world) progress(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, "%7.1f s  %s\n", time.Since(w.began).Seconds(), fmt.Sprintf(format, args...))
 }
 
-// putCanaries puts a file into each storage that was created and has none. Its loss would show that a storage was made anew.
+// putCanaries puts a file into each storage that was created and has none. Its loss would show that a storage was made
+// anew.
 func (w *world) putCanaries() {
 	effects, err := oracle.ReadLines[oracle.Effect](w.env["PROVIDER_LEDGER"])
 	if err != nil {
@@ -161,7 +166,8 @@ func (w *world) putCanaries() {
 			w.t.Error(err)
 		}
 	}
-	// A storage may have ended meanwhile, and the file come in after that. The ledger tells of the end before the data go.
+	// A storage may have ended meanwhile, and the file come in after that. The ledger tells of the end before the data
+	// go.
 	if effects, err = oracle.ReadLines[oracle.Effect](w.env["PROVIDER_LEDGER"]); err != nil {
 		w.t.Error(err)
 	}
@@ -188,26 +194,31 @@ func (w *world) judge() []oracle.Verdict {
 	verdicts := oracle.Judge(evidence)
 	for _, v := range verdicts {
 		if v.Broken > 0 {
-			w.t.Errorf("%s (%s): %d of %d broken: %s", v.Name, v.Claim, v.Broken, v.Checked, strings.Join(v.Examples, "; "))
+			w.t.Errorf("%s (%s): %d of %d broken: %s", v.Name, v.Claim, v.Broken, v.Checked,
+				strings.Join(v.Examples, "; "))
 		}
 	}
 	w.report(evidence, verdicts)
 	return verdicts
 }
 
-// restAll waits until nothing is under way any more. A mail whose sender died is tried again when its lease runs out, after five
-// minutes; that time is passed over.
+// restAll waits until nothing is under way any more. A mail whose sender died is tried again when its lease runs out,
+// after five minutes; that time is passed over.
 func (w *world) restAll() {
 	w.t.Helper()
 	began := time.Now()
 	open := w.until("every saga to be settled", func() bool {
-		return w.count("MEMBER_DATABASE_URL", "SELECT count(*) FROM signup_saga WHERE state IN ('provisioning', 'withdrawing')") == 0
+		return w.count("MEMBER_DATABASE_URL",
+			"SELECT count(*) FROM signup_saga WHERE state IN ('provisioning', 'withdrawing')") == 0
 	})
 	sagas := time.Since(began)
 	unsent := w.until("every mail to be sent", func() bool {
-		w.exec("MEMBER_DATABASE_URL", "UPDATE mail SET next_attempt_at = now() WHERE state = 'queued' AND next_attempt_at > now() + interval '1 minute'")
+		w.exec("MEMBER_DATABASE_URL",
+			"UPDATE mail SET next_attempt_at = now() WHERE state = 'queued' AND next_attempt_at > now() + interval "+
+				"'1 minute'")
 		return w.count("MEMBER_DATABASE_URL", `SELECT count(*) FROM signup_saga s JOIN member m ON m.id = s.member_id
-LEFT JOIN mail l ON l.member_id = m.id WHERE s.state <> 'withdrawn' AND m.email IS NOT NULL AND coalesce(l.state, '') <> 'sent'`) == 0
+LEFT JOIN mail l ON l.member_id = m.id WHERE s.state <> 'withdrawn' AND m.email IS NOT NULL
+    AND coalesce(l.state, '') <> 'sent'`) == 0
 	})
 	if err := errors.Join(open, unsent); err != nil {
 		w.t.Error(err) // the oracle says more
@@ -226,7 +237,8 @@ func (w *world) mailsReceived() int {
 func (w *world) deaths() int {
 	n := 0
 	for _, f := range w.faults {
-		if strings.HasPrefix(f.Kind, "kill -9") || strings.HasPrefix(f.Kind, "Postgres") || strings.Contains(f.Kind, "postgres") {
+		if strings.HasPrefix(f.Kind, "kill -9") || strings.HasPrefix(f.Kind, "Postgres") ||
+			strings.Contains(f.Kind, "postgres") {
 			n += len(members) * f.Fired
 		}
 	}
@@ -252,8 +264,9 @@ type result struct {
 
 func (w *world) report(e oracle.Evidence, verdicts []oracle.Verdict) {
 	r := result{
-		Seed: *seed, Seconds: time.Since(w.began).Seconds(), Acknowledged: w.tries.acknowledged.Load(), Failed: w.tries.failed.Load(),
-		Left: w.tries.left.Load(), States: map[string]int{}, Faults: w.faults, Phases: w.phases, Verdicts: verdicts,
+		Seed: *seed, Seconds: time.Since(w.began).Seconds(), Acknowledged: w.tries.acknowledged.Load(),
+		Failed: w.tries.failed.Load(),
+		Left:   w.tries.left.Load(), States: map[string]int{}, Faults: w.faults, Phases: w.phases, Verdicts: verdicts,
 	}
 	for _, m := range e.Members {
 		r.States[m.State]++

@@ -14,8 +14,9 @@ import (
 	"time"
 )
 
-// NATSServer is a NATS server with JetStream in a process of its own, which a test may treat as badly as it likes. It keeps
-// its port and, but for Wipe, its messages. Its methods fail the test on trouble and must be called by the test's goroutine.
+// NATSServer is a NATS server with JetStream in a process of its own, which a test may treat as badly as it likes. It
+// keeps its port and, but for Wipe, its messages. Its methods fail the test on trouble and must be called by the test's
+// goroutine.
 type NATSServer struct {
 	// URL is the client URL; it stays the same over restarts.
 	URL string
@@ -121,8 +122,8 @@ func (s *NATSServer) close() {
 	}
 }
 
-// throwAway makes a folder that the next devstack removes if this process is killed: it holds a lock while it is in use. The
-// test's own folder will not do, because it is checked for leftovers while the server may still write.
+// throwAway makes a folder that the next devstack removes if this process is killed: it holds a lock while it is in
+// use. The test's own folder will not do, because it is checked for leftovers while the server may still write.
 func throwAway() (dir string, lock *os.File, err error) {
 	if dir, err = os.MkdirTemp("", "signup-saga-run-"); err != nil {
 		return "", nil, err
@@ -148,8 +149,8 @@ func empty(dir string) error {
 	return errors.Join(errs...)
 }
 
-// freeAddress picks a port below those that the system gives to outgoing connections: one of these could otherwise take the
-// port while the server is down.
+// freeAddress picks a port below those that the system gives to outgoing connections: one of these could otherwise take
+// the port while the server is down.
 func freeAddress() (string, error) {
 	const low, high, attempts = 10000, 30000, 100
 	var last error

@@ -34,8 +34,9 @@ type template struct {
 
 var shared = &cluster{templates: map[string]*template{}}
 
-// Database returns the URL (superuser) of a fresh database for this test, which is dropped when the test ends. It is a copy of
-// a template that migrate prepared once per test process and name; copying takes milliseconds. Migrate may be nil.
+// Database returns the URL (superuser) of a fresh database for this test, which is dropped when the test ends. It is a
+// copy of a template that migrate prepared once per test process and name; copying takes milliseconds. Migrate may be
+// nil.
 func Database(t testing.TB, name string, migrate func(ctx context.Context, url string) error) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), startLimit)
@@ -61,8 +62,9 @@ func Database(t testing.TB, name string, migrate func(ctx context.Context, url s
 	return shared.in(database)
 }
 
-// Cluster returns the URL (superuser) of the database "postgres" in a cluster of the test's own, which ends with the test. It
-// runs on this machine whatever TEST_DATABASE_URL says, may be treated badly, and takes a second or two to start.
+// Cluster returns the URL (superuser) of the database "postgres" in a cluster of the test's own, which ends with the
+// test. It runs on this machine whatever TEST_DATABASE_URL says, may be treated badly, and takes a second or two to
+// start.
 func Cluster(t testing.TB) string {
 	t.Helper()
 	started, printed, err := launch("DATABASE_URL", "postgres")
@@ -95,7 +97,9 @@ func (c *cluster) start() error {
 	return nil
 }
 
-func (c *cluster) template(ctx context.Context, name string, migrate func(context.Context, string) error) (string, error) {
+func (c *cluster) template(
+	ctx context.Context, name string, migrate func(context.Context, string) error,
+) (string, error) {
 	c.mu.Lock()
 	t := c.templates[name]
 	if t == nil {
@@ -112,15 +116,16 @@ func (c *cluster) template(ctx context.Context, name string, migrate func(contex
 }
 
 func (c *cluster) copyDatabase(ctx context.Context, database, source string) error {
-	return c.exec(ctx, fmt.Sprintf("-- name: createDatabase\nCREATE DATABASE %s TEMPLATE %s", quote(database), quote(source)))
+	return c.exec(ctx, fmt.Sprintf("-- name: createDatabase\nCREATE DATABASE %s TEMPLATE %s", quote(database),
+		quote(source)))
 }
 
 func dropDatabase(database string) string {
 	return fmt.Sprintf("-- name: dropDatabase\nDROP DATABASE IF EXISTS %s WITH (FORCE)", quote(database))
 }
 
-// exec runs one statement. PostgreSQL copies a database one at a time per template, and waits up to five seconds for the
-// sessions in the template to end; both are within ctx.
+// exec runs one statement. PostgreSQL copies a database one at a time per template, and waits up to five seconds for
+// the sessions in the template to end; both are within ctx.
 func (c *cluster) exec(ctx context.Context, sql string) error {
 	conn, err := pgx.Connect(ctx, c.url)
 	if err != nil {

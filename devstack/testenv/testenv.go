@@ -1,5 +1,5 @@
-// Package testenv gives tests a real PostgreSQL and real NATS servers. They are processes of devstack, which is built from
-// the workspace around the test; nothing has to be installed beside Go.
+// Package testenv gives tests a real PostgreSQL and real NATS servers. They are processes of devstack, which is built
+// from the workspace around the test; nothing has to be installed beside Go.
 //
 // A package opts in from its TestMain:
 //
@@ -7,8 +7,8 @@
 //
 // Everything is started when the first test asks for it and ends with the test process, even when that is killed.
 //
-// TEST_DATABASE_URL names a running PostgreSQL to use instead, as a role that may create databases. DEVSTACK_BIN names a
-// devstack to use instead of building one.
+// TEST_DATABASE_URL names a running PostgreSQL to use instead, as a role that may create databases. DEVSTACK_BIN names
+// a devstack to use instead of building one.
 package testenv
 
 import (
@@ -42,8 +42,8 @@ func Main(m *testing.M) {
 	os.Exit(code)
 }
 
-// Eventually polls cond every 10 ms until it is true, and fails the test when that takes longer than within. What completes
-// the sentence "gave up waiting for …".
+// Eventually polls cond every 10 ms until it is true, and fails the test when that takes longer than within. What
+// completes the sentence "gave up waiting for …".
 func Eventually(t testing.TB, within time.Duration, what string, cond func() bool) {
 	t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
@@ -59,8 +59,8 @@ func Eventually(t testing.TB, within time.Duration, what string, cond func() boo
 
 var binary = sync.OnceValues(devstack)
 
-// devstack returns the path of the devstack program, building it unless DEVSTACK_BIN names one. Packages are tested at the
-// same time: one builds, the others wait and find the program up to date.
+// devstack returns the path of the devstack program, building it unless DEVSTACK_BIN names one. Packages are tested at
+// the same time: one builds, the others wait and find the program up to date.
 func devstack() (string, error) {
 	if given := os.Getenv("DEVSTACK_BIN"); given != "" {
 		return given, nil

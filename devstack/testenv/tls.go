@@ -31,7 +31,8 @@ func NewAuthority(t testing.TB) *Authority {
 	a := &Authority{File: filepath.Join(t.TempDir(), "ca.pem"), t: t, key: newKey(t)}
 	template := &x509.Certificate{
 		Subject: pkix.Name{CommonName: "test authority " + rand.Text()}, IsCA: true, BasicConstraintsValid: true,
-		KeyUsage: x509.KeyUsageCertSign, SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		KeyUsage: x509.KeyUsageCertSign, SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour),
+		NotAfter: time.Now().Add(24 * time.Hour),
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &a.key.PublicKey, a.key)
 	if err != nil {
@@ -51,8 +52,8 @@ func (a *Authority) Pool() *x509.CertPool {
 	return pool
 }
 
-// Issue writes a new certificate for name, at localhost and 127.0.0.1, and its key into dir, as tls.crt and tls.key, which is how
-// Kubernetes names them.
+// Issue writes a new certificate for name, at localhost and 127.0.0.1, and its key into dir, as tls.crt and tls.key,
+// which is how Kubernetes names them.
 func (a *Authority) Issue(dir, name string) (certFile, keyFile string) {
 	a.t.Helper()
 	key := newKey(a.t)
@@ -61,8 +62,10 @@ func (a *Authority) Issue(dir, name string) (certFile, keyFile string) {
 		a.t.Fatal(err)
 	}
 	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
-		Subject: pkix.Name{CommonName: name}, DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, SerialNumber: serial,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour), KeyUsage: x509.KeyUsageDigitalSignature,
+		Subject: pkix.Name{CommonName: name}, DNSNames: []string{"localhost"},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, SerialNumber: serial,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}, a.cert, &key.PublicKey, a.key)
 	if err != nil {

@@ -56,7 +56,8 @@ func Extract[V string | []string, H ~map[string]V](ctx context.Context, headers 
 	if !ok {
 		return ctx
 	}
-	return propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{traceParent: joined(parent), traceState: joined(headers[traceState])})
+	return propagation.TraceContext{}.Extract(ctx,
+		propagation.MapCarrier{traceParent: joined(parent), traceState: joined(headers[traceState])})
 }
 
 // joined is a header as one line. A traceparent given twice becomes malformed by
@@ -82,7 +83,8 @@ func joined[V string | []string](value V) string {
 // The spans are made in the relay's goroutine: let the provider export in the
 // background, in batches, as the SDK's WithBatcher does.
 func Hooks(provider trace.TracerProvider, next outbox.Hooks) outbox.Hooks {
-	tracer := provider.Tracer("github.com/signup-saga/signup-saga/outbox/outboxotel", trace.WithSchemaURL(semconv.SchemaURL))
+	tracer := provider.Tracer("github.com/signup-saga/signup-saga/outbox/outboxotel",
+		trace.WithSchemaURL(semconv.SchemaURL))
 	h := next
 	h.Published = func(batch []*nats.Msg, began time.Time) {
 		acked := time.Now()
@@ -94,7 +96,8 @@ func Hooks(provider trace.TracerProvider, next outbox.Hooks) outbox.Hooks {
 		}
 	}
 	h.Died = func(eventID string, err error) {
-		_, span := tracer.Start(context.Background(), "publish", trace.WithNewRoot(), trace.WithSpanKind(trace.SpanKindProducer),
+		_, span := tracer.Start(context.Background(), "publish", trace.WithNewRoot(),
+			trace.WithSpanKind(trace.SpanKindProducer),
 			trace.WithAttributes(attributes(eventID, semconv.ErrorType(err))...))
 		span.SetStatus(codes.Error, err.Error())
 		span.End()
@@ -111,8 +114,10 @@ func published(tracer trace.Tracer, m *nats.Msg, began, acked time.Time) {
 		return
 	}
 	id := strings.Join(m.Header["ce-id"], "")
-	_, span := tracer.Start(ctx, "publish "+m.Subject, trace.WithTimestamp(began), trace.WithSpanKind(trace.SpanKindProducer),
-		trace.WithAttributes(attributes(id, semconv.MessagingDestinationName(m.Subject), semconv.MessagingMessageBodySize(len(m.Data)))...))
+	_, span := tracer.Start(ctx, "publish "+m.Subject, trace.WithTimestamp(began),
+		trace.WithSpanKind(trace.SpanKindProducer),
+		trace.WithAttributes(attributes(id, semconv.MessagingDestinationName(m.Subject),
+			semconv.MessagingMessageBodySize(len(m.Data)))...))
 	span.End(trace.WithTimestamp(acked))
 }
 

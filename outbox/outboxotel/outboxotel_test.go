@@ -54,7 +54,8 @@ func TestTraceGoesThroughTheOutbox(t *testing.T) {
 	relaytest.Append(ctx, t, pool, good, plain, bad)
 
 	published := make(chan int, 1)
-	relaytest.Start(ctx, t, pool, nc, outboxotel.Hooks(provider, outbox.Hooks{Published: func(batch []*nats.Msg, _ time.Time) { published <- len(batch) }}))
+	relaytest.Start(ctx, t, pool, nc, outboxotel.Hooks(provider,
+		outbox.Hooks{Published: func(batch []*nats.Msg, _ time.Time) { published <- len(batch) }}))
 	select {
 	case n := <-published:
 		if n != 2 {
@@ -68,14 +69,17 @@ func TestTraceGoesThroughTheOutbox(t *testing.T) {
 		t.Fatalf("%d spans, want one of the dead event and one of the traced one: %v", len(spans), spans)
 	}
 	died, sent := spans[0], spans[1]
-	if died.Status.Code != codes.Error || died.Status.Description == "" || died.Parent.IsValid() || died.SpanKind != oteltrace.SpanKindProducer {
+	if died.Status.Code != codes.Error || died.Status.Description == "" || died.Parent.IsValid() ||
+		died.SpanKind != oteltrace.SpanKindProducer {
 		t.Errorf("the dead event's span: %+v", died)
 	}
 	wantAttributes(t, died, map[attribute.Key]any{"messaging.message.id": bad.ID, "error.type": "*errors.errorString"})
-	if sent.Name != "publish orders.paid" || sent.SpanKind != oteltrace.SpanKindProducer || sent.Status.Code != codes.Unset {
+	if sent.Name != "publish orders.paid" || sent.SpanKind != oteltrace.SpanKindProducer ||
+		sent.Status.Code != codes.Unset {
 		t.Errorf("the published event's span: %+v", sent)
 	}
-	if !sent.Parent.Equal(oteltrace.SpanContextFromContext(traced(ctx))) || sent.SpanContext.TraceID() != sent.Parent.TraceID() {
+	if !sent.Parent.Equal(oteltrace.SpanContextFromContext(traced(ctx))) ||
+		sent.SpanContext.TraceID() != sent.Parent.TraceID() {
 		t.Errorf("the span's parent is %v", sent.Parent)
 	}
 	if sent.StartTime.Before(appended) || !sent.EndTime.After(sent.StartTime) || sent.EndTime.After(time.Now()) {
@@ -83,7 +87,8 @@ func TestTraceGoesThroughTheOutbox(t *testing.T) {
 	}
 	wantAttributes(t, sent, map[attribute.Key]any{
 		"messaging.system": "nats", "messaging.operation.name": "publish", "messaging.operation.type": "send",
-		"messaging.destination.name": "orders.paid", "messaging.message.id": good.ID, "messaging.message.body.size": int64(len(good.Payload)),
+		"messaging.destination.name": "orders.paid", "messaging.message.id": good.ID,
+		"messaging.message.body.size": int64(len(good.Payload)),
 	})
 
 	js, err := jetstream.New(nc)
@@ -149,7 +154,8 @@ func TestExtract(t *testing.T) {
 		"in the wrong case": {nats.Header{"Traceparent": {parent}}, false},
 	} {
 		got := oteltrace.SpanContextFromContext(outboxotel.Extract(t.Context(), c.header))
-		if got.IsValid() != c.found || c.found && (got.SpanID() != want.SpanID() || got.TraceState().Get("vendor") != "value") {
+		if got.IsValid() != c.found || c.found &&
+			(got.SpanID() != want.SpanID() || got.TraceState().Get("vendor") != "value") {
 			t.Errorf("%s: %+v", name, got)
 		}
 	}

@@ -9,7 +9,9 @@
 //	outbox_published_events_total   events published, replays included
 //	outbox_published_batches_total  batches in which they were published
 //	outbox_publish_duration_seconds histogram of the time from sending a batch until the broker acknowledged it
-//	outbox_recovered_events_total   events found in the stream whose acknowledgement or checkpoint was lost; the former are
+//
+// outbox_recovered_events_total events found in the stream whose acknowledgement or checkpoint was lost; the former are
+//
 //	                                not counted as published
 //	outbox_refused_batches_total    batches that the broker refused: the stream did not end where expected
 //	outbox_broker_losses_total      times that the stream was found replaced or shortened
@@ -67,15 +69,19 @@ func New(lane string, q outbox.Querier, reg prometheus.Registerer) (*Metrics, er
 	m := &Metrics{
 		published: counter("outbox_published_events_total", "Events published by this process, replays included."),
 		batches:   counter("outbox_published_batches_total", "Batches published by this process."),
-		recovered: counter("outbox_recovered_events_total", "Events found in the stream whose acknowledgement was lost."),
-		refused:   counter("outbox_refused_batches_total", "Batches refused because the stream did not end where expected."),
-		lost:      counter("outbox_broker_losses_total", "Times that the stream was found replaced or shortened."),
-		foreign:   counter("outbox_foreign_messages_total", "Looks at the stream that met messages of somebody else."),
+		recovered: counter("outbox_recovered_events_total",
+			"Events found in the stream whose acknowledgement was lost."),
+		refused: counter("outbox_refused_batches_total",
+			"Batches refused because the stream did not end where expected."),
+		lost:    counter("outbox_broker_losses_total", "Times that the stream was found replaced or shortened."),
+		foreign: counter("outbox_foreign_messages_total", "Looks at the stream that met messages of somebody else."),
 		took: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "outbox_publish_duration_seconds", Help: "Time from sending a batch until the broker acknowledged it.", ConstLabels: label,
+			Name: "outbox_publish_duration_seconds",
+			Help: "Time from sending a batch until the broker acknowledged it.", ConstLabels: label,
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}),
-		leading: prometheus.NewGauge(prometheus.GaugeOpts{Name: "outbox_leading", Help: "1 while the relay of this process leads, else 0.", ConstLabels: label}),
+		leading: prometheus.NewGauge(prometheus.GaugeOpts{Name: "outbox_leading",
+			Help: "1 while the relay of this process leads, else 0.", ConstLabels: label}),
 		waiting: newWaiting(label),
 	}
 	all := []prometheus.Collector{
@@ -201,12 +207,13 @@ func newStatus(lane string, q outbox.Querier) *status {
 	}
 	return &status{
 		lane: lane, querier: q,
-		appended: desc("outbox_appended_events_total", "Events ever appended, those of rolled back transactions included."),
-		lag:      desc("outbox_lag_events", "Events not yet published, at most."),
-		lagAge:   desc("outbox_lag_seconds", "Age of the oldest event not yet published, 0 if there is none."),
-		gaps:     desc("outbox_open_gaps", "Ranges of ids that may belong to open transactions."),
-		dead:     desc("outbox_dead_events", "Events that cannot be published for a defect of their own."),
-		read:     desc("outbox_status_up", "1 if the lane's status could be read from the database, else 0."),
+		appended: desc("outbox_appended_events_total",
+			"Events ever appended, those of rolled back transactions included."),
+		lag:    desc("outbox_lag_events", "Events not yet published, at most."),
+		lagAge: desc("outbox_lag_seconds", "Age of the oldest event not yet published, 0 if there is none."),
+		gaps:   desc("outbox_open_gaps", "Ranges of ids that may belong to open transactions."),
+		dead:   desc("outbox_dead_events", "Events that cannot be published for a defect of their own."),
+		read:   desc("outbox_status_up", "1 if the lane's status could be read from the database, else 0."),
 	}
 }
 

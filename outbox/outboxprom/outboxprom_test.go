@@ -56,7 +56,8 @@ func values(t *testing.T, g prometheus.Gatherer) map[string]float64 {
 	out := map[string]float64{}
 	for _, f := range families {
 		m := f.GetMetric()[0]
-		out[strings.TrimPrefix(f.GetName(), "outbox_")] = m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
+		out[strings.TrimPrefix(f.GetName(), "outbox_")] = m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(
+			m.GetHistogram().GetSampleCount())
 	}
 	return out
 }
@@ -99,7 +100,8 @@ func TestMetricsTellWhatARelayDoes(t *testing.T) {
 	bad := relaytest.Event(3)
 	bad.Headers = map[string]string{"Nats-Msg-Id": "not allowed"}
 	relaytest.Append(ctx, t, pool, relaytest.Event(1), relaytest.Event(2), bad)
-	wantValues(t, reg, map[string]float64{"status_up": 1, "appended_events_total": 3, "lag_events": 3, "dead_events": 0, "leading": 0})
+	wantValues(t, reg, map[string]float64{"status_up": 1, "appended_events_total": 3, "lag_events": 3, "dead_events": 0,
+		"leading": 0})
 	if age := values(t, reg)["lag_seconds"]; age <= 0 || age > 60 {
 		t.Errorf("the oldest event is %v s old", age)
 	}
@@ -111,7 +113,8 @@ func TestMetricsTellWhatARelayDoes(t *testing.T) {
 		return s["lag_events"] == 0 && s["dead_events"] == 1 && s["leading"] == 1
 	}
 	testenv.Eventually(t, 20*time.Second, "two events published and one dead", settled)
-	wantValues(t, reg, map[string]float64{"recovered_events_total": 2, "published_events_total": 0, "published_batches_total": 0, "publish_duration_seconds": 0, "lag_seconds": 0})
+	wantValues(t, reg, map[string]float64{"recovered_events_total": 2, "published_events_total": 0,
+		"published_batches_total": 0, "publish_duration_seconds": 0, "lag_seconds": 0})
 
 	open, err := pool.Begin(ctx)
 	if err != nil {
@@ -126,7 +129,8 @@ func TestMetricsTellWhatARelayDoes(t *testing.T) {
 		s := values(t, reg)
 		return s["open_gaps"] == 1 && s["published_events_total"] == 2
 	})
-	wantValues(t, reg, map[string]float64{"published_batches_total": 1, "publish_duration_seconds": 1, "appended_events_total": 6, "dead_events": 1})
+	wantValues(t, reg, map[string]float64{"published_batches_total": 1, "publish_duration_seconds": 1,
+		"appended_events_total": 6, "dead_events": 1})
 	if err := open.Rollback(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -198,7 +202,8 @@ func TestNamesAreWellFormedAndDocumented(t *testing.T) {
 func TestALaneIsRegisteredOnceOrNotAtAll(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	taken := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "outbox_leading", Help: "1 while the relay of this process leads, else 0.", ConstLabels: prometheus.Labels{"lane": "essential"},
+		Name: "outbox_leading", Help: "1 while the relay of this process leads, else 0.",
+		ConstLabels: prometheus.Labels{"lane": "essential"},
 	})
 	reg.MustRegister(taken)
 	var already prometheus.AlreadyRegisteredError
@@ -258,8 +263,9 @@ func hooksCountAndCallTheNext(t *testing.T) {
 		}
 	}
 	wantValues(t, reg, map[string]float64{
-		"published_events_total": 8, "published_batches_total": 2, "publish_duration_seconds": 2, "recovered_events_total": 6,
-		"refused_batches_total": 2, "broker_losses_total": 2, "foreign_messages_total": 2, "leading": 1,
+		"published_events_total": 8, "published_batches_total": 2, "publish_duration_seconds": 2,
+		"recovered_events_total": 6,
+		"refused_batches_total":  2, "broker_losses_total": 2, "foreign_messages_total": 2, "leading": 1,
 	})
 	m.Hooks(outbox.Hooks{}).Published(nil, time.Now()) // all of its events died
 	wantValues(t, reg, map[string]float64{"published_batches_total": 2, "publish_duration_seconds": 2})
@@ -276,7 +282,8 @@ func TestTheLibraryDependsOnNoAdapter(t *testing.T) {
 		}
 		return strings.Fields(string(out))
 	}
-	allowed := []string{"github.com/jackc/pgx/v5", "github.com/nats-io/nats.go", "github.com/synadia-io/orbit.go", "github.com/signup-saga/signup-saga/outbox"}
+	allowed := []string{"github.com/jackc/pgx/v5", "github.com/nats-io/nats.go", "github.com/synadia-io/orbit.go",
+		"github.com/signup-saga/signup-saga/outbox"}
 	seen := map[string]bool{}
 	for _, imported := range list("-f", `{{join .Imports "\n"}}`, ".", "./outboxtest") {
 		if first, _, _ := strings.Cut(imported, "/"); !strings.Contains(first, ".") {

@@ -169,7 +169,8 @@ func (c *Contract) expect(method, path string, operation *v3.Operation) {
 			for name, body := range bodies {
 				documented := answer(method, path, status, contentType, body)
 				c.unseen[documented] = true
-				_, errs := c.validator.GetResponseBodyValidator().ValidateResponseBody(exchange(method, url, status, contentType, response.Headers, body)) //nolint:bodyclose // it is in memory
+				_, errs := c.validator.GetResponseBodyValidator().ValidateResponseBody(exchange(method, url, status,
+					contentType, response.Headers, body)) //nolint:bodyclose // it is in memory
 				c.report(fmt.Sprintf("%s: example %s", documented, name), errs)
 			}
 			if len(bodies) == 0 {
@@ -180,10 +181,13 @@ func (c *Contract) expect(method, path string, operation *v3.Operation) {
 }
 
 // exchange is a request and an answer made of examples.
-func exchange(method, path, status, contentType string, headers *orderedmap.Map[string, *v3.Header], body []byte) (*http.Request, *http.Response) {
+func exchange(
+	method, path, status, contentType string, headers *orderedmap.Map[string, *v3.Header], body []byte,
+) (*http.Request, *http.Response) {
 	request, _ := http.NewRequest(method, path, nil) //nolint:noctx // it is never sent
 	code, _ := strconv.Atoi(status)
-	response := &http.Response{StatusCode: code, Header: http.Header{"Content-Type": {contentType}}, Body: io.NopCloser(bytes.NewReader(body))}
+	response := &http.Response{StatusCode: code, Header: http.Header{"Content-Type": {contentType}},
+		Body: io.NopCloser(bytes.NewReader(body))}
 	for name, header := range headers.FromOldest() {
 		if header.Example != nil {
 			response.Header.Set(name, header.Example.Value)

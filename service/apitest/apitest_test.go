@@ -95,7 +95,8 @@ func run(t *testing.T, document, request string, replies ...reply) []string {
 	t.Helper()
 	next := replies
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /openapi.json", service.Adapt(slog.New(slog.DiscardHandler), nil, service.OpenAPI([]byte(document))))
+	mux.HandleFunc("GET /openapi.json",
+		service.Adapt(slog.New(slog.DiscardHandler), nil, service.OpenAPI([]byte(document))))
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		for name, value := range next[0].headers {
 			w.Header().Set(name, value)
@@ -131,22 +132,35 @@ func TestDeviationsAreNamed(t *testing.T) {
 		want                    string
 	}{
 		{"an answer is missing", document, good, []reply{yes, nothing, taken}, "not seen: PUT /things/{id} 409 other"},
-		{"status", document, good, []reply{yes, nothing, taken, other, {500, nil, ""}}, "not documented: PUT /things/{id} 500"},
-		{"code", document, good, []reply{yes, nothing, taken, other, taken.with(func(a *reply) { a.body = `{"code":"new"}` })}, "not documented: PUT /things/{id} 409 new"},
-		{"header", document, good, []reply{yes.with(func(a *reply) { a.headers["X-New"] = "1" }), nothing, taken, other}, "header 'X-New'"},
-		{"header where none is documented", document, good, []reply{yes, nothing.with(func(a *reply) { a.headers = map[string]string{"X-New": "1"} }), taken, other}, "header X-New"},
-		{"missing header", document, good, []reply{yes.with(func(a *reply) { delete(a.headers, "ETag") }), nothing, taken, other}, "'ETag' was not found"},
-		{"wrong header", document, good, []reply{yes.with(func(a *reply) { a.headers["ETag"] = "1" }), nothing, taken, other}, "header 'etag'"},
-		{"content type", document, good, []reply{yes.with(func(a *reply) { a.headers["Content-Type"] = "text/plain" }), nothing, taken, other}, "text/plain"},
-		{"member", document, good, []reply{yes.with(func(a *reply) { a.body = `{"name":"x","new":1}` }), nothing, taken, other}, "new"},
-		{"missing member", document, good, []reply{yes.with(func(a *reply) { a.body = `{}` }), nothing, taken, other}, "name"},
-		{"format", document, good, []reply{yes.with(func(a *reply) { a.body = `{"name":"x","at":"today"}` }), nothing, taken, other}, "date-time"},
+		{"status", document, good, []reply{yes, nothing, taken, other, {500, nil, ""}},
+			"not documented: PUT /things/{id} 500"},
+		{"code", document, good, []reply{yes, nothing, taken, other,
+			taken.with(func(a *reply) { a.body = `{"code":"new"}` })}, "not documented: PUT /things/{id} 409 new"},
+		{"header", document, good,
+			[]reply{yes.with(func(a *reply) { a.headers["X-New"] = "1" }), nothing, taken, other}, "header 'X-New'"},
+		{"header where none is documented", document, good, []reply{yes, nothing.with(
+			func(a *reply) { a.headers = map[string]string{"X-New": "1"} }), taken, other}, "header X-New"},
+		{"missing header", document, good, []reply{yes.with(func(a *reply) { delete(a.headers, "ETag") }), nothing,
+			taken, other}, "'ETag' was not found"},
+		{"wrong header", document, good,
+			[]reply{yes.with(func(a *reply) { a.headers["ETag"] = "1" }), nothing, taken, other}, "header 'etag'"},
+		{"content type", document, good, []reply{yes.with(func(a *reply) { a.headers["Content-Type"] = "text/plain" }),
+			nothing, taken, other}, "text/plain"},
+		{"member", document, good,
+			[]reply{yes.with(func(a *reply) { a.body = `{"name":"x","new":1}` }), nothing, taken, other}, "new"},
+		{"missing member", document, good, []reply{yes.with(func(a *reply) { a.body = `{}` }), nothing, taken, other},
+			"name"},
+		{"format", document, good, []reply{yes.with(func(a *reply) { a.body = `{"name":"x","at":"today"}` }), nothing,
+			taken, other}, "date-time"},
 		{"body", document, good, []reply{yes, nothing, taken, other, {200, yes.headers, ""}}, "the body has 0 bytes"},
 		{"accepted request", document, `{}`, []reply{yes, nothing, taken, other}, "name"},
 		{"member of a request", document, `{"name":"x","new":1}`, []reply{yes, nothing, taken, other}, "new"},
-		{"example of a request", strings.Replace(document, "{name: a thing}", "{name: 1}", 1), good, []reply{yes, nothing, taken, other}, "example  of the request"},
-		{"example of an answer", strings.Replace(document, "example: {name: a thing}\n        '204'", "example: {nam: a thing}\n        '204'", 1), good, []reply{yes, nothing, taken, other}, "200: example"},
-		{"the document", strings.Replace(document, "description: Nothing.", "nothing: 1", 1), good, []reply{yes, nothing, taken, other}, "the document"},
+		{"example of a request", strings.Replace(document, "{name: a thing}", "{name: 1}", 1), good,
+			[]reply{yes, nothing, taken, other}, "example  of the request"},
+		{"example of an answer", strings.Replace(document, "example: {name: a thing}\n        '204'",
+			"example: {nam: a thing}\n        '204'", 1), good, []reply{yes, nothing, taken, other}, "200: example"},
+		{"the document", strings.Replace(document, "description: Nothing.", "nothing: 1", 1), good,
+			[]reply{yes, nothing, taken, other}, "the document"},
 	} {
 		if got := run(t, tc.document, tc.request, tc.replies...); !strings.Contains(strings.Join(got, "\n"), tc.want) {
 			t.Errorf("%s: %q does not name %q", tc.name, got, tc.want)

@@ -33,7 +33,8 @@ func (c *Contract) Refusals(method, url string, headers ...string) {
 	c.t.Helper()
 	c.Call(http.StatusBadRequest, method, url, `{`, headers...)
 	c.Call(http.StatusRequestEntityTooLarge, method, url, `{"`+strings.Repeat("x", 9<<10)+`":1}`, headers...)
-	c.Call(http.StatusUnsupportedMediaType, method, url, `{}`, append([]string{"Content-Type", "text/plain"}, headers...)...)
+	c.Call(http.StatusUnsupportedMediaType, method, url, `{}`,
+		append([]string{"Content-Type", "text/plain"}, headers...)...)
 	c.slow.Go(func() {
 		body, never := io.Pipe()
 		defer never.Close()
@@ -58,7 +59,8 @@ func (c *Contract) Until(code, method, url string, body func() string, headers .
 
 func (c *Contract) send(method, url string, body io.Reader, length int64, headers []string) (a Answer) {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // the test's own ends before what it waits for at last
+	// the test's own ends before what it waits for at last
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, method, url, body)
 	if err != nil {

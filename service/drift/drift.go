@@ -72,7 +72,9 @@ type Report struct {
 
 // Write prints the report for operators.
 func (r Report) Write(w io.Writer) error {
-	_, err := fmt.Fprintf(w, "stranded           %9d\norphans            %9d\ndoubles            %9d\nmended             %9d\n", r.Stranded, r.Orphans, r.Doubles, r.Mended)
+	_, err := fmt.Fprintf(w,
+		"stranded           %9d\norphans            %9d\ndoubles            %9d\nmended             %9d\n", r.Stranded,
+		r.Orphans, r.Doubles, r.Mended)
 	for _, f := range r.Findings {
 		if err == nil {
 			_, err = fmt.Fprintf(w, "%s %s: %s\n", f.Kind, f.Key, f.Detail)
@@ -105,9 +107,12 @@ func (r *Reconciler[L, R]) DryRun(ctx context.Context) (Report, error) {
 func (r *Reconciler[L, R]) Run(ctx context.Context, every time.Duration) (Report, error) {
 	current := &run[L, R]{Reconciler: r}
 	err := r.Pool.QueryRow(ctx, `-- name: beginReconciliation
-UPDATE reconciliation SET holder = gen_random_uuid(), lease_until = now() + make_interval(secs => $1), started_at = now()
-WHERE (lease_until <= now() OR holder IS NULL AND $2 = 0.0) AND coalesce(finished_at, '-infinity') <= now() - make_interval(secs => $2)
-RETURNING holder::text, coalesce(resume_after, '')`, lease.Seconds(), every.Seconds()).Scan(&current.holder, &current.from)
+UPDATE reconciliation SET holder = gen_random_uuid(), lease_until = now() + make_interval(secs => $1),
+    started_at = now()
+WHERE (lease_until <= now() OR holder IS NULL AND $2 = 0.0) AND coalesce(finished_at,
+    '-infinity') <= now() - make_interval(secs => $2)
+RETURNING holder::text, coalesce(resume_after,
+    '')`, lease.Seconds(), every.Seconds()).Scan(&current.holder, &current.from)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return Report{}, ErrBusy
 	}
@@ -208,7 +213,8 @@ func (r *run[L, R]) renew(ctx context.Context) error {
 		return nil
 	}
 	tag, err := r.Pool.Exec(ctx, `-- name: renewReconciliation
-UPDATE reconciliation SET lease_until = now() + make_interval(secs => $2) WHERE holder = $1::text::uuid AND lease_until > now()`, r.holder, lease.Seconds())
+UPDATE reconciliation SET lease_until = now() + make_interval(secs => $2) WHERE holder = $1::text::uuid
+    AND lease_until > now()`, r.holder, lease.Seconds())
 	if err == nil && tag.RowsAffected() == 0 {
 		err = errors.New("the lease ran out")
 	}
@@ -245,7 +251,8 @@ func (r *run[L, R]) release(ctx context.Context, done bool) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	_, err := r.Pool.Exec(ctx, `-- name: releaseReconciliation
-UPDATE reconciliation SET holder = NULL, lease_until = CASE WHEN $2 THEN now() ELSE lease_until END WHERE holder = $1::text::uuid`, r.holder, done)
+UPDATE reconciliation SET holder = NULL, lease_until = CASE WHEN $2 THEN now() ELSE lease_until
+    END WHERE holder = $1::text::uuid`, r.holder, done)
 	if err != nil {
 		return fmt.Errorf("release reconciliation: %w", err)
 	}

@@ -68,13 +68,15 @@ func TestMergeEndsWithTheFirstError(t *testing.T) {
 		}
 		return nil
 	}
-	if err := drift.Merge(t.Context(), fails, pages("ab", 9), collect); !errors.Is(err, broken) || !slices.Equal(seen, []letter{"a"}) {
+	if err := drift.Merge(t.Context(), fails, pages("ab", 9), collect); !errors.Is(err, broken) ||
+		!slices.Equal(seen, []letter{"a"}) {
 		t.Errorf("left: %v after %v", err, seen)
 	}
 	if err := drift.Merge(t.Context(), pages("ab", 9), fails, collect); !errors.Is(err, broken) {
 		t.Errorf("right: %v", err)
 	}
-	if err := drift.Merge(t.Context(), pages("ab", 9), pages("ab", 9), func(*letter, *letter) error { return broken }); !errors.Is(err, broken) {
+	if err := drift.Merge(t.Context(), pages("ab", 9), pages("ab", 9),
+		func(*letter, *letter) error { return broken }); !errors.Is(err, broken) {
 		t.Errorf("visit: %v", err)
 	}
 	for _, disordered := range []string{"ba", "aa"} {

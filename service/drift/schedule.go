@@ -23,7 +23,8 @@ type Querier interface {
 
 // ReadStatus reads it.
 func ReadStatus(ctx context.Context, q Querier) (s Status, err error) {
-	err = q.QueryRow(ctx, "-- name: reconciliationStatus\nSELECT finished_at, stranded, orphans, doubles FROM reconciliation").
+	err = q.QueryRow(ctx,
+		"-- name: reconciliationStatus\nSELECT finished_at, stranded, orphans, doubles FROM reconciliation").
 		Scan(&s.FinishedAt, &s.Stranded, &s.Orphans, &s.Doubles)
 	if err != nil {
 		return s, fmt.Errorf("reconciliation status: %w", err)
@@ -42,7 +43,8 @@ type Gauges struct {
 // are registered already.
 func NewGauges(registry prometheus.Registerer, found ...prometheus.GaugeOpts) (*Gauges, error) {
 	g := &Gauges{finished: prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "reconciliation_finished_timestamp_seconds", Help: "When the last reconciliation ended; 0 if there was none.",
+		Name: "reconciliation_finished_timestamp_seconds",
+		Help: "When the last reconciliation ended; 0 if there was none.",
 	})}
 	errs := []error{registry.Register(g.finished)}
 	for _, opts := range found {
@@ -69,7 +71,8 @@ func (r *Reconciler[L, R]) Schedule(every time.Duration, g *Gauges) func(context
 		report, err := r.Run(ctx, every)
 		switch {
 		case err == nil && report.Err() != nil:
-			r.Log.Warn("reconciled", "stranded", report.Stranded, "orphans", report.Orphans, "doubles", report.Doubles, "mended", report.Mended)
+			r.Log.Warn("reconciled", "stranded", report.Stranded, "orphans", report.Orphans, "doubles", report.Doubles,
+				"mended", report.Mended)
 		case err != nil && !errors.Is(err, ErrBusy) && ctx.Err() == nil:
 			r.Log.Warn("reconciliation put off", "error", err)
 		}

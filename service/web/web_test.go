@@ -105,7 +105,8 @@ func TestAssetsAreKeptInTheVersionThatThePageNames(t *testing.T) {
 		return w
 	}
 	for _, link := range links {
-		if w := get(link[1]); w.Code != http.StatusOK || w.Body.Len() == 0 || !strings.Contains(w.Header().Get("Cache-Control"), "immutable") {
+		if w := get(link[1]); w.Code != http.StatusOK || w.Body.Len() == 0 ||
+			!strings.Contains(w.Header().Get("Cache-Control"), "immutable") {
 			t.Errorf("%s: %d %v", link[1], w.Code, w.Header())
 		}
 		if w := get(link[1] + "0"); w.Code != http.StatusOK || w.Header().Get("Cache-Control") != "no-cache" {
@@ -123,10 +124,12 @@ func TestHeadersLetNothingElseRun(t *testing.T) {
 	w := httptest.NewRecorder()
 	web.Headers(http.NotFoundHandler()).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", http.NoBody))
 	policy := w.Header().Get("Content-Security-Policy")
-	if !strings.HasPrefix(policy, "default-src 'none'; ") || strings.Contains(policy, "unsafe") || !strings.Contains(policy, "frame-ancestors 'none'") {
+	if !strings.HasPrefix(policy, "default-src 'none'; ") || strings.Contains(policy, "unsafe") ||
+		!strings.Contains(policy, "frame-ancestors 'none'") {
 		t.Errorf("policy %q", policy)
 	}
-	for name, want := range map[string]string{"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin", "Cache-Control": "no-store"} {
+	for name, want := range map[string]string{"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin",
+		"Cache-Control": "no-store"} {
 		if got := w.Header().Get(name); got != want {
 			t.Errorf("%s: %q, want %q", name, got, want)
 		}
@@ -135,21 +138,23 @@ func TestHeadersLetNothingElseRun(t *testing.T) {
 
 func TestTransportCallsTheHandler(t *testing.T) {
 	type key struct{}
-	client := &http.Client{Transport: web.Transport{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, err := io.ReadAll(r.Body)
-		if err != nil {
-			t.Error(err)
-		}
-		w.Header().Set("X-Value", r.Context().Value(key{}).(string))
-		w.WriteHeader(http.StatusTeapot)
-		w.WriteHeader(http.StatusOK)
-		fmt.Fprint(w, r.Method, " ", r.URL, " ", string(body), " ", r.RemoteAddr, " ", r.Header.Get("Cookie"))
-	})}}
+	client := &http.Client{Transport: web.Transport{Handler: http.HandlerFunc(
+		func(w http.ResponseWriter, r *http.Request) {
+			body, err := io.ReadAll(r.Body)
+			if err != nil {
+				t.Error(err)
+			}
+			w.Header().Set("X-Value", r.Context().Value(key{}).(string))
+			w.WriteHeader(http.StatusTeapot)
+			w.WriteHeader(http.StatusOK)
+			fmt.Fprint(w, r.Method, " ", r.URL, " ", string(body), " ", r.RemoteAddr, " ", r.Header.Get("Cookie"))
+		})}}
 	page := httptest.NewRequest(http.MethodGet, "/page", http.NoBody)
 	page.RemoteAddr = "192.0.2.7:1234"
 	page.Header.Set("Cookie", "session=secret")
 	page = page.WithContext(contextWith(page, key{}, "kept"))
-	r, err := http.NewRequestWithContext(web.ForClient(page), http.MethodPost, "http://api/v1?x=y", strings.NewReader("body"))
+	r, err := http.NewRequestWithContext(web.ForClient(page), http.MethodPost, "http://api/v1?x=y",
+		strings.NewReader("body"))
 	if err != nil {
 		t.Fatal(err)
 	}

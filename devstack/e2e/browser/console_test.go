@@ -47,7 +47,8 @@ func (s *system) saga(t testing.TB, username string) string {
 // look returns the IDs of somebody's saga and signup.
 func (s *system) look(t testing.TB, username string) (saga, signup string) {
 	t.Helper()
-	list := s.call(t, http.MethodGet, s.env["ADMIN_URL"]+"/admin/v1/sagas?username="+username, s.env["VIEWER_TOKEN"], "")
+	list := s.call(t, http.MethodGet, s.env["ADMIN_URL"]+"/admin/v1/sagas?username="+username, s.env["VIEWER_TOKEN"],
+		"")
 	items, _ := list["items"].([]any)
 	if len(items) != 1 {
 		t.Fatalf("sagas of %s: %v", username, items)
@@ -127,16 +128,19 @@ func TestViewerCanOnlyLook(t *testing.T) {
 	for _, path := range []string{"", "failures", "sagas", "sagas/" + saga, "retries", "dead", "audit"} {
 		p.visit(s.console(path))
 		p.until("document.readyState === 'complete'")
-		if found := p.script(`[...document.querySelectorAll("main form[method=post], main input[type=checkbox], main a[href*='retries/new']")].map(e => e.outerHTML).join()`); found != "" {
+		if found := p.script(
+			`[...document.querySelectorAll("main form[method=post], main input[type=checkbox],
+			    main a[href*='retries/new']")].map(e => e.outerHTML).join()`); found != "" {
 			t.Errorf("a viewer is offered at %s: %s", path, found)
 		}
 	}
 	p.expect("403")
 	for path, form := range map[string]string{
-		"sagas/" + saga + "/retry":                          "reason=because&version=3",
-		"sagas/" + saga + "/cancel":                         "reason=because&version=3&sure=yes",
-		"sagas/retry":                                       "reason=because&saga=" + saga + ":3",
-		"retries?state=needs_attention":                     "id=019f0000-0000-7000-8000-000000000001&reason=because&rate_per_second=1&stop_after_failures=1",
+		"sagas/" + saga + "/retry":  "reason=because&version=3",
+		"sagas/" + saga + "/cancel": "reason=because&version=3&sure=yes",
+		"sagas/retry":               "reason=because&saga=" + saga + ":3",
+		"retries?state=needs_attention": "id=019f0000-0000-7000-8000-000000000001&reason=because" +
+			"&rate_per_second=1&stop_after_failures=1",
 		"dead/019f0000-0000-7000-8000-000000000001/requeue": "reason=because",
 	} {
 		if status := p.post(s.console(path), form); status != http.StatusForbidden {
@@ -155,7 +159,8 @@ func TestViewerCanOnlyLook(t *testing.T) {
 // post sends a form as the page could, with the cookies of its person, and returns the status at the end of redirects.
 func (p *tab) post(address, form string) int {
 	p.t.Helper()
-	send := fmt.Sprintf(`fetch(%q, {method: "POST", body: new URLSearchParams(%q)}).then(answer => answer.status)`, address, form)
+	send := fmt.Sprintf(`fetch(%q, {method: "POST", body: new URLSearchParams(%q)}).then(answer => answer.status)`,
+		address, form)
 	status, err := chromedp.Run(p.ctx, chromedp.Evaluate[int](send, chromedp.EvalAwaitPromise))
 	if err != nil {
 		p.t.Fatal(err)

@@ -13,7 +13,8 @@ func serve(t *testing.T, body, script string) string {
 	t.Helper()
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; img-src 'self' http://192.0.2.1; connect-src 'self'")
+		w.Header().Set("Content-Security-Policy",
+			"default-src 'none'; script-src 'self'; img-src 'self' http://192.0.2.1; connect-src 'self'")
 		fmt.Fprintf(w, `<!doctype html><html lang="en"><head><title>A page</title></head><body>
 			<main><h1>Heading</h1>%s</main><script src="/script"></script></body></html>`, body)
 	})
@@ -21,7 +22,8 @@ func serve(t *testing.T, body, script string) string {
 		w.Header().Set("Content-Type", "text/javascript")
 		fmt.Fprint(w, script)
 	})
-	mux.HandleFunc("GET /favicon.ico", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	mux.HandleFunc("GET /favicon.ico",
+		func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
 	s := httptest.NewServer(mux)
 	t.Cleanup(s.Close)
 	return s.URL
@@ -36,9 +38,10 @@ func TestTheWatchSeesWhatIsWrong(t *testing.T) {
 		"missing resource": {`<img src="/none.png" alt="">`, "", "404"},
 		"inline script":    {`<script>document.title = "injected"</script>`, "", "csp: script-src"},
 		"inline style":     {`<p style="color: red">red</p>`, "", "csp: style-src"},
-		"handler":          {`<img src="/none.png" alt="" onerror="document.title = 'injected'">`, "", "csp: script-src"},
-		"foreign request":  {`<img src="http://192.0.2.1/x.png" alt="">`, "", "foreign request:"},
-		"refused call":     {"", `fetch("http://127.0.0.1:1/").catch(() => {})`, "csp: connect-src"},
+		"handler": {`<img src="/none.png" alt="" onerror="document.title = 'injected'">`, "",
+			"csp: script-src"},
+		"foreign request": {`<img src="http://192.0.2.1/x.png" alt="">`, "", "foreign request:"},
+		"refused call":    {"", `fetch("http://127.0.0.1:1/").catch(() => {})`, "csp: connect-src"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := open(t)

@@ -31,7 +31,8 @@ var (
 	light         = media("prefers-color-scheme", "light")
 	phone         = chromedp.EmulateViewport(phoneWidth, 740)
 	desktop       = chromedp.EmulateViewport(1280, 800)
-	withoutScript = command(emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
+	withoutScript = command(emulation.SetScriptExecutionDisabled,
+		emulation.SetScriptExecutionDisabledParams{Value: true})
 )
 
 func media(name, value string) setting {
@@ -51,7 +52,8 @@ func command[P, R any](cmd cdp.Command[P, R], params P) setting {
 func open(t testing.TB, settings ...setting) *tab {
 	t.Helper()
 	p := &tab{watch: &watch{}, t: t}
-	ctx, cancel := chromedp.NewContext(needChromium(t), chromedp.WithNewBrowserContext(), chromedp.WithListener(p.event))
+	ctx, cancel := chromedp.NewContext(needChromium(t), chromedp.WithNewBrowserContext(),
+		chromedp.WithListener(p.event))
 	t.Cleanup(cancel)
 	p.ctx = ctx
 	// The tab lives as long as the context of its first action.
@@ -147,8 +149,9 @@ func (p *tab) script(expression string) string {
 	return text
 }
 
-// find is an expression for the visible elements with this role and name, as a screen reader knows them. The browser computes both,
-// slowly, so only those are asked about that may have the name. DevTools' own query crashes a page that is just being left.
+// find is an expression for the visible elements with this role and name, as a screen reader knows them. The browser
+// computes both, slowly, so only those are asked about that may have the name. DevTools' own query crashes a page that
+// is just being left.
 func find(role, name string) string {
 	return fmt.Sprintf(`[...document.querySelectorAll("h1, h2, a, button, input, textarea, table")].filter(e =>
 		(e.ariaLabel || e.labels?.length || e.textContent.replace(/\s+/g, " ").includes(%[2]q)) &&
@@ -186,7 +189,8 @@ func (p *tab) click(role, name string) {
 func (p *tab) fill(name, text string) {
 	p.t.Helper()
 	field := find("textbox", name) + "[0]"
-	p.becomes("the field "+name, fmt.Sprintf("(e => { e.focus(); e.select(); return document.activeElement === e })(%s)", field))
+	p.becomes("the field "+name,
+		fmt.Sprintf("(e => { e.focus(); e.select(); return document.activeElement === e })(%s)", field))
 	p.do(command(input.InsertText, input.InsertTextParams{Text: text}))
 	p.holds(name, text)
 }
@@ -194,13 +198,17 @@ func (p *tab) fill(name, text string) {
 // holds waits until a field has a value.
 func (p *tab) holds(name, want string) {
 	p.t.Helper()
-	p.becomes(fmt.Sprintf("%q in the field %s", want, name), fmt.Sprintf("%s[0].value === %q", find("textbox", name), want))
+	p.becomes(fmt.Sprintf("%q in the field %s", want, name),
+		fmt.Sprintf("%s[0].value === %q", find("textbox", name), want))
 }
 
 // described waits until a field is marked as wrong and says why, with this in its words.
 func (p *tab) described(name, part string) {
 	p.t.Helper()
-	p.becomes(fmt.Sprintf("%q at the field %s", part, name), fmt.Sprintf(`(e => e.ariaInvalid === "true" && e.ariaDescribedByElements.some(d => d.innerText.includes(%q)))(%s[0])`, part, find("textbox", name)))
+	p.becomes(fmt.Sprintf("%q at the field %s", part, name),
+		fmt.Sprintf(
+			`(e => e.ariaInvalid === "true" && e.ariaDescribedByElements.some(d => d.innerText.includes(%q)))(%s[0])`,
+			part, find("textbox", name)))
 }
 
 // press presses keys, one after the other.

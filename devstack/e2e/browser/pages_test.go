@@ -42,7 +42,9 @@ func TestInjectedScriptsAreRefused(t *testing.T) {
 	for _, address := range []string{s.env["MEMBER_URL"], s.console("login")} {
 		p := open(t)
 		p.visit(address)
-		p.script(`(s => { s.textContent = "document.title = 'injected'"; document.body.append(s); return "" })(document.createElement("script"))`)
+		p.script(
+			`(s => { s.textContent = "document.title = 'injected'"; document.body.append(s); ` +
+				`return "" })(document.createElement("script"))`)
 		p.expect("csp: script-src")
 		p.expect("Executing inline script violates")
 		if title := p.script("document.title"); title == "injected" {

@@ -36,7 +36,8 @@ func TestScreenshots(t *testing.T) {
 		s.awaitState(t, signup, "needs_attention")
 		if i == 23 {
 			retry := s.env["ADMIN_URL"] + "/admin/v1/sagas/" + s.saga(t, last) + "/retry"
-			s.call(t, http.MethodPost, retry, s.env["ADMIN_TOKEN"], `{"reason":"The provider says that it works again"}`)
+			s.call(t, http.MethodPost, retry, s.env["ADMIN_TOKEN"],
+				`{"reason":"The provider says that it works again"}`)
 			s.awaitState(t, signup, "needs_attention")
 		}
 	}
@@ -97,7 +98,8 @@ WHERE past.id = s.id AND s.id <> $1`
 		t.Fatal(err)
 	}
 	const failed = `
-UPDATE saga_failure f SET created_at = created_at - minutes * interval '1 minute', updated_at = updated_at - minutes * interval '1 minute'
+UPDATE saga_failure f SET created_at = created_at - minutes * interval '1 minute',
+    updated_at = updated_at - minutes * interval '1 minute'
 FROM (SELECT id, 4 + 0.03 * power(row_number() OVER (ORDER BY created_at, id), 2) AS minutes FROM saga_failure) past
 WHERE past.id = f.id AND f.id <> $1`
 	if _, err := db.Exec(t.Context(), failed, s.saga(t, but)); err != nil {
@@ -107,7 +109,8 @@ WHERE past.id = f.id AND f.id <> $1`
 
 // resident is a username that looks like one.
 func resident(i int) string {
-	first := []string{"mina", "jonas", "amara", "tomek", "ines", "farid", "lotte", "kenji", "sofia", "bram", "noor", "pavel"}
+	first := []string{"mina", "jonas", "amara", "tomek", "ines", "farid", "lotte", "kenji", "sofia", "bram", "noor",
+		"pavel"}
 	return fmt.Sprintf("%s.%d", first[i%len(first)], 1960+i%50+i/50)
 }
 
@@ -135,7 +138,8 @@ func (p *tab) picture(name string) {
 	p.do(light)
 }
 
-// fewerColours keeps the 256 most frequent colours, which halves the file: the others are shades at the edges of letters.
+// fewerColours keeps the 256 most frequent colours, which halves the file: the others are shades at the edges of
+// letters.
 func fewerColours(all image.Image) image.Image {
 	area := all.Bounds()
 	count := map[color.Color]int{}
@@ -144,7 +148,8 @@ func fewerColours(all image.Image) image.Image {
 			count[all.At(x, y)]++
 		}
 	}
-	palette := color.Palette(slices.SortedFunc(maps.Keys(count), func(a, b color.Color) int { return count[b] - count[a] }))
+	palette := color.Palette(
+		slices.SortedFunc(maps.Keys(count), func(a, b color.Color) int { return count[b] - count[a] }))
 	few := image.NewPaletted(area, palette[:min(len(palette), 256)])
 	nearest := map[color.Color]uint8{}
 	for c := range count {

@@ -23,7 +23,8 @@ const (
 	stopLimit  = 40 * time.Second
 )
 
-// variables make the system keep its promises in seconds, let one address sign up as often as it likes, and leave a choice of plans.
+// variables make the system keep its promises in seconds, let one address sign up as often as it likes, and leave a
+// choice of plans.
 var variables = []string{
 	"PROVISION_PROMISE=2s", "STUCK_AFTER=2s", "OUTAGE_BACKOFF_CAP=1s",
 	"SIGNUP_RATE_PER_MINUTE=1000000", "PLANS_ALLOWED=free,plus",
@@ -135,7 +136,8 @@ func (s *system) setProvider(t testing.TB, mode string) {
 // signUp makes a member through the API and returns the path of the signup.
 func (s *system) signUp(t testing.TB, username string) string {
 	t.Helper()
-	answer := s.call(t, http.MethodPost, s.env["MEMBER_URL"]+"/v1/members", "", fmt.Sprintf(`{"username":%q,"password":%q}`, username, password))
+	answer := s.call(t, http.MethodPost, s.env["MEMBER_URL"]+"/v1/members", "",
+		fmt.Sprintf(`{"username":%q,"password":%q}`, username, password))
 	id, _ := answer["signup_id"].(string)
 	return "/v1/signups/" + id
 }

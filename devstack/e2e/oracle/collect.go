@@ -18,7 +18,8 @@ type Sources struct {
 	Searched []string
 }
 
-// Collect gathers the evidence of a system at rest; what only the attacker knows (canaries, mails, faults) is left to the caller.
+// Collect gathers the evidence of a system at rest; what only the attacker knows (canaries, mails, faults) is left to
+// the caller.
 func Collect(ctx context.Context, s Sources) (e Evidence, err error) {
 	if e.Client, err = ReadLines[Line](s.Journal); err != nil {
 		return e, err
@@ -54,10 +55,12 @@ func connected(ctx context.Context, url string, read func(*pgx.Conn) error) erro
 func (e *Evidence) readMembers(ctx context.Context, conn *pgx.Conn) error {
 	var err error
 	e.Members, err = all[Member](ctx, conn, `-- name: oracleMembers
-SELECT m.id::text, coalesce(m.username, '') AS username, coalesce(s.id::text, '') AS saga_id, coalesce(s.signup_id, '') AS signup_id,
+SELECT m.id::text, coalesce(m.username, '') AS username, coalesce(s.id::text, '') AS saga_id, coalesce(s.signup_id, '')
+    AS signup_id,
        coalesce(s.state, '') AS state, m.email IS NOT NULL AS has_address, coalesce(s.generation, 0) AS generation,
        coalesce(s.version, 0) AS version, coalesce(l.state, '') AS mail
-FROM member m LEFT JOIN signup_saga s ON s.member_id = m.id LEFT JOIN mail l ON l.member_id = m.id AND l.kind = 'welcome'`)
+FROM member m LEFT JOIN signup_saga s ON s.member_id = m.id LEFT JOIN mail l ON l.member_id = m.id
+    AND l.kind = 'welcome'`)
 	if err != nil {
 		return err
 	}
@@ -106,12 +109,14 @@ func SearchDatabase(ctx context.Context, url string) (found []string, searched i
 
 func searchTables(ctx context.Context, conn *pgx.Conn) (found []string, searched int64, err error) {
 	tables, err := all[struct{ Name string }](ctx, conn, `-- name: oracleTables
-SELECT quote_ident(table_name) AS name FROM information_schema.tables WHERE table_schema = 'public' AND table_type = 'BASE TABLE'`)
+SELECT quote_ident(table_name) AS name FROM information_schema.tables WHERE table_schema = 'public'
+    AND table_type = 'BASE TABLE'`)
 	for _, t := range tables {
 		var rows, size int64
 		err := conn.QueryRow(ctx, fmt.Sprintf(`-- name: oracleSearch
 SELECT count(*) FILTER (WHERE x ILIKE '%%%[1]s%%' OR x LIKE '%%%[2]x%%'), coalesce(sum(length(x)), 0)
-FROM (SELECT t::text AS x FROM %[3]s t) AS rows`, Canary, Canary, t.Name)).Scan(&rows, &size) // binary columns print as hex
+FROM (SELECT t::text AS x FROM %[3]s t) AS rows`,
+			Canary, Canary, t.Name)).Scan(&rows, &size) // binary columns print as hex
 		if err != nil {
 			return nil, 0, err
 		}

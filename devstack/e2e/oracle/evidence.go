@@ -1,6 +1,6 @@
-// Package oracle decides, from the outside, whether a system that was attacked has kept its promises. It shares no code with
-// the services: it reads four journals that nobody of them writes together (the client's own, the provider's ledger, and the two
-// databases), and what lies in the provider's folder, and compares them.
+// Package oracle decides, from the outside, whether a system that was attacked has kept its promises. It shares no code
+// with the services: it reads four journals that nobody of them writes together (the client's own, the provider's
+// ledger, and the two databases), and what lies in the provider's folder, and compares them.
 package oracle
 
 import (
@@ -14,7 +14,8 @@ import (
 	"time"
 )
 
-// Canary is part of every name, address and password that the clients of a test use. Nobody but the Member database may hold it.
+// Canary is part of every name, address and password that the clients of a test use. Nobody but the Member database may
+// hold it.
 const Canary = "quokka"
 
 // CanaryFile is what a test puts into a storage to see whether it survives.

@@ -27,14 +27,16 @@ func (v *Verdict) require(ok bool, format string, args ...any) {
 	}
 }
 
-// Judge checks every invariant on the evidence. One that had nothing to be checked on is broken too: it would prove nothing.
+// Judge checks every invariant on the evidence. One that had nothing to be checked on is broken too: it would prove
+// nothing.
 func Judge(e Evidence) []Verdict {
 	c := newCase(e)
 	verdicts := []Verdict{
 		c.judge("I1", "every acknowledged signup exists exactly once", c.acknowledgedOnce),
 		c.judge("I2", "an unacknowledged signup exists once or not at all", c.unacknowledged),
 		c.judge("I3", "every saga is settled or visible to an operator", c.settled),
-		c.judge("I4", "one create per member's life, none after its end; a canary survives every duplicate", c.oneCreate),
+		c.judge("I4", "one create per member's life, none after its end; a canary survives every duplicate",
+			c.oneCreate),
 		c.judge("I5", "what was withdrawn has no live resource", c.noZombies),
 		c.judge("I6", "no resource is without its owner", c.noOrphans),
 		c.judge("I7", "mails go out at least once, twice only after a death in between", c.mails),
@@ -134,9 +136,11 @@ func (c *kase) acknowledgedOnce(v *Verdict) {
 			continue
 		}
 		m, ok := c.byID[s.MemberID]
-		v.require(ok && m.SignupID == s.SignupID, "%s was promised %s, %s; the database has %+v", key, s.MemberID, s.SignupID, m)
+		v.require(ok && m.SignupID == s.SignupID, "%s was promised %s, %s; the database has %+v", key, s.MemberID,
+			s.SignupID, m)
 		if ok && !s.leaving {
-			v.require(m.Username == s.Username && len(c.byName[s.Username]) == 1, "%s: %q belongs to %+v", key, s.Username, c.byName[s.Username])
+			v.require(m.Username == s.Username && len(c.byName[s.Username]) == 1, "%s: %q belongs to %+v", key,
+				s.Username, c.byName[s.Username])
 			v.require(c.Keys[key] == s.MemberID, "key %s belongs to %q, promised %s", key, c.Keys[key], s.MemberID)
 		}
 	}
@@ -178,7 +182,8 @@ func (c *kase) oneCreate(v *Verdict) {
 			continue
 		}
 		held, ok := c.Markers[m.ID]
-		v.require(c.creates[m.ID] == 1 && ok && !held.Tombstone, "%s is ready: %d creates, marker %v %+v", m.ID, c.creates[m.ID], ok, held)
+		v.require(c.creates[m.ID] == 1 && ok && !held.Tombstone, "%s is ready: %d creates, marker %v %+v", m.ID,
+			c.creates[m.ID], ok, held)
 		v.require(!c.Canaries[m.ID] || held.Canary, "the canary of %s is gone", m.ID)
 	}
 }
@@ -205,7 +210,8 @@ func (c *kase) noOrphans(v *Verdict) {
 	for id, held := range c.Markers {
 		m, ok := c.byID[id]
 		v.require(ok || held.Tombstone, "the provider holds a storage of %s, who does not exist", id)
-		v.require(!ok || held.Tombstone == (m.State == "withdrawn"), "the provider holds %+v of %s, who is %s", held, id, m.State)
+		v.require(!ok || held.Tombstone == (m.State == "withdrawn"), "the provider holds %+v of %s, who is %s", held,
+			id, m.State)
 	}
 	for id := range c.creates {
 		v.require(c.byID[id].ID != "", "the ledger creates for %s, who does not exist", id)
@@ -213,7 +219,8 @@ func (c *kase) noOrphans(v *Verdict) {
 	for _, s := range c.Storages {
 		v.require(c.byID[s.MemberID].ID != "", "the Storage database knows %s, who does not exist", s.MemberID)
 		m := c.byID[s.MemberID]
-		v.require((m.State != "ready" || s.Status == "ready") && s.Generation <= m.Generation, "%+v of a member who is %+v", s, m)
+		v.require((m.State != "ready" || s.Status == "ready") && s.Generation <= m.Generation,
+			"%+v of a member who is %+v", s, m)
 	}
 	v.require(c.DeadLetters == c.Poisoned, "%d dead letters, %d messages belong there", c.DeadLetters, c.Poisoned)
 }
@@ -230,7 +237,8 @@ func (c *kase) mails(v *Verdict) {
 		v.require(!m.HasAddress || m.State == "withdrawn" || m.Mail == "sent", "the mail of %s is %q", m.ID, m.Mail)
 	}
 	v.require(c.Mails >= sent && c.Mails-sent <= dropped+c.MailsTwice,
-		"%d mails were received for %d that were sent and %d that were dropped; %d may be double", c.Mails, sent, dropped, c.MailsTwice)
+		"%d mails were received for %d that were sent and %d that were dropped; %d may be double", c.Mails, sent,
+		dropped, c.MailsTwice)
 }
 
 // legal lists where each state may lead to. It repeats, on purpose, what the engine knows.
@@ -250,11 +258,13 @@ func (c *kase) histories(v *Verdict) {
 			if s.Version <= last.Version {
 				continue // a remark beside the transitions
 			}
-			v.require(s.Version == last.Version+1 && slices.Contains(strings.Fields(legal[last.State]), s.State) && s.Generation >= last.Generation,
+			v.require(s.Version == last.Version+1 && slices.Contains(strings.Fields(legal[last.State]), s.State) &&
+				s.Generation >= last.Generation,
 				"saga %s: %+v follows %+v", m.SagaID, s, last)
 			last = s
 		}
-		v.require(last.State == m.State && last.Version == m.Version, "saga %s is %s, version %d; its history ends with %+v", m.SagaID, m.State, m.Version, last)
+		v.require(last.State == m.State && last.Version == m.Version,
+			"saga %s is %s, version %d; its history ends with %+v", m.SagaID, m.State, m.Version, last)
 	}
 }
 

@@ -28,12 +28,14 @@ func sound() Evidence {
 		},
 		Ledger: []Effect{effect("create", "a"), effect("create", "b"), effect("delete", "b")},
 		Members: []Member{
-			{ID: "a", Username: "ann", SagaID: "sa", SignupID: "sgn_1", State: "ready", HasAddress: true, Generation: 1, Version: 2, Mail: "sent"},
+			{ID: "a", Username: "ann", SagaID: "sa", SignupID: "sgn_1", State: "ready", HasAddress: true, Generation: 1,
+				Version: 2, Mail: "sent"},
 			{ID: "b", SagaID: "sb", SignupID: "sgn_2", State: "withdrawn", Generation: 2, Version: 4, Mail: "dropped"},
 		},
 		Steps: []Step{
 			step("sa", "provisioning", 1, 1), step("sa", "ready", 2, 1), step("sa", "ready", 2, 1),
-			step("sb", "provisioning", 1, 1), step("sb", "ready", 2, 1), step("sb", "withdrawing", 3, 2), step("sb", "withdrawn", 4, 2),
+			step("sb", "provisioning", 1, 1), step("sb", "ready", 2, 1), step("sb", "withdrawing", 3, 2),
+			step("sb", "withdrawn", 4, 2),
 		},
 		Keys:     map[string]string{"1": "a"},
 		Storages: []Storage{{"a", "present", "ready", 1}, {"b", "absent", "absent", 2}},
@@ -53,29 +55,36 @@ func TestEveryInvariantHasTeeth(t *testing.T) {
 		invariant string
 		damage    func(e *Evidence)
 	}{
-		"the member was lost":        {"I1", func(e *Evidence) { e.Members = e.Members[1:] }},
-		"another signup id":          {"I1", func(e *Evidence) { e.Members[0].SignupID = "sgn_9" }},
-		"another name":               {"I1", func(e *Evidence) { e.Members[0].Username = "eve" }},
-		"two of one name":            {"I1", func(e *Evidence) { e.Members = append(e.Members, Member{ID: "z", Username: "ann", State: "ready"}) }},
+		"the member was lost": {"I1", func(e *Evidence) { e.Members = e.Members[1:] }},
+		"another signup id":   {"I1", func(e *Evidence) { e.Members[0].SignupID = "sgn_9" }},
+		"another name":        {"I1", func(e *Evidence) { e.Members[0].Username = "eve" }},
+		"two of one name": {"I1",
+			func(e *Evidence) { e.Members = append(e.Members, Member{ID: "z", Username: "ann", State: "ready"}) }},
 		"the key belongs to another": {"I1", func(e *Evidence) { e.Keys["1"] = "b" }},
 		"an unanswered signup exists twice": {"I2", func(e *Evidence) {
 			e.Members = append(e.Members, Member{ID: "x", Username: "cid"}, Member{ID: "y", Username: "cid"})
 		}},
-		"a member whom nobody asked for":     {"I2", func(e *Evidence) { e.Members = append(e.Members, Member{ID: "z", Username: "zoe"}) }},
-		"a saga is stuck":                    {"I3", func(e *Evidence) { e.Members[0].State = "provisioning" }},
-		"a withdrawal is stuck":              {"I3", func(e *Evidence) { e.Members[1].State = "withdrawing" }},
-		"created twice":                      {"I4", func(e *Evidence) { e.Ledger = append(e.Ledger, effect("create", "a")) }},
-		"created after the end":              {"I4", func(e *Evidence) { e.Ledger = append(e.Ledger, effect("create", "b")) }},
-		"ready without a storage":            {"I4", func(e *Evidence) { delete(e.Markers, "a") }},
-		"ready, never created":               {"I4", func(e *Evidence) { e.Ledger = e.Ledger[1:] }},
-		"the canary is gone":                 {"I4", func(e *Evidence) { e.Markers["a"] = Marker{} }},
-		"a zombie":                           {"I5", func(e *Evidence) { e.Markers["b"] = Marker{} }},
-		"a withdrawn member's data":          {"I5", func(e *Evidence) { e.Markers["b"] = Marker{Tombstone: true, Canary: true} }},
-		"a storage row that is still there":  {"I5", func(e *Evidence) { e.Storages[1].Status = "ready" }},
-		"he was told that he leaves":         {"I5", func(e *Evidence) { e.Members[1].State = "ready" }},
-		"a storage of nobody":                {"I6", func(e *Evidence) { e.Markers["z"] = Marker{} }},
-		"a create for nobody":                {"I6", func(e *Evidence) { e.Ledger = append(e.Ledger, effect("create", "z")) }},
-		"a row for nobody":                   {"I6", func(e *Evidence) { e.Storages = append(e.Storages, Storage{MemberID: "z"}) }},
+		"a member whom nobody asked for": {"I2",
+			func(e *Evidence) { e.Members = append(e.Members, Member{ID: "z", Username: "zoe"}) }},
+		"a saga is stuck":       {"I3", func(e *Evidence) { e.Members[0].State = "provisioning" }},
+		"a withdrawal is stuck": {"I3", func(e *Evidence) { e.Members[1].State = "withdrawing" }},
+		"created twice": {"I4",
+			func(e *Evidence) { e.Ledger = append(e.Ledger, effect("create", "a")) }},
+		"created after the end": {"I4",
+			func(e *Evidence) { e.Ledger = append(e.Ledger, effect("create", "b")) }},
+		"ready without a storage": {"I4", func(e *Evidence) { delete(e.Markers, "a") }},
+		"ready, never created":    {"I4", func(e *Evidence) { e.Ledger = e.Ledger[1:] }},
+		"the canary is gone":      {"I4", func(e *Evidence) { e.Markers["a"] = Marker{} }},
+		"a zombie":                {"I5", func(e *Evidence) { e.Markers["b"] = Marker{} }},
+		"a withdrawn member's data": {"I5",
+			func(e *Evidence) { e.Markers["b"] = Marker{Tombstone: true, Canary: true} }},
+		"a storage row that is still there": {"I5", func(e *Evidence) { e.Storages[1].Status = "ready" }},
+		"he was told that he leaves":        {"I5", func(e *Evidence) { e.Members[1].State = "ready" }},
+		"a storage of nobody":               {"I6", func(e *Evidence) { e.Markers["z"] = Marker{} }},
+		"a create for nobody": {"I6",
+			func(e *Evidence) { e.Ledger = append(e.Ledger, effect("create", "z")) }},
+		"a row for nobody": {"I6",
+			func(e *Evidence) { e.Storages = append(e.Storages, Storage{MemberID: "z"}) }},
 		"a generation that nobody asked for": {"I6", func(e *Evidence) { e.Storages[0].Generation = 2 }},
 		"the databases disagree":             {"I6", func(e *Evidence) { e.Storages[0].Status = "pending" }},
 		"a dead letter":                      {"I6", func(e *Evidence) { e.DeadLetters = 1 }},
@@ -88,11 +97,12 @@ func TestEveryInvariantHasTeeth(t *testing.T) {
 		"a generation went back":             {"I8", func(e *Evidence) { e.Steps[6].Generation = 1 }},
 		"the history ends elsewhere":         {"I8", func(e *Evidence) { e.Members[0].Version = 3 }},
 		"a double click made two":            {"I9", func(e *Evidence) { e.Client[2].MemberID = "b" }},
-		"nobody clicked twice":               {"I9", func(e *Evidence) { e.Client[1].Twice, e.Client[2].Twice = false, false }},
-		"a name got out":                     {"I10", func(e *Evidence) { e.Leaks = []string{"nats/1.blk"} }},
-		"nothing was searched":               {"I10", func(e *Evidence) { e.Searched = 0 }},
-		"a fault did not happen":             {"I11", func(e *Evidence) { e.Faults[0].Fired = 1 }},
-		"no fault was planned":               {"I11", func(e *Evidence) { e.Faults[0].Planned = 0 }},
+		"nobody clicked twice": {"I9",
+			func(e *Evidence) { e.Client[1].Twice, e.Client[2].Twice = false, false }},
+		"a name got out":         {"I10", func(e *Evidence) { e.Leaks = []string{"nats/1.blk"} }},
+		"nothing was searched":   {"I10", func(e *Evidence) { e.Searched = 0 }},
+		"a fault did not happen": {"I11", func(e *Evidence) { e.Faults[0].Fired = 1 }},
+		"no fault was planned":   {"I11", func(e *Evidence) { e.Faults[0].Planned = 0 }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := sound()
@@ -113,7 +123,8 @@ func TestEveryInvariantHasTeeth(t *testing.T) {
 func TestSearchLooksAcrossPieces(t *testing.T) {
 	dir := t.TempDir()
 	for name, text := range map[string]string{
-		"first": "quokka", "across": strings.Repeat("x", 1<<20-3) + "quokka", "none": strings.Repeat("quokk", 1<<19), "deep/last": strings.Repeat("y", 3<<20) + "quokka",
+		"first": "quokka", "across": strings.Repeat("x", 1<<20-3) + "quokka", "none": strings.Repeat("quokk", 1<<19),
+		"deep/last": strings.Repeat("y", 3<<20) + "quokka",
 	} {
 		path := filepath.Join(dir, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
@@ -131,7 +142,8 @@ func TestSearchLooksAcrossPieces(t *testing.T) {
 
 func TestReadLinesForgivesOnlyTheLast(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "journal")
-	for text, want := range map[string]int{"": 0, "{\"op\":\"asked\"}\n{\"op\":\"lef": 1, "{\"op\":\"as\n{\"op\":\"left\"}\n": -1} {
+	for text, want := range map[string]int{"": 0, "{\"op\":\"asked\"}\n{\"op\":\"lef": 1,
+		"{\"op\":\"as\n{\"op\":\"left\"}\n": -1} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}

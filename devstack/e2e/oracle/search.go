@@ -9,8 +9,8 @@ import (
 	"path/filepath"
 )
 
-// Search looks for a text in all files below some folders, and returns those that hold it and how many bytes were read. A file
-// that goes away meanwhile is passed over.
+// Search looks for a text in all files below some folders, and returns those that hold it and how many bytes were read.
+// A file that goes away meanwhile is passed over.
 func Search(text string, folders ...string) (found []string, searched int64, err error) {
 	for _, folder := range folders {
 		err := filepath.WalkDir(folder, func(path string, entry fs.DirEntry, err error) error {

@@ -35,7 +35,8 @@ type accepted struct {
 func newClients(to stack.Variables) *clients {
 	h := &http.Client{Timeout: callLimit}
 	return &clients{
-		http: h, members: client.NewPublic(to.Get("MEMBER_URL"), h), admin: client.NewAdmin(to.Get("ADMIN_URL"), to.Get("ADMIN_TOKEN"), h),
+		http: h, members: client.NewPublic(to.Get("MEMBER_URL"), h),
+		admin:   client.NewAdmin(to.Get("ADMIN_URL"), to.Get("ADMIN_TOKEN"), h),
 		storage: client.NewStorage(to.Get("STORAGE_URL"), to.Get("STORAGE_TOKEN"), h), to: to,
 	}
 }

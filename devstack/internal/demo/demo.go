@@ -34,8 +34,8 @@ type story struct {
 	mailed   int // by mail servers that have been stopped
 }
 
-// Run tells the story on a fresh stack that was started with faults on. It returns an error when a promise was broken or
-// something took too long.
+// Run tells the story on a fresh stack that was started with faults on. It returns an error when a promise was broken
+// or something took too long.
 func Run(ctx context.Context, s *stack.Stack, screen *Screen) error {
 	before, err := createdBy(s.Variables().Get("PROVIDER_LEDGER"))
 	if err != nil {
@@ -122,7 +122,8 @@ func (t *story) thingsComeBack(ctx context.Context) error {
 	if err := t.allReady(ctx); err != nil {
 		return err
 	}
-	t.screen.Done("%d of %d ready after %.1f s, without anyone's help", len(t.promises), len(t.promises), t.screen.Elapsed().Seconds())
+	t.screen.Done("%d of %d ready after %.1f s, without anyone's help", len(t.promises), len(t.promises),
+		t.screen.Elapsed().Seconds())
 	return nil
 }
 
@@ -172,7 +173,8 @@ func (t *story) crowd(ctx context.Context) (string, error) {
 		t.screen.Update("%d of %d signed up", n+1, people)
 	}
 	slices.Sort(times)
-	return fmt.Sprintf("%d ms (p50), %d ms at most", times[len(times)/2].Milliseconds(), times[len(times)-1].Milliseconds()), nil
+	return fmt.Sprintf("%d ms (p50), %d ms at most", times[len(times)/2].Milliseconds(),
+		times[len(times)-1].Milliseconds()), nil
 }
 
 // allReady waits until every promise is kept.
@@ -264,7 +266,8 @@ func (t *story) balanceTheBooks(ctx context.Context) error {
 	s := t.screen
 	s.Print("\n  %s   %d/%d ready", s.bold("essential    "), l.ready, l.accepted)
 	s.Print("  %s   %d sent, %d waiting", s.bold("non-essential"), sent, waiting)
-	s.Print("  %s   accepted %d, ready %d, lost %d, doubles %d", s.bold("ledger       "), l.accepted, l.ready, l.lost, l.doubles)
+	s.Print("  %s   accepted %d, ready %d, lost %d, doubles %d", s.bold("ledger       "), l.accepted, l.ready, l.lost,
+		l.doubles)
 	if !l.balances() {
 		return ErrUnbalanced
 	}

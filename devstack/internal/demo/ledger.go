@@ -23,8 +23,8 @@ type ledger struct {
 
 func (l ledger) balances() bool { return l.ready == l.accepted && l.lost == 0 && l.doubles == 0 }
 
-// balance draws up the ledger. States are those of the Member database by member id, created is the number of storages that
-// the provider created for each member since the story began.
+// balance draws up the ledger. States are those of the Member database by member id, created is the number of storages
+// that the provider created for each member since the story began.
 func balance(promises []accepted, states map[string]string, created map[string]int) ledger {
 	l := ledger{accepted: len(promises)}
 	promised := map[string]bool{}
@@ -76,7 +76,8 @@ func createdBy(path string) (map[string]int, error) {
 
 // memberStates reads the state of every saga from the Member database.
 func memberStates(ctx context.Context, databaseURL string) (map[string]string, error) {
-	rows, err := query(ctx, databaseURL, "-- name: memberStates\nSELECT member_id::text AS id, state AS value FROM signup_saga")
+	rows, err := query(ctx, databaseURL,
+		"-- name: memberStates\nSELECT member_id::text AS id, state AS value FROM signup_saga")
 	if err != nil {
 		return nil, err
 	}

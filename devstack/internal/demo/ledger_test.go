@@ -10,20 +10,24 @@ import (
 )
 
 func TestBalance(t *testing.T) {
-	promises := []accepted{{Signup: client.Signup{Signup: wire.Signup{MemberID: "a"}}}, {Signup: client.Signup{Signup: wire.Signup{MemberID: "b"}}}}
+	promises := []accepted{{Signup: client.Signup{Signup: wire.Signup{MemberID: "a"}}},
+		{Signup: client.Signup{Signup: wire.Signup{MemberID: "b"}}}}
 	ready := map[string]string{"a": "ready", "b": "ready"}
 	for name, c := range map[string]struct {
 		states  map[string]string
 		created map[string]int
 		want    ledger
 	}{
-		"all well":                       {ready, map[string]int{"a": 1, "b": 1}, ledger{2, 2, 0, 0}},
-		"one is still on its way":        {map[string]string{"a": "ready", "b": "provisioning"}, map[string]int{"a": 1}, ledger{2, 1, 0, 0}},
-		"the database forgot one":        {map[string]string{"a": "ready"}, map[string]int{"a": 1, "b": 1}, ledger{2, 1, 1, 0}},
-		"ready, but without a storage":   {ready, map[string]int{"a": 1}, ledger{2, 1, 1, 0}},
-		"a storage was created twice":    {ready, map[string]int{"a": 2, "b": 1}, ledger{2, 2, 0, 1}},
-		"a storage was made for nobody":  {ready, map[string]int{"a": 1, "b": 1, "c": 1}, ledger{2, 2, 0, 1}},
-		"others were there already":      {map[string]string{"a": "ready", "b": "ready", "z": "ready"}, map[string]int{"a": 1, "b": 1}, ledger{2, 2, 0, 0}},
+		"all well": {ready, map[string]int{"a": 1, "b": 1}, ledger{2, 2, 0, 0}},
+		"one is still on its way": {map[string]string{"a": "ready", "b": "provisioning"}, map[string]int{"a": 1},
+			ledger{2, 1, 0, 0}},
+		"the database forgot one": {map[string]string{"a": "ready"}, map[string]int{"a": 1, "b": 1},
+			ledger{2, 1, 1, 0}},
+		"ready, but without a storage":  {ready, map[string]int{"a": 1}, ledger{2, 1, 1, 0}},
+		"a storage was created twice":   {ready, map[string]int{"a": 2, "b": 1}, ledger{2, 2, 0, 1}},
+		"a storage was made for nobody": {ready, map[string]int{"a": 1, "b": 1, "c": 1}, ledger{2, 2, 0, 1}},
+		"others were there already": {map[string]string{"a": "ready", "b": "ready", "z": "ready"},
+			map[string]int{"a": 1, "b": 1}, ledger{2, 2, 0, 0}},
 		"nothing that was promised came": {nil, nil, ledger{2, 0, 2, 0}},
 	} {
 		got := balance(promises, c.states, c.created)
@@ -41,7 +45,8 @@ func TestCreatedByCountsOnlyCreates(t *testing.T) {
 	if got, err := createdBy(path); err != nil || len(got) != 0 {
 		t.Fatalf("no file: %v, %v", got, err)
 	}
-	lines := `{"op":"create","member_id":"a"}` + "\n" + `{"op":"delete","member_id":"a"}` + "\n" + `{"op":"create","member_id":"a"}` + "\n"
+	lines := `{"op":"create","member_id":"a"}` + "\n" + `{"op":"delete","member_id":"a"}` + "\n" +
+		`{"op":"create","member_id":"a"}` + "\n"
 	if err := os.WriteFile(path, []byte(lines), 0o600); err != nil {
 		t.Fatal(err)
 	}

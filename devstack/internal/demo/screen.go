@@ -21,8 +21,8 @@ const (
 
 var frames = []rune("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏")
 
-// Screen prints the story: on a terminal with one live line for the current step, elsewhere a line per step. Its methods may be
-// called from several goroutines.
+// Screen prints the story: on a terminal with one live line for the current step, elsewhere a line per step. Its
+// methods may be called from several goroutines.
 type Screen struct {
 	out    io.Writer
 	live   bool

@@ -17,7 +17,10 @@ import (
 // A stream that everybody has forgotten ends by itself, and costs bounded memory.
 func TestStreamEndsByItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := &crowd{signUp: func(context.Context, wire.NewMember, string) (client.Signup, error) { return client.Signup{}, nil }}
+		c := &crowd{signUp: func(context.Context, wire.NewMember, string) (client.Signup,
+			error) {
+			return client.Signup{}, nil
+		}}
 		began := time.Now()
 		for range 2 {
 			c.stream(true)
@@ -27,7 +30,8 @@ func TestStreamEndsByItself(t *testing.T) {
 			t.Errorf("two streams ended after %s", took)
 		}
 		r, most := c.report(began), int(2*streamLimit/streamEvery)
-		if r.All.Accepted > most || r.All.Accepted < most-2 || len(c.latest) != kept || r.Since.Accepted != kept || !r.Until.IsZero() {
+		if r.All.Accepted > most || r.All.Accepted < most-2 || len(c.latest) != kept || r.Since.Accepted != kept ||
+			!r.Until.IsZero() {
 			t.Errorf("%d signups, %d remembered, report %+v", r.All.Accepted, len(c.latest), r)
 		}
 	})
@@ -75,7 +79,8 @@ func TestReport(t *testing.T) {
 		if r.All != (tally{3, 2}) || r.Since != (tally{0, 2}) || r.Median != 20 || r.Max != 30 {
 			t.Errorf("%+v", r)
 		}
-		if len(r.Latest) != 5 || r.Latest[0].Failure != "no answer" || r.Latest[1].Failure != "503 busy" || r.Latest[2].SignupID != "sgn_1" {
+		if len(r.Latest) != 5 || r.Latest[0].Failure != "no answer" || r.Latest[1].Failure != "503 busy" ||
+			r.Latest[2].SignupID != "sgn_1" {
 			t.Errorf("latest %+v", r.Latest)
 		}
 	})
@@ -89,18 +94,26 @@ func TestJudge(t *testing.T) {
 		members map[string]int
 		want    string
 	}{
-		{"", &wire.Fault{Mode: "none"}, tally{}, map[string]int{"ready": 3}, "good Everything runs: nobody has tried to sign up since then; nobody waits."},
-		{"nats=killed", nil, tally{12, 0}, map[string]int{"provisioning": 12}, "wait NATS is down: 12 of 12 signups since then were answered 201; 12 wait for their storage."},
-		{"member-2=paused smtp=died", &wire.Fault{Mode: "reject", Probability: .5}, tally{1, 0}, map[string]int{"needs_attention": 1},
-			"wait The Member service 2 is paused, the mail server is down, the provider refuses: 1 of 1 signups since then were answered 201; 1 need an operator."},
-		{"", &wire.Fault{Mode: "outage"}, tally{1, 0}, map[string]int{}, "good Everything runs: 1 of 1 signups since then were answered 201; nobody waits."},
-		{"postgres=stopped", nil, tally{1, 2}, nil, "bad PostgreSQL is down: 1 of 3 signups since then were answered 201."},
+		{"", &wire.Fault{Mode: "none"}, tally{}, map[string]int{"ready": 3},
+			"good Everything runs: nobody has tried to sign up since then; nobody waits."},
+		{"nats=killed", nil, tally{12, 0}, map[string]int{"provisioning": 12},
+			"wait NATS is down: 12 of 12 signups since then were answered 201; 12 wait for their storage."},
+		{"member-2=paused smtp=died", &wire.Fault{Mode: "reject", Probability: .5}, tally{1, 0},
+			map[string]int{"needs_attention": 1},
+			"wait The Member service 2 is paused, the mail server is down, the provider refuses: 1 of 1 signups " +
+				"since then were answered 201; 1 need an operator."},
+		{"", &wire.Fault{Mode: "outage"}, tally{1, 0}, map[string]int{},
+			"good Everything runs: 1 of 1 signups since then were answered 201; nobody waits."},
+		{"postgres=stopped", nil, tally{1, 2}, nil,
+			"bad PostgreSQL is down: 1 of 3 signups since then were answered 201."},
 		{"postgres=stopped", nil, tally{}, nil, "wait PostgreSQL is down: nobody has tried to sign up since then."},
 	} {
-		s := stack.Status{Components: []stack.ComponentStatus{{Name: "storage", Status: process.Status{State: process.Running}}}}
+		s := stack.Status{Components: []stack.ComponentStatus{{Name: "storage",
+			Status: process.Status{State: process.Running}}}}
 		for one := range strings.FieldsSeq(tc.broken) {
 			name, state, _ := strings.Cut(one, "=")
-			s.Components = append(s.Components, stack.ComponentStatus{Name: name, Status: process.Status{State: process.State(state)}})
+			s.Components = append(s.Components,
+				stack.ComponentStatus{Name: name, Status: process.Status{State: process.State(state)}})
 		}
 		v := judge(s, tc.fault, tc.since, tc.members)
 		if got := v.Tone + " " + v.Broken + ": " + v.Text; got != tc.want {

@@ -57,7 +57,8 @@ func Serve(l net.Listener, s *stack.Stack) (stop func(), err error) {
 		storage: client.NewStorage(to.Get("STORAGE_URL"), to.Get("STORAGE_TOKEN"), h),
 	}
 	c.crowd = &crowd{signUp: c.members.SignUp}
-	server := &http.Server{Handler: c.routes(l.Addr().String()), ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 1 << 16}
+	server := &http.Server{Handler: c.routes(l.Addr().String()), ReadHeaderTimeout: 10 * time.Second,
+		MaxHeaderBytes: 1 << 16}
 	go func() { _ = server.Serve(l) }() // ends with stop
 	return func() {
 		_ = server.Close()
@@ -187,10 +188,12 @@ func (s *screen) look(ctx context.Context) view {
 func (s *screen) show(w http.ResponseWriter, r *http.Request) {
 	to := s.stack.Variables()
 	err := s.pages.Write(w, r, http.StatusOK, "faults", web.Page{
-		Title: "Fault screen", Product: "Signup Saga", Home: "/", Assets: "/assets", Every: 1000, Reload: 5, Data: s.look(r.Context()),
+		Title: "Fault screen", Product: "Signup Saga", Home: "/", Assets: "/assets", Every: 1000, Reload: 5,
+		Data: s.look(r.Context()),
 		Nav: []web.Link{
 			{Path: "/", Text: "Fault screen", Current: true}, {Path: to.Get("MEMBER_URL") + "/", Text: "Sign-up page"},
-			{Path: to.Get("ADMIN_URL") + "/console/", Text: "Console"}, {Path: to.Get("MAIL_URL") + "/", Text: "Mailbox"},
+			{Path: to.Get("ADMIN_URL") + "/console/", Text: "Console"},
+			{Path: to.Get("MAIL_URL") + "/", Text: "Mailbox"},
 		},
 	})
 	if err != nil {

@@ -1,4 +1,5 @@
-// Package mailbox is a mail server for development: it accepts every mail, shows the latest ones over HTTP, and sends nothing on.
+// Package mailbox is a mail server for development: it accepts every mail, shows the latest ones over HTTP, and sends
+// nothing on.
 package mailbox
 
 import (
@@ -131,7 +132,8 @@ func (s *session) Data(r io.Reader) error {
 		decoded = subject
 	}
 	s.box.Add(Message{
-		From: s.from, To: s.to, Subject: cmp.Or(decoded, "(no subject)"), MessageID: m.Header.Get("Message-Id"), At: time.Now().UTC(),
+		From: s.from, To: s.to, Subject: cmp.Or(decoded, "(no subject)"), MessageID: m.Header.Get("Message-Id"),
+		At: time.Now().UTC(),
 	})
 	return nil
 }

@@ -48,7 +48,8 @@ func TestAMailSentIsShown(t *testing.T) {
 		}
 	})
 	text := "Subject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=\r\nMessage-ID: <1@localhost>\r\n\r\nWelcome\r\n"
-	if err := smtp.SendMail(listener.Addr().String(), nil, "welcome@localhost", []string{"mina@example.org"}, []byte(text)); err != nil {
+	if err := smtp.SendMail(listener.Addr().String(), nil, "welcome@localhost", []string{"mina@example.org"},
+		[]byte(text)); err != nil {
 		t.Fatal(err)
 	}
 
@@ -65,7 +66,8 @@ func TestAMailSentIsShown(t *testing.T) {
 		t.Fatalf("got %s", answer.Body)
 	}
 	m := got.Messages[0]
-	if m.From != "welcome@localhost" || m.To[0] != "mina@example.org" || m.Subject != "Grüße" || m.MessageID != "<1@localhost>" || m.At.IsZero() {
+	if m.From != "welcome@localhost" || m.To[0] != "mina@example.org" || m.Subject != "Grüße" ||
+		m.MessageID != "<1@localhost>" || m.At.IsZero() {
 		t.Errorf("got %+v", m)
 	}
 	answer = httptest.NewRecorder()

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Run accepts mails on one address and shows them on another until ctx is done. Ready is called with the URL that shows them
-// once both are served.
+// Run accepts mails on one address and shows them on another until ctx is done. Ready is called with the URL that shows
+// them once both are served.
 func Run(ctx context.Context, smtpAddr, httpAddr string, ready func(url string)) error {
 	mails, err := net.Listen("tcp", smtpAddr)
 	if err != nil {

@@ -8,14 +8,14 @@ import (
 	"strconv"
 )
 
-// The random range lies below the ports that operating systems hand out for outgoing connections: such a connection could
-// otherwise take a component's port while the component is down.
+// The random range lies below the ports that operating systems hand out for outgoing connections: such a connection
+// could otherwise take a component's port while the component is down.
 const low, high = 10000, 30000
 
 const attempts = 200
 
-// Hold listens on the first free port of 127.0.0.1 from preferred upwards, or on a random one when preferred is 0. Close the
-// listener just before the component starts.
+// Hold listens on the first free port of 127.0.0.1 from preferred upwards, or on a random one when preferred is 0.
+// Close the listener just before the component starts.
 func Hold(preferred int) (net.Listener, int, error) {
 	var last error
 	for i := range attempts {

@@ -136,10 +136,10 @@ func makeOurs(dir string) error {
 	return nil
 }
 
-// Place returns the folder for the cluster of a stack in dir, which exists: a folder in dir where the account can get there.
-// A stack directory that only root may enter is opened for passing through; its files stay as private as they are. When
-// already a folder above it is closed, the cluster is kept below /var/lib and dir/postgres leads there. Clusters kept so for
-// stacks that have been deleted since are deleted on this occasion.
+// Place returns the folder for the cluster of a stack in dir, which exists: a folder in dir where the account can get
+// there. A stack directory that only root may enter is opened for passing through; its files stay as private as they
+// are. When already a folder above it is closed, the cluster is kept below /var/lib and dir/postgres leads there.
+// Clusters kept so for stacks that have been deleted since are deleted on this occasion.
 func (a Account) Place(dir string) (string, error) {
 	inside := filepath.Join(dir, "postgres")
 	if a.Reaches(dir) {

@@ -114,8 +114,8 @@ func (c *Cluster) data() string         { return filepath.Join(c.config.Dir, "da
 func (c *Cluster) passwordFile() string { return filepath.Join(c.config.Dir, "password") }
 func (c *Cluster) socketName() string   { return ".s.PGSQL." + strconv.Itoa(c.config.Port) + ".lock" }
 
-// create runs initdb. The version file is the last thing initdb writes that a server needs, and a cluster that was cut short
-// is made anew: the password file is renamed into place after initdb has succeeded.
+// create runs initdb. The version file is the last thing initdb writes that a server needs, and a cluster that was cut
+// short is made anew: the password file is renamed into place after initdb has succeeded.
 func (c *Cluster) create(ctx context.Context) error {
 	if err := os.MkdirAll(c.config.Dir, 0o700); err != nil {
 		return err
@@ -172,7 +172,9 @@ func (c *Cluster) checkVersion() error {
 		return err
 	}
 	if made := strings.TrimSpace(string(version)); made != strconv.Itoa(c.config.Binaries.Major) {
-		return fmt.Errorf("%s was made by PostgreSQL %s, but %s holds PostgreSQL %d: set PG_BIN to the older one, or use another --dir",
+		return fmt.Errorf(
+			"%s was made by PostgreSQL %s, but %s holds PostgreSQL %d: set PG_BIN to the older one, or use "+
+				"another --dir",
 			c.data(), made, c.config.Binaries.Dir, c.config.Binaries.Major)
 	}
 	return nil

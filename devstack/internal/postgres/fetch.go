@@ -32,8 +32,8 @@ var fetchHashes = map[string]string{
 	"darwin-arm64": "Kg1ZMNFzkVIJs3g4V2UYEc5X005km9rGinxFBH8R1sOU2Rblvz4pt2Uf93Pu8Rk273Ue9HIdrbMPpgUqwjUi0Q==",
 }
 
-// cached returns the server kept from an earlier run, or fetches one. Of several that start at once, one fetches and the
-// others wait for it.
+// cached returns the server kept from an earlier run, or fetches one. Of several that start at once, one fetches and
+// the others wait for it.
 func (f Finder) cached(ctx context.Context) (Binaries, error) {
 	cache, err := f.Cache()
 	if err != nil {

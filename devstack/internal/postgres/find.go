@@ -49,8 +49,10 @@ func NewFinder(account Account, getenv func(string) string, note func(string)) F
 		Getenv: getenv,
 		Folders: []string{
 			"/usr/lib/postgresql/*/bin", "/usr/libexec/postgresql*", "/usr/pgsql-*/bin", "/usr/local/pgsql/bin",
-			"/opt/homebrew/opt/postgresql*/bin", "/usr/local/opt/postgresql*/bin", "/home/linuxbrew/.linuxbrew/opt/postgresql*/bin",
-			"/Applications/Postgres.app/Contents/Versions/*/bin", "/Library/PostgreSQL/*/bin", "/opt/local/lib/postgresql*/bin",
+			"/opt/homebrew/opt/postgresql*/bin", "/usr/local/opt/postgresql*/bin",
+			"/home/linuxbrew/.linuxbrew/opt/postgresql*/bin",
+			"/Applications/Postgres.app/Contents/Versions/*/bin", "/Library/PostgreSQL/*/bin",
+			"/opt/local/lib/postgresql*/bin",
 		},
 		Account: account,
 		Cache:   account.cacheDir,

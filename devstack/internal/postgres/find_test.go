@@ -147,7 +147,8 @@ func TestReachesOnlyThroughOpenFolders(t *testing.T) {
 	if stranger.Reaches(filepath.Join(closed, "inner")) {
 		t.Error("a closed folder is in reach")
 	}
-	if place, err := stranger.Place(closed); err != nil || place != filepath.Join(closed, "postgres") || !stranger.Reaches(place) {
+	if place, err := stranger.Place(closed); err != nil || place != filepath.Join(closed, "postgres") ||
+		!stranger.Reaches(place) {
 		t.Errorf("the cluster goes to %s, error %v; want it in the folder, and in reach", place, err)
 	}
 }
@@ -156,7 +157,8 @@ func TestClustersOfDeletedStacksAreDeleted(t *testing.T) {
 	base, alive := t.TempDir(), t.TempDir()
 	for name, stack := range map[string]string{"kept": alive, "left": filepath.Join(alive, "gone")} {
 		home := filepath.Join(base, name)
-		if err := errors.Join(os.MkdirAll(filepath.Join(home, "postgres"), 0o750), os.WriteFile(filepath.Join(home, originName), []byte(stack), 0o600)); err != nil {
+		if err := errors.Join(os.MkdirAll(filepath.Join(home, "postgres"), 0o750),
+			os.WriteFile(filepath.Join(home, originName), []byte(stack), 0o600)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -182,10 +184,12 @@ func TestUnpackMakesLinksAndStaysInside(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := os.ReadFile(filepath.Join(dir, "package/native/lib/libpq.so.5")); err != nil || string(got) != "code" {
+	if got, err := os.ReadFile(filepath.Join(dir, "package/native/lib/libpq.so.5")); err != nil ||
+		string(got) != "code" {
 		t.Errorf("through the link: %q, %v", got, err)
 	}
-	if info, err := os.Stat(filepath.Join(dir, "package/native/bin/postgres")); err != nil || info.Mode().Perm()&0o100 == 0 {
+	if info, err := os.Stat(filepath.Join(dir, "package/native/bin/postgres")); err != nil ||
+		info.Mode().Perm()&0o100 == 0 {
 		t.Errorf("the program cannot be run: %v, %v", info, err)
 	}
 
@@ -208,7 +212,8 @@ func archive(t *testing.T, namesAndContents ...string) string {
 	zip := gzip.NewWriter(&packed)
 	tarred := tar.NewWriter(zip)
 	for pair := range slices.Chunk(namesAndContents, 2) {
-		if err := tarred.WriteHeader(&tar.Header{Name: pair[0], Size: int64(len(pair[1])), Mode: 0o644, Typeflag: tar.TypeReg}); err != nil {
+		if err := tarred.WriteHeader(
+			&tar.Header{Name: pair[0], Size: int64(len(pair[1])), Mode: 0o644, Typeflag: tar.TypeReg}); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := io.WriteString(tarred, pair[1]); err != nil {

@@ -20,8 +20,8 @@ func Vacate(dir string) bool {
 	return true
 }
 
-// releaseSharedMemory removes the segment by which a server guards its data directory against a second one. A server that
-// was killed cannot do it. A segment that is in use stays.
+// releaseSharedMemory removes the segment by which a server guards its data directory against a second one. A server
+// that was killed cannot do it. A segment that is in use stays.
 func releaseSharedMemory(data string) {
 	info, err := os.Lstat(data)
 	if err != nil {
@@ -34,8 +34,8 @@ func releaseSharedMemory(data string) {
 	}
 }
 
-// pidFile returns the last number on a line of the server's pid file, or -1. Line 1 is the process id, the second number of
-// line 7 the id of the shared memory segment.
+// pidFile returns the last number on a line of the server's pid file, or -1. Line 1 is the process id, the second
+// number of line 7 the id of the shared memory segment.
 func pidFile(data string, line int) int {
 	content, err := readPlain(filepath.Join(data, "postmaster.pid"))
 	if err != nil {

@@ -2,5 +2,6 @@
 
 package postgres
 
-// removeUnusedSegment does nothing: a server that starts in the same directory removes the segment, and it holds 56 bytes.
+// removeUnusedSegment does nothing: a server that starts in the same directory removes the segment, and it holds 56
+// bytes.
 func removeUnusedSegment(int, uint32) {}

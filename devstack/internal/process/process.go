@@ -1,5 +1,5 @@
-// Package process runs the components of the stack as child processes that can be stopped, killed, paused and started again,
-// and that never outlive devstack.
+// Package process runs the components of the stack as child processes that can be stopped, killed, paused and started
+// again, and that never outlive devstack.
 package process
 
 import (
@@ -33,12 +33,12 @@ var ErrNotReady = errors.New("not ready yet")
 // ErrDied is wrapped by Start when the process ended before it was ready.
 var ErrDied = errors.New("ended before it was ready")
 
-// stopLimit bounds how long Stop waits for a process to end by itself before it is killed. It is longer than the drain time of
-// the services.
+// stopLimit bounds how long Stop waits for a process to end by itself before it is killed. It is longer than the drain
+// time of the services.
 const stopLimit = 30 * time.Second
 
-// Daemon is one component. Fill in the exported fields, then call its methods; they are safe for concurrent use and run one
-// at a time.
+// Daemon is one component. Fill in the exported fields, then call its methods; they are safe for concurrent use and run
+// one at a time.
 type Daemon struct {
 	// Name is used in errors.
 	Name string
@@ -92,7 +92,8 @@ func (d *Daemon) Status() Status {
 	return s
 }
 
-// Start starts the process and waits until it is ready, it ends or ctx is done. Starting a running process does nothing.
+// Start starts the process and waits until it is ready, it ends or ctx is done. Starting a running process does
+// nothing.
 func (d *Daemon) Start(ctx context.Context) error {
 	d.operation.Lock()
 	defer d.operation.Unlock()
@@ -284,9 +285,9 @@ func (d *Daemon) alive() bool {
 	}
 }
 
-// Start starts cmd in a process group of its own and has the kernel signal it when this process dies (SIGKILL when signal is
-// zero). The kernel ties that promise to the thread that started the child, so every child is started from one thread that
-// lives as long as the process does.
+// Start starts cmd in a process group of its own and has the kernel signal it when this process dies (SIGKILL when
+// signal is zero). The kernel ties that promise to the thread that started the child, so every child is started from
+// one thread that lives as long as the process does.
 func Start(cmd *exec.Cmd, signal syscall.Signal) error {
 	if signal == 0 {
 		signal = syscall.SIGKILL

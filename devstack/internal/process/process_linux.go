@@ -40,8 +40,8 @@ func children(pid int) []int {
 	return found
 }
 
-// adoptOrphans makes this process the parent of every descendant whose parent dies. In a container nobody else may collect
-// them. Where the kernel refuses, they are left to whoever adopts them.
+// adoptOrphans makes this process the parent of every descendant whose parent dies. In a container nobody else may
+// collect them. Where the kernel refuses, they are left to whoever adopts them.
 func adoptOrphans() { _ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }
 
 // reap collects killed processes that this process has adopted.

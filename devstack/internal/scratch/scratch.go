@@ -1,5 +1,5 @@
-// Package scratch makes throw-away directories that are cleared away even when their owner was killed: the owner holds a lock,
-// and the next devstack removes every directory whose lock is free.
+// Package scratch makes throw-away directories that are cleared away even when their owner was killed: the owner holds
+// a lock, and the next devstack removes every directory whose lock is free.
 package scratch
 
 import (
@@ -49,8 +49,8 @@ func (d *Dir) Remove() error {
 	return d.lock.Close()
 }
 
-// Sweep removes the directories below base that a killed owner left behind. The caller's vacate is asked first; false leaves a
-// directory for the next sweep. Trouble with one directory never hinders a start, so it is passed over.
+// Sweep removes the directories below base that a killed owner left behind. The caller's vacate is asked first; false
+// leaves a directory for the next sweep. Trouble with one directory never hinders a start, so it is passed over.
 func Sweep(base string, vacate func(dir string) bool) {
 	left, err := filepath.Glob(filepath.Join(base, prefix+"*"))
 	if err != nil {

@@ -43,7 +43,8 @@ func source() (string, error) {
 			}
 		}
 	}
-	return "", errors.New("the source of the services was not found: run devstack in its tree, or name built services with --bin")
+	return "", errors.New(
+		"the source of the services was not found: run devstack in its tree, or name built services with --bin")
 }
 
 func isSource(dir string) bool {

@@ -46,7 +46,9 @@ func (p program) command(dir string) *exec.Cmd {
 }
 
 // newComponent returns a component that runs a program and writes its log.
-func (s *Stack) newComponent(name, url string, p program, ready func(context.Context) error, listens ...string) *component {
+func (s *Stack) newComponent(
+	name, url string, p program, ready func(context.Context) error, listens ...string,
+) *component {
 	command := func() (*exec.Cmd, error) { return p.command(s.options.Dir), nil }
 	log := func() (*os.File, error) { return s.openLog(name) }
 	return s.watch(&component{

@@ -20,8 +20,8 @@ import (
 // socketPathLimit is the shortest limit of all systems for the path of a unix socket, in bytes.
 const socketPathLimit = 104
 
-// control lets other devstack commands operate the stack over a unix socket. The file DIR/control names the socket, which lies
-// elsewhere when DIR is too long for one.
+// control lets other devstack commands operate the stack over a unix socket. The file DIR/control names the socket,
+// which lies elsewhere when DIR is too long for one.
 type control struct {
 	server  *http.Server
 	pointer string
@@ -77,7 +77,8 @@ func routes(s *Stack) http.Handler {
 	})
 	mux.HandleFunc("POST /do/{verb}/{component}", func(w http.ResponseWriter, r *http.Request) {
 		// The command goes on when its caller is interrupted: half of a wipe helps nobody.
-		done, err := s.Do(context.WithoutCancel(r.Context()), r.PathValue("verb"), r.PathValue("component"), r.FormValue("fault"))
+		done, err := s.Do(context.WithoutCancel(r.Context()), r.PathValue("verb"), r.PathValue("component"),
+			r.FormValue("fault"))
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusConflict)
 			return
@@ -107,7 +108,8 @@ func NewClient(dir string) (*Client, error) {
 
 // Do asks the stack to carry out a verb on a component; see Stack.Do.
 func (c *Client) Do(ctx context.Context, verb, component, fault string) (string, error) {
-	answer, err := c.call(ctx, http.MethodPost, "/do/"+url.PathEscape(verb)+"/"+url.PathEscape(component)+"?"+url.Values{"fault": {fault}}.Encode())
+	answer, err := c.call(ctx, http.MethodPost, "/do/"+url.PathEscape(verb)+"/"+url.PathEscape(component)+"?"+
+		url.Values{"fault": {fault}}.Encode())
 	return strings.TrimSpace(string(answer)), err
 }
 

@@ -60,7 +60,9 @@ func (d database) createAsAdmin(ctx context.Context, admin string, secret func(s
 	// Whoever creates a database for another role must be a member of that role, unless he is a superuser.
 	return inSequence(ctx, conn,
 		fmt.Sprintf("-- name: joinMigrator\nGRANT %[1]s_migrator TO CURRENT_USER", d.name),
-		fmt.Sprintf("-- name: createDatabase\nCREATE DATABASE %[1]s OWNER %[1]s_migrator TEMPLATE template0 ENCODING 'UTF8'", d.name),
+		fmt.Sprintf(
+			"-- name: createDatabase\nCREATE DATABASE %[1]s OWNER %[1]s_migrator TEMPLATE template0 ENCODING 'UTF8'",
+			d.name),
 		fmt.Sprintf("-- name: closeDatabase\nREVOKE ALL ON DATABASE %s FROM PUBLIC", d.name),
 		fmt.Sprintf("-- name: openDatabase\nGRANT CONNECT ON DATABASE %[1]s TO %[1]s_app", d.name))
 }
@@ -74,7 +76,8 @@ func (d database) grant(ctx context.Context) error {
 	app := d.name + "_app"
 	return inSequence(ctx, conn,
 		"-- name: grantSchema\nGRANT USAGE ON SCHEMA public TO "+app,
-		"-- name: grantTables\nALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO "+app,
+		"-- name: grantTables\nALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT, INSERT, UPDATE, DELETE ON "+
+			"TABLES TO "+app,
 		"-- name: grantSequences\nALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT USAGE, SELECT ON SEQUENCES TO "+app,
 		"-- name: grantFunctions\nALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT EXECUTE ON FUNCTIONS TO "+app)
 }

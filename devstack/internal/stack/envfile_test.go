@@ -8,7 +8,8 @@ import (
 )
 
 func TestAShellReadsTheFile(t *testing.T) {
-	values := Variables{{"PLAIN", "postgres://a:b@127.0.0.1:1/member?sslmode=disable"}, {"ODD", `/tmp/it's a "folder" & $HOME`}}
+	values := Variables{{"PLAIN", "postgres://a:b@127.0.0.1:1/member?sslmode=disable"},
+		{"ODD", `/tmp/it's a "folder" & $HOME`}}
 	path := filepath.Join(t.TempDir(), "devstack.env")
 	if err := os.WriteFile(path, values.file(), 0o600); err != nil {
 		t.Fatal(err)

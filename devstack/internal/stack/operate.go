@@ -44,7 +44,8 @@ func (s *Stack) Do(ctx context.Context, verb, name, fault string) (string, error
 	}
 }
 
-// restart starts a component. One that runs but is not ready, perhaps because something it needs is down, counts as started.
+// restart starts a component. One that runs but is not ready, perhaps because something it needs is down, counts as
+// started.
 func (s *Stack) restart(ctx context.Context, c *component) (string, error) {
 	err := s.startComponent(ctx, c.Name, restartLimit)
 	if errors.Is(err, process.ErrNotReady) {

@@ -84,7 +84,8 @@ func (s *Stack) planMembers() error {
 			"MEMBER_ADMIN_ADDR="+loopback(admin),
 			"MEMBER_DATABASE_URL="+database)
 		run := program{path: filepath.Join(s.bin, "member-svc"), args: []string{"serve"}, env: env}
-		s.add(s.newComponent(name, "http://"+loopback(public), run, answersOK("http://"+loopback(admin)+"/readyz"), name, name+" admin"))
+		s.add(s.newComponent(name, "http://"+loopback(public), run, answersOK("http://"+loopback(admin)+"/readyz"),
+			name, name+" admin"))
 	}
 	return nil
 }
@@ -255,7 +256,8 @@ func (s *Stack) planVariables() {
 	for n := 2; n <= s.options.Members; n++ {
 		name := replica("member", n)
 		s.variables = append(s.variables,
-			Variable{fmt.Sprintf("MEMBER_URL_%d", n), url(name)}, Variable{fmt.Sprintf("ADMIN_URL_%d", n), url(name + " admin")})
+			Variable{fmt.Sprintf("MEMBER_URL_%d", n), url(name)},
+			Variable{fmt.Sprintf("ADMIN_URL_%d", n), url(name + " admin")})
 	}
 	for n := 2; n <= s.options.Storages; n++ {
 		s.variables = append(s.variables, Variable{fmt.Sprintf("STORAGE_URL_%d", n), url(replica("storage", n))})

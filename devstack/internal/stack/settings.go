@@ -14,7 +14,8 @@ import (
 	"github.com/signup-saga/signup-saga/devstack/internal/port"
 )
 
-// settings are what a stack keeps over restarts: its ports and its secrets. It is used by one goroutine, but for release.
+// settings are what a stack keeps over restarts: its ports and its secrets. It is used by one goroutine, but for
+// release.
 type settings struct {
 	Ports   map[string]int    `json:"ports"`
 	Secrets map[string]string `json:"secrets"`

@@ -1,5 +1,5 @@
-// Package stack runs PostgreSQL, NATS, a mail server and both services, each as a process of its own, and lets them be killed,
-// stopped, paused and started again one by one.
+// Package stack runs PostgreSQL, NATS, a mail server and both services, each as a process of its own, and lets them be
+// killed, stopped, paused and started again one by one.
 package stack
 
 import (
@@ -24,7 +24,8 @@ const (
 	smtpName     = "smtp"
 	faultScreen  = "fault screen"
 
-	// startLimit bounds the first start of a component, restartLimit how long the start command waits for it to be ready.
+	// startLimit bounds the first start of a component, restartLimit how long the start command waits for it to be
+	// ready.
 	startLimit   = time.Minute
 	restartLimit = 20 * time.Second
 	fetchLimit   = 10 * time.Minute
@@ -85,7 +86,8 @@ type Stack struct {
 	stopErr    error
 }
 
-// Start starts everything and returns once every component is ready and devstack.env is written. After an error nothing runs.
+// Start starts everything and returns once every component is ready and devstack.env is written. After an error nothing
+// runs.
 func Start(ctx context.Context, options Options) (*Stack, error) {
 	kept, err := loadSettings(options.Dir)
 	if err != nil {
@@ -193,7 +195,8 @@ func (s *Stack) planPostgres(ctx context.Context) error {
 		return err
 	}
 	s.admin = s.cluster.URL("postgres")
-	s.add(s.watch(&component{Daemon: s.cluster.Daemon, url: fmt.Sprintf("127.0.0.1:%d", number), listens: []string{postgresName}}))
+	s.add(s.watch(&component{Daemon: s.cluster.Daemon, url: fmt.Sprintf("127.0.0.1:%d", number),
+		listens: []string{postgresName}}))
 	return nil
 }
 
@@ -250,8 +253,8 @@ func (s *Stack) startComponent(ctx context.Context, name string, limit time.Dura
 	return s.explain(name, c.Start(ctx))
 }
 
-// FaultScreen returns the listener that is held for the page on which a person breaks the stack, nil without faults. It ends
-// with the stack.
+// FaultScreen returns the listener that is held for the page on which a person breaks the stack, nil without faults. It
+// ends with the stack.
 func (s *Stack) FaultScreen() net.Listener {
 	s.settings.mu.Lock()
 	defer s.settings.mu.Unlock()
@@ -266,8 +269,8 @@ func (s *Stack) Dir() string { return s.options.Dir }
 
 func (s *Stack) envFile() string { return filepath.Join(s.options.Dir, "devstack.env") }
 
-// Stop ends everything: the services, which finish what they have begun, then what they use. When ctx is done, what still
-// runs is killed.
+// Stop ends everything: the services, which finish what they have begun, then what they use. When ctx is done, what
+// still runs is killed.
 func (s *Stack) Stop(ctx context.Context) error {
 	s.stopOnce.Do(func() { s.stopErr = s.stop(ctx) })
 	return s.stopErr

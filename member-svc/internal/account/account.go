@@ -66,7 +66,8 @@ func (s *Service) SignIn(ctx context.Context, username, password string) (wire.S
 
 // signIn fails with [store.ErrNotFound] if the hash has changed meanwhile.
 func (s *Service) signIn(ctx context.Context, key, password string) (wire.Session, error) {
-	c, err := timed(ctx, s, func(ctx context.Context) (store.Credentials, error) { return s.store.Credentials(ctx, key) })
+	c, err := timed(ctx, s,
+		func(ctx context.Context) (store.Credentials, error) { return s.store.Credentials(ctx, key) })
 	if err != nil {
 		return wire.Session{}, err
 	}
@@ -93,7 +94,8 @@ func (s *Service) signIn(ctx context.Context, key, password string) (wire.Sessio
 
 // SignOut ends the session, or returns [ErrNoSession].
 func (s *Service) SignOut(ctx context.Context, token string) error {
-	_, err := timed(ctx, s, func(ctx context.Context) (any, error) { return nil, s.store.CloseSession(ctx, tokenHash(token)) })
+	_, err := timed(ctx, s,
+		func(ctx context.Context) (any, error) { return nil, s.store.CloseSession(ctx, tokenHash(token)) })
 	return noSession(err)
 }
 
@@ -129,7 +131,8 @@ func (s *Service) Withdraw(ctx context.Context, token, password string) (signup.
 		return results[0].Record, nil
 	})
 	if failure != nil { // nobody knows whether the commit happened: ask
-		record, err = timed(ctx, s, func(ctx context.Context) (store.Record, error) { return s.store.Find(ctx, a.SignupID) })
+		record, err = timed(ctx, s,
+			func(ctx context.Context) (store.Record, error) { return s.store.Find(ctx, a.SignupID) })
 		if err != nil || !record.State.Left() {
 			return signup.View{}, failure
 		}

@@ -38,7 +38,8 @@ func open(t *testing.T, pool *pgxpool.Pool, cost signup.HashConfig) *fixture {
 	t.Helper()
 	f := &fixture{pool: pool, store: store.New(pool, storetest.Steps, storetest.Secret, func() {})}
 	hasher := signup.NewHasher(cost)
-	f.signup = signup.New(signup.Config{Plans: []string{"free"}, PasswordMin: 15, Secret: storetest.Secret, DatabaseTimeout: 5 * time.Second}, f.store, hasher, storetest.Steps)
+	f.signup = signup.New(signup.Config{Plans: []string{"free"}, PasswordMin: 15, Secret: storetest.Secret,
+		DatabaseTimeout: 5 * time.Second}, f.store, hasher, storetest.Steps)
 	f.Service = account.New(account.Config{
 		SessionLifetime: time.Hour, DatabaseTimeout: 5 * time.Second, CheckPassword: f.signup.CheckPassword,
 		Log: slog.New(slog.NewTextHandler(&f.log, nil)),
@@ -55,21 +56,25 @@ func (f *fixture) signUp(t *testing.T, name string) signup.Answer {
 	return a
 }
 
-var cheap = signup.HashConfig{Cost: signup.Cost{MemoryKiB: 8, Time: 1, Parallelism: 1}, Concurrency: 2, Wait: 5 * time.Second}
+var cheap = signup.HashConfig{Cost: signup.Cost{MemoryKiB: 8, Time: 1, Parallelism: 1}, Concurrency: 2,
+	Wait: 5 * time.Second}
 
 func TestSignIn(t *testing.T) {
 	f := open(t, storetest.Open(t), cheap)
 	f.signUp(t, "Mina")
 	// Another keyboard: the same characters, decomposed.
 	session, err := f.SignIn(t.Context(), "MINA", "påsswörd of some length")
-	if left := time.Until(session.ExpiresAt); err != nil || left > time.Hour || left < 59*time.Minute || len(session.Token) != 43 {
+	if left := time.Until(session.ExpiresAt); err != nil || left > time.Hour || left < 59*time.Minute ||
+		len(session.Token) != 43 {
 		t.Fatalf("%+v %v", session, err)
 	}
 	other, err := f.SignIn(t.Context(), "mina", password)
 	if err != nil || other.Token == session.Token {
 		t.Errorf("%+v %v", other, err)
 	}
-	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM session s WHERE strpos(s::text, $1) > 0 OR strpos(s::text, encode($1::text::bytea, 'hex')) > 0", session.Token[:20]); n != 0 {
+	if n := storetest.Count(t, f.pool,
+		"SELECT count(*) FROM session s WHERE strpos(s::text, $1) > 0 OR strpos(s::text, encode($1::text::bytea, "+
+			"'hex')) > 0", session.Token[:20]); n != 0 {
 		t.Error("the token itself is stored")
 	}
 	if me, err := f.Me(t.Context(), session.Token); err != nil || me.Username != "Mina" || me.Email != nil {
@@ -128,7 +133,8 @@ func TestHashIsRenewed(t *testing.T) {
 	dearer.Time = 2
 	f := open(t, old.pool, dearer)
 	before := stored()
-	if _, err := f.SignIn(t.Context(), "mina", "another password"); !errors.Is(err, account.ErrCredentials) || stored() != before {
+	if _, err := f.SignIn(t.Context(), "mina", "another password"); !errors.Is(err, account.ErrCredentials) ||
+		stored() != before {
 		t.Errorf("a wrong password: %v, %s", err, stored())
 	}
 	session, err := f.SignIn(t.Context(), "mina", password)
@@ -188,7 +194,8 @@ func TestFailureToRenewIsNoFailure(t *testing.T) {
 	if _, err := f.Me(t.Context(), session.Token); err != nil {
 		t.Error(err)
 	}
-	if log := f.log.String(); !strings.Contains(log, "password hash not renewed") || strings.Contains(log, "argon2id") || strings.Contains(log, "mina") {
+	if log := f.log.String(); !strings.Contains(log, "password hash not renewed") ||
+		strings.Contains(log, "argon2id") || strings.Contains(log, "mina") {
 		t.Errorf("the log: %s", log)
 	}
 }
@@ -227,7 +234,8 @@ func TestAmbiguousWithdrawal(t *testing.T) {
 	if err != nil || view.State != wire.Withdrawing || view.Username != nil || proxy.Lost.Load() != 2 {
 		t.Errorf("a commit that happened was not found: %+v %v", view, err)
 	}
-	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM outbox_event_essential WHERE type = 'storage.deprovision'"); n != 1 {
+	if n := storetest.Count(t, f.pool,
+		"SELECT count(*) FROM outbox_event_essential WHERE type = 'storage.deprovision'"); n != 1 {
 		t.Errorf("%d commands", n)
 	}
 }

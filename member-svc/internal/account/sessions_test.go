@@ -37,7 +37,8 @@ func TestPasswordIsChanged(t *testing.T) {
 			t.Errorf("%q: %v", easy, err)
 		}
 	}
-	if err := f.ChangePassword(t.Context(), mine, "another password", changed); !errors.Is(err, account.ErrCredentials) {
+	if err := f.ChangePassword(t.Context(), mine, "another password", changed); !errors.Is(err,
+		account.ErrCredentials) {
 		t.Errorf("with a wrong password: %v", err)
 	}
 	if err := f.ChangePassword(t.Context(), mine, password, changed); err != nil {

@@ -54,11 +54,13 @@ func (a *API) Admin(tokens *service.Tokens, health *service.Health) http.Handler
 func (a *API) view(r store.Record, provider wire.Breaker) wire.Saga {
 	v := wire.Saga{
 		SagaID: r.ID, MemberID: r.MemberID, SignupID: r.SignupID, Username: r.Username, Plan: r.Plan,
-		State: string(r.State), Step: a.Steps.Name(r.Saga), Delayed: a.Steps.Delayed(r.Saga, r.Now), Generation: r.Generation, Version: r.Version,
+		State: string(r.State), Step: a.Steps.Name(r.Saga), Delayed: a.Steps.Delayed(r.Saga, r.Now),
+		Generation: r.Generation, Version: r.Version,
 		Attempts: r.Redrives + 1, RetryOpen: r.RetryOpen, CreatedAt: r.CreatedAt.UTC(), UpdatedAt: r.UpdatedAt.UTC(),
 	}
 	if r.ErrorClass != "" {
-		v.LastError = &contract.StorageError{Class: r.ErrorClass, Message: r.ErrorMessage, Fingerprint: r.ErrorFingerprint}
+		v.LastError = &contract.StorageError{Class: r.ErrorClass, Message: r.ErrorMessage,
+			Fingerprint: r.ErrorFingerprint}
 	}
 	if r.State.Open() && provider.Error != nil {
 		v.LastError = provider.Error

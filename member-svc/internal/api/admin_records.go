@@ -13,7 +13,8 @@ import (
 
 func (a *API) listDead(w http.ResponseWriter, r *http.Request) error {
 	n, after := defaultLimit, store.DeadID{}
-	if err := service.ReadQuery(r, service.Params{"limit": service.Limit(&n, maxLimit), "cursor": service.Parsed(&after, store.ParseDeadID)}); err != nil {
+	if err := service.ReadQuery(r, service.Params{"limit": service.Limit(&n, maxLimit),
+		"cursor": service.Parsed(&after, store.ParseDeadID)}); err != nil {
 		return err
 	}
 	page, next, err := a.Store.Dead(r.Context(), after, n)
@@ -47,7 +48,8 @@ func (a *API) requeue(w http.ResponseWriter, r *http.Request) error {
 func (a *API) listAudit(w http.ResponseWriter, r *http.Request) error {
 	f := store.AuditFilter{Limit: defaultLimit}
 	known := service.Params{
-		"actor": service.Text(&f.Actor), "action": service.Text(&f.Action), "saga_id": service.Text(&f.SagaID), "limit": service.Limit(&f.Limit, maxLimit),
+		"actor": service.Text(&f.Actor), "action": service.Text(&f.Action), "saga_id": service.Text(&f.SagaID),
+		"limit": service.Limit(&f.Limit, maxLimit),
 		"cursor": service.Parsed(&f.Before, func(v string) (int64, error) {
 			id, err := strconv.ParseInt(v, 10, 64)
 			if err == nil && id < 1 {

@@ -83,7 +83,8 @@ func (a *API) showRetry(w http.ResponseWriter, r *http.Request) error {
 
 func (a *API) listRetries(w http.ResponseWriter, r *http.Request) error {
 	n, after := defaultLimit, uuid.Max
-	if err := service.ReadQuery(r, service.Params{"limit": service.Limit(&n, maxLimit), "cursor": service.Parsed(&after, uuid.FromString)}); err != nil {
+	if err := service.ReadQuery(r, service.Params{"limit": service.Limit(&n, maxLimit),
+		"cursor": service.Parsed(&after, uuid.FromString)}); err != nil {
 		return err
 	}
 	page, next, err := a.Store.Retries(r.Context(), after.String(), n)

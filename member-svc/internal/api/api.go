@@ -15,10 +15,10 @@ import (
 
 	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/member-svc/internal/account"
-	"github.com/signup-saga/signup-saga/member-svc/internal/stream"
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
+	"github.com/signup-saga/signup-saga/member-svc/internal/stream"
 	"github.com/signup-saga/signup-saga/service"
 )
 
@@ -42,7 +42,8 @@ type API struct {
 // Answers that are no error of any package below.
 var (
 	errNoRoute      = service.NewProblem(http.StatusNotFound, "not_found", "no such resource")
-	errNotRetryable = service.NewProblem(http.StatusConflict, "not_retryable", "only a saga that needs attention can be retried")
+	errNotRetryable = service.NewProblem(http.StatusConflict, "not_retryable",
+		"only a saga that needs attention can be retried")
 )
 
 // problem is the one place where errors become answers. Errors that it does not know
@@ -51,7 +52,8 @@ func problem(err error) *wire.Problem {
 	var invalid signup.Invalid
 	switch {
 	case errors.As(err, &invalid):
-		return service.NewProblem(http.StatusUnprocessableEntity, "validation_failed", invalid.Error(), invalid.Fields...)
+		return service.NewProblem(http.StatusUnprocessableEntity, "validation_failed", invalid.Error(),
+			invalid.Fields...)
 	case errors.Is(err, signup.ErrTaken):
 		return service.NewProblem(http.StatusConflict, "username_taken", signup.ErrTaken.Error())
 	case errors.Is(err, signup.ErrKeyReused):
@@ -67,13 +69,15 @@ func problem(err error) *wire.Problem {
 	case errors.Is(err, store.ErrStale):
 		return service.NewProblem(http.StatusPreconditionFailed, "version_mismatch", store.ErrStale.Error())
 	case errors.Is(err, store.ErrTooMany):
-		return service.NewProblem(http.StatusUnprocessableEntity, "validation_failed", store.ErrTooMany.Error(), wire.FieldError{Pointer: "/filter", Detail: "selects too many sagas"})
+		return service.NewProblem(http.StatusUnprocessableEntity, "validation_failed", store.ErrTooMany.Error(),
+			wire.FieldError{Pointer: "/filter", Detail: "selects too many sagas"})
 	case errors.Is(err, store.ErrBusy):
 		return service.NewProblem(http.StatusConflict, "too_many_retries", store.ErrBusy.Error())
 	case errors.Is(err, store.ErrNotRunning):
 		return service.NewProblem(http.StatusConflict, "not_running", store.ErrNotRunning.Error())
 	case service.Unavailable(err), errors.Is(err, store.ErrTaken): // the latter: taken, and free again since
-		return later(service.NewProblem(http.StatusServiceUnavailable, "unavailable", "the database did not answer in time"), 2*time.Second)
+		return later(service.NewProblem(http.StatusServiceUnavailable, "unavailable",
+			"the database did not answer in time"), 2*time.Second)
 	default:
 		return nil
 	}

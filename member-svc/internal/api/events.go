@@ -22,7 +22,8 @@ func (a *API) streamSignup(w http.ResponseWriter, r *http.Request) error {
 	place, grant := a.streams.Take(service.ClientAddress(r), end)
 	switch grant {
 	case service.Full:
-		return later(service.NewProblem(http.StatusServiceUnavailable, "busy", "too many streams are open"), streamRetry)
+		return later(service.NewProblem(http.StatusServiceUnavailable, "busy", "too many streams are open"),
+			streamRetry)
 	case service.NetworkFull:
 		return limited(streamRetry)
 	case service.Granted:

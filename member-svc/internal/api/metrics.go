@@ -49,9 +49,14 @@ func NewMetrics(registry *prometheus.Registry, waiting func() int64) (*Metrics, 
 	}
 	m := &Metrics{
 		registry: registry,
-		signups:  counters("member_signups_total", "Signup requests by outcome: created, replayed, or the problem's code.", "outcome", "created", "replayed", "busy", "unavailable", "internal"),
-		duration: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "member_signup_seconds", Help: "Duration of created signups.", Buckets: prometheus.ExponentialBuckets(0.002, 2, 12)}),
-		replies: counters("member_replies_total", "Replies of the Storage service by what became of them: noted, unknown_saga, malformed, or the saga's outcome.", "outcome",
+		signups: counters("member_signups_total",
+			"Signup requests by outcome: created, replayed, or the problem's code.", "outcome", "created", "replayed",
+			"busy", "unavailable", "internal"),
+		duration: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "member_signup_seconds",
+			Help: "Duration of created signups.", Buckets: prometheus.ExponentialBuckets(0.002, 2, 12)}),
+		replies: counters("member_replies_total",
+			"Replies of the Storage service by what became of them: noted, unknown_saga, malformed, or the "+
+				"saga's outcome.", "outcome",
 			string(saga.Advanced), string(saga.Recorded), string(saga.Unchanged), "noted", "unknown_saga", "malformed"),
 		mails: counters("member_mails_total", "Welcome mails by result: sent, dropped, delayed.", "result",
 			"sent", "dropped", "delayed"),
@@ -60,9 +65,13 @@ func NewMetrics(registry *prometheus.Registry, waiting func() int64) (*Metrics, 
 			Help: "Requests that check a member's password by use (sign_in, leave, change) and outcome: " +
 				"accepted, or the problem's code.",
 		}, []string{"use", "outcome"}),
-		redrives: prometheus.NewCounter(prometheus.CounterOpts{Name: "member_redrives_total", Help: "Sagas moved by timers."}),
-		sagas:    gauges("member_unsettled_sagas", "Sagas that are not at an end, by state; of the open states 100,000 each are counted at most, 200,000 that need attention.", "state"),
-		oldest:   prometheus.NewGauge(prometheus.GaugeOpts{Name: "member_oldest_pending_seconds", Help: "Age of the oldest signup that is still provisioning, 0 if there is none."}),
+		redrives: prometheus.NewCounter(
+			prometheus.CounterOpts{Name: "member_redrives_total", Help: "Sagas moved by timers."}),
+		sagas: gauges("member_unsettled_sagas",
+			"Sagas that are not at an end, by state; of the open states 100,000 each are counted at most, 200,000 "+
+				"that need attention.", "state"),
+		oldest: prometheus.NewGauge(prometheus.GaugeOpts{Name: "member_oldest_pending_seconds",
+			Help: "Age of the oldest signup that is still provisioning, 0 if there is none."}),
 	}
 	m.challenges = counters("member_challenges_total",
 		"Challenges that were issued, and solutions that were accepted or refused.",
@@ -72,7 +81,8 @@ func NewMetrics(registry *prometheus.Registry, waiting func() int64) (*Metrics, 
 			m.checks.WithLabelValues(use, outcome)
 		}
 	}
-	queue := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "member_hash_waiting", Help: "Requests that wait for their turn to hash a password."},
+	queue := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "member_hash_waiting",
+		Help: "Requests that wait for their turn to hash a password."},
 		func() float64 { return float64(waiting()) })
 	var errs []error
 	for _, c := range []prometheus.Collector{

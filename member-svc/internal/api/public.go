@@ -92,8 +92,10 @@ func idempotencyKey(r *http.Request) (string, error) {
 	if len(key) > 1 && key[0] == '"' && key[len(key)-1] == '"' {
 		key = key[1 : len(key)-1]
 	}
-	if len(values) > 1 || key == "" || len(key) > 255 || strings.ContainsFunc(key, func(r rune) bool { return r < ' ' || r > '~' }) {
-		return "", service.NewProblem(http.StatusBadRequest, "invalid_idempotency_key", "Idempotency-Key must be one value of 1 to 255 printable ASCII characters")
+	if len(values) > 1 || key == "" || len(key) > 255 ||
+		strings.ContainsFunc(key, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return "", service.NewProblem(http.StatusBadRequest, "invalid_idempotency_key",
+			"Idempotency-Key must be one value of 1 to 255 printable ASCII characters")
 	}
 	return key, nil
 }

@@ -27,16 +27,19 @@ type auditRow struct {
 
 // actions say what the actions of the audit mean.
 var actions = []option{
-	{"retried", "retried"}, {"withdraw", "withdrew"}, {"retry_group", "retried a group"}, {"cancel_retry", "cancelled a group retry"}, {"requeue", "requeued"},
+	{"retried", "retried"}, {"withdraw", "withdrew"}, {"retry_group", "retried a group"},
+	{"cancel_retry", "cancelled a group retry"}, {"requeue", "requeued"},
 }
 
 func (c *Console) audit(r *http.Request) (view, error) {
 	q := r.URL.Query()
-	v := auditView{Fields: fields{{Name: "actor", Label: "Who"}, {Name: "action", Label: "What", Options: actions}, {Name: "saga_id", Label: "Saga", Hint: "its id"}}}
+	v := auditView{Fields: fields{{Name: "actor", Label: "Who"}, {Name: "action", Label: "What", Options: actions},
+		{Name: "saga_id", Label: "Saga", Hint: "its id"}}}
 	if err := v.Fields.read(q, "cursor"); err != nil {
 		return view{}, err
 	}
-	f := client.AuditFilter{Actor: v.Fields.value("actor"), Action: v.Fields.value("action"), SagaID: v.Fields.value("saga_id")}
+	f := client.AuditFilter{Actor: v.Fields.value("actor"), Action: v.Fields.value("action"),
+		SagaID: v.Fields.value("saga_id")}
 	page, err := c.api.Audit(r.Context(), f, client.PageOf{Cursor: wire.Cursor(q.Get("cursor"))})
 	if err != nil && !v.Fields.blame(err) {
 		return view{}, err

@@ -50,11 +50,13 @@ func newChart(name, tone string, minutes []wire.Minute, of func(wire.Minute) int
 			continue
 		}
 		height := max(2, n*chartHeight/of(peak))
-		c.Bars = append(c.Bars, bar{(chartMinutes - len(minutes) + i) * barStep, chartHeight - height, height, fmt.Sprintf("%s UTC: %s", clock(m.At), number(n))})
+		c.Bars = append(c.Bars, bar{(chartMinutes - len(minutes) + i) * barStep, chartHeight - height, height,
+			fmt.Sprintf("%s UTC: %s", clock(m.At), number(n))})
 	}
 	c.Summary = "none since " + clock(c.From) + " UTC"
 	if total > 0 {
-		c.Summary = fmt.Sprintf("%s since %s UTC, at most %s in a minute (%s), %s in this minute so far", number(total), clock(c.From), number(of(peak)), clock(peak.At), number(of(last)))
+		c.Summary = fmt.Sprintf("%s since %s UTC, at most %s in a minute (%s), %s in this minute so far", number(total),
+			clock(c.From), number(of(peak)), clock(peak.At), number(of(last)))
 	}
 	return c
 }

@@ -153,7 +153,8 @@ func (c *Console) action(do func(*http.Request) (string, error)) http.HandlerFun
 	return func(w http.ResponseWriter, r *http.Request) {
 		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 		if err := r.ParseForm(); err != nil {
-			c.refuse(w, r, &wire.Problem{Status: http.StatusBadRequest, Title: "Bad Request", Detail: "the form cannot be read"})
+			c.refuse(w, r, &wire.Problem{Status: http.StatusBadRequest, Title: "Bad Request",
+				Detail: "the form cannot be read"})
 			return
 		}
 		to, err := do(r)
@@ -190,7 +191,8 @@ func (c *Console) refuse(w http.ResponseWriter, r *http.Request, err error) {
 		return // nobody is there to be answered
 	default:
 		c.cfg.Log.ErrorContext(r.Context(), "console page failed", "error", err)
-		p = &wire.Problem{Status: http.StatusInternalServerError, Title: "Internal Server Error", Detail: "something went wrong; it has been logged"}
+		p = &wire.Problem{Status: http.StatusInternalServerError, Title: "Internal Server Error",
+			Detail: "something went wrong; it has been logged"}
 	}
 	if p.RetryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(p.RetryAfter.Seconds())))

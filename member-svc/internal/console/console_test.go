@@ -50,7 +50,8 @@ func open(t *testing.T) *site {
 		sum := sha256.Sum256([]byte(secret))
 		return hex.EncodeToString(sum[:])
 	}
-	tokens, err := service.ParseTokens("ann:operator:" + hash("operator-token") + "\nvic:viewer:" + hash("viewer-token"))
+	tokens, err := service.ParseTokens("ann:operator:" + hash("operator-token") + "\nvic:viewer:" +
+		hash("viewer-token"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +62,8 @@ func open(t *testing.T) *site {
 	s.metrics = metrics
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	s.store = store.New(s.pool, storetest.Steps, storetest.Secret, func() {})
-	handlers := &api.API{Store: s.store, Steps: storetest.Steps, Metrics: metrics, DatabaseTimeout: 10 * time.Second, Log: log}
+	handlers := &api.API{Store: s.store, Steps: storetest.Steps, Metrics: metrics, DatabaseTimeout: 10 * time.Second,
+		Log: log}
 	s.watch = func(t *testing.T) {
 		if err := tokens.Watch("admin", prometheus.NewRegistry(), log); err != nil {
 			t.Fatal(err)
@@ -69,7 +71,8 @@ func open(t *testing.T) *site {
 	}
 	pulse := console.NewPulse(s.store.Pulse, 20*time.Millisecond)
 	handler, err := console.New(console.Config{
-		API: handlers.Admin(tokens, service.NewHealth(nil)), Pulse: pulse, DemoURL: "http://127.0.0.1:1/faults", Log: log,
+		API: handlers.Admin(tokens, service.NewHealth(nil)), Pulse: pulse, DemoURL: "http://127.0.0.1:1/faults",
+		Log:      log,
 		Sessions: &service.Sessions{Tokens: tokens, Secret: storetest.Secret, Lifetime: time.Hour, Ended: s.store},
 	})
 	if err != nil {
@@ -154,7 +157,8 @@ func (b *browser) form(path string, fields ...string) *http.Request {
 	for i := 0; i+1 < len(fields); i += 2 {
 		form.Add(fields[i], fields[i+1])
 	}
-	r, err := http.NewRequestWithContext(b.t.Context(), http.MethodPost, b.site.URL+path, strings.NewReader(form.Encode()))
+	r, err := http.NewRequestWithContext(b.t.Context(), http.MethodPost, b.site.URL+path,
+		strings.NewReader(form.Encode()))
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -195,9 +199,12 @@ func (s *site) sagas(t *testing.T, n int, state, fingerprint, message string) []
 	rows, err := s.pool.Query(t.Context(), `-- name: testSagas
 WITH old AS (SELECT count(*) AS n FROM member), m AS (
 INSERT INTO member (id, username, username_key, plan, password_hash, created_at)
-SELECT gen_random_uuid(), 'member' || old.n + i, 'member' || old.n + i, 'free', 'x', now() - make_interval(secs => $1 - i) FROM old, generate_series(1, $1::int) AS i RETURNING id, created_at)
-INSERT INTO signup_saga (id, member_id, signup_id, state, generation, version, opened_at, commanded_at, due_at, created_at, updated_at, error_class, error_message, error_fingerprint)
-SELECT gen_random_uuid(), id, 'sgn_' || replace(id::text, '-', '') || '00000000', $2, 1, 1, created_at, created_at, CASE WHEN $2 LIKE '%ing' THEN now() + interval '30 s' END, created_at, created_at, $3, $4, $5 FROM m
+SELECT gen_random_uuid(), 'member' || old.n + i, 'member' || old.n + i, 'free', 'x',
+    now() - make_interval(secs => $1 - i) FROM old, generate_series(1, $1::int) AS i RETURNING id, created_at)
+INSERT INTO signup_saga (id, member_id, signup_id, state, generation, version, opened_at, commanded_at, due_at,
+    created_at, updated_at, error_class, error_message, error_fingerprint)
+SELECT gen_random_uuid(), id, 'sgn_' || replace(id::text, '-', '') || '00000000', $2, 1, 1, created_at, created_at,
+    CASE WHEN $2 LIKE '%ing' THEN now() + interval '30 s' END, created_at, created_at, $3, $4, $5 FROM m
 RETURNING id::text, created_at`, n, state, class, message, fingerprint)
 	if err != nil {
 		t.Fatal(err)
@@ -230,7 +237,8 @@ func TestLogin(t *testing.T) {
 	if p := b.post("/console/login", "token", " operator-token ", "next", "/console/?x=y"); p.path != "/console/?x=y" {
 		t.Errorf("logged in at %s", p.path)
 	}
-	for _, foreign := range []string{"https://example.org/", "//example.org/console/", "/admin/v1/sagas", "/console/logout"} {
+	for _, foreign := range []string{"https://example.org/", "//example.org/console/", "/admin/v1/sagas",
+		"/console/logout"} {
 		if p := s.visit(t).post("/console/login", "token", "viewer-token", "next", foreign); p.path != "/console/" {
 			t.Errorf("next=%s leads to %s", foreign, p.path)
 		}
@@ -281,7 +289,8 @@ func TestLogoutNeedsTheDatabase(t *testing.T) {
 
 func TestCookieIsForThisHostOnly(t *testing.T) {
 	s := open(t)
-	b := &browser{t, s, &http.Client{Transport: s.Client().Transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
+	b := &browser{t, s, &http.Client{Transport: s.Client().Transport,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
 	p := b.post("/console/login", "token", "operator-token")
 	got := p.header.Get("Set-Cookie")
 	for _, want := range []string{"__Host-console=", "Path=/;", "HttpOnly", "Secure", "SameSite=Strict"} {
@@ -352,10 +361,12 @@ func TestPagesAreToldOfChanges(t *testing.T) {
 	id := s.sagas(t, 1, "ready", "", "")[0]
 	for i, change := range []string{
 		"INSERT INTO saga_event (saga_id, kind, state, version, generation) VALUES ($1, 'x', 'ready', 1, 1)",
-		"INSERT INTO admin_audit (actor, action, saga_id, reason, before, after) VALUES ('ann', 'retry', $1, 'x', '{}', '{}')",
+		"INSERT INTO admin_audit (actor, action, saga_id, reason, before, after) VALUES ('ann', 'retry', $1, 'x', " +
+			"'{}', '{}')",
 		"UPDATE provider_report SET reported_at = now() WHERE $1 <> ''",
 		"UPDATE reconciliation SET finished_at = now() WHERE $1 <> ''",
-		"INSERT INTO group_retry (id, actor, reason, filter, rate, stop_after, matched, remaining) VALUES ($1::uuid, 'ann', 'x', '{}', 1, 1, 0, 0)",
+		"INSERT INTO group_retry (id, actor, reason, filter, rate, stop_after, matched, remaining) VALUES " +
+			"($1::uuid, 'ann', 'x', '{}', 1, 1, 0, 0)",
 		"UPDATE group_retry SET released = 1 WHERE $1 <> ''",
 	} {
 		storetest.Exec(t, s.pool, change, id)

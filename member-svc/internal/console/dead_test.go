@@ -13,7 +13,10 @@ import (
 // kill has all events of a lane die.
 func (s *site) kill(t *testing.T, lane contract.Lane, why string) {
 	t.Helper()
-	storetest.Exec(t, s.pool, fmt.Sprintf("INSERT INTO outbox_dead_%[1]s (id, event_id, type, error) SELECT id, event_id, type, $1 FROM outbox_event_%[1]s", lane), why)
+	storetest.Exec(t, s.pool,
+		fmt.Sprintf(
+			"INSERT INTO outbox_dead_%[1]s (id, event_id, type, error) SELECT id, event_id, type, $1 FROM "+
+				"outbox_event_%[1]s", lane), why)
 }
 
 func TestDeadLetters(t *testing.T) {
@@ -24,7 +27,8 @@ func TestDeadLetters(t *testing.T) {
 	s.kill(t, contract.Essential, hostile)
 	s.kill(t, contract.NonEssential, "too large")
 	p := viewer.get("/console/dead")
-	p.wants(t, 200, "essential-1", "nonessential-1", "storage.provision", `href="/console/sagas?member_id=`+r.MemberID+`"`, "too large")
+	p.wants(t, 200, "essential-1", "nonessential-1", "storage.provision", `href="/console/sagas?member_id=`+r.MemberID+
+		`"`, "too large")
 	p.harmless(t)
 	p.lacks(t, "Requeue", "/requeue")
 
@@ -40,10 +44,13 @@ func TestDeadLetters(t *testing.T) {
 	p = b.post("/console/dead/essential-1/requeue", "reason", "limit raised")
 	p.wants(t, 200, "essential-1 is published once more", "nonessential-1")
 	p.lacks(t, `id="d-essential-1"`)
-	if n := dead(); n != 0 || storetest.Count(t, s.pool, "SELECT count(*) FROM outbox_event_essential WHERE id > 1") != 1 {
+	if n := dead(); n != 0 ||
+		storetest.Count(t, s.pool, "SELECT count(*) FROM outbox_event_essential WHERE id > 1") != 1 {
 		t.Errorf("%d dead events after a requeue", n)
 	}
-	if n := storetest.Count(t, s.pool, "SELECT count(*) FROM admin_audit WHERE actor = 'ann' AND action = 'requeue' AND reason = 'limit raised'"); n != 1 {
+	if n := storetest.Count(t, s.pool,
+		"SELECT count(*) FROM admin_audit WHERE actor = 'ann' AND action = 'requeue' AND reason = "+
+			"'limit raised'"); n != 1 {
 		t.Errorf("%d rows in the audit", n)
 	}
 	b.post("/console/dead/essential-1/requeue", "reason", "again").wants(t, 404)
@@ -58,7 +65,8 @@ func TestDeadLettersInPages(t *testing.T) {
 	s.kill(t, contract.Essential, "too large")
 	s.kill(t, contract.NonEssential, "too large")
 	found := s.logIn(t, "viewer-token").pages("/console/dead", regexp.MustCompile(`<tr id="d-([a-z]+-[0-9]+)">`))
-	if len(found) != 2 || len(found[0]) != 50 || len(found[1]) != 10 || found[0][0] != "essential-30" || found[1][9] != "nonessential-1" {
+	if len(found) != 2 || len(found[0]) != 50 || len(found[1]) != 10 || found[0][0] != "essential-30" ||
+		found[1][9] != "nonessential-1" {
 		t.Errorf("pages of %v", found)
 	}
 	all := slices.Concat(found...)

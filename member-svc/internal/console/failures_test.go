@@ -24,16 +24,20 @@ func TestFailures(t *testing.T) {
 	s.sagas(t, 2, "needs_attention", "rejected:no-room", "no room")
 	s.sagas(t, 1, "withdraw_needs_attention", "rejected:no-room", "no room")
 	odd := s.sagas(t, 1, "needs_attention", `<script>&" '`, hostile)[0]
-	storetest.Exec(t, s.pool, "UPDATE signup_saga SET retried = true, updated_at = '2026-11-22 10:00:00Z' WHERE error_message = 'no room' AND state = 'needs_attention'")
+	storetest.Exec(t, s.pool,
+		"UPDATE signup_saga SET retried = true, updated_at = '2026-11-22 10:00:00Z' WHERE error_message = 'no room' "+
+			"AND state = 'needs_attention'")
 	for _, who := range []*browser{b, viewer} {
 		p := who.get("/console/failures")
-		p.wants(t, 200, "4 sagas, in 2 groups", "3 sagas</a>", "1 saga</a>", "2 failed again after a retry", "2026-11-22 10:00:00 UTC", "rejected", hostile, `data-copy="#message-1"`, `href="/console/sagas/`+odd)
+		p.wants(t, 200, "4 sagas, in 2 groups", "3 sagas</a>", "1 saga</a>", "2 failed again after a retry",
+			"2026-11-22 10:00:00 UTC", "rejected", hostile, `data-copy="#message-1"`, `href="/console/sagas/`+odd)
 		p.harmless(t)
 		p.lacks(t, "no saga needs attention")
 	}
 	viewer.get("/console/failures").looksOnly(t)
 	for fingerprint, sagas := range map[string]int{"error=rejected%3Ano-room": 3, "error=%3Cscript%3E%26%22+%27": 1} {
-		b.get("/console/failures").wants(t, 200, `<a href="/console/sagas?`+fingerprint+`">`, `href="/console/retries/new?`+fingerprint+`">Retry this group`)
+		b.get("/console/failures").wants(t, 200, `<a href="/console/sagas?`+fingerprint+`">`,
+			`href="/console/retries/new?`+fingerprint+`">Retry this group`)
 		if rows := viewer.pages("/console/sagas?"+fingerprint, sagaRow); len(rows[0]) != sagas {
 			t.Errorf("the link of a group of %d leads to %v", sagas, rows)
 		}

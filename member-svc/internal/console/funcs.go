@@ -30,15 +30,18 @@ var funcs = template.FuncMap{
 	"failing":  failing,
 	"number":   number,
 	"count":    plural,
-	"selected": func(filter map[string]string) template.URL { return template.URL(selected(filter)) }, //nolint:gosec // url.Values encodes it
-	"curl":     curl,
-	"settled":  func(r wire.GroupRetry) int { return r.Succeeded + r.Failed + r.Skipped },
-	"query":    func(pairs ...string) template.URL { return template.URL(query(pairs...)) }, //nolint:gosec // url.Values encodes it
+	"selected": func(filter map[string]string) template.URL { return template.URL(selected(filter)) },
+	//nolint:gosec // url.Values encodes it
+	"curl":    curl,
+	"settled": func(r wire.GroupRetry) int { return r.Succeeded + r.Failed + r.Skipped },
+	"query":   func(pairs ...string) template.URL { return template.URL(query(pairs...)) },
+	//nolint:gosec // url.Values encodes it
 }
 
 var stateTexts = map[string]string{
 	wire.Provisioning: "provisioning", wire.Ready: "ready", wire.NeedsAttention: "needs attention",
-	wire.Withdrawing: "withdrawing", wire.WithdrawNeedsAttention: "withdrawal needs attention", wire.Withdrawn: "withdrawn",
+	wire.Withdrawing: "withdrawing", wire.WithdrawNeedsAttention: "withdrawal needs attention",
+	wire.Withdrawn: "withdrawn",
 }
 
 // tone is the class of a badge or a moment by its state.

@@ -111,7 +111,8 @@ func (c *Console) writeLogin(w http.ResponseWriter, r *http.Request, status int,
 }
 
 func setCookie(w http.ResponseWriter, value string, seconds int) {
-	http.SetCookie(w, &http.Cookie{Name: cookie, Value: value, Path: "/", MaxAge: seconds, Secure: true, HttpOnly: true, SameSite: http.SameSiteStrictMode})
+	http.SetCookie(w, &http.Cookie{Name: cookie, Value: value, Path: "/", MaxAge: seconds, Secure: true, HttpOnly: true,
+		SameSite: http.SameSiteStrictMode})
 }
 
 // destination is where a login leads: a page of the console, whatever was asked for.

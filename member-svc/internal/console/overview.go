@@ -41,7 +41,8 @@ type card struct {
 }
 
 // states are those of sagas, as they follow one another.
-var states = []string{wire.Provisioning, wire.Ready, wire.NeedsAttention, wire.Withdrawing, wire.WithdrawNeedsAttention, wire.Withdrawn}
+var states = []string{wire.Provisioning, wire.Ready, wire.NeedsAttention, wire.Withdrawing, wire.WithdrawNeedsAttention,
+	wire.Withdrawn}
 
 func (c *Console) overview(r *http.Request) (view, error) {
 	o, err := c.api.Overview(r.Context())
@@ -85,15 +86,22 @@ func troubles(o wire.Overview) (found []trouble) {
 		" People sign up all the same; their storages wait, and follow by themselves.",
 		home + "sagas?" + query("state", wire.Provisioning), "See who waits", "ProviderAway"})
 	if age := o.OldestPending; age != nil {
-		add(*age > pendingTooLong, trouble{"bad", "The oldest signup has waited for its storage for " + span(*age) + ". It should take seconds.",
-			home + "sagas?" + query("state", wire.Provisioning, "delayed", "true"), "See who waits", "SignupsPendingTooLong"})
+		add(*age > pendingTooLong, trouble{"bad", "The oldest signup has waited for its storage for " + span(*age) +
+			". It should take seconds.",
+			home + "sagas?" + query("state", wire.Provisioning, "delayed", "true"), "See who waits",
+			"SignupsPendingTooLong"})
 	}
 	failed := o.Counts[wire.NeedsAttention] + o.Counts[wire.WithdrawNeedsAttention]
-	add(failed > 0, trouble{"bad", cmp.Or(about(o, wire.NeedsAttention), about(o, wire.WithdrawNeedsAttention)) + plural(failed, "saga") + " failed for good or went unanswered for too long, and will not go on without a decision.",
+	add(failed > 0, trouble{"bad",
+		cmp.Or(about(o, wire.NeedsAttention), about(o, wire.WithdrawNeedsAttention)) + plural(failed, "saga") +
+			" failed for good or went unanswered for too long, and will not go on without a decision.",
 		home + "failures", "See the failures", "SagasNeedAttention"})
 	for _, lane := range o.Outbox {
-		add(lane.Seconds > lagTooLong, trouble{"bad", fmt.Sprintf("Events of the %s lane have waited for %s to be published. They are safe in the database.", lane.Lane, span(lane.Seconds)),
-			"", "", "OutboxLag"})
+		add(lane.Seconds > lagTooLong,
+			trouble{"bad", fmt.Sprintf(
+				"Events of the %s lane have waited for %s to be published. They are safe in the database.", lane.Lane,
+				span(lane.Seconds)),
+				"", "", "OutboxLag"})
 	}
 	for _, c := range o.Consumers {
 		name, messages := fmt.Sprintf("The consumer %s of %s", c.Consumer, c.Stream), plural(c.Messages, "message")
@@ -104,13 +112,17 @@ func troubles(o wire.Overview) (found []trouble) {
 		add(c.State == "delivering" && c.Stalled > stalledTooLong, trouble{Tone: "bad", Runbook: "ConsumerStalled",
 			Text: name + " has acknowledged nothing for " + span(c.Stalled) + ". Behind it: " + messages + "."})
 	}
-	add(o.DeadEvents > 0, trouble{"bad", plural(int(o.DeadEvents), "event") + " could not be published: the broker refuses what is in them.",
+	add(o.DeadEvents > 0, trouble{"bad", plural(int(o.DeadEvents), "event") +
+		" could not be published: the broker refuses what is in them.",
 		home + "dead", "See the dead letters", "DeadEvents"})
-	add(o.Stranded > 0, trouble{"bad", plural(o.Stranded, "member") + " had lost the storage that they were told was ready. It has been asked for again.", "", "", "Stranded"})
-	add(o.Orphans > 0, trouble{"wait", plural(o.Orphans, "storage") + " without a member: reported, and never touched.", "", "", "Orphans"})
+	add(o.Stranded > 0, trouble{"bad", plural(o.Stranded, "member") +
+		" had lost the storage that they were told was ready. It has been asked for again.", "", "", "Stranded"})
+	add(o.Orphans > 0, trouble{"wait", plural(o.Orphans, "storage") + " without a member: reported, and never touched.",
+		"", "", "Orphans"})
 	if last := o.ReconciledAt; last != nil {
 		age := o.At.Sub(*last)
-		add(age > reconciledTooLong*time.Hour, trouble{"wait", "The last reconciliation ended " + span(age.Seconds()) + " ago: nobody has looked for stranded members since.", "", "", "ReconciliationStale"})
+		add(age > reconciledTooLong*time.Hour, trouble{"wait", "The last reconciliation ended " + span(age.Seconds()) +
+			" ago: nobody has looked for stranded members since.", "", "", "ReconciliationStale"})
 	}
 	return found
 }

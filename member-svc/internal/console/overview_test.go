@@ -34,7 +34,8 @@ func document(t *testing.T, path string) string {
 // threshold returns the number that an alert compares with.
 func threshold(t *testing.T, expression string) string {
 	t.Helper()
-	found := regexp.MustCompile(regexp.QuoteMeta(expression) + ` > ([0-9 *]+)`).FindStringSubmatch(document(t, "deploy/prometheus/alerts.yaml"))
+	found := regexp.MustCompile(regexp.QuoteMeta(expression) + ` > ([0-9 *]+)`).FindStringSubmatch(
+		document(t, "deploy/prometheus/alerts.yaml"))
 	if found == nil {
 		t.Fatalf("no alert compares %s", expression)
 	}
@@ -43,7 +44,8 @@ func threshold(t *testing.T, expression string) string {
 
 func TestOverviewOfNothing(t *testing.T) {
 	p := open(t).logIn(t, "viewer-token").get("/console/")
-	p.wants(t, 200, well, "nothing is pending", "none since", "no change was ever reported", "none has ended yet", `href="/console/sagas?state=provisioning"`)
+	p.wants(t, 200, well, "nothing is pending", "none since", "no change was ever reported", "none has ended yet",
+		`href="/console/sagas?state=provisioning"`)
 	p.lacks(t, "Runbook", "notice bad", "about", "<rect")
 }
 
@@ -72,16 +74,24 @@ func TestOverviewSaysWhatIsNotWell(t *testing.T) {
 		happens             func(age, off string)
 		mend                string
 	}{
-		{"OutboxLag", "Events of the nonessential lane have waited for", "", threshold(t, "max by (job, lane) (outbox_lag_seconds)"),
-			seconds("UPDATE outbox_event_nonessential SET created_at = now() - $age"), "UPDATE outbox_event_nonessential SET created_at = now()"},
-		{"SignupsPendingTooLong", "It should take seconds.", "/console/sagas?delayed=true&state=provisioning", threshold(t, "max(member_oldest_pending_seconds)"),
+		{"OutboxLag", "Events of the nonessential lane have waited for", "",
+			threshold(t, "max by (job, lane) (outbox_lag_seconds)"),
+			seconds("UPDATE outbox_event_nonessential SET created_at = now() - $age"),
+			"UPDATE outbox_event_nonessential SET created_at = now()"},
+		{"SignupsPendingTooLong", "It should take seconds.", "/console/sagas?delayed=true&state=provisioning",
+			threshold(t, "max(member_oldest_pending_seconds)"),
 			seconds("UPDATE signup_saga SET created_at = now() - $age"), "UPDATE signup_saga SET created_at = now()"},
-		{"ReconciliationStale", "The last reconciliation ended", "", threshold(t, "time() - max by (job) (reconciliation_finished_timestamp_seconds)"),
-			seconds("UPDATE reconciliation SET finished_at = now() - $age"), "UPDATE reconciliation SET finished_at = now()"},
+		{"ReconciliationStale", "The last reconciliation ended", "",
+			threshold(t, "time() - max by (job) (reconciliation_finished_timestamp_seconds)"),
+			seconds("UPDATE reconciliation SET finished_at = now() - $age"),
+			"UPDATE reconciliation SET finished_at = now()"},
 		{"ProviderAway", "The storage provider is away.", "/console/sagas?state=provisioning", "0",
-			always("UPDATE provider_report SET state = 'open', changed_at = now(), reported_at = now()"), "UPDATE provider_report SET state = 'closed'"},
-		{"Stranded", "3 members had lost the storage", "", "0", always("UPDATE reconciliation SET stranded = 3"), "UPDATE reconciliation SET stranded = 0"},
-		{"Orphans", "1 storage without a member", "", "0", always("UPDATE reconciliation SET orphans = 1"), "UPDATE reconciliation SET orphans = 0"},
+			always("UPDATE provider_report SET state = 'open', changed_at = now(), reported_at = now()"),
+			"UPDATE provider_report SET state = 'closed'"},
+		{"Stranded", "3 members had lost the storage", "", "0", always("UPDATE reconciliation SET stranded = 3"),
+			"UPDATE reconciliation SET stranded = 0"},
+		{"Orphans", "1 storage without a member", "", "0", always("UPDATE reconciliation SET orphans = 1"),
+			"UPDATE reconciliation SET orphans = 0"},
 		{"DeadEvents", "1 event could not be published", "/console/dead", "0", func(_, off string) {
 			if off == " + 5" {
 				s.kill(t, contract.Essential, "too large")
@@ -111,16 +121,21 @@ func TestOverviewCounts(t *testing.T) {
 	s := open(t)
 	s.sagas(t, 2, "ready", "", "")
 	s.sagas(t, 3, "needs_attention", "full", "no room")
-	storetest.Exec(t, s.pool, "UPDATE signup_saga SET created_at = date_trunc('minute', now()) - interval '9 min', updated_at = date_trunc('minute', now()) WHERE state = 'needs_attention'")
+	storetest.Exec(t, s.pool,
+		"UPDATE signup_saga SET created_at = date_trunc('minute', now()) - interval '9 min', updated_at = "+
+			"date_trunc('minute', now()) WHERE state = 'needs_attention'")
 	b := s.logIn(t, "viewer-token")
 	p := b.get("/console/")
-	p.wants(t, 200, `ready</span> <span class="figure good">2<`, `needs attention</span> <span class="figure bad">3<`, `withdrawn</span> <span class="figure">0<`,
+	p.wants(t, 200, `ready</span> <span class="figure good">2<`, `needs attention</span> <span class="figure bad">3<`,
+		`withdrawn</span> <span class="figure">0<`,
 		"<strong>Signups</strong> 5 since", "<strong>Failures</strong> 3 since", ": 3</title>")
-	for _, bar := range []string{`class="bar " x="500" y="0" width="8" height="100"`, `class="bar bad" x="590" y="0" width="8" height="100"`} {
+	for _, bar := range []string{`class="bar " x="500" y="0" width="8" height="100"`,
+		`class="bar bad" x="590" y="0" width="8" height="100"`} {
 		p.wants(t, 200, bar)
 	}
 	s.sagas(t, 10_000, "provisioning", "", "")
-	b.get("/console/").wants(t, 200, `">about `, `provisioning</span> <span class="figure wait">at least 10,000<`, `needs attention</span> <span class="figure bad">3<`)
+	b.get("/console/").wants(t, 200, `">about `, `provisioning</span> <span class="figure wait">at least 10,000<`,
+		`needs attention</span> <span class="figure bad">3<`)
 }
 
 // A consumer that somebody paused, and one that is missing, are on the overview.

@@ -29,7 +29,8 @@ func NewPulse(ask func(context.Context) (string, error), every time.Duration) *P
 
 // Run asks until ctx ends.
 func (p *Pulse) Run(ctx context.Context, log *slog.Logger) error {
-	service.Loop(ctx, "console pulse", p.every, nil, log, func(ctx context.Context) (bool, error) { return false, p.beat(ctx) })
+	service.Loop(ctx, "console pulse", p.every, nil, log,
+		func(ctx context.Context) (bool, error) { return false, p.beat(ctx) })
 	return nil
 }
 
@@ -99,7 +100,8 @@ func (c *Console) streamChanges(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer c.cfg.Pulse.leave(changes)
-	service.StreamEvents(w, r, streamPace, service.Event{Text: "retry: 2000\n\n"}, changes, func(struct{}) service.Event {
-		return service.Event{Text: "event: changed\ndata: {}\n\n"}
-	})
+	service.StreamEvents(w, r, streamPace, service.Event{Text: "retry: 2000\n\n"}, changes,
+		func(struct{}) service.Event {
+			return service.Event{Text: "event: changed\ndata: {}\n\n"}
+		})
 }

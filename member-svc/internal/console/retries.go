@@ -37,11 +37,14 @@ type newRetry struct {
 
 func retryFields() fields {
 	return fields{
-		{Name: "reason", Label: "Reason", Hint: "Kept with the retry, with each of its sagas and in the audit, under your name."},
+		{Name: "reason", Label: "Reason",
+			Hint: "Kept with the retry, with each of its sagas and in the audit, under your name."},
 		{Name: "rate_per_second", Label: "Sagas per second, at most", Value: "10",
-			Hint: "1 to 200. One goes in the first second, two in the next, then four, and so on up to this: if the cause is still there, few have gone."},
+			Hint: "1 to 200. One goes in the first second, two in the next, then four, and so on up to this: if the " +
+				"cause is still there, few have gone."},
 		{Name: "stop_after_failures", Label: "Stop after this many have failed again", Value: "10",
-			Hint: "1 to 100,000. Those that have not gone by then stay as they are. It also stops when as many as it releases in ten seconds wait for an answer."},
+			Hint: "1 to 100,000. Those that have not gone by then stay as they are. It also stops when as many as " +
+				"it releases in ten seconds wait for an answer."},
 	}
 }
 

@@ -45,17 +45,23 @@ func TestOperatorRetriesAGroup(t *testing.T) {
 	s.sagas(t, 3, "needs_attention", "full", "no room")
 	s.sagas(t, 1, "needs_attention", "other", "something else")
 	const filter = "?error=full&plan=free"
-	b.get("/console/retries/new"+filter).wants(t, 200, "<strong>3 sagas</strong>", "Retry 3 signups", `action="/console/retries?error=full&plan=free"`, `href="/console/sagas?error=full&plan=free"`)
+	b.get("/console/retries/new"+filter).wants(t, 200, "<strong>3 sagas</strong>", "Retry 3 signups",
+		`action="/console/retries?error=full&plan=free"`, `href="/console/sagas?error=full&plan=free"`)
 
 	p := b.post("/console/retries"+filter, b.group(filter, "room made")...)
-	p.wants(t, 200, "Retry of 3 sagas", "released 0 of 3: 0 succeeded, 0 failed again, 0 open; 3 left", "ann", "room made", "Cancel this retry", "at most 10 sagas per second, until 10 have failed again")
+	p.wants(t, 200, "Retry of 3 sagas", "released 0 of 3: 0 succeeded, 0 failed again, 0 open; 3 left", "ann",
+		"room made", "Cancel this retry", "at most 10 sagas per second, until 10 have failed again")
 	id := strings.TrimPrefix(p.path, "/console/retries/")
-	if n := storetest.Count(t, s.pool, `SELECT count(*) FROM admin_audit WHERE actor = 'ann' AND action = 'retry_group' AND subject = 'retry ' || $1 AND reason = 'room made' AND after->'filter' = '{"error":"full","plan":"free"}'`, id); n != 1 {
+	if n := storetest.Count(t, s.pool,
+		`SELECT count(*) FROM admin_audit WHERE actor = 'ann' AND action = 'retry_group' AND subject = 'retry ' || $1
+		    AND reason = 'room made' AND after->'filter' = '{"error":"full","plan":"free"}'`, id); n != 1 {
 		t.Errorf("%d rows in the audit", n)
 	}
 	s.step(t)
 	var first string
-	if err := s.pool.QueryRow(t.Context(), "-- name: testReleased\nSELECT id::text FROM signup_saga WHERE state = 'provisioning'").Scan(&first); err != nil {
+	if err := s.pool.QueryRow(t.Context(),
+		"-- name: testReleased\nSELECT id::text FROM signup_saga WHERE state = 'provisioning'").Scan(
+		&first); err != nil {
 		t.Fatal(err)
 	}
 	s.apply(t, first, reply("provisioned", 2, ""))
@@ -112,7 +118,8 @@ func TestMistakesAreShownOnTheForm(t *testing.T) {
 	} {
 		form := b.group("?error=full", kept, tc.field, tc.value)
 		p := b.post("/console/retries?error=full", form...)
-		p.wants(t, 422, tc.want, `aria-describedby="hint-`+tc.field+" wrong-"+tc.field+`" aria-invalid="true"`, form[len(form)-7], "Retry 3 signups")
+		p.wants(t, 422, tc.want, `aria-describedby="hint-`+tc.field+" wrong-"+tc.field+`" aria-invalid="true"`,
+			form[len(form)-7], "Retry 3 signups")
 		if p.wants(t, 422, tc.value); tc.field != "reason" {
 			p.wants(t, 422, kept)
 		}
@@ -122,12 +129,14 @@ func TestMistakesAreShownOnTheForm(t *testing.T) {
 		}
 	}
 	for filter, want := range map[string]string{
-		"?state=ready": "only sagas that need attention", "?username=mina": "is not a filter", "?created_after=noon": "cannot be read",
+		"?state=ready": "only sagas that need attention", "?username=mina": "is not a filter",
+		"?created_after=noon": "cannot be read",
 	} {
 		p := b.get("/console/retries/new" + filter)
 		p.wants(t, 200, "This cannot begin", want)
 		p.lacks(t, "<form class", "Nothing that matches")
-		b.post("/console/retries"+filter, "reason", "x", "rate_per_second", "1", "stop_after_failures", "1").wants(t, 422, "This cannot begin", want)
+		b.post("/console/retries"+filter, "reason", "x", "rate_per_second", "1", "stop_after_failures", "1").wants(t,
+			422, "This cannot begin", want)
 	}
 	b.get("/console/retries/new?error=none").wants(t, 200, "There is nothing to retry.")
 
@@ -145,7 +154,8 @@ func TestViewersRetryNoGroup(t *testing.T) {
 	s.sagas(t, 3, "needs_attention", "full", "no room")
 	viewer := s.logIn(t, "viewer-token")
 	viewer.get("/console/retries/new?error=full").wants(t, 403, "logged in as a viewer")
-	viewer.post("/console/retries?error=full", "reason", "x", "rate_per_second", "10", "stop_after_failures", "10").wants(t, 403, "logged in as a viewer")
+	viewer.post("/console/retries?error=full", "reason", "x", "rate_per_second", "10", "stop_after_failures",
+		"10").wants(t, 403, "logged in as a viewer")
 	if n := s.retries(t); n != 0 {
 		t.Errorf("%d retries", n)
 	}
@@ -164,12 +174,15 @@ func TestOperatorCancelsARetry(t *testing.T) {
 		p := b.post(one+"/cancel", "reason", reason)
 		p.wants(t, 200, "cancelled", "by somebody", "released 0 of 3", "3 left")
 		p.lacks(t, "Cancel this retry")
-		if n := storetest.Count(t, s.pool, "SELECT count(*) FROM admin_audit WHERE actor = 'ann' AND action = 'cancel_retry' AND reason = $1", kept); n != 1 || p.path != one {
+		if n := storetest.Count(t, s.pool,
+			"SELECT count(*) FROM admin_audit WHERE actor = 'ann' AND action = 'cancel_retry' AND reason = $1",
+			kept); n != 1 || p.path != one {
 			t.Errorf("%d rows in the audit, at %s", n, p.path)
 		}
 	}
 	s.step(t)
-	ended := b.post("/console/retries?error=none", "reason", "x", "rate_per_second", "1", "stop_after_failures", "1").path
+	ended := b.post("/console/retries?error=none", "reason", "x", "rate_per_second", "1", "stop_after_failures",
+		"1").path
 	s.step(t)
 	b.get(ended).wants(t, 200, "Retry of 0 sagas", "finished", "all had their turn")
 	b.post(ended+"/cancel").wants(t, 409, "the retry has ended")
@@ -178,15 +191,20 @@ func TestOperatorCancelsARetry(t *testing.T) {
 
 func TestRetriesInPages(t *testing.T) {
 	s := open(t)
-	storetest.Exec(t, s.pool, `INSERT INTO group_retry (id, actor, reason, filter, rate, stop_after, state, stopped_because, matched, released, failed, remaining, finished_at, due_at)
-SELECT ('00000000-0000-7000-8000-' || lpad(i::text, 12, '0'))::uuid, 'bob', $1::text, jsonb_build_object('error', $1::text), 1, 2, 'stopped', CASE WHEN i % 2 = 0 THEN 'failures' ELSE 'unsettled' END, 300, 2, 2, 298, now(), NULL
+	storetest.Exec(t, s.pool,
+		`INSERT INTO group_retry (id, actor, reason, filter, rate, stop_after, state, stopped_because, matched,
+		    released, failed, remaining, finished_at, due_at)
+SELECT ('00000000-0000-7000-8000-' || lpad(i::text, 12, '0'))::uuid, 'bob', $1::text, jsonb_build_object('error',
+    $1::text), 1, 2, 'stopped', CASE WHEN i % 2 = 0 THEN 'failures' ELSE 'unsettled' END, 300, 2, 2, 298, now(), NULL
 FROM generate_series(1, 60) i`, hostile)
 	b := s.logIn(t, "operator-token")
 	p := b.get("/console/retries")
-	p.wants(t, 200, "by itself: 2 failed again, and the limit is 2", "by itself: as many as it releases in ten seconds wait for an answer", hostile, "released 2 of 300")
+	p.wants(t, 200, "by itself: 2 failed again, and the limit is 2",
+		"by itself: as many as it releases in ten seconds wait for an answer", hostile, "released 2 of 300")
 	p.harmless(t)
 	found := b.pages("/console/retries", regexp.MustCompile(`<tr id="retry-[0-9a-f-]*?([0-9]+)">`))
-	if len(found) != 2 || len(found[0]) != 50 || len(found[1]) != 10 || found[0][0] <= found[0][49] || found[0][49] <= found[1][0] {
+	if len(found) != 2 || len(found[0]) != 50 || len(found[1]) != 10 || found[0][0] <= found[0][49] ||
+		found[0][49] <= found[1][0] {
 		t.Errorf("pages %v", found)
 	}
 	b.get("/console/retries?cursor=x").wants(t, 422, "/cursor")
@@ -202,6 +220,9 @@ func TestRetryAsCurl(t *testing.T) {
 	b := s.logIn(t, "operator-token")
 	s.sagas(t, 1, "needs_attention", "full", "no room")
 	p := b.post("/console/retries?error=full", b.group("?error=full", "it's $HOME `here`")...)
-	p.wants(t, 200, `curl -s "$ADMIN_URL/admin/v1/retries" -H "Authorization: Bearer $ADMIN_TOKEN" --json '{"filter":{"error":"full"},"reason":"it'\''s $HOME `+"`here`"+`","rate_per_second":10,"stop_after_failures":10}'`,
+	p.wants(t, 200,
+		`curl -s "$ADMIN_URL/admin/v1/retries" -H "Authorization: Bearer $ADMIN_TOKEN" --json `+
+			`'{"filter":{"error":"full"},"reason":"it'\''s $HOME `+"`here`"+`","rate_per_second":10,`+
+			`"stop_after_failures":10}'`,
 		`curl -s "$ADMIN_URL/admin/v1`+strings.TrimPrefix(p.path, "/console")+`"`)
 }

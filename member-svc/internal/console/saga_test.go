@@ -30,21 +30,28 @@ func TestSagaTellsWhatHappened(t *testing.T) {
 	failed.Attempt = 3
 	s.apply(t, r.ID, failed)
 	b := s.logIn(t, "viewer-token")
-	b.get("/console/sagas/"+r.ID).inTurn(t, "data-countdown", "Signed up", "an attempt failed", "after ", "attempt 3", "disk is slow", "No answer yet")
+	b.get("/console/sagas/"+r.ID).inTurn(t, "data-countdown", "Signed up", "an attempt failed", "after ", "attempt 3",
+		"disk is slow", "No answer yet")
 	s.apply(t, r.ID, reply(saga.Rejected, 1, "no room"))
 	s.apply(t, r.ID, saga.Event{Kind: saga.Retried, Actor: "ann", Reason: "room made"})
 	s.apply(t, r.ID, reply(saga.Rejected, 1, "no room for ever"))
 	s.apply(t, r.ID, reply(saga.Provisioned, 2, ""))
 	s.apply(t, r.ID, saga.Event{Kind: saga.Withdraw})
-	storetest.Exec(t, s.pool, "INSERT INTO saga_event (saga_id, kind, state, version, generation) VALUES ($1, 'from_the_future', 'withdrawing', 9, 9)", r.ID)
-	storetest.Exec(t, s.pool, "UPDATE saga_event e SET at = '2026-01-02T03:04:05Z'::timestamptz + 1.5 * interval '1 s' * (SELECT count(*) FROM saga_event WHERE id < e.id) WHERE saga_id = $1", r.ID)
+	storetest.Exec(t, s.pool,
+		"INSERT INTO saga_event (saga_id, kind, state, version, generation) VALUES ($1, 'from_the_future', "+
+			"'withdrawing', 9, 9)", r.ID)
+	storetest.Exec(t, s.pool,
+		"UPDATE saga_event e SET at = '2026-01-02T03:04:05Z'::timestamptz + 1.5 * interval '1 s' * (SELECT count(*) "+
+			"FROM saga_event WHERE id < e.id) WHERE saga_id = $1", r.ID)
 	p := b.get("/console/sagas/" + r.ID)
 	p.wants(t, 200, "<h1>A member who has left <", r.MemberID, r.SignupID)
-	p.inTurn(t, "What happened", "Signed up", "an attempt failed", "Answer: refused", "no room", "Retried by ann", "generation 2", "room made",
+	p.inTurn(t, "What happened", "Signed up", "an attempt failed", "Answer: refused", "no room", "Retried by ann",
+		"generation 2", "room made",
 		"Answer: refused, and not tried again by itself – not awaited, and ignored",
 		"Answer: done", "after 1.5 s", "2026-01-02 03:04:12 UTC", "The member left", "from_the_future",
 		`"kind": "signed_up"`, `"actor": "ann"`)
-	p.wants(t, 200, "curl -s ", "/admin/v1/sagas/"+r.ID+"/retry", "Bearer $ADMIN_TOKEN", `-H 'If-Match: "5"'`, "/console/audit?saga_id="+r.ID)
+	p.wants(t, 200, "curl -s ", "/admin/v1/sagas/"+r.ID+"/retry", "Bearer $ADMIN_TOKEN", `-H 'If-Match: "5"'`,
+		"/console/audit?saga_id="+r.ID)
 	b.get("/console/sagas/"+uuid.Must(uuid.NewV4()).String()).wants(t, 404, "no such resource")
 	b.get("/console/sagas/..%2Foverview").wants(t, 404)
 }
@@ -70,7 +77,8 @@ func TestSagaShowsItsTrace(t *testing.T) {
 	r := s.signUp(t, "mina")
 	b := s.logIn(t, "viewer-token")
 	b.get("/console/sagas/"+r.ID).lacks(t, "<dt>Trace</dt>")
-	storetest.Exec(t, s.pool, "UPDATE signup_saga SET traceparent = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'")
+	storetest.Exec(t, s.pool,
+		"UPDATE signup_saga SET traceparent = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'")
 	b.get("/console/sagas/"+r.ID).wants(t, 200, `<code id="trace-id">0af7651916cd43dd8448eb211c80319c</code>`)
 }
 
@@ -114,7 +122,8 @@ func TestOperatorWithdrawsAMember(t *testing.T) {
 	b.post(path+"/cancel", "version", "7", "reason", "asked by letter", "sure", "yes").wants(t, 412)
 	s.wantState(t, r.ID, "provisioning", 0)
 
-	b.post(path+"/cancel", "version", "1", "reason", "asked by letter", "sure", "yes").wants(t, 200, "A member who has left", "Withdrawn by ann", "asked by letter")
+	b.post(path+"/cancel", "version", "1", "reason", "asked by letter", "sure", "yes").wants(t, 200,
+		"A member who has left", "Withdrawn by ann", "asked by letter")
 	s.wantState(t, r.ID, "withdrawing", 1)
 	b.get(path).lacks(t, `action="`+path)
 	s.apply(t, r.ID, reply(saga.Rejected, 2, "busy"))

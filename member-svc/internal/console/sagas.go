@@ -48,7 +48,8 @@ func sagaFields() fields {
 // filter returns what the form selects, and marks what cannot be read.
 func (fs fields) filter() client.SagaFilter {
 	f := client.SagaFilter{
-		State: fs.value("state"), Plan: fs.value("plan"), Error: fs.value("error"), Username: fs.value("username"), MemberID: fs.value("member_id"),
+		State: fs.value("state"), Plan: fs.value("plan"), Error: fs.value("error"), Username: fs.value("username"),
+		MemberID:     fs.value("member_id"),
 		CreatedAfter: fs.instant("created_after"), CreatedBefore: fs.instant("created_before"),
 	}
 	if text := fs.value("delayed"); text != "" {
@@ -62,7 +63,8 @@ func (fs fields) filter() client.SagaFilter {
 
 func (c *Console) sagas(r *http.Request) (view, error) {
 	q := r.URL.Query()
-	v := sagasView{Fields: sagaFields(), Back: filtersOf(r).Encode(), Did: q.Has("accepted"), Accepted: q.Get("accepted")}
+	v := sagasView{Fields: sagaFields(), Back: filtersOf(r).Encode(), Did: q.Has("accepted"),
+		Accepted: q.Get("accepted")}
 	if err := v.Fields.read(q, "cursor", "accepted", "refused"); err != nil {
 		return view{}, err
 	}
@@ -103,7 +105,8 @@ func group(f client.SagaFilter) string {
 		}
 		return t.UTC().Format(time.RFC3339Nano)
 	}
-	return "?" + query("state", f.State, "error", f.Error, "plan", f.Plan, "created_after", instant(f.CreatedAfter), "created_before", instant(f.CreatedBefore))
+	return "?" + query("state", f.State, "error", f.Error, "plan", f.Plan, "created_after", instant(f.CreatedAfter),
+		"created_before", instant(f.CreatedBefore))
 }
 
 // refusals are reasons why a saga was not retried, by the API's codes.

@@ -72,7 +72,9 @@ func (s *site) fail(t *testing.T, name, message string) store.Record {
 // is returns the state of a saga and how often it was audited.
 func (s *site) is(t *testing.T, id string) (state string, audits int) {
 	t.Helper()
-	if err := s.pool.QueryRow(t.Context(), "-- name: testState\nSELECT state, (SELECT count(*) FROM admin_audit WHERE saga_id = s.id) FROM signup_saga s WHERE id = $1", id).Scan(&state, &audits); err != nil {
+	if err := s.pool.QueryRow(t.Context(),
+		"-- name: testState\nSELECT state, (SELECT count(*) FROM admin_audit WHERE saga_id = s.id) FROM signup_saga "+
+			"s WHERE id = $1", id).Scan(&state, &audits); err != nil {
 		t.Fatal(err)
 	}
 	return state, audits
@@ -119,7 +121,9 @@ func TestSagasInPages(t *testing.T) {
 	s := open(t)
 	ids := s.sagas(t, 120, "needs_attention", "rejected:full", "full")
 	s.sagas(t, 3, "ready", "", "")
-	storetest.Exec(t, s.pool, "UPDATE signup_saga SET created_at = created_at - interval '1 minute' WHERE state = 'ready'") // to the second page
+	// to the second page
+	storetest.Exec(t, s.pool,
+		"UPDATE signup_saga SET created_at = created_at - interval '1 minute' WHERE state = 'ready'")
 	found := s.logIn(t, "viewer-token").pages("/console/sagas?state=needs_attention&plan=", sagaRow)
 	if len(found) != 3 || len(found[0]) != 50 || len(found[2]) != 20 {
 		t.Fatalf("pages of %v", found)
@@ -155,7 +159,9 @@ func TestSagasByFilter(t *testing.T) {
 	s.signUp(t, "waits")
 	late, left := s.signUp(t, "late"), s.signUp(t, "left")
 	id := func(r store.Record) string { return "?member_id=" + r.MemberID }
-	storetest.Exec(t, s.pool, "UPDATE signup_saga SET opened_at = opened_at - interval '1 day', created_at = '2026-01-02 03:04:05Z' WHERE id = $1", late.ID)
+	storetest.Exec(t, s.pool,
+		"UPDATE signup_saga SET opened_at = opened_at - interval '1 day', created_at = '2026-01-02 03:04:05Z' "+
+			"WHERE id = $1", late.ID)
 	s.apply(t, left.ID, saga.Event{Kind: saga.Withdraw})
 	storetest.Exec(t, s.pool, "UPDATE member SET plan = 'plus' WHERE username = 'waits'")
 	names := []string{"failed", "waits", "late", "has left"}
@@ -186,10 +192,12 @@ func TestSagasByFilter(t *testing.T) {
 			}
 		}
 	}
-	b.get("/console/sagas?delayed=true").wants(t, 200, `<option value="true" selected>yes`, ">delayed<", "data-countdown")
+	b.get("/console/sagas?delayed=true").wants(t, 200, `<option value="true" selected>yes`, ">delayed<",
+		"data-countdown")
 	p := s.logIn(t, "operator-token").get("/console/sagas?error=rejected:full&created_after=2026-01-02")
 	p.wants(t, 200, `value="2026-01-02"`, `value="`+failed.ID+`:2"`)
-	if want := `href="/console/retries/new?created_after=2026-01-02T00%3A00%3A00Z&amp;error=rejected%3Afull"`; !strings.Contains(p.raw, want) {
+	want := `href="/console/retries/new?created_after=2026-01-02T00%3A00%3A00Z&amp;error=rejected%3Afull"`
+	if !strings.Contains(p.raw, want) {
 		t.Errorf("no %s in %s", want, p.raw)
 	}
 	s.logIn(t, "operator-token").get("/console/sagas?username=failed").lacks(t, "/console/retries/new")
@@ -203,10 +211,11 @@ func TestWrongFiltersAreShown(t *testing.T) {
 	s.signUp(t, "mina")
 	b := s.logIn(t, "viewer-token")
 	for query, want := range map[string][]string{
-		"?state=broken":                       {`<option value="broken" selected>`, "is not a state"},
-		"?plan=gold&username=mina":            {`<option value="gold" selected>`, "is not a plan", `value="mina"`},
-		"?delayed=perhaps":                    {`<option value="perhaps" selected>`, "must be true or false"},
-		"?created_after=yesterday&state=odd":  {`value="yesterday"`, "must be a time like", `<option value="odd" selected>`, "Correct the filters"},
+		"?state=broken":            {`<option value="broken" selected>`, "is not a state"},
+		"?plan=gold&username=mina": {`<option value="gold" selected>`, "is not a plan", `value="mina"`},
+		"?delayed=perhaps":         {`<option value="perhaps" selected>`, "must be true or false"},
+		"?created_after=yesterday&state=odd": {`value="yesterday"`, "must be a time like",
+			`<option value="odd" selected>`, "Correct the filters"},
 		"?created_before=2026-13-01":          {`value="2026-13-01"`, "must be a time like"},
 		"?username=" + url.QueryEscape("a b"): {`value="a b"`, "cannot be read"},
 		"?member_id=mina":                     {`value="mina"`, "cannot be read"},
@@ -224,13 +233,15 @@ func TestWrongFiltersAreShown(t *testing.T) {
 
 func TestChosenSagasAreRetried(t *testing.T) {
 	s := open(t)
-	one, two, moved, healed := s.fail(t, "one", "full"), s.fail(t, "two", "full"), s.fail(t, "moved", "full"), s.fail(t, "healed", "full")
+	one, two, moved, healed := s.fail(t, "one", "full"), s.fail(t, "two", "full"), s.fail(t, "moved", "full"),
+		s.fail(t, "healed", "full")
 	s.apply(t, healed.ID, reply(saga.Provisioned, 1, ""))
 	s.apply(t, moved.ID, saga.Event{Kind: saga.Withdraw})
 	b := s.logIn(t, "operator-token")
 	b.get("/console/sagas?state=needs_attention").wants(t, 200, "Retry selected", `name="saga" value="`+one.ID+`:2"`)
 	ticked := []string{"back", "state=needs_attention&cursor=", "reason", "room made"}
-	for id, version := range map[string]string{one.ID: "2", two.ID: "2", moved.ID: "2", healed.ID: "3", uuid.Must(uuid.NewV4()).String(): "1"} {
+	for id, version := range map[string]string{one.ID: "2", two.ID: "2", moved.ID: "2", healed.ID: "3",
+		uuid.Must(uuid.NewV4()).String(): "1"} {
 		ticked = append(ticked, "saga", id+":"+version)
 	}
 
@@ -240,19 +251,23 @@ func TestChosenSagasAreRetried(t *testing.T) {
 	b.post("/console/sagas/retry", "reason", "room made").wants(t, 422, "tick at least one")
 	b.post("/console/sagas/retry", "reason", " ", "saga", one.ID+":2").wants(t, 422, "must say why")
 	b.post("/console/sagas/retry", "reason", "unseen", "saga", one.ID).wants(t, 422, "the one that you have seen")
-	b.post("/console/sagas/retry", slices.Concat([]string{"reason", "x"}, slices.Repeat([]string{"saga", one.ID + ":2"}, 51))...).wants(t, 422, "at most 50")
+	b.post("/console/sagas/retry", slices.Concat([]string{"reason", "x"},
+		slices.Repeat([]string{"saga", one.ID + ":2"}, 51))...).wants(t, 422, "at most 50")
 	s.wantState(t, one.ID, "needs_attention", 0)
 
 	p := b.post("/console/sagas/retry", ticked...)
 	p.wants(t, 200, "2 accepted, 3 not", `<option value="needs_attention" selected>`)
-	for _, why := range []string{moved.ID + "</a> it has changed since you looked", healed.ID + "</a> it does not need attention any more", "there is no such saga"} {
+	for _, why := range []string{moved.ID + "</a> it has changed since you looked", healed.ID +
+		"</a> it does not need attention any more", "there is no such saga"} {
 		p.wants(t, 200, why)
 	}
 	s.wantState(t, one.ID, "provisioning", 1)
 	s.wantState(t, two.ID, "provisioning", 1)
 	s.wantState(t, moved.ID, "withdrawing", 0)
 	s.wantState(t, healed.ID, "ready", 0)
-	if n := storetest.Count(t, s.pool, "SELECT count(*) FROM admin_audit WHERE actor = 'ann' AND action = 'retried' AND reason = 'room made'"); n != 2 {
+	if n := storetest.Count(t, s.pool,
+		"SELECT count(*) FROM admin_audit WHERE actor = 'ann' AND action = 'retried' AND reason = "+
+			"'room made'"); n != 2 {
 		t.Errorf("%d rows in the audit", n)
 	}
 	b.post("/console/sagas/retry", ticked...).wants(t, 200, "0 accepted, 5 not") // sent twice
@@ -263,7 +278,8 @@ func TestChosenSagasAreRetried(t *testing.T) {
 func TestRetriesEndWhenThereIsNoAnswer(t *testing.T) {
 	s := open(t)
 	one, two, three := s.fail(t, "one", "full"), s.fail(t, "two", "full"), s.fail(t, "three", "full")
-	storetest.Exec(t, s.pool, fmt.Sprintf("ALTER TABLE admin_audit ADD CONSTRAINT broken CHECK (saga_id <> '%s')", two.ID))
+	storetest.Exec(t, s.pool,
+		fmt.Sprintf("ALTER TABLE admin_audit ADD CONSTRAINT broken CHECK (saga_id <> '%s')", two.ID))
 	b := s.logIn(t, "operator-token")
 	b.post("/console/sagas/retry", "reason", "x", "saga", one.ID+":2", "saga", two.ID+":2", "saga", three.ID+":2").
 		wants(t, 200, "1 accepted, 2 not", two.ID+"</a> there was no answer", three.ID+"</a> it was not tried")

@@ -55,7 +55,8 @@ FROM signup_saga `
 // that is compared.
 func (r *Reconciler) members(ctx context.Context, after string) ([]member, error) {
 	after, _ = splitKey(cmp.Or(after, uuid.Nil.String()))
-	rows, err := r.pool.Query(ctx, "-- name: listMembers\n"+selectMembers+"WHERE member_id > $2 ORDER BY member_id LIMIT $3",
+	rows, err := r.pool.Query(ctx, "-- name: listMembers\n"+selectMembers+
+		"WHERE member_id > $2 ORDER BY member_id LIMIT $3",
 		r.cfg.MinAge.Seconds(), after, pageSize)
 	if err != nil {
 		return nil, fmt.Errorf("list members: %w", err)
@@ -74,7 +75,8 @@ func (r *Reconciler) members(ctx context.Context, after string) ([]member, error
 
 // member reads one again; nil if there is none.
 func (r *Reconciler) member(ctx context.Context, memberID string, step int) (*member, error) {
-	rows, err := r.pool.Query(ctx, "-- name: readMember\n"+selectMembers+"WHERE member_id = $2", r.cfg.MinAge.Seconds(), memberID)
+	rows, err := r.pool.Query(ctx, "-- name: readMember\n"+selectMembers+"WHERE member_id = $2", r.cfg.MinAge.Seconds(),
+		memberID)
 	if err != nil {
 		return nil, fmt.Errorf("read member: %w", err)
 	}
@@ -111,7 +113,8 @@ RETURNING s.generation, m.plan, coalesce(s.traceparent, '')`, m.SagaID, m.Versio
 		// Not for ever: what no command can mend is found again by each run.
 		if _, err := tx.Exec(ctx, `-- name: addReconciled
 INSERT INTO saga_event (saga_id, kind, state, version, generation, detail)
-SELECT $1::uuid, 'commanded_again', $2, $3, $4, $5 WHERE (SELECT count(*) FROM saga_event WHERE saga_id = $1::uuid) < 200`,
+SELECT $1::uuid, 'commanded_again', $2, $3, $4, $5 WHERE (SELECT count(*) FROM saga_event
+    WHERE saga_id = $1::uuid) < 200`,
 			m.SagaID, string(m.State), m.Version, record.Generation, why); err != nil {
 			return err
 		}
@@ -134,7 +137,8 @@ SELECT $1::uuid, 'commanded_again', $2, $3, $4, $5 WHERE (SELECT count(*) FROM s
 func (r *Reconciler) quarantine(ctx context.Context, s Storage) error {
 	_, err := r.pool.Exec(ctx, `-- name: quarantineStorage
 INSERT INTO quarantine (member_id, saga_id, generation, status) VALUES ($1, $2, $3, $4)
-ON CONFLICT (member_id) DO UPDATE SET saga_id = $2, generation = $3, status = $4, last_seen = now()`, s.MemberID, s.SagaID, s.Generation, s.Status)
+ON CONFLICT (member_id) DO UPDATE SET saga_id = $2, generation = $3, status = $4,
+    last_seen = now()`, s.MemberID, s.SagaID, s.Generation, s.Status)
 	if err != nil {
 		return fmt.Errorf("quarantine storage: %w", err)
 	}

@@ -118,7 +118,9 @@ func (r *Reconciler) Check(ctx context.Context, dry bool) (b Books, err error) {
 
 // Write prints the books.
 func (b Books) Write(w io.Writer) error {
-	_, err := fmt.Fprintf(w, "accepted           %9d\n  ready            %9d\n  in progress      %9d\n  needs attention  %9d\n  withdrawn        %9d\n",
+	_, err := fmt.Fprintf(w,
+		"accepted           %9d\n  ready            %9d\n  in progress      %9d\n  needs attention  %9d\n  "+
+			"withdrawn        %9d\n",
 		b.Accepted, b.Ready, b.InProgress, b.NeedsAttention, b.Withdrawn)
 	return errors.Join(err, b.Report.Write(w))
 }

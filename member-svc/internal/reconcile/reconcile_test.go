@@ -45,7 +45,8 @@ func open(t *testing.T, maxRepairs int) *fixture {
 
 // replica is another reconciler on the same databases.
 func (f *fixture) replica(maxRepairs int) *reconcile.Reconciler {
-	return reconcile.New(reconcile.Config{MinAge: time.Minute, MaxRepairs: maxRepairs, Log: slog.New(slog.DiscardHandler)},
+	return reconcile.New(
+		reconcile.Config{MinAge: time.Minute, MaxRepairs: maxRepairs, Log: slog.New(slog.DiscardHandler)},
 		f.pool, storetest.Steps, reconcile.NewStorages(f.storages.URL+"/", token))
 }
 
@@ -76,7 +77,8 @@ func (f *fixture) member(name string, state saga.State) store.Record {
 // settle makes everything that happened so far old, and forgets its events.
 func (f *fixture) settle() {
 	f.t.Helper()
-	storetest.Exec(f.t, f.pool, "UPDATE signup_saga SET updated_at = now() - interval '1 hour', commanded_at = now() - interval '1 hour'")
+	storetest.Exec(f.t, f.pool,
+		"UPDATE signup_saga SET updated_at = now() - interval '1 hour', commanded_at = now() - interval '1 hour'")
 	storetest.Exec(f.t, f.pool, "TRUNCATE outbox_event_essential")
 }
 
@@ -85,8 +87,10 @@ func (f *fixture) sent() string {
 	f.t.Helper()
 	var got string
 	if err := f.pool.QueryRow(f.t.Context(), `-- name: sent
-SELECT coalesce(string_agg(concat_ws(' ', coalesce(m.username, 'left'), e.type, e.data->>'generation', e.data->>'quota_bytes'), ', ' ORDER BY m.username, e.id), '')
-FROM (SELECT *, convert_from(payload, 'UTF8')::json AS data FROM outbox_event_essential) e JOIN member m ON m.id::text = e.key`).Scan(&got); err != nil {
+SELECT coalesce(string_agg(concat_ws(' ', coalesce(m.username, 'left'), e.type, e.data->>'generation',
+    e.data->>'quota_bytes'), ', ' ORDER BY m.username, e.id), '')
+FROM (SELECT *, convert_from(payload, 'UTF8')::json AS data FROM outbox_event_essential) e JOIN member m
+    ON m.id::text = e.key`).Scan(&got); err != nil {
 		f.t.Fatal(err)
 	}
 	return got
@@ -117,10 +121,14 @@ func TestEveryDisagreementIsFound(t *testing.T) {
 		desired, status string // of the storage; "" is none
 	}{
 		{saga.Ready, "present", "ready"}, {saga.Ready, "present", "pending"}, // as it should be, or being mended
-		{saga.Ready, "", ""}, {saga.Ready, "present", "rejected"}, {saga.Ready, "absent", "absent"}, {saga.Ready, "absent", "pending"},
+		{saga.Ready, "", ""}, {saga.Ready, "present", "rejected"}, {saga.Ready, "absent", "absent"},
+		{saga.Ready, "absent", "pending"},
 		{saga.Withdrawn, "", ""}, {saga.Withdrawn, "absent", "absent"}, {saga.Withdrawn, "absent", "pending"},
-		{saga.Withdrawn, "present", "ready"}, {saga.Withdrawn, "present", "pending"}, {saga.Withdrawn, "present", "rejected"}, {saga.Withdrawn, "absent", "rejected"},
-		{saga.Provisioning, "", ""}, {saga.NeedsAttention, "present", "rejected"}, {saga.Withdrawing, "present", "ready"}, // not settled
+		{saga.Withdrawn, "present", "ready"}, {saga.Withdrawn, "present", "pending"},
+		{saga.Withdrawn, "present", "rejected"}, {saga.Withdrawn, "absent", "rejected"},
+		// not settled
+		{saga.Provisioning, "", ""}, {saga.NeedsAttention, "present", "rejected"},
+		{saga.Withdrawing, "present", "ready"},
 	} {
 		r := f.member(fmt.Sprintf("%s_%s_%s", tc.state, cmp.Or(tc.desired, "no"), cmp.Or(tc.status, "row")), tc.state)
 		if tc.desired != "" {
@@ -140,11 +148,14 @@ func TestEveryDisagreementIsFound(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !errors.Is(dry.Err(), drift.ErrFound) || f.sent() != "" || storetest.Count(t, f.pool, "SELECT count(*) FROM saga_event") != before || storetest.Count(t, f.pool, "SELECT count(*) FROM quarantine") != 0 {
+	if !errors.Is(dry.Err(), drift.ErrFound) || f.sent() != "" ||
+		storetest.Count(t, f.pool, "SELECT count(*) FROM saga_event") != before ||
+		storetest.Count(t, f.pool, "SELECT count(*) FROM quarantine") != 0 {
 		t.Errorf("a dry run did something: %s", f.sent())
 	}
 	report := f.run()
-	if want := (reconcile.Ledger{Accepted: 17, Ready: 7, InProgress: 2, NeedsAttention: 1, Withdrawn: 7}); report.Ledger != want || !report.Balances() {
+	if want := (reconcile.Ledger{Accepted: 17, Ready: 7, InProgress: 2, NeedsAttention: 1,
+		Withdrawn: 7}); report.Ledger != want || !report.Balances() {
 		t.Errorf("ledger %+v, want %+v", report.Ledger, want)
 	}
 	if report.Stranded != 4 || report.Orphans != 5 || report.Doubles != 1 || report.Mended != 8 {
@@ -153,15 +164,20 @@ func TestEveryDisagreementIsFound(t *testing.T) {
 	if findings(dry) != findings(report) {
 		t.Errorf("the dry run found\n%s\nnot\n%s", findings(dry), findings(report))
 	}
-	if want := "ready_absent_absent storage.provision 1 107374182400, ready_absent_pending storage.provision 1 107374182400, " +
+	if want := "ready_absent_absent storage.provision 1 107374182400, ready_absent_pending storage.provision 1 " +
+		"107374182400, " +
 		"ready_no_row storage.provision 1 107374182400, ready_present_rejected storage.provision 1 107374182400, " +
-		"left storage.deprovision 2, left storage.deprovision 2, left storage.deprovision 2, left storage.deprovision 2"; f.sent() != want {
+		"left storage.deprovision 2, left storage.deprovision 2, left storage.deprovision 2, left " +
+		"storage.deprovision 2"; f.sent() != want {
 		t.Errorf("sent\n%s\nwant\n%s", f.sent(), want)
 	}
-	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM saga_event e JOIN signup_saga s ON s.id = e.saga_id AND s.version = e.version AND s.state = e.state WHERE kind = 'commanded_again'"); n != 8 {
+	if n := storetest.Count(t, f.pool,
+		"SELECT count(*) FROM saga_event e JOIN signup_saga s ON s.id = e.saga_id AND s.version = e.version AND "+
+			"s.state = e.state WHERE kind = 'commanded_again'"); n != 8 {
 		t.Errorf("%d rows in timelines, want 8", n)
 	}
-	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM quarantine WHERE member_id = $1 AND generation = 3", stranger); n != 1 {
+	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM quarantine WHERE member_id = $1 AND generation = 3",
+		stranger); n != 1 {
 		t.Error("the storage without an owner is not in quarantine")
 	}
 	status, err := drift.ReadStatus(t.Context(), f.pool)
@@ -173,7 +189,9 @@ func TestEveryDisagreementIsFound(t *testing.T) {
 		t.Errorf("%+v", again)
 	}
 	var printed strings.Builder
-	if err := report.Write(&printed); err != nil || !strings.Contains(printed.String(), "stranded                   4\n") || !strings.Contains(printed.String(), stranger+": unknown here, storage wanted present, is ready") {
+	if err := report.Write(&printed); err != nil ||
+		!strings.Contains(printed.String(), "stranded                   4\n") ||
+		!strings.Contains(printed.String(), stranger+": unknown here, storage wanted present, is ready") {
 		t.Errorf("%v\n%s", err, printed.String())
 	}
 }
@@ -187,8 +205,11 @@ func TestBalancedBooks(t *testing.T) {
 		t.Errorf("%+v", report)
 	}
 	f.settle()
-	storetest.Exec(t, f.pool, "INSERT INTO member (id, username, username_key, plan, password_hash, created_at) VALUES ($1, 'lost', 'lost', 'free', 'x', now())", uuid.Must(uuid.NewV7()))
-	if report, err := f.Check(t.Context(), true); err != nil || report.Balances() || !errors.Is(report.Err(), drift.ErrFound) {
+	storetest.Exec(t, f.pool,
+		"INSERT INTO member (id, username, username_key, plan, password_hash, created_at) VALUES ($1, 'lost', "+
+			"'lost', 'free', 'x', now())", uuid.Must(uuid.NewV7()))
+	if report, err := f.Check(t.Context(), true); err != nil || report.Balances() ||
+		!errors.Is(report.Err(), drift.ErrFound) {
 		t.Errorf("a member without a saga: %+v, %v", report, err)
 	}
 }
@@ -203,7 +224,8 @@ func TestBothSidesAreReadAgain(t *testing.T) {
 		case "/v1/storages/" + arrives.MemberID:
 			f.storages.put(arrives.MemberID, arrives.ID, 1, "present", "ready")
 		case "/v1/storages/" + withdraws.MemberID:
-			if _, err := f.store.Apply(context.Background(), store.Change{SagaID: withdraws.ID, Event: saga.Event{Kind: saga.Withdraw}}); err != nil {
+			if _, err := f.store.Apply(context.Background(),
+				store.Change{SagaID: withdraws.ID, Event: saga.Event{Kind: saga.Withdraw}}); err != nil {
 				t.Error(err)
 			}
 		}
@@ -213,7 +235,8 @@ func TestBothSidesAreReadAgain(t *testing.T) {
 	if report.Stranded != 0 || report.Mended != 0 {
 		t.Errorf("%+v", report)
 	}
-	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM outbox_event_essential WHERE type = 'storage.provision'"); n != 0 {
+	if n := storetest.Count(t, f.pool,
+		"SELECT count(*) FROM outbox_event_essential WHERE type = 'storage.provision'"); n != 0 {
 		t.Errorf("%d commands to create a storage for one who has it, or who left", n)
 	}
 }
@@ -229,12 +252,14 @@ func TestWithdrawWinsEveryRace(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := lock.Exec(t.Context(), "-- name: hold\nSELECT FROM signup_saga WHERE id = $1 FOR UPDATE", r.ID); err != nil {
+		if _, err := lock.Exec(t.Context(), "-- name: hold\nSELECT FROM signup_saga WHERE id = $1 FOR UPDATE",
+			r.ID); err != nil {
 			t.Fatal(err)
 		}
 		racers := map[string]func() error{
 			"withdraw": func() error {
-				_, err := f.store.Apply(context.Background(), store.Change{SagaID: r.ID, Event: saga.Event{Kind: saga.Withdraw}})
+				_, err := f.store.Apply(context.Background(),
+					store.Change{SagaID: r.ID, Event: saga.Event{Kind: saga.Withdraw}})
 				return err
 			},
 			"command": func() error { _, err := f.Run(context.Background(), 0); return err },
@@ -247,7 +272,9 @@ func TestWithdrawWinsEveryRace(t *testing.T) {
 		for waiting, name := range []string{first, second} {
 			go func() { done <- racers[name]() }()
 			testenv.Eventually(t, 10*time.Second, name+" to wait for its turn", func() bool {
-				return storetest.Count(t, f.pool, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'") == waiting+1
+				return storetest.Count(t, f.pool,
+					"SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND "+
+						"wait_event_type = 'Lock'") == waiting+1
 			})
 		}
 		if err := errors.Join(lock.Commit(t.Context()), <-done, <-done); err != nil {
@@ -272,13 +299,17 @@ func TestCommandIsGuardedByTheVersion(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := other.Exec(t.Context(), "-- name: goOn\nUPDATE signup_saga SET state = 'needs_attention', error_class = 'generation_ahead', version = version + 1"); err != nil {
+	if _, err := other.Exec(t.Context(),
+		"-- name: goOn\nUPDATE signup_saga SET state = 'needs_attention', error_class = 'generation_ahead', version "+
+			"= version + 1"); err != nil {
 		t.Fatal(err)
 	}
 	done := make(chan drift.Report, 1)
 	go func() { report, _ := f.Run(context.Background(), 0); done <- report }()
 	testenv.Eventually(t, 10*time.Second, "the run to wait for the other transaction", func() bool {
-		return storetest.Count(t, f.pool, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'") == 1
+		return storetest.Count(t, f.pool,
+			"SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND "+
+				"wait_event_type = 'Lock'") == 1
 	})
 	if err := other.Commit(t.Context()); err != nil {
 		t.Fatal(err)
@@ -292,8 +323,10 @@ func TestCommandIsOneTransaction(t *testing.T) {
 	f := open(t, 100)
 	f.member("mina", saga.Ready)
 	f.settle()
-	storetest.Exec(t, f.pool, `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''injected''; END'`)
-	storetest.Exec(t, f.pool, "CREATE TRIGGER broken BEFORE INSERT ON outbox_event_essential FOR EACH ROW EXECUTE FUNCTION refuse()")
+	storetest.Exec(t, f.pool,
+		`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''injected''; END'`)
+	storetest.Exec(t, f.pool,
+		"CREATE TRIGGER broken BEFORE INSERT ON outbox_event_essential FOR EACH ROW EXECUTE FUNCTION refuse()")
 	if _, err := f.Run(t.Context(), 0); err == nil {
 		t.Fatal("the outbox is broken, but nothing failed")
 	}
@@ -428,7 +461,8 @@ func TestStrangeAnswersEndTheRun(t *testing.T) {
 	f.member("mina", saga.Ready)
 	f.settle()
 	for name, answer := range map[string]string{
-		"another service": "404 page not found", "another service for one storage": `{"items":[]}`, "an empty answer": "", "out of order": `{"items":[{"member_id":"b"},{"member_id":"a"}]}`,
+		"another service": "404 page not found", "another service for one storage": `{"items":[]}`,
+		"an empty answer": "", "out of order": `{"items":[{"member_id":"b"},{"member_id":"a"}]}`,
 	} {
 		strange := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if strings.HasPrefix(answer, "404") || r.URL.Path != "/v1/storages" {

@@ -18,14 +18,17 @@ import (
 
 // kinds by the last part of the event type; the first is the name of the step.
 var kinds = map[string]saga.Kind{
-	"provisioned": saga.Provisioned, "rejected": saga.Rejected, "deprovisioned": saga.Deprovisioned, "attempt-failed": saga.AttemptFailed,
+	"provisioned": saga.Provisioned, "rejected": saga.Rejected, "deprovisioned": saga.Deprovisioned,
+	"attempt-failed": saga.AttemptFailed,
 }
 
 // Handler returns a handler for the messages of the steps' participants. A batch's
 // replies are one transaction; duplicates and those that come late or in another order
 // are for the engine to see through. What is said of the provider is noted. observe is
 // called with each outcome: one of [saga.Outcome], "unknown_saga", "malformed" or "noted".
-func Handler(st *store.Store, log *slog.Logger, observe func(outcome string)) func(context.Context, []service.Message) error {
+func Handler(
+	st *store.Store, log *slog.Logger, observe func(outcome string),
+) func(context.Context, []service.Message) error {
 	return func(ctx context.Context, batch []service.Message) error {
 		changes := make([]store.Change, 0, len(batch))
 		for _, m := range batch {
@@ -40,7 +43,8 @@ func Handler(st *store.Store, log *slog.Logger, observe func(outcome string)) fu
 			}
 			switch {
 			case errors.Is(err, contract.ErrMalformed): // it will never be better; the timer asks Storage again
-				log.ErrorContext(service.WithTraceParent(ctx, e.TraceParent), "malformed reply skipped", "saga_id", e.SagaID, "error", err)
+				log.ErrorContext(service.WithTraceParent(ctx, e.TraceParent), "malformed reply skipped", "saga_id",
+					e.SagaID, "error", err)
 				observe("malformed")
 			case err != nil:
 				return err
@@ -60,7 +64,8 @@ func apply(ctx context.Context, st *store.Store, log *slog.Logger, observe func(
 	results, err := st.Apply(ctx, changes...)
 	if service.Defective(err) {
 		if len(changes) == 1 {
-			log.ErrorContext(service.WithTraceParent(ctx, changes[0].TraceParent), "reply refused by the database", "saga_id", changes[0].SagaID, "error", err)
+			log.ErrorContext(service.WithTraceParent(ctx, changes[0].TraceParent), "reply refused by the database",
+				"saga_id", changes[0].SagaID, "error", err)
 			observe("malformed")
 			return nil
 		}

@@ -34,8 +34,9 @@ func message(typ contract.Type, id, data string) service.Message {
 	}
 	return service.Message{
 		Subject: route.Subject(),
-		Headers: map[string][]string{"ce-specversion": {"1.0"}, "ce-id": {id}, "ce-source": {"/storage-svc"}, "ce-type": {string(typ)}},
-		Body:    []byte(data),
+		Headers: map[string][]string{"ce-specversion": {"1.0"}, "ce-id": {id}, "ce-source": {"/storage-svc"},
+			"ce-type": {string(typ)}},
+		Body: []byte(data),
 	}
 }
 
@@ -66,7 +67,8 @@ func openOn(t *testing.T, pool *pgxpool.Pool) (*store.Store, func(...service.Mes
 	return st, func(batch ...service.Message) map[string]int {
 		t.Helper()
 		outcomes := map[string]int{}
-		if err := replies.Handler(st, slog.New(slog.DiscardHandler), func(o string) { outcomes[o]++ })(t.Context(), batch); err != nil {
+		if err := replies.Handler(st, slog.New(slog.DiscardHandler), func(o string) { outcomes[o]++ })(t.Context(),
+			batch); err != nil {
 			t.Fatal(err)
 		}
 		return outcomes
@@ -87,7 +89,8 @@ func TestProviderIsNoted(t *testing.T) {
 	if outcomes["noted"] != 1 || outcomes["malformed"] != 1 || outcomes[string(saga.Advanced)] != 1 {
 		t.Errorf("%v", outcomes)
 	}
-	if o, err := st.Overview(t.Context()); err != nil || o.Provider.State != "open" || !o.Provider.Since.Equal(time.Date(2026, 11, 22, 10, 20, 0, 0, time.UTC)) {
+	if o, err := st.Overview(t.Context()); err != nil || o.Provider.State != "open" ||
+		!o.Provider.Since.Equal(time.Date(2026, 11, 22, 10, 20, 0, 0, time.UTC)) {
 		t.Errorf("%+v %v", o.Provider, err)
 	}
 	if r, _, err := st.Get(t.Context(), goldenSaga); err != nil || r.ErrorFingerprint != "rejected" {
@@ -150,7 +153,8 @@ func TestStrangeRepliesDoNotHoldUpOthers(t *testing.T) {
 		message(contract.StorageProvisioned, "1", `{"member_id":""}`),
 		reply(contract.StorageProvisioned, "01999e5c-0000-7000-8000-0000000000ff", ""),
 		reply(contract.StorageProvisioned, "not a uuid", ""),
-		reply(contract.StorageAttemptFailed, goldenSaga, `,"attempt":-5,"error":{"class":"x\u0000","message":"\u0000zero","fingerprint":""}`),
+		reply(contract.StorageAttemptFailed, goldenSaga,
+			`,"attempt":-5,"error":{"class":"x\u0000","message":"\u0000zero","fingerprint":""}`),
 		reply(contract.StorageAttemptFailed, goldenSaga, `,"attempt":9000000000`),
 		reply(contract.StorageProvisioned, goldenSaga, ""),
 	)
@@ -182,10 +186,12 @@ func TestRefusedReplyIsPutAside(t *testing.T) {
 // A rejection without a class would break a constraint: it gets one.
 func TestRejectionWithoutReason(t *testing.T) {
 	st, handle := open(t)
-	if outcomes := handle(reply(contract.StorageRejected, goldenSaga, `,"error":{"class":"","message":"","fingerprint":""}`)); outcomes[string(saga.Advanced)] != 1 {
+	if outcomes := handle(reply(contract.StorageRejected, goldenSaga,
+		`,"error":{"class":"","message":"","fingerprint":""}`)); outcomes[string(saga.Advanced)] != 1 {
 		t.Errorf("%v", outcomes)
 	}
-	if got, _, err := st.Get(t.Context(), goldenSaga); err != nil || got.State != saga.NeedsAttention || got.ErrorClass != "rejected" {
+	if got, _, err := st.Get(t.Context(), goldenSaga); err != nil || got.State != saga.NeedsAttention ||
+		got.ErrorClass != "rejected" {
 		t.Errorf("%+v %v", got.Saga, err)
 	}
 }

@@ -58,7 +58,8 @@ func (p *participant) answer(typ contract.Type, c contract.StorageCommand) servi
 	case r.removed:
 		reply, why = "rejected", &contract.StorageError{Class: "rejected", Message: "removed", Fingerprint: "removed"}
 	case p.refuses(c.MemberID):
-		reply, why = "rejected", &contract.StorageError{Class: "rejected", Message: "no room", Fingerprint: "rejected:no-room"}
+		reply, why = "rejected",
+			&contract.StorageError{Class: "rejected", Message: "no room", Fingerprint: "rejected:no-room"}
 	default:
 		r.exists = true
 	}
@@ -79,7 +80,8 @@ type network struct {
 
 func (w *network) deliver(t *testing.T) {
 	t.Helper()
-	rows, err := w.pool.Query(t.Context(), "-- name: testCommands\nSELECT id, type, payload FROM outbox_event_essential WHERE id > $1 ORDER BY id", w.read)
+	rows, err := w.pool.Query(t.Context(),
+		"-- name: testCommands\nSELECT id, type, payload FROM outbox_event_essential WHERE id > $1 ORDER BY id", w.read)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,7 +117,8 @@ func TestTwoSteps(t *testing.T) {
 	refusing := true
 	w := &network{pool: pool, participants: map[string]*participant{}}
 	for _, name := range []string{"storage", "mailbox"} {
-		w.participants[name] = &participant{name, map[string]*resource{}, func(memberID string) bool { return refusing && (memberID[35]+name[0])%5 == 0 }}
+		w.participants[name] = &participant{name, map[string]*resource{},
+			func(memberID string) bool { return refusing && (memberID[35]+name[0])%5 == 0 }}
 	}
 	w.handle = func(batch ...service.Message) {
 		if err := replies.Handler(st, slog.New(slog.DiscardHandler), func(string) {})(t.Context(), batch); err != nil {
@@ -125,7 +128,8 @@ func TestTwoSteps(t *testing.T) {
 	id := func() string { return uuid.Must(uuid.NewV7()).String() }
 	var records []store.Record
 	for i := range 100 {
-		m := store.Member{ID: id(), Username: fmt.Sprint("mina", i), UsernameKey: fmt.Sprint("mina", i), Plan: "free", PasswordHash: "x"}
+		m := store.Member{ID: id(), Username: fmt.Sprint("mina", i), UsernameKey: fmt.Sprint("mina", i), Plan: "free",
+			PasswordHash: "x"}
 		r, effects := st.Begin(id(), fmt.Sprintf("sgn_%040d", i), m, time.Now())
 		if err := st.SignUp(t.Context(), m, r, effects, nil); err != nil {
 			t.Fatal(err)
@@ -152,7 +156,9 @@ func TestTwoSteps(t *testing.T) {
 			}
 		}
 		// Everything is published and due again.
-		storetest.Exec(t, pool, "INSERT INTO outbox_checkpoint_essential (n, hi, gaps, stream_seq) SELECT max(c.n) + 1, (SELECT max(id) FROM outbox_event_essential), '[]', 0 FROM outbox_checkpoint_essential c")
+		storetest.Exec(t, pool,
+			"INSERT INTO outbox_checkpoint_essential (n, hi, gaps, stream_seq) SELECT max(c.n) + 1, (SELECT max(id) "+
+				"FROM outbox_event_essential), '[]', 0 FROM outbox_checkpoint_essential c")
 		storetest.Exec(t, pool, "UPDATE signup_saga SET due_at = now() WHERE due_at IS NOT NULL")
 		storetest.Exec(t, pool, "UPDATE redrive_budget SET tokens = 1000, refilled_at = now() - interval '1 hour'")
 		if _, err := st.Redrive(t.Context(), 1000, 1000); err != nil {
@@ -171,9 +177,11 @@ func TestTwoSteps(t *testing.T) {
 		switch {
 		case i%2 == 1 && (got.State != saga.Ready || got.Step != 1 || !storage.exists || !mailbox.exists):
 			t.Errorf("stayed: %+v %+v %+v\n%+v", got.Saga, storage, mailbox, timeline)
-		case i%2 == 1 && !slices.ContainsFunc(timeline, func(m wire.Moment) bool { return m.Kind == "provisioned" && m.Detail == "mailbox" }):
+		case i%2 == 1 && !slices.ContainsFunc(timeline,
+			func(m wire.Moment) bool { return m.Kind == "provisioned" && m.Detail == "mailbox" }):
 			t.Errorf("the timeline does not say what was provisioned: %+v", timeline)
-		case i%2 == 0 && (got.State != saga.Withdrawn || got.Step != 0 || !storage.removed || mailbox != nil && !mailbox.removed):
+		case i%2 == 0 && (got.State != saga.Withdrawn || got.Step != 0 || !storage.removed || mailbox != nil &&
+			!mailbox.removed):
 			t.Errorf("left: %+v %+v %+v\n%+v", got.Saga, storage, mailbox, timeline)
 		}
 	}

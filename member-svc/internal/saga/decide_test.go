@@ -9,15 +9,17 @@ import (
 )
 
 var (
-	one     = Steps{Provision(30*time.Second, 24*time.Hour)}
-	two     = append(one[:1:1], Step{Name: "second", Command: "second.provision", Compensation: "second.deprovision", Promise: time.Minute, RedriveCap: time.Hour, GiveUpAge: 48 * time.Hour})
+	one = Steps{Provision(30*time.Second, 24*time.Hour)}
+	two = append(one[:1:1], Step{Name: "second", Command: "second.provision", Compensation: "second.deprovision",
+		Promise: time.Minute, RedriveCap: time.Hour, GiveUpAge: 48 * time.Hour})
 	refusal = contract.StorageError{Class: "rejected", Message: "no room", Fingerprint: "rejected:no-room"}
 )
 
 func begin(t *testing.T) Saga {
 	t.Helper()
 	s, effects, outcome := one.Decide(Saga{ID: "s"}, Event{Kind: SignedUp}, epoch)
-	if outcome != Advanced || len(effects) != 2 || effects[0].Type != contract.StorageProvision || effects[1].Type != contract.MemberSignedUp {
+	if outcome != Advanced || len(effects) != 2 || effects[0].Type != contract.StorageProvision ||
+		effects[1].Type != contract.MemberSignedUp {
 		t.Fatalf("signed up: %s %v", outcome, effects)
 	}
 	return s
@@ -36,39 +38,55 @@ func TestTransitions(t *testing.T) {
 		gen     int64
 		outcome Outcome
 	}{
-		"provisioned":                     {[]Event{reply(Provisioned, 1)}, soon, Ready, 1, Advanced},
-		"provisioned twice":               {[]Event{reply(Provisioned, 1), reply(Provisioned, 1)}, soon, Ready, 1, Unchanged},
-		"rejected":                        {[]Event{reply(Rejected, 1)}, soon, NeedsAttention, 1, Advanced},
-		"rejected twice":                  {[]Event{reply(Rejected, 1), reply(Rejected, 1)}, soon, NeedsAttention, 1, Unchanged},
-		"rejected, then provisioned":      {[]Event{reply(Rejected, 1), reply(Provisioned, 1)}, soon, Ready, 1, Advanced},
-		"rejected after ready":            {[]Event{reply(Provisioned, 1), reply(Rejected, 1)}, soon, Ready, 1, Recorded},
-		"retried":                         {[]Event{reply(Rejected, 1), retry}, soon, Provisioning, 2, Advanced},
-		"retried twice":                   {[]Event{reply(Rejected, 1), retry, retry}, soon, Provisioning, 2, Unchanged},
-		"stale rejection after a retry":   {[]Event{reply(Rejected, 1), retry, reply(Rejected, 1)}, soon, Provisioning, 2, Recorded},
-		"late success after a retry":      {[]Event{reply(Rejected, 1), retry, reply(Provisioned, 1)}, soon, Ready, 2, Advanced},
-		"retry while provisioning":        {[]Event{retry}, soon, Provisioning, 1, Refused},
-		"retry when ready":                {[]Event{reply(Provisioned, 1), retry}, soon, Ready, 1, Refused},
-		"reply never commanded":           {[]Event{reply(Provisioned, 5)}, soon, Provisioning, 1, Recorded},
-		"rejection never commanded":       {[]Event{reply(Rejected, 5)}, soon, Provisioning, 1, Recorded},
-		"removal never commanded":         {[]Event{success, reply(Deprovisioned, 7)}, soon, Ready, 1, Recorded},
-		"the largest number":              {[]Event{reply(Provisioned, math.MaxInt64)}, soon, Provisioning, 1, Recorded},
-		"own reply after it":              {[]Event{reply(Provisioned, 5), success}, soon, Ready, 1, Advanced},
-		"retry after it":                  {[]Event{reply(Rejected, 5), no, retry}, soon, Provisioning, 2, Advanced},
-		"leaving after it":                {[]Event{reply(Deprovisioned, 5), leave}, soon, Withdrawing, 2, Advanced},
-		"gave up":                         {[]Event{{Kind: TimerDue}}, late, NeedsAttention, 1, GaveUp},
-		"gave up, asks again":             {[]Event{{Kind: TimerDue}, {Kind: TimerDue}}, late, NeedsAttention, 1, Redriven},
-		"gave up, then success":           {[]Event{{Kind: TimerDue}, reply(Provisioned, 1)}, late, Ready, 1, Advanced},
-		"gave up, then rejected":          {[]Event{{Kind: TimerDue}, reply(Rejected, 1)}, late, NeedsAttention, 1, Advanced},
-		"timer too early":                 {[]Event{{Kind: TimerDue}}, soon, Provisioning, 1, Unchanged},
-		"withdraw":                        {[]Event{{Kind: Withdraw}}, soon, Withdrawing, 2, Advanced},
-		"withdrawn":                       {[]Event{{Kind: Withdraw}, reply(Deprovisioned, 2)}, soon, Withdrawn, 2, Advanced},
-		"withdrawal refused":              {[]Event{{Kind: Withdraw}, reply(Rejected, 2)}, soon, WithdrawNeedsAttention, 2, Advanced},
-		"withdrawal refused, retried":     {[]Event{{Kind: Withdraw}, reply(Rejected, 2), retry}, soon, Withdrawing, 3, Advanced},
-		"late success while withdrawing":  {[]Event{{Kind: Withdraw}, reply(Provisioned, 1)}, soon, Withdrawing, 2, Recorded},
-		"late success when withdrawn":     {[]Event{{Kind: Withdraw}, reply(Deprovisioned, 2), reply(Provisioned, 1)}, soon, Withdrawn, 2, Recorded},
+		"provisioned": {[]Event{reply(Provisioned, 1)}, soon, Ready, 1, Advanced},
+		"provisioned twice": {[]Event{reply(Provisioned, 1), reply(Provisioned, 1)}, soon, Ready, 1,
+			Unchanged},
+		"rejected": {[]Event{reply(Rejected, 1)}, soon, NeedsAttention, 1, Advanced},
+		"rejected twice": {[]Event{reply(Rejected, 1), reply(Rejected, 1)}, soon, NeedsAttention, 1,
+			Unchanged},
+		"rejected, then provisioned": {[]Event{reply(Rejected, 1), reply(Provisioned, 1)}, soon, Ready, 1,
+			Advanced},
+		"rejected after ready": {[]Event{reply(Provisioned, 1), reply(Rejected, 1)}, soon, Ready, 1,
+			Recorded},
+		"retried": {[]Event{reply(Rejected, 1), retry}, soon, Provisioning, 2, Advanced},
+		"retried twice": {[]Event{reply(Rejected, 1), retry, retry}, soon, Provisioning, 2,
+			Unchanged},
+		"stale rejection after a retry": {[]Event{reply(Rejected, 1), retry, reply(Rejected, 1)}, soon, Provisioning,
+			2, Recorded},
+		"late success after a retry": {[]Event{reply(Rejected, 1), retry, reply(Provisioned, 1)}, soon, Ready, 2,
+			Advanced},
+		"retry while provisioning":  {[]Event{retry}, soon, Provisioning, 1, Refused},
+		"retry when ready":          {[]Event{reply(Provisioned, 1), retry}, soon, Ready, 1, Refused},
+		"reply never commanded":     {[]Event{reply(Provisioned, 5)}, soon, Provisioning, 1, Recorded},
+		"rejection never commanded": {[]Event{reply(Rejected, 5)}, soon, Provisioning, 1, Recorded},
+		"removal never commanded":   {[]Event{success, reply(Deprovisioned, 7)}, soon, Ready, 1, Recorded},
+		"the largest number": {[]Event{reply(Provisioned, math.MaxInt64)}, soon, Provisioning, 1,
+			Recorded},
+		"own reply after it": {[]Event{reply(Provisioned, 5), success}, soon, Ready, 1, Advanced},
+		"retry after it":     {[]Event{reply(Rejected, 5), no, retry}, soon, Provisioning, 2, Advanced},
+		"leaving after it":   {[]Event{reply(Deprovisioned, 5), leave}, soon, Withdrawing, 2, Advanced},
+		"gave up":            {[]Event{{Kind: TimerDue}}, late, NeedsAttention, 1, GaveUp},
+		"gave up, asks again": {[]Event{{Kind: TimerDue}, {Kind: TimerDue}}, late, NeedsAttention, 1,
+			Redriven},
+		"gave up, then success": {[]Event{{Kind: TimerDue}, reply(Provisioned, 1)}, late, Ready, 1, Advanced},
+		"gave up, then rejected": {[]Event{{Kind: TimerDue}, reply(Rejected, 1)}, late, NeedsAttention, 1,
+			Advanced},
+		"timer too early": {[]Event{{Kind: TimerDue}}, soon, Provisioning, 1, Unchanged},
+		"withdraw":        {[]Event{{Kind: Withdraw}}, soon, Withdrawing, 2, Advanced},
+		"withdrawn": {[]Event{{Kind: Withdraw}, reply(Deprovisioned, 2)}, soon, Withdrawn, 2,
+			Advanced},
+		"withdrawal refused": {[]Event{{Kind: Withdraw}, reply(Rejected, 2)}, soon, WithdrawNeedsAttention,
+			2, Advanced},
+		"withdrawal refused, retried": {[]Event{{Kind: Withdraw}, reply(Rejected, 2), retry}, soon, Withdrawing, 3,
+			Advanced},
+		"late success while withdrawing": {[]Event{{Kind: Withdraw}, reply(Provisioned, 1)}, soon, Withdrawing, 2,
+			Recorded},
+		"late success when withdrawn": {[]Event{{Kind: Withdraw}, reply(Deprovisioned, 2), reply(Provisioned, 1)},
+			soon, Withdrawn, 2, Recorded},
 		"removed although never asked to": {[]Event{reply(Deprovisioned, 1)}, soon, Provisioning, 1, Recorded},
-		"reply of somebody unknown":       {[]Event{{Kind: Provisioned, Step: "nobody", Generation: 7}}, soon, Provisioning, 1, Recorded},
-		"a try failed":                    {[]Event{{Kind: AttemptFailed, Generation: 1}}, soon, Provisioning, 1, Recorded},
+		"reply of somebody unknown": {[]Event{{Kind: Provisioned, Step: "nobody", Generation: 7}}, soon,
+			Provisioning, 1, Recorded},
+		"a try failed": {[]Event{{Kind: AttemptFailed, Generation: 1}}, soon, Provisioning, 1, Recorded},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := begin(t)
@@ -77,7 +95,8 @@ func TestTransitions(t *testing.T) {
 				s, _, outcome = one.Decide(s, e, tc.now(s))
 			}
 			if s.State != tc.state || s.Generation != tc.gen || outcome != tc.outcome {
-				t.Errorf("got %s generation %d, %s; want %s generation %d, %s", s.State, s.Generation, outcome, tc.state, tc.gen, tc.outcome)
+				t.Errorf("got %s generation %d, %s; want %s generation %d, %s", s.State, s.Generation, outcome,
+					tc.state, tc.gen, tc.outcome)
 			}
 		})
 	}
@@ -85,7 +104,8 @@ func TestTransitions(t *testing.T) {
 
 func TestRejectionKeepsItsReasonUntilTheRetry(t *testing.T) {
 	s, _, _ := one.Decide(begin(t), Event{Kind: Rejected, Step: "storage", Generation: 1, Error: refusal}, epoch)
-	if got := (contract.StorageError{Class: s.ErrorClass, Message: s.ErrorMessage, Fingerprint: s.ErrorFingerprint}); got != refusal {
+	if got := (contract.StorageError{Class: s.ErrorClass, Message: s.ErrorMessage,
+		Fingerprint: s.ErrorFingerprint}); got != refusal {
 		t.Errorf("reason %+v, want %+v", got, refusal)
 	}
 	if s, _, _ = one.Decide(s, Event{Kind: Retried}, epoch); s.ErrorClass != "" || !s.RetryOpen {
@@ -118,7 +138,8 @@ func TestDelayedAndPublicStates(t *testing.T) {
 	if one.Delayed(s, epoch.Add(one[0].Promise)) || !one.Delayed(s, epoch.Add(one[0].Promise+1)) {
 		t.Error("delayed means older than the promise")
 	}
-	if WithdrawNeedsAttention.Public() != Withdrawing || WithdrawNeedsAttention.Settled() || !NeedsAttention.Settled() || Provisioning.Settled() {
+	if WithdrawNeedsAttention.Public() != Withdrawing || WithdrawNeedsAttention.Settled() ||
+		!NeedsAttention.Settled() || Provisioning.Settled() {
 		t.Error("public states")
 	}
 }
@@ -160,8 +181,10 @@ func TestOneStepAfterTheOther(t *testing.T) {
 		if len(effects) > 0 {
 			command = effects[0].Type
 		}
-		if next.State != tc.state || next.Step != tc.step || next.Generation != tc.gen || command != tc.command || outcome != tc.outcome {
-			t.Fatalf("%d %+v: %s at step %d, generation %d, %s %s; want %+v", i, tc.event, next.State, next.Step, next.Generation, command, outcome, tc)
+		if next.State != tc.state || next.Step != tc.step || next.Generation != tc.gen || command != tc.command ||
+			outcome != tc.outcome {
+			t.Fatalf("%d %+v: %s at step %d, generation %d, %s %s; want %+v", i, tc.event, next.State, next.Step,
+				next.Generation, command, outcome, tc)
 		}
 		s = next
 	}
@@ -172,13 +195,15 @@ func TestStepsHaveTheirOwnTimes(t *testing.T) {
 	s, _, _ := two.Decide(Saga{}, Event{Kind: SignedUp}, epoch)
 	later := epoch.Add(time.Hour)
 	s, _, _ = two.Decide(s, Event{Kind: Provisioned, Step: "storage", Generation: 1}, later)
-	if !s.DueAt.Equal(later.Add(time.Minute)) || two.Delayed(s, later.Add(time.Minute)) || !two.Delayed(s, later.Add(time.Minute+1)) {
+	if !s.DueAt.Equal(later.Add(time.Minute)) || two.Delayed(s, later.Add(time.Minute)) ||
+		!two.Delayed(s, later.Add(time.Minute+1)) {
 		t.Errorf("due %s", s.DueAt)
 	}
 	if _, _, outcome := two.Decide(s, Event{Kind: TimerDue}, later.Add(48*time.Hour-1)); outcome != Redriven {
 		t.Errorf("before the give-up age: %s", outcome)
 	}
-	if s, _, outcome := two.Decide(s, Event{Kind: TimerDue}, later.Add(48*time.Hour)); outcome != GaveUp || s.State != NeedsAttention {
+	if s, _, outcome := two.Decide(s, Event{Kind: TimerDue}, later.Add(48*time.Hour)); outcome != GaveUp ||
+		s.State != NeedsAttention {
 		t.Errorf("at the give-up age: %s", outcome)
 	}
 }
@@ -189,7 +214,8 @@ func TestStepsHaveTheirOwnTimes(t *testing.T) {
 func TestStepsAreAdded(t *testing.T) {
 	ahead := Saga{State: Provisioning, Step: 1, Version: 2, Generation: 1, DueAt: &epoch}
 	for _, k := range []Kind{TimerDue, Provisioned, Deprovisioned, Rejected} {
-		if got, effects, outcome := one.Decide(ahead, Event{Kind: k, Step: "storage", Generation: 9}, epoch); outcome != Refused || got != ahead || len(effects) > 0 {
+		if got, effects, outcome := one.Decide(ahead, Event{Kind: k, Step: "storage", Generation: 9},
+			epoch); outcome != Refused || got != ahead || len(effects) > 0 {
 			t.Errorf("%s: %s %+v", k, outcome, got)
 		}
 	}
@@ -201,7 +227,8 @@ func TestStepsAreAdded(t *testing.T) {
 	if effects[0].Type != contract.StorageDeprovision {
 		t.Errorf("%v", effects)
 	}
-	if s, _, _ = two.Decide(s, Event{Kind: Deprovisioned, Step: "storage", Generation: 2}, epoch); s.State != Withdrawn {
+	if s, _, _ = two.Decide(s, Event{Kind: Deprovisioned, Step: "storage", Generation: 2},
+		epoch); s.State != Withdrawn {
 		t.Errorf("%+v", s)
 	}
 }
@@ -218,7 +245,8 @@ func TestCountersOutOfBoundsComeBack(t *testing.T) {
 			if outcome != Advanced && outcome != Redriven {
 				continue // not for this state
 			}
-			if s.Generation != contract.MaxGeneration || s.Version <= 0 || s.Redrives < 0 || s.Redrives > math.MaxInt32 {
+			if s.Generation != contract.MaxGeneration || s.Version <= 0 || s.Redrives < 0 ||
+				s.Redrives > math.MaxInt32 {
 				t.Errorf("%s of %s: %+v", kind, state, s)
 			}
 			reply := Event{Kind: Provisioned, Step: "storage", Generation: s.Generation}

@@ -91,7 +91,8 @@ func (w world) moves(ss Steps, people bool) []move {
 				case message == command || message == compensation:
 					out = append(out, w.ask(step, message, g)...)
 				default:
-					decide(w.saga.UpdatedAt.Add(time.Second), Event{Kind: replies[message], Step: ss[step].Name, Generation: g, Error: contract.StorageError{Class: "rejected"}})
+					decide(w.saga.UpdatedAt.Add(time.Second), Event{Kind: replies[message], Step: ss[step].Name,
+						Generation: g, Error: contract.StorageError{Class: "rejected"}})
 				}
 			}
 		}
@@ -140,7 +141,8 @@ func (w world) ask(step, message int, generation int64) []move {
 	case message == command:
 		return []move{answer(provisioned, func(p *participant) { p.exists = true }), answer(rejected, same)}
 	default:
-		return []move{answer(deprovisioned, func(p *participant) { p.exists, p.removed = false, true }), answer(rejected, same)}
+		return []move{answer(deprovisioned, func(p *participant) { p.exists, p.removed = false, true }),
+			answer(rejected, same)}
 	}
 }
 
@@ -167,7 +169,8 @@ func (m move) check(ss Steps) string {
 		return "only legal transitions"
 	case (m.outcome == Unchanged || m.outcome == Recorded || m.outcome == Refused) && (a != b || len(m.effects) > 0):
 		return "nothing changes without a transition"
-	case b.Generation < a.Generation || b.Generation > a.Generation && m.event.Kind != Retried && m.event.Kind != Withdraw:
+	case b.Generation < a.Generation || b.Generation > a.Generation && m.event.Kind != Retried &&
+		m.event.Kind != Withdraw:
 		return "only people raise the generation"
 	case ahead && (a != b || len(m.effects) > 0):
 		return "what was never commanded changes nothing"
@@ -177,7 +180,8 @@ func (m move) check(ss Steps) string {
 		return "what needs attention can be retried"
 	case m.event.Kind == Withdraw && (a.State.Left() != (m.outcome == Unchanged) || !b.State.Left()):
 		return "a member can always leave, once"
-	case m.event.Kind == Provisioned && current && !ahead && !a.State.Left() && a.State != Ready && b.State != Ready && b.Step != a.Step+1:
+	case m.event.Kind == Provisioned && current && !ahead && !a.State.Left() && a.State != Ready && b.State != Ready &&
+		b.Step != a.Step+1:
 		return "a success heals, however late"
 	case b.State == Ready && a.State != Ready && (m.event.Kind != Provisioned || b.Step != len(ss)-1):
 		return "ready only by the reply of the last step"
@@ -195,7 +199,8 @@ func (m move) check(ss Steps) string {
 		if b.State == Withdrawn && begun && !m.to.participants[i].removed {
 			return "withdrawn only when everything begun was taken back"
 		}
-		if i > 0 && b.State.leaving() && i <= b.Step-1 && m.to.participants[i].removed && !m.to.participants[b.Step].removed {
+		if i > 0 && b.State.leaving() && i <= b.Step-1 && m.to.participants[i].removed &&
+			!m.to.participants[b.Step].removed {
 			return "taken back in reverse order"
 		}
 	}
@@ -204,7 +209,9 @@ func (m move) check(ss Steps) string {
 
 // explore visits every world reachable from the starts and checks every move. It
 // returns the worlds without what is on the wire, and the transitions seen.
-func explore(t *testing.T, ss Steps, explored int64, atLeast int, starts ...world) (map[identity]world, map[[2]State]bool) {
+func explore(
+	t *testing.T, ss Steps, explored int64, atLeast int, starts ...world,
+) (map[identity]world, map[[2]State]bool) {
 	t.Helper()
 	seen, bare, transitions := map[identity]bool{}, map[identity]world{}, map[[2]State]bool{}
 	visit := func(w world) bool {
@@ -224,7 +231,8 @@ func explore(t *testing.T, ss Steps, explored int64, atLeast int, starts ...worl
 		for _, m := range w.moves(ss, true) {
 			if m.outcome != "" {
 				if rule := m.check(ss); rule != "" {
-					t.Fatalf("%s:\n from %+v\n event %+v, outcome %s %v\n to %+v", rule, m.from, m.event, m.outcome, m.effects, m.to)
+					t.Fatalf("%s:\n from %+v\n event %+v, outcome %s %v\n to %+v", rule, m.from, m.event, m.outcome,
+						m.effects, m.to)
 				}
 			}
 			if m.outcome == Advanced || m.outcome == GaveUp {

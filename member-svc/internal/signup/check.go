@@ -45,7 +45,8 @@ func (s *Service) check(req *Request) (store.Member, error) {
 		wrong = append(wrong, wire.FieldError{Pointer: "/password", Detail: problem})
 	}
 	if !slices.Contains(s.cfg.Plans, req.Plan) {
-		wrong = append(wrong, wire.FieldError{Pointer: "/plan", Detail: "must be one of " + strings.Join(s.cfg.Plans, ", ")})
+		wrong = append(wrong,
+			wire.FieldError{Pointer: "/plan", Detail: "must be one of " + strings.Join(s.cfg.Plans, ", ")})
 	}
 	if _, err := email.Parse(req.Email); req.Email != "" && err != nil {
 		wrong = append(wrong, wire.FieldError{Pointer: "/email", Detail: "must be an email address, or absent"})
@@ -54,7 +55,8 @@ func (s *Service) check(req *Request) (store.Member, error) {
 		return store.Member{}, Invalid{wrong}
 	}
 	id, err := uuid.NewV7()
-	return store.Member{ID: id.String(), Username: req.Username, UsernameKey: key, Email: req.Email, Plan: req.Plan}, err
+	return store.Member{ID: id.String(), Username: req.Username, UsernameKey: key, Email: req.Email, Plan: req.Plan},
+		err
 }
 
 // CheckPassword says what is wrong with a password of somebody, or "".

@@ -43,7 +43,8 @@ type Hasher struct {
 
 // NewHasher returns a hasher.
 func NewHasher(cfg HashConfig) *Hasher {
-	return &Hasher{cfg: cfg, decoy: phc{cfg.Cost, cfg.Peppers.newest, random(16), random(32)}.String(), turns: newTurns(cfg)}
+	return &Hasher{cfg: cfg, decoy: phc{cfg.Cost, cfg.Peppers.newest, random(16), random(32)}.String(),
+		turns: newTurns(cfg)}
 }
 
 // Waiting returns how many callers wait for their turn.
@@ -122,7 +123,8 @@ func (h *Hasher) enter(ctx context.Context, u use, c Cost) (leave func(), err er
 }
 
 func (c Cost) derive(password, salt []byte, size int) []byte {
-	return argon2.IDKey(password, salt, c.Time, c.MemoryKiB, c.Parallelism, uint32(size)) //nolint:gosec // the size of a hash
+	return argon2.IDKey(password, salt, c.Time, c.MemoryKiB, c.Parallelism,
+		uint32(size)) //nolint:gosec // the size of a hash
 }
 
 // work is what the time of a hash is proportional to.
@@ -145,7 +147,8 @@ func (p phc) String() string {
 	if p.keyID != "" {
 		keyID = keyIDParameter + b64.EncodeToString([]byte(p.keyID))
 	}
-	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d%s$%s$%s", argon2.Version, p.MemoryKiB, p.Time, p.Parallelism, keyID,
+	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d%s$%s$%s", argon2.Version, p.MemoryKiB, p.Time, p.Parallelism,
+		keyID,
 		b64.EncodeToString(p.salt), b64.EncodeToString(p.sum))
 }
 
@@ -161,7 +164,8 @@ func parsePHC(text string) (p phc, err error) {
 	p.salt, badSalt = b64.DecodeString(parts[4])
 	p.sum, badSum = b64.DecodeString(parts[5])
 	p.keyID = string(keyID)
-	if err = errors.Join(err, badID, badSalt, badSum); err == nil && (p.Time < 1 || p.Parallelism < 1 || len(p.sum) == 0) {
+	if err = errors.Join(err, badID, badSalt, badSum); err == nil &&
+		(p.Time < 1 || p.Parallelism < 1 || len(p.sum) == 0) {
 		err = errors.New("no passes, lanes or sum")
 	}
 	if err != nil {

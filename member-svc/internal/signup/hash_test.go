@@ -27,7 +27,8 @@ func TestHashIsPHC(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := base64.RawStdEncoding.EncodeToString(argon2.IDKey([]byte("correct horse battery"), salt, 2, 64, 1, 32)); parts[5] != want {
+	if want := base64.RawStdEncoding.EncodeToString(
+		argon2.IDKey([]byte("correct horse battery"), salt, 2, 64, 1, 32)); parts[5] != want {
 		t.Error("another implementation cannot verify the hash")
 	}
 }
@@ -42,7 +43,8 @@ func TestVerify(t *testing.T) {
 	for _, tc := range []struct {
 		phc, password string
 		want          bool
-	}{{phc, "correct horse battery", true}, {phc, "correct horse", false}, {"", "", false}, {"", "correct horse battery", false}} {
+	}{{phc, "correct horse battery", true}, {phc, "correct horse", false}, {"", "", false},
+		{"", "correct horse battery", false}} {
 		for _, h := range []*Hasher{h, dearer} { // a hash keeps the cost that it was made with
 			ok, renewed, err := h.Verify(t.Context(), tc.phc, tc.password)
 			if ok != tc.want || err != nil || (renewed != "") != (tc.want && h == dearer) {
@@ -51,7 +53,8 @@ func TestVerify(t *testing.T) {
 			if renewed == "" {
 				continue
 			}
-			if ok, again, err := h.Verify(t.Context(), renewed, tc.password); !ok || again != "" || err != nil || !strings.Contains(renewed, "m=128,t=1,p=2") {
+			if ok, again, err := h.Verify(t.Context(), renewed, tc.password); !ok || again != "" || err != nil ||
+				!strings.Contains(renewed, "m=128,t=1,p=2") {
 				t.Errorf("the new hash %q: %t %q %v", renewed, ok, again, err)
 			}
 		}
@@ -59,8 +62,10 @@ func TestVerify(t *testing.T) {
 	if ok, _, err := h.Verify(t.Context(), h.decoy, ""); ok || err != nil {
 		t.Errorf("the decoy is the hash of a password: %v", err)
 	}
-	for _, bad := range []string{"x", "$argon2i$v=19$m=8,t=1,p=1$AAAA$AAAA", "$argon2id$v=19$m=8,t=1,p=1$AAAA$!", "$argon2id$v=19$m=8,t=1$AAAA$AAAA",
-		"$argon2id$v=19$m=8,t=0,p=1$AAAA$AAAA", "$argon2id$v=19$m=8,t=1,p=0$AAAA$AAAA", "$argon2id$v=19$m=8,t=1,p=1$AAAA$", "$argon2id$v=16$m=8,t=1,p=1$AAAA$AAAA",
+	for _, bad := range []string{"x", "$argon2i$v=19$m=8,t=1,p=1$AAAA$AAAA", "$argon2id$v=19$m=8,t=1,p=1$AAAA$!",
+		"$argon2id$v=19$m=8,t=1$AAAA$AAAA",
+		"$argon2id$v=19$m=8,t=0,p=1$AAAA$AAAA", "$argon2id$v=19$m=8,t=1,p=0$AAAA$AAAA",
+		"$argon2id$v=19$m=8,t=1,p=1$AAAA$", "$argon2id$v=16$m=8,t=1,p=1$AAAA$AAAA",
 		"$argon2id$v=19$m=8,t=1,p=1,keyid=!$AAAA$AAAA"} {
 		if ok, _, err := h.Verify(t.Context(), bad, "x"); ok || err == nil {
 			t.Errorf("%q: %t, no error", bad, ok)
@@ -79,7 +84,8 @@ func TestPeppers(t *testing.T) {
 	const old, newer = "2025:b2xkIGtleSBvZiBzaXh0ZWVu", "2026:bmV3IGtleSBvZiBzaXh0ZWVu\n"
 	cost := Cost{8, 1, 1}
 	hashers := map[string]*Hasher{}
-	for name, text := range map[string]string{"none": "", "old": old, "rotated": "# newest first\n" + newer + old, "lost": newer, "ends": "none\n" + old} {
+	for name, text := range map[string]string{"none": "", "old": old, "rotated": "# newest first\n" + newer + old,
+		"lost": newer, "ends": "none\n" + old} {
 		hashers[name] = NewHasher(HashConfig{Cost: cost, Concurrency: 1, Wait: time.Second, Peppers: parse(text)})
 	}
 	hashes := map[string]string{}
@@ -90,7 +96,8 @@ func TestPeppers(t *testing.T) {
 		}
 		hashes[name] = hash
 	}
-	if want := ",p=1,keyid=" + b64.EncodeToString([]byte("2025")) + "$"; !strings.Contains(hashes["old"], want) || strings.Contains(hashes["none"], "keyid") {
+	if want := ",p=1,keyid=" + b64.EncodeToString([]byte("2025")) + "$"; !strings.Contains(hashes["old"], want) ||
+		strings.Contains(hashes["none"], "keyid") {
 		t.Errorf("%s\n%s", hashes["old"], hashes["none"])
 	}
 	for _, tc := range []struct {
@@ -101,24 +108,28 @@ func TestPeppers(t *testing.T) {
 		{"none", "none", false, nil}, {"old", "none", true, nil}, {"rotated", "none", true, nil},
 		{"old", "old", false, nil}, {"rotated", "old", true, nil}, {"rotated", "lost", false, nil},
 		{"ends", "old", true, nil}, {"ends", "none", false, nil}, {"none", "ends", false, nil},
-		{"none", "old", false, ErrNoPepper}, {"lost", "old", false, ErrNoPepper}, {"old", "rotated", false, ErrNoPepper},
+		{"none", "old", false, ErrNoPepper}, {"lost", "old", false, ErrNoPepper},
+		{"old", "rotated", false, ErrNoPepper},
 	} {
 		h := hashers[tc.hasher]
 		ok, renewed, err := h.Verify(t.Context(), hashes[tc.hash], "correct horse battery")
 		if ok != (tc.err == nil) || !errors.Is(err, tc.err) || (renewed != "") != tc.renews {
 			t.Errorf("%+v: %t %q %v", tc, ok, renewed, err)
 		}
-		if ok, renewed, err := h.Verify(t.Context(), hashes[tc.hash], "correct horse"); ok || renewed != "" || !errors.Is(err, tc.err) {
+		if ok, renewed, err := h.Verify(t.Context(), hashes[tc.hash], "correct horse"); ok || renewed != "" ||
+			!errors.Is(err, tc.err) {
 			t.Errorf("%+v, wrong password: %t %q %v", tc, ok, renewed, err)
 		}
 		if tc.renews {
-			if ok, again, err := h.Verify(t.Context(), renewed, "correct horse battery"); !ok || again != "" || err != nil {
+			if ok, again, err := h.Verify(t.Context(), renewed, "correct horse battery"); !ok || again != "" ||
+				err != nil {
 				t.Errorf("%+v: the new hash: %t %q %v", tc, ok, again, err)
 			}
 		}
 	}
 	// What is stored does not tell whether a password is right without the key.
-	if ok, _, err := hashers["none"].Verify(t.Context(), strings.Replace(hashes["old"], ",keyid="+b64.EncodeToString([]byte("2025")), "", 1), "correct horse battery"); ok || err != nil {
+	if ok, _, err := hashers["none"].Verify(t.Context(), strings.Replace(hashes["old"], ",keyid="+
+		b64.EncodeToString([]byte("2025")), "", 1), "correct horse battery"); ok || err != nil {
 		t.Errorf("the pepper does nothing: %t %v", ok, err)
 	}
 }
@@ -127,11 +138,14 @@ func TestParsePeppers(t *testing.T) {
 	const key = "b2xkIGtleSBvZiBzaXh0ZWVu"
 	for text, want := range map[string]string{
 		"k:" + key + "\n\n# none\nk2:" + key: "", "": "",
-		"k": "line 1", "k:": "line 1", ":" + key: "line 1", "k:AAAA": "line 1", "too-long-:" + key: "line 1", "k,:" + key: "line 1",
-		"k:" + key + "\nk:" + key: "line 2", "# x\nk:" + key + "!": "line 2", "k:" + key + "\nnone": "line 2", "none": "",
+		"k": "line 1", "k:": "line 1", ":" + key: "line 1", "k:AAAA": "line 1", "too-long-:" + key: "line 1", "k,:" +
+			key: "line 1",
+		"k:" + key + "\nk:" + key: "line 2", "# x\nk:" + key + "!": "line 2", "k:" + key + "\nnone": "line 2",
+		"none": "",
 	} {
 		_, err := ParsePeppers(text)
-		if (err == nil) != (want == "") || err != nil && (!strings.Contains(err.Error(), want) || strings.Contains(err.Error(), key)) {
+		if (err == nil) != (want == "") || err != nil &&
+			(!strings.Contains(err.Error(), want) || strings.Contains(err.Error(), key)) {
 			t.Errorf("%q: %v", text, err)
 		}
 	}

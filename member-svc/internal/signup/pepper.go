@@ -42,7 +42,9 @@ func ParsePeppers(text string) (Peppers, error) {
 		key, err := base64.StdEncoding.DecodeString(encoded)
 		switch {
 		case !pepperID.MatchString(id) || err != nil || len(key) < minPepper:
-			return Peppers{}, fmt.Errorf("line %d is not id:base64 with an id of 1 to 8 letters and digits and a key of %d bytes or more", n, minPepper)
+			return Peppers{}, fmt.Errorf(
+				"line %d is not id:base64 with an id of 1 to 8 letters and digits and a key of %d bytes or more", n,
+				minPepper)
 		case p.keys[id] != nil:
 			return Peppers{}, fmt.Errorf("line %d has the id of an earlier one", n)
 		case first:

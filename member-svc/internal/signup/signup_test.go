@@ -20,7 +20,8 @@ import (
 
 func TestMain(m *testing.M) { testenv.Main(m) }
 
-var cheap = signup.HashConfig{Cost: signup.Cost{MemoryKiB: 8, Time: 1, Parallelism: 1}, Concurrency: 2, Wait: 5 * time.Second}
+var cheap = signup.HashConfig{Cost: signup.Cost{MemoryKiB: 8, Time: 1, Parallelism: 1}, Concurrency: 2,
+	Wait: 5 * time.Second}
 
 const good = "correct horse battery"
 
@@ -40,7 +41,8 @@ func TestSignUpIsOneRoundTripBesideTheLookUp(t *testing.T) {
 	s := newService(pool)
 	request := func(name string) {
 		t.Helper()
-		if _, err := s.SignUp(t.Context(), signup.Request{Username: name, Password: good, Email: name + "@example.org"}, "key-"+name); err != nil {
+		if _, err := s.SignUp(t.Context(), signup.Request{Username: name, Password: good, Email: name + "@example.org"},
+			"key-"+name); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -50,7 +52,10 @@ func TestSignUpIsOneRoundTripBesideTheLookUp(t *testing.T) {
 	if n := proxy.Syncs.Load() - before; n != 2 {
 		t.Errorf("%d round trips, want 2: the look-up and the commit", n)
 	}
-	if n := storetest.Count(t, pool, "SELECT count(DISTINCT xmin::text) FROM (SELECT m.xmin FROM member m WHERE username = 'nora' UNION ALL SELECT k.xmin FROM idempotency_key k WHERE key = 'key-nora' UNION ALL SELECT s.xmin FROM signup_saga s JOIN member m ON m.id = s.member_id WHERE username = 'nora') x"); n != 1 {
+	if n := storetest.Count(t, pool,
+		"SELECT count(DISTINCT xmin::text) FROM (SELECT m.xmin FROM member m WHERE username = 'nora' UNION ALL "+
+			"SELECT k.xmin FROM idempotency_key k WHERE key = 'key-nora' UNION ALL SELECT s.xmin FROM signup_saga s "+
+			"JOIN member m ON m.id = s.member_id WHERE username = 'nora') x"); n != 1 {
 		t.Errorf("rows of %d transactions, want 1", n)
 	}
 }
@@ -82,11 +87,13 @@ func TestTwinsOfOneKeyMakeOneMember(t *testing.T) {
 	if n := storetest.Count(t, pool, "SELECT count(*) FROM member"); n != 1 {
 		t.Errorf("%d members", n)
 	}
-	if _, err := s.SignUp(t.Context(), signup.Request{Username: "other", Password: good}, "the-key"); !errors.Is(err, signup.ErrKeyReused) {
+	if _, err := s.SignUp(t.Context(), signup.Request{Username: "other", Password: good}, "the-key"); !errors.Is(err,
+		signup.ErrKeyReused) {
 		t.Errorf("other body: %v", err)
 	}
 	storetest.Exec(t, pool, "UPDATE idempotency_key SET expires_at = now()")
-	if _, err := s.SignUp(t.Context(), signup.Request{Username: "mina", Password: good}, "the-key"); !errors.Is(err, signup.ErrTaken) {
+	if _, err := s.SignUp(t.Context(), signup.Request{Username: "mina", Password: good}, "the-key"); !errors.Is(err,
+		signup.ErrTaken) {
 		t.Errorf("after the key's time: %v", err)
 	}
 }
@@ -100,7 +107,8 @@ func TestOneUsernameOnce(t *testing.T) {
 	for i := range 20 {
 		wg.Go(func() {
 			name := []string{"mina", "MINA", "Mina"}[i%3]
-			_, err := s.SignUp(context.Background(), signup.Request{Username: name, Password: good}, fmt.Sprint("key", i))
+			_, err := s.SignUp(context.Background(), signup.Request{Username: name, Password: good},
+				fmt.Sprint("key", i))
 			mu.Lock()
 			defer mu.Unlock()
 			outcomes[err]++
@@ -117,7 +125,8 @@ func TestUsernamesOfAllScripts(t *testing.T) {
 	for _, tc := range []struct{ name, want string }{
 		{"Müller", ""}, {"mu\u0308ller", "taken"}, {"李小龍", ""}, {"ｍｉｎａ", ""}, {"Mina", "taken"},
 		{"mіna", ""}, // with a Cyrillic letter: what looks alike is not the same
-		{strings.Repeat("ж", 30), ""}, {strings.Repeat("ж", 31), "not valid"}, {"жж", "not valid"}, {"mi na", "not valid"},
+		{strings.Repeat("ж", 30), ""}, {strings.Repeat("ж", 31), "not valid"}, {"жж", "not valid"},
+		{"mi na", "not valid"},
 	} {
 		_, err := s.SignUp(t.Context(), signup.Request{Username: tc.name, Password: good}, "")
 		if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
@@ -192,8 +201,10 @@ func TestFind(t *testing.T) {
 		t.Fatal(err)
 	}
 	v, err := s.Find(t.Context(), a.SignupID)
-	if err != nil || *v.Username != "Mina" || v.Plan != "plus" || v.Storage.Status != "pending" || v.Storage.QuotaBytes != 100<<30 || v.Delayed ||
-		v.Links["self"] != "/v1/signups/"+a.SignupID || v.Links["events"] != v.Links["self"]+"/events" || len(v.Links) != 2 {
+	if err != nil || *v.Username != "Mina" || v.Plan != "plus" || v.Storage.Status != "pending" ||
+		v.Storage.QuotaBytes != 100<<30 || v.Delayed ||
+		v.Links["self"] != "/v1/signups/"+a.SignupID || v.Links["events"] != v.Links["self"]+"/events" ||
+		len(v.Links) != 2 {
 		t.Errorf("%+v %v", v, err)
 	}
 	for _, id := range []string{"", "sgn_", "sgn_00", a.SignupID + "0", "sgn_\x00", "x"} {
@@ -225,7 +236,8 @@ func TestInvalidRequests(t *testing.T) {
 		"reserved username":  {func(r *signup.Request) { r.Username = "Supp0rt" }, "/username"},
 		"email without dot":  {func(r *signup.Request) { r.Email = "mina@localhost" }, "/email"},
 		"unseen in email":    {func(r *signup.Request) { r.Email = "mina\u200b@example.org" }, "/email"},
-		"email header":       {func(r *signup.Request) { r.Email = "mina@example.org\r\nBcc: x@example.org" }, "/email"},
+		"email header": {func(r *signup.Request) { r.Email = "mina@example.org\r\nBcc: x@example.org" },
+			"/email"},
 	} {
 		req := signup.Request{Username: "mina", Password: good}
 		tc.change(&req)
@@ -235,8 +247,10 @@ func TestInvalidRequests(t *testing.T) {
 			t.Errorf("%s: %+v, want %s", name, err, tc.want)
 		}
 	}
-	for _, password := range []string{"påsswörd-är-löng", "fifteen charact", strings.Repeat("ab cd efgh", 25) + "123456"} {
-		if _, err := s.SignUp(t.Context(), signup.Request{Username: fmt.Sprintf("ok%d", len(password)), Password: password}, ""); err != nil {
+	for _, password := range []string{"påsswörd-är-löng", "fifteen charact", strings.Repeat("ab cd efgh", 25) +
+		"123456"} {
+		if _, err := s.SignUp(t.Context(),
+			signup.Request{Username: fmt.Sprintf("ok%d", len(password)), Password: password}, ""); err != nil {
 			t.Errorf("%q: %v", password, err)
 		}
 	}

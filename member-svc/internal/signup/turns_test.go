@@ -221,7 +221,8 @@ func TestTurnsKeepToTheBudgetOfMemory(t *testing.T) {
 		line(t, turns, forLogin, 60, 2, came)
 		line(t, turns, forLogin, 10, 1, came)
 		if n := len(came); n != 1 || turns.kib != 40 {
-			t.Fatalf("%d have turns, %d KiB are free; the second one needs more, and the third one may not overtake it", n, turns.kib)
+			t.Fatalf("%d have turns, %d KiB are free; the second one needs more, and the third one may not overtake it",
+				n, turns.kib)
 		}
 		turns.leave(60)
 		synctest.Wait()

@@ -58,7 +58,8 @@ func New(cfg Config) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	pages, err := web.NewPages(templates, template.FuncMap{"size": size, "quota": func(plan string) string { return size(store.QuotaBytes[plan]) }})
+	pages, err := web.NewPages(templates,
+		template.FuncMap{"size": size, "quota": func(plan string) string { return size(store.QuotaBytes[plan]) }})
 	if err != nil {
 		return nil, err
 	}
@@ -128,7 +129,8 @@ func (s *site) signUp(w http.ResponseWriter, r *http.Request) error {
 		return s.show(w, r, http.StatusBadRequest, form{Failure: "The form is too large, or did not arrive whole."})
 	}
 	value := r.PostForm.Get
-	m := wire.NewMember{Username: value("username"), Password: value("password"), Plan: value("plan"), Email: value("email")}
+	m := wire.NewMember{Username: value("username"), Password: value("password"), Plan: value("plan"),
+		Email: value("email")}
 	ctx := client.WithSolution(web.ForClient(r), value("solution"))
 	signup, err := s.members.SignUp(ctx, m, value("key"))
 	var refusal *wire.Problem
@@ -161,11 +163,13 @@ func (f *form) refuse(p *wire.Problem) {
 		f.Wrong["username"] = "is taken: choose another one"
 	case p.Code == "idempotency_key_reused":
 		f.Key = ""
-		f.Failure = "This form was sent before with other entries, and they were accepted: you are in. Send it again only if you want a second account."
+		f.Failure = "This form was sent before with other entries, and they were accepted: you are in. Send it " +
+			"again only if you want a second account."
 	case p.Code == "rate_limited":
 		f.Failure = "There were too many attempts from your address or for this username. " + again
 	case p.Temporary():
-		f.Failure = "We cannot sign you up at the moment. " + again + " There will be one account, however often you try."
+		f.Failure = "We cannot sign you up at the moment. " + again +
+			" There will be one account, however often you try."
 	default:
 		f.Key = ""
 		f.Failure = "This was not accepted: " + p.Detail + "."

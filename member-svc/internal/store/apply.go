@@ -188,8 +188,10 @@ func update(b *pgx.Batch, records map[string]Record, moved map[string]int64) {
 	b.Queue(`-- name: updateSagas
 WITH locked AS MATERIALIZED (SELECT id FROM signup_saga WHERE id = ANY ($1::uuid[]) ORDER BY id FOR NO KEY UPDATE)
 UPDATE signup_saga s SET state = n.state, generation = n.generation, version = n.version,
-       redrives = n.redrives, retry_open = n.retry_open, opened_at = n.opened_at, commanded_at = n.commanded_at, due_at = n.due_at,
-       error_class = n.class, error_message = n.message, error_fingerprint = n.fingerprint, updated_at = n.updated_at, step = n.step,
+       redrives = n.redrives, retry_open = n.retry_open, opened_at = n.opened_at, commanded_at = n.commanded_at,
+           due_at = n.due_at,
+       error_class = n.class, error_message = n.message, error_fingerprint = n.fingerprint, updated_at = n.updated_at,
+           step = n.step,
        retried = n.retried
 FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::int[], $7::bool[], $8::timestamptz[],
             $9::timestamptz[], $10::timestamptz[], $11::text[], $12::text[], $13::text[], $14::timestamptz[],
@@ -270,7 +272,8 @@ func timeline(b *pgx.Batch, lines []line) {
 	b.Queue(`-- name: addTimeline
 INSERT INTO saga_event (saga_id, kind, state, version, generation, attempt, detail, actor, message_id)
 SELECT saga_id, kind, state, version, generation, attempt, detail, actor, nullif(message_id, '')
-FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::int[], $7::text[], $8::text[], $9::text[], $10::int[])
+FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::int[], $7::text[], $8::text[],
+    $9::text[], $10::int[])
      AS l (saga_id, kind, state, version, generation, attempt, detail, actor, message_id, before)
 WHERE before < 0 OR before + (SELECT count(*) FROM saga_event e WHERE e.saga_id = l.saga_id) < 200
 ON CONFLICT (saga_id, message_id) DO NOTHING`,
@@ -290,9 +293,11 @@ ON CONFLICT (saga_id, message_id) DO NOTHING`,
 
 func auditChange(b *pgx.Batch, before, after saga.Saga, c Change) {
 	facts := func(s saga.Saga) map[string]any {
-		return map[string]any{"state": s.State, "generation": s.Generation, "version": s.Version, "error": s.ErrorMessage}
+		return map[string]any{"state": s.State, "generation": s.Generation, "version": s.Version,
+			"error": s.ErrorMessage}
 	}
-	audit(b, Act{Actor: c.Event.Actor, Action: string(c.Event.Kind), SagaID: &after.ID, Subject: c.Subject, Reason: c.Event.Reason}, facts(before), facts(after))
+	audit(b, Act{Actor: c.Event.Actor, Action: string(c.Event.Kind), SagaID: &after.ID, Subject: c.Subject,
+		Reason: c.Event.Reason}, facts(before), facts(after))
 }
 
 // Redrive repeats the commands that are due, were published, and are unanswered: at
@@ -322,7 +327,8 @@ FROM redrive_budget FOR UPDATE`, perSecond).Scan(&allowed); err != nil || allowe
 		rows, err := tx.Query(ctx, "-- name: claimDue\n"+selectRecord+`
 WHERE s.due_at <= now() AND s.step < cardinality($2::float8[])
       AND (s.commanded_at < coalesce($1::timestamptz, 'infinity') OR s.commanded_at > now() -- a damaged row
-      OR s.state IN ('provisioning', 'withdrawing') AND s.opened_at <= now() - make_interval(secs => ($2::float8[])[s.step + 1]))
+      OR s.state IN ('provisioning', 'withdrawing')
+          AND s.opened_at <= now() - make_interval(secs => ($2::float8[])[s.step + 1]))
 ORDER BY s.due_at LIMIT $3 FOR NO KEY UPDATE OF s SKIP LOCKED`, published,
 			s.seconds(func(st saga.Step) time.Duration { return st.GiveUpAge }), min(limit, allowed))
 		if err != nil {
@@ -333,7 +339,8 @@ ORDER BY s.due_at LIMIT $3 FOR NO KEY UPDATE OF s SKIP LOCKED`, published,
 		}
 		if _, err := tx.Exec(ctx, `-- name: spendBudget
 UPDATE redrive_budget SET refilled_at = clock_timestamp(),
-       tokens = greatest(0, least($1::float8, tokens + $1::float8 * extract(epoch FROM clock_timestamp() - refilled_at)) - $2)`,
+       tokens = greatest(0, least($1::float8, tokens + $1::float8 * extract(epoch
+           FROM clock_timestamp() - refilled_at)) - $2)`,
 			perSecond, len(due)); err != nil {
 			return err
 		}

@@ -22,7 +22,9 @@ type Act struct {
 
 // audit queues the row that tells of an act, for the transaction that does it.
 func audit(b *pgx.Batch, a Act, before, after map[string]any) {
-	b.Queue("-- name: addAudit\nINSERT INTO admin_audit (actor, action, saga_id, subject, reason, before, after) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+	b.Queue(
+		"-- name: addAudit\nINSERT INTO admin_audit (actor, action, saga_id, subject, reason, before, after) VALUES "+
+			"($1, $2, $3, $4, $5, $6, $7)",
 		a.Actor, a.Action, a.SagaID, a.Subject, a.Reason, before, after)
 }
 
@@ -48,19 +50,23 @@ func (s *Store) Audit(ctx context.Context, f AuditFilter) ([]wire.AuditRow, int6
 	// everybody's acts in the hope of soon meeting somebody's who left long ago. What
 	// was done to one saga is little.
 	var columns, values, order []string
-	for _, by := range []struct{ column, value string }{{"actor", f.Actor}, {"action", f.Action}, {"saga_id", f.SagaID}} {
+	for _, by := range []struct{ column, value string }{{"actor", f.Actor}, {"action", f.Action},
+		{"saga_id", f.SagaID}} {
 		switch {
 		case by.value == "":
 		case f.SagaID != "":
 			where += " AND " + by.column + " = " + q.arg(by.value)
 		default:
-			columns, values, order = append(columns, by.column), append(values, q.arg(by.value)), append(order, by.column+" DESC")
+			columns, values, order = append(columns, by.column), append(values, q.arg(by.value)),
+				append(order, by.column+" DESC")
 		}
 	}
 	row := func(columns []string, id string) string { return "(" + strings.Join(append(columns, id), ", ") + ")" }
 	rows, err := s.pool.Query(ctx, fmt.Sprintf(`-- name: listAudit
-SELECT id, at, actor, action, saga_id::text, subject, reason, before, after FROM admin_audit WHERE %s AND %[2]s >= %[3]s AND %[2]s < %[4]s ORDER BY %[5]s LIMIT %[6]d`,
-		where, row(columns, "id"), row(values, "0"), row(values, q.arg(f.Before)), strings.Join(append(order, "id DESC"), ", "), f.Limit+1), q.args...)
+SELECT id, at, actor, action, saga_id::text, subject, reason, before, after FROM admin_audit WHERE %s
+    AND %[2]s >= %[3]s AND %[2]s < %[4]s ORDER BY %[5]s LIMIT %[6]d`,
+		where, row(columns, "id"), row(values, "0"), row(values, q.arg(f.Before)),
+		strings.Join(append(order, "id DESC"), ", "), f.Limit+1), q.args...)
 	if err != nil {
 		return nil, 0, err
 	}

@@ -46,7 +46,9 @@ func (d deadRow) event() wire.DeadEvent {
 
 // deadEvents selects up to limit of a lane, newest first.
 func deadEvents(lane contract.Lane, where string, limit int) string {
-	return fmt.Sprintf(`(SELECT '%[1]s' AS lane, d.id AS row, d.event_id::text, d.type, (SELECT key FROM outbox_event_%[1]s e WHERE e.id = d.id) AS key, d.error, d.died_at
+	return fmt.Sprintf(
+		`(SELECT '%[1]s' AS lane, d.id AS row, d.event_id::text, d.type, (SELECT key FROM outbox_event_%[1]s e
+		    WHERE e.id = d.id) AS key, d.error, d.died_at
  FROM outbox_dead_%[1]s d WHERE %[2]s ORDER BY d.id DESC LIMIT %[3]d)`, lane, where, limit)
 }
 
@@ -63,7 +65,9 @@ func (s *Store) Dead(ctx context.Context, after DeadID, limit int) ([]wire.DeadE
 			parts = append(parts, deadEvents(lane, "true", limit+1))
 		}
 	}
-	rows, err := s.pool.Query(ctx, fmt.Sprintf("-- name: listDead\nSELECT * FROM (%s) d ORDER BY lane, row DESC LIMIT %d", strings.Join(parts, " UNION ALL "), limit+1), q.args...)
+	rows, err := s.pool.Query(ctx,
+		fmt.Sprintf("-- name: listDead\nSELECT * FROM (%s) d ORDER BY lane, row DESC LIMIT %d",
+			strings.Join(parts, " UNION ALL "), limit+1), q.args...)
 	if err != nil {
 		return nil, nil, err
 	}

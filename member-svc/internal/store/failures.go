@@ -24,7 +24,8 @@ func (s *Store) Failures(ctx context.Context, limit int) (wire.Failures, error) 
 WITH kind AS MATERIALIZED (
     SELECT error_fingerprint AS fingerprint, count(*) AS count,
            `+sane("min(updated_at)")+" AS first_seen, "+sane("max(updated_at)")+` AS last_seen,
-           count(*) FILTER (WHERE retried) AS retried_again, count(*) OVER () AS groups, sum(count(*)) OVER ()::int AS total
+           count(*) FILTER (WHERE retried) AS retried_again, count(*) OVER () AS groups, sum(count(*)) OVER ()::int
+               AS total
     FROM saga_failure GROUP BY error_fingerprint ORDER BY count DESC, fingerprint LIMIT $1
 )
 SELECT kind.*, s.id::text AS saga_id, s.error_class AS class, s.error_message AS message

@@ -23,7 +23,9 @@ func (s *Store) erase(b *pgx.Batch, r *Record) {
 UPDATE member SET username = NULL, username_key = NULL, name_mac = $2, email = NULL, password_hash = '' WHERE id = $1`,
 		r.MemberID, s.nameMAC(*r.UsernameKey))
 	b.Queue("-- name: endSessions\nDELETE FROM session WHERE member_id = $1", r.MemberID)
-	b.Queue("-- name: dropMails\nUPDATE mail SET state = 'dropped', finished_at = now() WHERE member_id = $1 AND state = 'queued'", r.MemberID)
+	b.Queue(
+		"-- name: dropMails\nUPDATE mail SET state = 'dropped', finished_at = now() WHERE member_id = $1 AND state "+
+			"= 'queued'", r.MemberID)
 	b.Queue("-- name: forgetKeys\nDELETE FROM idempotency_key WHERE member_id = $1", r.MemberID)
 	r.Username, r.UsernameKey = nil, nil
 }

@@ -45,7 +45,8 @@ func token(name string) []byte { return fmt.Appendf(nil, "%-32.32s", "token of "
 func (f *fixture) remains(t *testing.T, text string) map[string]int {
 	t.Helper()
 	found := map[string]int{}
-	rows, err := f.pool.Query(t.Context(), "-- name: testTables\nSELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+	rows, err := f.pool.Query(t.Context(),
+		"-- name: testTables\nSELECT tablename FROM pg_tables WHERE schemaname = 'public'")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +59,10 @@ func (f *fixture) remains(t *testing.T, text string) map[string]int {
 		tables = append(tables, name)
 	}
 	for _, table := range tables { // bytea is shown in hexadecimal
-		n := storetest.Count(t, f.pool, fmt.Sprintf("SELECT count(*) FROM %s x WHERE strpos(x::text, $1) > 0 OR strpos(x::text, encode($1::text::bytea, 'hex')) > 0", table), text)
+		n := storetest.Count(t, f.pool,
+			fmt.Sprintf(
+				"SELECT count(*) FROM %s x WHERE strpos(x::text, $1) > 0 OR strpos(x::text, encode($1::text::bytea, "+
+					"'hex')) > 0", table), text)
 		if n > 0 {
 			found[table] = n
 		}
@@ -69,7 +73,8 @@ func (f *fixture) remains(t *testing.T, text string) map[string]int {
 func TestWithdrawalErasesTheMember(t *testing.T) {
 	f := open(t)
 	r, other := f.canary(t, "canary"), f.canary(t, "other")
-	if before := f.remains(t, "canary"); before["member"] != 1 || before["idempotency_key"] != 1 || before["session"] != 1 {
+	if before := f.remains(t, "canary"); before["member"] != 1 || before["idempotency_key"] != 1 ||
+		before["session"] != 1 {
 		t.Fatalf("the search finds nothing: %v", before)
 	}
 	result := f.apply(t, r.ID, saga.Event{Kind: saga.Withdraw, Actor: "ann", Reason: "asked by letter"})
@@ -79,7 +84,8 @@ func TestWithdrawalErasesTheMember(t *testing.T) {
 	if left := f.remains(t, "canary"); len(left) != 0 {
 		t.Errorf("still there: %v", left)
 	}
-	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM mail WHERE member_id = $1 AND state = 'dropped'", r.MemberID); n != 1 {
+	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM mail WHERE member_id = $1 AND state = 'dropped'",
+		r.MemberID); n != 1 {
 		t.Error("the mail is still in the queue")
 	}
 	if got, _, err := f.Get(t.Context(), r.ID); err != nil || got.Username != nil || got.SignupID != r.SignupID {
@@ -114,16 +120,22 @@ func TestWithdrawalErasesTheMember(t *testing.T) {
 func TestWithdrawalIsStoredWholeOrNotAtAll(t *testing.T) {
 	f := open(t)
 	r := f.canary(t, "canary")
-	storetest.Exec(t, f.pool, `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''injected''; END'`)
+	storetest.Exec(t, f.pool,
+		`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''injected''; END'`)
 	change := store.Change{SagaID: r.ID, Event: saga.Event{Kind: saga.Withdraw, Actor: "ann", Reason: "x"}}
-	for _, table := range []string{"signup_saga", "member", "session", "mail", "idempotency_key", "saga_event", "admin_audit", "outbox_event_essential"} {
-		storetest.Exec(t, f.pool, fmt.Sprintf("CREATE TRIGGER broken BEFORE INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION refuse()", table))
+	for _, table := range []string{"signup_saga", "member", "session", "mail", "idempotency_key", "saga_event",
+		"admin_audit", "outbox_event_essential"} {
+		storetest.Exec(t, f.pool,
+			fmt.Sprintf(
+				"CREATE TRIGGER broken BEFORE INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION refuse()",
+				table))
 		if _, err := f.Apply(t.Context(), change); err == nil || !strings.Contains(err.Error(), "injected") {
 			t.Errorf("%s is broken: %v", table, err)
 		}
 		got, timeline, err := f.Get(t.Context(), r.ID)
 		left := f.remains(t, "canary")
-		if err != nil || got.Version != 1 || len(timeline) != 1 || left["member"] != 1 || left["session"] != 1 || left["idempotency_key"] != 1 {
+		if err != nil || got.Version != 1 || len(timeline) != 1 || left["member"] != 1 || left["session"] != 1 ||
+			left["idempotency_key"] != 1 {
 			t.Errorf("%s broken: %+v %v %v", table, got, left, err)
 		}
 		storetest.Exec(t, f.pool, "DROP TRIGGER broken ON "+table)
@@ -137,7 +149,8 @@ func TestSessions(t *testing.T) {
 	f := open(t)
 	r := f.canary(t, "mina")
 	hash := "$argon2id$mina"
-	if _, err := f.OpenSession(t.Context(), r.MemberID, "another hash", token("x"), time.Hour); !errors.Is(err, store.ErrNotFound) {
+	if _, err := f.OpenSession(t.Context(), r.MemberID, "another hash", token("x"), time.Hour); !errors.Is(err,
+		store.ErrNotFound) {
 		t.Errorf("another hash: %v", err)
 	}
 	for i := range 25 {
@@ -152,7 +165,8 @@ func TestSessions(t *testing.T) {
 	if _, err := f.AccountBySession(t.Context(), token("4")); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("the oldest end first: %v", err)
 	}
-	if a, err := f.AccountBySession(t.Context(), token("5")); err != nil || *a.Username != "mina" || a.PasswordHash != hash {
+	if a, err := f.AccountBySession(t.Context(), token("5")); err != nil || *a.Username != "mina" ||
+		a.PasswordHash != hash {
 		t.Errorf("%+v %v", a, err)
 	}
 	storetest.Exec(t, f.pool, "UPDATE session SET expires_at = now() WHERE token_hash <> $1", token("24"))
@@ -179,8 +193,10 @@ func TestSessions(t *testing.T) {
 func TestCredentialsAreOnesOwn(t *testing.T) {
 	f := open(t)
 	first, last := f.signUp(t, "mina"), f.signUp(t, "nora")
-	for name, want := range map[string]string{"mina": first.MemberID, "nora": last.MemberID, "": "", "a": "", "min": "", "minaa": "", "nor": "", "noraa": "", "zoe": ""} {
-		if c, err := f.Credentials(t.Context(), name); err != nil || c.MemberID != want || (c.PasswordHash == "") != (want == "") {
+	for name, want := range map[string]string{"mina": first.MemberID, "nora": last.MemberID, "": "", "a": "", "min": "",
+		"minaa": "", "nor": "", "noraa": "", "zoe": ""} {
+		if c, err := f.Credentials(t.Context(), name); err != nil || c.MemberID != want ||
+			(c.PasswordHash == "") != (want == "") {
 			t.Errorf("%q: %+v %v", name, c, err)
 		}
 	}
@@ -263,11 +279,15 @@ func (f *fixture) things(m store.Member, r store.Record) []func(context.Context)
 		},
 		func(ctx context.Context) error { // the answer to whatever command was committed last
 			var newest int64
-			err := f.pool.QueryRow(ctx, "-- name: testNewest\nSELECT max((headers->>'ce-generation')::bigint) FROM outbox_event_essential WHERE key = $1", m.ID).Scan(&newest)
+			err := f.pool.QueryRow(ctx,
+				"-- name: testNewest\nSELECT max((headers->>'ce-generation')::bigint) FROM outbox_event_essential "+
+					"WHERE key = $1", m.ID).Scan(&newest)
 			return errors.Join(err, f.happens(ctx, r, reply(saga.Rejected, newest)))
 		},
 		func(ctx context.Context) error { // the timer, up to the give-up age
-			_, err := f.pool.Exec(ctx, "-- name: testDue\nUPDATE signup_saga SET due_at = now(), opened_at = opened_at - interval '25 hours' WHERE id = $1 AND due_at IS NOT NULL", r.ID)
+			_, err := f.pool.Exec(ctx,
+				"-- name: testDue\nUPDATE signup_saga SET due_at = now(), opened_at = opened_at - interval '25 "+
+					"hours' WHERE id = $1 AND due_at IS NOT NULL", r.ID)
 			if err == nil {
 				_, err = f.Redrive(ctx, 1_000_000, 10)
 			}
@@ -288,31 +308,42 @@ func (f *fixture) checkWithdrawals(t *testing.T, sagas int) {
 	t.Helper()
 	for _, bad := range []string{
 		// one transition per version, generations monotone
-		`SELECT s.id FROM signup_saga s JOIN saga_event e ON e.saga_id = s.id AND e.kind NOT LIKE '%_ignored' AND e.kind <> 'redriven'
+		`SELECT s.id FROM signup_saga s JOIN saga_event e ON e.saga_id = s.id AND e.kind NOT LIKE '%_ignored'
+		    AND e.kind <> 'redriven'
 		 GROUP BY s.id HAVING count(*) <> s.version OR count(DISTINCT e.version) <> s.version`,
-		`SELECT 1 FROM (SELECT version, lag(version) OVER w AS v, generation, lag(generation) OVER w AS g FROM saga_event WINDOW w AS (PARTITION BY saga_id ORDER BY version, id)) x WHERE generation < g`,
+		`SELECT 1 FROM (SELECT version, lag(version) OVER w AS v, generation, lag(generation) OVER w AS g
+		    FROM saga_event WINDOW w AS (PARTITION BY saga_id ORDER BY version, id)) x WHERE generation < g`,
 		// withdrawn once, whoever asked; audited if and only if an operator did
-		`SELECT s.id FROM signup_saga s LEFT JOIN saga_event e ON e.saga_id = s.id AND e.kind = 'withdraw' GROUP BY s.id HAVING count(e.id) <> 1`,
-		`SELECT 1 FROM (SELECT saga_id, kind, actor FROM saga_event WHERE actor <> '') e FULL JOIN admin_audit a ON (a.saga_id, a.action, a.actor) = (e.saga_id, e.kind, e.actor) WHERE a.id IS NULL OR e.kind IS NULL`,
+		`SELECT s.id FROM signup_saga s LEFT JOIN saga_event e ON e.saga_id = s.id AND e.kind = 'withdraw'
+		    GROUP BY s.id HAVING count(e.id) <> 1`,
+		`SELECT 1 FROM (SELECT saga_id, kind, actor FROM saga_event WHERE actor <> '') e FULL JOIN admin_audit a
+		    ON (a.saga_id, a.action, a.actor) = (e.saga_id, e.kind, e.actor) WHERE a.id IS NULL OR e.kind IS NULL`,
 		// never asked for again after it was to be taken back
-		`SELECT 1 FROM outbox_event_essential p JOIN outbox_event_essential d ON d.key = p.key AND d.type = 'storage.deprovision' AND d.id < p.id WHERE p.type = 'storage.provision'`,
+		`SELECT 1 FROM outbox_event_essential p JOIN outbox_event_essential d ON d.key = p.key
+		    AND d.type = 'storage.deprovision' AND d.id < p.id WHERE p.type = 'storage.provision'`,
 		// a command for each generation
-		`SELECT s.id FROM signup_saga s LEFT JOIN outbox_event_essential e ON e.key = s.member_id::text GROUP BY s.id HAVING count(DISTINCT e.headers->>'ce-generation') <> s.generation`,
+		`SELECT s.id FROM signup_saga s LEFT JOIN outbox_event_essential e ON e.key = s.member_id::text
+		    GROUP BY s.id HAVING count(DISTINCT e.headers->>'ce-generation') <> s.generation`,
 		`SELECT id FROM signup_saga WHERE state NOT IN ('withdrawing', 'withdraw_needs_attention')`,
 		`SELECT id FROM member WHERE username IS NOT NULL`,
 		`SELECT 1 FROM session`,
-		`SELECT id, member_id, state, generation, error_class, error_fingerprint, retried, created_at, updated_at FROM signup_saga WHERE error_class <> '' EXCEPT TABLE saga_failure`,
-		`TABLE saga_failure EXCEPT SELECT id, member_id, state, generation, error_class, error_fingerprint, retried, created_at, updated_at FROM signup_saga WHERE error_class <> ''`,
+		`SELECT id, member_id, state, generation, error_class, error_fingerprint, retried, created_at, updated_at
+		    FROM signup_saga WHERE error_class <> '' EXCEPT TABLE saga_failure`,
+		`TABLE saga_failure EXCEPT SELECT id, member_id, state, generation, error_class, error_fingerprint, retried,
+		    created_at, updated_at FROM signup_saga WHERE error_class <> ''`,
 	} {
 		if n := storetest.Count(t, f.pool, "SELECT count(*) FROM ("+bad+") bad"); n != 0 {
 			t.Errorf("%d rows of %s", n, bad)
 		}
 	}
-	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM saga_event WHERE kind IN ('provisioned', 'rejected', 'retried', 'gave_up')"); n < sagas/10 {
+	if n := storetest.Count(t, f.pool,
+		"SELECT count(*) FROM saga_event WHERE kind IN ('provisioned', 'rejected', 'retried', "+
+			"'gave_up')"); n < sagas/10 {
 		t.Errorf("only %d other transitions: no race", n)
 	}
 	testenv.Eventually(t, 10*time.Second, "misses of the compare-and-swap: without any there was no race", func() bool {
-		return storetest.Count(t, f.pool, "SELECT xact_rollback FROM pg_stat_database WHERE datname = current_database()") > sagas/10
+		return storetest.Count(t, f.pool,
+			"SELECT xact_rollback FROM pg_stat_database WHERE datname = current_database()") > sagas/10
 	})
 }
 
@@ -327,7 +358,8 @@ func TestIndexesAreBuiltBesideSignups(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer slow.Rollback(context.WithoutCancel(t.Context())) //nolint:errcheck // ended below
-	if _, err := slow.Exec(t.Context(), "-- name: testWriter\nLOCK TABLE signup_saga IN ROW EXCLUSIVE MODE"); err != nil {
+	if _, err := slow.Exec(t.Context(),
+		"-- name: testWriter\nLOCK TABLE signup_saga IN ROW EXCLUSIVE MODE"); err != nil {
 		t.Fatal(err)
 	}
 	built := make(chan error, 1)
@@ -346,7 +378,8 @@ WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '
 		t.Error(err)
 	}
 	if n := storetest.Count(t, f.pool, `SELECT count(*) FROM pg_index JOIN pg_class c ON c.oid = indexrelid
-WHERE indisvalid AND c.relname IN ('signup_saga_failed', 'signup_saga_withdrawn', 'admin_audit_actor_action')`); n != 3 {
+WHERE indisvalid AND c.relname IN ('signup_saga_failed', 'signup_saga_withdrawn',
+    'admin_audit_actor_action')`); n != 3 {
 		t.Errorf("%d of 3 indexes are there", n)
 	}
 }
@@ -359,7 +392,8 @@ func TestMigrationOfAPopulatedDatabase(t *testing.T) {
 	}
 	log := slog.New(slog.DiscardHandler)
 	url := testenv.Database(t, "member-v1", func(ctx context.Context, url string) error {
-		old := service.MigrationSet{FS: fstest.MapFS{"00001_member.sql": {Data: first}}, Table: store.Migrations[1].Table}
+		old := service.MigrationSet{FS: fstest.MapFS{"00001_member.sql": {Data: first}},
+			Table: store.Migrations[1].Table}
 		return service.Migrate(ctx, url, log, store.Migrations[0], old)
 	})
 	f := &fixture{pool: storetest.Connect(t, url)}
@@ -367,17 +401,25 @@ func TestMigrationOfAPopulatedDatabase(t *testing.T) {
 	// signUp is what the first version wrote.
 	signUp := func(name, state string) string {
 		member, id := uuid.Must(uuid.NewV7()), uuid.Must(uuid.NewV7())
-		storetest.Exec(t, f.pool, "INSERT INTO member (id, username, username_key, email, plan, password_hash, created_at) VALUES ($1, $2, $2, 'x@example.org', 'free', '$argon2id$', now())", member, name)
-		storetest.Exec(t, f.pool, `INSERT INTO signup_saga (id, member_id, signup_id, state, generation, version, opened_at, commanded_at, due_at, error_class, created_at, updated_at)
-VALUES ($1, $2, 'sgn_' || encode(sha256($3::text::bytea), 'hex'), $4, 1, 1, now(), now(), now(), CASE WHEN $4 = 'needs_attention' THEN 'rejected' ELSE '' END, now(), now())`, id, member, name, state)
-		storetest.Exec(t, f.pool, "INSERT INTO idempotency_key (key, member_id, body_hmac, response, expires_at) VALUES ($1, $2, 'x', $3, now() + interval '1 day')", "key-"+name, member, fmt.Appendf(nil, `{"username":%q}`, name))
+		storetest.Exec(t, f.pool,
+			"INSERT INTO member (id, username, username_key, email, plan, password_hash, created_at) VALUES ($1, "+
+				"$2, $2, 'x@example.org', 'free', '$argon2id$', now())", member, name)
+		storetest.Exec(t, f.pool,
+			`INSERT INTO signup_saga (id, member_id, signup_id, state, generation, version, opened_at, commanded_at,
+			    due_at, error_class, created_at, updated_at)
+VALUES ($1, $2, 'sgn_' || encode(sha256($3::text::bytea), 'hex'), $4, 1, 1, now(), now(), now(), CASE
+    WHEN $4 = 'needs_attention' THEN 'rejected' ELSE '' END, now(), now())`, id, member, name, state)
+		storetest.Exec(t, f.pool,
+			"INSERT INTO idempotency_key (key, member_id, body_hmac, response, expires_at) VALUES ($1, $2, 'x', $3, "+
+				"now() + interval '1 day')", "key-"+name, member, fmt.Appendf(nil, `{"username":%q}`, name))
 		return id.String()
 	}
 	open, ready, stuck := signUp("open", "provisioning"), signUp("ready", "ready"), signUp("stuck", "needs_attention")
 	if err := service.Migrate(t.Context(), url, log, store.Migrations...); err != nil {
 		t.Fatal(err)
 	}
-	if noted := storetest.Count(t, f.pool, "SELECT count(*) FROM saga_failure WHERE id = $1 AND error_fingerprint = 'rejected'", stuck); noted != 1 {
+	if noted := storetest.Count(t, f.pool,
+		"SELECT count(*) FROM saga_failure WHERE id = $1 AND error_fingerprint = 'rejected'", stuck); noted != 1 {
 		t.Errorf("what failed before is noted %d times", noted)
 	}
 	late := signUp("late", "provisioning") // by a replica of the first version that still runs

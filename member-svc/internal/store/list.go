@@ -93,7 +93,10 @@ func (s *Store) List(ctx context.Context, f Filter) ([]Record, Cursor, error) {
 	var end Cursor // where the page ends if it does not fill up
 	err := s.pool.QueryRow(ctx, fmt.Sprintf(`-- name: findPageEnd
 SELECT %s, id FROM (%s) s ORDER BY created_at DESC, id DESC OFFSET %d LIMIT 1`, sane("created_at"),
-		union(fmt.Sprintf("(SELECT created_at, id FROM signup_saga s WHERE %%s ORDER BY created_at DESC, id DESC LIMIT %d)", look)), look-1), q.args...).
+		union(
+			fmt.Sprintf(
+				"(SELECT created_at, id FROM signup_saga s WHERE %%s ORDER BY created_at DESC, id DESC LIMIT %d)",
+				look)), look-1), q.args...).
 		Scan(&end.At, &end.ID)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return nil, Cursor{}, err
@@ -106,7 +109,8 @@ SELECT %s, id FROM (%s) s ORDER BY created_at DESC, id DESC OFFSET %d LIMIT 1`, 
 	order := fmt.Sprintf("ORDER BY place DESC, id DESC LIMIT %d", f.Limit+1)
 	part := fmt.Sprintf("(%s WHERE %%s%s AND %s %s)",
 		selectPlaced, from, strings.Join(s.conditions(&q, f), " AND "), order)
-	rows, err := s.pool.Query(ctx, fmt.Sprintf("-- name: listSagas\nSELECT * FROM (%s) s %s", union(part), order), q.args...)
+	rows, err := s.pool.Query(ctx, fmt.Sprintf("-- name: listSagas\nSELECT * FROM (%s) s %s", union(part), order),
+		q.args...)
 	if err != nil {
 		return nil, Cursor{}, err
 	}
@@ -180,7 +184,9 @@ func (s *Store) conditions(q *query, f Filter) []string {
 	}
 	if f.Delayed != nil {
 		promises := s.seconds(func(st saga.Step) time.Duration { return st.Promise })
-		all = append(all, fmt.Sprintf("(s.state IN ('provisioning', 'withdrawing') AND s.opened_at < now() - make_interval(secs => (%s::float8[])[s.step + 1])) = %s",
+		all = append(all, fmt.Sprintf(
+			"(s.state IN ('provisioning', 'withdrawing') AND s.opened_at < now() - make_interval(secs => "+
+				"(%s::float8[])[s.step + 1])) = %s",
 			q.arg(promises), q.arg(*f.Delayed)))
 	}
 	return all
@@ -198,7 +204,9 @@ func (s *Store) Get(ctx context.Context, sagaID string) (Record, []wire.Moment, 
 		r, err = one[Record](rows)
 		return err
 	})
-	b.Queue("-- name: getTimeline\nSELECT at, kind, state, generation, attempt, detail, actor FROM saga_event WHERE saga_id = $1 ORDER BY id", sagaID).
+	b.Queue(
+		"-- name: getTimeline\nSELECT at, kind, state, generation, attempt, detail, actor FROM saga_event WHERE "+
+			"saga_id = $1 ORDER BY id", sagaID).
 		Query(func(rows pgx.Rows) (err error) {
 			moments, err = pgx.CollectRows(rows, pgx.RowToStructByName[wire.Moment])
 			return err

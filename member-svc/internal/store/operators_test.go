@@ -52,20 +52,24 @@ func TestFailuresInGroups(t *testing.T) {
 		t.Fatalf("%+v %v", found, err)
 	}
 	full, odd := found.Items[0], found.Items[1]
-	if full.Fingerprint != "full" || full.Count != 3 || full.RetriedAgain != 0 || found.Groups != 2 || found.Failures != 4 ||
-		full.Sample != (wire.FailureSample{SagaID: last.ID, Class: "rejected", Message: "refused: full"}) || full.FirstSeen.After(full.LastSeen) || !full.LastSeen.Equal(last.UpdatedAt) {
+	if full.Fingerprint != "full" || full.Count != 3 || full.RetriedAgain != 0 || found.Groups != 2 ||
+		found.Failures != 4 ||
+		full.Sample != (wire.FailureSample{SagaID: last.ID, Class: "rejected", Message: "refused: full"}) ||
+		full.FirstSeen.After(full.LastSeen) || !full.LastSeen.Equal(last.UpdatedAt) {
 		t.Errorf("the common kind: %+v", full)
 	}
 	if odd.Fingerprint != "odd" || odd.Count != 1 || odd.RetriedAgain != 1 || !odd.FirstSeen.Equal(again.UpdatedAt) {
 		t.Errorf("the kind that failed again: %+v", odd)
 	}
-	if found, err = f.Failures(t.Context(), 1); err != nil || len(found.Items) != 1 || found.Items[0].Fingerprint != "full" || found.Groups != 2 {
+	if found, err = f.Failures(t.Context(), 1); err != nil || len(found.Items) != 1 ||
+		found.Items[0].Fingerprint != "full" || found.Groups != 2 {
 		t.Errorf("the largest kind: %+v %v", found, err)
 	}
 	// Who leaves begins anew: what is wanted now was never retried.
 	f.apply(t, first.ID, saga.Event{Kind: saga.Withdraw, Actor: "ann", Reason: "asked by letter"})
 	f.apply(t, first.ID, refusal(3, "odd"))
-	if found, err = f.Failures(t.Context(), 10); err != nil || found.Items[1].Count != 1 || found.Items[1].RetriedAgain != 0 {
+	if found, err = f.Failures(t.Context(), 10); err != nil || found.Items[1].Count != 1 ||
+		found.Items[1].RetriedAgain != 0 {
 		t.Errorf("a withdrawal that failed: %+v %v", found, err)
 	}
 }
@@ -76,19 +80,22 @@ func TestOverviewCounts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if fresh.OldestPending != nil || fresh.Provider.State != "closed" || fresh.Provider.ReportedAt != nil || len(fresh.Minutes) != 60 || len(fresh.Counts) != len(saga.States) {
+	if fresh.OldestPending != nil || fresh.Provider.State != "closed" || fresh.Provider.ReportedAt != nil ||
+		len(fresh.Minutes) != 60 || len(fresh.Counts) != len(saga.States) {
 		t.Errorf("of nobody: %+v", fresh)
 	}
 	oldest := f.signUp(t, "waits")
 	f.signUp(t, "waits-too")
 	f.apply(t, f.signUp(t, "ready").ID, reply(saga.Provisioned, 1))
 	f.fail(t, "failed", "full")
-	storetest.Exec(t, f.pool, "UPDATE signup_saga SET created_at = created_at - interval '2 hours' WHERE id = $1", oldest.ID)
+	storetest.Exec(t, f.pool, "UPDATE signup_saga SET created_at = created_at - interval '2 hours' WHERE id = $1",
+		oldest.ID)
 	o, err := f.Overview(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	for state, want := range map[saga.State]int{saga.Provisioning: 2, saga.Ready: 1, saga.NeedsAttention: 1, saga.Withdrawing: 0, saga.WithdrawNeedsAttention: 0, saga.Withdrawn: 0} {
+	for state, want := range map[saga.State]int{saga.Provisioning: 2, saga.Ready: 1, saga.NeedsAttention: 1,
+		saga.Withdrawing: 0, saga.WithdrawNeedsAttention: 0, saga.Withdrawn: 0} {
 		if o.Counts[state] != want {
 			t.Errorf("%d are %s, want %d", o.Counts[state], state, want)
 		}
@@ -130,16 +137,19 @@ func TestNewestReportHolds(t *testing.T) {
 		{"closed", 6, at.Add(-time.Hour), "closed"}, // its clock was set back
 		{"open", 2, at.Add(time.Minute), "open"},    // its database was restored
 	} {
-		if err := f.NoteProvider(t.Context(), contract.ProviderChange{State: said.state, Version: said.version, ChangedAt: said.at}); err != nil {
+		if err := f.NoteProvider(t.Context(),
+			contract.ProviderChange{State: said.state, Version: said.version, ChangedAt: said.at}); err != nil {
 			t.Fatal(err)
 		}
-		if o, err := f.Overview(t.Context()); err != nil || o.Provider.State != said.want || o.Provider.ReportedAt == nil {
+		if o, err := f.Overview(t.Context()); err != nil || o.Provider.State != said.want ||
+			o.Provider.ReportedAt == nil {
 			t.Errorf("after %d: %+v %v", i, o.Provider, err)
 		}
 	}
 	why := contract.StorageError{Class: "outage", Message: "no identity", Fingerprint: "outage:no-identity"}
 	for i, said := range []contract.ProviderChange{
-		{State: "open", Version: 8, Error: &why}, {State: "open", Version: 9}, {State: "open", Version: 10, Error: &why},
+		{State: "open", Version: 8, Error: &why}, {State: "open", Version: 9},
+		{State: "open", Version: 10, Error: &why},
 		{State: "closed", Version: 11, Error: &why}, // closed, it is not away
 	} {
 		said.ChangedAt = at.Add(2 * time.Minute)
@@ -160,7 +170,10 @@ func TestDeadEventsRise(t *testing.T) {
 		f.signUp(t, fmt.Sprint("mina", i))
 	}
 	for _, lane := range contract.Lanes() {
-		storetest.Exec(t, f.pool, fmt.Sprintf("INSERT INTO outbox_dead_%[1]s (id, event_id, type, error) SELECT id, event_id, type, 'too large' FROM outbox_event_%[1]s", lane))
+		storetest.Exec(t, f.pool,
+			fmt.Sprintf(
+				"INSERT INTO outbox_dead_%[1]s (id, event_id, type, error) SELECT id, event_id, type, 'too large' "+
+					"FROM outbox_event_%[1]s", lane))
 	}
 	var all []string
 	for after := (store.DeadID{}); len(all) < 10; {
@@ -176,7 +189,8 @@ func TestDeadEventsRise(t *testing.T) {
 		}
 		after = *next
 	}
-	if want := []string{"essential-3", "essential-2", "essential-1", "nonessential-3", "nonessential-2", "nonessential-1"}; !slices.Equal(all, want) {
+	if want := []string{"essential-3", "essential-2", "essential-1", "nonessential-3", "nonessential-2",
+		"nonessential-1"}; !slices.Equal(all, want) {
 		t.Errorf("listed %v", all)
 	}
 	o, err := f.Overview(t.Context())
@@ -189,10 +203,12 @@ func TestDeadEventsRise(t *testing.T) {
 	}
 	wakes := f.wakes.Load()
 	e, err := f.Requeue(t.Context(), id, "ann", "limit raised")
-	if err != nil || e.ID != "essential-2" || e.Type != "storage.provision" || e.Error != "too large" || f.wakes.Load() != wakes+1 {
+	if err != nil || e.ID != "essential-2" || e.Type != "storage.provision" || e.Error != "too large" ||
+		f.wakes.Load() != wakes+1 {
 		t.Errorf("%+v %v", e, err)
 	}
-	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM outbox_event_essential WHERE event_id = $1 AND id > 3", e.EventID); n != 1 {
+	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM outbox_event_essential WHERE event_id = $1 AND id > 3",
+		e.EventID); n != 1 {
 		t.Errorf("%d new rows of the event", n)
 	}
 	if _, err := f.Requeue(t.Context(), id, "ann", "again"); !errors.Is(err, store.ErrNotFound) {
@@ -202,12 +218,14 @@ func TestDeadEventsRise(t *testing.T) {
 		t.Errorf("a strange id: %v", err)
 	}
 	rows, _, err := f.Audit(t.Context(), store.AuditFilter{Limit: 10})
-	if err != nil || len(rows) != 1 || rows[0].Actor != "ann" || rows[0].Action != "requeue" || rows[0].Reason != "limit raised" || rows[0].Subject != "event "+e.EventID || rows[0].SagaID != nil {
+	if err != nil || len(rows) != 1 || rows[0].Actor != "ann" || rows[0].Action != "requeue" ||
+		rows[0].Reason != "limit raised" || rows[0].Subject != "event "+e.EventID || rows[0].SagaID != nil {
 		t.Errorf("audit: %+v %v", rows, err)
 	}
 	// Without its audit row, nothing happens.
 	storetest.Exec(t, f.pool, "ALTER TABLE admin_audit ADD CONSTRAINT broken CHECK (false) NOT VALID")
-	if _, err := f.Requeue(t.Context(), store.DeadID{Lane: outboxLane, Row: 1}, "ann", "why"); err == nil || storetest.Count(t, f.pool, "SELECT count(*) FROM outbox_dead_essential") != 2 {
+	if _, err := f.Requeue(t.Context(), store.DeadID{Lane: outboxLane, Row: 1}, "ann", "why"); err == nil ||
+		storetest.Count(t, f.pool, "SELECT count(*) FROM outbox_dead_essential") != 2 {
 		t.Errorf("requeued without an audit: %v", err)
 	}
 }
@@ -224,9 +242,12 @@ func TestAuditInPages(t *testing.T) {
 		filter store.AuditFilter
 		want   []string
 	}{
-		"all": {store.AuditFilter{}, []string{"third", "second", "first"}}, "of somebody": {store.AuditFilter{Actor: "ann"}, []string{"third", "first"}},
-		"of an action": {store.AuditFilter{Action: "retried"}, []string{"second", "first"}}, "of a saga": {store.AuditFilter{SagaID: two.ID}, []string{"second"}},
-		"of all": {store.AuditFilter{Actor: "ann", Action: "retried", SagaID: one.ID}, []string{"first"}}, "of no saga": {store.AuditFilter{SagaID: "x"}, nil},
+		"all":          {store.AuditFilter{}, []string{"third", "second", "first"}},
+		"of somebody":  {store.AuditFilter{Actor: "ann"}, []string{"third", "first"}},
+		"of an action": {store.AuditFilter{Action: "retried"}, []string{"second", "first"}},
+		"of a saga":    {store.AuditFilter{SagaID: two.ID}, []string{"second"}},
+		"of all":       {store.AuditFilter{Actor: "ann", Action: "retried", SagaID: one.ID}, []string{"first"}},
+		"of no saga":   {store.AuditFilter{SagaID: "x"}, nil},
 	} {
 		var got []string
 		tc.filter.Limit = 1

@@ -81,8 +81,10 @@ WITH began AS MATERIALIZED (
           ORDER BY updated_at DESC LIMIT 10000) f, began GROUP BY 1
 )
 SELECT at, coalesce(signup.n, 0) AS signups, coalesce(failure.n, 0) AS failures
-FROM began CROSS JOIN generate_series(began, now(), '1 minute') AS at LEFT JOIN signup USING (at) LEFT JOIN failure USING (at)
-WHERE at > coalesce(greatest((SELECT min(at) FROM signup HAVING sum(n) = 10000), (SELECT min(at) FROM failure HAVING sum(n) = 10000)), '-infinity')
+FROM began CROSS JOIN generate_series(began, now(), '1 minute') AS at LEFT JOIN signup USING (at)
+    LEFT JOIN failure USING (at)
+WHERE at > coalesce(greatest((SELECT min(at) FROM signup HAVING sum(n) = 10000), (SELECT min(at)
+    FROM failure HAVING sum(n) = 10000)), '-infinity')
 ORDER BY at`)
 	if err != nil {
 		return nil, err
@@ -93,14 +95,16 @@ ORDER BY at`)
 func (s *Store) count(ctx context.Context, o *Overview) error {
 	var all, left int // -1: never analysed
 	err := s.pool.QueryRow(ctx, `-- name: estimateSagas
-SELECT (SELECT reltuples FROM pg_class WHERE oid = 'signup_saga'::regclass)::int, (SELECT reltuples FROM pg_class WHERE oid = 'signup_saga_withdrawn'::regclass)::int`).
+SELECT (SELECT reltuples FROM pg_class WHERE oid = 'signup_saga'::regclass)::int, (SELECT reltuples FROM pg_class
+    WHERE oid = 'signup_saga_withdrawn'::regclass)::int`).
 		Scan(&all, &left)
 	if err != nil {
 		return err
 	}
 	if all < 2*countable {
 		rows, err := s.pool.Query(ctx, fmt.Sprintf(`-- name: countSagas
-SELECT state, count(*) FROM (SELECT state FROM signup_saga ORDER BY created_at DESC, id DESC LIMIT %d) s GROUP BY state`, countable+1))
+SELECT state, count(*) FROM (SELECT state FROM signup_saga ORDER BY created_at DESC, id DESC LIMIT %d) s
+    GROUP BY state`, countable+1))
 		if err != nil {
 			return err
 		}
@@ -134,8 +138,10 @@ func (s *Store) CountUnsettled(ctx context.Context) (map[saga.State]int, error) 
 
 func (s *Store) countUnsettled(ctx context.Context, open int) (map[saga.State]int, error) {
 	rows, err := s.pool.Query(ctx, fmt.Sprintf(`-- name: countUnsettled
-SELECT 'provisioning', count(*) FROM (SELECT FROM signup_saga WHERE state NOT IN ('ready', 'withdrawn') AND state = 'provisioning' LIMIT %[1]d) s UNION ALL
-SELECT 'withdrawing', count(*) FROM (SELECT FROM signup_saga WHERE state NOT IN ('ready', 'withdrawn') AND state = 'withdrawing' LIMIT %[1]d) s UNION ALL
+SELECT 'provisioning', count(*) FROM (SELECT FROM signup_saga WHERE state NOT IN ('ready', 'withdrawn')
+    AND state = 'provisioning' LIMIT %[1]d) s UNION ALL
+SELECT 'withdrawing', count(*) FROM (SELECT FROM signup_saga WHERE state NOT IN ('ready', 'withdrawn')
+    AND state = 'withdrawing' LIMIT %[1]d) s UNION ALL
 SELECT state, count(*) FROM (SELECT state FROM saga_failure LIMIT %[2]d) s GROUP BY state`, open, failuresMost))
 	if err != nil {
 		return nil, err

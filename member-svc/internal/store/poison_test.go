@@ -142,9 +142,10 @@ func TestEveryFilterSelectsWhatIsRetried(t *testing.T) {
 		"another plan": {store.Filter{Plan: "pro"}, 0},
 		"name":         {store.Filter{UsernameKey: "u2"}, 1}, "member": {store.Filter{MemberID: failed(2)}, 1},
 		"delayed": {store.Filter{Delayed: &yes}, 0}, "not delayed": {store.Filter{Delayed: &no}, 3},
-		"after":  {store.Filter{CreatedAfter: time.Now().Add(time.Hour)}, 0},
-		"before": {store.Filter{CreatedBefore: time.Now().Add(time.Hour), Delayed: &no, Error: "full", Plan: "free"}, 3},
-		"page":   {store.Filter{After: store.Cursor{At: time.Now().Add(time.Hour), ID: failed(1)}}, 3},
+		"after": {store.Filter{CreatedAfter: time.Now().Add(time.Hour)}, 0},
+		"before": {store.Filter{CreatedBefore: time.Now().Add(time.Hour), Delayed: &no, Error: "full", Plan: "free"},
+			3},
+		"page": {store.Filter{After: store.Cursor{At: time.Now().Add(time.Hour), ID: failed(1)}}, 3},
 	} {
 		n, err := f.CountRetryable(t.Context(), c.filter)
 		if err != nil || n != c.want {

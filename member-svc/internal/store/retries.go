@@ -41,7 +41,8 @@ type groupRetry struct {
 }
 
 const selectRetry = `SELECT id::text, actor, reason, filter, rate, stop_after, state, stopped_because, steps,
-       matched, released, succeeded, failed, skipped, unsettled, remaining, created_at, finished_at, traceparent FROM group_retry`
+       matched, released, succeeded, failed, skipped, unsettled, remaining, created_at, finished_at, traceparent
+           FROM group_retry`
 
 // retryable returns the FROM and WHERE of what a retry with this filter is about.
 func (s *Store) retryable(q *query, f Filter) string {
@@ -51,13 +52,15 @@ func (s *Store) retryable(q *query, f Filter) string {
 	if delayed {
 		where = append(where, "false")
 	}
-	return " FROM saga_failure s WHERE s.error_class <> '' AND s.state IN ('needs_attention', 'withdraw_needs_attention') AND " + strings.Join(where, " AND ")
+	return " FROM saga_failure s WHERE s.error_class <> '' AND s.state IN ('needs_attention', " +
+		"'withdraw_needs_attention') AND " + strings.Join(where, " AND ")
 }
 
 // CountRetryable counts what a retry of a group would be about; [ErrTooMany].
 func (s *Store) CountRetryable(ctx context.Context, f Filter) (n int, err error) {
 	var q query
-	err = s.pool.QueryRow(ctx, fmt.Sprintf("-- name: countRetryable\nSELECT count(*) FROM (SELECT %s LIMIT %d) s", s.retryable(&q, f), s.maxMatched+1), q.args...).Scan(&n)
+	err = s.pool.QueryRow(ctx, fmt.Sprintf("-- name: countRetryable\nSELECT count(*) FROM (SELECT %s LIMIT %d) s",
+		s.retryable(&q, f), s.maxMatched+1), q.args...).Scan(&n)
 	if err == nil && n > s.maxMatched {
 		err = ErrTooMany
 	}
@@ -67,7 +70,9 @@ func (s *Store) CountRetryable(ctx context.Context, f Filter) (n int, err error)
 // BeginRetry freezes the sagas that need attention and that the filter selects, with
 // their generations, and begins to retry them. If a retry of that ID has begun before,
 // that one is returned. [ErrTooMany], [ErrBusy].
-func (s *Store) BeginRetry(ctx context.Context, actor string, ask wire.NewGroupRetry, f Filter) (wire.GroupRetry, error) {
+func (s *Store) BeginRetry(
+	ctx context.Context, actor string, ask wire.NewGroupRetry, f Filter,
+) (wire.GroupRetry, error) {
 	if ask.ID == "" {
 		id, err := uuid.NewV7()
 		if err != nil {
@@ -78,15 +83,20 @@ func (s *Store) BeginRetry(ctx context.Context, actor string, ask wire.NewGroupR
 	var begun groupRetry
 	err := s.tx.Do(ctx, nil, func(tx pgx.Tx) error {
 		var running int
-		if err := tx.QueryRow(ctx, "-- name: countRetries\nSELECT count(*) FROM group_retry WHERE state = 'running' AND due_at IS NOT NULL").Scan(&running); err != nil {
+		if err := tx.QueryRow(ctx,
+			"-- name: countRetries\nSELECT count(*) FROM group_retry WHERE state = 'running' AND due_at "+
+				"IS NOT NULL").Scan(&running); err != nil {
 			return err
 		}
 		if running >= MaxRunning {
 			return ErrBusy
 		}
 		var q query
-		tag, err := tx.Exec(ctx, fmt.Sprintf("-- name: freezeRetry\nINSERT INTO group_retry_item (retry_id, saga_id, generation) SELECT %s::uuid, s.id, s.generation%s LIMIT %d",
-			q.arg(ask.ID), s.retryable(&q, f), s.maxMatched+1), q.args...)
+		tag, err := tx.Exec(ctx,
+			fmt.Sprintf(
+				"-- name: freezeRetry\nINSERT INTO group_retry_item (retry_id, saga_id, generation) SELECT "+
+					"%s::uuid, s.id, s.generation%s LIMIT %d",
+				q.arg(ask.ID), s.retryable(&q, f), s.maxMatched+1), q.args...)
 		if err != nil {
 			return err
 		}
@@ -96,11 +106,14 @@ func (s *Store) BeginRetry(ctx context.Context, actor string, ask wire.NewGroupR
 		}
 		b := new(pgx.Batch)
 		b.Queue(`-- name: insertRetry
-INSERT INTO group_retry (id, actor, reason, filter, rate, stop_after, matched, remaining, traceparent) VALUES ($1, $2, $3, $4, $5, $6, $7, $7, $8)`,
+INSERT INTO group_retry (id, actor, reason, filter, rate, stop_after, matched, remaining, traceparent)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $7, $8)`,
 			ask.ID, actor, ask.Reason, ask.Filter, ask.Rate, ask.StopAfter, matched, service.TraceParent(ctx))
-		audit(b, Act{Actor: actor, Action: "retry_group", Subject: retrySubject(ask.ID), Reason: ask.Reason}, map[string]any{},
+		audit(b, Act{Actor: actor, Action: "retry_group", Subject: retrySubject(ask.ID), Reason: ask.Reason},
+			map[string]any{},
 			map[string]any{
-				"filter": ask.Filter, "matched": matched, "rate_per_second": ask.Rate, "stop_after_failures": ask.StopAfter,
+				"filter": ask.Filter, "matched": matched, "rate_per_second": ask.Rate,
+				"stop_after_failures": ask.StopAfter,
 			})
 		b.Queue("-- name: newRetry\n"+selectRetry+" WHERE id = $1", ask.ID).Query(func(rows pgx.Rows) (err error) {
 			begun, err = one[groupRetry](rows)
@@ -135,7 +148,8 @@ func (s *Store) Retry(ctx context.Context, id string) (wire.GroupRetry, error) {
 // Retries returns a page of those with smaller ids, newest first, and the last one's id
 // if there are more.
 func (s *Store) Retries(ctx context.Context, before string, limit int) ([]wire.GroupRetry, string, error) {
-	rows, err := s.pool.Query(ctx, fmt.Sprintf("-- name: listRetries\n%s WHERE id < $1 ORDER BY group_retry.id DESC LIMIT %d", selectRetry, limit+1), before)
+	rows, err := s.pool.Query(ctx, fmt.Sprintf(
+		"-- name: listRetries\n%s WHERE id < $1 ORDER BY group_retry.id DESC LIMIT %d", selectRetry, limit+1), before)
 	if err != nil {
 		return nil, "", err
 	}
@@ -170,7 +184,9 @@ func (s *Store) CancelRetry(ctx context.Context, id, actor, reason string) (wire
 		}
 		r.State = "cancelled"
 		b := new(pgx.Batch)
-		b.Queue("-- name: cancelRetry\nUPDATE group_retry SET state = $2, finished_at = now() WHERE id = $1 RETURNING finished_at", id, r.State).
+		b.Queue(
+			"-- name: cancelRetry\nUPDATE group_retry SET state = $2, finished_at = now() WHERE id = $1 RETURNING "+
+				"finished_at", id, r.State).
 			QueryRow(func(row pgx.Row) error { return row.Scan(&r.FinishedAt) })
 		audit(b, Act{Actor: actor, Action: "cancel_retry", Subject: retrySubject(id), Reason: reason},
 			map[string]any{"state": "running", "remaining": r.Remaining}, map[string]any{"state": r.State})

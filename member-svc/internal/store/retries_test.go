@@ -18,8 +18,11 @@ func (f *fixture) failMany(t *testing.T, n int) {
 	const id = "('00000000-0000-7000-8000-' || lpad(to_hex(i), 12, '0'))::uuid"
 	storetest.Exec(t, f.pool, `INSERT INTO member (id, username, username_key, plan, password_hash, created_at)
 SELECT `+id+`, 'u' || i, 'u' || i, 'free', 'x', now() FROM generate_series(1, $1::int) i`, n)
-	storetest.Exec(t, f.pool, `INSERT INTO signup_saga (id, member_id, signup_id, state, generation, version, opened_at, commanded_at, error_class, error_message, error_fingerprint, created_at, updated_at)
-SELECT `+id+`, `+id+`, 'sgn_' || md5('g' || i), 'needs_attention', 1, 2, now(), now(), 'rejected', 'no room', 'full', now(), now() FROM generate_series(1, $1::int) i`, n)
+	storetest.Exec(t, f.pool,
+		`INSERT INTO signup_saga (id, member_id, signup_id, state, generation, version, opened_at, commanded_at,
+		    error_class, error_message, error_fingerprint, created_at, updated_at)
+SELECT `+id+`, `+id+`, 'sgn_' || md5('g' || i), 'needs_attention', 1, 2, now(), now(), 'rejected', 'no room', 'full',
+    now(), now() FROM generate_series(1, $1::int) i`, n)
 }
 
 // begin starts a retry of everything that the filter selects.
@@ -116,10 +119,14 @@ func TestGroupRetryOfAThousand(t *testing.T) {
 	}
 	expectRetry(t, f.step(t, second.ID), "finished", "", 1000, 1000, 1000, 0, 0, 0, 0)
 	for what, sql := range map[string]string{
-		"ready":              "SELECT count(*) FROM signup_saga WHERE state = 'ready' AND retried",
-		"audited once":       "SELECT count(*) FROM (SELECT saga_id FROM admin_audit WHERE subject = $1 AND action = 'retried' GROUP BY saga_id HAVING count(*) = 1) a",
-		"asked for once":     "SELECT count(*) FROM (SELECT key FROM outbox_event_essential WHERE $1 <> '' AND created_at > (SELECT at FROM admin_audit WHERE subject = $1 AND action = 'retry_group') GROUP BY key HAVING count(*) = 1) e",
-		"in their timelines": "SELECT count(*) - 15 FROM saga_event WHERE kind = 'retried' AND actor = 'ann' AND detail = 'room made' AND $1 <> ''",
+		"ready": "SELECT count(*) FROM signup_saga WHERE state = 'ready' AND retried",
+		"audited once": "SELECT count(*) FROM (SELECT saga_id FROM admin_audit WHERE subject = $1 AND action " +
+			"= 'retried' GROUP BY saga_id HAVING count(*) = 1) a",
+		"asked for once": "SELECT count(*) FROM (SELECT key FROM outbox_event_essential WHERE $1 <> '' AND " +
+			"created_at > (SELECT at FROM admin_audit WHERE subject = $1 AND action = 'retry_group') GROUP BY key " +
+			"HAVING count(*) = 1) e",
+		"in their timelines": "SELECT count(*) - 15 FROM saga_event WHERE kind = 'retried' AND actor = 'ann' AND " +
+			"detail = 'room made' AND $1 <> ''",
 	} {
 		args := []any{"retry " + second.ID}
 		if what == "ready" {
@@ -135,15 +142,20 @@ func TestGroupRetryOfAThousand(t *testing.T) {
 // leave nothing behind.
 func (f *fixture) dies(t *testing.T, before wire.GroupRetry) {
 	t.Helper()
-	for _, table := range []string{"signup_saga", "saga_event", "admin_audit", "outbox_event_essential", "group_retry_item", "group_retry"} {
+	for _, table := range []string{"signup_saga", "saga_event", "admin_audit", "outbox_event_essential",
+		"group_retry_item", "group_retry"} {
 		f.pass(t)
-		storetest.Exec(t, f.pool, `CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''injected''; END'`)
-		storetest.Exec(t, f.pool, fmt.Sprintf("CREATE TRIGGER broken BEFORE INSERT OR UPDATE ON %s FOR EACH ROW EXECUTE FUNCTION refuse()", table))
+		storetest.Exec(t, f.pool,
+			`CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql
+			    AS 'BEGIN RAISE EXCEPTION ''injected''; END'`)
+		storetest.Exec(t, f.pool, fmt.Sprintf(
+			"CREATE TRIGGER broken BEFORE INSERT OR UPDATE ON %s FOR EACH ROW EXECUTE FUNCTION refuse()", table))
 		if _, err := f.StepRetry(t.Context()); err == nil {
 			t.Fatalf("%s is broken, but the step was taken", table)
 		}
 		storetest.Exec(t, f.pool, "DROP TRIGGER broken ON "+table)
-		if now := f.retry(t, before.ID); now.Released != before.Released || now.Succeeded != before.Succeeded || now.Remaining != before.Remaining {
+		if now := f.retry(t, before.ID); now.Released != before.Released || now.Succeeded != before.Succeeded ||
+			now.Remaining != before.Remaining {
 			t.Fatalf("%s is broken: %+v, was %+v", table, now, before)
 		}
 	}
@@ -168,7 +180,8 @@ func (f *fixture) together(t *testing.T) {
 // fails later does not belong to it.
 func TestFrozenSet(t *testing.T) {
 	f := open(t)
-	healed, left, retried, plain := f.fail(t, "healed", "full"), f.fail(t, "left", "full"), f.fail(t, "retried", "full"), f.fail(t, "plain", "full")
+	healed, left, retried, plain := f.fail(t, "healed", "full"), f.fail(t, "left", "full"),
+		f.fail(t, "retried", "full"), f.fail(t, "plain", "full")
 	r := f.beginRetry(t, 200, 10, store.Filter{Error: "full"})
 	late := f.fail(t, "late", "full")
 	ann := saga.Event{Kind: saga.Retried, Actor: "ann", Reason: "by hand"}
@@ -233,7 +246,9 @@ func TestGroupRetryIsCancelled(t *testing.T) {
 	}
 	f.answerAll(t, saga.Provisioned)
 	expectRetry(t, f.step(t, r.ID), "cancelled", "", 15, 1, 1, 0, 0, 0, 14)
-	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM admin_audit WHERE action = 'cancel_retry' AND actor = 'bob' AND subject = $1", "retry "+r.ID); n != 1 || f.items(t) != 0 {
+	if n := storetest.Count(t, f.pool,
+		"SELECT count(*) FROM admin_audit WHERE action = 'cancel_retry' AND actor = 'bob' AND subject = $1", "retry "+
+			r.ID); n != 1 || f.items(t) != 0 {
 		t.Errorf("%d audit rows, %d items", n, f.items(t))
 	}
 	done := f.beginRetry(t, 200, 10, store.Filter{Error: "nobody's"})
@@ -248,7 +263,8 @@ func TestGroupRetryIsCancelled(t *testing.T) {
 	if err != nil || len(page) != 1 || page[0].ID != done.ID {
 		t.Errorf("newest: %+v %v", page, err)
 	}
-	if page, next, err = f.Retries(t.Context(), next, 1); err != nil || len(page) != 1 || page[0].ID != r.ID || next != "" {
+	if page, next, err = f.Retries(t.Context(), next, 1); err != nil || len(page) != 1 || page[0].ID != r.ID ||
+		next != "" {
 		t.Errorf("older: %+v %q %v", page, next, err)
 	}
 }
@@ -265,14 +281,16 @@ func TestGroupRetriesAreBounded(t *testing.T) {
 		t.Errorf("dry run: %v", err)
 	}
 	ask := wire.NewGroupRetry{Reason: "x", Filter: map[string]string{}, Rate: 1, StopAfter: 1}
-	if _, err := f.BeginRetry(t.Context(), "ann", ask, store.Filter{}); !errors.Is(err, store.ErrTooMany) || f.items(t) != 0 {
+	if _, err := f.BeginRetry(t.Context(), "ann", ask, store.Filter{}); !errors.Is(err, store.ErrTooMany) ||
+		f.items(t) != 0 {
 		t.Errorf("%v, %d items", err, f.items(t))
 	}
 	f.SetMaxMatched(3)
 	for range store.MaxRunning {
 		f.beginRetry(t, 1, 1, store.Filter{})
 	}
-	if _, err := f.BeginRetry(t.Context(), "ann", ask, store.Filter{}); !errors.Is(err, store.ErrBusy) || f.items(t) != 3*store.MaxRunning {
+	if _, err := f.BeginRetry(t.Context(), "ann", ask, store.Filter{}); !errors.Is(err, store.ErrBusy) ||
+		f.items(t) != 3*store.MaxRunning {
 		t.Errorf("%v, %d items", err, f.items(t))
 	}
 	// All of them want the same three sagas: each is retried once, by one of them.
@@ -295,9 +313,11 @@ func TestGroupRetriesAreBounded(t *testing.T) {
 func TestGroupRetryBeginsOnce(t *testing.T) {
 	f := open(t)
 	f.failMany(t, 3)
-	ask := wire.NewGroupRetry{ID: "0199e5c0-5b1c-7a10-9c7e-6a0d9c1e2f44", Reason: "x", Filter: map[string]string{}, Rate: 1, StopAfter: 1}
+	ask := wire.NewGroupRetry{ID: "0199e5c0-5b1c-7a10-9c7e-6a0d9c1e2f44", Reason: "x", Filter: map[string]string{},
+		Rate: 1, StopAfter: 1}
 	begin := func() {
-		if r, err := f.BeginRetry(t.Context(), "ann", ask, store.Filter{}); err != nil || r.ID != ask.ID || r.Matched != 3 {
+		if r, err := f.BeginRetry(t.Context(), "ann", ask, store.Filter{}); err != nil || r.ID != ask.ID ||
+			r.Matched != 3 {
 			t.Errorf("%+v %v", r, err)
 		}
 	}
@@ -306,7 +326,8 @@ func TestGroupRetryBeginsOnce(t *testing.T) {
 		calls.Go(begin)
 	}
 	calls.Wait()
-	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM admin_audit WHERE action = 'retry_group'"); n != 1 || f.items(t) != 3 {
+	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM admin_audit WHERE action = 'retry_group'"); n != 1 ||
+		f.items(t) != 3 {
 		t.Errorf("%d audit rows, %d items", n, f.items(t))
 	}
 	if _, err := f.CancelRetry(t.Context(), ask.ID, "ann", "x"); err != nil {

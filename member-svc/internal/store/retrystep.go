@@ -31,7 +31,8 @@ func (s *Store) StepRetry(ctx context.Context) (found bool, err error) {
 	released, id := 0, ""
 	err = s.tx.Do(ctx, nil, func(tx pgx.Tx) error {
 		found, released = false, 0
-		rows, err := tx.Query(ctx, "-- name: claimRetry\n"+selectRetry+" WHERE due_at <= now() ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED")
+		rows, err := tx.Query(ctx, "-- name: claimRetry\n"+selectRetry+
+			" WHERE due_at <= now() ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED")
 		if err != nil {
 			return err
 		}
@@ -103,22 +104,30 @@ func (r *groupRetry) settle(ctx context.Context, tx pgx.Tx) error {
 	var succeeded, failed, skipped int
 	err := tx.QueryRow(ctx, `-- name: settleRetry
 WITH seen AS MATERIALIZED (
-    SELECT i.saga_id, CASE WHEN s.generation <> i.generation THEN 'skipped' WHEN s.state IN ('ready', 'withdrawn') THEN 'succeeded' ELSE 'failed' END AS outcome
-    FROM group_retry_item i CROSS JOIN LATERAL (SELECT state, generation FROM signup_saga WHERE id = i.saga_id LIMIT 1) s
-    WHERE i.retry_id = $1 AND i.released AND NOT (s.generation = i.generation AND s.state IN ('provisioning', 'withdrawing'))
+    SELECT i.saga_id, CASE WHEN s.generation <> i.generation THEN 'skipped' WHEN s.state IN ('ready', 'withdrawn')
+        THEN 'succeeded' ELSE 'failed' END AS outcome
+    FROM group_retry_item i CROSS JOIN LATERAL (SELECT state, generation FROM signup_saga WHERE id = i.saga_id
+        LIMIT 1) s
+    WHERE i.retry_id = $1 AND i.released AND NOT (s.generation = i.generation
+        AND s.state IN ('provisioning', 'withdrawing'))
 ), gone AS (
-    DELETE FROM group_retry_item i USING seen WHERE i.retry_id = $1 AND i.released AND i.saga_id = seen.saga_id RETURNING outcome
+    DELETE FROM group_retry_item i USING seen WHERE i.retry_id = $1 AND i.released AND i.saga_id = seen.saga_id
+        RETURNING outcome
 )
-SELECT count(*) FILTER (WHERE outcome = 'succeeded'), count(*) FILTER (WHERE outcome = 'failed'), count(*) FILTER (WHERE outcome = 'skipped') FROM gone`, r.ID).
+SELECT count(*) FILTER (WHERE outcome = 'succeeded'), count(*) FILTER (WHERE outcome = 'failed'),
+    count(*) FILTER (WHERE outcome = 'skipped') FROM gone`, r.ID).
 		Scan(&succeeded, &failed, &skipped)
-	r.Succeeded, r.Failed, r.Skipped, r.Unsettled = r.Succeeded+succeeded, r.Failed+failed, r.Skipped+skipped, r.Unsettled-succeeded-failed-skipped
+	r.Succeeded, r.Failed, r.Skipped, r.Unsettled = r.Succeeded+succeeded, r.Failed+failed, r.Skipped+skipped,
+		r.Unsettled-succeeded-failed-skipped
 	return err
 }
 
 // release retries the next n sagas: those that still are as they were frozen. What the database
 // refuses is skipped.
 func (s *Store) release(ctx context.Context, tx pgx.Tx, r *groupRetry, n int) error {
-	rows, err := tx.Query(ctx, "-- name: nextRetries\nSELECT saga_id::text, generation FROM group_retry_item WHERE retry_id = $1 AND NOT released ORDER BY saga_id LIMIT $2", r.ID, n)
+	rows, err := tx.Query(ctx,
+		"-- name: nextRetries\nSELECT saga_id::text, generation FROM group_retry_item WHERE retry_id = $1 AND NOT "+
+			"released ORDER BY saga_id LIMIT $2", r.ID, n)
 	if err != nil {
 		return err
 	}
@@ -134,7 +143,8 @@ func (s *Store) release(ctx context.Context, tx pgx.Tx, r *groupRetry, n int) er
 	for i, it := range items {
 		ids[i] = it.SagaID
 	}
-	rows, err = tx.Query(ctx, "-- name: lockSagas\n"+selectRecord+" WHERE s.id = ANY ($1::text[]::uuid[]) ORDER BY s.id FOR NO KEY UPDATE OF s", ids)
+	rows, err = tx.Query(ctx, "-- name: lockSagas\n"+selectRecord+
+		" WHERE s.id = ANY ($1::text[]::uuid[]) ORDER BY s.id FOR NO KEY UPDATE OF s", ids)
 	if err != nil {
 		return err
 	}
@@ -146,7 +156,8 @@ func (s *Store) release(ctx context.Context, tx pgx.Tx, r *groupRetry, n int) er
 	var changes []Change
 	for _, it := range items {
 		if records[it.SagaID].Generation == it.Generation {
-			changes = append(changes, Change{SagaID: it.SagaID, Event: saga.Event{Kind: saga.Retried, Actor: r.Actor, Reason: r.Reason}, Subject: retrySubject(r.ID), TraceParent: r.TraceParent})
+			changes = append(changes, Change{SagaID: it.SagaID, Event: saga.Event{Kind: saga.Retried, Actor: r.Actor,
+				Reason: r.Reason}, Subject: retrySubject(r.ID), TraceParent: r.TraceParent})
 		}
 	}
 	results, _, err := s.applyEach(ctx, tx, records, changes)
@@ -165,7 +176,8 @@ func (s *Store) release(ctx context.Context, tx pgx.Tx, r *groupRetry, n int) er
 	_, err = tx.Exec(ctx, `-- name: markReleased
 WITH turn AS (DELETE FROM group_retry_item WHERE retry_id = $1 AND NOT released AND saga_id = ANY ($2::text[]::uuid[]))
 INSERT INTO group_retry_item (retry_id, released, saga_id, generation)
-SELECT $1, true, id, generation FROM unnest($3::text[]::uuid[], $4::bigint[]) AS done (id, generation)`, r.ID, ids, done, generations)
+SELECT $1, true, id, generation FROM unnest($3::text[]::uuid[], $4::bigint[])
+    AS done (id, generation)`, r.ID, ids, done, generations)
 	return err
 }
 
@@ -177,7 +189,8 @@ func (r *groupRetry) tidy(ctx context.Context, tx pgx.Tx) (done bool, err error)
 	}
 	tag, err := tx.Exec(ctx, `-- name: dropRetries
 DELETE FROM group_retry_item WHERE retry_id = $1 AND NOT released AND saga_id IN (
-    SELECT saga_id FROM group_retry_item WHERE retry_id = $1 AND NOT released ORDER BY saga_id LIMIT $2)`, r.ID, dropBatch)
+    SELECT saga_id FROM group_retry_item WHERE retry_id = $1 AND NOT released ORDER BY saga_id
+        LIMIT $2)`, r.ID, dropBatch)
 	return r.Unsettled == 0 && tag.RowsAffected() < dropBatch, err
 }
 
@@ -187,6 +200,7 @@ UPDATE group_retry SET failures = 0, state = $2, stopped_because = $3, steps = $
        succeeded = $6, failed = $7, skipped = $8, unsettled = $9, remaining = $10,
        finished_at = CASE WHEN $2 <> 'running' THEN coalesce(finished_at, now()) END,
        due_at = CASE WHEN NOT $11 THEN now() + make_interval(secs => $12) END WHERE id = $1`,
-		r.ID, r.State, r.StoppedBecause, r.Steps, r.Released, r.Succeeded, r.Failed, r.Skipped, r.Unsettled, r.Remaining, done, retryPause.Seconds())
+		r.ID, r.State, r.StoppedBecause, r.Steps, r.Released, r.Succeeded, r.Failed, r.Skipped, r.Unsettled,
+		r.Remaining, done, retryPause.Seconds())
 	return err
 }

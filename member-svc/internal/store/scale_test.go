@@ -96,7 +96,8 @@ func (c *cost) add(p plan) {
 
 // planned are the ways in which Postgres may come to plan a statement: for its arguments,
 // or once for all arguments.
-var planned = []string{"SET LOCAL plan_cache_mode = force_custom_plan", "SET LOCAL plan_cache_mode = force_generic_plan"}
+var planned = []string{"SET LOCAL plan_cache_mode = force_custom_plan",
+	"SET LOCAL plan_cache_mode = force_generic_plan"}
 
 // costs runs f, explains each statement that it ran in each of the ways, and returns the
 // largest costs. Nothing that an explained statement wrote stays.
@@ -116,7 +117,8 @@ func costs(t *testing.T, pool *pgxpool.Pool, seen *statements, f func() error) (
 				c.blocks += p.Hit + p.Read
 			}
 		}
-		worst.rows, worst.blocks, worst.sorted = max(worst.rows, c.rows), max(worst.blocks, c.blocks), max(worst.sorted, c.sorted)
+		worst.rows, worst.blocks, worst.sorted = max(worst.rows, c.rows), max(worst.blocks, c.blocks),
+			max(worst.sorted, c.sorted)
 		worst.problem = append(worst.problem, c.problem...)
 	}
 	return worst
@@ -173,26 +175,43 @@ func populate(t *testing.T, pool *pgxpool.Pool) {
 	t.Helper()
 	const id = "('00000000-0000-7000-8000-' || lpad(to_hex(i), 12, '0'))::uuid"
 	storetest.Exec(t, pool, `INSERT INTO member (id, username, username_key, plan, password_hash, created_at)
-SELECT `+id+`, 'user' || i, 'user' || i, CASE WHEN i % 1000 = 0 THEN 'pro' ELSE 'free' END, 'x', now() FROM generate_series(1, $1::int) i`, sagas)
-	storetest.Exec(t, pool, `INSERT INTO signup_saga (id, member_id, signup_id, state, generation, version, opened_at, commanded_at, due_at, error_class, error_message, error_fingerprint, retried, created_at, updated_at)
-SELECT `+id+`, `+id+`, 'sgn_' || md5('g' || i), state, 1, 2, at, at, CASE WHEN state IN ('provisioning', 'withdrawing') THEN at END,
+SELECT `+id+`, 'user' || i, 'user' || i, CASE WHEN i % 1000 = 0 THEN 'pro' ELSE 'free' END, 'x', now()
+FROM generate_series(1, $1::int) i`, sagas)
+	storetest.Exec(t, pool,
+		`INSERT INTO signup_saga (id, member_id, signup_id, state, generation, version, opened_at, commanded_at,
+		    due_at, error_class, error_message, error_fingerprint, retried, created_at, updated_at)
+SELECT `+id+`, `+id+`, 'sgn_' || md5('g' || i), state, 1, 2, at, at,
+    CASE WHEN state IN ('provisioning', 'withdrawing') THEN at END,
        CASE WHEN failed THEN 'rejected' ELSE '' END, CASE WHEN failed THEN 'no room ' || i ELSE '' END,
-       CASE WHEN failed THEN 'rejected:' || CASE WHEN j % 4 <> 0 THEN j % 2 ELSE 2 + j / 4 % 38 END ELSE '' END, failed AND j % 3 = 0, at, at + interval '1 s'
-FROM (SELECT i, i / 4 AS j, now() - make_interval(secs => ($1 - i) * 864000.0 / $1) AS at, i % 4 = 0 AND i <= $2 AS failed,
-             CASE WHEN i > $2 THEN 'ready' WHEN i % 4 = 0 THEN CASE WHEN i / 4 % 101 = 0 THEN 'withdraw_needs_attention' ELSE 'needs_attention' END
-                  ELSE CASE i % 100 WHEN 1 THEN 'provisioning' WHEN 2 THEN 'withdrawing' WHEN 3 THEN 'withdrawn' ELSE 'ready' END END AS state
+       CASE WHEN failed THEN 'rejected:' || CASE WHEN j % 4 <> 0 THEN j % 2 ELSE 2 + j / 4 % 38 END ELSE '' END, failed
+           AND j % 3 = 0, at, at + interval '1 s'
+FROM (SELECT i, i / 4 AS j, now() - make_interval(secs => ($1 - i) * 864000.0 / $1) AS at, i % 4 = 0 AND i <= $2
+    AS failed,
+             CASE WHEN i > $2 THEN 'ready' WHEN i % 4 = 0 THEN CASE WHEN i / 4 % 101 = 0
+                 THEN 'withdraw_needs_attention' ELSE 'needs_attention' END
+                  ELSE CASE i % 100 WHEN 1 THEN 'provisioning' WHEN 2 THEN 'withdrawing' WHEN 3 THEN 'withdrawn'
+                      ELSE 'ready' END END AS state
       FROM generate_series(1, $1::int) i) s`, sagas, mixed)
 	storetest.Exec(t, pool, `INSERT INTO saga_event (saga_id, kind, state, version, generation)
 SELECT id, kind, state, version, 1 FROM signup_saga CROSS JOIN unnest(ARRAY['signed_up', 'provisioned']) AS kind`)
 	storetest.Exec(t, pool, `INSERT INTO admin_audit (actor, action, saga_id, reason, before, after)
-SELECT CASE WHEN i <= $1 / 2 THEN 'mina' ELSE 'omar' END, CASE i % 3 WHEN 0 THEN 'cancel' ELSE 'retried' END, `+id+`, 'why', '{}', '{}' FROM generate_series(1, $1::int) i`, acts)
-	storetest.Exec(t, pool, `INSERT INTO group_retry (id, actor, reason, filter, rate, stop_after, state, matched, remaining, due_at, finished_at)
+SELECT CASE WHEN i <= $1 / 2 THEN 'mina' ELSE 'omar' END, CASE i % 3 WHEN 0 THEN 'cancel'
+    ELSE 'retried' END, `+id+`, 'why', '{}', '{}' FROM generate_series(1, $1::int) i`, acts)
+	storetest.Exec(t, pool,
+		`INSERT INTO group_retry (id, actor, reason, filter, rate, stop_after, state, matched, remaining, due_at,
+		    finished_at)
 SELECT `+id+`, 'mina', 'why', '{}', 1, 1, 'finished', 0, 0, NULL, now() FROM generate_series(1, $1::int) i`, retries)
 	for _, lane := range contract.Lanes() {
-		storetest.Exec(t, pool, fmt.Sprintf(`WITH event AS (INSERT INTO outbox_event_%[1]s (event_id, key, type, headers, payload)
-    SELECT gen_random_uuid(), i::text, 'storage.provision', '{}', 'x' FROM generate_series(1, 20 * $1::int) i RETURNING *)
-INSERT INTO outbox_dead_%[1]s (id, event_id, type, error) SELECT id, event_id, type, 'too large' FROM event WHERE id %% 20 = 0`, lane), dead)
-		storetest.Exec(t, pool, fmt.Sprintf("INSERT INTO outbox_checkpoint_%s (n, hi, gaps, stream_seq) SELECT i, i, '[]', i FROM generate_series(1, $1::int) i", lane), dead)
+		storetest.Exec(t, pool,
+			fmt.Sprintf(`WITH event AS (INSERT INTO outbox_event_%[1]s (event_id, key, type, headers, payload)
+    SELECT gen_random_uuid(), i::text, 'storage.provision', '{}', 'x' FROM generate_series(1, 20 * $1::int) i
+        RETURNING *)
+INSERT INTO outbox_dead_%[1]s (id, event_id, type, error) SELECT id, event_id, type, 'too large' FROM event
+    WHERE id %% 20 = 0`, lane), dead)
+		storetest.Exec(t, pool,
+			fmt.Sprintf(
+				"INSERT INTO outbox_checkpoint_%s (n, hi, gaps, stream_seq) SELECT i, i, '[]', i FROM "+
+					"generate_series(1, $1::int) i", lane), dead)
 	}
 	storetest.Exec(t, pool, "VACUUM (ANALYZE)")
 }
@@ -217,12 +236,16 @@ func filters() map[string]store.Filter {
 	}
 	vary(states)
 	vary(map[string]func(*store.Filter){
-		"common error": func(f *store.Filter) { f.Error = "rejected:0" }, "rare error": func(f *store.Filter) { f.Error = "rejected:7" },
-		"name": func(f *store.Filter) { f.UsernameKey = "user777" }, "member": func(f *store.Filter) { f.MemberID = "00000000-0000-7000-8000-000000000777" },
+		"common error": func(f *store.Filter) { f.Error = "rejected:0" },
+		"rare error":   func(f *store.Filter) { f.Error = "rejected:7" },
+		"name":         func(f *store.Filter) { f.UsernameKey = "user777" },
+		"member":       func(f *store.Filter) { f.MemberID = "00000000-0000-7000-8000-000000000777" },
 	})
 	vary(map[string]func(*store.Filter){"plan": func(f *store.Filter) { f.Plan = "pro" }})
-	vary(map[string]func(*store.Filter){"delayed": func(f *store.Filter) { f.Delayed = &yes }, "in time": func(f *store.Filter) { f.Delayed = &no }})
-	vary(map[string]func(*store.Filter){"range": func(f *store.Filter) { f.CreatedAfter, f.CreatedBefore = day, day.Add(24*time.Hour) }})
+	vary(map[string]func(*store.Filter){"delayed": func(f *store.Filter) { f.Delayed = &yes },
+		"in time": func(f *store.Filter) { f.Delayed = &no }})
+	vary(map[string]func(
+		*store.Filter){"range": func(f *store.Filter) { f.CreatedAfter, f.CreatedBefore = day, day.Add(24*time.Hour) }})
 	return all
 }
 
@@ -263,10 +286,12 @@ func TestOperatorsAskCheaply(t *testing.T) {
 		return err
 	})
 	few := cost{rows: 500, blocks: 500, sorted: page}
-	within("a saga", few, func() error { _, _, err := st.Get(t.Context(), "00000000-0000-7000-8000-000000000777"); return err })
+	within("a saga", few,
+		func() error { _, _, err := st.Get(t.Context(), "00000000-0000-7000-8000-000000000777"); return err })
 	for _, f := range []store.AuditFilter{
 		{}, {Actor: "mina"}, {Action: "cancel"}, {Actor: "mina", Action: "cancel"}, {Actor: "mina", Action: "nothing"},
-		{SagaID: "00000000-0000-7000-8000-000000000777"}, {Actor: "mina", Action: "retried", SagaID: "00000000-0000-7000-8000-000000000777"},
+		{SagaID: "00000000-0000-7000-8000-000000000777"},
+		{Actor: "mina", Action: "retried", SagaID: "00000000-0000-7000-8000-000000000777"},
 		{Before: acts / 4}, {Actor: "mina", Action: "cancel", Before: acts / 4}, {Actor: "mina", Before: acts / 4},
 	} {
 		f.Limit = page
@@ -282,12 +307,16 @@ func TestOperatorsAskCheaply(t *testing.T) {
 		_, _, err := st.Retries(t.Context(), "ffffffff-ffff-ffff-ffff-ffffffffffff", page)
 		return err
 	})
-	within("a retry", few, func() error { _, err := st.Retry(t.Context(), "00000000-0000-7000-8000-000000000777"); return err })
+	within("a retry", few,
+		func() error { _, err := st.Retry(t.Context(), "00000000-0000-7000-8000-000000000777"); return err })
 	const failures = mixed / 4
-	within("failures", cost{rows: failures + 200, blocks: 1_000, sorted: 40}, func() error { _, err := st.Failures(t.Context(), page); return err })
-	within("overview", cost{rows: failures + 4_000, blocks: 1_000, sorted: 60}, func() error { _, err := st.Overview(t.Context()); return err })
+	within("failures", cost{rows: failures + 200, blocks: 1_000, sorted: 40},
+		func() error { _, err := st.Failures(t.Context(), page); return err })
+	within("overview", cost{rows: failures + 4_000, blocks: 1_000, sorted: 60},
+		func() error { _, err := st.Overview(t.Context()); return err })
 	group := store.Filter{Error: "rejected:0"}
-	within("counting a group", cost{rows: 2 * failures, blocks: 2 * failures}, func() error { _, err := st.CountRetryable(t.Context(), group); return err })
+	within("counting a group", cost{rows: 2 * failures, blocks: 2 * failures},
+		func() error { _, err := st.CountRetryable(t.Context(), group); return err })
 	checkPages(t, pool, st)
 	checkEstimates(t, pool, st)
 }
@@ -297,7 +326,8 @@ func checkPages(t *testing.T, pool *pgxpool.Pool, st *store.Store) {
 	t.Helper()
 	for where, f := range map[string]store.Filter{
 		"plan = 'pro'": {Plan: "pro"},
-		"error_fingerprint = 'rejected:0' AND state = 'withdraw_needs_attention'": {Error: "rejected:0", State: saga.WithdrawNeedsAttention},
+		"error_fingerprint = 'rejected:0' AND state = 'withdraw_needs_attention'": {Error: "rejected:0",
+			State: saga.WithdrawNeedsAttention},
 	} {
 		f.Limit = 30
 		found, pages := map[string]bool{}, 0
@@ -317,7 +347,8 @@ func checkPages(t *testing.T, pool *pgxpool.Pool, st *store.Store) {
 				break
 			}
 		}
-		want := storetest.Count(t, pool, "SELECT count(*) FROM signup_saga s JOIN member m ON m.id = member_id WHERE "+where)
+		want := storetest.Count(t, pool, "SELECT count(*) FROM signup_saga s JOIN member m ON m.id = member_id WHERE "+
+			where)
 		if len(found) != want || want == 0 {
 			t.Errorf("%s: %d found on %d pages, want %d", where, len(found), pages, want)
 		}

@@ -48,14 +48,17 @@ FROM member WHERE username_key <= $1 ORDER BY username_key DESC LIMIT 1`, userna
 // RenewHash puts another hash of the same password in the place of the old one, unless
 // that is not there any more.
 func (s *Store) RenewHash(ctx context.Context, memberID, old, renewed string) error {
-	_, err := s.pool.Exec(ctx, "-- name: renewHash\nUPDATE member SET password_hash = $3 WHERE id = $1 AND password_hash = $2", memberID, old, renewed)
+	_, err := s.pool.Exec(ctx,
+		"-- name: renewHash\nUPDATE member SET password_hash = $3 WHERE id = $1 AND password_hash = $2", memberID, old,
+		renewed)
 	return err
 }
 
 // AccountBySession returns the member whose session this is, or [ErrNotFound].
 func (s *Store) AccountBySession(ctx context.Context, tokenHash []byte) (Account, error) {
 	rows, err := s.pool.Query(ctx, "-- name: findSession\n"+selectAccount+
-		" JOIN session ON session.member_id = m.id WHERE session.token_hash = $1 AND session.expires_at > now()", tokenHash)
+		" JOIN session ON session.member_id = m.id WHERE session.token_hash = $1 AND session.expires_at > now()",
+		tokenHash)
 	if err != nil {
 		return Account{}, err
 	}
@@ -90,13 +93,15 @@ RETURNING expires_at`, tokenHash, memberID, passwordHash, lifetime.Seconds()).
 		})
 	b.Queue(`-- name: endOldestSessions
 DELETE FROM session WHERE token_hash IN (
-       SELECT token_hash FROM session WHERE member_id = $1 ORDER BY created_at DESC, token_hash OFFSET $2)`, memberID, sessionsPerMember)
+       SELECT token_hash FROM session WHERE member_id = $1 ORDER BY created_at DESC,
+           token_hash OFFSET $2)`, memberID, sessionsPerMember)
 	return expires, s.pool.SendBatch(ctx, b).Close()
 }
 
 // CloseSession ends a session; [ErrNotFound] if there is none.
 func (s *Store) CloseSession(ctx context.Context, tokenHash []byte) error {
-	tag, err := s.pool.Exec(ctx, "-- name: closeSession\nDELETE FROM session WHERE token_hash = $1 AND expires_at > now()", tokenHash)
+	tag, err := s.pool.Exec(ctx,
+		"-- name: closeSession\nDELETE FROM session WHERE token_hash = $1 AND expires_at > now()", tokenHash)
 	if err == nil && tag.RowsAffected() == 0 {
 		err = ErrNotFound
 	}
@@ -107,6 +112,7 @@ func (s *Store) CloseSession(ctx context.Context, tokenHash []byte) error {
 // how many there were.
 func (s *Store) ForgetExpiredSessions(ctx context.Context, limit int) (int64, error) {
 	tag, err := s.pool.Exec(ctx, `-- name: forgetExpiredSessions
-DELETE FROM session WHERE token_hash IN (SELECT token_hash FROM session WHERE expires_at <= now() LIMIT $1 FOR UPDATE SKIP LOCKED)`, limit)
+DELETE FROM session WHERE token_hash IN (SELECT token_hash FROM session WHERE expires_at <= now() LIMIT $1
+    FOR UPDATE SKIP LOCKED)`, limit)
 	return tag.RowsAffected(), err
 }

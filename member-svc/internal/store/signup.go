@@ -71,7 +71,8 @@ LEFT JOIN member m ON m.id = k.member_id`, usernameKey, key, signupID, s.nameMAC
 
 // Begin decides what a new signup looks like. It writes nothing.
 func (s *Store) Begin(sagaID, signupID string, m Member, now time.Time) (Record, []saga.Effect) {
-	next, effects, _ := s.steps.Decide(saga.Saga{ID: sagaID, MemberID: m.ID, SignupID: signupID}, saga.Event{Kind: saga.SignedUp}, now)
+	next, effects, _ := s.steps.Decide(saga.Saga{ID: sagaID, MemberID: m.ID, SignupID: signupID},
+		saga.Event{Kind: saga.SignedUp}, now)
 	return Record{Saga: next, Username: &m.Username, UsernameKey: &m.UsernameKey, Plan: m.Plan, Now: now}, effects
 }
 
@@ -95,15 +96,21 @@ func (s *Store) insert(ctx context.Context, m Member, r Record, effects []saga.E
 	b := new(pgx.Batch)
 	b.Queue(`-- name: insertMember
 INSERT INTO member (id, username, username_key, name_mac, email, plan, password_hash, created_at)
-VALUES ($1, $2, $3, $4, nullif($5, ''), $6, $7, $8)`, m.ID, m.Username, m.UsernameKey, s.nameMAC(m.UsernameKey), m.Email, m.Plan, m.PasswordHash, r.CreatedAt)
+VALUES ($1, $2, $3, $4, nullif($5, ''), $6, $7,
+    $8)`, m.ID, m.Username, m.UsernameKey, s.nameMAC(m.UsernameKey), m.Email, m.Plan, m.PasswordHash, r.CreatedAt)
 	b.Queue(`-- name: insertSaga
-INSERT INTO signup_saga (id, member_id, signup_id, state, generation, version, opened_at, commanded_at, due_at, created_at, updated_at, traceparent)
+INSERT INTO signup_saga (id, member_id, signup_id, state, generation, version, opened_at, commanded_at, due_at,
+    created_at, updated_at, traceparent)
 VALUES ($1, $2, $3, $4, $5, $6, $7, now(), $8, $9, $10, $11)`,
-		r.ID, r.MemberID, r.SignupID, r.State, r.Generation, r.Version, r.OpenedAt, r.DueAt, r.CreatedAt, r.UpdatedAt, r.TraceParent)
-	b.Queue("-- name: beginTimeline\nINSERT INTO saga_event (saga_id, kind, state, version, generation) VALUES ($1, $2, $3, $4, $5)",
+		r.ID, r.MemberID, r.SignupID, r.State, r.Generation, r.Version, r.OpenedAt, r.DueAt, r.CreatedAt, r.UpdatedAt,
+		r.TraceParent)
+	b.Queue(
+		"-- name: beginTimeline\nINSERT INTO saga_event (saga_id, kind, state, version, generation) VALUES ($1, $2, "+
+			"$3, $4, $5)",
 		r.ID, saga.SignedUp, r.State, r.Version, r.Generation)
 	if key != nil {
-		b.Queue("-- name: forgetExpiredKey\nDELETE FROM idempotency_key WHERE key = $1 AND expires_at <= now()", key.Value)
+		b.Queue("-- name: forgetExpiredKey\nDELETE FROM idempotency_key WHERE key = $1 AND expires_at <= now()",
+			key.Value)
 		b.Queue(`-- name: insertKey
 INSERT INTO idempotency_key (key, member_id, body_hmac, response, expires_at)
 VALUES ($1, $2, $3, $4, now() + make_interval(secs => $5))`,

@@ -65,7 +65,8 @@ type Store struct {
 // the names of those who left. It calls wake after each commit that may have appended
 // outbox events; wake must not block.
 func New(pool *pgxpool.Pool, steps saga.Steps, secret []byte, wake func()) *Store {
-	return &Store{pool: pool, tx: service.Transactor{Pool: pool, Idle: suspended}, steps: steps, secret: secret, wake: wake, maxMatched: MaxMatched}
+	return &Store{pool: pool, tx: service.Transactor{Pool: pool, Idle: suspended}, steps: steps, secret: secret,
+		wake: wake, maxMatched: MaxMatched}
 }
 
 func (s *Store) logger() *slog.Logger { return cmp.Or(s.Log, slog.Default()) }

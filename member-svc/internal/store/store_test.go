@@ -37,7 +37,8 @@ func open(t *testing.T) *fixture {
 // begin prepares a signup without storing it.
 func (f *fixture) begin(name string) (store.Member, store.Record, []saga.Effect) {
 	id := func() string { return uuid.Must(uuid.NewV7()).String() }
-	m := store.Member{ID: id(), Username: name, UsernameKey: name, Email: name + "@example.org", Plan: "free", PasswordHash: "$argon2id$"}
+	m := store.Member{ID: id(), Username: name, UsernameKey: name, Email: name + "@example.org", Plan: "free",
+		PasswordHash: "$argon2id$"}
 	r, effects := f.Begin(id(), "sgn_"+fmt.Sprintf("%040x", uuid.Must(uuid.NewV4()).Bytes()), m, time.Now())
 	return m, r, effects
 }
@@ -72,13 +73,17 @@ func reply(k saga.Kind, g int64) saga.Event {
 	return e
 }
 
-var everything = []string{"member", "signup_saga", "saga_event", "idempotency_key", "outbox_event_essential", "outbox_event_nonessential"}
+var everything = []string{"member", "signup_saga", "saga_event", "idempotency_key", "outbox_event_essential",
+	"outbox_event_nonessential"}
 
 func TestSignUpStoresEverythingOrNothing(t *testing.T) {
 	f := open(t)
 	for i, table := range everything { // break each statement in turn
-		storetest.Exec(t, f.pool, `CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''injected''; END'`)
-		storetest.Exec(t, f.pool, fmt.Sprintf("CREATE TRIGGER broken BEFORE INSERT ON %s FOR EACH ROW EXECUTE FUNCTION refuse()", table))
+		storetest.Exec(t, f.pool,
+			`CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql
+			    AS 'BEGIN RAISE EXCEPTION ''injected''; END'`)
+		storetest.Exec(t, f.pool,
+			fmt.Sprintf("CREATE TRIGGER broken BEFORE INSERT ON %s FOR EACH ROW EXECUTE FUNCTION refuse()", table))
 		m, r, effects := f.begin(fmt.Sprintf("mina%d", i))
 		if err := f.SignUp(t.Context(), m, r, effects, keyOf("x")); err == nil {
 			t.Fatalf("%s is broken, but the signup succeeded", table)
@@ -115,7 +120,8 @@ func TestTakenNamesAndKeys(t *testing.T) {
 		t.Errorf("same name: %v", err)
 	}
 	known, err := f.LookUp(t.Context(), "mina", "", "")
-	if err != nil || !known.Taken || known.Exists || known.Response != nil || time.Since(known.Now).Abs() > time.Minute {
+	if err != nil || !known.Taken || known.Exists || known.Response != nil ||
+		time.Since(known.Now).Abs() > time.Minute {
 		t.Errorf("known: %+v %v", known, err)
 	}
 	key := keyOf("x")
@@ -143,7 +149,8 @@ func TestRepliesInAnyOrderAndNumber(t *testing.T) {
 	if got := f.apply(t, r.ID, rejected); got.State != saga.NeedsAttention || got.Outcome != saga.Advanced {
 		t.Fatalf("rejected: %+v", got)
 	}
-	if got := f.apply(t, r.ID, saga.Event{Kind: saga.Retried, Actor: "ann", Reason: "room made"}); got.Generation != 2 || got.State != saga.Provisioning {
+	if got := f.apply(t, r.ID, saga.Event{Kind: saga.Retried, Actor: "ann",
+		Reason: "room made"}); got.Generation != 2 || got.State != saga.Provisioning {
 		t.Fatalf("retried: %+v", got)
 	}
 	for range 3 { // the stale one again and again: one line in the timeline
@@ -152,8 +159,10 @@ func TestRepliesInAnyOrderAndNumber(t *testing.T) {
 		}
 	}
 	done := reply(saga.Provisioned, 2)
-	results, err := f.Apply(t.Context(), store.Change{SagaID: r.ID, Event: done}, store.Change{SagaID: r.ID, Event: done},
-		store.Change{SagaID: uuid.Must(uuid.NewV7()).String(), Event: done}, store.Change{SagaID: "no uuid", Event: done})
+	results, err := f.Apply(t.Context(), store.Change{SagaID: r.ID, Event: done},
+		store.Change{SagaID: r.ID, Event: done},
+		store.Change{SagaID: uuid.Must(uuid.NewV7()).String(), Event: done},
+		store.Change{SagaID: "no uuid", Event: done})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,7 +184,9 @@ func TestRepliesInAnyOrderAndNumber(t *testing.T) {
 	if want := "[signed_up rejected retried rejected_ignored provisioned]"; fmt.Sprint(kinds) != want {
 		t.Errorf("timeline %v, want %s", kinds, want)
 	}
-	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM admin_audit WHERE actor = 'ann' AND reason = 'room made' AND before->>'state' = 'needs_attention' AND after->>'generation' = '2'"); n != 1 {
+	if n := storetest.Count(t, f.pool,
+		"SELECT count(*) FROM admin_audit WHERE actor = 'ann' AND reason = 'room made' AND before->>'state' = "+
+			"'needs_attention' AND after->>'generation' = '2'"); n != 1 {
 		t.Errorf("%d audit rows, want 1", n)
 	}
 	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM outbox_event_essential"); n != 2 {
@@ -223,10 +234,12 @@ func TestConcurrentChangesLoseNothing(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 8 {
 		wg.Go(func() {
-			if _, err := f.Apply(context.Background(), store.Change{SagaID: r.ID, Event: reply(saga.Rejected, 1)}); err != nil {
+			if _, err := f.Apply(context.Background(),
+				store.Change{SagaID: r.ID, Event: reply(saga.Rejected, 1)}); err != nil {
 				t.Errorf("reply: %v", err)
 			}
-			if _, err := f.Apply(context.Background(), store.Change{SagaID: r.ID, Event: saga.Event{Kind: saga.Retried, Actor: fmt.Sprint(i), Reason: "x"}}); err != nil {
+			if _, err := f.Apply(context.Background(), store.Change{SagaID: r.ID,
+				Event: saga.Event{Kind: saga.Retried, Actor: fmt.Sprint(i), Reason: "x"}}); err != nil {
 				t.Errorf("retry: %v", err)
 			}
 		})
@@ -269,7 +282,8 @@ SELECT max(c.n) + 1, (SELECT max(id) FROM outbox_event_essential), '[]', 0 FROM 
 
 func (f *fixture) overdue(t *testing.T, by string) {
 	t.Helper()
-	storetest.Exec(t, f.pool, `UPDATE signup_saga SET due_at = now() - interval '1 second', opened_at = opened_at - $1::interval`, by)
+	storetest.Exec(t, f.pool,
+		`UPDATE signup_saga SET due_at = now() - interval '1 second', opened_at = opened_at - $1::interval`, by)
 }
 
 func (f *fixture) fillBudget(t *testing.T) {
@@ -288,10 +302,12 @@ func TestRedriveOnlyWhatWasPublished(t *testing.T) {
 		t.Fatalf("moved %d, %v; want 1", n, err)
 	}
 	got, _, err := f.Get(t.Context(), old.ID)
-	if err != nil || got.Redrives != 1 || got.Version != 1 || got.Generation != 1 || !got.DueAt.After(time.Now().Add(-time.Second)) {
+	if err != nil || got.Redrives != 1 || got.Version != 1 || got.Generation != 1 ||
+		!got.DueAt.After(time.Now().Add(-time.Second)) {
 		t.Errorf("%+v %v", got.Saga, err)
 	}
-	if n := storetest.Count(t, f.pool, "SELECT count(DISTINCT event_id) FROM outbox_event_essential WHERE key = $1", old.MemberID); n != 2 {
+	if n := storetest.Count(t, f.pool, "SELECT count(DISTINCT event_id) FROM outbox_event_essential WHERE key = $1",
+		old.MemberID); n != 2 {
 		t.Errorf("%d commands with ids of their own, want 2", n)
 	}
 	// The repeated command has not left the outbox either: however often the timer
@@ -333,7 +349,8 @@ func TestRedriveKeepsToTheBudget(t *testing.T) {
 	}
 	f.publish(t)
 	f.overdue(t, "1 minute")
-	storetest.Exec(t, f.pool, "UPDATE redrive_budget SET tokens = 0, refilled_at = clock_timestamp() - interval '1 hour'")
+	storetest.Exec(t, f.pool,
+		"UPDATE redrive_budget SET tokens = 0, refilled_at = clock_timestamp() - interval '1 hour'")
 	var moved atomic.Int64
 	var wg sync.WaitGroup
 	for range 4 { // four replicas share a burst of one second's worth
@@ -360,7 +377,8 @@ func TestGivingUpNeedsNoBroker(t *testing.T) {
 		t.Fatalf("moved %d, %v", n, err)
 	}
 	got, timeline, err := f.Get(t.Context(), r.ID)
-	if err != nil || got.State != saga.NeedsAttention || got.ErrorClass != saga.ClassGaveUp || timeline[1].Kind != "gave_up" {
+	if err != nil || got.State != saga.NeedsAttention || got.ErrorClass != saga.ClassGaveUp ||
+		timeline[1].Kind != "gave_up" {
 		t.Errorf("%+v %+v %v", got.Saga, timeline, err)
 	}
 	if got := f.apply(t, r.ID, reply(saga.Provisioned, 1)); got.State != saga.Ready {
@@ -395,16 +413,22 @@ func TestListPagesNewestFirst(t *testing.T) {
 		t.Errorf("%v, want %s", names, want)
 	}
 	yes, no := true, false
-	storetest.Exec(t, f.pool, "UPDATE signup_saga SET opened_at = opened_at - interval '1 minute' WHERE member_id = (SELECT id FROM member WHERE username = 'mina3')")
+	storetest.Exec(t, f.pool,
+		"UPDATE signup_saga SET opened_at = opened_at - interval '1 minute' WHERE member_id = (SELECT id FROM "+
+			"member WHERE username = 'mina3')")
 	for name, tc := range map[string]struct {
 		f    store.Filter
 		want int
 	}{
 		"state": {store.Filter{State: saga.Provisioning}, 7}, "other state": {store.Filter{State: saga.Ready}, 0},
-		"username": {store.Filter{UsernameKey: "mina4"}, 1}, "delayed": {store.Filter{Delayed: &yes}, 1}, "in time": {store.Filter{Delayed: &no}, 6},
-		"member": {store.Filter{MemberID: member}, 1}, "member of another name": {store.Filter{MemberID: member, UsernameKey: "mina4"}, 0},
-		"member without that error": {store.Filter{MemberID: member, Error: "full"}, 0}, "name without that error": {store.Filter{UsernameKey: "mina4", Error: "full"}, 0},
-		"after": {store.Filter{CreatedAfter: time.Now().Add(time.Hour)}, 0}, "before": {store.Filter{CreatedBefore: time.Now().Add(time.Hour)}, 7},
+		"username": {store.Filter{UsernameKey: "mina4"}, 1}, "delayed": {store.Filter{Delayed: &yes}, 1},
+		"in time":                   {store.Filter{Delayed: &no}, 6},
+		"member":                    {store.Filter{MemberID: member}, 1},
+		"member of another name":    {store.Filter{MemberID: member, UsernameKey: "mina4"}, 0},
+		"member without that error": {store.Filter{MemberID: member, Error: "full"}, 0},
+		"name without that error":   {store.Filter{UsernameKey: "mina4", Error: "full"}, 0},
+		"after":                     {store.Filter{CreatedAfter: time.Now().Add(time.Hour)}, 0},
+		"before":                    {store.Filter{CreatedBefore: time.Now().Add(time.Hour)}, 7},
 	} {
 		tc.f.Limit = 200
 		if page, _, err := f.List(t.Context(), tc.f); err != nil || len(page) != tc.want {

@@ -44,7 +44,8 @@ func NewProxy(t testing.TB, databaseURL string) *Proxy {
 	if p.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		t.Fatal(err)
 	}
-	u := url.URL{Scheme: "postgres", User: url.UserPassword(cfg.User, cfg.Password), Host: p.listener.Addr().String(), Path: cfg.Database, RawQuery: "sslmode=disable&pool_max_conns=8&connect_timeout=2"}
+	u := url.URL{Scheme: "postgres", User: url.UserPassword(cfg.User, cfg.Password), Host: p.listener.Addr().String(),
+		Path: cfg.Database, RawQuery: "sslmode=disable&pool_max_conns=8&connect_timeout=2"}
 	p.URL = u.String()
 	var wg sync.WaitGroup
 	wg.Go(func() {

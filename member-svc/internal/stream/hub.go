@@ -66,7 +66,8 @@ func NewHub(st *store.Store, steps saga.Steps, pace Pace) *Hub {
 
 // Run looks for changes until ctx ends.
 func (h *Hub) Run(ctx context.Context, log *slog.Logger) error {
-	service.Loop(ctx, "signup streams", h.pace.Interval, nil, log, func(ctx context.Context) (bool, error) { return false, h.look(ctx) })
+	service.Loop(ctx, "signup streams", h.pace.Interval, nil, log,
+		func(ctx context.Context) (bool, error) { return false, h.look(ctx) })
 	return nil
 }
 

@@ -55,9 +55,12 @@ func newStage(t *testing.T, pace Pace, signups int) *stage {
 	t.Cleanup(s.pool.Close)
 	storetest.Exec(t, s.pool, `WITH m AS (
 INSERT INTO member (id, username, username_key, plan, password_hash, created_at)
-SELECT gen_random_uuid(), 'member' || n, 'member' || n, 'free', 'x', now() FROM generate_series(1, $1::int) AS n RETURNING id, username)
-INSERT INTO signup_saga (id, member_id, signup_id, state, generation, version, opened_at, commanded_at, due_at, created_at, updated_at)
-SELECT gen_random_uuid(), id, 'sgn_' || lpad(substr(username, 7), 40, '0'), 'provisioning', 1, 1, now(), now(), now(), now(), now() FROM m`, signups)
+SELECT gen_random_uuid(), 'member' || n, 'member' || n, 'free', 'x', now() FROM generate_series(1, $1::int) AS n
+    RETURNING id, username)
+INSERT INTO signup_saga (id, member_id, signup_id, state, generation, version, opened_at, commanded_at, due_at,
+    created_at, updated_at)
+SELECT gen_random_uuid(), id, 'sgn_' || lpad(substr(username, 7), 40, '0'), 'provisioning', 1, 1, now(), now(), now(),
+    now(), now() FROM m`, signups)
 	s.Hub = NewHub(store.New(s.pool, storetest.Steps, storetest.Secret, func() {}), storetest.Steps, pace)
 	return s
 }
@@ -165,15 +168,17 @@ func (c *client) state() map[string]string {
 
 func (c *client) want(id, data string) {
 	c.t.Helper()
-	if e := c.state(); e["event"] != "state" || e["id"] != id || !json.Valid([]byte(e["data"])) || !strings.Contains(e["data"], data) {
+	if e := c.state(); e["event"] != "state" || e["id"] != id || !json.Valid([]byte(e["data"])) ||
+		!strings.Contains(e["data"], data) {
 		c.t.Errorf("%v, want version %s with %s", e, id, data)
 	}
 }
 
-// A stream shows the state at once, and each change, also one that leaves the version; it ends with the signup. The time-outs of
-// the server do not end it.
+// A stream shows the state at once, and each change, also one that leaves the version; it ends with the signup. The
+// time-outs of the server do not end it.
 func TestStreamOfOneSignup(t *testing.T) {
-	s := newStage(t, Pace{Interval: 5 * time.Millisecond, Query: soon, EventPace: service.EventPace{Heartbeat: 20 * time.Millisecond, Write: soon, Lifetime: time.Hour}}, 1)
+	s := newStage(t, Pace{Interval: 5 * time.Millisecond, Query: soon,
+		EventPace: service.EventPace{Heartbeat: 20 * time.Millisecond, Write: soon, Lifetime: time.Hour}}, 1)
 	s.run(t)
 	server := httptest.NewUnstartedServer(s)
 	server.Config.ReadTimeout, server.Config.WriteTimeout = 100*time.Millisecond, 100*time.Millisecond
@@ -184,7 +189,8 @@ func TestStreamOfOneSignup(t *testing.T) {
 		t.Errorf("%v", h)
 	}
 	first := c.event()
-	if first["retry"] == "" || first["id"] != "1" || !strings.Contains(first["data"], `"delayed":false`) || !strings.Contains(first["data"], `"events":"/v1/signups/sgn_`) {
+	if first["retry"] == "" || first["id"] != "1" || !strings.Contains(first["data"], `"delayed":false`) ||
+		!strings.Contains(first["data"], `"events":"/v1/signups/sgn_`) {
 		t.Errorf("first: %v", first)
 	}
 	for range 15 { // 300 ms
@@ -209,7 +215,8 @@ func TestStreamOfOneSignup(t *testing.T) {
 // A thousand streams cost one query for each look, and leave nothing behind.
 func TestThousandStreamsAreOneQuery(t *testing.T) {
 	const n = 1000
-	s := newStage(t, Pace{Interval: time.Hour, Query: soon, EventPace: service.EventPace{Heartbeat: time.Hour, Write: soon, Lifetime: time.Hour}}, n/2)
+	s := newStage(t, Pace{Interval: time.Hour, Query: soon,
+		EventPace: service.EventPace{Heartbeat: time.Hour, Write: soon, Lifetime: time.Hour}}, n/2)
 	server := httptest.NewServer(s)
 	defer server.Close()
 	if err := s.look(t.Context()); err != nil || s.looks.Load() != 0 {
@@ -220,7 +227,8 @@ func TestThousandStreamsAreOneQuery(t *testing.T) {
 	for round := range heap {
 		s.set(t, "version = 1, state = 'provisioning', due_at = now()")
 		t.Run("streams", func(t *testing.T) { s.serveMany(t, server.URL, n) })
-		testenv.Eventually(t, soon, "an end of all goroutines", func() bool { return runtime.NumGoroutine() <= goroutines+5 })
+		testenv.Eventually(t, soon, "an end of all goroutines",
+			func() bool { return runtime.NumGoroutine() <= goroutines+5 })
 		heap[round] = heapInUse()
 	}
 	if grown := heap[1] - heap[0]; grown > 1<<20 {
@@ -240,7 +248,8 @@ func (s *stage) serveMany(t *testing.T, url string, n int) {
 		clients[i] = follow(t, url, i/2+1)
 		clients[i].want("1", `"state":"provisioning"`)
 	}
-	t.Logf("%d goroutines and %d KiB for %d streams and their clients", runtime.NumGoroutine()-goroutines, (heapInUse()-heap)>>10, n)
+	t.Logf("%d goroutines and %d KiB for %d streams and their clients", runtime.NumGoroutine()-goroutines,
+		(heapInUse()-heap)>>10, n)
 	s.lookOnce(t) // no change
 	s.set(t, "version = 2, state = 'ready', due_at = NULL")
 	s.lookOnce(t)
@@ -312,7 +321,9 @@ func TestSlowLooksAreFewer(t *testing.T) {
 
 // A client that does not read is dropped; the others do not notice.
 func TestStuckReaderIsDropped(t *testing.T) {
-	s := newStage(t, Pace{Interval: 5 * time.Millisecond, Query: soon, EventPace: service.EventPace{Heartbeat: time.Millisecond, Write: 200 * time.Millisecond, Lifetime: time.Hour}}, 1)
+	s := newStage(t, Pace{Interval: 5 * time.Millisecond, Query: soon,
+		EventPace: service.EventPace{Heartbeat: time.Millisecond, Write: 200 * time.Millisecond, Lifetime: time.Hour}},
+		1)
 	s.run(t)
 	server := httptest.NewUnstartedServer(s)
 	server.Config.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
@@ -357,9 +368,11 @@ func TestStuckReaderIsDropped(t *testing.T) {
 
 // When the server drains, streams come to a proper end at once, whenever they were written to last.
 func TestStreamsEndWhenTheServerDrains(t *testing.T) {
-	pace := Pace{Interval: time.Hour, Query: soon, EventPace: service.EventPace{Heartbeat: time.Hour, Write: 20 * time.Millisecond, Lifetime: time.Hour}}
+	pace := Pace{Interval: time.Hour, Query: soon,
+		EventPace: service.EventPace{Heartbeat: time.Hour, Write: 20 * time.Millisecond, Lifetime: time.Hour}}
 	s := newStage(t, pace, 1)
-	server := service.NewServer(service.ServerConfig{Name: "test", Addr: "127.0.0.1:0", Handler: s, Log: slog.New(slog.DiscardHandler)})
+	server := service.NewServer(
+		service.ServerConfig{Name: "test", Addr: "127.0.0.1:0", Handler: s, Log: slog.New(slog.DiscardHandler)})
 	if err := server.Listen(); err != nil {
 		t.Fatal(err)
 	}
@@ -388,7 +401,8 @@ func TestStreamsEndWhenTheServerDrains(t *testing.T) {
 
 // A stream does not last for ever.
 func TestStreamsHaveALifetime(t *testing.T) {
-	s := newStage(t, Pace{Interval: time.Hour, Query: soon, EventPace: service.EventPace{Heartbeat: time.Hour, Write: soon, Lifetime: 50 * time.Millisecond}}, 1)
+	s := newStage(t, Pace{Interval: time.Hour, Query: soon,
+		EventPace: service.EventPace{Heartbeat: time.Hour, Write: soon, Lifetime: 50 * time.Millisecond}}, 1)
 	server := httptest.NewServer(s)
 	defer server.Close()
 	c := follow(t, server.URL, 1)

@@ -75,7 +75,8 @@ WITH stuck AS MATERIALIZED (
                                     ELSE 'damaged' END AS reason) r
     WHERE s.state NOT IN ('ready', 'withdrawn')
       AND (r.reason <> 'delayed' OR s.opened_at < now() - make_interval(secs => $1))
-      AND NOT EXISTS (SELECT FROM saga_event e WHERE e.saga_id = s.id AND e.message_id = 'stuck:' || s.generation || ':' || r.reason)
+      AND NOT EXISTS (SELECT FROM saga_event e WHERE e.saga_id = s.id
+          AND e.message_id = 'stuck:' || s.generation || ':' || r.reason)
     LIMIT $2 FOR NO KEY UPDATE OF s SKIP LOCKED
 ), recorded AS (
     INSERT INTO saga_event (saga_id, kind, state, version, generation, detail, message_id)

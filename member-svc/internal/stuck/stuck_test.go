@@ -32,9 +32,14 @@ func TestMain(m *testing.M) { testenv.Main(m) }
 func signup(t *testing.T, pool *pgxpool.Pool, state, errorClass string, age time.Duration) string {
 	t.Helper()
 	member, saga := uuid.Must(uuid.NewV7()).String(), uuid.Must(uuid.NewV7()).String()
-	storetest.Exec(t, pool, "INSERT INTO member (id, username, username_key, plan, password_hash, created_at) VALUES ($1, $2, $2, 'free', 'x', now())", member, "m"+saga[24:])
-	storetest.Exec(t, pool, `INSERT INTO signup_saga (id, member_id, signup_id, state, generation, version, opened_at, commanded_at, due_at, error_class, created_at, updated_at)
-VALUES ($1, $2, $6, $3, 1, 1, now() - make_interval(secs => $5), now(), now(), $4, now(), now())`, saga, member, state, errorClass, age.Seconds(), "sgn_"+member)
+	storetest.Exec(t, pool,
+		"INSERT INTO member (id, username, username_key, plan, password_hash, created_at) VALUES ($1, $2, $2, "+
+			"'free', 'x', now())", member, "m"+saga[24:])
+	storetest.Exec(t, pool,
+		`INSERT INTO signup_saga (id, member_id, signup_id, state, generation, version, opened_at, commanded_at,
+		    due_at, error_class, created_at, updated_at)
+VALUES ($1, $2, $6, $3, 1, 1, now() - make_interval(secs => $5), now(), now(), $4, now(),
+    now())`, saga, member, state, errorClass, age.Seconds(), "sgn_"+member)
 	return saga
 }
 
@@ -62,25 +67,33 @@ func TestEachStuckSagaIsToldOncePerGenerationAndReason(t *testing.T) {
 		t.Helper()
 		var got string
 		if err := pool.QueryRow(t.Context(), `-- name: told
-SELECT string_agg(x, ' ' ORDER BY x) FROM (SELECT convert_from(payload, 'UTF8')::json->>'state' || ':' || (convert_from(payload, 'UTF8')::json->>'reason') || ':' || (headers->>'ce-generation') AS x
+SELECT string_agg(x, ' ' ORDER BY x) FROM (SELECT convert_from(payload,
+    'UTF8')::json->>'state' || ':' || (convert_from(payload,
+        'UTF8')::json->>'reason') || ':' || (headers->>'ce-generation') AS x
 FROM outbox_event_nonessential WHERE type = 'signup.stuck') e`).Scan(&got); err != nil || got != want {
 			t.Errorf("told %q, %v; want %q", got, err, want)
 		}
-		if n := storetest.Count(t, pool, "SELECT count(*) FROM outbox_event_nonessential") - storetest.Count(t, pool, "SELECT count(*) FROM saga_event WHERE kind = 'stuck'"); n != 0 {
+		if n := storetest.Count(t, pool, "SELECT count(*) FROM outbox_event_nonessential") - storetest.Count(t, pool,
+			"SELECT count(*) FROM saga_event WHERE kind = 'stuck'"); n != 0 {
 			t.Errorf("%d more events than rows in timelines", n)
 		}
 	}
-	first := "needs_attention:rejected:1 provisioning:delayed:1 withdraw_needs_attention:gave_up:1 withdrawing:delayed:1"
+	first := "needs_attention:rejected:1 provisioning:delayed:1 withdraw_needs_attention:gave_up:1 " +
+		"withdrawing:delayed:1"
 	told(first)
 	storetest.Exec(t, pool, "UPDATE signup_saga SET generation = 2 WHERE id = $1", late)
-	if more, err := stuck.Notices(pool, 15*time.Minute, func() { wakes++ })(t.Context()); more || err != nil || wakes != 1 {
+	if more, err := stuck.Notices(pool, 15*time.Minute, func() { wakes++ })(t.Context()); more || err != nil ||
+		wakes != 1 {
 		t.Errorf("more %v, %v, %d wake-ups", more, err, wakes)
 	}
-	storetest.Exec(t, pool, "UPDATE signup_saga SET state = 'needs_attention', error_class = 'gave_up' WHERE id = $1", late)
+	storetest.Exec(t, pool, "UPDATE signup_saga SET state = 'needs_attention', error_class = 'gave_up' WHERE id = $1",
+		late)
 	if _, err := notices(t.Context()); err != nil {
 		t.Error(err)
 	}
-	told("needs_attention:gave_up:2 needs_attention:rejected:1 provisioning:delayed:1 provisioning:delayed:2 withdraw_needs_attention:gave_up:1 withdrawing:delayed:1")
+	told(
+		"needs_attention:gave_up:2 needs_attention:rejected:1 provisioning:delayed:1 provisioning:delayed:2 " +
+			"withdraw_needs_attention:gave_up:1 withdrawing:delayed:1")
 }
 
 // Another replica has told of a saga, but did not yet commit: we wait for it, and
@@ -93,13 +106,16 @@ func TestReplicasDoNotTellTwice(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := other.Exec(t.Context(), `-- name: otherReplica
-INSERT INTO saga_event (saga_id, kind, state, version, generation, message_id) VALUES ($1, 'stuck', 'needs_attention', 1, 1, 'stuck:1:rejected')`, saga); err != nil {
+INSERT INTO saga_event (saga_id, kind, state, version, generation, message_id)
+    VALUES ($1, 'stuck', 'needs_attention', 1, 1, 'stuck:1:rejected')`, saga); err != nil {
 		t.Fatal(err)
 	}
 	done := make(chan error, 1)
 	go func() { _, err := stuck.Notices(pool, time.Minute, nil)(t.Context()); done <- err }()
 	testenv.Eventually(t, 10*time.Second, "our replica to wait for the other", func() bool {
-		return storetest.Count(t, pool, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'") == 1
+		return storetest.Count(t, pool,
+			"SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND "+
+				"wait_event_type = 'Lock'") == 1
 	})
 	if err := other.Commit(t.Context()); err != nil {
 		t.Fatal(err)
@@ -129,8 +145,10 @@ func TestDamagedSagaHoldsUpNoNotice(t *testing.T) {
 func TestNoticeIsOneTransaction(t *testing.T) {
 	pool := storetest.Open(t)
 	signup(t, pool, "needs_attention", "rejected", 0)
-	storetest.Exec(t, pool, `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''injected''; END'`)
-	storetest.Exec(t, pool, "CREATE TRIGGER broken BEFORE INSERT ON outbox_event_nonessential FOR EACH ROW EXECUTE FUNCTION refuse()")
+	storetest.Exec(t, pool,
+		`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''injected''; END'`)
+	storetest.Exec(t, pool,
+		"CREATE TRIGGER broken BEFORE INSERT ON outbox_event_nonessential FOR EACH ROW EXECUTE FUNCTION refuse()")
 	notices := stuck.Notices(pool, time.Minute, nil)
 	if _, err := notices(t.Context()); err == nil {
 		t.Fatal("the outbox is broken, but nothing failed")
@@ -171,7 +189,8 @@ func (r *receiver) serve(w http.ResponseWriter, req *http.Request) {
 	id, at := req.Header.Get("webhook-id"), req.Header.Get("webhook-timestamp")
 	mac := hmac.New(sha256.New, key)
 	fmt.Fprintf(mac, "%s.%s.%s", id, at, body)
-	if want := "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil)); err != nil || req.Header.Get("webhook-signature") != want {
+	if want := "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil)); err != nil ||
+		req.Header.Get("webhook-signature") != want {
 		r.t.Errorf("signature %q, want %q (%v)", req.Header.Get("webhook-signature"), want, err)
 	}
 	var seconds int64
@@ -201,7 +220,8 @@ func open(t *testing.T, url string) *fixture {
 	f := &fixture{pool: storetest.Open(t), counted: map[string]int{}}
 	var err error
 	f.Webhook, err = stuck.NewWebhook(stuck.WebhookConfig{
-		URL: url, Secret: "whsec_" + base64.StdEncoding.EncodeToString(key), MaxAttempts: 3, MaxAge: time.Hour, Log: slog.New(slog.DiscardHandler),
+		URL: url, Secret: "whsec_" + base64.StdEncoding.EncodeToString(key), MaxAttempts: 3, MaxAge: time.Hour,
+		Log:     slog.New(slog.DiscardHandler),
 		Observe: func(result string, n int) { f.mu.Lock(); defer f.mu.Unlock(); f.counted[result] += n },
 	}, f.pool)
 	if err != nil {
@@ -215,7 +235,8 @@ const theMember = "01999e5c-0000-7000-8000-00000000000a"
 func message(id string, at time.Time) service.Message {
 	return service.Message{
 		Subject: "signup.nonessential.signup.stuck",
-		Headers: map[string][]string{"ce-specversion": {"1.0"}, "ce-id": {id}, "ce-source": {"/member-svc"}, "ce-type": {string(contract.SignupStuck)}, "ce-time": {at.Format(time.RFC3339Nano)}},
+		Headers: map[string][]string{"ce-specversion": {"1.0"}, "ce-id": {id}, "ce-source": {"/member-svc"},
+			"ce-type": {string(contract.SignupStuck)}, "ce-time": {at.Format(time.RFC3339Nano)}},
 		Body: []byte(`{"member_id":"` + theMember + `","saga_id":"` + theMember + `","generation":1,` +
 			`"state":"needs_attention","reason":"rejected","since":"2026-11-22T10:00:00Z"}`),
 	}
@@ -251,7 +272,8 @@ func TestWebhookIsSignedAndSentOnce(t *testing.T) {
 	r := newReceiver(t)
 	f := open(t, r.URL)
 	id := newID()
-	f.queue(t, message(id, time.Now()), message(id, time.Now()), message("no uuid", time.Now()), service.Message{Body: []byte("{")})
+	f.queue(t, message(id, time.Now()), message(id, time.Now()), message("no uuid", time.Now()),
+		service.Message{Body: []byte("{")})
 	for range 2 {
 		f.work(t)
 		f.queue(t, message(id, time.Now())) // the broker repeats itself
@@ -364,8 +386,11 @@ func TestWebhookIsSentAgainAfterACrash(t *testing.T) {
 	f := open(t, r.URL)
 	id := newID()
 	f.queue(t, message(id, time.Now()))
-	storetest.Exec(t, f.pool, `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''injected''; END'`)
-	storetest.Exec(t, f.pool, "CREATE TRIGGER broken BEFORE UPDATE ON webhook FOR EACH ROW WHEN (NEW.state = 'sent') EXECUTE FUNCTION refuse()")
+	storetest.Exec(t, f.pool,
+		`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''injected''; END'`)
+	storetest.Exec(t, f.pool,
+		"CREATE TRIGGER broken BEFORE UPDATE ON webhook FOR EACH ROW WHEN (NEW.state = 'sent') EXECUTE "+
+			"FUNCTION refuse()")
 	if _, err := f.Work(t.Context()); err == nil {
 		t.Fatal("the result cannot be written, but nothing failed")
 	}

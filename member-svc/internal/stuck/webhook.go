@@ -80,8 +80,10 @@ func NewWebhook(cfg WebhookConfig, pool *pgxpool.Pool) (*Webhook, error) {
 		return nil, err
 	}
 	transport := &http.Transport{
-		DialContext: (&net.Dialer{Timeout: postTimeout}).DialContext, TLSHandshakeTimeout: postTimeout, ForceAttemptHTTP2: true,
-		MaxConnsPerHost: atOnce, MaxIdleConnsPerHost: atOnce, IdleConnTimeout: time.Minute, Proxy: http.ProxyFromEnvironment,
+		DialContext: (&net.Dialer{Timeout: postTimeout}).DialContext, TLSHandshakeTimeout: postTimeout,
+		ForceAttemptHTTP2: true,
+		MaxConnsPerHost:   atOnce, MaxIdleConnsPerHost: atOnce, IdleConnTimeout: time.Minute,
+		Proxy: http.ProxyFromEnvironment,
 	}
 	client := &http.Client{
 		Transport: transport, Timeout: postTimeout,
@@ -134,7 +136,8 @@ func (w *Webhook) Queue(ctx context.Context, batch []service.Message) error {
 	var expired int
 	err := w.pool.QueryRow(ctx, `-- name: queueWebhooks
 WITH event AS MATERIALIZED (
-    SELECT *, at < now() - make_interval(secs => $4) AS expired FROM unnest($1::text[]::uuid[], $2::text[], $3::timestamptz[]) AS e (id, body, at)
+    SELECT *, at < now() - make_interval(secs => $4) AS expired
+        FROM unnest($1::text[]::uuid[], $2::text[], $3::timestamptz[]) AS e (id, body, at)
 ), queued AS (
     INSERT INTO webhook (event_id, body, created_at) SELECT DISTINCT ON (id) id, body, at FROM event WHERE NOT expired
     ON CONFLICT DO NOTHING
@@ -175,7 +178,8 @@ func (w *Webhook) forget(ctx context.Context) error {
 	err := w.pool.QueryRow(ctx, `-- name: forgetWebhooks
 WITH gone AS (
     DELETE FROM webhook WHERE event_id IN (
-        SELECT event_id FROM webhook WHERE created_at < now() - make_interval(secs => $1) LIMIT $2 FOR UPDATE SKIP LOCKED)
+        SELECT event_id FROM webhook WHERE created_at < now() - make_interval(secs => $1) LIMIT $2
+            FOR UPDATE SKIP LOCKED)
     RETURNING state
 )
 SELECT count(*) FROM gone WHERE state = 'queued'`, w.cfg.MaxAge.Seconds(), forgetBatch).Scan(&expired)
@@ -270,7 +274,8 @@ func (w *Webhook) finish(ctx context.Context, n notice, failure error) error {
 		w.cfg.Log.Warn("webhook dropped", "event_id", n.EventID, "attempts", n.Attempts, "error", reason)
 	}
 	_, err := w.pool.Exec(ctx, `-- name: finishWebhook
-UPDATE webhook SET state = $2, next_attempt_at = now() + make_interval(secs => $3), error = $4 WHERE event_id = $1 AND state = 'queued'`,
+UPDATE webhook SET state = $2, next_attempt_at = now() + make_interval(secs => $3), error = $4 WHERE event_id = $1
+    AND state = 'queued'`,
 		n.EventID, state, service.Backoff(n.Attempts, backoffBase, backoffCap).Seconds(), reason)
 	if err != nil {
 		return fmt.Errorf("finish webhook: %w", err)

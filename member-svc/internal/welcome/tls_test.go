@@ -145,7 +145,8 @@ func TestAuthentication(t *testing.T) {
 			if tc.reason != "" && (err == nil || !strings.Contains(r.Error, tc.reason) || !waits) {
 				t.Errorf("%v, %+v; want %q", err, r, tc.reason)
 			}
-			if got := strings.Join(s.said("AUTH"), ";"); !strings.HasPrefix(got, tc.said) || tc.said == "" && got != "" {
+			if got := strings.Join(s.said("AUTH"), ";"); !strings.HasPrefix(got, tc.said) || tc.said == "" &&
+				got != "" {
 				t.Errorf("said %q", got)
 			}
 			if strings.Contains(f.log.String()+r.Error, secret) {

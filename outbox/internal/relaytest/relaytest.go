@@ -89,7 +89,8 @@ func migrate(ctx context.Context, url string) error {
 // Connect connects to the broker until t ends.
 func Connect(t testing.TB, broker *testenv.NATSServer) *nats.Conn {
 	t.Helper()
-	nc, err := nats.Connect(broker.URL, nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.ReconnectBufSize(-1))
+	nc, err := nats.Connect(broker.URL, nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond),
+		nats.ReconnectBufSize(-1))
 	if err != nil {
 		t.Fatalf("%v", err)
 	}
@@ -121,12 +122,14 @@ func Start(ctx context.Context, t testing.TB, pool *pgxpool.Pool, nc *nats.Conn,
 // Append commits events.
 func Append(ctx context.Context, t testing.TB, pool *pgxpool.Pool, events ...outbox.Event) {
 	t.Helper()
-	if err := outbox.InTx(ctx, pool, nil, func(tx pgx.Tx) error { return outbox.Append(ctx, tx, events...) }); err != nil {
+	if err := outbox.InTx(ctx, pool, nil,
+		func(tx pgx.Tx) error { return outbox.Append(ctx, tx, events...) }); err != nil {
 		t.Fatalf("%v", err)
 	}
 }
 
 // Event returns the i-th event of a test.
 func Event(i int) outbox.Event {
-	return outbox.Event{Lane: "essential", ID: fmt.Sprintf("0192d3a0-6c1e-7a52-9f5b-%012d", i), Key: "order-7", Type: "paid", Payload: []byte(`{"order":7}`)}
+	return outbox.Event{Lane: "essential", ID: fmt.Sprintf("0192d3a0-6c1e-7a52-9f5b-%012d", i), Key: "order-7",
+		Type: "paid", Payload: []byte(`{"order":7}`)}
 }

@@ -72,7 +72,8 @@ func problem(err error) *wire.Problem {
 	case errors.Is(err, store.ErrNotFound):
 		return notFound("no such resource")
 	case errors.Is(err, provision.ErrStillPoison):
-		return service.NewProblem(http.StatusConflict, "still_poison", "the message still cannot be applied; the dead letter stays")
+		return service.NewProblem(http.StatusConflict, "still_poison",
+			"the message still cannot be applied; the dead letter stays")
 	case service.Unavailable(err):
 		p := service.NewProblem(http.StatusServiceUnavailable, "unavailable", "the database does not answer")
 		p.RetryAfter = time.Second
@@ -107,7 +108,8 @@ func (a *API) putFaults(w http.ResponseWriter, r *http.Request) error {
 		f.Probability = *body.Probability
 	}
 	if errs := validate(f); len(errs) > 0 {
-		return service.NewProblem(http.StatusUnprocessableEntity, "validation_failed", "the setting is not valid", errs...)
+		return service.NewProblem(http.StatusUnprocessableEntity, "validation_failed", "the setting is not valid",
+			errs...)
 	}
 	if err := a.Store.SetFault(r.Context(), f); err != nil {
 		return err
@@ -123,7 +125,8 @@ func (a *API) putFaults(w http.ResponseWriter, r *http.Request) error {
 func validate(f provider.Fault) []wire.FieldError {
 	var errs []wire.FieldError
 	if !f.Mode.Known() {
-		errs = append(errs, wire.FieldError{Pointer: "/mode", Detail: "must be none, outage, slow, flaky, reject, hang or throttle"})
+		errs = append(errs, wire.FieldError{Pointer: "/mode",
+			Detail: "must be none, outage, slow, flaky, reject, hang or throttle"})
 	}
 	if !(f.Probability >= 0 && f.Probability <= 1) {
 		errs = append(errs, wire.FieldError{Pointer: "/probability", Detail: "must be 0 to 1"})

@@ -90,7 +90,8 @@ func (f *fixture) call(method, path, token, body string) (status int, answer str
 
 func TestRoutes(t *testing.T) {
 	f := open(t, true)
-	if err := f.store.Apply(t.Context(), []provision.Command{{MemberID: member, SagaID: saga, Generation: 1, Desired: provision.Present, QuotaBytes: 5}}, nil); err != nil {
+	if err := f.store.Apply(t.Context(), []provision.Command{{MemberID: member, SagaID: saga, Generation: 1,
+		Desired: provision.Present, QuotaBytes: 5}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
@@ -131,7 +132,8 @@ func TestRoutes(t *testing.T) {
 	if err := json.Unmarshal([]byte(answer), &s); err != nil {
 		t.Fatal(err)
 	}
-	for _, field := range []string{"member_id", "saga_id", "generation", "desired", "status", "quota_bytes", "attempts", "outage_attempts", "next_attempt_at", "version", "created_at", "updated_at"} {
+	for _, field := range []string{"member_id", "saga_id", "generation", "desired", "status", "quota_bytes", "attempts",
+		"outage_attempts", "next_attempt_at", "version", "created_at", "updated_at"} {
 		if s[field] == nil {
 			t.Errorf("no %s in %s", field, answer)
 		}
@@ -150,7 +152,8 @@ func TestFaultsAreOffUnlessAskedFor(t *testing.T) {
 func TestWithoutADatabase(t *testing.T) {
 	f := open(t, true)
 	f.pool.Close()
-	for path, want := range map[string]int{"/livez": 200, "/readyz": 503, "/v1/storages/" + member: 503, "/v1/faults": 503, "/metrics": 200} {
+	for path, want := range map[string]int{"/livez": 200, "/readyz": 503, "/v1/storages/" + member: 503,
+		"/v1/faults": 503, "/metrics": 200} {
 		if status, answer := f.call("GET", path, secret, ""); status != want {
 			t.Errorf("%s: %d %s", path, status, answer)
 		}
@@ -163,7 +166,8 @@ func TestListOfStorages(t *testing.T) {
 	const members = 7
 	commands := make([]provision.Command, members)
 	for i := range commands {
-		commands[i] = provision.Command{MemberID: fmt.Sprintf("01999e5c-0000-7000-8000-%012x", members-i), SagaID: saga, Generation: 3, Desired: provision.Present}
+		commands[i] = provision.Command{MemberID: fmt.Sprintf("01999e5c-0000-7000-8000-%012x", members-i), SagaID: saga,
+			Generation: 3, Desired: provision.Present}
 	}
 	if err := f.store.Apply(t.Context(), commands, nil); err != nil {
 		t.Fatal(err)
@@ -241,10 +245,11 @@ func (f *fixture) deadLetters() (ids []string, items []map[string]any) {
 }
 
 func command(generation, body string) service.Message {
-	return service.Message{Subject: "signup.essential.storage.provision", Body: []byte(body), Headers: map[string][]string{
-		"ce-specversion": {"1.0"}, "ce-id": {"e1"}, "ce-source": {"/member-svc"}, "ce-type": {"storage.provision"},
-		"ce-subject": {member}, "ce-sagaid": {saga}, "ce-generation": {generation},
-	}}
+	return service.Message{Subject: "signup.essential.storage.provision", Body: []byte(body),
+		Headers: map[string][]string{
+			"ce-specversion": {"1.0"}, "ce-id": {"e1"}, "ce-source": {"/member-svc"}, "ce-type": {"storage.provision"},
+			"ce-subject": {member}, "ce-sagaid": {saga}, "ce-generation": {generation},
+		}}
 }
 
 func TestDeadLetters(t *testing.T) {
@@ -258,8 +263,10 @@ func TestDeadLetters(t *testing.T) {
 	if len(ids) != 3 {
 		t.Fatalf("%d dead letters, want three: %v", len(ids), ids)
 	}
-	if newest, oldest := items[0], items[2]; newest["body_bytes"] != 5000.0 || len(newest["body"].(string)) != 1024 || newest["generation"] != 1.0 ||
-		oldest["seen"] != 2.0 || oldest["saga_id"] != saga || oldest["reason"] == "" || oldest["headers"].(map[string]any)["ce-id"] == nil {
+	if newest, oldest := items[0], items[2]; newest["body_bytes"] != 5000.0 || len(newest["body"].(string)) != 1024 ||
+		newest["generation"] != 1.0 ||
+		oldest["seen"] != 2.0 || oldest["saga_id"] != saga || oldest["reason"] == "" ||
+		oldest["headers"].(map[string]any)["ce-id"] == nil {
 		t.Errorf("newest %v, oldest %v", newest, oldest)
 	}
 	for _, c := range []struct {
@@ -275,7 +282,8 @@ func TestDeadLetters(t *testing.T) {
 		{"GET", "/v1/dead-letters?limit=0", secret, 422, "/limit"},
 		{"GET", "/v1/dead-letters", "", 401, "unauthorized"},
 	} {
-		if status, answer := f.call(c.method, c.path, c.token, ""); status != c.status || !strings.Contains(answer, c.contains) {
+		if status, answer := f.call(c.method, c.path, c.token, ""); status != c.status ||
+			!strings.Contains(answer, c.contains) {
 			t.Errorf("%s %s: %d %s", c.method, c.path, status, answer)
 		}
 	}
@@ -299,7 +307,8 @@ func TestRequeue(t *testing.T) {
 	path := "/v1/dead-letters/" + ids[0] + "/requeue"
 
 	// The transaction ends in the middle: nothing has happened.
-	if _, err := f.pool.Exec(t.Context(), "CREATE RULE kept AS ON DELETE TO dead_letter DO INSTEAD SELECT 1/0"); err != nil {
+	if _, err := f.pool.Exec(t.Context(),
+		"CREATE RULE kept AS ON DELETE TO dead_letter DO INSTEAD SELECT 1/0"); err != nil {
 		t.Fatal(err)
 	}
 	if status, answer := f.call("POST", path, secret, ""); status == 204 {
@@ -331,7 +340,9 @@ func TestRequeue(t *testing.T) {
 		}()
 	}
 	testenv.Eventually(t, 8*time.Second, "four requests at the storage", func() (all bool) {
-		err := f.pool.QueryRow(t.Context(), "SELECT count(*) = 4 FROM pg_locks WHERE NOT granted AND relation = 'storage'::regclass AND database = (SELECT oid FROM pg_database WHERE datname = current_database())").Scan(&all)
+		err := f.pool.QueryRow(t.Context(),
+			"SELECT count(*) = 4 FROM pg_locks WHERE NOT granted AND relation = 'storage'::regclass AND database = "+
+				"(SELECT oid FROM pg_database WHERE datname = current_database())").Scan(&all)
 		return err == nil && all
 	})
 	if err := blocker.Rollback(t.Context()); err != nil {

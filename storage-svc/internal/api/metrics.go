@@ -26,10 +26,12 @@ type Metrics struct {
 func NewMetrics(registry *prometheus.Registry, st *store.Store) *Metrics {
 	m := &Metrics{
 		attempts: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "storage_attempt_seconds", Help: "Provider calls by desired state and result (ok or the class of the error).",
+			Name:    "storage_attempt_seconds",
+			Help:    "Provider calls by desired state and result (ok or the class of the error).",
 			Buckets: []float64{.001, .005, .01, .05, .1, .5, 1, 5},
 		}, []string{"desired", "result"}),
-		poison: prometheus.NewCounter(prometheus.CounterOpts{Name: "storage_poison_total", Help: "Messages put aside as dead letters."}),
+		poison: prometheus.NewCounter(
+			prometheus.CounterOpts{Name: "storage_poison_total", Help: "Messages put aside as dead letters."}),
 	}
 	registry.MustRegister(m.attempts, m.poison, &waiting{store: st},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -50,10 +52,14 @@ func (m *Metrics) Attempted(desired provision.Desired, result string, took time.
 func (m *Metrics) Poisoned(n int) { m.poison.Add(float64(n)) }
 
 var (
-	pendingDesc     = prometheus.NewDesc("storage_pending", "Storages that are not yet as desired; counted up to 100,000.", nil, nil)
-	oldestDesc      = prometheus.NewDesc("storage_pending_idle_seconds", "Longest time since a pending storage was commanded or tried, of the 1,000 that are due first.", nil, nil)
-	deadLettersDesc = prometheus.NewDesc("storage_dead_letters", "Different messages put aside; counted up to 100,000.", nil, nil)
-	gateDesc        = prometheus.NewDesc("storage_provider_gate", "1 for the state that the circuit breaker is in.", []string{"state"}, nil)
+	pendingDesc = prometheus.NewDesc("storage_pending",
+		"Storages that are not yet as desired; counted up to 100,000.", nil, nil)
+	oldestDesc = prometheus.NewDesc("storage_pending_idle_seconds",
+		"Longest time since a pending storage was commanded or tried, of the 1,000 that are due first.", nil, nil)
+	deadLettersDesc = prometheus.NewDesc("storage_dead_letters", "Different messages put aside; counted up to 100,000.",
+		nil, nil)
+	gateDesc = prometheus.NewDesc("storage_provider_gate", "1 for the state that the circuit breaker is in.",
+		[]string{"state"}, nil)
 )
 
 // waiting collects what the database knows.

@@ -19,7 +19,8 @@ const (
 
 func view(s provision.Storage) wire.MemberStorage {
 	v := wire.MemberStorage{
-		MemberID: s.MemberID, SagaID: s.SagaID, Generation: s.Generation, Desired: string(s.Desired), Status: string(s.Status),
+		MemberID: s.MemberID, SagaID: s.SagaID, Generation: s.Generation, Desired: string(s.Desired),
+		Status:     string(s.Status),
 		QuotaBytes: s.QuotaBytes, Attempts: s.Attempts, OutageAttempts: s.OutageAttempts,
 		LastError: s.Error(), Version: s.Version, CreatedAt: s.CreatedAt.UTC(), UpdatedAt: s.UpdatedAt.UTC(),
 	}

@@ -92,7 +92,8 @@ func removesForGood(t *testing.T, at place) {
 		at.write(t, s, name, "old")
 		at.write(t, s, name, "new")
 	}
-	must(t, p.Remove(t.Context(), generation(s, 2)), p.Remove(t.Context(), generation(s, 3)), p.Remove(t.Context(), never))
+	must(t, p.Remove(t.Context(), generation(s, 2)), p.Remove(t.Context(), generation(s, 3)),
+		p.Remove(t.Context(), never))
 	for _, gone := range []provision.Storage{s, never} {
 		if got := at.names(t, gone); !slices.Equal(got, []string{"owner"}) {
 			t.Errorf("left over: %v", got)

@@ -87,7 +87,8 @@ func (f *Faulty) call(ctx context.Context, do func() error) error {
 		return &provision.Failure{Class: provision.ClassRejected, Err: errors.New("quota not available (injected)")}
 	case ModeThrottle:
 		return &provision.Failure{
-			Class: provision.ClassThrottled, RetryAfter: time.Duration(fault.LatencyMS) * time.Millisecond, Err: errors.New("too many requests (injected)"),
+			Class: provision.ClassThrottled, RetryAfter: time.Duration(fault.LatencyMS) * time.Millisecond,
+			Err: errors.New("too many requests (injected)"),
 		}
 	case ModeHang:
 		<-ctx.Done()

@@ -152,7 +152,8 @@ func TestFSLinksDoNotLeadOut(t *testing.T) {
 	marker := filepath.Join(member, "owner")
 	for name, planted := range map[string]string{"shard": shard, "member": member, "marker": marker} {
 		must(t, os.RemoveAll(shard), os.MkdirAll(filepath.Dir(planted), 0o750), os.Symlink(outside, planted))
-		for call, err := range map[string]error{"create": p.Create(t.Context(), s), "remove": p.Remove(t.Context(), s)} {
+		for call, err := range map[string]error{"create": p.Create(t.Context(), s),
+			"remove": p.Remove(t.Context(), s)} {
 			if err == nil && name != "marker" {
 				t.Errorf("%s of a planted %s succeeded", call, name)
 			}

@@ -55,7 +55,8 @@ func (m marker) admits(wanted marker) error {
 // resourceOf describes the member whose marker has this content.
 func resourceOf(id string, content []byte) provision.Resource {
 	m, err := parseMarker(content)
-	r := provision.Resource{MemberID: id, State: provision.ResourceLive, Generation: m.Generation, QuotaBytes: m.QuotaBytes}
+	r := provision.Resource{MemberID: id, State: provision.ResourceLive, Generation: m.Generation,
+		QuotaBytes: m.QuotaBytes}
 	switch {
 	case err != nil || m.MemberID != id:
 		return provision.Resource{MemberID: id, State: provision.ResourceDamaged}

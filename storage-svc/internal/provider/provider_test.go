@@ -247,7 +247,8 @@ func TestFaults(t *testing.T) {
 	}
 	for mode, want := range map[provider.Mode]string{
 		provider.ModeNone: "ok", provider.ModeOutage: "outage", provider.ModeReject: "rejected",
-		provider.ModeHang: "timeout", provider.ModeSlow: "ok", provider.ModeFlaky: "unknown", provider.ModeThrottle: "throttled",
+		provider.ModeHang: "timeout", provider.ModeSlow: "ok", provider.ModeFlaky: "unknown",
+		provider.ModeThrottle: "throttled",
 	} {
 		if got := class(mode); got != want {
 			t.Errorf("%s: %s, want %s", mode, got, want)

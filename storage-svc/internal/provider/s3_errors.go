@@ -29,7 +29,8 @@ var (
 	// errAbsent says that there is no such object.
 	errAbsent = errors.New("there is no such object")
 	// errChanged says that the condition of a PUT did not hold.
-	errChanged = &provision.Failure{Class: provision.ClassTransient, Err: errors.New("the marker was changed by another")}
+	errChanged = &provision.Failure{Class: provision.ClassTransient,
+		Err: errors.New("the marker was changed by another")}
 )
 
 // unknown reports whether a PUT that failed may have had its effect, or somebody

@@ -324,7 +324,8 @@ func TestS3UnreachableIsAnOutage(t *testing.T) {
 	secret.Config.ErrorLog = log.New(io.Discard, "", 0)
 	secret.StartTLS() // with a certificate that nobody trusts
 	t.Cleanup(secret.Close)
-	for _, url := range []string{closed.URL, "http://no-such-host.invalid", "https" + plain.URL[len("http"):], secret.URL} {
+	for _, url := range []string{closed.URL, "http://no-such-host.invalid", "https" + plain.URL[len("http"):],
+		secret.URL} {
 		o := &objectStore{url: url, bucket: "bucket", ledger: t.TempDir() + "/ledger"}
 		class(t, o.open(t, nil).Create(t.Context(), storage(1)), provision.ClassOutage, nil)
 		class(t, o.open(t, nil).Prepare(t.Context()), provision.ClassOutage, nil)

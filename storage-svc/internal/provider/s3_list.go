@@ -103,7 +103,8 @@ func (p *S3) resource(ctx context.Context, id string) (provision.Resource, error
 
 // data returns the first objects of a member but for the marker.
 func (p *S3) data(ctx context.Context, id string, versions bool, limit int) (found []minio.ObjectInfo, err error) {
-	options := minio.ListObjectsOptions{Prefix: folder(id), Recursive: true, WithVersions: versions, MaxKeys: deletePage}
+	options := minio.ListObjectsOptions{Prefix: folder(id), Recursive: true, WithVersions: versions,
+		MaxKeys: deletePage}
 	for o := range p.client.ListObjectsIter(ctx, p.bucket, options) {
 		if o.Err != nil {
 			return nil, failure(o.Err)

@@ -40,7 +40,8 @@ func newObjectStore(t *testing.T, endpoint string, versions bool) *objectStore {
 	t.Helper()
 	u, err := url.Parse(endpoint)
 	must(t, err)
-	client, err := minio.New(u.Host, &minio.Options{Creds: credentials.NewStaticV4(accessKey, secretKey, ""), Region: "us-east-1"})
+	client, err := minio.New(u.Host,
+		&minio.Options{Creds: credentials.NewStaticV4(accessKey, secretKey, ""), Region: "us-east-1"})
 	must(t, err)
 	o := &objectStore{
 		url: endpoint, bucket: fmt.Sprintf("bucket-%d", buckets.Add(1)), client: client,
@@ -81,7 +82,8 @@ func (o *objectStore) open(t *testing.T, transport http.RoundTripper) *provider.
 		ledger = newLedger(t, o.ledger)
 	}
 	p, err := provider.NewS3(provider.S3Config{
-		Endpoint: o.url, Bucket: o.bucket, Region: "us-east-1", AccessKey: accessKey, SecretKey: secretKey, Transport: transport,
+		Endpoint: o.url, Bucket: o.bucket, Region: "us-east-1", AccessKey: accessKey, SecretKey: secretKey,
+		Transport: transport,
 	}, o.known, ledger)
 	must(t, err)
 	return p
@@ -91,7 +93,8 @@ func folderOf(s provision.Storage) string { return "members/" + s.MemberID + "/"
 
 func (o *objectStore) write(t *testing.T, s provision.Storage, name, content string) {
 	t.Helper()
-	_, err := o.client.PutObject(t.Context(), o.bucket, folderOf(s)+name, strings.NewReader(content), int64(len(content)), minio.PutObjectOptions{})
+	_, err := o.client.PutObject(t.Context(), o.bucket, folderOf(s)+name, strings.NewReader(content),
+		int64(len(content)), minio.PutObjectOptions{})
 	must(t, err)
 }
 
@@ -124,7 +127,8 @@ func (o *objectStore) unmark(t *testing.T, s provision.Storage) {
 	options := minio.ListObjectsOptions{Prefix: folderOf(s) + "owner", WithVersions: true}
 	for object := range o.client.ListObjectsIter(t.Context(), o.bucket, options) {
 		version := strings.ReplaceAll(object.VersionID, "null", "") // for the server in memory
-		must(t, object.Err, o.client.RemoveObject(t.Context(), o.bucket, object.Key, minio.RemoveObjectOptions{VersionID: version}))
+		must(t, object.Err, o.client.RemoveObject(t.Context(), o.bucket, object.Key,
+			minio.RemoveObjectOptions{VersionID: version}))
 	}
 }
 
@@ -151,7 +155,8 @@ func TestS3RemovesMoreDataThanOnePage(t *testing.T) {
 	p, s := o.open(t, nil), storage(1)
 	must(t, p.Create(t.Context(), s))
 	for i := range 1100 {
-		_, err := objects.PutObject(o.bucket, fmt.Sprintf("%sphotos/%d", folderOf(s), i), map[string]string{}, strings.NewReader("x"), 1, nil)
+		_, err := objects.PutObject(o.bucket, fmt.Sprintf("%sphotos/%d", folderOf(s), i), map[string]string{},
+			strings.NewReader("x"), 1, nil)
 		must(t, err)
 	}
 	must(t, p.Remove(t.Context(), s))
@@ -169,7 +174,8 @@ func TestS3ListsNothingForNothing(t *testing.T) {
 	must(t, o.open(t, nil).Create(t.Context(), last))
 	p := o.open(t, roundTrip(func(r *http.Request) (*http.Response, error) {
 		if strings.HasSuffix(r.URL.Path, vanishing.MemberID+"/owner") {
-			must(t, o.client.RemoveObject(r.Context(), o.bucket, folderOf(vanishing)+"data", minio.RemoveObjectOptions{}))
+			must(t, o.client.RemoveObject(r.Context(), o.bucket, folderOf(vanishing)+"data",
+				minio.RemoveObjectOptions{}))
 		}
 		return http.DefaultTransport.RoundTrip(r)
 	}))

@@ -38,7 +38,8 @@ func startGateway(t *testing.T, versions bool) *gateway {
 	dir := t.TempDir()
 	root, old := filepath.Join(dir, "root"), filepath.Join(dir, "versions")
 	must(t, os.Mkdir(root, 0o750), os.Mkdir(old, 0o750))
-	g.args = []string{"--port", g.addr, "--health", "/health", "--access", accessKey, "--secret", secretKey, "--quiet", "posix"}
+	g.args = []string{"--port", g.addr, "--health", "/health", "--access", accessKey, "--secret", secretKey, "--quiet",
+		"posix"}
 	if versions {
 		g.args = append(g.args, "--versioning-dir", old)
 	}
@@ -57,7 +58,8 @@ func (g *gateway) start() {
 		g.t.Fatal("VERSITYGW_BIN must name the program versitygw; make verify builds it")
 	}
 	script := `"$@" & while read -r line; do :; done; kill -9 $!; wait`
-	cmd := exec.CommandContext(context.WithoutCancel(g.t.Context()), "sh", append([]string{"-c", script, "sh", program}, g.args...)...)
+	cmd := exec.CommandContext(context.WithoutCancel(g.t.Context()), "sh",
+		append([]string{"-c", script, "sh", program}, g.args...)...)
 	input, err := cmd.StdinPipe()
 	must(g.t, err, cmd.Start())
 	g.quit = sync.OnceFunc(func() {

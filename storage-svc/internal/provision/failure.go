@@ -66,7 +66,8 @@ func storageError(c Class, message string) *contract.StorageError {
 // fingerprint is equal for errors that differ in numbers and ids only: the
 // class and the words of the message, without those that contain a digit.
 func fingerprint(c Class, message string) string {
-	words := strings.FieldsFunc(strings.ToLower(message), func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) })
+	words := strings.FieldsFunc(strings.ToLower(message),
+		func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) })
 	kept := words[:0]
 	for _, w := range words {
 		if len(kept) < 8 && !strings.ContainsFunc(w, unicode.IsDigit) {

@@ -31,7 +31,8 @@ type fleet struct {
 func newFleet(storages int) *fleet {
 	f := &fleet{gate: provision.Gate{Version: 1, State: provision.GateClosed}}
 	for i := range storages {
-		f.due = append(f.due, provision.Storage{MemberID: fmt.Sprint(i), Generation: 1, Desired: provision.Present, Status: provision.Pending, Version: 1})
+		f.due = append(f.due, provision.Storage{MemberID: fmt.Sprint(i), Generation: 1, Desired: provision.Present,
+			Status: provision.Pending, Version: 1})
 	}
 	return f
 }
@@ -132,8 +133,10 @@ func (f *fleet) start(t *testing.T, replicas int, rate float64) (stop func()) {
 	var running sync.WaitGroup
 	for range replicas {
 		w := &provision.Worker{
-			Queue: f, Provider: f, Concurrency: 16, Timeout: 5 * time.Second, Lease: 15 * time.Second, Log: slog.New(slog.DiscardHandler),
-			Policy: provision.Policy{Base: 200 * time.Millisecond, Cap: 30 * time.Second, OutageCap: 2 * time.Second, Rate: rate},
+			Queue: f, Provider: f, Concurrency: 16, Timeout: 5 * time.Second, Lease: 15 * time.Second,
+			Log: slog.New(slog.DiscardHandler),
+			Policy: provision.Policy{Base: 200 * time.Millisecond, Cap: 30 * time.Second, OutageCap: 2 * time.Second,
+				Rate: rate},
 		}
 		running.Go(func() { _ = w.Run(ctx) })
 	}
@@ -238,7 +241,8 @@ func TestRetryAfterHoldsForAll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(2_000)
 		f.set(func(context.Context, provision.Storage) error {
-			return &provision.Failure{Class: provision.ClassThrottled, RetryAfter: 30 * time.Second, Err: errors.New("slow down")}
+			return &provision.Failure{Class: provision.ClassThrottled, RetryAfter: 30 * time.Second,
+				Err: errors.New("slow down")}
 		})
 		stop := f.start(t, 2, 0)
 		<-time.After(time.Second)
@@ -290,7 +294,8 @@ func TestLostProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(100)
 		lost, opened := "lost", time.Now()
-		f.gate = provision.Gate{Version: 1, State: provision.GateHalfOpen, ProbeToken: &lost, OpenedAt: &opened, NotBefore: opened.Add(15 * time.Second)}
+		f.gate = provision.Gate{Version: 1, State: provision.GateHalfOpen, ProbeToken: &lost, OpenedAt: &opened,
+			NotBefore: opened.Add(15 * time.Second)}
 		f.set(works)
 		stop := f.start(t, 2, 0)
 		<-time.After(14 * time.Second)

@@ -107,7 +107,8 @@ func (p Policy) admit(g Gate, token string, lease time.Duration) (calls int, nex
 // believable forgets times that lie further ahead than they can: the database's
 // clock was set back, and nobody should have to wait until it has caught up.
 func (g Gate) believable(lease time.Duration) Gate {
-	for t, most := range map[*time.Time]time.Duration{&g.NotBefore: max(lease, longestPause), &g.ClosedAt: time.Second, &g.FilledAt: time.Second} {
+	for t, most := range map[*time.Time]time.Duration{&g.NotBefore: max(lease, longestPause), &g.ClosedAt: time.Second,
+		&g.FilledAt: time.Second} {
 		if t.Sub(g.Now) > most {
 			*t = time.Time{}
 		}
@@ -196,12 +197,14 @@ func (p Policy) probeDelay(failures int) time.Duration {
 
 // answered reports whether the provider was there and decided something.
 func (r Result) answered() bool {
-	return r.Failure == nil || r.Failure.Class == ClassRejected || r.Failure.Class == ClassThrottled || r.Failure.Class == ClassPoison
+	return r.Failure == nil || r.Failure.Class == ClassRejected || r.Failure.Class == ClassThrottled ||
+		r.Failure.Class == ClassPoison
 }
 
 // nobodyThere reports whether the result speaks for an outage. A call without
 // an answer does so once per storage: one on which the provider always hangs
 // must not stop all others.
 func (r Result) nobodyThere() bool {
-	return r.Failure != nil && (r.Failure.Class == ClassOutage || errors.Is(r.Failure, errNoAnswer) && r.Was.Attempts == 0)
+	return r.Failure != nil &&
+		(r.Failure.Class == ClassOutage || errors.Is(r.Failure, errNoAnswer) && r.Was.Attempts == 0)
 }

@@ -106,7 +106,8 @@ func (h *Handler) apply(ctx context.Context, batch []service.Message, defect err
 		return err
 	}
 	for _, d := range dead {
-		h.Log.ErrorContext(ctx, "message put aside", "subject", d.Subject, "saga", d.SagaID, "reason", d.Reason, "fingerprint", d.Fingerprint)
+		h.Log.ErrorContext(ctx, "message put aside", "subject", d.Subject, "saga", d.SagaID, "reason", d.Reason,
+			"fingerprint", d.Fingerprint)
 	}
 	if len(dead) > 0 && h.Poisoned != nil {
 		h.Poisoned(len(dead))

@@ -28,13 +28,14 @@ const (
 
 // Storage is one member's storage as it is in the database.
 type Storage struct {
-	MemberID       string     `db:"member_id"`
-	SagaID         string     `db:"saga_id"`
-	Generation     int64      `db:"generation"`
-	Desired        Desired    `db:"desired"`
-	Status         Status     `db:"status"`
-	QuotaBytes     int64      `db:"quota_bytes"`
-	Attempts       int        `db:"attempts"`        // of this generation, without those that an outage or a throttle spoilt
+	MemberID   string  `db:"member_id"`
+	SagaID     string  `db:"saga_id"`
+	Generation int64   `db:"generation"`
+	Desired    Desired `db:"desired"`
+	Status     Status  `db:"status"`
+	QuotaBytes int64   `db:"quota_bytes"`
+	// of this generation, without those that an outage or a throttle spoilt
+	Attempts       int        `db:"attempts"`
 	OutageAttempts int        `db:"outage_attempts"` // those
 	NextAttemptAt  *time.Time `db:"next_attempt_at"` // while pending
 	LeaseToken     *string    `db:"lease_token"`     // of the worker that has it in hand
@@ -121,7 +122,8 @@ func Decide(s Storage, c Command) (next Storage, changed bool, reply *Reply) {
 		return s, false, reply
 	}
 	next = s
-	next.SagaID, next.Generation, next.Desired, next.Status, next.TraceParent = c.SagaID, c.Generation, c.Desired, Pending, c.TraceParent
+	next.SagaID, next.Generation, next.Desired, next.Status, next.TraceParent = c.SagaID, c.Generation, c.Desired,
+		Pending, c.TraceParent
 	if c.Desired == Present {
 		next.QuotaBytes = c.QuotaBytes
 	}

@@ -180,7 +180,8 @@ func (w *Worker) attempt(ctx context.Context, s Storage) Result {
 	}
 	if span.IsRecording() {
 		span.SetAttributes(attribute.String("saga.id", s.SagaID), attribute.Int64("saga.generation", s.Generation),
-			attribute.String("storage.desired", string(s.Desired)), attribute.Int("storage.attempt", r.Next.Attempts+r.Next.OutageAttempts))
+			attribute.String("storage.desired", string(s.Desired)),
+			attribute.Int("storage.attempt", r.Next.Attempts+r.Next.OutageAttempts))
 	}
 	if err != nil {
 		failed(span, class)

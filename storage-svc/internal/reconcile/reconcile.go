@@ -57,7 +57,10 @@ func New(cfg Config, pool *pgxpool.Pool, provider provision.Provider) *Reconcile
 		Lists: drift.Lists[row, resource]{
 			Left: r.rows, Verdict: verdict, Again: r.again, Mend: r.mend,
 			Right: func() drift.Pages[resource] {
-				return func(ctx context.Context, after string) ([]resource, error) { return r.resources(ctx, after, pageSize) }
+				return func(ctx context.Context, after string) ([]resource,
+					error) {
+					return r.resources(ctx, after, pageSize)
+				}
 			},
 		},
 	}
@@ -110,7 +113,8 @@ func (r *Reconciler) mend(ctx context.Context, storage *row, have *resource, kin
 	}
 	// As after a new command; a lease is left to who holds it.
 	tag, err := r.pool.Exec(ctx, `-- name: pendingAgain
-UPDATE storage SET status = 'pending', attempts = 0, outage_attempts = 0, next_attempt_at = now(), last_error_class = NULL, last_error = NULL,
+UPDATE storage SET status = 'pending', attempts = 0, outage_attempts = 0, next_attempt_at = now(),
+    last_error_class = NULL, last_error = NULL,
 	version = version + 1, updated_at = now()
 WHERE member_id = $1 AND version = $2`, storage.MemberID, storage.Version)
 	if err != nil {
@@ -122,7 +126,8 @@ WHERE member_id = $1 AND version = $2`, storage.MemberID, storage.Version)
 func (r *Reconciler) quarantine(ctx context.Context, have resource) error {
 	_, err := r.pool.Exec(ctx, `-- name: quarantineResource
 INSERT INTO quarantine (member_id, state, generation) VALUES ($1, $2, $3)
-ON CONFLICT (member_id) DO UPDATE SET state = $2, generation = $3, last_seen = now()`, have.MemberID, string(have.State), have.Generation)
+ON CONFLICT (member_id) DO UPDATE SET state = $2, generation = $3,
+    last_seen = now()`, have.MemberID, string(have.State), have.Generation)
 	if err != nil {
 		return fmt.Errorf("quarantine resource: %w", err)
 	}
@@ -136,7 +141,8 @@ func (r *Reconciler) rows(ctx context.Context, after string) ([]row, error) {
 	if after == "" {
 		after = uuid.Nil.String()
 	}
-	rows, _ := r.pool.Query(ctx, "-- name: listRows\n"+selectRows+"WHERE member_id > $2 ORDER BY member_id LIMIT $3", r.cfg.MinAge.Seconds(), after, pageSize)
+	rows, _ := r.pool.Query(ctx, "-- name: listRows\n"+selectRows+"WHERE member_id > $2 ORDER BY member_id LIMIT $3",
+		r.cfg.MinAge.Seconds(), after, pageSize)
 	page, err := pgx.CollectRows(rows, pgx.RowToStructByName[row])
 	if err != nil {
 		return nil, fmt.Errorf("list rows: %w", err)
@@ -168,7 +174,8 @@ func (r *Reconciler) again(ctx context.Context, memberID string) (*row, *resourc
 	if len(found) > 0 && found[0].MemberID == memberID {
 		have = &found[0]
 	}
-	rows, _ := r.pool.Query(ctx, "-- name: readRow\n"+selectRows+"WHERE member_id = $2", r.cfg.MinAge.Seconds(), memberID)
+	rows, _ := r.pool.Query(ctx, "-- name: readRow\n"+selectRows+"WHERE member_id = $2", r.cfg.MinAge.Seconds(),
+		memberID)
 	stored, err := pgx.CollectRows(rows, pgx.RowToStructByName[row])
 	if err != nil {
 		return nil, nil, fmt.Errorf("read row: %w", err)

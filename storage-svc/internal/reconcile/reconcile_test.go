@@ -66,14 +66,16 @@ func open(t *testing.T) *fixture {
 		t.Fatal(err)
 	}
 	t.Cleanup(pool.Close)
-	f := &fixture{t: t, pool: pool, store: store.New(pool, nil), dir: t.TempDir(), ledger: filepath.Join(t.TempDir(), "ledger")}
+	f := &fixture{t: t, pool: pool, store: store.New(pool, nil), dir: t.TempDir(),
+		ledger: filepath.Join(t.TempDir(), "ledger")}
 	ledger := provider.NewLedger(f.ledger, f.store)
 	files := provider.NewFS(f.dir, f.store, ledger)
 	if _, err := provider.Identify(t.Context(), files, f.store, false); err != nil {
 		t.Fatal(err)
 	}
 	f.provider = &lists{Provider: files}
-	f.Reconciler = reconcile.New(reconcile.Config{MinAge: time.Minute, MaxRepairs: 100, Log: slog.New(slog.DiscardHandler)}, pool, f.provider)
+	f.Reconciler = reconcile.New(
+		reconcile.Config{MinAge: time.Minute, MaxRepairs: 100, Log: slog.New(slog.DiscardHandler)}, pool, f.provider)
 	return f
 }
 
@@ -83,11 +85,13 @@ func (f *fixture) work() {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	w := &provision.Worker{
-		Queue: f.store, Provider: f.provider, Policy: provision.Policy{Base: time.Millisecond, Cap: time.Millisecond, OutageCap: time.Millisecond},
+		Queue: f.store, Provider: f.provider,
+		Policy:      provision.Policy{Base: time.Millisecond, Cap: time.Millisecond, OutageCap: time.Millisecond},
 		Concurrency: 4, Timeout: time.Second, Lease: 5 * time.Second, Log: slog.New(slog.DiscardHandler),
 	}
 	wg.Go(func() { _ = w.Run(ctx) })
-	testenv.Eventually(f.t, 20*time.Second, "nothing to be pending", func() bool { return f.count("storage WHERE status = 'pending'") == 0 })
+	testenv.Eventually(f.t, 20*time.Second, "nothing to be pending",
+		func() bool { return f.count("storage WHERE status = 'pending'") == 0 })
 	cancel()
 	wg.Wait()
 }
@@ -97,7 +101,8 @@ func (f *fixture) command(generation int64, d provision.Desired, members ...int)
 	f.t.Helper()
 	var commands []provision.Command
 	for _, m := range members {
-		commands = append(commands, provision.Command{MemberID: id(m), SagaID: saga, Generation: generation, Desired: d, QuotaBytes: 5})
+		commands = append(commands,
+			provision.Command{MemberID: id(m), SagaID: saga, Generation: generation, Desired: d, QuotaBytes: 5})
 	}
 	if err := f.store.Apply(f.t.Context(), commands, nil); err != nil {
 		f.t.Fatal(err)
@@ -115,7 +120,8 @@ func (f *fixture) exec(sql string, args ...any) {
 func (f *fixture) count(from string, args ...any) int {
 	f.t.Helper()
 	var n int
-	if err := f.pool.QueryRow(f.t.Context(), "-- name: testCount\nSELECT count(*) FROM "+from, args...).Scan(&n); err != nil {
+	if err := f.pool.QueryRow(f.t.Context(), "-- name: testCount\nSELECT count(*) FROM "+from, args...).Scan(
+		&n); err != nil {
 		f.t.Fatal(err)
 	}
 	return n
@@ -134,7 +140,8 @@ func (f *fixture) marker(i int) string { return filepath.Join(f.place(i), "owner
 
 func (f *fixture) write(path, content string) {
 	f.t.Helper()
-	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o750), os.WriteFile(path, []byte(content), 0o600)); err != nil {
+	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o750),
+		os.WriteFile(path, []byte(content), 0o600)); err != nil {
 		f.t.Fatal(err)
 	}
 }
@@ -180,7 +187,9 @@ func TestWhatWasUndoneIsDoneAgain(t *testing.T) {
 	f := open(t)
 	f.command(1, provision.Present, 1, 2, 3, 4, 5)
 	f.command(2, provision.Absent, 6, 7, 8, 9)
-	f.exec("UPDATE storage SET status = 'rejected', last_error_class = 'rejected', last_error = 'x' WHERE member_id = $1", id(5))
+	f.exec(
+		"UPDATE storage SET status = 'rejected', last_error_class = 'rejected', last_error = 'x' WHERE member_id = $1",
+		id(5))
 	// 1 and 6 stay as they are; 5 is settled otherwise. Somebody was at the provider:
 	if err := errors.Join(os.Remove(f.marker(2)), os.RemoveAll(f.place(3)), os.RemoveAll(f.place(5))); err != nil {
 		t.Fatal(err)
@@ -203,28 +212,37 @@ func TestWhatWasUndoneIsDoneAgain(t *testing.T) {
 	}
 	report := f.run()
 	if want := strings.Join([]string{
-		"02 stranded: ready, the provider's is orphaned", "03 stranded: ready, the provider's is missing", "04 stranded: ready, the provider's is tombstone",
-		"07 orphan: removed, the provider's is live", "08 orphan: removed, the provider's is orphaned", "09 orphan: removed, the provider's is damaged",
+		"02 stranded: ready, the provider's is orphaned", "03 stranded: ready, the provider's is missing",
+		"04 stranded: ready, the provider's is tombstone",
+		"07 orphan: removed, the provider's is live", "08 orphan: removed, the provider's is orphaned",
+		"09 orphan: removed, the provider's is damaged",
 		"14 orphan: unknown here, the provider's is live",
 	}, "\n"); findings(report) != want || findings(dry) != want {
 		t.Errorf("found\n%s\ndry\n%s\nwant\n%s", findings(report), findings(dry), want)
 	}
-	if report.Mended != 4 || f.count("storage WHERE status = 'pending' AND version = 3 AND generation = CASE desired WHEN 'absent' THEN 2 ELSE 1 END AND attempts = 0") != 4 {
+	if report.Mended != 4 ||
+		f.count(
+			"storage WHERE status = 'pending' AND version = 3 AND generation = CASE desired WHEN 'absent' THEN 2 "+
+				"ELSE 1 END AND attempts = 0") != 4 {
 		t.Errorf("%+v", report)
 	}
-	if f.count("quarantine WHERE member_id = ANY ($1::text[]::uuid[])", []string{id(9), id(20)}) != 2 || f.count("quarantine") != 2 {
+	if f.count("quarantine WHERE member_id = ANY ($1::text[]::uuid[])", []string{id(9), id(20)}) != 2 ||
+		f.count("quarantine") != 2 {
 		t.Error("not in quarantine: the damaged marker and the one that nobody knows")
 	}
 	f.work()
 	for i, want := range map[int]provision.ResourceState{
-		1: "live", 2: "live", 3: "live", 4: "tombstone", 5: "missing", 6: "tombstone", 7: "tombstone", 8: "tombstone", 9: "damaged", 20: "live", 21: "tombstone",
+		1: "live", 2: "live", 3: "live", 4: "tombstone", 5: "missing", 6: "tombstone", 7: "tombstone", 8: "tombstone",
+		9: "damaged", 20: "live", 21: "tombstone",
 	} {
 		if got := f.at(i); got != want {
 			t.Errorf("member %d: the provider's is %s, want %s", i, got, want)
 		}
 	}
 	// The replies repeat what the Member service knows: the generation is the same.
-	if n := f.count("outbox_event_essential WHERE type = CASE headers->>'ce-generation' WHEN '1' THEN 'storage.provisioned' ELSE 'storage.deprovisioned' END"); n != 4 || f.count("outbox_event_essential") != 4 {
+	if n := f.count(
+		"outbox_event_essential WHERE type = CASE headers->>'ce-generation' WHEN '1' THEN 'storage.provisioned' " +
+			"ELSE 'storage.deprovisioned' END"); n != 4 || f.count("outbox_event_essential") != 4 {
 		t.Errorf("%d replies of the right kind, want 4", n)
 	}
 	f.settle()
@@ -242,7 +260,9 @@ func TestYoungAndPendingStoragesAreLeftAlone(t *testing.T) {
 	if report := f.run(); report.Err() != nil {
 		t.Errorf("young: %+v", report)
 	}
-	f.exec("UPDATE storage SET status = 'pending', next_attempt_at = now() + interval '1 hour', updated_at = now() - interval '1 hour'")
+	f.exec(
+		"UPDATE storage SET status = 'pending', next_attempt_at = now() + interval '1 hour', updated_at = now() - " +
+			"interval '1 hour'")
 	if report := f.run(); report.Err() != nil {
 		t.Errorf("pending: %+v", report)
 	}
@@ -260,7 +280,9 @@ func TestCommandWinsTheRace(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := other.Exec(t.Context(), "-- name: withdraw\nUPDATE storage SET generation = 2, desired = 'absent', status = 'pending', next_attempt_at = now(), version = version + 1"); err != nil {
+	if _, err := other.Exec(t.Context(),
+		"-- name: withdraw\nUPDATE storage SET generation = 2, desired = 'absent', status = 'pending', "+
+			"next_attempt_at = now(), version = version + 1"); err != nil {
 		t.Fatal(err)
 	}
 	done := make(chan drift.Report, 1)
@@ -310,7 +332,8 @@ func TestWorkerWinsTheRace(t *testing.T) {
 		}
 		lines = append(lines, string(l.Op)+" "+l.MemberID[34:])
 	}
-	if slices.Sort(lines); fmt.Sprint(lines) != "[create 01 create 02 create 02]" { // 02 was destroyed behind the ledger's back
+	// 02 was destroyed behind the ledger's back
+	if slices.Sort(lines); fmt.Sprint(lines) != "[create 01 create 02 create 02]" {
 		t.Errorf("ledger %v", lines)
 	}
 }

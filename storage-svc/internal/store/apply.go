@@ -85,8 +85,10 @@ func insert(ctx context.Context, tx pgx.Tx, fresh []provision.Storage) (map[stri
 	rows, _ := tx.Query(ctx, `-- name: insertStorages
 INSERT INTO storage (member_id, saga_id, generation, desired, status, quota_bytes, next_attempt_at, traceparent)
 SELECT id, saga, generation, desired, 'pending', quota, now(), coalesce(parent, '')
-FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::text[], $5::bigint[], $6::text[]) AS c (id, saga, generation, desired, quota, parent)
-ON CONFLICT (member_id) DO NOTHING RETURNING member_id::text`, c.id, c.saga, c.generation, c.desired, c.quota, c.traceparent)
+FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::text[], $5::bigint[], $6::text[])
+    AS c (id, saga, generation, desired, quota, parent)
+ON CONFLICT (member_id) DO NOTHING RETURNING member_id::text`,
+		c.id, c.saga, c.generation, c.desired, c.quota, c.traceparent)
 	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	inserted := make(map[string]bool, len(ids))
 	for _, id := range ids {
@@ -100,7 +102,8 @@ func decide(ctx context.Context, tx pgx.Tx, commands []provision.Command) ([]pro
 	for i, c := range commands {
 		ids[i] = c.MemberID
 	}
-	rows, _ := tx.Query(ctx, "-- name: lockStorages\nSELECT "+columns+" FROM storage WHERE member_id = ANY($1::uuid[]) ORDER BY member_id FOR UPDATE", ids)
+	rows, _ := tx.Query(ctx, "-- name: lockStorages\nSELECT "+columns+
+		" FROM storage WHERE member_id = ANY($1::uuid[]) ORDER BY member_id FOR UPDATE", ids)
 	found, err := pgx.CollectRows(rows, pgx.RowToStructByName[provision.Storage])
 	if err != nil {
 		return nil, err
@@ -129,11 +132,14 @@ func decide(ctx context.Context, tx pgx.Tx, commands []provision.Command) ([]pro
 		return replies, nil
 	}
 	_, err = tx.Exec(ctx, `-- name: updateDesired
-UPDATE storage s SET saga_id = saga, generation = c.generation, desired = c.desired, status = 'pending', quota_bytes = quota,
+UPDATE storage s SET saga_id = saga, generation = c.generation, desired = c.desired, status = 'pending',
+    quota_bytes = quota,
 	attempts = 0, outage_attempts = 0, next_attempt_at = now(), last_error_class = NULL, last_error = NULL,
 	version = c.version, updated_at = now(), traceparent = coalesce(parent, '')
-FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[], $7::text[]) AS c (id, saga, generation, desired, quota, version, parent)
-WHERE member_id = id AND member_id = ANY($1)`, update.id, update.saga, update.generation, update.desired, update.quota, update.version, update.traceparent)
+FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[], $7::text[])
+    AS c (id, saga, generation, desired, quota, version, parent)
+WHERE member_id = id AND member_id = ANY($1)`,
+		update.id, update.saga, update.generation, update.desired, update.quota, update.version, update.traceparent)
 	return replies, err
 }
 
@@ -146,7 +152,8 @@ type storageColumns struct {
 
 func (c *storageColumns) add(s provision.Storage) {
 	c.id, c.saga, c.desired = append(c.id, s.MemberID), append(c.saga, s.SagaID), append(c.desired, string(s.Desired))
-	c.generation, c.quota, c.version = append(c.generation, s.Generation), append(c.quota, s.QuotaBytes), append(c.version, s.Version)
+	c.generation, c.quota, c.version = append(c.generation, s.Generation), append(c.quota, s.QuotaBytes),
+		append(c.version, s.Version)
 	if s.TraceParent != "" {
 		c.traceparent = append(c.traceparent, make([]string, len(c.id)-1-len(c.traceparent))...)
 		c.traceparent = append(c.traceparent, s.TraceParent)

@@ -61,7 +61,8 @@ func BenchmarkProvision(b *testing.B) {
 				f := open(b)
 				var commands []provision.Command
 				for i := range storages {
-					if commands = append(commands, command(i, 1, provision.Present)); len(commands) == batch || i == storages-1 {
+					if commands = append(commands, command(i, 1, provision.Present)); len(commands) == batch ||
+						i == storages-1 {
 						f.apply(commands...)
 						commands = nil
 					}

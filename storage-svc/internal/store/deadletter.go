@@ -46,7 +46,8 @@ func (s *Store) DeadLetters(ctx context.Context, after DeadLetter, limit int) ([
 		where, args = "WHERE (first_seen, fingerprint) < ($2, $3)", append(args, after.FirstSeen, after.ID)
 	}
 	rows, _ := s.pool.Query(ctx, `-- name: listDeadLetters
-SELECT fingerprint, subject, saga_id::text, generation, reason, headers, substring(body FOR 1024) AS start, length(body) AS bytes,
+SELECT fingerprint, subject, saga_id::text, generation, reason, headers, substring(body FOR 1024)
+    AS start, length(body) AS bytes,
 	seen, first_seen, last_seen
 FROM dead_letter `+where+` ORDER BY first_seen DESC, fingerprint DESC LIMIT $1`, args...)
 	page, err := pgx.CollectRows(rows, pgx.RowToStructByName[DeadLetter])
@@ -99,7 +100,8 @@ func (s *Store) ForgetDeadLetters(ctx context.Context, retention time.Duration, 
 DELETE FROM dead_letter WHERE fingerprint = ANY (ARRAY(
 	SELECT fingerprint FROM dead_letter
 	WHERE last_seen < now() - $1::interval
-	OR (first_seen, fingerprint) <= (SELECT first_seen, fingerprint FROM dead_letter ORDER BY first_seen DESC, fingerprint DESC OFFSET $2 LIMIT 1)
+	OR (first_seen, fingerprint) <= (SELECT first_seen, fingerprint FROM dead_letter
+	    ORDER BY first_seen DESC, fingerprint DESC OFFSET $2 LIMIT 1)
 	ORDER BY fingerprint LIMIT $3 FOR UPDATE SKIP LOCKED))`, retention, most, limit)
 	if err != nil {
 		return 0, fmt.Errorf("forget dead letters: %w", err)
@@ -110,7 +112,8 @@ DELETE FROM dead_letter WHERE fingerprint = ANY (ARRAY(
 // message returns what was put aside, as it was delivered.
 func message(ctx context.Context, tx pgx.Tx, id string) (m service.Message, err error) {
 	var headers []byte
-	err = tx.QueryRow(ctx, "-- name: getDeadLetter\nSELECT subject, headers::text, body FROM dead_letter WHERE fingerprint = $1", id).
+	err = tx.QueryRow(ctx,
+		"-- name: getDeadLetter\nSELECT subject, headers::text, body FROM dead_letter WHERE fingerprint = $1", id).
 		Scan(&m.Subject, &headers, &m.Body)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return m, ErrNotFound
@@ -125,7 +128,8 @@ func message(ctx context.Context, tx pgx.Tx, id string) (m service.Message, err 
 // replicas that are given the same messages cannot deadlock.
 func bury(ctx context.Context, tx pgx.Tx, dead []provision.DeadLetter) error {
 	b := new(pgx.Batch)
-	for _, d := range slices.SortedFunc(slices.Values(dead), func(a, b provision.DeadLetter) int { return cmp.Compare(a.Fingerprint, b.Fingerprint) }) {
+	for _, d := range slices.SortedFunc(slices.Values(dead),
+		func(a, b provision.DeadLetter) int { return cmp.Compare(a.Fingerprint, b.Fingerprint) }) {
 		b.Queue(`-- name: buryDeadLetter
 INSERT INTO dead_letter (fingerprint, subject, saga_id, generation, reason, headers, body)
 VALUES ($1, $2, NULLIF($3, '')::uuid, $4, $5, $6, $7)

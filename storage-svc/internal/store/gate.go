@@ -76,7 +76,8 @@ func setGate(ctx context.Context, db execer, was, next provision.Gate) (written 
 UPDATE provider_gate SET version = $3, state = $4, failures = $5, opened_at = $6, closed_at = $7, not_before = $8,
 	probe_token = $9, error_class = $10, error = $11
 WHERE version = $1 AND failures = $2`,
-		was.Version, was.Failures, next.Version, next.State, next.Failures, next.OpenedAt, next.ClosedAt, next.NotBefore,
+		was.Version, was.Failures, next.Version, next.State, next.Failures, next.OpenedAt, next.ClosedAt,
+		next.NotBefore,
 		next.ProbeToken, next.ErrorClass, next.LastError)
 	if err != nil {
 		return false, fmt.Errorf("set gate: %w", err)
@@ -108,12 +109,14 @@ WITH due AS MATERIALIZED (
 	WHERE status = 'pending' AND next_attempt_at <= now() AND (lease_until IS NULL OR lease_until <= now())
 	ORDER BY next_attempt_at LIMIT $1 FOR UPDATE SKIP LOCKED
 ), admitted AS (
-	UPDATE provider_gate SET version = $7, state = $8, not_before = $9, probe_token = $10, permits = $11, filled_at = $12, taken = $13
+	UPDATE provider_gate SET version = $7, state = $8, not_before = $9, probe_token = $10, permits = $11,
+	    filled_at = $12, taken = $13
 	WHERE $4 AND version = $5 AND taken = $6 AND EXISTS (SELECT FROM due) RETURNING 1
 )
 UPDATE storage SET lease_token = $2, lease_until = now() + $3
 FROM due, set_config('synchronous_commit', 'off', true)
-WHERE member_id = due.id AND CASE WHEN $4 THEN EXISTS (SELECT FROM admitted) ELSE EXISTS (SELECT FROM provider_gate WHERE version = $5) END
+WHERE member_id = due.id AND CASE WHEN $4 THEN EXISTS (SELECT FROM admitted) ELSE EXISTS (SELECT FROM provider_gate
+    WHERE version = $5) END
 RETURNING `+columns,
 		c.N, c.Token, c.Lease, c.Next != nil, c.Was.Version, c.Was.Taken,
 		next.Version, next.State, next.NotBefore, next.ProbeToken, next.Permits, next.FilledAt, next.Taken).

@@ -23,7 +23,8 @@ import (
 // changes lists what was told of the provider, in order.
 func (f *fixture) changes() []contract.ProviderChange {
 	f.t.Helper()
-	rows, _ := f.pool.Query(f.t.Context(), "SELECT payload FROM outbox_event_nonessential WHERE type = 'storage.provider-changed' ORDER BY id")
+	rows, _ := f.pool.Query(f.t.Context(),
+		"SELECT payload FROM outbox_event_nonessential WHERE type = 'storage.provider-changed' ORDER BY id")
 	told, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (c contract.ProviderChange, err error) {
 		var payload []byte
 		if err = row.Scan(&payload); err == nil {
@@ -98,7 +99,8 @@ func TestOutageIsTold(t *testing.T) {
 	if told := f.changes(); !reflect.DeepEqual(told, want) {
 		t.Errorf("told %+v, want %+v", told, want)
 	}
-	if _, err := f.pool.Exec(t.Context(), "ALTER TABLE outbox_event_nonessential ADD CONSTRAINT broken CHECK (false) NOT VALID"); err != nil {
+	if _, err := f.pool.Exec(t.Context(),
+		"ALTER TABLE outbox_event_nonessential ADD CONSTRAINT broken CHECK (false) NOT VALID"); err != nil {
 		t.Fatal(err)
 	}
 	if written, err := f.SetGate(t.Context(), g, become(provision.GateOpen)); err == nil || written {

@@ -17,7 +17,8 @@ func (s *Store) List(ctx context.Context, after string, limit int) ([]provision.
 	if after != "" {
 		where, args = "WHERE member_id > $2", append(args, after)
 	}
-	rows, _ := s.pool.Query(ctx, "-- name: listStorages\nSELECT "+columns+" FROM storage "+where+" ORDER BY member_id LIMIT $1", args...)
+	rows, _ := s.pool.Query(ctx, "-- name: listStorages\nSELECT "+columns+" FROM storage "+where+
+		" ORDER BY member_id LIMIT $1", args...)
 	page, err := pgx.CollectRows(rows, pgx.RowToStructByName[provision.Storage])
 	if err != nil {
 		return nil, fmt.Errorf("list storages: %w", err)

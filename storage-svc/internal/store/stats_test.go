@@ -7,8 +7,11 @@ func TestStatsAreBounded(t *testing.T) {
 	f := open(t)
 	insert := func(n int, idle string) {
 		t.Helper()
-		if _, err := f.pool.Exec(t.Context(), `INSERT INTO storage (member_id, saga_id, generation, desired, status, quota_bytes, next_attempt_at, updated_at)
-SELECT gen_random_uuid(), gen_random_uuid(), 1, 'present', 'pending', 1, now() + i * interval '1 ms', now() - $2::interval FROM generate_series(1, $1) i`, n, idle); err != nil {
+		if _, err := f.pool.Exec(t.Context(),
+			`INSERT INTO storage (member_id, saga_id, generation, desired, status, quota_bytes, next_attempt_at,
+			    updated_at)
+SELECT gen_random_uuid(), gen_random_uuid(), 1, 'present', 'pending', 1, now() + i * interval '1 ms',
+    now() - $2::interval FROM generate_series(1, $1) i`, n, idle); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -46,7 +46,8 @@ const suspended = 5 * time.Second
 var ErrNotFound = errors.New("not found")
 
 const columns = `member_id::text, saga_id::text, generation, desired, status, quota_bytes, attempts, outage_attempts,
-	next_attempt_at, lease_token::text, lease_until, last_error_class, last_error, traceparent, version, created_at, updated_at`
+	next_attempt_at, lease_token::text, lease_until, last_error_class, last_error, traceparent,
+    version, created_at, updated_at`
 
 // Get returns one member's storage; the id must be a UUID.
 func (s *Store) Get(ctx context.Context, memberID string) (provision.Storage, error) {
@@ -112,7 +113,8 @@ func finish(ctx context.Context, tx pgx.Tx, results []provision.Result) (map[lea
 	}
 	rows, _ := tx.Query(ctx, `-- name: finishAttempts
 WITH result AS MATERIALIZED (
-	SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::text[], $5::int[], $6::int[], $7::interval[], $8::text[], $9::text[])
+	SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::text[], $5::int[], $6::int[], $7::interval[],
+	    $8::text[], $9::text[])
 		AS r (id, was, token, next_status, next_attempts, next_outage_attempts, delay, error_class, error)
 ), locked AS MATERIALIZED (
 	SELECT member_id AS id FROM storage WHERE member_id = ANY($1) ORDER BY member_id FOR UPDATE
@@ -130,7 +132,8 @@ SELECT member_id::text, token::text, next_attempt_at FROM written`,
 	written := make(map[lease]*time.Time, len(results))
 	var l lease
 	var next *time.Time
-	if _, err := pgx.ForEachRow(rows, []any{&l.memberID, &l.token, &next}, func() error { written[l] = next; next = nil; return nil }); err != nil {
+	if _, err := pgx.ForEachRow(rows, []any{&l.memberID, &l.token, &next},
+		func() error { written[l] = next; next = nil; return nil }); err != nil {
 		return nil, err
 	}
 	if len(written) == len(results) {
@@ -191,7 +194,9 @@ func (s *Store) Fault(ctx context.Context) (provider.Fault, error) {
 
 // SetFault changes it for all replicas.
 func (s *Store) SetFault(ctx context.Context, f provider.Fault) error {
-	_, err := s.pool.Exec(ctx, "-- name: setFault\nUPDATE provider_fault SET mode = $1, probability = $2, latency_ms = $3", f.Mode, f.Probability, f.LatencyMS)
+	_, err := s.pool.Exec(ctx,
+		"-- name: setFault\nUPDATE provider_fault SET mode = $1, probability = $2, latency_ms = $3", f.Mode,
+		f.Probability, f.LatencyMS)
 	if err != nil {
 		return fmt.Errorf("set fault: %w", err)
 	}
@@ -203,8 +208,9 @@ const maxCounted = 100_000
 
 // Stats counts for metrics, up to 100,000 of each.
 type Stats struct {
-	Pending     int64   `db:"pending"`
-	Oldest      float64 `db:"oldest"` // seconds since a pending storage was asked for or last tried, at most, of the 1,000 that are due first
+	Pending int64 `db:"pending"`
+	// seconds since a pending storage was asked for or last tried, at most, of the 1,000 that are due first
+	Oldest      float64 `db:"oldest"`
 	DeadLetters int64   `db:"dead_letters"`
 }
 

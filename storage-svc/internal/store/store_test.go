@@ -96,7 +96,9 @@ func (f *fixture) get(i int) provision.Storage {
 func (f *fixture) events(lane contract.Lane) string {
 	f.t.Helper()
 	var all *string
-	err := f.pool.QueryRow(f.t.Context(), `SELECT string_agg(type || ' ' || (headers->>'ce-generation'), ', ' ORDER BY id) FROM outbox_event_`+string(lane)).Scan(&all)
+	err := f.pool.QueryRow(f.t.Context(),
+		`SELECT string_agg(type || ' ' || (headers->>'ce-generation'), ', ' ORDER BY id) FROM outbox_event_`+
+			string(lane)).Scan(&all)
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -126,8 +128,10 @@ var policy = provision.Policy{Base: time.Hour, Cap: 2 * time.Hour, OutageCap: ti
 func TestCommandsOfOneBatchAreDecidedInOrder(t *testing.T) {
 	f := open(t)
 	f.apply(command(1, 1, provision.Present), command(2, 1, provision.Present), command(1, 1, provision.Present),
-		command(3, 1, provision.Present), command(1, 2, provision.Absent), command(2, 1, provision.Present), command(1, 1, provision.Present))
-	if s := f.get(1); s.Desired != provision.Absent || s.Generation != 2 || s.Status != provision.Pending || s.Version != 2 || s.NextAttemptAt == nil {
+		command(3, 1, provision.Present), command(1, 2, provision.Absent), command(2, 1, provision.Present),
+		command(1, 1, provision.Present))
+	if s := f.get(1); s.Desired != provision.Absent || s.Generation != 2 || s.Status != provision.Pending ||
+		s.Version != 2 || s.NextAttemptAt == nil {
 		t.Errorf("row 1: %+v", s)
 	}
 	if s := f.get(2); s.Desired != provision.Present || s.Generation != 1 || s.Version != 1 || s.QuotaBytes != 5 {
@@ -162,7 +166,8 @@ func TestStaleResultsAreRefused(t *testing.T) {
 	// Two workers: the first is paused past its lease.
 	slow := f.claim(2, time.Microsecond)
 	var again []provision.Storage
-	testenv.Eventually(t, 5*time.Second, "the lease to run out", func() bool { again = append(again, f.claim(2, time.Minute)...); return len(again) == 2 })
+	testenv.Eventually(t, 5*time.Second, "the lease to run out",
+		func() bool { again = append(again, f.claim(2, time.Minute)...); return len(again) == 2 })
 	f.finish(2, policy.After(slow[0], nil), policy.After(slow[1], nil))
 	if s := f.get(1); s.Status != provision.Pending || s.LeaseToken == nil || *s.LeaseToken == *slow[0].LeaseToken {
 		t.Errorf("a stale token wrote: %+v", s)
@@ -188,9 +193,11 @@ func TestOutageBurnsNoAttempts(t *testing.T) {
 	f := open(t)
 	f.apply(command(1, 1, provision.Present))
 	before := f.get(1)
-	f.finish(0, policy.After(f.claim(1, time.Minute)[0], &provision.Failure{Class: provision.ClassOutage, Err: errors.New("refused\x00")}))
+	f.finish(0, policy.After(f.claim(1, time.Minute)[0],
+		&provision.Failure{Class: provision.ClassOutage, Err: errors.New("refused\x00")}))
 	s := f.get(1)
-	if s.Status != provision.Pending || s.Attempts != 0 || s.OutageAttempts != 1 || *s.LastErrorClass != "outage" || s.LeaseToken != nil {
+	if s.Status != provision.Pending || s.Attempts != 0 || s.OutageAttempts != 1 || *s.LastErrorClass != "outage" ||
+		s.LeaseToken != nil {
 		t.Errorf("row %+v", s)
 	}
 	if !s.NextAttemptAt.After(*before.NextAttemptAt) || len(f.claim(1, time.Minute)) != 0 {
@@ -198,7 +205,9 @@ func TestOutageBurnsNoAttempts(t *testing.T) {
 	}
 	f.expectEvents(contract.NonEssential, "storage.attempt-failed 1")
 	f.expectEvents(contract.Essential, "")
-	if n := f.count(`SELECT count(*) FROM outbox_event_nonessential WHERE (convert_from(payload, 'utf8')::json->>'next_attempt_at')::timestamptz
+	if n := f.count(
+		`SELECT count(*) FROM outbox_event_nonessential WHERE (convert_from(payload,
+		    'utf8')::json->>'next_attempt_at')::timestamptz
 		= (SELECT next_attempt_at FROM storage)`); n != 1 {
 		t.Error("the event does not tell the time of the next attempt")
 	}
@@ -231,8 +240,10 @@ func TestBackoffIsByTheDatabaseClock(t *testing.T) {
 func TestRejectionEndsUntilTheOperatorRetries(t *testing.T) {
 	f := open(t)
 	f.apply(command(1, 1, provision.Present))
-	f.finish(0, policy.After(f.claim(1, time.Minute)[0], &provision.Failure{Class: provision.ClassRejected, Err: errors.New("no")}))
-	if s := f.get(1); s.Status != provision.Rejected || s.NextAttemptAt != nil || s.Attempts != 1 || s.Error().Message != "no" {
+	f.finish(0, policy.After(f.claim(1, time.Minute)[0],
+		&provision.Failure{Class: provision.ClassRejected, Err: errors.New("no")}))
+	if s := f.get(1); s.Status != provision.Rejected || s.NextAttemptAt != nil || s.Attempts != 1 ||
+		s.Error().Message != "no" {
 		t.Errorf("row %+v", s)
 	}
 	if len(f.claim(1, time.Minute)) != 0 {
@@ -249,10 +260,11 @@ func TestRejectionEndsUntilTheOperatorRetries(t *testing.T) {
 func TestDeadLetterAndReplyInOneTransaction(t *testing.T) {
 	f := open(t)
 	h := &provision.Handler{Inbox: f, Wake: func() {}, Log: slog.New(slog.DiscardHandler)}
-	poison := service.Message{Subject: "signup.essential.storage.provision", Body: []byte("{\x00\xff"), Headers: map[string][]string{
-		"ce-specversion": {"1.0"}, "ce-id": {"\x00"}, "ce-source": {"/member-svc"},
-		"ce-type": {"storage.provision"}, "ce-subject": {id(1)}, "ce-sagaid": {saga}, "ce-generation": {"4"},
-	}}
+	poison := service.Message{Subject: "signup.essential.storage.provision", Body: []byte("{\x00\xff"),
+		Headers: map[string][]string{
+			"ce-specversion": {"1.0"}, "ce-id": {"\x00"}, "ce-source": {"/member-svc"},
+			"ce-type": {"storage.provision"}, "ce-subject": {id(1)}, "ce-sagaid": {saga}, "ce-generation": {"4"},
+		}}
 	for range 2 {
 		if err := h.Handle(t.Context(), []service.Message{poison}); err != nil {
 			t.Fatal(err)
@@ -286,8 +298,10 @@ func TestDeadLettersAreForgotten(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Letter i is i days old; 5 was sent again an hour ago.
-	if _, err := f.pool.Exec(t.Context(), `UPDATE dead_letter SET first_seen = now() - make_interval(days => fingerprint::int),
-last_seen = CASE fingerprint WHEN '5' THEN now() - interval '1 hour' ELSE now() - make_interval(days => fingerprint::int) END`); err != nil {
+	if _, err := f.pool.Exec(t.Context(),
+		`UPDATE dead_letter SET first_seen = now() - make_interval(days => fingerprint::int),
+last_seen = CASE fingerprint WHEN '5' THEN now() - interval '1 hour'
+    ELSE now() - make_interval(days => fingerprint::int) END`); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
@@ -304,7 +318,8 @@ last_seen = CASE fingerprint WHEN '5' THEN now() - interval '1 hour' ELSE now() 
 	} {
 		n, err := f.ForgetDeadLetters(t.Context(), c.retention, c.most, c.limit)
 		var left string
-		if err := f.pool.QueryRow(t.Context(), "SELECT string_agg(fingerprint, ' ' ORDER BY fingerprint) FROM dead_letter").Scan(&left); err != nil {
+		if err := f.pool.QueryRow(t.Context(),
+			"SELECT string_agg(fingerprint, ' ' ORDER BY fingerprint) FROM dead_letter").Scan(&left); err != nil {
 			t.Fatal(err)
 		}
 		if err != nil || n != c.want || left != c.left {
@@ -370,7 +385,8 @@ func (p *scripted) Remove(ctx context.Context, s provision.Storage) error { retu
 
 func (f *fixture) work(p *scripted, change func(*provision.Worker)) (stop func()) {
 	w := &provision.Worker{
-		Queue: f, Provider: p, Policy: provision.Policy{Base: time.Millisecond, Cap: time.Millisecond, OutageCap: time.Millisecond},
+		Queue: f, Provider: p,
+		Policy:      provision.Policy{Base: time.Millisecond, Cap: time.Millisecond, OutageCap: time.Millisecond},
 		Concurrency: 4, Timeout: 5 * time.Second, Lease: time.Minute, Log: slog.New(slog.DiscardHandler),
 	}
 	if change != nil {

@@ -9,12 +9,13 @@ import (
 	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
 )
 
-// A storage keeps the trace of its command, among others that have none, until a newer command comes; each reply carries the trace
-// of what it answers.
+// A storage keeps the trace of its command, among others that have none, until a newer command comes; each reply
+// carries the trace of what it answers.
 func TestStorageKeepsTheTraceOfItsCommand(t *testing.T) {
 	f := open(t)
 	parent := func(i int) string {
-		return map[bool]string{true: fmt.Sprintf("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b%d-01", i)}[i%2 == 1]
+		return map[bool]string{true: fmt.Sprintf("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b%d-01",
+			i)}[i%2 == 1]
 	}
 	traced := func(i int, generation int64, traceParent string) provision.Command {
 		c := command(i, generation, provision.Present)

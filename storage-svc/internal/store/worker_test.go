@@ -47,7 +47,8 @@ func TestReplicasShareProbeAndRate(t *testing.T) {
 	for range 2 {
 		defer f.work(p, func(w *provision.Worker) {
 			w.Queue, w.Concurrency = store.New(f.pool, nil), 16
-			w.Policy = provision.Policy{Base: 10 * time.Millisecond, Cap: time.Second, OutageCap: 50 * time.Millisecond, Rate: rate}
+			w.Policy = provision.Policy{Base: 10 * time.Millisecond, Cap: time.Second, OutageCap: 50 * time.Millisecond,
+				Rate: rate}
 		})()
 	}
 	testenv.Eventually(t, 10*time.Second, "the breaker to open and the calls to end", func() bool {
@@ -59,7 +60,8 @@ func TestReplicasShareProbeAndRate(t *testing.T) {
 	if most := p.most.Load(); first > 60 || most != 1 {
 		t.Errorf("%d calls before it opened, then %d at once", first, most)
 	}
-	if n := f.count("SELECT count(*) FROM storage WHERE attempts > 0") + f.count("SELECT count(*) FROM dead_letter"); n != 0 {
+	if n := f.count("SELECT count(*) FROM storage WHERE attempts > 0") + f.count(
+		"SELECT count(*) FROM dead_letter"); n != 0 {
 		t.Errorf("%d attempts or storages were lost to the outage", n)
 	}
 	away.Store(false)
@@ -68,7 +70,8 @@ func TestReplicasShareProbeAndRate(t *testing.T) {
 		t.Errorf("%d storages took one attempt", n)
 	}
 	var closed time.Time
-	if err := f.pool.QueryRow(t.Context(), "SELECT closed_at FROM provider_gate WHERE state = 'closed' AND opened_at IS NULL").Scan(&closed); err != nil {
+	if err := f.pool.QueryRow(t.Context(),
+		"SELECT closed_at FROM provider_gate WHERE state = 'closed' AND opened_at IS NULL").Scan(&closed); err != nil {
 		t.Fatal(err)
 	}
 	var recovery int
@@ -117,7 +120,8 @@ func TestPausedWorkerIsTooLate(t *testing.T) {
 	}
 	other := func(f *fixture) {
 		defer f.work(&scripted{call: func(context.Context, provision.Storage) error { return nil }}, nil)()
-		testenv.Eventually(f.t, 10*time.Second, "the other worker", func() bool { return f.get(1).Status != provision.Pending })
+		testenv.Eventually(f.t, 10*time.Second, "the other worker",
+			func() bool { return f.get(1).Status != provision.Pending })
 	}
 	for name, c := range map[string]struct {
 		meanwhile func(f *fixture)
@@ -125,8 +129,9 @@ func TestPausedWorkerIsTooLate(t *testing.T) {
 	}{
 		"another has it in hand": {func(f *fixture) { expire(f); f.claim(1, time.Minute) }, ""},
 		"another has done it":    {func(f *fixture) { expire(f); other(f) }, "storage.provisioned 1"},
-		"another has removed it": {func(f *fixture) { expire(f); f.apply(command(1, 2, provision.Absent)); other(f) }, "storage.deprovisioned 2"},
-		"it shall be removed":    {func(f *fixture) { f.apply(command(1, 2, provision.Absent)) }, ""},
+		"another has removed it": {func(f *fixture) { expire(f); f.apply(command(1, 2, provision.Absent)); other(f) },
+			"storage.deprovisioned 2"},
+		"it shall be removed": {func(f *fixture) { f.apply(command(1, 2, provision.Absent)) }, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := open(t)
@@ -162,7 +167,8 @@ func TestTwoResultsOfOneStorage(t *testing.T) {
 	f.apply(command(1, 1, provision.Present))
 	late := f.claim(1, time.Microsecond)
 	var again []provision.Storage
-	testenv.Eventually(t, 5*time.Second, "the lease to run out", func() bool { again = f.claim(1, time.Minute); return len(again) == 1 })
+	testenv.Eventually(t, 5*time.Second, "the lease to run out",
+		func() bool { again = f.claim(1, time.Minute); return len(again) == 1 })
 	f.finish(1, policy.After(late[0], nil), policy.After(again[0], nil))
 	f.expectEvents(contract.Essential, "storage.provisioned 1")
 }
@@ -309,7 +315,8 @@ func TestClaimsAgreeOnTheGate(t *testing.T) {
 		t.Fatal(err)
 	}
 	claim := func(next *provision.Gate) int {
-		due, now, err := f.Claim(t.Context(), provision.Claim{N: 5, Token: newToken(), Lease: time.Minute, Was: was, Next: next})
+		due, now, err := f.Claim(t.Context(),
+			provision.Claim{N: 5, Token: newToken(), Lease: time.Minute, Was: was, Next: next})
 		if err != nil || now.Version == 0 {
 			t.Error(now, err)
 		}

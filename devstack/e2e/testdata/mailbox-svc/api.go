@@ -61,7 +61,8 @@ func (m *mailboxes) list(w http.ResponseWriter, r *http.Request) error {
 // read returns the part of a mailbox that reconciliation needs.
 func (m *mailboxes) read(r *http.Request, which string, args ...any) ([]wire.MemberStorage, error) {
 	rows, err := m.pool.Query(r.Context(), `-- name: readMailboxes
-SELECT member_id::text, saga_id::text, generation, desired, CASE desired WHEN 'present' THEN 'ready' ELSE 'absent' END AS status
+SELECT member_id::text, saga_id::text, generation, desired, CASE desired WHEN 'present' THEN 'ready' ELSE 'absent'
+    END AS status
 FROM mailbox WHERE `+which, args...)
 	if err != nil {
 		return nil, err
