@@ -83,6 +83,14 @@ func (b *bench) rowH(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	b.reportHashes(ours, raw, used)
+	b.section().notes = append(b.section().notes, note,
+		fmt.Sprintf("%d signups were answered 503 busy. member-svc never had more than %s resident.", busy.Load(), rss))
+	return nil
+}
+
+// reportHashes writes what row H measured; used is the cost that the service has.
+func (b *bench) reportHashes(ours series, raw []series, used int) {
 	b.section().method = fmt.Sprintf(
 		"%d repetitions of %s each, %d connections; POST /v1/members at a real member-svc that relays, the Storage "+
 			"service stopped; the limit is argon2id with the same parameters (%s) "+
@@ -95,9 +103,6 @@ func (b *bench) rowH(ctx context.Context) error {
 				limit: raw[used], value: raw[i]})
 		}
 	}
-	b.section().notes = append(b.section().notes, note,
-		fmt.Sprintf("%d signups were answered 503 busy. member-svc never had more than %s resident.", busy.Load(), rss))
-	return nil
 }
 
 // rawHashes returns how many hashes a second all cores make.

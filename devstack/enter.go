@@ -26,8 +26,8 @@ func enter(dir string, account postgres.Account) (path string, leave func() erro
 	if path, err = filepath.Abs(dir); err != nil {
 		return "", nil, err
 	}
-	if err := os.MkdirAll(path,
-		0o755); err != nil { //nolint:gosec // a database server that runs as another user passes through
+	// A database server that runs as another user passes through.
+	if err := os.MkdirAll(path, 0o755); err != nil {
 		return "", nil, err
 	}
 	lock, err := scratch.Lock(filepath.Join(path, ".lock"))

@@ -50,15 +50,15 @@ func Adapt(log *slog.Logger, mapErr func(error) *wire.Problem, h Handler) http.H
 			if v == nil {
 				return
 			}
+			//nolint:errorlint // compared as net/http does: a panic's value, not an error's chain
 			if v == http.ErrAbortHandler {
-				//nolint:errorlint // compared as net/http does: a panic's value, not an error's chain
 				panic(v) //nolint:forbidigo // net/http's own way to abort a response
 			}
 			log.ErrorContext(r.Context(), "panic", "method", r.Method, "route", r.Pattern, "panic", v, "stack",
 				string(debug.Stack()))
 			if rw.status != 0 {
-				panic(
-					http.ErrAbortHandler) //nolint:forbidigo // the answer is broken: net/http lets the client see that
+				//nolint:forbidigo // the answer is broken: net/http lets the client see that
+				panic(http.ErrAbortHandler)
 			}
 			WriteProblem(rw, internalProblem())
 		}()

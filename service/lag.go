@@ -124,7 +124,7 @@ func (c *lagging) heard(info *jetstream.ConsumerInfo, now time.Time) {
 	c.asked, c.State, c.Messages, c.PausedUntil = now, Missing, 0, nil
 	if info != nil {
 		c.State = Delivering
-		c.Messages = int(info.NumPending) + info.NumAckPending //nolint:gosec // bounded by the stream's size
+		c.Messages = int(info.NumPending) + info.NumAckPending // bounded by the stream's size
 		if info.Paused {
 			until := now.Add(info.PauseRemaining)
 			c.State, c.PausedUntil = Paused, &until

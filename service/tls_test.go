@@ -70,8 +70,8 @@ func secure(t testing.TB, m *mounted, handler http.HandlerFunc) (*service.Server
 // presented returns the name in the certificate that a server shows.
 func presented(t testing.TB, addr string, pool *x509.CertPool, version uint16) (string, error) {
 	t.Helper()
-	conn, err := tls.Dial("tcp", addr, &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS10,
-		MaxVersion: version}) //nolint:gosec // old versions are to be refused
+	// Old versions are to be refused.
+	conn, err := tls.Dial("tcp", addr, &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS10, MaxVersion: version})
 	if err != nil {
 		return "", err
 	}

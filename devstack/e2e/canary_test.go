@@ -182,7 +182,7 @@ func (s *stack) noCanaries(when string) {
 	}
 	for _, address := range []string{s.env["ADMIN_URL"] + "/metrics", s.env["STORAGE_URL"] + "/metrics",
 		s.env["ADMIN_URL"] + "/readyz?verbose"} {
-		resp, err := http.Get(address) //nolint:gosec // an address of this test
+		resp, err := http.Get(address) // an address of this test
 		if err != nil {
 			s.t.Fatal(err)
 		}

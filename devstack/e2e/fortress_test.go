@@ -38,7 +38,7 @@ type fortress struct {
 	addrs       map[string]string // of the listeners, by their variable
 }
 
-const operatorToken = "operator token of this test" //nolint:gosec // of this test only
+const operatorToken = "operator token of this test" // of this test only
 
 func startFortress(t *testing.T) *fortress {
 	t.Helper()

@@ -212,7 +212,7 @@ func copyFile(from, to string) error {
 	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
 		return err
 	}
-	return os.WriteFile(to, content, 0o644) //nolint:gosec // a copy of a public source file
+	return os.WriteFile(to, content, 0o644) // a copy of a public source file
 }
 
 func (r *rehearsal) finalStage(t testing.TB, stage instructions.Stage) image {

@@ -31,10 +31,10 @@ func SmallDisk(t testing.TB, size string) (dir string) {
 	defer lock.Close()
 	defer os.RemoveAll(home)
 	dir = filepath.Join(home, "disk")
-	if err := os.Chmod(home, 0o711); err != nil { //nolint:gosec // the server's account passes through
+	if err := os.Chmod(home, 0o711); err != nil { // the server's account passes through
 		t.Fatal(err)
 	}
-	if err := os.Mkdir(dir, 0o755); err != nil { //nolint:gosec // as above
+	if err := os.Mkdir(dir, 0o755); err != nil { // as above
 		t.Fatal(err)
 	}
 	command := slices.Concat(ownMounts(t), []string{

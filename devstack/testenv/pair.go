@@ -49,9 +49,9 @@ func NewPair(t testing.TB) *Pair {
 			t.Errorf("remove two servers: %v", err)
 		}
 	})
-	p.must(os.Chmod(home, 0o711)) //nolint:gosec // the server's account passes through
+	p.must(os.Chmod(home, 0o711)) // the server's account passes through
 	p.start(0)
-	p.must(p.children[0].close(), os.Mkdir(p.dir(1), 0o755)) //nolint:gosec // as above
+	p.must(p.children[0].close(), os.Mkdir(p.dir(1), 0o755)) // as above
 	p.run("cp", "-a", filepath.Join(p.dir(0), "postgres"), p.dir(1))
 	p.start(0)
 	p.follow(1, 0)

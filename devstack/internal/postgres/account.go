@@ -121,7 +121,7 @@ func (a Account) cacheDir() (string, error) {
 // makeOurs makes a folder that nobody else may write: programs in it are run. In a place that all may write, like /tmp,
 // it can be somebody else's, or a link.
 func makeOurs(dir string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // the server runs as another user
+	if err := os.MkdirAll(dir, 0o755); err != nil { // the server runs as another user
 		return err
 	}
 	info, err := os.Lstat(dir)
@@ -156,7 +156,7 @@ func (a Account) Place(dir string) (string, error) {
 	name := sha256.Sum256([]byte(dir))
 	home := filepath.Join(outsideDir, hex.EncodeToString(name[:8]))
 	outside := filepath.Join(home, "postgres")
-	if err := os.MkdirAll(outside, 0o755); err != nil { //nolint:gosec // the account has to get there
+	if err := os.MkdirAll(outside, 0o755); err != nil { // the account has to get there
 		return "", err
 	}
 	if err := os.WriteFile(filepath.Join(home, originName), []byte(dir), 0o600); err != nil {

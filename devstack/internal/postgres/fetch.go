@@ -70,7 +70,7 @@ func (f Finder) fetchTo(ctx context.Context, kept string) error {
 		return err
 	}
 	root := filepath.Dir(bin)
-	if err := os.Chmod(root, 0o755); err != nil { //nolint:gosec // the server runs as another user
+	if err := os.Chmod(root, 0o755); err != nil { // the server runs as another user
 		return err
 	}
 	if err := os.RemoveAll(kept); err != nil {
@@ -166,7 +166,7 @@ func extract(root *os.Root, name string, content io.Reader) error {
 	if filepath.Base(filepath.Dir(name)) == "bin" {
 		mode = 0o755
 	}
-	if err := root.MkdirAll(filepath.Dir(name), 0o755); err != nil { //nolint:gosec // the server runs as another user
+	if err := root.MkdirAll(filepath.Dir(name), 0o755); err != nil { // the server runs as another user
 		return err
 	}
 	f, err := root.OpenFile(name, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, mode)

@@ -31,7 +31,7 @@ func New(base string) (*Dir, error) {
 		return nil, fmt.Errorf("make a throw-away directory: %w", err)
 	}
 	// A database server that runs as another user has to pass through.
-	if err := os.Chmod(path, 0o755); err != nil { //nolint:gosec // see above
+	if err := os.Chmod(path, 0o755); err != nil { // see above
 		return nil, fmt.Errorf("open up %s: %w", path, err)
 	}
 	lock, err := Lock(filepath.Join(path, lockName))

@@ -31,11 +31,9 @@ var funcs = template.FuncMap{
 	"number":   number,
 	"count":    plural,
 	"selected": func(filter map[string]string) template.URL { return template.URL(selected(filter)) },
-	//nolint:gosec // url.Values encodes it
-	"curl":    curl,
-	"settled": func(r wire.GroupRetry) int { return r.Succeeded + r.Failed + r.Skipped },
-	"query":   func(pairs ...string) template.URL { return template.URL(query(pairs...)) },
-	//nolint:gosec // url.Values encodes it
+	"curl":     curl,
+	"settled":  func(r wire.GroupRetry) int { return r.Succeeded + r.Failed + r.Skipped },
+	"query":    func(pairs ...string) template.URL { return template.URL(query(pairs...)) }, // url.Values encodes it
 }
 
 var stateTexts = map[string]string{

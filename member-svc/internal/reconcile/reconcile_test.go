@@ -6,11 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
-	"net/http/httptest"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -386,125 +383,4 @@ func TestQuarantineEndsWhenTheOwnerIsBack(t *testing.T) {
 		f.run()
 	}
 	inQuarantine(3)
-}
-
-// A replica stands still in the middle of a run until another has taken over.
-func TestPausedReplicaDoesNothingMore(t *testing.T) {
-	f := open(t, 100)
-	for i := range 3 {
-		f.member(fmt.Sprint("mina", i), saga.Ready)
-	}
-	f.settle()
-	paused, resume := make(chan struct{}), make(chan struct{})
-	var visited atomic.Bool
-	f.storages.hook(func(path string) int {
-		if strings.HasPrefix(path, "/v1/storages/") && !visited.Swap(true) {
-			close(paused)
-			<-resume
-		}
-		return 0
-	})
-	done := make(chan error, 1)
-	go func() { _, err := f.Run(context.Background(), 0); done <- err }()
-	select {
-	case <-paused:
-	case err := <-done:
-		t.Fatalf("the run ended before it was paused: %v", err)
-	}
-	other := f.replica(100)
-	if _, err := other.Run(t.Context(), 0); !errors.Is(err, drift.ErrBusy) {
-		t.Errorf("two at a time: %v", err)
-	}
-	storetest.Exec(t, f.pool, "UPDATE reconciliation SET lease_until = now()") // as time does when a replica dies
-	report, err := other.Run(t.Context(), 0)
-	if err != nil || report.Mended != 3 {
-		t.Errorf("%+v, %v", report, err)
-	}
-	close(resume)
-	if err := <-done; err == nil {
-		t.Error("a run without a lease came to an end")
-	}
-	if n := strings.Count(f.sent(), "storage.provision"); n != 3 {
-		t.Errorf("%d commands, want 3: %s", n, f.sent())
-	}
-}
-
-func TestScheduleAndAbsentStorageService(t *testing.T) {
-	f := open(t, 100)
-	f.member("mina", saga.Ready)
-	f.settle()
-	f.storages.hook(func(string) int { return http.StatusServiceUnavailable })
-	if _, err := f.Run(t.Context(), time.Hour); err == nil || errors.Is(err, drift.ErrBusy) {
-		t.Fatalf("the Storage service is away: %v", err)
-	}
-	f.storages.hook(nil)
-	if _, err := f.Run(t.Context(), time.Hour); !errors.Is(err, drift.ErrBusy) {
-		t.Errorf("begun again at once: %v", err)
-	}
-	storetest.Exec(t, f.pool, "UPDATE reconciliation SET lease_until = lease_until - interval '1 minute'")
-	report, err := f.Run(t.Context(), time.Hour)
-	if err != nil || report.Mended != 1 {
-		t.Errorf("%+v, %v", report, err)
-	}
-	if _, err := f.Run(t.Context(), time.Hour); !errors.Is(err, drift.ErrBusy) {
-		t.Errorf("begun again within the hour: %v", err)
-	}
-	storetest.Exec(t, f.pool, "UPDATE reconciliation SET finished_at = finished_at - interval '1 hour'")
-	if _, err := f.Run(t.Context(), time.Hour); err != nil {
-		t.Errorf("after an hour: %v", err)
-	}
-}
-
-// An answer that cannot be trusted is no reason to act.
-func TestStrangeAnswersEndTheRun(t *testing.T) {
-	f := open(t, 100)
-	f.member("mina", saga.Ready)
-	f.settle()
-	for name, answer := range map[string]string{
-		"another service": "404 page not found", "another service for one storage": `{"items":[]}`,
-		"an empty answer": "", "out of order": `{"items":[{"member_id":"b"},{"member_id":"a"}]}`,
-	} {
-		strange := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if strings.HasPrefix(answer, "404") || r.URL.Path != "/v1/storages" {
-				w.WriteHeader(http.StatusNotFound)
-			}
-			fmt.Fprint(w, answer)
-		}))
-		cfg := reconcile.Config{MinAge: time.Minute, MaxRepairs: 1, Log: slog.New(slog.DiscardHandler)}
-		r := reconcile.New(cfg, f.pool, storetest.Steps, reconcile.NewStorages(strange.URL, token))
-		if _, err := r.Run(t.Context(), 0); err == nil {
-			t.Errorf("%s: no error", name)
-		}
-		strange.Close()
-	}
-	wrong := reconcile.New(reconcile.Config{MinAge: time.Minute, MaxRepairs: 1}, f.pool,
-		storetest.Steps, reconcile.NewStorages(f.storages.URL, "wrong"))
-	if _, err := wrong.Check(t.Context(), true); err == nil || !strings.Contains(err.Error(), "401") {
-		t.Errorf("wrong token: %v", err)
-	}
-	f.storages.hook(func(string) int { return http.StatusTooManyRequests })
-	_, err := f.replica(1).Check(t.Context(), true)
-	if err == nil || !strings.Contains(err.Error(), "set STORAGE_CLIENT_TOKEN") {
-		t.Errorf("after many wrong tokens: %v", err)
-	}
-	if f.sent() != "" {
-		t.Errorf("sent %s", f.sent())
-	}
-}
-
-// Whatever has become of the rows of others: a run ends well, and mends what can be mended.
-func TestDamagedSagasHoldUpNoRun(t *testing.T) {
-	f := open(t, 1000)
-	good := f.member("good", saga.Ready)
-	var damaged []string
-	for name, set := range storetest.Damages() {
-		r := f.member(fmt.Sprint("damaged", len(damaged)), saga.Ready)
-		f.settle()
-		storetest.Exec(t, f.pool, "UPDATE signup_saga SET "+set+" WHERE id = $1", r.ID)
-		damaged = append(damaged, name)
-	}
-	f.run()
-	if got := f.sent(); !strings.Contains(got, "good storage.provision 1 ") {
-		t.Errorf("%s of %v was not commanded: %s", good.ID, damaged, got)
-	}
 }

@@ -105,7 +105,7 @@ func (h *Hasher) hash(password string) (string, error) {
 func (h *Hasher) catchUp(done Cost) {
 	if missing := h.cfg.work() - done.work(); missing > 0 {
 		rest := h.cfg.Cost
-		rest.MemoryKiB = uint32(missing / int64(rest.Time)) //nolint:gosec // less than its own memory
+		rest.MemoryKiB = uint32(missing / int64(rest.Time)) // less than its own memory
 		rest.derive(nil, random(16), 32)
 	}
 }
@@ -123,8 +123,7 @@ func (h *Hasher) enter(ctx context.Context, u use, c Cost) (leave func(), err er
 }
 
 func (c Cost) derive(password, salt []byte, size int) []byte {
-	return argon2.IDKey(password, salt, c.Time, c.MemoryKiB, c.Parallelism,
-		uint32(size)) //nolint:gosec // the size of a hash
+	return argon2.IDKey(password, salt, c.Time, c.MemoryKiB, c.Parallelism, uint32(size))
 }
 
 // work is what the time of a hash is proportional to.

@@ -67,7 +67,7 @@ func (g *gateway) start() {
 		_ = cmd.Wait() // which tells of the kill
 	})
 	testenv.Eventually(g.t, 20*time.Second, "versitygw", func() bool {
-		resp, err := http.Get("http://" + g.addr + "/health") //nolint:gosec // an address of this test
+		resp, err := http.Get("http://" + g.addr + "/health") // an address of this test
 		if err != nil {
 			return false
 		}
