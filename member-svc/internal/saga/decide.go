@@ -7,11 +7,12 @@ import (
 	"github.com/signup-saga/signup-saga/contract"
 )
 
-// ClassGaveUp is the error class that the engine itself gives; others come with a rejection.
+// ClassGaveUp is the error class of a saga that was unanswered until the give-up age. The engine sets only this
+// class and ClassUnknownStep; all others come with a rejection.
 const ClassGaveUp = "gave_up"
 
-// Decide applies one event to a saga and says what to publish. The saga returned
-// is the one given unless the outcome is Advanced, GaveUp or Redriven.
+// Decide applies one event to a saga, and returns the next saga and the effects to publish. Unless the outcome
+// is Advanced, GaveUp or Redriven, the next saga is the given one; only counters out of bounds are clamped.
 func (ss Steps) Decide(s Saga, e Event, now time.Time) (Saga, []Effect, Outcome) {
 	s = s.bounded()
 	if s.Step >= len(ss) {
@@ -41,12 +42,12 @@ func (ss Steps) Decide(s Saga, e Event, now time.Time) (Saga, []Effect, Outcome)
 	}
 }
 
-// versionRoom is how far a version goes back that has reached its bound: every transition still
-// changes it, so no compare-and-swap hits a saga that has moved.
+// versionRoom is how far bounded sets back a version that has reached its maximum. Every transition still
+// changes the version, so a compare-and-swap cannot match a saga that has moved on.
 const versionRoom = 1_000_000
 
-// bounded brings counters back that a forged message or a hand has moved out of their bounds: a
-// saga whose row the database or the contract would refuse could neither go on nor be left.
+// bounded clamps counters that a forged message or a manual edit has pushed out of range. Otherwise the
+// database or the contract would reject every further change, and the member could not even leave.
 func (s Saga) bounded() Saga {
 	s.Generation = min(s.Generation, contract.MaxGeneration)
 	if s.Version >= contract.MaxVersion {
@@ -59,7 +60,7 @@ func (s Saga) bounded() Saga {
 func (ss Steps) reply(s Saga, e Event, now time.Time) (Saga, []Effect, Outcome) {
 	step := ss.index(e.Step)
 	switch {
-	case step < 0, e.Generation > s.Generation: // nobody was asked that
+	case step < 0, e.Generation > s.Generation: // no command asked for this
 		return s, nil, Recorded
 	case s.knows(e, step):
 		return s, nil, Unchanged
@@ -80,7 +81,7 @@ func (ss Steps) reply(s Saga, e Event, now time.Time) (Saga, []Effect, Outcome) 
 	}
 }
 
-// knows reports whether the saga has gone by what a reply about a step tells.
+// knows reports whether the saga already reflects what a reply about a step says.
 func (s Saga) knows(e Event, step int) bool {
 	switch {
 	case s.State == Withdrawn:
@@ -92,8 +93,7 @@ func (s Saga) knows(e Event, step int) bool {
 	}
 }
 
-// forward goes on to the next step. An operator's retry stays open until the last
-// one is provisioned.
+// forward moves to the next step. An operator's retry stays open until the last step is provisioned.
 func (ss Steps) forward(s Saga, now time.Time) (Saga, []Effect, Outcome) {
 	if s.Step == len(ss)-1 {
 		return settle(s, Ready, contract.StorageError{}, now)
@@ -102,8 +102,8 @@ func (ss Steps) forward(s Saga, now time.Time) (Saga, []Effect, Outcome) {
 	return ss.ask(s, Provisioning, now)
 }
 
-// backward goes on to the step before. Only steps that were begun are taken back,
-// the newest first: none is removed under another that may build on it.
+// backward moves to the previous step. Only steps that were started are taken back, the newest first, so that
+// no step is removed while a later one may depend on it.
 func (ss Steps) backward(s Saga, now time.Time) (Saga, []Effect, Outcome) {
 	if s.Step == 0 {
 		return settle(s, Withdrawn, contract.StorageError{}, now)
@@ -120,12 +120,12 @@ func (st Step) timer(s Saga, jitter float64, now time.Time) (Saga, []Effect, Out
 		next, _, _ := settle(s, s.State.attention(), contract.StorageError{
 			Class: ClassGaveUp, Fingerprint: ClassGaveUp, Message: fmt.Sprintf("no answer within %s", st.GiveUpAge),
 		}, now)
-		st.due(&next, now, time.Duration(jitter*float64(st.RedriveCap))) // a label, not an end: we go on asking
+		st.due(&next, now, time.Duration(jitter*float64(st.RedriveCap))) // only a label: re-drives go on
 		return next, nil, GaveUp
 	}
 	s.Redrives++
 	wait := st.RedriveCap
-	if s.Redrives < 32 { // beyond, the shift would overflow and the cap holds anyway
+	if s.Redrives < 32 { // a larger shift would overflow, and the cap applies anyway
 		wait = min(wait, st.Promise<<s.Redrives)
 	}
 	st.due(&s, now, time.Duration(jitter*float64(wait)))
@@ -156,14 +156,14 @@ func (ss Steps) withdraw(s Saga, now time.Time) (Saga, []Effect, Outcome) {
 	return ss.open(s, Withdrawing, now)
 }
 
-// open starts the next generation. The last one is repeated: participants take a removal of any
-// generation, so whoever is at the end can still leave.
+// open starts the next generation. At its maximum the generation is reused: participants accept a removal of
+// any generation, so the member can still leave.
 func (ss Steps) open(s Saga, state State, now time.Time) (Saga, []Effect, Outcome) {
 	s.Generation = min(s.Generation+1, contract.MaxGeneration)
 	return ss.ask(s, state, now)
 }
 
-// ask sends the command of the saga's step for the first time.
+// ask sends the command of the current step for the first time.
 func (ss Steps) ask(s Saga, state State, now time.Time) (Saga, []Effect, Outcome) {
 	s.State = state
 	s.Version++

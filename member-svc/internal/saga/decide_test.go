@@ -144,7 +144,7 @@ func TestDelayedAndPublicStates(t *testing.T) {
 	}
 }
 
-// One step after the other, and back in reverse; the generation is the saga's.
+// Steps come one after the other, and are taken back in reverse; all share the saga's generation.
 func TestOneStepAfterTheOther(t *testing.T) {
 	reply := func(k Kind, step string, g int64) Event {
 		return Event{Kind: k, Step: step, Generation: g, Error: refusal}
@@ -155,10 +155,10 @@ func TestOneStepAfterTheOther(t *testing.T) {
 		state   State
 		step    int
 		gen     int64
-		command contract.Type // that goes out
+		command contract.Type // that is sent
 		outcome Outcome
 	}{
-		{reply(Provisioned, "second", 1), Provisioning, 0, 1, "", Recorded}, // not asked yet
+		{reply(Provisioned, "second", 1), Provisioning, 0, 1, "", Recorded}, // not asked for yet
 		{reply(Provisioned, "storage", 1), Provisioning, 1, 1, "second.provision", Advanced},
 		{reply(Provisioned, "storage", 1), Provisioning, 1, 1, "", Unchanged},
 		{reply(Rejected, "storage", 1), Provisioning, 1, 1, "", Recorded}, // of a step that is done
@@ -171,7 +171,7 @@ func TestOneStepAfterTheOther(t *testing.T) {
 		{reply(Rejected, "second", 3), WithdrawNeedsAttention, 1, 3, "", Advanced},
 		{Event{Kind: Retried}, Withdrawing, 1, 4, "second.deprovision", Advanced},
 		{reply(Deprovisioned, "second", 4), Withdrawing, 0, 4, "storage.deprovision", Advanced},
-		{Event{Kind: Retried}, Withdrawing, 0, 4, "", Unchanged}, // the retry goes on with the next step
+		{Event{Kind: Retried}, Withdrawing, 0, 4, "", Unchanged}, // the retry continues with the next step
 		{reply(Deprovisioned, "second", 4), Withdrawing, 0, 4, "", Unchanged},
 		{reply(Deprovisioned, "storage", 4), Withdrawn, 0, 4, "", Advanced},
 		{reply(Deprovisioned, "second", 4), Withdrawn, 0, 4, "", Unchanged},
@@ -190,7 +190,7 @@ func TestOneStepAfterTheOther(t *testing.T) {
 	}
 }
 
-// Each step has its own promise and give-up age, counted from its own command.
+// Each step has its own promise and give-up age, counted from the step's own command.
 func TestStepsHaveTheirOwnTimes(t *testing.T) {
 	s, _, _ := two.Decide(Saga{}, Event{Kind: SignedUp}, epoch)
 	later := epoch.Add(time.Hour)
@@ -208,9 +208,9 @@ func TestStepsHaveTheirOwnTimes(t *testing.T) {
 	}
 }
 
-// During a rollout an old version meets sagas at a step that it does not know: it
-// leaves them alone, unless a person wants something (see checkHandOver). One that was ready
-// before a step was added stays ready, and what it never began is not taken back.
+// During a rollout an old version meets sagas at a step that it does not know. It leaves them alone, unless
+// there is a retry or a withdrawal (see checkHandOver). A saga that was ready before a step was added stays
+// ready, and a step that was never started is not taken back.
 func TestStepsAreAdded(t *testing.T) {
 	ahead := Saga{State: Provisioning, Step: 1, Version: 2, Generation: 1, DueAt: &epoch}
 	for _, k := range []Kind{TimerDue, Provisioned, Deprovisioned, Rejected} {
@@ -233,8 +233,8 @@ func TestStepsAreAdded(t *testing.T) {
 	}
 }
 
-// A row whose counters are out of bounds, by an older version or by hand, still does whatever
-// people and participants ask for.
+// A row whose counters an older version or a manual edit has pushed out of bounds still accepts all events that
+// its state accepts.
 func TestCountersOutOfBoundsComeBack(t *testing.T) {
 	for _, state := range []State{Ready, Provisioning, NeedsAttention, WithdrawNeedsAttention} {
 		poisoned := begin(t)
@@ -243,7 +243,7 @@ func TestCountersOutOfBoundsComeBack(t *testing.T) {
 		for _, kind := range []Kind{Withdraw, Retried, TimerDue} {
 			s, _, outcome := one.Decide(poisoned, Event{Kind: kind}, epoch.Add(one[0].Promise))
 			if outcome != Advanced && outcome != Redriven {
-				continue // not for this state
+				continue // this state does not accept the event
 			}
 			if s.Generation != contract.MaxGeneration || s.Version <= 0 || s.Redrives < 0 ||
 				s.Redrives > math.MaxInt32 {

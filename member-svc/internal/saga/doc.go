@@ -1,7 +1,6 @@
-// Package saga decides what happens to a signup. It is a pure engine: a saga, an
-// event and a time go in, the next saga and the events to publish come out. It
-// does no I/O, reads no clock and draws no random number, so its tests explore
-// the real function exhaustively.
+// Package saga decides what happens to a signup. It is a pure engine: given a saga, an event and a time, it
+// returns the next saga and the events to publish. It does no I/O, reads no clock and draws no random numbers,
+// so its tests can explore the real function exhaustively.
 //
 //	                 signed up
 //	                     │
@@ -17,21 +16,19 @@
 //	                               rejected, gave up,     ▼  │ retry (generation + 1)   │
 //	                                             withdraw_needs_attention ──────────────┘
 //
-// Rules that the picture cannot show:
+// Rules that the diagram cannot show:
 //
-//   - A signup has essential steps, declared in order; most have one. Provisioning and
-//     withdrawing are each of one step at a time: the reply to the command of a step
-//     sends the command of the next one, or when withdrawing the compensation of the
-//     one before, and only the last reply leads to ready or withdrawn. Steps that were
-//     never begun are never compensated.
-//   - A time-out means unknown, never failed. The timer sends the command again;
-//     only a definite rejection, or the give-up age, asks for a person, and even
-//     then a late success still makes the saga ready.
-//   - Only the Member service raises the generation, for an operator's retry or a
-//     withdrawal. Timers repeat a generation. Nobody commanded a reply above the saga's
-//     own generation: it changes the timeline and nothing else, so neither a forged
-//     message nor a Member database restored to an older state needs a person.
-//   - The version counts transitions and orders everything; a repeated command
-//     does not move it, since nothing has become known.
+//   - A signup has one or more essential steps, in declared order. One step is in progress at a time. While
+//     provisioning, each step's reply sends the next step's command; while withdrawing, it sends the previous
+//     step's compensation. Only the last reply leads to ready or withdrawn. A step that was never started is
+//     never compensated.
+//   - A timeout means unknown, never failed. The timer sends the command again. Only a definite rejection or
+//     the give-up age makes a signup need attention, and even then a late success makes the saga ready.
+//   - Only the Member service raises the generation, for an operator's retry or a withdrawal. Timers repeat the
+//     current generation. A reply above the saga's own generation answers no command: it is recorded in the
+//     timeline and changes nothing else. So neither a forged message nor a Member database restored to an older
+//     state needs an operator.
+//   - The version counts transitions and orders everything. A repeated command does not raise it, because
+//     nothing new is known.
 //   - A reply that fits no state is recorded and changes nothing.
 package saga

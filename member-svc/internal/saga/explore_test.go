@@ -8,18 +8,17 @@ import (
 	"github.com/signup-saga/signup-saga/contract"
 )
 
-// world is a saga, everything ever put on the wire, and participants that keep the
-// rules of the Storage service. Messages stay on the wire for ever: to leave one
-// undelivered is a drop, to deliver it twice a duplicate, in any order. A participant
-// that crashes before it replies, or after, is one whose message or reply was dropped;
-// a member-svc that crashes has stored the saga and its commands, or neither.
+// world is a saga, every message ever sent, and participants that follow the rules of the Storage service.
+// Messages stay on the wire for ever: one that is not delivered was dropped, one that is delivered twice is a
+// duplicate, and any order is possible. A participant that crashes before or after its reply is modelled by a
+// dropped message or reply. A member-svc that crashes has stored both the saga and its commands, or neither.
 type world struct {
 	saga         Saga
-	wire         uint64 // a bit for each message, see bit
+	wire         uint64 // one bit per message, see bit
 	participants [2]participant
 }
 
-// participant is what one knows of the member. Removal is final.
+// participant is what a participant knows of the member. Removal is final.
 type participant struct {
 	exists, removed bool
 }
@@ -34,8 +33,8 @@ const (
 	messageKinds
 )
 
-// generations bounds the model. Worlds beyond those that a test explores are left out,
-// and a proof that a world heals may use the others.
+// generations bounds the model. A test explores fewer generations; a proof that a world heals may use all of
+// them.
 const generations = 6
 
 func bit(step, message int, generation int64) uint64 {
@@ -63,7 +62,7 @@ func (w world) identity() identity {
 	return identity{s.State, s.Step, s.Generation, s.RetryOpen, s.DueAt != nil, s.ErrorClass, w.wire, w.participants}
 }
 
-// move is one thing that can happen. Those of participants have no outcome.
+// move is one thing that can happen. Moves of participants have no outcome.
 type move struct {
 	from, to world
 	event    Event
@@ -71,7 +70,7 @@ type move struct {
 	outcome  Outcome
 }
 
-// moves returns everything that can happen next; by people only if asked for.
+// moves returns everything that can happen next. Events caused by people are included only if people is set.
 func (w world) moves(ss Steps, people bool) []move {
 	var out []move
 	decide := func(now time.Time, e Event) {
@@ -122,8 +121,8 @@ func sent(ss Steps, f Effect, generation int64) uint64 {
 	return 0
 }
 
-// ask delivers a command: the participant does it, or refuses it for good, and
-// replies in the command's generation. A removal is never overtaken.
+// ask delivers a command: the participant carries it out, or rejects it, and replies with the command's
+// generation. A removal is final: no later command undoes it.
 func (w world) ask(step, message int, generation int64) []move {
 	answer := func(reply int, change func(*participant)) move {
 		to := w
@@ -146,7 +145,7 @@ func (w world) ask(step, message int, generation int64) []move {
 	}
 }
 
-// legal are all transitions, of sagas with several steps.
+// legal lists all transitions of sagas with several steps.
 var legal = map[State][]State{
 	Provisioning:           {Provisioning, Ready, NeedsAttention, Withdrawing},
 	Ready:                  {Withdrawing},
@@ -207,8 +206,8 @@ func (m move) check(ss Steps) string {
 	return ""
 }
 
-// explore visits every world reachable from the starts and checks every move. It
-// returns the worlds without what is on the wire, and the transitions seen.
+// explore visits every world that is reachable from the starts and checks every move. It returns the worlds
+// without the messages on the wire, and the transitions seen.
 func explore(
 	t *testing.T, ss Steps, explored int64, atLeast int, starts ...world,
 ) (map[identity]world, map[[2]State]bool) {
@@ -250,8 +249,8 @@ func explore(
 	return bare, transitions
 }
 
-// heals reports whether a world comes to its end, or to a definite need for a person,
-// by timers, participants and what they still have on the wire.
+// heals reports whether a world can still reach ready or withdrawn by timers, participants and the messages on
+// the wire alone.
 func (w world) heals(ss Steps) bool {
 	seen := map[identity]bool{}
 	for queue := []world{w}; len(queue) > 0; {
@@ -270,7 +269,7 @@ func (w world) heals(ss Steps) bool {
 	return false
 }
 
-// by returns the world after somebody did something.
+// by returns the world after an event.
 func (w world) by(ss Steps, kind Kind) world {
 	var effects []Effect
 	w.saga, effects, _ = ss.Decide(w.saga, Event{Kind: kind}, epoch)
@@ -289,8 +288,8 @@ func TestEveryReachableSagaKeepsTheRules(t *testing.T) {
 	}{"one step": {one, 4, 4500}, "two steps": {two, 3, 16000}} {
 		t.Run(name, func(t *testing.T) {
 			fresh := world{}.by(tc.steps, SignedUp)
-			// The Member database was restored to an older state: a participant is ahead,
-			// by a retry or by a withdrawal, or has done what we have yet to ask.
+			// The Member database was restored to an older state: a participant is ahead of it by a retry or by
+			// a withdrawal, or has carried out a command that the saga has yet to send.
 			retried, removed, done := fresh, fresh, fresh
 			retried.participants[0] = participant{exists: true}
 			retried.wire |= bit(0, provisioned, 1) | bit(0, provisioned, 2) | bit(0, rejected, 2)
@@ -320,8 +319,8 @@ func TestEveryReachableSagaKeepsTheRules(t *testing.T) {
 	}
 }
 
-// checkHeals: what waits heals by itself; what needs a person heals after his retry;
-// what can never be provisioned, since it was removed, can still be left.
+// checkHeals checks that an open saga heals without help, that one that needs attention heals after a retry,
+// and that one whose storage was removed, so that it can never be provisioned, can still be left.
 func checkHeals(t *testing.T, ss Steps, id identity, w world) {
 	t.Helper()
 	gone := slices.ContainsFunc(w.participants[:], func(p participant) bool { return p.removed })
@@ -339,9 +338,9 @@ func checkHeals(t *testing.T, ss Steps, id identity, w world) {
 	}
 }
 
-// checkHandOver: a version that does not know the step lets everybody leave, and a person retry
-// what needs attention or stands still. The version that knows the step goes on with it at once;
-// without that version a second retry goes on with the steps that are known.
+// checkHandOver checks a version that does not know the step: members can still leave, and operators can retry
+// what needs attention or is not progressing. A version that knows the step continues at once; without one, a
+// second retry continues with the known steps.
 func checkHandOver(t *testing.T, ss Steps, id identity, w world) {
 	t.Helper()
 	older := ss[:w.saga.Step]
@@ -367,7 +366,7 @@ func checkHandOver(t *testing.T, ss Steps, id identity, w world) {
 			t.Fatalf("%s, then a second retry: %+v", kind, alone.saga)
 		}
 		if removed && !next.saga.State.Left() {
-			continue // what was removed can only be left
+			continue // after a removal the member can only leave
 		}
 		if !next.heals(ss) || !alone.heals(older) {
 			t.Fatalf("stuck after %s: %+v", kind, id)

@@ -7,14 +7,14 @@ import (
 	"github.com/signup-saga/signup-saga/contract"
 )
 
-// ClassUnknownStep is the error class of a saga that is handed over to a version that knows its step.
+// ClassUnknownStep is the error class of a saga that waits for a version that knows its step.
 const ClassUnknownStep = "unknown_step"
 
-// unknown decides about a saga whose step this version does not know: a newer version runs beside
-// this one, or ran before it, or the row is damaged. What a person wants is stored in any case, so a
-// member can always leave. The command is left to a version that knows the step, see takeUp. If
-// there is none, a second retry goes on with the last step that this version knows; what later
-// steps gave is then found by the reconciliation of a version that knows them.
+// unknown decides about a saga whose step this version does not know: a newer version is or was running, or the
+// row is damaged. It stores a withdrawal or a retry in any case, so that a member can always leave. The command
+// is sent by a version that knows the step, see takeUp. If there is no such version, a second retry continues
+// with the last step that this version knows. Reconciliation by a version that knows the later steps then finds
+// what they left behind.
 func (ss Steps) unknown(s Saga, e Event, now time.Time) (Saga, []Effect, Outcome) {
 	switch {
 	case e.Kind == Withdraw && s.State.Left():
@@ -33,8 +33,8 @@ func (ss Steps) unknown(s Saga, e Event, now time.Time) (Saga, []Effect, Outcome
 	}
 }
 
-// handOver starts the next generation without a command. The timer is due at once, and passed
-// over by versions that do not know the step.
+// handOver starts the next generation without sending a command. The timer is due at once; versions that do not
+// know the step skip it.
 func handOver(s Saga, state State, now time.Time) (Saga, []Effect, Outcome) {
 	s.Generation = min(s.Generation+1, contract.MaxGeneration)
 	s, effects, outcome := settle(s, state, contract.StorageError{
@@ -50,7 +50,7 @@ func (s Saga) handedOver() bool {
 	return s.State == s.State.attention() && s.ErrorClass == ClassUnknownStep
 }
 
-// takeUp sends the command of a saga that a version without its step has handed over.
+// takeUp sends the command of a saga that was handed over by a version that does not know its step.
 func (ss Steps) takeUp(s Saga, now time.Time) (Saga, []Effect, Outcome) {
 	if s.DueAt == nil || now.Before(*s.DueAt) {
 		return s, nil, Unchanged
