@@ -20,34 +20,34 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// Change is one event for one saga. An event with an Actor is audited.
+// Change is one event to apply to one saga. An event with an Actor is audited.
 type Change struct {
 	SagaID     string
 	Event      saga.Event
-	IfVersions []int64 // apply only to one of these, else [ErrStale]; nil for any
-	Subject    string  // what else the audit names: the operation that this is a part of
-	MemberID   string  // of a reply: whose saga it must be; "" for anybody's
+	IfVersions []int64 // apply only at one of these versions, else [ErrStale]; nil: at any
+	Subject    string  // what else the audit row names: the operation that this is part of
+	MemberID   string  // of a reply: the member whose saga it must be; "": any
 	// TraceParent is the trace context of the reply, or of that operation; "" for none.
 	TraceParent string
 }
 
-// Result is what became of a Change. A saga that does not exist, or is not the member's, has no Outcome.
+// Result is what became of a Change. Outcome is empty if the saga does not exist or belongs to another member.
 type Result struct {
 	Change
 	Record
 	Outcome saga.Outcome
 }
 
-// errMissed: somebody else moved a saga between our read and our write.
+// errMissed means that another transaction moved a saga between our read and our write.
 var errMissed = fmt.Errorf("compare-and-swap missed: %w", service.ErrConflict)
 
-// Apply decides and stores changes in one transaction, those of one saga in the
-// order given; results are ordered by saga. Each transition is guarded by the version
-// that it was decided on: when another one wins the race, everything is loaded and
-// decided again, as [service.Repeat] does. A member leaves even if the database refuses the
-// saga's row: who they were is erased then, and the outcome is [saga.Recorded].
+// Apply decides and stores changes in one transaction. Changes to one saga keep the order given; results are
+// ordered by saga. Each transition applies only to the version that it was decided on: if another transaction
+// wins the race, Apply loads and decides everything again, as [service.Repeat] does. If the database rejects
+// the saga's row, a single withdrawal still erases the member's data; its outcome is then [saga.Recorded]. A
+// change whose IfVersions do not match is [ErrStale].
 func (s *Store) Apply(ctx context.Context, changes ...Change) ([]Result, error) {
-	// Everybody updates sagas in the same order: no deadlocks.
+	// Sagas are always updated in the same order, so that transactions cannot deadlock.
 	changes = slices.Clone(changes)
 	slices.SortStableFunc(changes, func(a, b Change) int { return cmp.Compare(a.SagaID, b.SagaID) })
 	var results []Result
@@ -91,7 +91,7 @@ func byID(found []Record) map[string]Record {
 // applyTx decides all changes in memory and writes them in one round trip.
 func (s *Store) applyTx(ctx context.Context, tx pgx.Tx, records map[string]Record, changes []Change) ([]Result, error) {
 	results, rest := make([]Result, len(changes)), new(pgx.Batch)
-	moved := make(map[string]int64) // the versions that were loaded
+	moved := make(map[string]int64) // saga id → the version that was loaded
 	var lines []line
 	var spans []trace.Span
 	defer func() {
@@ -115,7 +115,7 @@ func (s *Store) applyTx(ctx context.Context, tx pgx.Tx, records map[string]Recor
 		if s.Tracer != nil {
 			spans = append(spans, s.trace(ctx, rest, c, &r, outcome))
 		}
-		if c.Event.Kind == saga.Withdraw { // whatever the saga's row says
+		if c.Event.Kind == saga.Withdraw { // whatever the outcome
 			s.erase(rest, &r)
 		}
 		if outcome != saga.Unchanged && outcome != saga.Refused {
@@ -136,8 +136,9 @@ func (s *Store) applyTx(ctx context.Context, tx pgx.Tx, records map[string]Recor
 	return results, tx.SendBatch(ctx, b).Close()
 }
 
-// applyEach is applyTx for changes that have nothing to do with each other: if one of them is
-// refused, each is applied for itself. What is refused then is left out, logged, and returned.
+// applyEach is applyTx for independent changes. If the database rejects the batch, applyEach applies each
+// change in its own savepoint. It logs the changes that are still rejected and returns their saga ids in
+// refused.
 func (s *Store) applyEach(
 	ctx context.Context, tx pgx.Tx, records map[string]Record, changes []Change,
 ) (results []Result, refused []string, err error) {
@@ -168,7 +169,7 @@ func (s *Store) applyEach(
 	return results, refused, nil
 }
 
-// write queues what an outcome asks for beside the saga's row and the timeline.
+// write queues the audit row and the events of an outcome.
 func (s *Store) write(b *pgx.Batch, before saga.Saga, r *Record, c Change, effects []saga.Effect) error {
 	if c.Event.Actor != "" {
 		auditChange(b, before, r.Saga, c)
@@ -176,10 +177,10 @@ func (s *Store) write(b *pgx.Batch, before saga.Saga, r *Record, c Change, effec
 	return queueEffects(b, *r, effects)
 }
 
-// update queues the transitions of all sagas that moved, in one statement: each
-// happens to the version it was decided on, or none at all. Rows are locked in the
-// order of their ids, so that replicas cannot deadlock; ANY lets every plan find
-// them by their key.
+// update queues the transitions of all moved sagas in one statement. A row changes only if it still has the
+// version that the decision was made on; if any row does not, the statement fails with errMissed. Rows are
+// locked in the order of their ids, so that replicas cannot deadlock; ANY lets every plan find them by their
+// key.
 func update(b *pgx.Batch, records map[string]Record, moved map[string]int64) {
 	if len(moved) == 0 {
 		return
@@ -236,12 +237,12 @@ type line struct {
 	saga            saga.Saga
 	event           saga.Event
 	kind, messageID string
-	before          int // lines of the same saga before it in this batch; -1: it is added in any case
+	before          int // rows of the same saga before it in this batch; -1: always added
 }
 
-// newLine returns what the timeline says of an outcome. Transitions always get a row;
-// everything else once per message and at most 200 per saga, so that a stutter cannot
-// fill the disk.
+// newLine returns the timeline row of an outcome. Transitions always get a row. A recorded message gets one
+// row, however often it is delivered. Once a saga has 200 rows, only transitions are added, so that repeated
+// messages cannot fill the disk.
 func newLine(s saga.Saga, e saga.Event, outcome saga.Outcome, before []line) line {
 	l := line{saga: s, event: e, kind: string(e.Kind)}
 	switch outcome {
@@ -300,12 +301,11 @@ func auditChange(b *pgx.Batch, before, after saga.Saga, c Change) {
 		Reason: c.Event.Reason}, facts(before), facts(after))
 }
 
-// Redrive repeats the commands that are due, were published, and are unanswered: at
-// most limit now, and perSecond over time, counted in Postgres for all replicas. What
-// is still in the outbox needs no second copy: a broker that is down for a day does
-// not grow it. Sagas past their give-up age are labelled whether published or not.
-// Sagas at a step that only a newer version knows are left to it.
-// It returns how many sagas it moved.
+// Redrive sends again the commands that are due, published and unanswered: at most limit per call and perSecond
+// over time, counted in Postgres for all replicas together. A command that is still in the outbox is not sent
+// again, so a broker outage does not grow the outbox. A saga past its give-up age is marked so even if its
+// command is not published yet. Sagas at a step that only a newer version knows are left to that version.
+// Redrive returns the number of due sagas that it handled.
 func (s *Store) Redrive(ctx context.Context, perSecond, limit int) (int, error) {
 	var due []Record
 	err := s.tx.Do(ctx, s.wake, func(tx pgx.Tx) error {
@@ -314,7 +314,7 @@ func (s *Store) Redrive(ctx context.Context, perSecond, limit int) (int, error) 
 		if err != nil {
 			return err
 		}
-		var published *time.Time // commands older than this are out; nil: all are
+		var published *time.Time // commands sent before this are published; nil: all are
 		if !lane.OldestPending.IsZero() {
 			published = &lane.OldestPending
 		}
@@ -352,7 +352,7 @@ UPDATE redrive_budget SET refilled_at = clock_timestamp(),
 		if err != nil || len(refused) == 0 {
 			return err
 		}
-		// Whoever cannot be asked again must not stand before those who can.
+		// Sagas that the database rejects must not block the sagas behind them.
 		_, err = tx.Exec(ctx, `-- name: postponeRefused
 UPDATE signup_saga SET due_at = now() + interval '1 hour' WHERE id = ANY ($1::text[]::uuid[])`, refused)
 		return err
@@ -363,7 +363,7 @@ UPDATE signup_saga SET due_at = now() + interval '1 hour' WHERE id = ANY ($1::te
 	return len(due), nil
 }
 
-// seconds returns a setting of each step, for a query to pick by a saga's step.
+// seconds returns one duration of each step, in seconds. Queries index the result by a saga's step.
 func (s *Store) seconds(of func(saga.Step) time.Duration) []float64 {
 	all := make([]float64, len(s.steps))
 	for i, st := range s.steps {

@@ -12,7 +12,7 @@ import (
 	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
-// Act is what somebody did, and why. Either SagaID or Subject says to what.
+// Act is an operator's action and its reason. SagaID, Subject or both name its target.
 type Act struct {
 	Actor, Action string
 	SagaID        *string
@@ -20,7 +20,7 @@ type Act struct {
 	Reason        string
 }
 
-// audit queues the row that tells of an act, for the transaction that does it.
+// audit queues the audit row of an act, for the transaction that performs the act.
 func audit(b *pgx.Batch, a Act, before, after map[string]any) {
 	b.Queue(
 		"-- name: addAudit\nINSERT INTO admin_audit (actor, action, saga_id, subject, reason, before, after) VALUES "+
@@ -35,20 +35,20 @@ type AuditFilter struct {
 	Before                int64 // only rows with a smaller id; 0: all
 }
 
-// Audit returns a page of the audit, newest first, and the id to go on before; 0 at the end.
+// Audit returns a page of the audit, newest first, and the Before of the next page; 0 at the end.
 func (s *Store) Audit(ctx context.Context, f AuditFilter) ([]wire.AuditRow, int64, error) {
 	if _, err := uuid.FromString(f.SagaID); f.SagaID != "" && err != nil {
-		return nil, 0, nil // nobody ever did anything to it
+		return nil, 0, nil // no saga has such an id
 	}
 	if f.Before == 0 {
 		f.Before = math.MaxInt64
 	}
 	var q query
 	where := "true"
-	// A range of the very index that begins with what is asked for, and its order, leave
-	// Postgres no other plan: with columns that equal a value it may walk back through
-	// everybody's acts in the hope of soon meeting somebody's who left long ago. What
-	// was done to one saga is little.
+	// The row-comparison bounds and ORDER BY on the same columns force the index that begins with those
+	// columns. With plain equality, Postgres may instead scan everybody's rows backwards, hoping to meet a
+	// match soon, even for an operator who left long ago. Few rows belong to one saga, so plain equality is
+	// fine there.
 	var columns, values, order []string
 	for _, by := range []struct{ column, value string }{{"actor", f.Actor}, {"action", f.Action},
 		{"saga_id", f.SagaID}} {

@@ -6,14 +6,14 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Seen is a signup as somebody saw it last.
+// Seen is a signup as a client saw it last.
 type Seen struct {
 	SignupID string
 	Version  int64
-	Redrives int // a repeated command leaves the version, and tells of a delay
+	Redrives int // a re-drive raises this, not the version; it may mean a delay
 }
 
-// Changed returns those of the signups that look different by now.
+// Changed returns the signups that have changed since the client saw them.
 func (s *Store) Changed(ctx context.Context, seen []Seen) ([]Record, error) {
 	ids, versions, redrives := make([]string, len(seen)), make([]int64, len(seen)), make([]int, len(seen))
 	for i, one := range seen {

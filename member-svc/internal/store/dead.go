@@ -14,7 +14,7 @@ import (
 	"github.com/signup-saga/signup-saga/outbox"
 )
 
-// DeadID names a dead event: the lane and its row there.
+// DeadID identifies a dead event: its lane and its row there.
 type DeadID struct {
 	Lane string
 	Row  int64
@@ -52,12 +52,12 @@ func deadEvents(lane contract.Lane, where string, limit int) string {
  FROM outbox_dead_%[1]s d WHERE %[2]s ORDER BY d.id DESC LIMIT %[3]d)`, lane, where, limit)
 }
 
-// Dead returns a page of dead events, the essential ones first, each lane's newest
-// first, and the last one's id if there are more. A zero after begins.
+// Dead returns a page of dead events, the essential lane first, each lane's newest first. It also returns the
+// last one's id if there are more. A zero after starts at the beginning.
 func (s *Store) Dead(ctx context.Context, after DeadID, limit int) ([]wire.DeadEvent, *DeadID, error) {
 	var q query
 	var parts []string
-	for _, lane := range contract.Lanes() { // in the order of their names
+	for _, lane := range contract.Lanes() { // sorted by name
 		switch {
 		case string(lane) == after.Lane:
 			parts = append(parts, deadEvents(lane, "d.id < "+q.arg(after.Row), limit+1))
@@ -82,8 +82,8 @@ func (s *Store) Dead(ctx context.Context, after DeadID, limit int) ([]wire.DeadE
 	return page, &DeadID{found[limit-1].Lane, found[limit-1].Row}, nil
 }
 
-// Requeue publishes a dead event once more and returns what it was; [ErrNotFound] if
-// it is not, or no longer, dead.
+// Requeue publishes a dead event again and returns the event as it was. The error is [ErrNotFound] if the event
+// is not dead, or no longer.
 func (s *Store) Requeue(ctx context.Context, id DeadID, actor, reason string) (e wire.DeadEvent, err error) {
 	err = s.tx.Do(ctx, s.wake, func(tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, "-- name: getDead\n"+deadEvents(contract.Lane(id.Lane), "d.id = $1", 1), id.Row)
@@ -103,7 +103,7 @@ func (s *Store) Requeue(ctx context.Context, id DeadID, actor, reason string) (e
 		}
 		return outbox.Requeue(ctx, tx, id.Lane, id.Row)
 	})
-	if errors.Is(err, pgx.ErrNoRows) { // somebody else was quicker
+	if errors.Is(err, pgx.ErrNoRows) { // another caller was faster
 		err = ErrNotFound
 	}
 	return e, err

@@ -1,4 +1,4 @@
 package store
 
-// SetMaxMatched changes how many sagas a retry of a group may be about.
+// SetMaxMatched changes how many sagas a group retry may cover.
 func (s *Store) SetMaxMatched(n int) { s.maxMatched = n }

@@ -8,17 +8,16 @@ import (
 	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
-// failureRow is a group, its newest saga, and what is equal in all rows.
+// failureRow is a group, its newest saga, and totals that are the same in all rows.
 type failureRow struct {
 	wire.FailureGroup
-	wire.FailureSample     // the newest of the group
-	Groups             int // in all
-	Total              int // of all groups' counts
+	wire.FailureSample     // the group's newest saga
+	Groups             int // number of all groups
+	Total              int // sum of all groups' counts
 }
 
-// Failures returns the kinds of failures with the most sagas, limit of them. It counts
-// all failures, in the narrow rows that a trigger keeps of them, and looks one saga of
-// each kind up.
+// Failures returns the limit most frequent kinds of failures. It counts all failures in the narrow table that a
+// trigger maintains, and reads one saga of each kind.
 func (s *Store) Failures(ctx context.Context, limit int) (wire.Failures, error) {
 	rows, err := s.pool.Query(ctx, `-- name: groupFailures
 WITH kind AS MATERIALIZED (

@@ -11,10 +11,10 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 )
 
-// erase forgets who the member is, if that is still known, in the transaction that begins the withdrawal.
-// What stays are ids, the plan, the timeline, and a keyed HMAC of the name, which
-// keeps it taken. The member's row comes before the sessions: whoever opens one
-// locks that row too, so that none begins behind our back.
+// erase erases the member's personal data, unless that is already done, in the transaction that begins the
+// withdrawal. Ids, the plan, the timeline and a keyed HMAC of the username stay; the HMAC keeps the username
+// taken. The member's row is updated before the sessions are deleted: opening a session locks the same row, so
+// no session can appear in between.
 func (s *Store) erase(b *pgx.Batch, r *Record) {
 	if r.UsernameKey == nil {
 		return
@@ -30,8 +30,8 @@ UPDATE member SET username = NULL, username_key = NULL, name_mac = $2, email = N
 	r.Username, r.UsernameKey = nil, nil
 }
 
-// eraseAlone forgets who the member is although the database refuses the saga's next row, for cause.
-// The storage stays until somebody has mended the row and cancels the saga.
+// eraseAlone erases the member's personal data although the database rejects the saga's next row, with the
+// error cause. The storage stays until an operator repairs the row and cancels the saga.
 func (s *Store) eraseAlone(ctx context.Context, c Change, cause error) ([]Result, error) {
 	result := Result{Change: c}
 	err := s.tx.Do(ctx, nil, func(tx pgx.Tx) error {
@@ -61,10 +61,10 @@ func (s *Store) eraseAlone(ctx context.Context, c Change, cause error) ([]Result
 	return []Result{result}, nil
 }
 
-// nameMAC is what is kept of a name. It is keyed, so that a stolen database does not
-// tell whether somebody was a member.
+// nameMAC returns the HMAC under which a username stays taken. It is keyed, so that a stolen database does not
+// reveal whether someone was a member.
 func (s *Store) nameMAC(usernameKey string) []byte {
 	h := hmac.New(sha256.New, s.secret)
-	h.Write([]byte("username\x00" + usernameKey)) // request bodies, which the secret also keys, begin otherwise
+	h.Write([]byte("username\x00" + usernameKey)) // the prefix sets it apart from request fingerprints
 	return h.Sum(nil)
 }

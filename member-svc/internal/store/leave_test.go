@@ -22,7 +22,7 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// canary signs up somebody who can be recognised, with everything that is stored of him.
+// canary signs up a recognisable member, with everything that is stored about a member.
 func (f *fixture) canary(t *testing.T, name string) store.Record {
 	t.Helper()
 	m, r, effects := f.begin(name)
@@ -41,7 +41,7 @@ func (f *fixture) canary(t *testing.T, name string) store.Record {
 
 func token(name string) []byte { return fmt.Appendf(nil, "%-32.32s", "token of "+name) }
 
-// remains counts the rows of the whole database in which a text can still be read.
+// remains counts the rows in the whole database that still contain a text.
 func (f *fixture) remains(t *testing.T, text string) map[string]int {
 	t.Helper()
 	found := map[string]int{}
@@ -100,7 +100,7 @@ func TestWithdrawalErasesTheMember(t *testing.T) {
 	if left := f.remains(t, "other"); left["member"] != 1 || left["idempotency_key"] != 1 {
 		t.Errorf("somebody else: %v", left)
 	}
-	// The name stays taken, in the look-up and in the constraint.
+	// The name stays taken, both for the look-up and for the constraint.
 	if known, err := f.LookUp(t.Context(), "canary", "", ""); err != nil || !known.Taken {
 		t.Errorf("%+v %v", known, err)
 	}
@@ -189,7 +189,7 @@ func TestSessions(t *testing.T) {
 	}
 }
 
-// Nobody gets the credentials of the neighbour who is read in his place.
+// A username that does not exist does not get the credentials of the preceding one, whose row is read instead.
 func TestCredentialsAreOnesOwn(t *testing.T) {
 	f := open(t)
 	first, last := f.signUp(t, "mina"), f.signUp(t, "nora")
@@ -202,7 +202,7 @@ func TestCredentialsAreOnesOwn(t *testing.T) {
 	}
 }
 
-// Of those who renew a hash at a time the first one wins, and whoever left stays erased.
+// Of concurrent renewals of a hash, the first one wins; a member who has left stays erased.
 func TestRenewHash(t *testing.T) {
 	f := open(t)
 	r := f.canary(t, "mina")
@@ -223,8 +223,8 @@ func TestRenewHash(t *testing.T) {
 	}
 }
 
-// A withdrawal races three other things that can happen to a saga, 2,000 times. One
-// compare-and-swap decides each time, and in the end the member has left, once.
+// A withdrawal races three other events of a saga, 2,000 times. One compare-and-swap decides each race, and in
+// the end the member has left, once.
 func TestWithdrawalRacesEverything(t *testing.T) {
 	f := open(t)
 	const sagas, workers = 2000, 4
@@ -266,7 +266,7 @@ func (f *fixture) happens(ctx context.Context, r store.Record, e saga.Event) err
 	return err
 }
 
-// things are what may happen to a saga at one time, beside a withdrawal.
+// things are the events that may race a withdrawal.
 func (f *fixture) things(m store.Member, r store.Record) []func(context.Context) error {
 	retry := saga.Event{Kind: saga.Retried, Actor: "bob", Reason: "room made"}
 	return []func(context.Context) error{
@@ -277,14 +277,14 @@ func (f *fixture) things(m store.Member, r store.Record) []func(context.Context)
 		func(ctx context.Context) error {
 			return errors.Join(f.happens(ctx, r, reply(saga.Rejected, 1)), f.happens(ctx, r, retry))
 		},
-		func(ctx context.Context) error { // the answer to whatever command was committed last
+		func(ctx context.Context) error { // the reply to the newest committed command
 			var newest int64
 			err := f.pool.QueryRow(ctx,
 				"-- name: testNewest\nSELECT max((headers->>'ce-generation')::bigint) FROM outbox_event_essential "+
 					"WHERE key = $1", m.ID).Scan(&newest)
 			return errors.Join(err, f.happens(ctx, r, reply(saga.Rejected, newest)))
 		},
-		func(ctx context.Context) error { // the timer, up to the give-up age
+		func(ctx context.Context) error { // the timer, past the give-up age
 			_, err := f.pool.Exec(ctx,
 				"-- name: testDue\nUPDATE signup_saga SET due_at = now(), opened_at = opened_at - interval '25 "+
 					"hours' WHERE id = $1 AND due_at IS NOT NULL", r.ID)
@@ -293,7 +293,7 @@ func (f *fixture) things(m store.Member, r store.Record) []func(context.Context)
 			}
 			return err
 		},
-		func(ctx context.Context) error { // signs in: his password was right a moment ago
+		func(ctx context.Context) error { // a sign-in whose password was right a moment ago
 			_, err := f.OpenSession(ctx, m.ID, m.PasswordHash, token(m.Username), time.Hour)
 			if errors.Is(err, store.ErrNotFound) {
 				return nil
@@ -303,7 +303,7 @@ func (f *fixture) things(m store.Member, r store.Record) []func(context.Context)
 	}
 }
 
-// checkWithdrawals looks at what was written.
+// checkWithdrawals checks what was written.
 func (f *fixture) checkWithdrawals(t *testing.T, sagas int) {
 	t.Helper()
 	for _, bad := range []string{
@@ -318,7 +318,7 @@ func (f *fixture) checkWithdrawals(t *testing.T, sagas int) {
 		    GROUP BY s.id HAVING count(e.id) <> 1`,
 		`SELECT 1 FROM (SELECT saga_id, kind, actor FROM saga_event WHERE actor <> '') e FULL JOIN admin_audit a
 		    ON (a.saga_id, a.action, a.actor) = (e.saga_id, e.kind, e.actor) WHERE a.id IS NULL OR e.kind IS NULL`,
-		// never asked for again after it was to be taken back
+		// no provision command after a removal command
 		`SELECT 1 FROM outbox_event_essential p JOIN outbox_event_essential d ON d.key = p.key
 		    AND d.type = 'storage.deprovision' AND d.id < p.id WHERE p.type = 'storage.provision'`,
 		// a command for each generation
@@ -347,7 +347,7 @@ func (f *fixture) checkWithdrawals(t *testing.T, sagas int) {
 	})
 }
 
-// While indexes are built, behind a writer that takes its time, people go on signing up.
+// Indexes can be built while a slow writer holds them up, and signups go on meanwhile.
 func TestIndexesAreBuiltBesideSignups(t *testing.T) {
 	url := storetest.URL(t)
 	f := &fixture{pool: storetest.Connect(t, url)}
@@ -384,7 +384,7 @@ WHERE indisvalid AND c.relname IN ('signup_saga_failed', 'signup_saga_withdrawn'
 	}
 }
 
-// A database of the first version, with members in it, is migrated and goes on.
+// A database of the first version, with members in it, is migrated and continues to work.
 func TestMigrationOfAPopulatedDatabase(t *testing.T) {
 	first, err := os.ReadFile("migrations/00001_member.sql")
 	if err != nil {
@@ -398,7 +398,7 @@ func TestMigrationOfAPopulatedDatabase(t *testing.T) {
 	})
 	f := &fixture{pool: storetest.Connect(t, url)}
 	f.Store = store.New(f.pool, storetest.Steps, storetest.Secret, func() {})
-	// signUp is what the first version wrote.
+	// signUp writes what the first version wrote.
 	signUp := func(name, state string) string {
 		member, id := uuid.Must(uuid.NewV7()), uuid.Must(uuid.NewV7())
 		storetest.Exec(t, f.pool,
@@ -422,7 +422,7 @@ VALUES ($1, $2, 'sgn_' || encode(sha256($3::text::bytea), 'hex'), $4, 1, 1, now(
 		"SELECT count(*) FROM saga_failure WHERE id = $1 AND error_fingerprint = 'rejected'", stuck); noted != 1 {
 		t.Errorf("what failed before is noted %d times", noted)
 	}
-	late := signUp("late", "provisioning") // by a replica of the first version that still runs
+	late := signUp("late", "provisioning") // by a replica of the first version that is still running
 	for _, id := range []string{open, late} {
 		if got := f.apply(t, id, reply(saga.Provisioned, 1)); got.State != saga.Ready || got.Step != 0 {
 			t.Errorf("%+v", got)
@@ -444,8 +444,8 @@ VALUES ($1, $2, 'sgn_' || encode(sha256($3::text::bytea), 'hex'), $4, 1, 1, now(
 	}
 }
 
-// The database refuses any change of the saga's row: who the member was is erased all the same, once. When the row is
-// mended, an operator's cancellation takes the storage back.
+// The database rejects any change of the saga's row. The member's data is erased nevertheless, once. When the
+// row is repaired, an operator's cancel takes the storage back.
 func TestErasureOutlivesARefusedSaga(t *testing.T) {
 	f := open(t)
 	f.Log = slog.New(slog.DiscardHandler)

@@ -28,7 +28,7 @@ type Filter struct {
 	CreatedAfter  time.Time
 	CreatedBefore time.Time
 	Limit         int
-	After         Cursor // only what is older than it
+	After         Cursor // only sagas older than this one
 }
 
 // Cursor is a place in the list of sagas; zero is its beginning.
@@ -55,8 +55,8 @@ func ParseCursor(text string) (c Cursor, err error) {
 	return c, errors.Join(err, badID)
 }
 
-// place returns the cursor as a row to compare with. A time that is only a bound of sane stands
-// for that of the cursor's saga.
+// place returns the cursor as an SQL row value to compare with. If sane has clamped its time, the value uses
+// the time of the cursor's saga instead.
 func (c Cursor) place(q *query) string {
 	id := q.arg(c.ID)
 	if c.At.Unix() <= 0 || c.At.Year() >= 9999 {
@@ -65,7 +65,7 @@ func (c Cursor) place(q *query) string {
 	return "(" + q.arg(c.At) + ", " + id + ")"
 }
 
-// placed is a record with its place in the list, which bounded times do not tell.
+// placed is a record with its exact place in the list. The record's own times may be clamped.
 type placed struct {
 	Record
 	Place pgtype.Timestamptz
@@ -73,13 +73,12 @@ type placed struct {
 
 var selectPlaced = "SELECT " + recordColumns + ", s.created_at AS place" + recordTables
 
-// look bounds how many sagas one page looks at.
+// look is the maximum number of sagas that one page reads.
 const look = 5000
 
-// List returns a page of sagas, newest first, and the cursor of the next page; zero at
-// the end. It takes the index that fits the filter best and looks at so many sagas
-// there, so that no filter reads the whole table: a page may have fewer sagas than
-// asked for, even none, and yet a next page.
+// List returns a page of sagas, newest first, and the cursor of the next page; the zero Cursor at the end. It
+// uses the index that fits the filter best and reads at most look sagas from it, so that no filter reads the
+// whole table. A page may therefore have fewer sagas than f.Limit, even none, and still have a next page.
 func (s *Store) List(ctx context.Context, f Filter) ([]Record, Cursor, error) {
 	var q query
 	ranges := s.ranges(&q, f)
@@ -105,7 +104,7 @@ SELECT %s, id FROM (%s) s ORDER BY created_at DESC, id DESC OFFSET %d LIMIT 1`, 
 	if end.ID != "" {
 		from = " AND (s.created_at, s.id) >= " + end.place(&q)
 	}
-	// Each range ends with a page of its own: none is read further than the page needs.
+	// Each range has its own LIMIT, so that none is read further than the page needs.
 	order := fmt.Sprintf("ORDER BY place DESC, id DESC LIMIT %d", f.Limit+1)
 	part := fmt.Sprintf("(%s WHERE %%s%s AND %s %s)",
 		selectPlaced, from, strings.Join(s.conditions(&q, f), " AND "), order)
@@ -133,8 +132,8 @@ func (q *query) arg(v any) string {
 	return "$" + strconv.Itoa(len(q.args))
 }
 
-// ranges returns conditions that together hold for all that the filter selects and
-// perhaps for more; each is a range of an index in the order of the list.
+// ranges returns conditions that together cover everything that the filter selects, and perhaps more. Each is a
+// range of an index in the order of the list.
 func (s *Store) ranges(q *query, f Filter) []string {
 	within := "true"
 	if !f.CreatedAfter.IsZero() {
@@ -172,14 +171,14 @@ func (s *Store) ranges(q *query, f Filter) []string {
 	}
 }
 
-// conditions returns what ranges leave open.
+// conditions returns the parts of the filter that ranges does not check.
 func (s *Store) conditions(q *query, f Filter) []string {
 	all := []string{"true"}
 	if f.State != "" {
 		all = append(all, "s.state = "+q.arg(f.State))
 	}
 	if f.Plan != "" {
-		// By key: to join first may read the whole table of members.
+		// A subquery by key: a join may read the whole member table.
 		all = append(all, "(SELECT plan FROM member WHERE id = s.member_id) = "+q.arg(f.Plan))
 	}
 	if f.Delayed != nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
 )
 
-// fail signs somebody up whose storage is refused, for a reason of the given kind.
+// fail adds a signup whose storage is rejected, with an error of the given kind.
 func (f *fixture) fail(t *testing.T, name, fingerprint string) store.Record {
 	t.Helper()
 	r := f.signUp(t, name)
@@ -65,7 +65,7 @@ func TestFailuresInGroups(t *testing.T) {
 		found.Items[0].Fingerprint != "full" || found.Groups != 2 {
 		t.Errorf("the largest kind: %+v %v", found, err)
 	}
-	// Who leaves begins anew: what is wanted now was never retried.
+	// A withdrawal is a new goal, which was never retried.
 	f.apply(t, first.ID, saga.Event{Kind: saga.Withdraw, Actor: "ann", Reason: "asked by letter"})
 	f.apply(t, first.ID, refusal(3, "odd"))
 	if found, err = f.Failures(t.Context(), 10); err != nil || found.Items[1].Count != 1 ||
@@ -121,7 +121,7 @@ func TestOverviewCounts(t *testing.T) {
 	}
 }
 
-// Of what is said of the provider the newest holds, in whatever order it comes.
+// Of the reports about the provider the newest one counts, in whatever order they arrive.
 func TestNewestReportHolds(t *testing.T) {
 	f := open(t)
 	at := time.Now().UTC().Truncate(time.Second)
@@ -134,8 +134,8 @@ func TestNewestReportHolds(t *testing.T) {
 		{"open", 5, at, "open"},
 		{"closed", 4, at.Add(-time.Second), "open"},
 		{"open", 5, at, "open"},
-		{"closed", 6, at.Add(-time.Hour), "closed"}, // its clock was set back
-		{"open", 2, at.Add(time.Minute), "open"},    // its database was restored
+		{"closed", 6, at.Add(-time.Hour), "closed"}, // Storage's clock was set back
+		{"open", 2, at.Add(time.Minute), "open"},    // Storage's database was restored
 	} {
 		if err := f.NoteProvider(t.Context(),
 			contract.ProviderChange{State: said.state, Version: said.version, ChangedAt: said.at}); err != nil {
@@ -150,7 +150,7 @@ func TestNewestReportHolds(t *testing.T) {
 	for i, said := range []contract.ProviderChange{
 		{State: "open", Version: 8, Error: &why}, {State: "open", Version: 9},
 		{State: "open", Version: 10, Error: &why},
-		{State: "closed", Version: 11, Error: &why}, // closed, it is not away
+		{State: "closed", Version: 11, Error: &why}, // closed: no outage
 	} {
 		said.ChangedAt = at.Add(2 * time.Minute)
 		if err := f.NoteProvider(t.Context(), said); err != nil {
@@ -222,7 +222,7 @@ func TestDeadEventsRise(t *testing.T) {
 		rows[0].Reason != "limit raised" || rows[0].Subject != "event "+e.EventID || rows[0].SagaID != nil {
 		t.Errorf("audit: %+v %v", rows, err)
 	}
-	// Without its audit row, nothing happens.
+	// Without its audit row, an action does nothing.
 	storetest.Exec(t, f.pool, "ALTER TABLE admin_audit ADD CONSTRAINT broken CHECK (false) NOT VALID")
 	if _, err := f.Requeue(t.Context(), store.DeadID{Lane: outboxLane, Row: 1}, "ann", "why"); err == nil ||
 		storetest.Count(t, f.pool, "SELECT count(*) FROM outbox_dead_essential") != 2 {

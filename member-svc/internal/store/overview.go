@@ -15,29 +15,28 @@ import (
 	"github.com/signup-saga/signup-saga/service/drift"
 )
 
-// Overview is how everything stands, at a cost that does not grow with the number of members.
+// Overview is the state of the whole system. Its cost does not grow with the number of members.
 type Overview struct {
 	Now           time.Time
 	Counts        map[saga.State]int // of every state
-	Estimated     []saga.State       // whose count is an estimate
+	Estimated     []saga.State       // states whose count is an estimate
 	OldestPending *time.Time         // when the oldest signup that is still provisioning began
-	Minutes       []wire.Minute      // of the last hour, as far back as can be counted
+	Minutes       []wire.Minute      // the last hour, as far back as the counting limit reaches
 	Lanes         map[contract.Lane]outbox.Status
 	Provider      wire.Breaker
 	Drift         drift.Status
 }
 
-// Bounds of what is counted one by one. Of more sagas, those that are at an end are
-// estimated from what Postgres knows for its planner; of a state that is open, or that
-// needs attention, there are at least as many as are counted.
+// Limits on exact counting. Beyond them, the counts of ready and withdrawn sagas are estimated from the
+// planner's statistics, and the counts of open sagas and of those that need attention are lower bounds.
 const (
-	countable    = 10_000  // sagas in all, for each state to be counted
-	openShown    = 10_000  // of each open state, for the overview
-	openMeasured = 100_000 // the same for the gauges, which are in no hurry
+	countable    = 10_000  // sagas in all: up to this, each state is counted
+	openShown    = 10_000  // per open state, for the overview
+	openMeasured = 100_000 // per open state, for the gauges, which may take longer
 	failuresMost = 200_000
 )
 
-// Overview reads it.
+// Overview reads the counts, the lanes, the provider's state and the reconciliation's status.
 func (s *Store) Overview(ctx context.Context) (Overview, error) {
 	o := Overview{Lanes: map[contract.Lane]outbox.Status{}}
 	err := s.pool.QueryRow(ctx, `-- name: overview
@@ -49,7 +48,7 @@ SELECT now(), (`+oldestPending+")").
 	if o.Provider, err = s.Provider(ctx); err != nil {
 		return o, err
 	}
-	group, ctx := errgroup.WithContext(ctx) // an operator waits for the slowest of them, not for all
+	group, ctx := errgroup.WithContext(ctx) // an operator waits for the slowest query, not for the sum
 	group.Go(func() error { return s.count(ctx, &o) })
 	group.Go(func() (err error) { o.Minutes, err = s.minutes(ctx); return err })
 	group.Go(func() (err error) {
@@ -65,8 +64,8 @@ SELECT now(), (`+oldestPending+")").
 	return o, err
 }
 
-// minutes counts the last hour, but no more than 10,000 rows of a kind: the minute that
-// holds the last of so many, and those before it, are left out.
+// minutes counts the signups and failures of the last hour, at most 10,000 rows of each. If that limit is
+// reached, the oldest minute counted is incomplete: it and all earlier ones are left out.
 func (s *Store) minutes(ctx context.Context) ([]wire.Minute, error) {
 	rows, err := s.pool.Query(ctx, `-- name: countMinutes
 WITH began AS MATERIALIZED (
@@ -129,9 +128,8 @@ SELECT state, count(*) FROM (SELECT state FROM signup_saga ORDER BY created_at D
 	return nil
 }
 
-// CountUnsettled counts the sagas that are not at an end, by state: up to 100,000 of
-// each open one, and up to 200,000 that need attention. A gauge must stay cheap on the
-// worst day.
+// CountUnsettled counts the sagas that are neither ready nor withdrawn, by state: up to 100,000 in each open
+// state, and up to 200,000 that need attention. The limits keep the gauge cheap even on the worst day.
 func (s *Store) CountUnsettled(ctx context.Context) (map[saga.State]int, error) {
 	return s.countUnsettled(ctx, openMeasured)
 }
@@ -150,11 +148,12 @@ SELECT state, count(*) FROM (SELECT state FROM saga_failure LIMIT %[2]d) s GROUP
 	return counts, err
 }
 
-// oldestPending selects when the oldest signup that is still provisioning began; no row if there is none.
+// oldestPending selects the start time of the oldest signup that is still provisioning; no row if there is
+// none.
 var oldestPending = "SELECT " + sane("began") + ` FROM (
     SELECT min(created_at) AS began FROM signup_saga WHERE state = 'provisioning') s WHERE began IS NOT NULL`
 
-// OldestPending is the age of the oldest signup that is still provisioning, 0 if there is none.
+// OldestPending returns the age of the oldest signup that is still provisioning, or 0 if there is none.
 func (s *Store) OldestPending(ctx context.Context) (time.Duration, error) {
 	var seconds float64
 	err := s.pool.QueryRow(ctx, `-- name: oldestPending
@@ -173,7 +172,7 @@ func collectCounts(rows pgx.Rows) (counts map[saga.State]int, total int, err err
 	return counts, total, err
 }
 
-// Provider returns what the Storage service last said of its provider.
+// Provider returns what the Storage service reported last about its provider.
 func (s *Store) Provider(ctx context.Context) (p wire.Breaker, err error) {
 	var e contract.StorageError
 	err = s.pool.QueryRow(ctx, `-- name: readProvider
@@ -186,9 +185,9 @@ FROM provider_report`).
 	return p, err
 }
 
-// NoteProvider keeps what the Storage service says of its provider. What is older than
-// what is known is ignored; a database that was restored there counts versions anew.
-// No time ahead of ours is kept: it would shut out what is said later.
+// NoteProvider stores what the Storage service reports about its provider. A report is ignored unless its
+// version or its time is newer than the stored one. The time counts because a restored Storage database repeats
+// versions. A time in the future is clamped to now, so that it cannot block later reports.
 func (s *Store) NoteProvider(ctx context.Context, c contract.ProviderChange) error {
 	var e contract.StorageError
 	if c.Error != nil {

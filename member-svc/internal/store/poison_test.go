@@ -13,11 +13,11 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
 )
 
-// failed is the id of one of those that failMany makes.
+// failed returns the id of a saga that failMany adds.
 func failed(i int) string { return fmt.Sprintf("00000000-0000-7000-8000-%012x", i) }
 
-// What an older version made of a forged reply: numbers at the end of their type. The saga can
-// still be retried and left, in a group too, and commands go out within their bounds.
+// An older version stored the numbers of a forged reply, at the maximum of their type. The saga can still be
+// retried, alone and in a group, and left; its commands stay within their bounds.
 func TestPoisonedSagaGoesOn(t *testing.T) {
 	f := open(t)
 	f.failMany(t, 6)
@@ -59,7 +59,7 @@ WHERE (convert_from(payload, 'UTF8')::jsonb->>'generation')::bigint > $1`, contr
 	}
 }
 
-// A saga that the database refuses is skipped and counted; its neighbours go on.
+// A group retry skips and counts a saga that the database rejects; its neighbours continue.
 func TestRefusedSagaIsSkipped(t *testing.T) {
 	f := open(t)
 	f.Log = slog.New(slog.DiscardHandler)
@@ -73,7 +73,7 @@ func TestRefusedSagaIsSkipped(t *testing.T) {
 	f.answerAll(t, saga.Provisioned)
 	expectRetry(t, f.step(t, r.ID), "finished", "", 5, 4, 4, 0, 1, 0, 0)
 
-	// The same for the timer: whoever was refused comes later.
+	// The same for the timer: the rejected saga is postponed.
 	storetest.Exec(t, f.pool, "UPDATE signup_saga SET due_at = now() WHERE id = $1", failed(2))
 	r2 := f.signUp(t, "mina")
 	storetest.Exec(t, f.pool, "UPDATE signup_saga SET due_at = now() WHERE id = $1", r2.ID)
@@ -89,8 +89,8 @@ func TestRefusedSagaIsSkipped(t *testing.T) {
 	}
 }
 
-// A retry whose step fails, for a reason that is not in the data, is put off for longer each
-// time; others take their steps meanwhile.
+// A group retry whose step fails, for a reason that is not in the data, is postponed, longer each time. Others
+// take their steps meanwhile.
 func TestFailingRetryHoldsUpNoOther(t *testing.T) {
 	f := open(t)
 	f.failMany(t, 2)
@@ -127,7 +127,7 @@ FROM group_retry WHERE id = $1`, bad.ID).Scan(&secs, &failures)
 	}
 }
 
-// Every filter is for retries of groups as it is for the list.
+// Group retries accept every filter that the list accepts.
 func TestEveryFilterSelectsWhatIsRetried(t *testing.T) {
 	f := open(t)
 	f.failMany(t, 3)
@@ -154,7 +154,7 @@ func TestEveryFilterSelectsWhatIsRetried(t *testing.T) {
 	}
 }
 
-// A reply about somebody else's saga changes nothing.
+// A reply about another member's saga changes nothing.
 func TestReplyIsForItsMembersSaga(t *testing.T) {
 	f := open(t)
 	r := f.signUp(t, "mina")

@@ -2,8 +2,8 @@ package store
 
 import "context"
 
-// Pulse returns something that is another as soon as any saga, operator, group retry,
-// provider report or reconciliation has changed something.
+// Pulse returns a fingerprint that changes whenever a saga, an operator, a group retry, a provider report or a
+// reconciliation changes something.
 func (s *Store) Pulse(ctx context.Context) (pulse string, err error) {
 	err = s.pool.QueryRow(ctx, `-- name: pulse
 SELECT concat_ws(' ', (SELECT max(id) FROM saga_event), (SELECT max(id) FROM admin_audit), (SELECT reported_at

@@ -13,41 +13,40 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// Bounds of retries of groups.
+// Limits of group retries.
 const (
-	MaxMatched = 100_000 // sagas of one
-	MaxRunning = 10      // at a time
+	MaxMatched = 100_000 // sagas in one group retry
+	MaxRunning = 10      // group retries at a time
 )
 
-// Errors of retries of groups.
+// Errors of group retries.
 var (
 	ErrTooMany    = fmt.Errorf("the filter selects more than %d sagas", MaxMatched)
 	ErrBusy       = fmt.Errorf("%d retries of groups are running", MaxRunning)
 	ErrNotRunning = errors.New("the retry has ended")
 )
 
-// Why a retry of a group stops itself.
+// Reasons why a group retry stops itself.
 const (
-	StoppedByFailures  = "failures"  // as many failed again as it may
-	StoppedByUnsettled = "unsettled" // what it released in ten seconds waits for an answer
+	StoppedByFailures  = "failures"  // the allowed number of sagas has failed again
+	StoppedByUnsettled = "unsettled" // ten seconds' worth of releases is unanswered
 )
 
-// groupRetry retries a set of sagas that was frozen when it began, a few at first, then
-// more and more of them per second.
+// groupRetry retries a set of sagas that was frozen when it began, few at first, then more and more per second.
 type groupRetry struct {
 	wire.GroupRetry
 	Steps       int    // so far
-	TraceParent string // of the request that began it
+	TraceParent string // of the request that started it
 }
 
 const selectRetry = `SELECT id::text, actor, reason, filter, rate, stop_after, state, stopped_because, steps,
        matched, released, succeeded, failed, skipped, unsettled, remaining, created_at, finished_at, traceparent
            FROM group_retry`
 
-// retryable returns the FROM and WHERE of what a retry with this filter is about.
+// retryable returns the FROM and WHERE clauses that select the sagas of a group retry with this filter.
 func (s *Store) retryable(q *query, f Filter) string {
 	delayed := f.Delayed != nil && *f.Delayed
-	f.Delayed = nil // whoever needs attention waits for no answer
+	f.Delayed = nil // a saga that needs attention is never delayed
 	where := append(s.ranges(q, f), s.conditions(q, f)...)
 	if delayed {
 		where = append(where, "false")
@@ -56,7 +55,7 @@ func (s *Store) retryable(q *query, f Filter) string {
 		"'withdraw_needs_attention') AND " + strings.Join(where, " AND ")
 }
 
-// CountRetryable counts what a retry of a group would be about; [ErrTooMany].
+// CountRetryable counts the sagas that a group retry would cover; [ErrTooMany] above the limit.
 func (s *Store) CountRetryable(ctx context.Context, f Filter) (n int, err error) {
 	var q query
 	err = s.pool.QueryRow(ctx, fmt.Sprintf("-- name: countRetryable\nSELECT count(*) FROM (SELECT %s LIMIT %d) s",
@@ -67,9 +66,9 @@ func (s *Store) CountRetryable(ctx context.Context, f Filter) (n int, err error)
 	return n, err
 }
 
-// BeginRetry freezes the sagas that need attention and that the filter selects, with
-// their generations, and begins to retry them. If a retry of that ID has begun before,
-// that one is returned. [ErrTooMany], [ErrBusy].
+// BeginRetry freezes the sagas that the filter selects and that need attention, with their generations, and
+// starts to retry them. If a group retry with ask.ID exists, BeginRetry returns that one. Errors: [ErrTooMany],
+// [ErrBusy].
 func (s *Store) BeginRetry(
 	ctx context.Context, actor string, ask wire.NewGroupRetry, f Filter,
 ) (wire.GroupRetry, error) {
@@ -121,7 +120,7 @@ INSERT INTO group_retry (id, actor, reason, filter, rate, stop_after, matched, r
 		})
 		return tx.SendBatch(ctx, b).Close()
 	})
-	if err != nil { // of a call that came before, or at the same time, or only of the commit's answer
+	if err != nil { // an earlier or concurrent call began it, or the commit's answer was lost
 		if earlier, missing := s.Retry(ctx, ask.ID); missing == nil {
 			return earlier, nil
 		}
@@ -129,10 +128,10 @@ INSERT INTO group_retry (id, actor, reason, filter, rate, stop_after, matched, r
 	return begun.GroupRetry, err
 }
 
-// retrySubject is how the audit names a retry.
+// retrySubject returns how the audit names a group retry.
 func retrySubject(id string) string { return "retry " + id }
 
-// Retry returns a retry of a group, or [ErrNotFound].
+// Retry returns a group retry, or [ErrNotFound].
 func (s *Store) Retry(ctx context.Context, id string) (wire.GroupRetry, error) {
 	if _, err := uuid.FromString(id); err != nil {
 		return wire.GroupRetry{}, ErrNotFound
@@ -145,8 +144,8 @@ func (s *Store) Retry(ctx context.Context, id string) (wire.GroupRetry, error) {
 	return r.GroupRetry, err
 }
 
-// Retries returns a page of those with smaller ids, newest first, and the last one's id
-// if there are more.
+// Retries returns a page of group retries with ids smaller than before, newest first, and the last one's id if
+// there are more.
 func (s *Store) Retries(ctx context.Context, before string, limit int) ([]wire.GroupRetry, string, error) {
 	rows, err := s.pool.Query(ctx, fmt.Sprintf(
 		"-- name: listRetries\n%s WHERE id < $1 ORDER BY group_retry.id DESC LIMIT %d", selectRetry, limit+1), before)
@@ -164,8 +163,8 @@ func (s *Store) Retries(ctx context.Context, before string, limit int) ([]wire.G
 	return page, page[limit-1].ID, nil
 }
 
-// CancelRetry keeps a retry of a group from releasing more. To cancel one again does
-// nothing; one that has ended otherwise is [ErrNotRunning].
+// CancelRetry stops a group retry from releasing more sagas. Cancelling it twice does nothing; if it has ended
+// otherwise, the error is [ErrNotRunning].
 func (s *Store) CancelRetry(ctx context.Context, id, actor, reason string) (wire.GroupRetry, error) {
 	var r groupRetry
 	if _, err := uuid.FromString(id); err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
 )
 
-// failMany signs n people up whose storage was refused.
+// failMany adds n signups whose storage was rejected.
 func (f *fixture) failMany(t *testing.T, n int) {
 	t.Helper()
 	const id = "('00000000-0000-7000-8000-' || lpad(to_hex(i), 12, '0'))::uuid"
@@ -60,7 +60,7 @@ func (f *fixture) retry(t *testing.T, id string) wire.GroupRetry {
 	return r
 }
 
-// answerAll is the Storage service: it answers whatever is open.
+// answerAll plays the Storage service: it answers every open command.
 func (f *fixture) answerAll(t *testing.T, kind saga.Kind) {
 	t.Helper()
 	open, _, err := f.List(t.Context(), store.Filter{State: saga.Provisioning, Limit: 2000})
@@ -90,8 +90,8 @@ func (f *fixture) items(t *testing.T) int {
 	return storetest.Count(t, f.pool, "SELECT count(*) FROM group_retry_item")
 }
 
-// A retry of a thousand stops itself while they go on failing, finishes when the cause
-// is gone, and each time retries everybody once, whatever dies or races in the middle.
+// A retry of a thousand sagas stops itself while they keep failing, and finishes once the cause is removed.
+// Each time it retries every saga once, whatever crashes or races happen.
 func TestGroupRetryOfAThousand(t *testing.T) {
 	f := open(t)
 	f.failMany(t, 1000)
@@ -138,8 +138,7 @@ func TestGroupRetryOfAThousand(t *testing.T) {
 	}
 }
 
-// dies takes a step that breaks off at each of its writes in turn, and expects it to
-// leave nothing behind.
+// dies takes a step that fails at each of its writes in turn, and checks that it leaves nothing behind.
 func (f *fixture) dies(t *testing.T, before wire.GroupRetry) {
 	t.Helper()
 	for _, table := range []string{"signup_saga", "saga_event", "admin_audit", "outbox_event_essential",
@@ -161,7 +160,7 @@ func (f *fixture) dies(t *testing.T, before wire.GroupRetry) {
 	}
 }
 
-// together lets four replicas take one step.
+// together has four replicas take one step.
 func (f *fixture) together(t *testing.T) {
 	t.Helper()
 	f.pass(t)
@@ -176,8 +175,8 @@ func (f *fixture) together(t *testing.T) {
 	wg.Wait()
 }
 
-// Whatever else happens to a saga of the frozen set, it is not retried twice; whatever
-// fails later does not belong to it.
+// A saga of the frozen set is never retried twice, whatever else happens to it. A saga that fails later is not
+// in the set.
 func TestFrozenSet(t *testing.T) {
 	f := open(t)
 	healed, left, retried, plain := f.fail(t, "healed", "full"), f.fail(t, "left", "full"),
@@ -198,7 +197,7 @@ func TestFrozenSet(t *testing.T) {
 			t.Errorf("%s has generation %d, want %d: %v", *name.Username, now.Generation, want, err)
 		}
 	}
-	// What overtakes a release is no outcome of it.
+	// A withdrawal after the release counts as skipped, not as the release's outcome.
 	f.apply(t, plain.ID, saga.Event{Kind: saga.Withdraw})
 	expectRetry(t, f.step(t, r.ID), "finished", "", 4, 1, 0, 0, 4, 0, 0)
 }
@@ -215,8 +214,8 @@ func TestGroupRetryOfWithdrawals(t *testing.T) {
 	expectRetry(t, f.step(t, retry.ID), "finished", "", 1, 1, 1, 0, 0, 0, 0)
 }
 
-// Nobody answers: after ten seconds' worth of releases it stops itself, and goes on
-// counting the answers that come in the end.
+// Without replies, the retry stops itself after ten seconds' worth of releases. It still counts the replies
+// that arrive later.
 func TestGroupRetryWithoutAnswers(t *testing.T) {
 	f := open(t)
 	f.failMany(t, 15)
@@ -269,7 +268,7 @@ func TestGroupRetryIsCancelled(t *testing.T) {
 	}
 }
 
-// Sets, and how many there are, are bounded; what is refused leaves nothing behind.
+// The size and the number of sets are bounded. A refused retry leaves nothing behind.
 func TestGroupRetriesAreBounded(t *testing.T) {
 	f := open(t)
 	f.failMany(t, 3)
@@ -293,7 +292,7 @@ func TestGroupRetriesAreBounded(t *testing.T) {
 		f.items(t) != 3*store.MaxRunning {
 		t.Errorf("%v, %d items", err, f.items(t))
 	}
-	// All of them want the same three sagas: each is retried once, by one of them.
+	// All of them cover the same three sagas: each saga is retried once, by one of them.
 	for range 4 {
 		f.pass(t)
 		for more := true; more; {
@@ -308,8 +307,8 @@ func TestGroupRetriesAreBounded(t *testing.T) {
 	}
 }
 
-// A call that is repeated with its id, at the same time or when all is over, begins
-// one retry, and is answered with it whatever would keep another from beginning.
+// A call that is repeated with its id, at the same time or long after, starts one retry and returns it, even if
+// another retry could not start now.
 func TestGroupRetryBeginsOnce(t *testing.T) {
 	f := open(t)
 	f.failMany(t, 3)

@@ -11,22 +11,20 @@ import (
 )
 
 const (
-	retryPause    = time.Second // from one step to the next
-	unsettledSecs = 10          // as many seconds' worth of releases may wait for an answer
+	retryPause    = time.Second // between two steps
+	unsettledSecs = 10          // so many seconds' worth of releases may be unanswered
 	dropBatch     = 5000        // items deleted at a time
 )
 
-// StepRetry takes a step of one retry of a group, if one is due: it counts the outcomes
-// of what was released, decides whether to go on, and releases the next few sagas. It
-// reports whether it found one; others may be due then.
+// StepRetry takes one step of one group retry that is due: it counts the outcomes of released sagas, decides
+// whether to go on, and releases the next few. It reports whether it found one; if so, others may be due.
 //
-// A step is one transaction, under the lock of the retry's row, which replicas pass
-// over: a process that dies in it has done nothing, and one that is suspended in it
-// loses the transaction. Each release also depends on the generation that was frozen,
-// under the lock of the saga: whatever else happened to a saga meanwhile, it is not
-// retried twice.
+// A step is one transaction that locks the retry's row; other replicas skip the row. If a process dies during a
+// step, nothing has happened; if it is suspended, Postgres ends its transaction. Each release also locks the
+// saga and checks that its generation is still the frozen one, so no saga is retried twice, whatever else
+// happens to it meanwhile.
 //
-// A step that fails is put off, for longer each time, so that no retry holds up another.
+// If a step fails, the next one is postponed, longer each time, so that one group retry cannot hold up another.
 func (s *Store) StepRetry(ctx context.Context) (found bool, err error) {
 	released, id := 0, ""
 	err = s.tx.Do(ctx, nil, func(tx pgx.Tx) error {
@@ -68,7 +66,7 @@ func (s *Store) StepRetry(ctx context.Context) (found bool, err error) {
 	return found && err == nil, err
 }
 
-// postponeRetry puts the next step of a retry off by up to a minute.
+// postponeRetry postpones the next step of a group retry by up to a minute.
 func (s *Store) postponeRetry(ctx context.Context, id string) error {
 	_, err := s.pool.Exec(ctx, `-- name: postponeRetry
 UPDATE group_retry SET failures = failures + 1,
@@ -98,8 +96,8 @@ func (r *groupRetry) next() int {
 	return min(r.Rate, 1<<min(r.Steps-1, 30), r.Remaining)
 }
 
-// settle counts and forgets what was released and has an outcome. LIMIT makes every
-// plan look sagas up by their key.
+// settle counts the released sagas that have an outcome and deletes their items. LIMIT makes every plan find
+// sagas by their key.
 func (r *groupRetry) settle(ctx context.Context, tx pgx.Tx) error {
 	var succeeded, failed, skipped int
 	err := tx.QueryRow(ctx, `-- name: settleRetry
@@ -122,8 +120,8 @@ SELECT count(*) FILTER (WHERE outcome = 'succeeded'), count(*) FILTER (WHERE out
 	return err
 }
 
-// release retries the next n sagas: those that still are as they were frozen. What the database
-// refuses is skipped.
+// release retries the next n sagas, if their generation is still the frozen one. The others, and those that the
+// database rejects, count as skipped.
 func (s *Store) release(ctx context.Context, tx pgx.Tx, r *groupRetry, n int) error {
 	rows, err := tx.Query(ctx,
 		"-- name: nextRetries\nSELECT saga_id::text, generation FROM group_retry_item WHERE retry_id = $1 AND NOT "+
@@ -181,8 +179,7 @@ SELECT $1, true, id, generation FROM unnest($3::text[]::uuid[], $4::bigint[])
 	return err
 }
 
-// tidy forgets what will not be released any more, some of it at a time, and reports
-// whether nothing is left to do.
+// tidy deletes items that will not be released any more, in batches, and reports whether nothing is left to do.
 func (r *groupRetry) tidy(ctx context.Context, tx pgx.Tx) (done bool, err error) {
 	if r.State == "running" {
 		return false, nil

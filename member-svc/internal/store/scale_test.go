@@ -20,7 +20,7 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
 )
 
-// statements remembers what a pool is asked, for its plans to be looked at.
+// statements records the statements of a pool, so that their plans can be checked.
 type statements struct {
 	mu  sync.Mutex
 	all []pgx.TraceQueryStartData
@@ -54,27 +54,27 @@ func (s *statements) take() []pgx.TraceQueryStartData {
 	return all
 }
 
-// plan is a node of what EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) answers.
+// plan is a node of the output of EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON).
 type plan struct {
 	Type    string  `json:"Node Type"`
 	Table   string  `json:"Relation Name"`
 	Rows    float64 `json:"Actual Rows"`
 	Loops   float64 `json:"Actual Loops"`
 	Removed float64 `json:"Rows Removed by Filter"`
-	Hit     float64 `json:"Shared Hit Blocks"` // with those of its parts
+	Hit     float64 `json:"Shared Hit Blocks"` // including its children
 	Read    float64 `json:"Shared Read Blocks"`
 	Plans   []plan  `json:"Plans"`
 }
 
-// cost is what does not depend on the machine.
+// cost is the part of a plan's cost that does not depend on the machine.
 type cost struct {
-	rows    float64 // that were read from tables
+	rows    float64 // read from tables
 	blocks  float64
 	sorted  float64  // rows of the largest sort
-	problem []string // tables that were read as a whole
+	problem []string // tables that were read completely
 }
 
-// narrow tables hold nothing but trouble: all of it may be counted.
+// narrow tables contain only rows about trouble, so reading all of them is fine.
 var narrow = regexp.MustCompile(`^(saga_failure|outbox_dead_.*|provider_report|reconciliation)$`)
 
 func (c *cost) add(p plan) {
@@ -94,13 +94,13 @@ func (c *cost) add(p plan) {
 	}
 }
 
-// planned are the ways in which Postgres may come to plan a statement: for its arguments,
-// or once for all arguments.
+// planned are the two ways in which Postgres may plan a statement: for its arguments, or once for all
+// arguments.
 var planned = []string{"SET LOCAL plan_cache_mode = force_custom_plan",
 	"SET LOCAL plan_cache_mode = force_generic_plan"}
 
-// costs runs f, explains each statement that it ran in each of the ways, and returns the
-// largest costs. Nothing that an explained statement wrote stays.
+// costs runs f, explains each statement that f ran in both ways, and returns the largest costs. Writes of
+// explained statements are rolled back.
 func costs(t *testing.T, pool *pgxpool.Pool, seen *statements, f func() error) (worst cost) {
 	t.Helper()
 	seen.take()
@@ -124,7 +124,7 @@ func costs(t *testing.T, pool *pgxpool.Pool, seen *statements, f func() error) (
 	return worst
 }
 
-// explain runs a statement as one that is prepared.
+// explain runs a statement as a prepared one, and returns its plan.
 func explain(t *testing.T, pool *pgxpool.Pool, setting string, statement pgx.TraceQueryStartData) plan {
 	t.Helper()
 	tx, err := pool.Begin(t.Context())
@@ -161,16 +161,16 @@ func explain(t *testing.T, pool *pgxpool.Pool, setting string, statement pgx.Tra
 }
 
 const (
-	sagas   = 60_000 // of which the older two thirds are not all ready
+	sagas   = 60_000 // the older two thirds are not all ready
 	mixed   = sagas * 2 / 3
-	acts    = 30_000 // the first half of them by somebody who left
+	acts    = 30_000 // the first half by an operator who has left
 	retries = 3_000
 	dead    = 1_000
 )
 
-// populate makes signups of the last ten days. Of the older two thirds a quarter failed,
-// in 40 kinds of which two are common, and one in a hundred of the others is in each other
-// state: whoever looks for these by age alone passes all newer ones. Few are not free.
+// populate adds signups of the last ten days. Of the older two thirds, a quarter has failed, in 40 kinds of
+// which two are common, and one in a hundred of the others is in each other state. A query that finds these by
+// age alone has to pass all newer ones. Few have a paid plan.
 func populate(t *testing.T, pool *pgxpool.Pool) {
 	t.Helper()
 	const id = "('00000000-0000-7000-8000-' || lpad(to_hex(i), 12, '0'))::uuid"
@@ -216,8 +216,7 @@ INSERT INTO outbox_dead_%[1]s (id, event_id, type, error) SELECT id, event_id, t
 	storetest.Exec(t, pool, "VACUUM (ANALYZE)")
 }
 
-// filters are all combinations of what the API lets operators choose sagas by, with
-// values that many and that few sagas have.
+// filters returns all combinations of the API's filters for sagas, with common and with rare values.
 func filters() map[string]store.Filter {
 	all := map[string]store.Filter{"": {}}
 	vary := func(choices map[string]func(*store.Filter)) {
@@ -249,8 +248,8 @@ func filters() map[string]store.Filter {
 	return all
 }
 
-// What operators ask reads a bounded number of rows, and never a whole table, however
-// many members and failures there are and wherever in time they lie.
+// Operators' queries read a bounded number of rows and never a whole table, however many members and failures
+// there are and wherever in time they lie.
 func TestOperatorsAskCheaply(t *testing.T) {
 	cfg, err := pgxpool.ParseConfig(storetest.URL(t))
 	if err != nil {
@@ -321,7 +320,7 @@ func TestOperatorsAskCheaply(t *testing.T) {
 	checkEstimates(t, pool, st)
 }
 
-// checkPages follows the cursors of filters that look at more than a page finds.
+// checkPages follows the cursors of filters that read more sagas than they find.
 func checkPages(t *testing.T, pool *pgxpool.Pool, st *store.Store) {
 	t.Helper()
 	for where, f := range map[string]store.Filter{

@@ -10,26 +10,26 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// sessionsPerMember bounds a member's sessions: the oldest end when there are more.
+// sessionsPerMember is the maximum number of a member's sessions. Opening another one ends the oldest.
 const sessionsPerMember = 20
 
-// Account is a member as his own requests see him.
+// Account is a member as the member's own requests see it.
 type Account struct {
 	Record
 	Email        *string
 	PasswordHash string
-	SessionStale bool // its use was not noted in this hour
+	SessionStale bool // this hour's use is not stored yet
 }
 
 var selectAccount = "SELECT " + recordColumns + `, m.email, m.password_hash,
        session.used_at IS DISTINCT FROM date_trunc('hour', now()) AS session_stale` + recordTables
 
-// Credentials is what it takes to check somebody's password.
+// Credentials are what checking a member's password takes.
 type Credentials struct{ MemberID, PasswordHash string }
 
-// Credentials returns those of the member with this name, empty ones if there is none.
-// One index is read and one row, his or that of the name before, so that its time
-// does not tell which.
+// Credentials returns the credentials of the member with this username, or empty ones if there is none. The
+// query reads one index entry and one row in either case, the member's or that of the preceding username, so
+// that its duration does not reveal which.
 func (s *Store) Credentials(ctx context.Context, usernameKey string) (Credentials, error) {
 	rows, err := s.pool.Query(ctx, `-- name: findCredentials
 SELECT CASE WHEN username_key = $1 THEN id::text ELSE '' END AS member_id,
@@ -39,14 +39,14 @@ FROM member WHERE username_key <= $1 ORDER BY username_key DESC LIMIT 1`, userna
 		return Credentials{}, err
 	}
 	c, err := one[Credentials](rows)
-	if errors.Is(err, ErrNotFound) { // there is no name before it
+	if errors.Is(err, ErrNotFound) { // no username precedes it
 		return Credentials{}, nil
 	}
 	return c, err
 }
 
-// RenewHash puts another hash of the same password in the place of the old one, unless
-// that is not there any more.
+// RenewHash replaces the hash old with another hash of the same password. It does nothing if the member's hash
+// is no longer old.
 func (s *Store) RenewHash(ctx context.Context, memberID, old, renewed string) error {
 	_, err := s.pool.Exec(ctx,
 		"-- name: renewHash\nUPDATE member SET password_hash = $3 WHERE id = $1 AND password_hash = $2", memberID, old,
@@ -54,7 +54,8 @@ func (s *Store) RenewHash(ctx context.Context, memberID, old, renewed string) er
 	return err
 }
 
-// AccountBySession returns the member whose session this is, or [ErrNotFound].
+// AccountBySession returns the member to whom the session belongs, or [ErrNotFound] if it is unknown or
+// expired.
 func (s *Store) AccountBySession(ctx context.Context, tokenHash []byte) (Account, error) {
 	rows, err := s.pool.Query(ctx, "-- name: findSession\n"+selectAccount+
 		" JOIN session ON session.member_id = m.id WHERE session.token_hash = $1 AND session.expires_at > now()",
@@ -65,9 +66,8 @@ func (s *Store) AccountBySession(ctx context.Context, tokenHash []byte) (Account
 	return one[Account](rows)
 }
 
-// OpenSession stores a session of the member and returns when it ends; the member's
-// oldest ones end beyond 20. A member whose password hash is another one by now gets
-// none: [ErrNotFound].
+// OpenSession stores a session of the member, ends their oldest sessions beyond 20, and returns when the
+// session expires. If the member's password hash is no longer passwordHash, the error is [ErrNotFound].
 func (s *Store) OpenSession(
 	ctx context.Context, memberID, passwordHash string, tokenHash []byte, lifetime time.Duration,
 ) (expires time.Time, err error) {
@@ -98,7 +98,7 @@ DELETE FROM session WHERE token_hash IN (
 	return expires, s.pool.SendBatch(ctx, b).Close()
 }
 
-// CloseSession ends a session; [ErrNotFound] if there is none.
+// CloseSession ends a session. The error is [ErrNotFound] if it is unknown or expired.
 func (s *Store) CloseSession(ctx context.Context, tokenHash []byte) error {
 	tag, err := s.pool.Exec(ctx,
 		"-- name: closeSession\nDELETE FROM session WHERE token_hash = $1 AND expires_at > now()", tokenHash)
@@ -108,8 +108,7 @@ func (s *Store) CloseSession(ctx context.Context, tokenHash []byte) error {
 	return err
 }
 
-// ForgetExpiredSessions removes up to limit sessions whose time is over and returns
-// how many there were.
+// ForgetExpiredSessions deletes up to limit expired sessions and returns how many it deleted.
 func (s *Store) ForgetExpiredSessions(ctx context.Context, limit int) (int64, error) {
 	tag, err := s.pool.Exec(ctx, `-- name: forgetExpiredSessions
 DELETE FROM session WHERE token_hash IN (SELECT token_hash FROM session WHERE expires_at <= now() LIMIT $1

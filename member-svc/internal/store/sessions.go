@@ -11,7 +11,7 @@ import (
 type Session struct {
 	TokenHash []byte
 	CreatedAt time.Time
-	UsedAt    *time.Time // to the hour; nil if it was not used since it was opened
+	UsedAt    *time.Time // to the hour; nil: not used since it was opened
 	ExpiresAt time.Time
 }
 
@@ -26,7 +26,7 @@ WHERE member_id = $1 AND expires_at > now() ORDER BY created_at DESC, token_hash
 	return pgx.CollectRows(rows, pgx.RowToStructByName[Session])
 }
 
-// TouchSession notes that a session is used. It writes once an hour.
+// TouchSession records that a session is in use. It writes at most once an hour.
 func (s *Store) TouchSession(ctx context.Context, tokenHash []byte) error {
 	_, err := s.pool.Exec(ctx, `-- name: touchSession
 UPDATE session SET used_at = date_trunc('hour', now())
@@ -34,16 +34,16 @@ WHERE token_hash = $1 AND used_at IS DISTINCT FROM date_trunc('hour', now())`, t
 	return err
 }
 
-// EndSessions ends those of a member's sessions, and returns how many there were.
+// EndSessions ends the given sessions of a member and returns how many it ended.
 func (s *Store) EndSessions(ctx context.Context, memberID string, tokenHashes [][]byte) (int64, error) {
 	tag, err := s.pool.Exec(ctx, `-- name: endSomeSessions
 DELETE FROM session WHERE member_id = $1 AND token_hash = ANY ($2)`, memberID, tokenHashes)
 	return tag.RowsAffected(), err
 }
 
-// ChangePassword puts another password's hash in the place of the old one, and ends all
-// sessions but the one that is kept. A hash that was changed meanwhile is [ErrNotFound].
-// The member's row comes before the sessions, as in erase: none begins behind our back.
+// ChangePassword replaces the password hash old with changed and ends all of the member's sessions except keep.
+// If the member's hash is no longer old, the error is [ErrNotFound]. As in erase, the member's row is updated
+// before the sessions are deleted, so that no session can appear in between.
 func (s *Store) ChangePassword(ctx context.Context, memberID, old, changed string, keep []byte) error {
 	b := new(pgx.Batch)
 	b.Queue(`-- name: changePassword

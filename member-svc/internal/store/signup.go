@@ -21,32 +21,32 @@ const KeyLifetime = 24 * time.Hour
 type Member struct {
 	ID           string // UUIDv7
 	Username     string // as typed
-	UsernameKey  string // what is unique about it
-	Email        string // "" without
+	UsernameKey  string // the username's unique form
+	Email        string // "" if there is none
 	Plan         string
 	PasswordHash string
 }
 
-// Key is an idempotency key with what it protects.
+// Key is an idempotency key, with the request that it belongs to and the response to repeat.
 type Key struct {
 	Value       string
 	Fingerprint []byte // of the request
 	Response    []byte
 }
 
-// Known is what the database knows about a signup that somebody asks for.
+// Known is what the database knows about a requested signup.
 type Known struct {
 	Now    time.Time
-	Taken  bool // the username, by a member or by one who left
-	Exists bool // a signup of this very signup id: it was committed
+	Taken  bool // a member has the username, or one who has left had it
+	Exists bool // a signup with this signup id was committed
 
-	// Of the first request with this key; nil: the key is new.
+	// Of the first request with this key; nil if the key is new.
 	Fingerprint, Response []byte
-	PasswordHash          string // of the member that it made
+	PasswordHash          string // of the member that it created
 }
 
-// LookUp reads, in one round trip, all that decides about a signup: before hashing,
-// and again when the outcome of [Store.SignUp] is in doubt.
+// LookUp reads all that decides about a signup in one round trip: before the password is hashed, and again when
+// the outcome of [Store.SignUp] is unknown.
 func (s *Store) LookUp(ctx context.Context, usernameKey, key, signupID string) (known Known, err error) {
 	err = service.Repeat(ctx, func() error {
 		known, err = s.lookUp(ctx, usernameKey, key, signupID)
@@ -69,17 +69,17 @@ LEFT JOIN member m ON m.id = k.member_id`, usernameKey, key, signupID, s.nameMAC
 	return one[Known](rows)
 }
 
-// Begin decides what a new signup looks like. It writes nothing.
+// Begin decides the first state of a new signup. It writes nothing.
 func (s *Store) Begin(sagaID, signupID string, m Member, now time.Time) (Record, []saga.Effect) {
 	next, effects, _ := s.steps.Decide(saga.Saga{ID: sagaID, MemberID: m.ID, SignupID: signupID},
 		saga.Event{Kind: saga.SignedUp}, now)
 	return Record{Saga: next, Username: &m.Username, UsernameKey: &m.UsernameKey, Plan: m.Plan, Now: now}, effects
 }
 
-// SignUp stores a new member, the saga, its first timeline row, the idempotency key
-// if there is one, and the events: one batch, which Postgres runs as one implicit
-// transaction in one round trip. A name or key that exists is [ErrTaken]. Any other
-// error leaves open whether it was committed: [Store.LookUp] tells.
+// SignUp stores a new member, the saga, its first timeline row, the idempotency key if there is one, and the
+// events. It sends one batch, which Postgres runs as one implicit transaction in one round trip. If the
+// username or the key exists, the error is [ErrTaken]. After any other error the signup may or may not be
+// committed; [Store.LookUp] tells.
 func (s *Store) SignUp(ctx context.Context, m Member, r Record, effects []saga.Effect, key *Key) error {
 	r.TraceParent = service.TraceParent(ctx)
 	err := service.Repeat(ctx, func() error { return s.insert(ctx, m, r, effects, key) })
@@ -116,14 +116,13 @@ INSERT INTO idempotency_key (key, member_id, body_hmac, response, expires_at)
 VALUES ($1, $2, $3, $4, now() + make_interval(secs => $5))`,
 			key.Value, m.ID, key.Fingerprint, key.Response, KeyLifetime.Seconds())
 	}
-	if err := queueEffects(b, r, effects); err != nil { // last, so that a failed signup draws no event id
+	if err := queueEffects(b, r, effects); err != nil { // last, so that a failed signup uses no event id
 		return err
 	}
 	return s.pool.SendBatch(ctx, b).Close()
 }
 
-// ForgetExpiredKeys removes up to limit idempotency keys whose time is over and
-// returns how many there were.
+// ForgetExpiredKeys deletes up to limit expired idempotency keys and returns how many it deleted.
 func (s *Store) ForgetExpiredKeys(ctx context.Context, limit int) (int64, error) {
 	tag, err := s.pool.Exec(ctx, `-- name: forgetExpiredKeys
 DELETE FROM idempotency_key WHERE key IN (SELECT key FROM idempotency_key WHERE expires_at <= now() LIMIT $1)`, limit)

@@ -1,9 +1,8 @@
-// Package store keeps members and their sagas in Postgres. Everything that
-// belongs together is written in one transaction: the rows, the timeline, the
-// operator's audit row and the outbox events that tell others of it.
+// Package store keeps members and their sagas in Postgres. One transaction writes everything that belongs
+// together: the rows, the timeline, the operator's audit row and the outbox events.
 //
-// Times come from the database's clock, order from versions. A Store is safe for
-// concurrent use; its errors are Postgres errors unless documented otherwise.
+// Times come from the database's clock; order comes from versions. A Store is safe for concurrent use. Its
+// errors are Postgres errors unless documented otherwise.
 package store
 
 import (
@@ -26,8 +25,7 @@ import (
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-// Migrations is what the database needs, in order: the outbox, then the tables
-// of this service.
+// Migrations are the database's migrations, in order: the outbox's, then those of this service.
 var Migrations = service.MigrationSets(migrations, "member_version")
 
 // Errors that callers tell apart.
@@ -40,7 +38,7 @@ var (
 // QuotaBytes is the size of each plan's storage.
 var QuotaBytes = map[string]int64{"free": 5 << 30, "plus": 100 << 30, "pro": 1 << 40}
 
-// suspended is how long a transaction may stand still before Postgres ends it.
+// suspended is how long a transaction may be idle before Postgres ends it.
 const suspended = 5 * time.Second
 
 // Store reads and writes the Member database.
@@ -51,19 +49,19 @@ type Store struct {
 	secret []byte
 	wake   func()
 
-	// Tracer makes a span of each change of a saga that belongs to a trace, or begins
-	// one; nil for none. Set it before use.
+	// Tracer records a span for each change of a saga that belongs to a trace or starts one; nil for none. Set
+	// it before use.
 	Tracer *service.Tracer
 
-	// Log is told what the database refuses; nil for the default logger. Set it before use.
+	// Log receives what the database rejects; nil for the default logger. Set it before use.
 	Log *slog.Logger
 
-	maxMatched int // [MaxMatched], but in tests
+	maxMatched int // [MaxMatched], except in tests
 }
 
-// New returns a store whose sagas go through steps. The secret keys what is kept of
-// the names of those who left. It calls wake after each commit that may have appended
-// outbox events; wake must not block.
+// New returns a store whose sagas go through steps. The secret keys the HMACs under which usernames stay taken
+// after members leave. The store calls wake after each commit that may have appended outbox events; wake must
+// not block.
 func New(pool *pgxpool.Pool, steps saga.Steps, secret []byte, wake func()) *Store {
 	return &Store{pool: pool, tx: service.Transactor{Pool: pool, Idle: suspended}, steps: steps, secret: secret,
 		wake: wake, maxMatched: MaxMatched}
@@ -71,17 +69,17 @@ func New(pool *pgxpool.Pool, steps saga.Steps, secret []byte, wake func()) *Stor
 
 func (s *Store) logger() *slog.Logger { return cmp.Or(s.Log, slog.Default()) }
 
-// Record is a saga with the facts shown beside it, and the database's time when it was read.
+// Record is a saga with the facts shown with it, and the database's time when it was read.
 type Record struct {
 	saga.Saga
 	Username    *string // nil once the member has left
 	UsernameKey *string
 	Plan        string
-	TraceParent string // of what the newest command follows from; "" for none
+	TraceParent string // trace context that the newest command belongs to; "" for none
 	Now         time.Time
 }
 
-// Columns are listed one by one: a later version may add some while this one runs.
+// Columns are listed by name, because a later version may add some while this one runs.
 var (
 	recordColumns = `s.id, s.member_id, s.signup_id, s.state, s.step, s.generation, s.version, s.redrives,
        s.retry_open, s.retried,
@@ -95,13 +93,13 @@ var (
 
 const recordTables = ` FROM signup_saga s JOIN member m ON m.id = s.member_id`
 
-// sane bounds a time of a damaged row: Go cannot read an infinite one, and JSON has years of
-// four digits. Conditions and orders use the column itself, and its index.
+// sane clamps a time from a damaged row: Go cannot read an infinite one, and years in JSON have four digits.
+// WHERE and ORDER BY use the bare column, so that its index applies.
 func sane(column string) string {
 	return "least(greatest(" + column + ", timestamptz '1970-01-01 00:00Z'), timestamptz '9999-12-30 00:00Z')"
 }
 
-// Find returns the signup that a client knows by its signup id, or [ErrNotFound].
+// Find returns the signup with this signup id, or [ErrNotFound].
 func (s *Store) Find(ctx context.Context, signupID string) (Record, error) {
 	rows, err := s.pool.Query(ctx, "-- name: findSignup\n"+selectRecord+" WHERE s.signup_id = $1", signupID)
 	if err != nil {
@@ -110,10 +108,10 @@ func (s *Store) Find(ctx context.Context, signupID string) (Record, error) {
 	return one[Record](rows)
 }
 
-// Message turns an effect of a saga into the event that is published. Of the record it
-// needs what the event says: ids, generation, plan, state and trace.
+// Message converts an effect of a saga into the event to publish. It uses the record's ids, generation, plan,
+// state and trace only.
 func Message(r Record, effect saga.Effect) (outbox.Event, error) {
-	generation := min(r.Generation, contract.MaxGeneration) // an older version let more through
+	generation := min(r.Generation, contract.MaxGeneration) // an older version stored higher ones
 	command := contract.StorageCommand{MemberID: r.MemberID, SagaID: r.ID, Generation: generation}
 	if !r.State.Left() {
 		command.QuotaBytes = QuotaBytes[r.Plan]

@@ -78,7 +78,7 @@ var everything = []string{"member", "signup_saga", "saga_event", "idempotency_ke
 
 func TestSignUpStoresEverythingOrNothing(t *testing.T) {
 	f := open(t)
-	for i, table := range everything { // break each statement in turn
+	for i, table := range everything { // fail each statement in turn
 		storetest.Exec(t, f.pool,
 			`CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql
 			    AS 'BEGIN RAISE EXCEPTION ''injected''; END'`)
@@ -153,7 +153,7 @@ func TestRepliesInAnyOrderAndNumber(t *testing.T) {
 		Reason: "room made"}); got.Generation != 2 || got.State != saga.Provisioning {
 		t.Fatalf("retried: %+v", got)
 	}
-	for range 3 { // the stale one again and again: one line in the timeline
+	for range 3 { // the stale one repeatedly: one timeline row
 		if got := f.apply(t, r.ID, rejected); got.Outcome != saga.Recorded || got.State != saga.Provisioning {
 			t.Fatalf("stale rejection: %+v", got)
 		}
@@ -210,8 +210,8 @@ func TestTimelineIsBounded(t *testing.T) {
 	}
 }
 
-// Replies of one saga may share a batch: it goes through all of them, each with its
-// line, and the row is written once.
+// Replies to one saga may share a batch: it applies them all, each with a timeline row, and writes the saga
+// once.
 func TestOneSagaMovesTwiceInABatch(t *testing.T) {
 	f := open(t)
 	r := f.signUp(t, "mina")
@@ -227,7 +227,7 @@ func TestOneSagaMovesTwiceInABatch(t *testing.T) {
 	}
 }
 
-// Many replicas move one saga at once: every version happens once.
+// Many replicas move one saga at once: every version exists once.
 func TestConcurrentChangesLoseNothing(t *testing.T) {
 	f := open(t)
 	r := f.signUp(t, "mina")
@@ -273,7 +273,7 @@ func TestIfVersion(t *testing.T) {
 	}
 }
 
-// publish pretends that the relay has published every event so far.
+// publish marks every event so far as published.
 func (f *fixture) publish(t *testing.T) {
 	t.Helper()
 	storetest.Exec(t, f.pool, `INSERT INTO outbox_checkpoint_essential (n, hi, gaps, stream_seq)
@@ -295,7 +295,7 @@ func TestRedriveOnlyWhatWasPublished(t *testing.T) {
 	f := open(t)
 	old := f.signUp(t, "old")
 	f.publish(t)
-	f.signUp(t, "young") // its command never left the outbox
+	f.signUp(t, "young") // its command is still in the outbox
 	f.overdue(t, "1 minute")
 	f.fillBudget(t)
 	if n, err := f.Redrive(t.Context(), 200, 100); n != 1 || err != nil {
@@ -310,8 +310,8 @@ func TestRedriveOnlyWhatWasPublished(t *testing.T) {
 		old.MemberID); n != 2 {
 		t.Errorf("%d commands with ids of their own, want 2", n)
 	}
-	// The repeated command has not left the outbox either: however often the timer
-	// looks, a dead broker does not grow it.
+	// The repeated command is still in the outbox, too. However often the timer fires, a broker outage does not
+	// grow the outbox.
 	f.overdue(t, "1 minute")
 	f.fillBudget(t)
 	if n, err := f.Redrive(t.Context(), 200, 100); n != 0 || err != nil {
@@ -323,8 +323,7 @@ func TestRedriveOnlyWhatWasPublished(t *testing.T) {
 	}
 }
 
-// A newer version with another step runs beside this one, or ran before it: its sagas
-// do not use up the budget of the others.
+// A newer version with another step is or was running: its sagas do not use up the budget of the others.
 func TestRedriveLeavesUnknownSteps(t *testing.T) {
 	f := open(t)
 	f.signUp(t, "theirs")

@@ -11,10 +11,10 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// trace begins the span of what became of a change, and has the events that follow
-// carry it on. Replies belong to the trace of their message, timers to the one that
-// the saga keeps. What somebody wants belongs to the trace of his request, or is one of
-// its own; the saga keeps that one from then on, and a link leads to the one before.
+// trace starts the span of a change, and makes the events that follow continue its trace. A reply belongs to
+// the trace of its message, a timer to the trace that the saga keeps. A retry or a withdrawal belongs to the
+// trace of its request, or starts a new one; the saga keeps that trace from then on, and a link leads to the
+// previous one.
 func (s *Store) trace(ctx context.Context, b *pgx.Batch, c Change, r *Record, outcome saga.Outcome) trace.Span {
 	wanted := c.Event.Kind == saga.Retried || c.Event.Kind == saga.Withdraw
 	start, before := s.Tracer.Continue, r.TraceParent

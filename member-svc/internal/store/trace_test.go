@@ -16,7 +16,7 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// lastCommand is the trace context of the newest command.
+// lastCommand returns the trace context of the newest command.
 func (f *fixture) lastCommand(t *testing.T) (traceParent string) {
 	t.Helper()
 	err := f.pool.QueryRow(t.Context(),
@@ -28,7 +28,7 @@ func (f *fixture) lastCommand(t *testing.T) (traceParent string) {
 	return traceParent
 }
 
-// kept is the trace context that a saga keeps.
+// kept returns the trace context that a saga keeps.
 func (f *fixture) kept(t *testing.T, id string) string {
 	t.Helper()
 	r, _, err := f.Get(t.Context(), id)
@@ -40,7 +40,8 @@ func (f *fixture) kept(t *testing.T, id string) string {
 
 func traceOf(traceParent string) string { return strings.Split(traceParent+"--", "-")[1] }
 
-// The saga keeps the trace of the signup for its timers, until an operator wants something: that is a trace of its own.
+// The saga keeps the trace of the signup for its timers, until an operator acts: that starts a trace of its
+// own.
 func TestTracesOfASaga(t *testing.T) {
 	f := open(t)
 	spans := tracetest.NewInMemoryExporter()
@@ -123,7 +124,7 @@ func TestTracesOfASaga(t *testing.T) {
 	}
 }
 
-// Without a tracer a signup has no trace, and nothing is written for it.
+// Without a tracer a signup has no trace, and stores none.
 func TestNoTraceWithoutATracer(t *testing.T) {
 	f := open(t)
 	r := f.signUp(t, "mina")
