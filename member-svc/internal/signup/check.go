@@ -15,21 +15,21 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
 )
 
-// PasswordMax is the length of the longest password, in characters.
+// PasswordMax is the maximum length of a password, in characters.
 const PasswordMax = 256
 
-// Invalid says what is wrong with a request, never with which value.
+// Invalid lists what is wrong with a request, never the values.
 type Invalid struct{ Fields []wire.FieldError }
 
 // Error implements error.
 func (Invalid) Error() string { return "the request is not valid" }
 
-// check fills in defaults, normalises, and returns the member to be, or an Invalid.
+// check fills in defaults, normalises req, and returns the new member, or an Invalid.
 func (s *Service) check(req *Request) (store.Member, error) {
 	if req.Plan == "" {
 		req.Plan = s.cfg.Plans[0]
 	}
-	// The same password typed on two keyboards has to be the same bytes.
+	// The same password typed on two keyboards must give the same bytes.
 	req.Password = norm.NFC.String(req.Password)
 	key, err := UsernameKey(req.Username)
 	var wrong []wire.FieldError
@@ -59,7 +59,7 @@ func (s *Service) check(req *Request) (store.Member, error) {
 		err
 }
 
-// CheckPassword says what is wrong with a password of somebody, or "".
+// CheckPassword returns what is wrong with a member's password, or "".
 func (s *Service) CheckPassword(password, usernameKey, email string) string {
 	switch n := utf8.RuneCountInString(password); {
 	case n < s.cfg.PasswordMin || n > PasswordMax:
@@ -70,14 +70,14 @@ func (s *Service) CheckPassword(password, usernameKey, email string) string {
 	return ""
 }
 
-// InvalidField says that one field is wrong.
+// InvalidField returns an [Invalid] about one field.
 func InvalidField(pointer, detail string) Invalid {
 	return Invalid{Fields: []wire.FieldError{{Pointer: pointer, Detail: detail}}}
 }
 
-// UsernameKey returns what makes a username unique: the name by the PRECIS profile
-// UsernameCaseMapped (RFC 8265), which maps case and width and normalises. The key of a
-// key is itself. Names that merely look alike have different keys.
+// UsernameKey returns the unique form of a username: the PRECIS profile UsernameCaseMapped (RFC 8265), which
+// maps case and width and normalises. The key of a key is itself. Names that merely look alike have different
+// keys.
 func UsernameKey(username string) (string, error) {
 	return precis.UsernameCaseMapped.String(username)
 }

@@ -13,7 +13,7 @@ func TestUsernameKey(t *testing.T) {
 		"mina": "mina", "MINA": "mina", "m.i-n_a+1@x": "m.i-n_a+1@x",
 		"Ｍｉｎａ":   "mina",                             // fullwidth
 		"MÜLLER": "müller", "mu\u0308ller": "müller", // composed and decomposed
-		"Βίος": "βίος", "ΒΊΟΣ": "βίοσ", // lower-casing knows no words, so they differ
+		"Βίος": "βίος", "ΒΊΟΣ": "βίοσ", // lower-casing ignores words, so these differ
 		"ДАША": "даша", "даша": "даша", "раура": "раура", // Cyrillic; the last one looks like paypa
 		"عمر": "عمر", "שרה": "שרה", "李小龍": "李小龍",
 		"mi na": "", "mi\tna": "", "mi\x00na": "", "mi\u200bna": "", "mi\u00a0na": "", "ℌermann": "", "mina😀": "",
@@ -28,7 +28,7 @@ func TestUsernameKey(t *testing.T) {
 	}
 }
 
-// The key of a key is itself: otherwise two could have one name.
+// The key of a key is itself. Otherwise two members could have one name.
 func FuzzUsernameKey(f *testing.F) {
 	for _, name := range []string{"Mina", "ΒΊΟΣ", "ｍｉｎａ", "İstanbul", "ß", "mu\u0308ller", "עמר", "ﬁna", "Ǆ", "\u1e9e",
 		"ϒ\u0301", "ﾊﾞ", "\u0345a"} {
@@ -48,8 +48,8 @@ func FuzzUsernameKey(f *testing.F) {
 	})
 }
 
-// What is guessed is refused in every spelling: styled, in another script's width, reversed,
-// repeated, with signs for letters, or made of what is known about the member.
+// Guessable passwords are refused in every spelling: styled, full-width, reversed, repeated, with signs for
+// letters, or made of what is known about the member.
 func TestPasswordsAreFolded(t *testing.T) {
 	for _, password := range []string{
 		"P@$$w0rdP@$$w0rd!", "P4SSW0RD-P4SSW0RD", "p a s s w o r d p a s s w o r d",
@@ -66,10 +66,10 @@ func TestPasswordsAreFolded(t *testing.T) {
 	}
 }
 
-// Random phrases pass: none of 10,000 is taken for a guess.
+// Random phrases pass: none of 10,000 counts as guessable.
 func TestRandomPhrasesPass(t *testing.T) {
 	syllables := strings.Fields("ba co du fe gi ho ju ka le mi no pu ra se ti vo wu xa ye zo bra cle dri flo gru pla")
-	random := rand.New(rand.NewPCG(1, 2)) // phrases of a test, the same each time
+	random := rand.New(rand.NewPCG(1, 2)) // the same phrases each time
 	for range 10_000 {
 		var phrase []string
 		for range 4 {
@@ -81,7 +81,7 @@ func TestRandomPhrasesPass(t *testing.T) {
 		}
 		password := strings.Join(phrase, " ")
 		if different := len(slices.Compact(slices.Sorted(slices.Values([]rune(password))))); different < 8 {
-			continue // too few characters to be a phrase
+			continue // too few different characters for a phrase
 		}
 		if common(password, "mina", "mina.berg@example.org") {
 			t.Errorf("%q is refused", password)

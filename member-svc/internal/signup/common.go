@@ -8,8 +8,8 @@ import (
 	"golang.org/x/text/unicode/norm"
 )
 
-// Guessable long passwords are made of words, and of what lies side by side on a
-// keyboard or in a sequence, in either direction.
+// Long passwords that are easy to guess consist of words, and of runs: neighbours on a keyboard or in a
+// sequence, in either direction.
 var (
 	words = strings.Fields(`pasword paswort pasw0rd p@sword p@sw0rd iloveyou letmein welcome fotbal basebal princes
 		sunshine trustno1 changeme superman batman corecthorsebaterystaple signupsaga dragon
@@ -32,17 +32,16 @@ var (
 )
 
 const (
-	runLength = 4 // characters side by side that count as a run
-	remainder = 5 // different characters that a password needs beside what can be guessed
+	runLength = 4 // adjacent characters that count as a run
+	remainder = 5 // different characters that a password needs besides the guessable ones
 )
 
-// leet maps signs to the letters that they stand for.
+// leet maps signs and digits to the letters that they stand for.
 var leet = strings.NewReplacer(
 	"@", "a", "4", "a", "3", "e", "1", "i", "!", "i", "|", "i", "0", "o", "$", "s", "5", "s", "7", "t", "+", "t",
 )
 
-// contextWords are what strangers know about a member: the username, and the parts of the
-// e-mail address.
+// contextWords returns what strangers know about a member: the username and the parts of the email address.
 func contextWords(usernameKey, email string) []string {
 	local, domain, _ := strings.Cut(email, "@")
 	words := []string{usernameKey, local, domain, email}
@@ -54,15 +53,15 @@ func contextWords(usernameKey, email string) []string {
 
 var separators = strings.NewReplacer(".", " ", "-", " ", "_", " ", "+", " ", "@", " ")
 
-// spelling is a form of a text in which words and, if its separators are kept, runs are found.
+// spelling is a form of a text. Words are searched in every form, runs only in forms that keep the separators.
 type spelling struct {
 	text string
 	runs bool
 }
 
-// spellings returns the forms of a text: lower case, without width and style, with equal
-// characters side by side made one; as it is, and with the letters that signs stand for; with
-// separators, and without. The words are spelt like that.
+// spellings returns the forms of a text: in lower case, without width and style, and with repeated characters
+// collapsed; with and without leet signs replaced by letters; with and without separators. The word list is
+// spelt in the same way.
 func spellings(text string) (forms []spelling) {
 	lower := plain(text)
 	for _, form := range []string{lower, leet.Replace(lower)} {
@@ -71,7 +70,7 @@ func spellings(text string) (forms []spelling) {
 	return forms
 }
 
-// plain returns a text in lower case, without width and style.
+// plain returns text in lower case, without variants of width and style.
 func plain(text string) string { return strings.ToLower(norm.NFKC.String(text)) }
 
 func dense(text string) string {
@@ -83,9 +82,9 @@ func dense(text string) string {
 	}, text)
 }
 
-// common reports whether a password, as a whole, is little but guessable words and runs, or
-// what is known about the member, in either direction, or repeats a few characters only, or
-// is a published one.
+// common reports whether a password is too easy to guess. It is if it consists mostly of guessable words, runs
+// or what is known about the member, in either direction, if it only repeats a few characters, or if it is a
+// published one.
 func common(password, usernameKey, email string) bool {
 	known := slices.Clone(words)
 	for _, word := range contextWords(usernameKey, email) {
@@ -97,8 +96,7 @@ func common(password, usernameKey, email string) bool {
 		slices.ContainsFunc(spellings(password), func(form spelling) bool { return guessable(form, known) })
 }
 
-// guessable reports whether too few different characters are left of a text beside the words
-// and runs in it.
+// guessable reports whether a text has too few different characters besides the words and runs in it.
 func guessable(form spelling, words []string) bool {
 	text := form.text
 	guessed := make([]bool, len(text))
@@ -144,6 +142,5 @@ func reversed(text string) string {
 	return string(runes)
 }
 
-// single returns s with equal characters side by side made one; the words above are
-// spelt like that.
+// single returns s with repeated characters collapsed to one. The words above are spelt like that.
 func single(s string) string { return string(slices.Compact([]rune(s))) }

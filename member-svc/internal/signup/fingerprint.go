@@ -9,20 +9,19 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
 )
 
-// fingerprintVersion begins the fingerprints that leave the password out. Version 1 had no
-// such byte, and was the HMAC of the whole body: whoever had the secret and the database
-// could try passwords against it at the speed of SHA-256.
+// fingerprintVersion is the first byte of fingerprints that leave the password out. Version 1 had no such byte
+// and was the HMAC of the whole body: anyone with the secret and the database could try passwords against it at
+// the speed of SHA-256.
 const fingerprintVersion = 2
 
-// fingerprint identifies a request without its password. It is keyed, because the body
-// holds personal data.
+// fingerprint identifies a request without its password. It is keyed, because the body holds personal data.
 func (s *Service) fingerprint(r Request) []byte {
 	r.Password = ""
 	return append([]byte{fingerprintVersion}, s.mac("fingerprint 2\x00", r)...)
 }
 
-// sameRequest reports whether r is the request that made the member. Its password is
-// checked against the member's hash, in a turn of the queue as at a sign-in.
+// sameRequest reports whether r is the request that created the member. It checks the password against the
+// member's hash, in a turn of the queue, as a sign-in does.
 func (s *Service) sameRequest(ctx context.Context, r Request, known store.Known) (bool, error) {
 	if len(known.Fingerprint) == sha256.Size { // version 1: an older replica wrote it in the last 24 hours
 		return hmac.Equal(known.Fingerprint, s.mac("", r)), nil

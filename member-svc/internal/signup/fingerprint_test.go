@@ -16,8 +16,8 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
 )
 
-// Two members with everything alike but their passwords have the same fingerprint: nobody
-// can try passwords against it, whatever they know.
+// Two requests that differ only in their passwords have the same fingerprint: nobody can try passwords against
+// it, whatever else they know.
 func TestFingerprintHasNoPassword(t *testing.T) {
 	var fingerprints [][]byte
 	for _, password := range []string{good, "another long passphrase"} {
@@ -85,7 +85,7 @@ func TestOldFingerprintsHold(t *testing.T) {
 	}
 }
 
-// Replays hash, so they wait in the queue as everybody who hashes.
+// Replays hash, so they wait in the queue like every other caller.
 func TestReplaysWaitForTheirTurn(t *testing.T) {
 	pool := storetest.Open(t)
 	request := signup.Request{Username: "mina", Password: good}
@@ -93,7 +93,7 @@ func TestReplaysWaitForTheirTurn(t *testing.T) {
 		t.Fatal(err)
 	}
 	full := cheap
-	full.Concurrency, full.Wait = 0, time.Millisecond // nobody's turn comes
+	full.Concurrency, full.Wait = 0, time.Millisecond // no caller gets a turn
 	cfg := signup.Config{
 		Plans: []string{"free"}, PasswordMin: 15, Secret: []byte(strings.Repeat("s", 32)), DatabaseTimeout: time.Minute,
 	}

@@ -14,11 +14,10 @@ import (
 	"golang.org/x/crypto/argon2"
 )
 
-// ErrNoPepper says that a password cannot be checked: its hash was made with a pepper
-// that this process was not given.
+// ErrNoPepper means that a password cannot be checked, because this process lacks the pepper of its hash.
 var ErrNoPepper = errors.New("the pepper of a stored password hash is missing")
 
-// Cost is what one hash takes.
+// Cost is the cost of one hash.
 type Cost struct {
 	MemoryKiB   uint32
 	Time        uint32 // passes over the memory
@@ -28,16 +27,16 @@ type Cost struct {
 // HashConfig sets the cost of argon2id and the bounds of the queue in front of it.
 type HashConfig struct {
 	Cost                      // of new hashes
-	Concurrency int           // hashes at a time
-	BudgetKiB   int64         // memory of all of them; a single one may exceed it
-	Wait        time.Duration // for a turn, at most
+	Concurrency int           // maximum number of hashes at a time
+	BudgetKiB   int64         // their memory in total; a single hash may exceed it
+	Wait        time.Duration // maximum wait for a turn
 	Peppers     Peppers
 }
 
-// Hasher hashes passwords, a few at a time. Safe for concurrent use.
+// Hasher hashes passwords, a few at a time. It is safe for concurrent use.
 type Hasher struct {
 	cfg   HashConfig
-	decoy string // a hash of no password
+	decoy string // a hash that no password has
 	turns *turns
 }
 
@@ -50,11 +49,11 @@ func NewHasher(cfg HashConfig) *Hasher {
 // Waiting returns how many callers wait for their turn.
 func (h *Hasher) Waiting() int64 { return h.turns.waiting() }
 
-// Pressure returns how many callers were refused of late for each one that had a turn.
+// Pressure returns how many callers were refused recently for each one that had a turn.
 func (h *Hasher) Pressure() float64 { return h.turns.pressure() }
 
-// Hash returns the argon2id hash as a PHC string; [ErrBusy] if its turn does not come
-// in time. Hashing cannot be interrupted: a turn ends with the hash, whoever left.
+// Hash returns the argon2id hash as a PHC string, or [ErrBusy] if its turn does not come in time. Hashing
+// cannot be interrupted: a turn ends when the hash is done, even if the client has left.
 func (h *Hasher) Hash(ctx context.Context, password string) (string, error) {
 	leave, err := h.enter(ctx, forSignup, h.cfg.Cost)
 	if err != nil {
@@ -64,12 +63,12 @@ func (h *Hasher) Hash(ctx context.Context, password string) (string, error) {
 	return h.hash(password)
 }
 
-// Verify reports whether hash, of whatever cost and pepper, is that of password; the
-// errors are [ErrBusy] as for Hash and [ErrNoPepper]. If it is, but was not made as a
-// new one would be, renewed is a new one, made in the same turn, else "".
+// Verify reports whether hash, of any cost and pepper, is the hash of password. The errors are [ErrBusy], as
+// for Hash, and [ErrNoPepper]. If the password is right but the hash has another cost or pepper than new
+// hashes, renewed is a new hash, made in the same turn; else it is "".
 //
-// With hash "" it works just as long as for a new one and reports false, so that its
-// time does not tell who exists. A wrong password for a cheaper hash takes that long too.
+// If hash is "", Verify takes as long as for a new hash and reports false, so that its duration does not reveal
+// whether the member exists. A wrong password for a cheaper hash takes that long, too.
 func (h *Hasher) Verify(ctx context.Context, hash, password string) (ok bool, renewed string, err error) {
 	stored, err := parsePHC(cmp.Or(hash, h.decoy))
 	if err != nil {
@@ -101,17 +100,16 @@ func (h *Hasher) hash(password string) (string, error) {
 	return phc{h.cfg.Cost, h.cfg.Peppers.newest, salt, h.cfg.derive(seasoned, salt, 32)}.String(), err
 }
 
-// catchUp does the work that a new hash would have been above one of this cost.
+// catchUp burns the difference between the cost of a new hash and the cost that is done.
 func (h *Hasher) catchUp(done Cost) {
 	if missing := h.cfg.work() - done.work(); missing > 0 {
 		rest := h.cfg.Cost
-		rest.MemoryKiB = uint32(missing / int64(rest.Time)) // less than its own memory
+		rest.MemoryKiB = uint32(missing / int64(rest.Time)) // less than the memory of a new hash
 		rest.derive(nil, random(16), 32)
 	}
 }
 
-// enter waits for a turn that has the memory for a hash of this cost and for a new one
-// after it.
+// enter waits for a turn with the memory for a hash of cost c and, after it, for a new one.
 func (h *Hasher) enter(ctx context.Context, u use, c Cost) (leave func(), err error) {
 	kib := min(int64(max(c.MemoryKiB, h.cfg.MemoryKiB)), h.cfg.BudgetKiB)
 	err = h.turns.enter(ctx, u, kib)
@@ -126,14 +124,14 @@ func (c Cost) derive(password, salt []byte, size int) []byte {
 	return argon2.IDKey(password, salt, c.Time, c.MemoryKiB, c.Parallelism, uint32(size))
 }
 
-// work is what the time of a hash is proportional to.
+// work returns a number that is proportional to the duration of a hash.
 func (c Cost) work() int64 { return int64(c.MemoryKiB) * int64(c.Time) }
 
-// phc is a password hash as https://github.com/P-H-C/phc-string-format writes it. The
-// key id, there that of argon2's own secret, is that of the pepper.
+// phc is a password hash in the format of https://github.com/P-H-C/phc-string-format. That format's key id
+// names argon2's own secret; here it names the pepper.
 type phc struct {
 	Cost
-	keyID     string // "" without
+	keyID     string // "" without a pepper
 	salt, sum []byte
 }
 

@@ -45,7 +45,7 @@ func TestVerify(t *testing.T) {
 		want          bool
 	}{{phc, "correct horse battery", true}, {phc, "correct horse", false}, {"", "", false},
 		{"", "correct horse battery", false}} {
-		for _, h := range []*Hasher{h, dearer} { // a hash keeps the cost that it was made with
+		for _, h := range []*Hasher{h, dearer} { // a hash keeps its original cost
 			ok, renewed, err := h.Verify(t.Context(), tc.phc, tc.password)
 			if ok != tc.want || err != nil || (renewed != "") != (tc.want && h == dearer) {
 				t.Errorf("%q %q: %t %q %v", tc.phc, tc.password, ok, renewed, err)
@@ -127,7 +127,7 @@ func TestPeppers(t *testing.T) {
 			}
 		}
 	}
-	// What is stored does not tell whether a password is right without the key.
+	// Without the key, the stored hash does not reveal whether a password is right.
 	if ok, _, err := hashers["none"].Verify(t.Context(), strings.Replace(hashes["old"], ",keyid="+
 		b64.EncodeToString([]byte("2025")), "", 1), "correct horse battery"); ok || err != nil {
 		t.Errorf("the pepper does nothing: %t %v", ok, err)
@@ -154,7 +154,7 @@ func TestParsePeppers(t *testing.T) {
 func TestHashQueueIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := NewHasher(HashConfig{Cost: Cost{8, 1, 1}, Concurrency: 1, Wait: 2 * time.Second})
-		if err := h.turns.enter(t.Context(), forSignup, 0); err != nil { // somebody hashes, and does not end
+		if err := h.turns.enter(t.Context(), forSignup, 0); err != nil { // a hash that never ends
 			t.Fatal(err)
 		}
 		results := make(chan error, waitersPerTurn)

@@ -9,10 +9,10 @@ import (
 	"strings"
 )
 
-// Peppers are secret keys without which a stolen database does not tell whether a
-// password is right. The zero value is none. Immutable, safe for concurrent use.
+// Peppers are secret keys. Without them, a stolen database does not reveal whether a password is right. The
+// zero value has no keys. Peppers are immutable and safe for concurrent use.
 type Peppers struct {
-	newest string // id of the one that new hashes use
+	newest string // id of the key for new hashes
 	keys   map[string][]byte
 }
 
@@ -21,10 +21,9 @@ var pepperID = regexp.MustCompile(`^[A-Za-z0-9_-]{1,8}$`)
 
 const minPepper = 16 // bytes
 
-// ParsePeppers reads lines id:base64; empty lines and lines that begin with # are
-// skipped. The first one is for new hashes, the others are for those that were made
-// with them; with a first line "none" new hashes have no pepper. Errors name the
-// line, never what is in it.
+// ParsePeppers reads lines of the form id:base64; it skips empty lines and lines that begin with #. The first
+// key is used for new hashes, the others only check the hashes that were made with them. If the first line is
+// "none", new hashes have no pepper. Errors name the line, never its content.
 func ParsePeppers(text string) (Peppers, error) {
 	p := Peppers{keys: map[string][]byte{}}
 	n, first := 0, true
@@ -55,8 +54,8 @@ func ParsePeppers(text string) (Peppers, error) {
 	return p, nil
 }
 
-// season returns what is hashed instead of the password; [ErrNoPepper] if the key is
-// not known. Without an id it is the password.
+// season returns what is hashed instead of the password, or [ErrNoPepper] if the key is unknown. Without an id
+// it returns the password.
 func (p Peppers) season(id, password string) ([]byte, error) {
 	if id == "" {
 		return []byte(password), nil

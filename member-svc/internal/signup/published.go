@@ -9,8 +9,8 @@ import (
 	"unicode/utf8"
 )
 
-// published holds fingerprints of published common passwords, folded and sorted: the list of
-// @zxcvbn-ts/language-common 4.1.3, whose licence (MIT) is in gen. To renew it, review the package, set
+// published holds fingerprints of published common passwords, folded and sorted. They come from the list of
+// @zxcvbn-ts/language-common 4.1.3, whose licence (MIT) is in gen. To update the list, review the package, set
 // its version here and its hash in gen, and run go generate.
 //
 //go:generate npm pack --silent @zxcvbn-ts/language-common@4.1.3
@@ -20,9 +20,10 @@ import (
 var published string
 
 const (
-	// publishedMin and publishedMax are the lengths of folded passwords in the list. Shorter ones are left out.
+	// publishedMin and publishedMax bound the length of folded passwords in the list; others are left out.
 	publishedMin, publishedMax = 5, 20
-	// printLength is the length of a fingerprint in bytes. Of 25 million other texts one is taken for a listed one.
+	// printLength is the length of a fingerprint in bytes. One of 25 million other texts collides with a listed
+	// one.
 	printLength = 5
 )
 
@@ -38,11 +39,11 @@ func PackPublished(passwords []string) []byte {
 	return []byte(strings.Join(slices.Compact(prints), ""))
 }
 
-// folded is a text without what people vary to make a password look different.
+// folded is a text without the variations that people use to make a password look different.
 type folded struct {
-	text string // in lower case, without width and style, equal characters side by side made one
-	// key is text with the letters that signs stand for, without separators, and with equal characters made
-	// one again. Its byte i is from the character text[from[i]:to[i]].
+	text string // in lower case, without width and style, repeated characters collapsed
+	// key is text with leet signs replaced by letters, without separators, and with repeated characters
+	// collapsed again. Byte i of key comes from text[from[i]:to[i]].
 	key      string
 	from, to []int
 }
@@ -50,7 +51,7 @@ type folded struct {
 func newFolded(text string) folded {
 	f := folded{text: single(plain(text))}
 	var last rune
-	for at, r := range leet.Replace(f.text) { // which replaces one byte by one byte
+	for at, r := range leet.Replace(f.text) { // replaces one byte by one byte
 		end := at + utf8.RuneLen(r)
 		switch {
 		case !unicode.IsLetter(r) && !unicode.IsDigit(r): // a separator
@@ -67,14 +68,15 @@ func newFolded(text string) folded {
 	return f
 }
 
-// isPublished reports whether a password is a published one, as it is or repeated, in either direction, with
-// nothing around it but runs, and no more different digits and signs than it has characters. With letters around
-// it, it is another password: a phrase may begin with a published one.
+// isPublished reports whether a password is a published one, once or repeated, forwards or backwards. Around it
+// there may be only runs, digits and signs, with no more different digits and signs than the published password
+// has characters. With other letters around it, it counts as another password: a phrase may begin with a
+// published one.
 func isPublished(password string) bool {
 	f := newFolded(password)
 	guessed := make([]bool, len(f.text))
 	markRuns(f.text, guessed)
-	letter := len(f.text) // where the first one is that has to be in the published password
+	letter := len(f.text) // position of the first letter that the published password must cover
 	for at, r := range f.text {
 		if unicode.IsLetter(r) && !guessed[at] {
 			letter = at
@@ -91,8 +93,8 @@ func isPublished(password string) bool {
 	return false
 }
 
-// isLittleBut reports whether a text has no letters beside a part and what is guessed anyway, and no more
-// different other characters than the part has.
+// isLittleBut reports whether a text, besides part and what is guessed already, has no letters and no more
+// different characters than part has.
 func (f folded) isLittleBut(part string, guessed []bool) bool {
 	for _, part := range []string{part, reversed(part)} {
 		for from := range len(f.key) - len(part) + 1 {

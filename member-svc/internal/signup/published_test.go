@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// Published passwords are refused: as they are, repeated, with a date or a sign, reversed, and in capitals or
-// other signs.
+// Published passwords are refused: as they are, repeated, with a date or a sign, reversed, in capitals or with
+// signs for letters.
 func TestPublishedPasswords(t *testing.T) {
 	passwords := strings.Fields(`mailcreated5240 polniypizdec0211 123456789987654321 1qaz2wsx3edc4rfv momsanaladventure
 		hd764nw5d7e1vb1 qazwsxedcrfvtgb 23176djivanfros 123456789qwerty 12345678900987654321 qwerty123456789
@@ -17,7 +17,7 @@ func TestPublishedPasswords(t *testing.T) {
 		q1w2e3r4t5y6u7i8o9p0 passwordstandard bpgjldsgjldthnf 1234567887654321 zxcvbnm123456789 122333444455555
 		111222333444555 qwertyuiop12345 1qa2ws3ed4rf5tg nick1234-rem936 qwertasdfgzxcvb aksjdlasdakj89879
 		lytdybrbdfvgbhf passwordassword 420842084208555 polniypizdec1102 ne_e_pod_chehyl hd764nw5d7e1vbv
-		bhrh0h2oof6xbqjeh`) // all of the list that have 15 characters or more
+		bhrh0h2oof6xbqjeh`) // all of the list with 15 characters or more
 	if len(passwords) != 41 {
 		t.Fatalf("%d passwords", len(passwords))
 	}
@@ -34,8 +34,8 @@ func TestPublishedPasswords(t *testing.T) {
 	}
 }
 
-// A phrase may be made of published passwords, or be one and more: letters beside one make it another password, as
-// do many different digits and signs.
+// A phrase may consist of published passwords, or of one and more: other letters beside it make it another
+// password, as do many different digits and signs.
 func TestPhrasesOfPublishedPasswordsPass(t *testing.T) {
 	for _, password := range []string{
 		"yellow michelle chocolate", "orange mother summer winter", "charlie met jennifer", "killer-whale-4-breakfast",
@@ -48,7 +48,7 @@ func TestPhrasesOfPublishedPasswordsPass(t *testing.T) {
 	}
 }
 
-// Three to five of the most usual words are a phrase that nobody is refused.
+// Phrases of three to five very common words pass.
 func TestPhrasesOfUsualWordsPass(t *testing.T) {
 	words := strings.Fields(`the of and to in is you that it he was for on are as with his they be at one have this from
 		or had by hot but some what there we can out other were all your when up use word how said an each she which do
@@ -71,7 +71,7 @@ func TestPhrasesOfUsualWordsPass(t *testing.T) {
 	}
 }
 
-// The list has what can be found in a password, once, in order.
+// The list has each password that can be found, once, in order.
 func TestPublishedPasswordsArePacked(t *testing.T) {
 	packed := PackPublished([]string{"chocolate", "Ch0c0late", "choc.olate", "abc", strings.Repeat("ab", publishedMax)})
 	if !bytes.Equal(packed, []byte(fingerprint("chocolate"))) {

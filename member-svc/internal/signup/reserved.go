@@ -8,16 +8,16 @@ import (
 	"golang.org/x/text/unicode/norm"
 )
 
-// Reserved are usernames that nobody may take, because people would believe them to speak for the service. Names
-// count as equal if they look alike, see fold.
+// Reserved is a set of usernames that nobody may take, because people would believe that they speak for the
+// service. Names that look alike count as equal, see fold.
 type Reserved map[string]bool
 
-// standard are the mailboxes of RFC 2142 and other names of people who run a service.
+// standard lists the mailboxes of RFC 2142 and other names of people who run a service.
 const standard = "abuse admin administrator ftp help hostmaster info mailer-daemon marketing moderator news no-reply " +
 	"noc operator postmaster root sales security staff support sysadmin system usenet uucp webmaster www"
 
-// ParseReserved reads names that are separated by commas or white space; "standard" stands for a list of roles, and
-// "none" for no name.
+// ParseReserved reads names separated by commas or white space. "standard" stands for the list of roles above,
+// and "none" for no name.
 func ParseReserved(list string) Reserved {
 	reserved := Reserved{}
 	for _, name := range strings.Fields(strings.ReplaceAll(list, ",", " ")) {
@@ -33,10 +33,11 @@ func ParseReserved(list string) Reserved {
 	return reserved
 }
 
-// Has reports whether a username is reserved, by the key that makes it unique.
+// Has reports whether the username with this key, see [UsernameKey], is reserved.
 func (r Reserved) Has(usernameKey string) bool { return r[fold(usernameKey)] }
 
-// lookalikes are small letters of the Cyrillic, Greek and Armenian scripts, and digits, that are read as Latin ones.
+// lookalikes maps small letters of the Cyrillic, Greek and Armenian scripts, and digits and signs, to the Latin
+// letters that they look like.
 var lookalikes = strings.NewReplacer(
 	"а", "a", "α", "a", "в", "b", "с", "c", "ϲ", "c", "ԁ", "d", "е", "e", "ε", "e", "һ", "h", "н", "h",
 	"і", "i", "ι", "i", "ı", "i", "ј", "j", "к", "k", "κ", "k", "ӏ", "i", "м", "m", "п", "n", "ո", "n", "η",
@@ -47,8 +48,8 @@ var lookalikes = strings.NewReplacer(
 	"0", "o", "1", "i", "l", "i", "|", "i", "3", "e", "4", "a", "@", "a", "5", "s", "$", "s", "7", "t",
 )
 
-// fold returns what is equal for names that look alike: without signs and accents, in Latin letters where they are
-// read as such. A small l is an i to most readers.
+// fold returns the same text for names that look alike: without signs and accents, with lookalikes as Latin
+// letters. Most readers take a small l for an i.
 func fold(usernameKey string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsLetter(r) || unicode.IsDigit(r) {

@@ -38,7 +38,8 @@ func TestReservedNames(t *testing.T) {
 	}
 }
 
-// Names of any script hold nothing that cannot be seen, nor what turns the direction of the text around them.
+// Names of any script contain nothing invisible, and nothing that changes the direction of the text around
+// them.
 func TestUsernameHygiene(t *testing.T) {
 	for _, name := range []string{
 		"mi\u202ena", "mi\u202ana", "mi\u2066na", "mi\u2069na", "mi\u200ena", "mi\u200fna", "mi\u061cna", // directions
@@ -46,7 +47,7 @@ func TestUsernameHygiene(t *testing.T) {
 		"mi\u034fna", "mi\ufe0fna", "mi\u3164na", "mi\u115fna", "mi\uffa0na", "mi\U000e0061na", // ignored
 		"mi\x00na", "mi\r\nna", "mi\tna", "mi\x7fna", "mi\u0085na", "mi\x1bna", // controls
 		"mi na", "mi\u00a0na", "mi\u3000na", "mi\u2003na", "mi\u2028na", "mi\u2029na", // separators
-		"mi\ue000na", "mi\uffffna", "mi\xffna", // nobody's
+		"mi\ue000na", "mi\uffffna", "mi\xffna", // private or unassigned
 	} {
 		if key, err := UsernameKey(name); err == nil {
 			t.Errorf("%q is accepted as %q", name, key)

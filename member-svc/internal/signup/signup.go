@@ -1,6 +1,6 @@
-// Package signup turns a request into a member. It checks what can be checked for
-// free, asks the database what it knows, hashes the password in a bounded queue, and
-// commits everything in one round trip. It talks to nothing but Postgres.
+// Package signup turns a request into a member. It validates the request, asks the database what it knows,
+// hashes the password in a bounded queue, and commits everything in one round trip. It depends on nothing but
+// Postgres.
 package signup
 
 import (
@@ -19,7 +19,7 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
 )
 
-// Errors of [Service.SignUp], beside [Invalid] and those of the database.
+// Errors of [Service.SignUp], besides [Invalid] and database errors.
 var (
 	ErrTaken     = errors.New("the username is taken")
 	ErrKeyReused = errors.New("the idempotency key belongs to another request")
@@ -36,15 +36,15 @@ type Request struct {
 
 // Config configures a [Service].
 type Config struct {
-	Plans           []string // that anyone may choose; the first one is the default
+	Plans           []string // open to everyone; the first one is the default
 	PasswordMin     int      // characters
-	Unicode         bool     // in usernames, beside ASCII
+	Unicode         bool     // allowed in usernames, besides ASCII
 	Reserved        Reserved // usernames that are refused
-	Secret          []byte   // keys the fingerprints of requests
+	Secret          []byte   // HMAC key of request fingerprints
 	DatabaseTimeout time.Duration
 }
 
-// Service signs members up. Safe for concurrent use.
+// Service signs members up. It is safe for concurrent use.
 type Service struct {
 	cfg    Config
 	store  *store.Store
@@ -57,16 +57,15 @@ func New(cfg Config, st *store.Store, hasher *Hasher, steps saga.Steps) *Service
 	return &Service{cfg, st, hasher, steps}
 }
 
-// Answer is a signup as the client is told of it. Body is the same, byte for byte,
-// whenever the request is repeated.
+// Answer is the response to a signup. Body is the same, byte for byte, whenever the request is repeated.
 type Answer struct {
 	SignupID string
 	Body     json.RawMessage
 	Replayed bool
 }
 
-// SignUp makes a member, or finds the one that an earlier request with the same
-// idempotency key ("" without) made. Nothing outside the Member database can fail it.
+// SignUp creates a member, or finds the member that an earlier request with the same idempotency key created.
+// The key is "" if there is none. SignUp depends on nothing but the Member database.
 func (s *Service) SignUp(ctx context.Context, req Request, key string) (Answer, error) {
 	m, err := s.check(&req)
 	if err != nil {
@@ -86,12 +85,12 @@ func (s *Service) SignUp(ctx context.Context, req Request, key string) (Answer, 
 	return s.commit(ctx, a, known.Now)
 }
 
-// attempt is one request on its way.
+// attempt is one request in progress.
 type attempt struct {
 	member   store.Member
 	key      string
 	request  Request
-	signupID string // "" until there is one
+	signupID string // "" before it is drawn
 }
 
 func (s *Service) commit(ctx context.Context, a attempt, now time.Time) (Answer, error) {
@@ -109,16 +108,15 @@ func (s *Service) commit(ctx context.Context, a attempt, now time.Time) (Answer,
 	if a.key != "" {
 		key = &store.Key{Value: a.key, Fingerprint: s.fingerprint(a.request), Response: body}
 	}
-	// A client that leaves now does not tear the connection: its retry finds the member.
+	// If the client disconnects now, the commit still completes: the client's retry finds the member.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.DatabaseTimeout)
 	defer cancel()
 	failure := s.store.SignUp(ctx, a.member, record, effects, key)
 	if failure == nil {
 		return Answer{SignupID: a.signupID, Body: body}, nil
 	}
-	// The name or the key exists, or the connection broke and nobody knows whether the
-	// commit happened. Ask again what is known, the key before the name: a client's own
-	// account is never "taken".
+	// Either the name or the key exists, or the connection broke and the commit's outcome is unknown. Look the
+	// signup up again, and check the key before the name, so that a client's own account is never "taken".
 	known, err := s.lookUp(ctx, a)
 	switch {
 	case err != nil:
@@ -132,7 +130,7 @@ func (s *Service) commit(ctx context.Context, a attempt, now time.Time) (Answer,
 	return Answer{}, failure
 }
 
-// settled answers from what is known already: neither an answer nor an error means go on.
+// settled answers from what is known already. If it returns neither a Body nor an error, the signup goes on.
 func (s *Service) settled(ctx context.Context, a attempt, known store.Known) (Answer, error) {
 	switch {
 	case known.Response != nil:
@@ -171,7 +169,7 @@ func (s *Service) Find(ctx context.Context, signupID string) (View, error) {
 
 const idPrefix = "sgn_"
 
-// newSignupID returns a capability: whoever knows it may read the signup.
+// newSignupID returns a capability: anyone who knows it may read the signup.
 func newSignupID() string {
 	var b [20]byte
 	_, _ = rand.Read(b[:]) // never fails

@@ -124,7 +124,7 @@ func TestUsernamesOfAllScripts(t *testing.T) {
 	s := configured(storetest.Open(t), true)
 	for _, tc := range []struct{ name, want string }{
 		{"Müller", ""}, {"mu\u0308ller", "taken"}, {"李小龍", ""}, {"ｍｉｎａ", ""}, {"Mina", "taken"},
-		{"mіna", ""}, // with a Cyrillic letter: what looks alike is not the same
+		{"mіna", ""}, // with a Cyrillic letter: lookalikes are different names
 		{strings.Repeat("ж", 30), ""}, {strings.Repeat("ж", 31), "not valid"}, {"жж", "not valid"},
 		{"mi na", "not valid"},
 	} {
@@ -135,7 +135,7 @@ func TestUsernamesOfAllScripts(t *testing.T) {
 	}
 }
 
-// The connection breaks after the commit reached Postgres and before its answer came back.
+// The connection breaks after the commit reached Postgres and before the answer arrived.
 func TestAmbiguousCommit(t *testing.T) {
 	proxy := storetest.NewProxy(t, storetest.URL(t))
 	pool := storetest.Connect(t, proxy.URL)
@@ -159,7 +159,7 @@ func TestAmbiguousCommit(t *testing.T) {
 	if proxy.Lost.Load() != 1 {
 		t.Errorf("%d answers lost: the test proved nothing", proxy.Lost.Load())
 	}
-	// Without a key the same: our own signup is found by its id.
+	// The same holds without a key: the signup id finds our own signup.
 	proxy.LoseAnswer.Store("insertMember")
 	if _, err := s.SignUp(t.Context(), signup.Request{Username: "nora", Password: good}, ""); err != nil {
 		t.Errorf("without a key: %v", err)

@@ -13,7 +13,7 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// use is what somebody hashes for.
+// use is the purpose of a hash.
 type use int
 
 const (
@@ -23,20 +23,20 @@ const (
 )
 
 const (
-	// waitersPerTurn bounds the line of each use.
+	// waitersPerTurn bounds each line, per concurrent hash.
 	waitersPerTurn = 64
-	// remembered is how many turns of one address are remembered, and forgotten how long
-	// it takes to forget one of them.
+	// remembered is how many turns of one address count. One of them stops counting after each interval of
+	// forgotten.
 	remembered = 64
 	forgotten  = time.Minute
-	// unsolvedShare is the part of the turns, one in so many, that is kept for callers
-	// who solved no challenge; and that part of a full line.
+	// unsolvedShare is the share of the turns, one in unsolvedShare, that is kept for callers without a solved
+	// challenge. They keep the same share of a full line.
 	unsolvedShare = 4
-	// pressureTime is how long it takes until half of a pressure is forgotten.
+	// pressureTime is the half-life of the counts behind pressure.
 	pressureTime = 5 * time.Second
 )
 
-// Caller is whom a hash is for.
+// Caller is the client that a hash is for.
 type Caller struct {
 	Address netip.Addr
 	Solved  bool // a challenge
@@ -44,46 +44,44 @@ type Caller struct {
 
 type callerKey struct{}
 
-// WithCaller returns a context in which a [Hasher] knows for whom it works.
+// WithCaller returns a context that tells a [Hasher] its caller.
 func WithCaller(ctx context.Context, c Caller) context.Context {
 	return context.WithValue(ctx, callerKey{}, c)
 }
 
-// turns lets a few hash at a time, within a budget of memory. Each use has a line of
-// its own. One may take everything while nobody waits in the other line; when both
-// wait they alternate, so that neither gets less than half. Safe for concurrent use.
+// turns limits how many hash at a time, and their memory. Each use has its own line. One use may take
+// everything while the other line is empty; when both wait, they alternate, so that each gets at least half.
+// Safe for concurrent use.
 //
-// Within a line, callers who solved a challenge come first, but for a share that is kept
-// for the others. Among either, the caller whose networks asked for the fewest turns of late comes
-// first. An address that asks once gets its turn while others ask again and again, and
-// so does a network: these wait for what is left. Of equals, the one that waits longest
-// comes first. When the line is more than half full, it is the newest one instead: under
-// a load that cannot be met, those who get a turn get it at once, rather than all of
-// them late. A line is full when more could not have their turns in time; then the last
-// one in this order is refused at once.
+// Within a line, callers with a solved challenge come first, except for a share of turns that is kept for the
+// others. Within either group, the caller whose networks asked for the fewest turns recently comes first. So an
+// address or a network that asks once gets its turn before those that ask again and again. Of equals, the
+// longest waiter comes first. When the line is more than half full, the newest comes first instead: under a
+// load that cannot be met, some callers get their turn at once, rather than all of them late. A line is full
+// when more waiters could not have their turns in time; then the last one in this order is refused at once.
 type turns struct {
-	wait        time.Duration // in line, at most
+	wait        time.Duration // maximum time in line
 	concurrency int
-	asked       *service.Limiter // how often each network asked for a turn
+	asked       *service.Limiter // counts the turns that each network asked for
 
 	mu    sync.Mutex
-	free  int           // more who may hash
-	kib   int64         // memory that they may take
-	took  time.Duration // what a turn takes, on average; 0 if nobody knows
+	free  int           // how many more may start
+	kib   int64         // memory left for them
+	took  time.Duration // average duration of a turn; 0 if not known yet
 	lines [uses][]*waiter
-	next  use       // whose line comes first
-	given [uses]int // turns
+	next  use       // the use whose line comes first
+	given [uses]int // turns given
 
-	refused, served float64 // callers of late
+	refused, served float64 // recent callers, see pressureTime
 	counted         time.Time
 }
 
-// waiter is one in a line, which is in the order of arrival.
+// waiter is a caller in a line. Lines are in the order of arrival.
 type waiter struct {
 	kib    int64
 	solved bool
-	rank   int        // the lowest has the first turn
-	turn   chan error // nil when it comes, or ErrBusy
+	rank   int        // the lowest rank has the next turn
+	turn   chan error // receives nil when the turn comes, or ErrBusy
 }
 
 func newTurns(cfg HashConfig) *turns {
@@ -93,18 +91,18 @@ func newTurns(cfg HashConfig) *turns {
 	}
 }
 
-// waiting returns how many wait in both lines.
+// waiting returns how many callers wait in both lines.
 func (t *turns) waiting() int64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return int64(len(t.lines[forSignup]) + len(t.lines[forLogin]))
 }
 
-// enter waits for a turn that takes so much memory; [ErrBusy] if it does not come in
-// time. Whoever got a turn has to leave with the same kib.
+// enter waits for a turn with kib of memory. The error is [ErrBusy] if the turn does not come in time. After
+// enter returned nil, the caller must call leave with the same kib.
 func (t *turns) enter(ctx context.Context, u use, kib int64) error {
 	caller, _ := ctx.Value(callerKey{}).(Caller)
-	// Ranks are powers of two: a caller who tries once more is no worse off than most.
+	// Ranks are powers of two, so that one more attempt seldom changes a caller's rank.
 	w := &waiter{
 		kib: kib, solved: caller.Solved, rank: bits.Len(uint(t.asked.Spend(caller.Address))), turn: make(chan error, 1),
 	}
@@ -128,13 +126,13 @@ func (t *turns) enter(ctx context.Context, u use, kib int64) error {
 	defer t.mu.Unlock()
 	i := slices.Index(t.lines[u], w)
 	if i < 0 {
-		return <-w.turn // it came meanwhile
+		return <-w.turn // the turn came meanwhile
 	}
 	t.lines[u] = slices.Delete(t.lines[u], i, i+1)
 	if errors.Is(err, ErrBusy) {
 		t.count(1, 0)
 	}
-	t.admit() // it may have stood before others that need less
+	t.admit() // it may have blocked others that need less memory
 	return err
 }
 
@@ -146,7 +144,7 @@ func (t *turns) leave(kib int64) {
 	t.admit()
 }
 
-// measured notes what a turn took.
+// measured updates the average duration of a turn.
 func (t *turns) measured(took time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -156,15 +154,14 @@ func (t *turns) measured(took time.Duration) {
 	t.took += (took - t.took) / 16
 }
 
-// count adds to the callers of late.
+// count adds to the recent callers, after decaying the counts.
 func (t *turns) count(refused, served float64) {
 	now := time.Now()
 	kept := math.Exp2(-float64(now.Sub(t.counted)) / float64(pressureTime))
 	t.refused, t.served, t.counted = t.refused*kept+refused, t.served*kept+served, now
 }
 
-// pressure returns how many callers were refused of late for each one that had a turn;
-// 0 while next to nobody is.
+// pressure returns how many callers were refused recently for each one that had a turn; 0 while almost none is.
 func (t *turns) pressure() float64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -175,12 +172,12 @@ func (t *turns) pressure() float64 {
 	return t.refused / max(1, t.served)
 }
 
-// most returns how many in a line can have their turns in time.
+// most returns how many waiters of a line can have their turns in time.
 func (t *turns) most(u use) int {
 	most := waitersPerTurn * t.concurrency
 	if t.took > 0 {
 		inTime := int(t.wait / t.took * time.Duration(t.concurrency))
-		if len(t.lines[1-u]) > 0 { // which has half of the turns
+		if len(t.lines[1-u]) > 0 { // the other line has half of the turns
 			inTime /= 2
 		}
 		most = max(1, min(most, inTime))
@@ -188,8 +185,7 @@ func (t *turns) most(u use) int {
 	return most
 }
 
-// refuse shortens a line that is too long, by the last one of those who are more than
-// their share of it.
+// refuse shortens a line that is too long. It refuses the last waiter of the group that exceeds its share.
 func (t *turns) refuse(u use) {
 	for most := t.most(u); len(t.lines[u]) > most; {
 		unsolved := 0
@@ -211,8 +207,8 @@ func (t *turns) refuse(u use) {
 	}
 }
 
-// first returns who in a line has the next turn: of the lowest rank the oldest or, in a
-// long line, the newest.
+// first returns the index of the waiter that has the next turn: the oldest of the lowest rank or, in a long
+// line, the newest of that rank.
 func (t *turns) first(u use) int {
 	line, first := t.lines[u], 0
 	long := len(line) > t.most(u)/2
@@ -231,8 +227,8 @@ func (t *turns) first(u use) int {
 	return first
 }
 
-// admit gives turns to those who come first. Nobody else has a turn while the first one
-// of the line whose turn it is waits for memory: who needs much would never get it.
+// admit gives turns to those who come first. While the first waiter of the next line waits for memory, nobody
+// else has a turn: otherwise a waiter that needs much memory would never get it.
 func (t *turns) admit() {
 	for t.free > 0 {
 		u := t.next

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// line lets n wait for turns that take kib each, in this order, and tells whose come.
+// line makes n callers wait for turns that take kib each, in this order, and reports each turn to came.
 func line(t *testing.T, turns *turns, u use, kib int64, n int, came chan<- use) {
 	t.Helper()
 	for range n {
@@ -26,12 +26,12 @@ func line(t *testing.T, turns *turns, u use, kib int64, n int, came chan<- use) 
 	}
 }
 
-// However many wait for the one, every second turn is the other's.
+// However many callers wait for one use, every second turn belongs to the other.
 func TestSignupsAndLoginsShare(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		turns := newTurns(HashConfig{Concurrency: 1, Wait: time.Minute})
 		came := make(chan use, 100)
-		line(t, turns, forSignup, 0, 21, came) // the first one has its turn at once
+		line(t, turns, forSignup, 0, 21, came) // the first caller gets a turn at once
 		line(t, turns, forLogin, 0, 5, came)
 		if n := turns.waiting(); n != 25 {
 			t.Fatalf("%d wait", n)
@@ -53,7 +53,7 @@ func TestSignupsAndLoginsShare(t *testing.T) {
 	})
 }
 
-// A full line of the one leaves the other's line as it is.
+// A full line of one use does not affect the other's line.
 func TestEachUseHasItsOwnLine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		turns := newTurns(HashConfig{Concurrency: 1, Wait: time.Minute})
@@ -66,7 +66,7 @@ func TestEachUseHasItsOwnLine(t *testing.T) {
 			}()
 			synctest.Wait()
 		}
-		for range 1 + waitersPerTurn + 1 { // one has a turn
+		for range 1 + waitersPerTurn + 1 { // one caller has a turn
 			waits(forSignup)
 		}
 		if err := <-refused; !errors.Is(err, ErrBusy) {
@@ -86,12 +86,12 @@ func TestEachUseHasItsOwnLine(t *testing.T) {
 	})
 }
 
-// queue is a line of one turn at a time, in which callers wait by their names.
+// queue is a line with one turn at a time. Callers have names.
 type queue struct {
 	t       *testing.T
 	turns   *turns
-	came    chan string // who had a turn
-	refused chan string // who was told at once that there will be none
+	came    chan string // callers that got a turn
+	refused chan string // callers that were refused at once
 }
 
 func newQueue(t *testing.T, took time.Duration) *queue {
@@ -100,7 +100,7 @@ func newQueue(t *testing.T, took time.Duration) *queue {
 	if took > 0 {
 		q.turns.measured(took)
 	}
-	if err := q.turns.enter(t.Context(), forLogin, 0); err != nil { // somebody has the turn
+	if err := q.turns.enter(t.Context(), forLogin, 0); err != nil { // someone has the turn
 		t.Fatal(err)
 	}
 	return q
@@ -144,7 +144,7 @@ func (q *queue) order() string {
 
 func TestTurnsAreFair(t *testing.T) {
 	for name, c := range map[string]struct {
-		wait [][2]string // names and addresses, as they come
+		wait [][2]string // names and addresses, in the order of arrival
 		want string
 	}{
 		"one who asks once before one who asks again and again": {
@@ -177,8 +177,8 @@ func TestTurnsAreFair(t *testing.T) {
 	}
 }
 
-// Ten of 200 ms have their turns within 2 s. Of more than five the newest comes first, and of more than ten the oldest
-// is refused at once.
+// Ten turns of 200 ms fit into 2 s. With more than five waiters the newest comes first; with more than ten the
+// oldest is refused at once.
 func TestALongLineServesTheNewest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q, began := newQueue(t, 200*time.Millisecond), time.Now()
@@ -194,7 +194,7 @@ func TestALongLineServesTheNewest(t *testing.T) {
 	})
 }
 
-// A caller who asks all the time does not have a full line refuse somebody else.
+// When a line is full, the caller who asks all the time is refused, and no one else.
 func TestAFullLineRefusesWhoAskedMost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(t, 200*time.Millisecond)
@@ -229,7 +229,7 @@ func TestTurnsKeepToTheBudgetOfMemory(t *testing.T) {
 		if n := len(came); n != 3 || turns.kib != 30 {
 			t.Errorf("%d have turns, %d KiB are free", n, turns.kib)
 		}
-		// Who gives up makes room for those behind who need less.
+		// A caller who gives up makes room for those behind who need less.
 		giveUp, cancel := context.WithCancel(t.Context())
 		result := make(chan error, 1)
 		go func() { result <- turns.enter(giveUp, forSignup, 50) }()
@@ -249,7 +249,7 @@ func TestTurnsKeepToTheBudgetOfMemory(t *testing.T) {
 	})
 }
 
-// A hash that is dearer than the whole budget waits until it is alone.
+// A hash that needs more than the whole budget waits until no other is running.
 func TestDearHash(t *testing.T) {
 	h := NewHasher(HashConfig{Cost: Cost{8, 1, 1}, Concurrency: 4, BudgetKiB: 32, Wait: time.Minute})
 	leave, err := h.enter(t.Context(), forLogin, Cost{1 << 20, 1, 1})
@@ -257,18 +257,17 @@ func TestDearHash(t *testing.T) {
 		t.Fatalf("%d KiB and %d turns are free, %v", h.turns.kib, h.turns.free, err)
 	}
 	leave()
-	leave, err = h.enter(t.Context(), forLogin, Cost{4, 1, 1}) // and a new one of 8 KiB perhaps
+	leave, err = h.enter(t.Context(), forLogin, Cost{4, 1, 1}) // the turn may also make a new hash of 8 KiB
 	if err != nil || h.turns.kib != 24 {
 		t.Errorf("%d KiB are free, %v", h.turns.kib, err)
 	}
 	leave()
 }
 
-// Whoever solved a challenge comes before those who did not, and these keep every fourth turn and a fourth of a full
-// line.
+// Callers with a solved challenge come first. The others keep every fourth turn and a fourth of a full line.
 func TestSolvedChallengesComeFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := newQueue(t, 125*time.Millisecond) // 16 turns within the time
+		q := newQueue(t, 125*time.Millisecond) // 16 turns fit into the wait
 		q.turns.given[forLogin] = 1
 		for i := range 10 {
 			q.wait("u", fmt.Sprintf("192.0.%d.1", i))

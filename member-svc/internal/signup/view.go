@@ -6,11 +6,11 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
 )
 
-// View is a signup as its owner sees it, as it stood when it was read.
+// View is a signup as its owner sees it, at the time when it was read.
 type View struct {
 	wire.Signup
 	Version  int64 `json:"-"` // becomes the ETag
-	Redrives int   `json:"-"` // of the saga: more of them are news, too
+	Redrives int   `json:"-"` // of the saga: a re-drive is news, too
 }
 
 var storageStatus = map[saga.State]string{
@@ -18,7 +18,7 @@ var storageStatus = map[saga.State]string{
 	saga.Withdrawing: "pending", saga.WithdrawNeedsAttention: "pending", saga.Withdrawn: "removed",
 }
 
-// Below returns the view with its links below a path that a proxy has removed.
+// Below returns the view with prefix, a path that a proxy has removed, before each link.
 func (v View) Below(prefix string) View {
 	links := make(map[string]string, len(v.Links))
 	for name, path := range v.Links {
@@ -28,7 +28,7 @@ func (v View) Below(prefix string) View {
 	return v
 }
 
-// NewView shows r as it stood when it was read.
+// NewView returns the view of r at the time when it was read.
 func NewView(r store.Record, steps saga.Steps) View {
 	state := r.State
 	if r.UsernameKey == nil && !state.Left() { // erased, see store.Apply
