@@ -1,5 +1,5 @@
-// Package account is what a member does with an account that exists: sign in, look
-// at it, leave. It talks to nothing but Postgres.
+// Package account serves members who have an account: sign in and out, read it, change the password, leave. It
+// depends on nothing but Postgres.
 package account
 
 import (
@@ -20,7 +20,7 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
 )
 
-// Errors beside [signup.ErrBusy] and those of the database.
+// Errors besides [signup.ErrBusy] and database errors.
 var (
 	ErrCredentials = errors.New("the username or the password is wrong")
 	ErrNoSession   = errors.New("a valid session is required")
@@ -29,13 +29,13 @@ var (
 // Config configures a [Service].
 type Config struct {
 	SessionLifetime time.Duration
-	DatabaseTimeout time.Duration // for each look at the database
-	// CheckPassword says what is wrong with a new password, or "".
+	DatabaseTimeout time.Duration // of each database call
+	// CheckPassword returns what is wrong with a new password, or "".
 	CheckPassword func(password, usernameKey, email string) string
 	Log           *slog.Logger
 }
 
-// Service serves members. Safe for concurrent use.
+// Service serves members. It is safe for concurrent use.
 type Service struct {
 	cfg    Config
 	store  *store.Store
@@ -48,14 +48,13 @@ func New(cfg Config, st *store.Store, hasher *signup.Hasher, steps saga.Steps) *
 	return &Service{cfg, st, hasher, steps}
 }
 
-// SignIn opens a session. A name that nobody has costs the same work as a wrong
-// password, and gets the same answer: [ErrCredentials].
+// SignIn opens a session. An unknown username costs the same work as a wrong password and gets the same answer,
+// [ErrCredentials].
 func (s *Service) SignIn(ctx context.Context, username, password string) (wire.Session, error) {
-	key, _ := signup.UsernameKey(username) // nobody has the name "", and it is looked up as any other
+	key, _ := signup.UsernameKey(username) // nobody has the name "", and looking it up costs the same
 	session, err := s.signIn(ctx, key, password)
 	if errors.Is(err, store.ErrNotFound) {
-		// The hash is another one since we looked: he signed in elsewhere and it was
-		// renewed, or he left.
+		// The hash has changed since we read it: another sign-in renewed it, or the member left.
 		session, err = s.signIn(ctx, key, password)
 	}
 	if errors.Is(err, store.ErrNotFound) {
@@ -64,7 +63,7 @@ func (s *Service) SignIn(ctx context.Context, username, password string) (wire.S
 	return session, err
 }
 
-// signIn fails with [store.ErrNotFound] if the hash has changed meanwhile.
+// signIn opens a session, or returns [store.ErrNotFound] if the hash has changed meanwhile.
 func (s *Service) signIn(ctx context.Context, key, password string) (wire.Session, error) {
 	c, err := timed(ctx, s,
 		func(ctx context.Context) (store.Credentials, error) { return s.store.Credentials(ctx, key) })
@@ -85,7 +84,7 @@ func (s *Service) signIn(ctx context.Context, key, password string) (wire.Sessio
 	if err == nil && renewed != "" {
 		if _, failed := timed(ctx, s, func(ctx context.Context) (any, error) {
 			return nil, s.store.RenewHash(ctx, c.MemberID, c.PasswordHash, renewed)
-		}); failed != nil { // the next time, then
+		}); failed != nil { // the next sign-in tries again
 			s.cfg.Log.Warn("password hash not renewed", "member_id", c.MemberID, "error", failed)
 		}
 	}
@@ -99,7 +98,7 @@ func (s *Service) SignOut(ctx context.Context, token string) error {
 	return noSession(err)
 }
 
-// Me returns whose session it is, or [ErrNoSession].
+// Me returns the member to whom the session belongs, or [ErrNoSession].
 func (s *Service) Me(ctx context.Context, token string) (wire.Member, error) {
 	a, err := s.session(ctx, token)
 	if err != nil {
@@ -111,8 +110,8 @@ func (s *Service) Me(ctx context.Context, token string) (wire.Member, error) {
 	}, nil
 }
 
-// Withdraw ends the membership: what was promised is taken back step by step, and
-// who the member was is forgotten at once. It asks for the password again.
+// Withdraw ends the membership: the member's personal data is erased at once, and their steps are taken back
+// one after the other. It checks the password again.
 func (s *Service) Withdraw(ctx context.Context, token, password string) (signup.View, error) {
 	a, err := s.session(ctx, token)
 	if err != nil {
@@ -121,7 +120,7 @@ func (s *Service) Withdraw(ctx context.Context, token, password string) (signup.
 	if _, err := s.verify(ctx, a.MemberID, a.PasswordHash, password); err != nil {
 		return signup.View{}, err
 	}
-	// A client that leaves now does not tear the connection.
+	// If the client disconnects now, the transaction still completes.
 	ctx = context.WithoutCancel(ctx)
 	record, failure := timed(ctx, s, func(ctx context.Context) (store.Record, error) {
 		results, err := s.store.Apply(ctx, store.Change{SagaID: a.ID, Event: saga.Event{Kind: saga.Withdraw}})
@@ -130,7 +129,7 @@ func (s *Service) Withdraw(ctx context.Context, token, password string) (signup.
 		}
 		return results[0].Record, nil
 	})
-	if failure != nil { // nobody knows whether the commit happened: ask
+	if failure != nil { // the commit's outcome may be unknown: read it
 		record, err = timed(ctx, s,
 			func(ctx context.Context) (store.Record, error) { return s.store.Find(ctx, a.SignupID) })
 		if err != nil || !record.State.Left() {
@@ -148,7 +147,7 @@ func (s *Service) session(ctx context.Context, token string) (store.Account, err
 		_, failed := timed(ctx, s, func(ctx context.Context) (any, error) {
 			return nil, s.store.TouchSession(ctx, tokenHash(token))
 		})
-		if failed != nil { // the next time, then
+		if failed != nil { // the next request tries again
 			s.cfg.Log.WarnContext(ctx, "use of a session not noted", "member_id", a.MemberID, "error", failed)
 		}
 	}
@@ -162,8 +161,8 @@ func noSession(err error) error {
 	return err
 }
 
-// verify returns a new hash if this one should be replaced by it, else "". Wrong passwords
-// are logged; memberID is "" for a name that nobody has.
+// verify returns a new hash if this one should be replaced, else "". It logs wrong passwords; memberID is "" if
+// nobody has the username.
 func (s *Service) verify(ctx context.Context, memberID, hash, password string) (renewed string, err error) {
 	ok, renewed, err := s.hasher.Verify(ctx, hash, norm.NFC.String(password))
 	if err == nil && !ok {
@@ -173,7 +172,7 @@ func (s *Service) verify(ctx context.Context, memberID, hash, password string) (
 	return renewed, err
 }
 
-// timed bounds one look at the database.
+// timed bounds one database call.
 func timed[T any](ctx context.Context, s *Service, look func(context.Context) (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.DatabaseTimeout)
 	defer cancel()

@@ -31,7 +31,7 @@ type fixture struct {
 	store  *store.Store
 	pool   *pgxpool.Pool
 	signup *signup.Service
-	log    bytes.Buffer // of one sign-in at a time
+	log    bytes.Buffer // of one sign-in
 }
 
 func open(t *testing.T, pool *pgxpool.Pool, cost signup.HashConfig) *fixture {
@@ -62,7 +62,7 @@ var cheap = signup.HashConfig{Cost: signup.Cost{MemoryKiB: 8, Time: 1, Paralleli
 func TestSignIn(t *testing.T) {
 	f := open(t, storetest.Open(t), cheap)
 	f.signUp(t, "Mina")
-	// Another keyboard: the same characters, decomposed.
+	// The same characters from another keyboard: decomposed.
 	session, err := f.SignIn(t.Context(), "MINA", "påsswörd of some length")
 	if left := time.Until(session.ExpiresAt); err != nil || left > time.Hour || left < 59*time.Minute ||
 		len(session.Token) != 43 {
@@ -89,8 +89,8 @@ func TestSignIn(t *testing.T) {
 	}
 }
 
-// Whether a name exists cannot be told by the time that a refusal takes. The shortest
-// of several tries is compared: the machine may be slow, but not fast, by chance.
+// The time of a refusal does not reveal whether a username exists. The test compares the shortest of several
+// tries: chance can slow a machine down, but not speed it up.
 func TestUnknownNamesCostTheSame(t *testing.T) {
 	cost := cheap
 	cost.MemoryKiB, cost.Time = 4096, 2
@@ -98,7 +98,7 @@ func TestUnknownNamesCostTheSame(t *testing.T) {
 	f.signUp(t, "mina")
 	cheaper := cost
 	cheaper.MemoryKiB /= 4
-	open(t, f.pool, cheaper).signUp(t, "olga") // her hash was made before the cost was raised
+	open(t, f.pool, cheaper).signUp(t, "olga") // the hash was made before the cost was raised
 	tries := map[string][]time.Duration{}
 	for range 10 {
 		for _, name := range []string{"mina", "nora", "im possible", "", "olga"} {
@@ -117,7 +117,7 @@ func TestUnknownNamesCostTheSame(t *testing.T) {
 	}
 }
 
-// Whoever signs in gets the hash that a new member would get.
+// A sign-in replaces the hash by the one that a new member would get.
 func TestHashIsRenewed(t *testing.T) {
 	old := open(t, storetest.Open(t), cheap)
 	old.signUp(t, "mina")
@@ -148,13 +148,13 @@ func TestHashIsRenewed(t *testing.T) {
 	if _, err := f.SignIn(t.Context(), "mina", password); err != nil || stored() != renewed {
 		t.Errorf("again: %v, %s", err, stored())
 	}
-	// A replica of the old configuration still runs: it accepts the hash, and makes it its own.
+	// A replica with the old configuration still runs: it accepts the hash, and replaces it by one of its own.
 	if _, err := old.SignIn(t.Context(), "mina", password); err != nil || !strings.Contains(stored(), "t=1") {
 		t.Errorf("the old configuration: %v, %s", err, stored())
 	}
 }
 
-// Whose hash is renewed by a twin while he signs in is not told that his password is wrong.
+// A sign-in whose hash a concurrent sign-in has renewed is not told that the password is wrong.
 func TestSignInsRenewAtOnce(t *testing.T) {
 	const twins = 20
 	old := open(t, storetest.Open(t), cheap)
@@ -202,7 +202,7 @@ func TestFailureToRenewIsNoFailure(t *testing.T) {
 
 func TestPasswordsWaitInTheQueue(t *testing.T) {
 	full := cheap
-	full.Concurrency = 0 // nobody's turn comes
+	full.Concurrency = 0 // no caller gets a turn
 	full.Wait = time.Millisecond
 	f := open(t, storetest.Open(t), full)
 	for _, name := range []string{"mina", "im possible"} {
@@ -212,8 +212,7 @@ func TestPasswordsWaitInTheQueue(t *testing.T) {
 	}
 }
 
-// The connection breaks after the withdrawal reached Postgres and before the answer
-// came back; or before it.
+// The connection breaks after the withdrawal reached Postgres and before the answer arrived, or before both.
 func TestAmbiguousWithdrawal(t *testing.T) {
 	proxy := storetest.NewProxy(t, storetest.URL(t))
 	f := open(t, storetest.Connect(t, proxy.URL), cheap)
@@ -222,7 +221,7 @@ func TestAmbiguousWithdrawal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	proxy.LoseAnswer.Store("eraseMember") // and with it the transaction
+	proxy.LoseAnswer.Store("eraseMember") // and the transaction with it
 	if _, err := f.Withdraw(t.Context(), session.Token, password); err == nil || proxy.Lost.Load() != 1 {
 		t.Fatalf("it did not happen, but: %v", err)
 	}
@@ -240,7 +239,7 @@ func TestAmbiguousWithdrawal(t *testing.T) {
 	}
 }
 
-// Two requests to leave that are both on their way are both answered.
+// Two concurrent requests to leave are both answered.
 func TestLeavingTwice(t *testing.T) {
 	f := open(t, storetest.Open(t), cheap)
 	f.signUp(t, "mina")

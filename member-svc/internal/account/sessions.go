@@ -15,11 +15,11 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
 )
 
-// sessionID names a session without being of any use to somebody who learns it: it is half
-// of a hash of 256 random bits.
+// sessionID identifies a session. It is useless to someone who learns it: it is half of a hash of 256 random
+// bits.
 func sessionID(tokenHash []byte) string { return "ses_" + hex.EncodeToString(tokenHash[:16]) }
 
-// Sessions lists the sessions of the member whose session this is.
+// Sessions lists all sessions of the member to whom the session belongs.
 func (s *Service) Sessions(ctx context.Context, token string) ([]wire.OpenSession, error) {
 	_, all, err := s.sessions(ctx, token)
 	list := make([]wire.OpenSession, 0, len(all))
@@ -36,7 +36,7 @@ func (s *Service) Sessions(ctx context.Context, token string) ([]wire.OpenSessio
 	return list, err
 }
 
-// EndSession ends the member's session with this id, or returns [store.ErrNotFound].
+// EndSession ends the member's session with this id. The error is [store.ErrNotFound] if there is none.
 func (s *Service) EndSession(ctx context.Context, token, id string) error {
 	n, err := s.endSessions(ctx, token, func(one store.Session, _ bool) bool { return sessionID(one.TokenHash) == id })
 	if err == nil && n == 0 {
@@ -45,7 +45,7 @@ func (s *Service) EndSession(ctx context.Context, token, id string) error {
 	return err
 }
 
-// EndSessions ends all of the member's sessions, or all others.
+// EndSessions ends all of the member's sessions, or all except the current one if others is set.
 func (s *Service) EndSessions(ctx context.Context, token string, others bool) error {
 	_, err := s.endSessions(ctx, token, func(_ store.Session, current bool) bool { return !others || !current })
 	return err
@@ -84,11 +84,11 @@ func (s *Service) sessions(ctx context.Context, token string) (store.Account, []
 	return a, all, err
 }
 
-// ChangePassword replaces the member's password and ends their other sessions. It asks for
-// the old one again; a new one is held to the rules of a signup.
+// ChangePassword replaces the member's password and ends their other sessions. It checks the old password
+// again; the new one must meet the rules of a signup.
 func (s *Service) ChangePassword(ctx context.Context, token, old, changed string) error {
 	err := s.changePassword(ctx, token, old, changed)
-	if errors.Is(err, store.ErrNotFound) { // the hash was renewed since we looked, or changed elsewhere
+	if errors.Is(err, store.ErrNotFound) { // the hash has changed since we read it
 		err = s.changePassword(ctx, token, old, changed)
 	}
 	if errors.Is(err, store.ErrNotFound) {
@@ -117,12 +117,12 @@ func (s *Service) changePassword(ctx context.Context, token, old, changed string
 	if err != nil {
 		return err
 	}
-	// A client that leaves now does not tear the connection.
+	// If the client disconnects now, the transaction still completes.
 	ctx = context.WithoutCancel(ctx)
 	_, failure := timed(ctx, s, func(ctx context.Context) (any, error) {
 		return nil, s.store.ChangePassword(ctx, a.MemberID, a.PasswordHash, hash, tokenHash(token))
 	})
-	if failure != nil { // nobody knows whether the commit happened: ask
+	if failure != nil { // the commit's outcome may be unknown: read it
 		now, err := s.session(ctx, token)
 		if err != nil || now.PasswordHash != hash {
 			return failure

@@ -60,7 +60,7 @@ func TestPasswordIsChanged(t *testing.T) {
 	}
 }
 
-// Whoever signs in with the old password while it is changed has no session afterwards.
+// A sign-in with the old password during a password change leaves no session.
 func TestSignInsRaceThePasswordChange(t *testing.T) {
 	f := open(t, storetest.Open(t), cheap)
 	for range 20 {
@@ -85,7 +85,7 @@ func TestSignInsRaceThePasswordChange(t *testing.T) {
 	}
 }
 
-// The connection breaks after the change reached Postgres and before its answer came back.
+// The connection breaks after the change reached Postgres and before the answer arrived.
 func TestAmbiguousPasswordChange(t *testing.T) {
 	proxy := storetest.NewProxy(t, storetest.URL(t))
 	f := open(t, storetest.Connect(t, proxy.URL), cheap)
