@@ -77,8 +77,8 @@ func (a *API) changePassword(w http.ResponseWriter, r *http.Request) (err error)
 	return noContent(w, a.Accounts.ChangePassword(r.Context(), token, body.Old, body.New))
 }
 
-// decodeSigned reads the body of a request that has a session and a password. Both the address and
-// the session have so many attempts: a stolen session is no way to guess faster.
+// decodeSigned reads the body of a request that has a session and a password. It counts an attempt of the
+// address and one of the session, so that a stolen session is no faster way to guess.
 func (a *API) decodeSigned(w http.ResponseWriter, r *http.Request, body any) (token string, err error) {
 	client := service.ClientAddress(r)
 	if err := a.passwordAttempts.from(client); err != nil {
@@ -115,7 +115,7 @@ func (a *API) endSession(w http.ResponseWriter, r *http.Request, token string) e
 	return noContent(w, a.Accounts.EndSession(r.Context(), token, chi.URLParam(r, "session_id")))
 }
 
-// signed returns a handler of requests that have a session token, which it is given.
+// signed returns a handler that passes the request's session token to h.
 func signed(h func(w http.ResponseWriter, r *http.Request, token string) error) service.Handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		token, err := bearer(r)

@@ -19,7 +19,7 @@ import (
 	"github.com/signup-saga/signup-saga/service/etag"
 )
 
-// How many items a page of a list has by default, and at most.
+// Number of items on a page of a list: by default, and at most.
 const defaultLimit, maxLimit = 50, 200
 
 // Admin returns the handler of the admin listener.
@@ -49,8 +49,8 @@ func (a *API) Admin(tokens *service.Tokens, health *service.Health) http.Handler
 	return alone(r)
 }
 
-// view shows what is stored of a saga, and why it waits: while the provider is away for
-// everybody, that is why, whatever the last attempt of this saga met.
+// view returns what the API shows of a saga. During an outage of the provider, the LastError of an open saga is
+// the outage, whatever its own last attempt met.
 func (a *API) view(r store.Record, provider wire.Breaker) wire.Saga {
 	v := wire.Saga{
 		SagaID: r.ID, MemberID: r.MemberID, SignupID: r.SignupID, Username: r.Username, Plan: r.Plan,
@@ -108,7 +108,7 @@ func (a *API) listSagas(w http.ResponseWriter, r *http.Request) error {
 	return service.WritePage(w, items, next.String())
 }
 
-// selection is what sagas are listed and retried by.
+// selection returns the parameters by which sagas are listed and retried.
 func selection(f *store.Filter) service.Params {
 	instant := func(v string) (time.Time, error) { return time.Parse(time.RFC3339Nano, v) }
 	return service.Params{
@@ -147,8 +147,8 @@ func (a *API) showSaga(w http.ResponseWriter, r *http.Request) error {
 	return service.WriteJSON(w, http.StatusOK, v)
 }
 
-// act returns a handler for what an operator wants of one saga, for a reason that is
-// kept. Only a retry may be refused.
+// act returns a handler for an operator's action on one saga. The action needs a reason, which is kept. Only a
+// retry can be refused.
 func (a *API) act(kind saga.Kind) service.Handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		change, err := wish(w, r, kind)
@@ -184,8 +184,8 @@ func wish(w http.ResponseWriter, r *http.Request, kind saga.Kind) (store.Change,
 var errIfMatch = service.NewProblem(http.StatusBadRequest, "invalid_precondition",
 	`If-Match must be * or a list of ETags, as in "1", "2"`)
 
-// ifMatch returns the versions that a request is meant for, nil for any. Tags of others
-// and weak ones match nothing.
+// ifMatch returns the versions that a request is meant for; nil means any. Weak ETags and ETags that are not
+// ours match nothing.
 func ifMatch(r *http.Request) ([]int64, error) {
 	p, ok := etag.Read(r, "If-Match")
 	switch {
@@ -204,7 +204,7 @@ func ifMatch(r *http.Request) ([]int64, error) {
 	return versions, nil
 }
 
-// reason reads a body that says why somebody does something.
+// reason reads a body that gives the reason for an action.
 func reason(w http.ResponseWriter, r *http.Request) (string, error) {
 	var body struct {
 		Reason string `json:"reason"`

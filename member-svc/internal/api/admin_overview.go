@@ -45,7 +45,7 @@ func (a *API) showOverview(w http.ResponseWriter, r *http.Request) error {
 	return service.WriteJSON(w, http.StatusOK, v)
 }
 
-// listFailures answers with the kinds of failures, the largest first.
+// listFailures answers with the kinds of failures, the most frequent first.
 func (a *API) listFailures(w http.ResponseWriter, r *http.Request) error {
 	n := defaultLimit
 	if err := service.ReadQuery(r, service.Params{"limit": service.Limit(&n, maxLimit)}); err != nil {

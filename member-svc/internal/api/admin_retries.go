@@ -14,13 +14,13 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// What a retry of a group is by default, and at most.
+// Defaults and limits of a group retry.
 const (
 	defaultRetryRate, maxRetryRate = 10, 200 // sagas per second
 	defaultStopAfter               = 10      // failures
 )
 
-// checkRetry reads the filter of a retry, and says what is wrong with the rest.
+// checkRetry parses the filter of a group retry and validates its other fields.
 func checkRetry(q wire.NewGroupRetry) (f store.Filter, err error) {
 	if q.Filter == nil {
 		return f, service.Invalid("/filter", "must say which sagas; {} selects all that need attention")
@@ -34,7 +34,7 @@ func checkRetry(q wire.NewGroupRetry) (f store.Filter, err error) {
 	}
 	id := uuid.FromStringOrNil(q.ID)
 	switch {
-	case q.ID != "" && (id.Version() != uuid.V7 || id.String() != q.ID): // they are listed by it
+	case q.ID != "" && (id.Version() != uuid.V7 || id.String() != q.ID): // lists are ordered by it
 		return f, service.Invalid("/id", "must be a UUID of version 7, in lower case")
 	case f.State != "" && f.State != saga.NeedsAttention && f.State != saga.WithdrawNeedsAttention:
 		return f, service.Invalid("/filter/state", "only sagas that need attention can be retried")
@@ -94,8 +94,8 @@ func (a *API) listRetries(w http.ResponseWriter, r *http.Request) error {
 	return service.WritePage(w, page, next)
 }
 
-// cancelRetry takes a reason but does not insist: who sees harm being done should not
-// have to explain first.
+// cancelRetry accepts a reason but does not require one: an operator who sees damage being done should not have
+// to explain first.
 func (a *API) cancelRetry(w http.ResponseWriter, r *http.Request) error {
 	why := "not said"
 	if r.ContentLength != 0 {

@@ -1,5 +1,5 @@
-// Package api is member-svc's HTTP: a public listener for clients, and an admin
-// listener for operators, probes and metrics.
+// Package api serves member-svc's HTTP API: a public listener for clients, and an admin listener for operators,
+// probes and metrics.
 package api
 
 import (
@@ -34,20 +34,20 @@ type API struct {
 	DatabaseTimeout time.Duration // for each request of the admin listener
 	Log             *slog.Logger
 
-	// What the public listener counts.
+	// Limits of the public listener.
 	signupAttempts, passwordAttempts *attempts
 	streams                          *service.Places
 }
 
-// Answers that are no error of any package below.
+// Problems that do not stem from an error of another package.
 var (
 	errNoRoute      = service.NewProblem(http.StatusNotFound, "not_found", "no such resource")
 	errNotRetryable = service.NewProblem(http.StatusConflict, "not_retryable",
 		"only a saga that needs attention can be retried")
 )
 
-// problem is the one place where errors become answers. Errors that it does not know
-// are logged and answered 500.
+// problem is the one place where errors become problems of the API. It returns nil for an error that it does
+// not know; such errors are logged and answered with 500.
 func problem(err error) *wire.Problem {
 	var invalid signup.Invalid
 	switch {
@@ -75,7 +75,7 @@ func problem(err error) *wire.Problem {
 		return service.NewProblem(http.StatusConflict, "too_many_retries", store.ErrBusy.Error())
 	case errors.Is(err, store.ErrNotRunning):
 		return service.NewProblem(http.StatusConflict, "not_running", store.ErrNotRunning.Error())
-	case service.Unavailable(err), errors.Is(err, store.ErrTaken): // the latter: taken, and free again since
+	case service.Unavailable(err), errors.Is(err, store.ErrTaken): // ErrTaken: it was taken, but is free again
 		return later(service.NewProblem(http.StatusServiceUnavailable, "unavailable",
 			"the database did not answer in time"), 2*time.Second)
 	default:
@@ -104,8 +104,8 @@ func (a *API) router() chi.Router {
 	return r
 }
 
-// alone routes requests by their own paths: a page that calls the API has its own
-// route in the context, in which chi would go on.
+// alone resets chi's routing state: a page that calls the API in this process has its own route in the context,
+// and chi would continue from there.
 func alone(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), chi.RouteCtxKey, nil)))
@@ -123,7 +123,7 @@ func deadline(d time.Duration) func(http.Handler) http.Handler {
 	}
 }
 
-// version is the ETag of a version.
+// version returns the ETag of a version.
 func version(n int64) string { return `"` + strconv.FormatInt(n, 10) + `"` }
 
 func setETag(w http.ResponseWriter, n int64) { w.Header().Set("ETag", version(n)) }

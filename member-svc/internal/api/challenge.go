@@ -10,16 +10,16 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// solutionHeader holds what solves a challenge, in a request that hashes.
+// solutionHeader holds the solution of a challenge, in a request that hashes a password.
 const solutionHeader = "Challenge-Solution"
 
-// Challenges says when clients are asked for work.
+// Challenges says when clients get a challenge, and how hard it is.
 type Challenges struct {
 	*challenge.Issuer
-	Pressure func() float64 // on the turns to hash, 0 for none
+	Pressure func() float64 // on the turns to hash; 0 for none
 }
 
-// caller tells whoever hashes for whom it is.
+// caller adds the request's [signup.Caller] to its context, for the queue of hashes.
 func (a *API) caller(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := signup.Caller{Address: service.ClientAddress(r)}
@@ -31,7 +31,7 @@ func (a *API) caller(next http.Handler) http.Handler {
 	})
 }
 
-// offer adds a challenge to the answer that there was no turn to hash.
+// offer adds a challenge to the answer if there was no turn to hash.
 func (a *API) offer(h service.Handler) service.Handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		err := h(w, r)
@@ -45,7 +45,7 @@ func (a *API) offer(h service.Handler) service.Handler {
 	}
 }
 
-// showChallenge answers with a challenge if it is worth solving one.
+// showChallenge answers with a challenge while solving one helps, else with 204.
 func (a *API) showChallenge(w http.ResponseWriter, _ *http.Request) error {
 	pressure := a.Challenges.Pressure()
 	if pressure == 0 {

@@ -11,10 +11,10 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// streamRetry is when a client for whose stream there is no place may ask again.
+// streamRetry is when a client may retry if there was no place for its stream.
 const streamRetry = 5 * time.Second
 
-// streamSignup shows a signup until it is settled.
+// streamSignup streams a signup until it is settled.
 func (a *API) streamSignup(w http.ResponseWriter, r *http.Request) error {
 	ctx, end := context.WithCancel(r.Context())
 	defer end()
@@ -28,14 +28,14 @@ func (a *API) streamSignup(w http.ResponseWriter, r *http.Request) error {
 		return limited(streamRetry)
 	case service.Granted:
 	}
-	place.SetBusy(true) // no stream is taken back while its network holds no more than others
+	place.SetBusy(true) // taken back only if its network holds more than others
 	defer place.Free()
 	view, err := a.Signups.Find(r.Context(), chi.URLParam(r, "signup_id"))
 	if err != nil {
 		return err
 	}
 	if view.Settled() && r.Header.Get("Last-Event-ID") == strconv.FormatInt(view.Version, 10) {
-		w.WriteHeader(http.StatusNoContent) // tells the client not to come again
+		w.WriteHeader(http.StatusNoContent) // tells the client not to reconnect
 		return nil
 	}
 	a.Live.Serve(w, r, view)

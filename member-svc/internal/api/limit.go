@@ -9,24 +9,22 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// Limits are what the public listener grants. Each process counts for itself.
+// Limits are the limits of the public listener. Each process counts on its own.
 type Limits struct {
-	Signups   int // that an address may try per minute, see attempts
-	Passwords int // likewise
-	Streams   int // that may be open, see service.Places
+	Signups   int // attempts of one address per minute, see attempts
+	Passwords int // the same
+	Streams   int // open at a time, see service.Places
 }
 
-// attempts limits what is tried by addresses and for usernames, whether these exist
-// or not: the limits apply before the database is asked.
+// attempts limits attempts by addresses and for usernames, whether or not the username exists: the limits apply
+// before the database is asked.
 //
-// Each address gets a number of attempts per minute, and each of its networks as many
-// times that as [service.Networks] says. Each username gets a burst of the same number,
-// shared by all addresses and refilled at a sixth of it per minute: guessing one password
-// from many addresses is limited to 14,400 guesses a day at the default of 60. Guessers
-// can keep that budget used up, but not lock the member out: each address has three more
-// attempts for each name, one of which comes back every five minutes, and its networks
-// have more in the same proportion. The member needs one of them; guessers find no
-// password by three from each address.
+// Each address gets a number of attempts per minute, and each of its networks a multiple of it, see
+// [service.Networks]. Each username gets a burst of the same number, shared by all addresses and refilled at a
+// sixth of it per minute. At the default of 60, guessing one password from many addresses is limited to 14,400
+// guesses a day. Guessers can use up that budget but cannot lock the member out: each address has three more
+// attempts for each username, one of which comes back every five minutes, and its networks have proportionally
+// more. The member needs one of them; three attempts from each address do not find a password.
 type attempts struct {
 	byAddress, byName, reserve *service.Limiter
 }
@@ -45,10 +43,10 @@ func newAttempts(perMinute int) *attempts {
 	}
 }
 
-// from counts an attempt of an address.
+// from counts an attempt by an address.
 func (t *attempts) from(a netip.Addr) error { return limited(t.byAddress.AllowFrom(a, "")) }
 
-// at counts an attempt of an address at a name.
+// at counts an attempt by an address for a name.
 func (t *attempts) at(a netip.Addr, name string) error {
 	if t.byName.Allow(name) == 0 {
 		return nil
@@ -56,7 +54,7 @@ func (t *attempts) at(a netip.Addr, name string) error {
 	return limited(t.reserve.AllowFrom(a, name))
 }
 
-// limited returns nil if there is nothing to wait for.
+// limited returns nil if there is no wait.
 func limited(wait time.Duration) error {
 	if wait <= 0 {
 		return nil
@@ -65,7 +63,7 @@ func limited(wait time.Duration) error {
 	return later(service.NewProblem(http.StatusTooManyRequests, "rate_limited", detail), wait)
 }
 
-// nameKey is whom attempts at a username are counted by, also at those that nobody can have.
+// nameKey returns the key that counts attempts for a username, even for one that nobody can have.
 func nameKey(username string) string {
 	if key, err := signup.UsernameKey(username); err == nil {
 		return key

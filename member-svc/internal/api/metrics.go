@@ -17,7 +17,7 @@ import (
 
 // Metrics are member-svc's Prometheus metrics. Their updates are safe for concurrent use.
 type Metrics struct {
-	// Consumers knows how far they are behind; may be nil.
+	// Consumers knows how far consumers are behind; it may be nil.
 	Consumers *service.Lag
 
 	registry   *prometheus.Registry
@@ -32,11 +32,10 @@ type Metrics struct {
 	challenges *prometheus.CounterVec
 }
 
-// NewMetrics registers the metrics with registry, all of which is then served;
-// waiting is asked for the length of the hash queue at each scrape. It fails only
-// if two metrics clash.
+// NewMetrics registers the metrics with registry; [Metrics.Handler] serves all of registry. It calls waiting
+// for the length of the hash queue at each scrape. It fails only if two metrics clash.
 func NewMetrics(registry *prometheus.Registry, waiting func() int64) (*Metrics, error) {
-	// Counters begin at zero: nobody sees the first step of one that appears with it.
+	// Counters start at zero: a counter that first appears at 1 shows no increase.
 	counters := func(name, help, label string, values ...string) *prometheus.CounterVec {
 		c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{label})
 		for _, v := range values {
@@ -99,7 +98,7 @@ func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
 }
 
-// What a member's password is checked for.
+// Purposes of a password check.
 const (
 	useSignIn = "sign_in"
 	useLeave  = "leave"
@@ -110,7 +109,7 @@ func (m *Metrics) passwordChecked(use string, err error) {
 	m.checks.WithLabelValues(use, outcomeOf(err, "accepted")).Inc()
 }
 
-// outcomeOf is a problem's code, or what a success is called.
+// outcomeOf returns the problem's code, or success if err is nil.
 func outcomeOf(err error, success string) string {
 	if err == nil {
 		return success
@@ -138,10 +137,10 @@ func (m *Metrics) Mail(result string, n int) { m.mails.WithLabelValues(result).A
 
 func (m *Metrics) challenge(result string) { m.challenges.WithLabelValues(result).Inc() }
 
-// Redriven counts sagas that a timer moved.
+// Redriven counts sagas that the timer moved.
 func (m *Metrics) Redriven(n int) { m.redrives.Add(float64(n)) }
 
-// Refresh reads the gauges that live in the member tables; scrapes never query those.
+// Refresh sets the gauges that come from the member tables. Scrapes never query those tables.
 func (m *Metrics) Refresh(ctx context.Context, st *store.Store) error {
 	counts, err := st.CountUnsettled(ctx)
 	if err != nil {

@@ -2,7 +2,7 @@ package api
 
 import _ "embed" // the documents
 
-// What the listeners serve as /openapi.json. The contract test holds them to it.
+// The documents that the listeners serve as /openapi.json. The contract test checks the listeners against them.
 var (
 	//go:embed public.yaml
 	publicDocument []byte

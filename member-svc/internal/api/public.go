@@ -35,7 +35,7 @@ func (a *API) Public(limits Limits) http.Handler {
 	return alone(r)
 }
 
-// private keeps capabilities out of caches and of other sites' logs.
+// private keeps URLs that grant access out of caches and out of other sites' logs.
 func private(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
@@ -82,7 +82,7 @@ func (a *API) signUp(w http.ResponseWriter, r *http.Request) (err error) {
 	return service.WriteJSON(w, http.StatusCreated, view.Below(prefix))
 }
 
-// idempotencyKey returns the header's value, bare or quoted; "" without one.
+// idempotencyKey returns the header's value, bare or quoted; "" if there is none.
 func idempotencyKey(r *http.Request) (string, error) {
 	values := r.Header.Values("Idempotency-Key")
 	if len(values) == 0 {
@@ -106,7 +106,7 @@ func (a *API) showSignup(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	tag := version(view.Version)
-	if view.Delayed { // which it becomes by time alone
+	if view.Delayed { // time alone changes this, not the version
 		tag = strings.TrimSuffix(tag, `"`) + `-delayed"`
 	}
 	if !view.Settled() {
