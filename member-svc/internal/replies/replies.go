@@ -1,4 +1,4 @@
-// Package replies moves open sagas by what the participants reply.
+// Package replies applies the participants' replies to sagas.
 package replies
 
 import (
@@ -16,16 +16,16 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// kinds by the last part of the event type; the first is the name of the step.
+// kinds maps the last part of an event type to its kind. The first part is the name of the step.
 var kinds = map[string]saga.Kind{
 	"provisioned": saga.Provisioned, "rejected": saga.Rejected, "deprovisioned": saga.Deprovisioned,
 	"attempt-failed": saga.AttemptFailed,
 }
 
-// Handler returns a handler for the messages of the steps' participants. A batch's
-// replies are one transaction; duplicates and those that come late or in another order
-// are for the engine to see through. What is said of the provider is noted. observe is
-// called with each outcome: one of [saga.Outcome], "unknown_saga", "malformed" or "noted".
+// Handler returns a handler for the messages of the participants. It applies the replies of a batch in one
+// transaction. Duplicate, late and reordered replies are left to the engine. Reports about the provider are
+// stored. The handler calls observe with the outcome of each message: one of [saga.Outcome], "unknown_saga",
+// "malformed" or "noted".
 func Handler(
 	st *store.Store, log *slog.Logger, observe func(outcome string),
 ) func(context.Context, []service.Message) error {
@@ -42,7 +42,7 @@ func Handler(
 				change, err = decode(e)
 			}
 			switch {
-			case errors.Is(err, contract.ErrMalformed): // it will never be better; the timer asks Storage again
+			case errors.Is(err, contract.ErrMalformed): // a redelivery does not help; the timer asks again
 				log.ErrorContext(service.WithTraceParent(ctx, e.TraceParent), "malformed reply skipped", "saga_id",
 					e.SagaID, "error", err)
 				observe("malformed")
@@ -58,8 +58,8 @@ func Handler(
 	}
 }
 
-// apply stores all changes in one transaction or, when the database refuses the data
-// of one, each in its own: one strange reply must not hold up the others.
+// apply applies all changes in one transaction. If the database rejects the data of one, each change gets its
+// own transaction, so that one bad reply cannot hold up the others.
 func apply(ctx context.Context, st *store.Store, log *slog.Logger, observe func(string), changes []store.Change) error {
 	results, err := st.Apply(ctx, changes...)
 	if service.Defective(err) {
@@ -107,7 +107,7 @@ func decode(e contract.Event) (*store.Change, error) {
 	if reply.Error != nil {
 		event.Error = cleaned(*reply.Error)
 	}
-	if event.Kind == saga.Rejected { // a person will have to look: there has to be a reason
+	if event.Kind == saga.Rejected { // an operator will read this: there must be a reason
 		event.Error.Class = cmp.Or(event.Error.Class, string(saga.Rejected))
 		event.Error.Fingerprint = cmp.Or(event.Error.Fingerprint, event.Error.Class)
 	}
@@ -129,8 +129,8 @@ func cleaned(e contract.StorageError) contract.StorageError {
 	return contract.StorageError{Class: clean(e.Class), Message: clean(e.Message), Fingerprint: clean(e.Fingerprint)}
 }
 
-// clean makes a foreign text fit for a Postgres column and a person's screen: without controls, and without
-// directions and characters of no width, which make it read as something else.
+// clean makes a foreign text safe for a Postgres column and for an operator's screen. It removes control
+// characters, and the direction and zero-width characters that make a text read as something else.
 func clean(s string) string {
 	s = strings.Map(func(r rune) rune {
 		switch {

@@ -75,7 +75,7 @@ func openOn(t *testing.T, pool *pgxpool.Pool) (*store.Store, func(...service.Mes
 	}
 }
 
-// What is said of the provider is noted beside replies; what says nothing is passed over.
+// Reports about the provider are stored alongside replies; a meaningless one is skipped.
 func TestProviderIsNoted(t *testing.T) {
 	raw, err := os.ReadFile("../../../contract/testdata/v1/storage.provider-changed.json")
 	if err != nil {
@@ -98,7 +98,7 @@ func TestProviderIsNoted(t *testing.T) {
 	}
 }
 
-// A reason is text from elsewhere: it is cut to what people read, or refused.
+// A reason is foreign text: it is cut to a readable length, or the message is malformed.
 func TestReasonOfAnOutageIsNoted(t *testing.T) {
 	st, handle := open(t)
 	change := func(version int, reason string) service.Message {
@@ -114,7 +114,7 @@ func TestReasonOfAnOutageIsNoted(t *testing.T) {
 	}
 }
 
-// The golden messages of the contract mean what they mean for ever.
+// The golden messages of the contract keep their meaning for ever.
 func TestGoldenMessages(t *testing.T) {
 	for typ, want := range map[contract.Type]struct {
 		state   saga.State
@@ -123,7 +123,7 @@ func TestGoldenMessages(t *testing.T) {
 		contract.StorageProvisioned:   {saga.Ready, saga.Advanced},
 		contract.StorageRejected:      {saga.NeedsAttention, saga.Advanced},
 		contract.StorageAttemptFailed: {saga.Provisioning, saga.Recorded},
-		contract.StorageDeprovisioned: {saga.Provisioning, saga.Recorded}, // of a generation that we never sent
+		contract.StorageDeprovisioned: {saga.Provisioning, saga.Recorded}, // of a generation that was never sent
 	} {
 		raw, err := os.ReadFile("../../../contract/testdata/v1/" + string(typ) + ".json")
 		if err != nil {
@@ -145,7 +145,7 @@ func TestGoldenMessages(t *testing.T) {
 	}
 }
 
-// Nothing that Storage could send holds up the replies beside it.
+// No message that Storage could send blocks the replies in the same batch.
 func TestStrangeRepliesDoNotHoldUpOthers(t *testing.T) {
 	st, handle := open(t)
 	outcomes := handle(
@@ -166,7 +166,7 @@ func TestStrangeRepliesDoNotHoldUpOthers(t *testing.T) {
 	}
 }
 
-// A reply that the database refuses, for a reason that nobody foresaw, is put aside alone.
+// A reply that the database rejects, for whatever reason, is set aside alone.
 func TestRefusedReplyIsPutAside(t *testing.T) {
 	pool := storetest.Open(t)
 	st, handle := openOn(t, pool)
@@ -183,7 +183,7 @@ func TestRefusedReplyIsPutAside(t *testing.T) {
 	}
 }
 
-// A rejection without a class would break a constraint: it gets one.
+// A rejection without a class would violate a constraint, so it gets one.
 func TestRejectionWithoutReason(t *testing.T) {
 	st, handle := open(t)
 	if outcomes := handle(reply(contract.StorageRejected, goldenSaga,
@@ -196,7 +196,7 @@ func TestRejectionWithoutReason(t *testing.T) {
 	}
 }
 
-// What a participant says is shown to people, who must not be deceived by it.
+// Operators read what a participant says; it must not deceive them.
 func TestReasonsHoldNothingInvisible(t *testing.T) {
 	st, handle := open(t)
 	handle(reply(contract.StorageRejected, goldenSaga,

@@ -24,7 +24,7 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// Mailbox is the step that gives a member a mailbox.
+// Mailbox returns the step that gives a member a mailbox.
 func Mailbox(promise, giveUpAge time.Duration) saga.Step {
 	return saga.Step{
 		Name: "mailbox", Command: "mailbox.provision", Compensation: "mailbox.deprovision",
@@ -32,18 +32,18 @@ func Mailbox(promise, giveUpAge time.Duration) saga.Step {
 	}
 }
 
-// participant is a service that keeps the rules of the Storage service in memory.
+// participant is a service that follows the rules of the Storage service, in memory.
 type participant struct {
 	name    string
 	members map[string]*resource
-	refuses func(memberID string) bool // for good
+	refuses func(memberID string) bool // permanently
 }
 
 type resource struct {
 	exists, removed bool
 }
 
-// answer does what a command says and returns the reply, from the current state.
+// answer carries out a command and returns the reply, from the current state.
 func (p *participant) answer(typ contract.Type, c contract.StorageCommand) service.Message {
 	r := p.members[c.MemberID]
 	if r == nil {
@@ -68,8 +68,8 @@ func (p *participant) answer(typ contract.Type, c contract.StorageCommand) servi
 	return message(contract.Type(p.name+"."+reply), uuid.Must(uuid.NewV7()).String(), string(data))
 }
 
-// network takes commands from the outbox to participants and their replies to the real
-// handler, in any order, some twice and some never.
+// network carries commands from the outbox to participants, and their replies to the real handler: in any
+// order, some twice and some never.
 type network struct {
 	pool         *pgxpool.Pool
 	participants map[string]*participant
@@ -107,9 +107,9 @@ func (w *network) deliver(t *testing.T) {
 	w.handle(replies[:len(replies)*9/10]...)
 }
 
-// A second essential step is a declaration and a participant: everything else is the
-// real code, on a real database. Some are refused and retried, some leave at any
-// moment, messages are lost, repeated and reordered, and the timer heals what is lost.
+// A second essential step needs a declaration and a participant; everything else here is the real code on a
+// real database. Some members are rejected and retried, some leave at any moment, messages are lost, repeated
+// and reordered, and the timer repairs the losses.
 func TestTwoSteps(t *testing.T) {
 	pool := storetest.Open(t)
 	steps := append(storetest.Steps[:1:1], Mailbox(time.Minute, 48*time.Hour))
@@ -143,7 +143,7 @@ func TestTwoSteps(t *testing.T) {
 		}
 		return results[0]
 	}
-	waits := map[int]int{} // how often somebody was seen at a step when he left
+	waits := map[int]int{} // how many members left while at each step
 	for round := range 40 {
 		w.deliver(t)
 		refusing = round < 10
@@ -188,7 +188,7 @@ func TestTwoSteps(t *testing.T) {
 	w.checkOrder(t)
 }
 
-// checkOrder: storage before mailbox, and back in reverse.
+// checkOrder checks that storage comes before mailbox, and that they are taken back in reverse.
 func (w *network) checkOrder(t *testing.T) {
 	t.Helper()
 	order := []string{"storage.provision", "mailbox.provision", "mailbox.deprovision", "storage.deprovision"}
