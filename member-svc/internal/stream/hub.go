@@ -1,10 +1,9 @@
-// Package stream shows signups to their owners while they change, as Server-Sent
-// Events. However many streams a process serves, it asks the database once per
-// interval for what changed among all signups that somebody watches, and not at all
-// while nobody does.
+// Package stream shows signups to their owners while they change, as Server-Sent Events. A process polls the
+// database once per interval for changes of all signups that have a stream, however many there are; without
+// streams it does not poll.
 //
-// Nothing waits for a client. A stream holds the newest state only: what a slow one
-// did not take in time it never sees. One that takes nothing is dropped.
+// Nothing waits for a client. A stream holds the newest state only: a slow client misses the states in between,
+// and one that reads nothing is dropped.
 package stream
 
 import (
@@ -19,10 +18,10 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// Pace says how often a [Hub] does things.
+// Pace configures how often a [Hub] polls and how long it waits.
 type Pace struct {
-	Interval time.Duration // from one look at the database to the next; up to maxSkip+1 of them while it is slow
-	Query    time.Duration // bounds one look
+	Interval time.Duration // between two polls; up to maxSkip+1 times as long while the database is slow
+	Query    time.Duration // bounds one poll
 	service.EventPace
 }
 
@@ -33,45 +32,45 @@ var DefaultPace = Pace{
 }
 
 const (
-	// load is what part of the time the database may work for streams: one in load.
+	// load bounds the time that the database spends on polls: one in load.
 	load = 20
-	// maxSkip bounds how many looks are left out for that.
+	// maxSkip bounds how many polls in a row are skipped for that.
 	maxSkip = 4
 )
 
-// Hub tells streams of changes. Safe for concurrent use.
+// Hub sends changes of signups to streams. It is safe for concurrent use.
 type Hub struct {
 	store *store.Store
 	steps saga.Steps
 	pace  Pace
 
 	mu      sync.Mutex
-	watched map[string]*watched // by signup id; those with streams only
-	skip    int                 // looks to leave out
+	watched map[string]*watched // by signup id; only those with streams
+	skip    int                 // polls to skip
 }
 
-// watched is a signup that somebody looks at.
+// watched is a signup that has streams.
 type watched struct {
 	newest  signup.View
 	streams map[*stream]struct{}
 }
 
-// stream is one of those who look. There is room for one view, the newest.
+// stream is one client's view of a signup. It has room for one view, the newest.
 type stream struct{ news chan signup.View }
 
-// NewHub returns a hub; [Hub.Run] has to run beside it.
+// NewHub returns a hub. The caller must run [Hub.Run].
 func NewHub(st *store.Store, steps saga.Steps, pace Pace) *Hub {
 	return &Hub{store: st, steps: steps, pace: pace, watched: make(map[string]*watched)}
 }
 
-// Run looks for changes until ctx ends.
+// Run polls for changes until ctx ends.
 func (h *Hub) Run(ctx context.Context, log *slog.Logger) error {
 	service.Loop(ctx, "signup streams", h.pace.Interval, nil, log,
 		func(ctx context.Context) (bool, error) { return false, h.look(ctx) })
 	return nil
 }
 
-// look asks what changed, with one query for all streams.
+// look polls for changes, with one query for all streams.
 func (h *Hub) look(ctx context.Context) error {
 	seen := h.due()
 	if len(seen) == 0 {
@@ -91,7 +90,7 @@ func (h *Hub) look(ctx context.Context) error {
 	return err
 }
 
-// due returns what to ask for now: nothing for some time after a slow answer.
+// due returns what to poll now. After a slow answer it returns nothing for some polls.
 func (h *Hub) due() []store.Seen {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -106,8 +105,7 @@ func (h *Hub) due() []store.Seen {
 	return seen
 }
 
-// publish gives a view to the streams of its signup unless they know a newer one.
-// The hub is locked.
+// publish gives a view to the streams of its signup, unless they know a newer one. The caller holds h.mu.
 func (h *Hub) publish(v signup.View) {
 	w := h.watched[v.SignupID]
 	if w == nil || !newer(v, w.newest) {
@@ -116,10 +114,10 @@ func (h *Hub) publish(v signup.View) {
 	w.newest = v
 	for s := range w.streams {
 		select {
-		case <-s.news: // never taken: it is old now
+		case <-s.news: // the client never took it: it is outdated
 		default:
 		}
-		s.news <- v // there is room: only here, under the lock, anything is put in
+		s.news <- v // there is room: only publish and watch send, under the lock
 	}
 }
 
@@ -127,11 +125,11 @@ func newer(a, b signup.View) bool {
 	return a.Version > b.Version || a.Version == b.Version && a.Redrives > b.Redrives
 }
 
-// watch returns a stream of what comes after v.
+// watch returns a stream of the changes after v.
 func (h *Hub) watch(v signup.View) *stream {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.publish(v) // it may be news to others
+	h.publish(v) // v may be news to other streams
 	w := h.watched[v.SignupID]
 	if w == nil {
 		w = &watched{newest: v, streams: make(map[*stream]struct{})}

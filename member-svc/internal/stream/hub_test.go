@@ -32,13 +32,13 @@ func TestMain(m *testing.M) { testenv.Main(m) }
 
 const soon = 20 * time.Second
 
-// stage is a hub on a real database with signups, number 1 and on, all provisioning.
+// stage is a hub on a real database with signups, numbered from 1, all provisioning.
 type stage struct {
 	*Hub
 	pool  *pgxpool.Pool
-	looks atomic.Int64 // at the database, for changes
+	looks atomic.Int64 // polls of the database
 	begun atomic.Int64 // streams
-	ended atomic.Int64 // those that have come to an end
+	ended atomic.Int64 // streams that have ended
 }
 
 func newStage(t *testing.T, pace Pace, signups int) *stage {
@@ -65,7 +65,7 @@ SELECT gen_random_uuid(), id, 'sgn_' || lpad(substr(username, 7), 40, '0'), 'pro
 	return s
 }
 
-// looks counts queries for changes.
+// looks is a query tracer that counts polls.
 type looks atomic.Int64
 
 func (l *looks) TraceQueryStart(ctx context.Context, _ *pgx.Conn, q pgx.TraceQueryStartData) context.Context {
@@ -79,7 +79,7 @@ func (*looks) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {
 
 func signupID(n int) string { return fmt.Sprintf("sgn_%040d", n) }
 
-// set changes signups as the assignments say.
+// set updates signups with the given assignments.
 func (s *stage) set(t *testing.T, assignments string) {
 	t.Helper()
 	storetest.Exec(t, s.pool, "UPDATE signup_saga SET "+assignments)
@@ -106,7 +106,7 @@ func (s *stage) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.Serve(w, r, signup.NewView(record, s.steps))
 }
 
-// run lets the hub look by itself until the test ends.
+// run runs the hub until the test ends.
 func (s *stage) run(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -155,7 +155,7 @@ func (c *client) event() map[string]string {
 	return nil
 }
 
-// state returns the next event that is no heartbeat.
+// state returns the next event that is not a heartbeat.
 func (c *client) state() map[string]string {
 	c.t.Helper()
 	for {
@@ -174,8 +174,8 @@ func (c *client) want(id, data string) {
 	}
 }
 
-// A stream shows the state at once, and each change, also one that leaves the version; it ends with the signup. The
-// time-outs of the server do not end it.
+// A stream shows the state at once and then each change, even one that leaves the version; it ends when the
+// signup is settled. The server's timeouts do not end it.
 func TestStreamOfOneSignup(t *testing.T) {
 	s := newStage(t, Pace{Interval: 5 * time.Millisecond, Query: soon,
 		EventPace: service.EventPace{Heartbeat: 20 * time.Millisecond, Write: soon, Lifetime: time.Hour}}, 1)
@@ -212,7 +212,7 @@ func TestStreamOfOneSignup(t *testing.T) {
 	}
 }
 
-// A thousand streams cost one query for each look, and leave nothing behind.
+// A thousand streams cost one query per poll, and leave nothing behind.
 func TestThousandStreamsAreOneQuery(t *testing.T) {
 	const n = 1000
 	s := newStage(t, Pace{Interval: time.Hour, Query: soon,
@@ -223,7 +223,7 @@ func TestThousandStreamsAreOneQuery(t *testing.T) {
 		t.Errorf("%d queries while nobody looks, %v", s.looks.Load(), err)
 	}
 	goroutines := runtime.NumGoroutine()
-	var heap [2]int64 // after each round; the first one warms up pools and maps
+	var heap [2]int64 // after each round; the first round fills pools and maps
 	for round := range heap {
 		s.set(t, "version = 1, state = 'provisioning', due_at = now()")
 		t.Run("streams", func(t *testing.T) { s.serveMany(t, server.URL, n) })
@@ -261,7 +261,7 @@ func (s *stage) serveMany(t *testing.T, url string, n int) {
 	}
 }
 
-// lookOnce looks for changes and wants that to be one query.
+// lookOnce polls for changes and checks that this is one query.
 func (s *stage) lookOnce(t *testing.T) {
 	t.Helper()
 	before, began := s.looks.Load(), time.Now()
@@ -276,13 +276,13 @@ func (s *stage) lookOnce(t *testing.T) {
 
 func heapInUse() int64 {
 	runtime.GC()
-	runtime.GC() // what pools held
+	runtime.GC() // frees what pools held
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc)
 }
 
-// Whoever takes nothing gets the newest state afterwards, and nobody waits for him.
+// A client that reads nothing gets the newest state later, and nobody waits for it.
 func TestSlowStreamsSkipToTheNewest(t *testing.T) {
 	s := newStage(t, Pace{Interval: time.Hour, Query: soon}, 1)
 	v := s.view(t, 1)
@@ -299,13 +299,13 @@ func TestSlowStreamsSkipToTheNewest(t *testing.T) {
 	if got := (<-b.news).Version; got != 9 {
 		t.Errorf("the slow one gets version %d", got)
 	}
-	late := s.watch(v) // what it knows is old
+	late := s.watch(v) // its view is outdated
 	if got := (<-late.news).Version; got != 9 {
 		t.Errorf("the late one gets version %d", got)
 	}
 }
 
-// While the database is slow it is asked less often.
+// A slow database is polled less often.
 func TestSlowLooksAreFewer(t *testing.T) {
 	s := newStage(t, Pace{Interval: time.Nanosecond, Query: soon}, 1)
 	s.watch(s.view(t, 1))
@@ -319,7 +319,7 @@ func TestSlowLooksAreFewer(t *testing.T) {
 	}
 }
 
-// A client that does not read is dropped; the others do not notice.
+// A client that does not read is dropped; the others are not affected.
 func TestStuckReaderIsDropped(t *testing.T) {
 	s := newStage(t, Pace{Interval: 5 * time.Millisecond, Query: soon,
 		EventPace: service.EventPace{Heartbeat: time.Millisecond, Write: 200 * time.Millisecond, Lifetime: time.Hour}},
@@ -327,7 +327,7 @@ func TestStuckReaderIsDropped(t *testing.T) {
 	s.run(t)
 	server := httptest.NewUnstartedServer(s)
 	server.Config.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
-		_ = c.(*net.TCPConn).SetWriteBuffer(1) // the least there is
+		_ = c.(*net.TCPConn).SetWriteBuffer(1) // the smallest possible
 		return ctx
 	}
 	server.Start()
@@ -366,7 +366,7 @@ func TestStuckReaderIsDropped(t *testing.T) {
 	}
 }
 
-// When the server drains, streams come to a proper end at once, whenever they were written to last.
+// When the server drains, streams end properly and at once, whenever they were last written to.
 func TestStreamsEndWhenTheServerDrains(t *testing.T) {
 	pace := Pace{Interval: time.Hour, Query: soon,
 		EventPace: service.EventPace{Heartbeat: time.Hour, Write: 20 * time.Millisecond, Lifetime: time.Hour}}
@@ -384,7 +384,7 @@ func TestStreamsEndWhenTheServerDrains(t *testing.T) {
 		c.want("1", "")
 		clients = append(clients, c)
 	}
-	<-time.After(2 * pace.Write) // deadlines of what was written before are over
+	<-time.After(2 * pace.Write) // the deadlines of earlier writes have passed
 	server.BeginDrain()
 	for _, c := range clients {
 		if e := c.event(); e != nil {
@@ -399,7 +399,7 @@ func TestStreamsEndWhenTheServerDrains(t *testing.T) {
 	}
 }
 
-// A stream does not last for ever.
+// A stream has a maximum lifetime.
 func TestStreamsHaveALifetime(t *testing.T) {
 	s := newStage(t, Pace{Interval: time.Hour, Query: soon,
 		EventPace: service.EventPace{Heartbeat: time.Hour, Write: soon, Lifetime: 50 * time.Millisecond}}, 1)

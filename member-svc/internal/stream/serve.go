@@ -10,15 +10,14 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// Serve shows v and whatever becomes of it, until it is settled or the stream ends, see
-// [service.StreamEvents]: the client then comes again, by a new connection, perhaps to
-// another replica.
+// Serve streams v and its changes until the signup is settled or the stream ends, see [service.StreamEvents].
+// The client then reconnects, perhaps to another replica.
 func (h *Hub) Serve(w http.ResponseWriter, r *http.Request, v signup.View) {
 	s := h.watch(v)
 	defer h.unwatch(v.SignupID, s)
 	below := func(v signup.View) service.Event { return event(v.Below(service.PathPrefix(r))) }
 	first := below(v)
-	// Not all those who lose a replica come back at once.
+	// Clients of a stopped replica must not all reconnect at once.
 	first.Text = fmt.Sprintf("retry: %d\n%s", 1000+rand.IntN(2000), first.Text)
 	service.StreamEvents(w, r, h.pace.EventPace, first, s.news, below)
 }
