@@ -16,14 +16,14 @@ import (
 	"github.com/signup-saga/signup-saga/outbox"
 )
 
-// member is a saga as far as it matters for one of its steps.
+// member is the part of a saga that the comparison of one of its steps needs.
 type member struct {
 	MemberID string
 	SagaID   string
 	State    saga.State
 	Newest   int // the saga's step
 	Version  int64
-	Settled  bool // unchanged for the minimum age
+	Settled  bool // unchanged for MinAge
 
 	step int
 }
@@ -31,8 +31,8 @@ type member struct {
 // Key implements drift.Keyed.
 func (m member) Key() string { return key(m.MemberID, m.step) }
 
-// key names a member's part at a step: the member's id for the first, and for the others
-// with the step behind it. Ids are equally long, so keys order by member, then by step.
+// key returns the key of a member at a step: the member's id for the first step, and the id with the step
+// appended for the others. All ids have the same length, so keys order by member, then by step.
 func key(memberID string, step int) string {
 	if step == 0 {
 		return memberID
@@ -40,7 +40,7 @@ func key(memberID string, step int) string {
 	return fmt.Sprintf("%s/%d", memberID, step)
 }
 
-// splitKey is the reverse of key; what is no key of ours belongs to the first step.
+// splitKey is the inverse of key. A key of another form belongs to the first step.
 func splitKey(key string) (memberID string, step int) {
 	memberID, text, _ := strings.Cut(key, "/")
 	step, _ = strconv.Atoi(text)
@@ -51,8 +51,8 @@ const selectMembers = `SELECT member_id::text, id::text AS saga_id, state, step 
        updated_at <= now() - make_interval(secs => $1) AS settled
 FROM signup_saga `
 
-// members returns all sagas in the order of their members' ids, each once for every step
-// that is compared.
+// members returns a page of sagas in the order of their members' ids, each once for every step that is
+// compared.
 func (r *Reconciler) members(ctx context.Context, after string) ([]member, error) {
 	after, _ = splitKey(cmp.Or(after, uuid.Nil.String()))
 	rows, err := r.pool.Query(ctx, "-- name: listMembers\n"+selectMembers+
@@ -73,7 +73,7 @@ func (r *Reconciler) members(ctx context.Context, after string) ([]member, error
 	return parts, err
 }
 
-// member reads one again; nil if there is none.
+// member reads one member again; nil if there is none.
 func (r *Reconciler) member(ctx context.Context, memberID string, step int) (*member, error) {
 	rows, err := r.pool.Query(ctx, "-- name: readMember\n"+selectMembers+"WHERE member_id = $2", r.cfg.MinAge.Seconds(),
 		memberID)
@@ -88,13 +88,12 @@ func (r *Reconciler) member(ctx context.Context, memberID string, step int) (*me
 	return &found[0], nil
 }
 
-// errOvertaken: the saga is not as it was read any more, or was just commanded.
+// errOvertaken means that the saga has changed since it was read, or that a command was just sent.
 var errOvertaken = errors.New("the saga went on")
 
-// command sends what the saga's state asks for once more, with the same generation:
-// the event, the time of the newest command and a row of the timeline, if the saga is
-// still of the version that was read and the last command has had its time. It reports
-// whether it did.
+// command sends the command of the saga's state again, with the same generation. In one transaction it stores
+// the event, the time of the newest command and a timeline row, if the saga still has the version that was read
+// and the last command is older than MinAge. It reports whether it did.
 func (r *Reconciler) command(ctx context.Context, m member, why string) (bool, error) {
 	err := r.tx.Do(ctx, r.cfg.Wake, func(tx pgx.Tx) error {
 		record := store.Record{Saga: saga.Saga{ID: m.SagaID, MemberID: m.MemberID, State: m.State}}
@@ -110,7 +109,7 @@ RETURNING s.generation, m.plan, coalesce(s.traceparent, '')`, m.SagaID, m.Versio
 		if err != nil {
 			return err
 		}
-		// Not for ever: what no command can mend is found again by each run.
+		// Bounded: a difference that no command can repair is found again by each run.
 		if _, err := tx.Exec(ctx, `-- name: addReconciled
 INSERT INTO saga_event (saga_id, kind, state, version, generation, detail)
 SELECT $1::uuid, 'commanded_again', $2, $3, $4, $5 WHERE (SELECT count(*) FROM saga_event
@@ -133,7 +132,7 @@ SELECT $1::uuid, 'commanded_again', $2, $3, $4, $5 WHERE (SELECT count(*) FROM s
 	return true, nil
 }
 
-// quarantine notes storages without an owner.
+// quarantine records a storage without a known owner.
 func (r *Reconciler) quarantine(ctx context.Context, s Storage) error {
 	_, err := r.pool.Exec(ctx, `-- name: quarantineStorage
 INSERT INTO quarantine (member_id, saga_id, generation, status) VALUES ($1, $2, $3, $4)
@@ -145,16 +144,16 @@ ON CONFLICT (member_id) DO UPDATE SET saga_id = $2, generation = $3, status = $4
 	return nil
 }
 
-// Ledger counts the members by what became of them, in one snapshot.
+// Ledger counts the members by their state, in one snapshot.
 type Ledger struct {
-	Accepted       int // members: everybody who was ever answered 201
+	Accepted       int // members: everyone who was ever answered 201
 	Ready          int
 	InProgress     int
 	NeedsAttention int
 	Withdrawn      int
 }
 
-// Balances reports whether every accepted signup is somewhere.
+// Balances reports whether every accepted signup is in one of the states.
 func (l Ledger) Balances() bool {
 	return l.Accepted == l.Ready+l.InProgress+l.NeedsAttention+l.Withdrawn
 }

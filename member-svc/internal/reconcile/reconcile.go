@@ -17,18 +17,18 @@ import (
 
 const (
 	pageSize  = 1000
-	suspended = 5 * time.Second // a transaction that says nothing for so long is ended
+	suspended = 5 * time.Second // an idle transaction is ended after this
 )
 
 // Config configures [New].
 type Config struct {
-	MinAge     time.Duration // sagas that settled since are left alone, and commands have that long to work
-	MaxRepairs int           // most disagreements that one run looks into
-	Wake       func()        // after a commit with events; may be nil
+	MinAge     time.Duration // sagas changed, or commands sent, more recently are left alone
+	MaxRepairs int           // most disagreements that one run examines
+	Wake       func()        // called after a commit with events; may be nil
 	Log        *slog.Logger
 }
 
-// Reconciler compares members with what the participants have. Safe for concurrent use.
+// Reconciler compares members with what the participants have. It is safe for concurrent use.
 type Reconciler struct {
 	drift.Reconciler[member, Storage]
 	cfg          Config
@@ -38,8 +38,8 @@ type Reconciler struct {
 	participants []*Storages // by step
 }
 
-// New returns a reconciler. The participants are in the order of their steps; nil is one
-// that nothing is compared with. A run ends at the first that does not answer.
+// New returns a reconciler. The participants are in the order of their steps; a nil participant is not
+// compared. A run ends at the first participant that does not answer.
 func New(cfg Config, pool *pgxpool.Pool, steps saga.Steps, participants ...*Storages) *Reconciler {
 	r := &Reconciler{
 		cfg: cfg, pool: pool, tx: service.Transactor{Pool: pool, Idle: suspended},
@@ -49,7 +49,7 @@ func New(cfg Config, pool *pgxpool.Pool, steps saga.Steps, participants ...*Stor
 		Pool: pool, MaxLooks: cfg.MaxRepairs, Log: cfg.Log,
 		Lists: drift.Lists[member, Storage]{
 			Left: r.members, Right: r.lists, Verdict: r.verdict, Mend: r.mend,
-			// The storage first: so the saga is at least as new as what it is compared with.
+			// Read the storage first, so that the saga is at least as new as the storage it is compared with.
 			Again: func(ctx context.Context, key string) (*member, *Storage, error) {
 				memberID, step := splitKey(key)
 				s, err := r.participants[step].get(ctx, memberID, step)
@@ -64,8 +64,8 @@ func New(cfg Config, pool *pgxpool.Pool, steps saga.Steps, participants ...*Stor
 	return r
 }
 
-// verdict compares a member with what one participant has. A member who became ready
-// before a step was added is not owed it.
+// verdict compares a member with what one participant has. A member who became ready before a step was added
+// has no claim to it.
 func (r *Reconciler) verdict(m *member, s *Storage) (drift.Kind, string) {
 	switch {
 	case m == nil && s.left():
@@ -96,14 +96,14 @@ func (r *Reconciler) mend(ctx context.Context, m *member, s *Storage, kind drift
 	}
 }
 
-// Books is the operators' ledger: what was accepted, what became of it, and whether
-// the Storage service agrees.
+// Books is the operators' ledger: how many signups were accepted, what became of them, and whether the Storage
+// service agrees.
 type Books struct {
 	Ledger
 	drift.Report
 }
 
-// Check counts the members and compares them with the storages; unless dry, it mends.
+// Check counts the members and compares them with the storages. Unless dry is set, it also repairs differences.
 func (r *Reconciler) Check(ctx context.Context, dry bool) (b Books, err error) {
 	if b.Ledger, err = r.ledger(ctx); err != nil {
 		return b, err
@@ -125,7 +125,7 @@ func (b Books) Write(w io.Writer) error {
 	return errors.Join(err, b.Report.Write(w))
 }
 
-// Err returns [drift.ErrFound] if anything is wrong, also if it was mended.
+// Err returns [drift.ErrFound] if anything is wrong, even if it was repaired.
 func (b Books) Err() error {
 	if !b.Balances() {
 		return drift.ErrFound

@@ -40,14 +40,14 @@ func open(t *testing.T, maxRepairs int) *fixture {
 	return f
 }
 
-// replica is another reconciler on the same databases.
+// replica returns another reconciler on the same databases.
 func (f *fixture) replica(maxRepairs int) *reconcile.Reconciler {
 	return reconcile.New(
 		reconcile.Config{MinAge: time.Minute, MaxRepairs: maxRepairs, Log: slog.New(slog.DiscardHandler)},
 		f.pool, storetest.Steps, reconcile.NewStorages(f.storages.URL+"/", token))
 }
 
-// member signs somebody up and moves his saga to a state.
+// member signs a member up and moves the saga to a state.
 func (f *fixture) member(name string, state saga.State) store.Record {
 	f.t.Helper()
 	id := func() string { return uuid.Must(uuid.NewV7()).String() }
@@ -71,7 +71,7 @@ func (f *fixture) member(name string, state saga.State) store.Record {
 	return r
 }
 
-// settle makes everything that happened so far old, and forgets its events.
+// settle makes everything that happened so far old, and deletes its events.
 func (f *fixture) settle() {
 	f.t.Helper()
 	storetest.Exec(f.t, f.pool,
@@ -79,7 +79,7 @@ func (f *fixture) settle() {
 	storetest.Exec(f.t, f.pool, "TRUNCATE outbox_event_essential")
 }
 
-// sent lists the commands since settle in their order: type, generation and quota.
+// sent lists the commands since settle, in order: type, generation and quota.
 func (f *fixture) sent() string {
 	f.t.Helper()
 	var got string
@@ -115,15 +115,15 @@ func TestEveryDisagreementIsFound(t *testing.T) {
 	f := open(t, 100)
 	for _, tc := range []struct {
 		state           saga.State
-		desired, status string // of the storage; "" is none
+		desired, status string // of the storage; "": no storage
 	}{
-		{saga.Ready, "present", "ready"}, {saga.Ready, "present", "pending"}, // as it should be, or being mended
+		{saga.Ready, "present", "ready"}, {saga.Ready, "present", "pending"}, // correct, or being repaired
 		{saga.Ready, "", ""}, {saga.Ready, "present", "rejected"}, {saga.Ready, "absent", "absent"},
 		{saga.Ready, "absent", "pending"},
 		{saga.Withdrawn, "", ""}, {saga.Withdrawn, "absent", "absent"}, {saga.Withdrawn, "absent", "pending"},
 		{saga.Withdrawn, "present", "ready"}, {saga.Withdrawn, "present", "pending"},
 		{saga.Withdrawn, "present", "rejected"}, {saga.Withdrawn, "absent", "rejected"},
-		// not settled
+		// in progress, or needs attention
 		{saga.Provisioning, "", ""}, {saga.NeedsAttention, "present", "rejected"},
 		{saga.Withdrawing, "present", "ready"},
 	} {
@@ -137,7 +137,7 @@ func TestEveryDisagreementIsFound(t *testing.T) {
 	stranger := uuid.Must(uuid.NewV7()).String()
 	f.storages.put(stranger, stranger, 3, "present", "ready")
 	gone := uuid.Must(uuid.NewV7()).String()
-	f.storages.put(gone, gone, 3, "absent", "absent") // of an unknown member, but there is nothing left
+	f.storages.put(gone, gone, 3, "absent", "absent") // of an unknown member, but nothing is left
 	f.settle()
 
 	before := storetest.Count(t, f.pool, "SELECT count(*) FROM saga_event")
@@ -181,7 +181,7 @@ func TestEveryDisagreementIsFound(t *testing.T) {
 	if err != nil || status.FinishedAt == nil || status.Stranded != 4 || status.Orphans != 5 || status.Doubles != 1 {
 		t.Errorf("status %+v, %v", status, err)
 	}
-	// What is out already has its time before it is sent once more; it still counts.
+	// A command that was just sent has time to work before it is sent again. The difference still counts.
 	if again := f.run(); again.Mended != 0 || again.Stranded != 4 {
 		t.Errorf("%+v", again)
 	}
@@ -197,7 +197,7 @@ func TestBalancedBooks(t *testing.T) {
 	f := open(t, 100)
 	r := f.member("mina", saga.Ready)
 	f.storages.put(r.MemberID, r.ID, 1, "present", "ready")
-	f.member("nora", saga.Ready) // young: her storage may still be unknown to the list
+	f.member("nora", saga.Ready) // young: the list may not have the storage yet
 	if report := f.run(); report.Err() != nil || f.sent() == "" {
 		t.Errorf("%+v", report)
 	}
@@ -211,7 +211,7 @@ func TestBalancedBooks(t *testing.T) {
 	}
 }
 
-// The list is old news by the time that it has been read.
+// The list may be outdated by the time that it has been read.
 func TestBothSidesAreReadAgain(t *testing.T) {
 	f := open(t, 100)
 	arrives, withdraws := f.member("arrives", saga.Ready), f.member("withdraws", saga.Ready)
@@ -238,8 +238,8 @@ func TestBothSidesAreReadAgain(t *testing.T) {
 	}
 }
 
-// A member leaves just when his storage is commanded again, between our look and our
-// write: whoever is first, the last command is to remove the storage.
+// A member leaves between reconciliation's read and its write, just when their storage command would be sent
+// again. Whoever writes first, the last command is to remove the storage.
 func TestWithdrawWinsEveryRace(t *testing.T) {
 	f := open(t, 100)
 	for _, first := range []string{"withdraw", "command"} {
@@ -287,7 +287,7 @@ func TestWithdrawWinsEveryRace(t *testing.T) {
 	}
 }
 
-// A saga that goes on between our look and our write is not commanded.
+// A saga that moves on between our read and our write gets no command.
 func TestCommandIsGuardedByTheVersion(t *testing.T) {
 	f := open(t, 100)
 	f.member("mina", saga.Ready)
@@ -331,7 +331,7 @@ func TestCommandIsOneTransaction(t *testing.T) {
 		t.Errorf("%d rows in the timeline for commands that were not sent", n)
 	}
 	storetest.Exec(t, f.pool, "DROP TRIGGER broken ON outbox_event_essential")
-	if report := f.run(); report.Mended != 1 { // the lease was given back, and the command is still due
+	if report := f.run(); report.Mended != 1 { // the lease was released, and the command is still due
 		t.Errorf("%+v", report)
 	}
 }
@@ -368,7 +368,7 @@ func TestQuarantineEndsWhenTheOwnerIsBack(t *testing.T) {
 			t.Errorf("%d in quarantine, want %d", n, want)
 		}
 	}
-	for _, want := range []int{2, 4, 4, 4} { // looked into: 2, 2, none, 2
+	for _, want := range []int{2, 4, 4, 4} { // examined: 2, 2, none, 2
 		if report := f.run(); report.Orphans != 4 {
 			t.Errorf("%d orphans, want 4", report.Orphans)
 		}
@@ -379,7 +379,7 @@ func TestQuarantineEndsWhenTheOwnerIsBack(t *testing.T) {
 	}
 	storetest.Exec(t, f.pool, "INSERT INTO signup_saga SELECT * FROM away")
 	f.Reconciler = f.replica(100)
-	for range 2 { // one ends the round, one looks into everything
+	for range 2 { // the first run ends the round, the second examines everything
 		f.run()
 	}
 	inQuarantine(3)

@@ -13,7 +13,7 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
 )
 
-// twoSteps is a fixture in which members get a mailbox after their storage.
+// twoSteps returns a fixture in which members get a mailbox after their storage.
 func twoSteps(t *testing.T) (f *fixture, mailboxes *storages) {
 	t.Helper()
 	f = open(t, 100)
@@ -29,7 +29,7 @@ func twoSteps(t *testing.T) (f *fixture, mailboxes *storages) {
 	return f, mailboxes
 }
 
-// apply moves a saga on.
+// apply applies events to a saga.
 func (f *fixture) apply(r store.Record, events ...saga.Event) {
 	f.t.Helper()
 	for _, e := range events {
@@ -39,11 +39,11 @@ func (f *fixture) apply(r store.Record, events ...saga.Event) {
 	}
 }
 
-// Each step is compared with its own participant, and what is missing is asked for there.
+// Each step is compared with its own participant, which also gets the command for what is missing.
 func TestEveryStepIsCompared(t *testing.T) {
 	f, mailboxes := twoSteps(t)
 	mailbox := saga.Event{Kind: saga.Provisioned, Step: "mailbox", Generation: 1}
-	begun := f.member("begun", saga.Ready) // the storage is there, the mailbox is being made
+	begun := f.member("begun", saga.Ready) // has a storage; the mailbox is in progress
 	f.storages.put(begun.MemberID, begun.ID, 1, "present", "ready")
 	var nothing store.Record
 	for name, has := range map[string][2]bool{
@@ -66,7 +66,7 @@ func TestEveryStepIsCompared(t *testing.T) {
 		saga.Event{Kind: saga.Deprovisioned, Step: "storage", Generation: 2})
 	f.storages.put(left.MemberID, left.ID, 2, "absent", "absent")
 	mailboxes.put(left.MemberID, left.ID, 1, "present", "ready")
-	early := f.member("early", saga.Ready) // became ready before there were mailboxes
+	early := f.member("early", saga.Ready) // ready since before mailboxes existed
 	f.storages.put(early.MemberID, early.ID, 1, "present", "ready")
 	storetest.Exec(t, f.pool, "UPDATE signup_saga SET state = 'ready' WHERE id = $1", early.ID)
 	storetest.Exec(t, f.pool, "UPDATE signup_saga SET step = 0 WHERE id = $1", early.ID)
@@ -81,7 +81,7 @@ func TestEveryStepIsCompared(t *testing.T) {
 	if got := f.sent(); got != want {
 		t.Errorf("sent\n%s\nwant\n%s", got, want)
 	}
-	// A saga is commanded once at a time: its mailbox has its turn when the storage is there.
+	// A saga gets one command at a time: the mailbox follows when the storage exists.
 	f.storages.put(nothing.MemberID, nothing.ID, 1, "present", "ready")
 	f.settle()
 	f.run()

@@ -23,12 +23,12 @@ type Storage struct {
 // Key implements drift.Keyed.
 func (s Storage) Key() string { return key(s.MemberID, s.step) }
 
-// given reports whether the member has it, or will have it soon.
+// given reports whether the member has the storage or will have it soon.
 func (s *Storage) given() bool {
 	return s != nil && s.Desired == "present" && s.Status != "rejected"
 }
 
-// left reports whether something is left of it that nobody is about to remove.
+// left reports whether a storage is left that is not being removed.
 func (s *Storage) left() bool {
 	return s != nil && (s.Desired == "present" || s.Status == "rejected")
 }
@@ -40,18 +40,16 @@ func (s *Storage) describe() string {
 	return fmt.Sprintf("wanted %s, is %s", s.Desired, s.Status)
 }
 
-// Storages asks the Storage service, or another participant whose internal listener has
-// the same calls. Safe for concurrent use.
+// Storages is a client of the Storage service, or of another participant whose internal listener has the same
+// calls. It is safe for concurrent use.
 type Storages struct{ service *client.Storage }
 
-// NewStorages returns a client of the internal listener at baseURL. It connects to
-// nothing.
+// NewStorages returns a client of the internal listener at baseURL. It does not connect yet.
 func NewStorages(baseURL, token string) *Storages {
 	return &Storages{client.NewStorage(baseURL, token, &http.Client{Timeout: requestTimeout})}
 }
 
-// get returns the member's storage, or nil. A 404 of somebody else at the same address
-// is no answer.
+// get returns the member's storage, or nil. A 404 from another program at the same address is an error.
 func (s *Storages) get(ctx context.Context, memberID string, step int) (*Storage, error) {
 	found, err := s.service.Get(ctx, memberID)
 	var p *wire.Problem
@@ -66,10 +64,10 @@ func (s *Storages) get(ctx context.Context, memberID string, step int) (*Storage
 	return &Storage{found, step}, nil
 }
 
-// explain says what to do about an answer that the configuration can mend.
+// explain adds what to do if the configuration is to blame.
 func explain(err error) error {
 	var p *wire.Problem
-	// After some wrong tokens all are refused for a while.
+	// After several wrong tokens, all tokens are refused for a while.
 	if errors.As(err, &p) && (p.Status == http.StatusUnauthorized || p.Status == http.StatusTooManyRequests) {
 		return fmt.Errorf("storage service: set STORAGE_CLIENT_TOKEN to its STORAGE_TOKEN: %w", err)
 	}
@@ -87,7 +85,7 @@ func (r *Reconciler) lists() drift.Pages[Storage] {
 	return drift.Join(all...)
 }
 
-// list returns everything in the order of the members' ids.
+// list returns everything that one participant has, in the order of the members' ids.
 func (s *Storages) list(step int) drift.Pages[Storage] {
 	part, more := client.PageOf{Limit: pageSize}, true
 	return func(ctx context.Context, _ string) ([]Storage, error) {

@@ -16,12 +16,12 @@ import (
 
 const token = "secret"
 
-// storages answers as the internal listener of the Storage service does.
+// storages is a fake of the Storage service's internal listener.
 type storages struct {
 	*httptest.Server
 	mu     sync.Mutex
 	rows   map[string]reconcile.Storage
-	before func(path string) int // called first; a status other than 0 is answered
+	before func(path string) int // called first; a status other than 0 is the answer
 }
 
 func newStorages(t *testing.T) *storages {
@@ -59,7 +59,7 @@ func (s *storages) serve(w http.ResponseWriter, r *http.Request) {
 		_ = json.NewEncoder(w).Encode(row)
 		return
 	}
-	const size = 2 // pages are shorter than asked for: the cursor alone counts
+	const size = 2 // pages are shorter than requested: only the cursor counts
 	ids := slices.Sorted(maps.Keys(s.rows))
 	ids = ids[sortedAfter(ids, r.URL.Query().Get("cursor")):]
 	page := map[string]any{}

@@ -18,7 +18,7 @@ import (
 	"github.com/signup-saga/signup-saga/service/drift"
 )
 
-// A replica stands still in the middle of a run until another has taken over.
+// A replica is suspended in the middle of a run until another one has taken over.
 func TestPausedReplicaDoesNothingMore(t *testing.T) {
 	f := open(t, 100)
 	for i := range 3 {
@@ -45,7 +45,7 @@ func TestPausedReplicaDoesNothingMore(t *testing.T) {
 	if _, err := other.Run(t.Context(), 0); !errors.Is(err, drift.ErrBusy) {
 		t.Errorf("two at a time: %v", err)
 	}
-	storetest.Exec(t, f.pool, "UPDATE reconciliation SET lease_until = now()") // as time does when a replica dies
+	storetest.Exec(t, f.pool, "UPDATE reconciliation SET lease_until = now()") // the lease of a dead replica expires
 	report, err := other.Run(t.Context(), 0)
 	if err != nil || report.Mended != 3 {
 		t.Errorf("%+v, %v", report, err)
@@ -85,7 +85,7 @@ func TestScheduleAndAbsentStorageService(t *testing.T) {
 	}
 }
 
-// An answer that cannot be trusted is no reason to act.
+// An answer that cannot be trusted causes no repair.
 func TestStrangeAnswersEndTheRun(t *testing.T) {
 	f := open(t, 100)
 	f.member("mina", saga.Ready)
@@ -122,7 +122,7 @@ func TestStrangeAnswersEndTheRun(t *testing.T) {
 	}
 }
 
-// Whatever has become of the rows of others: a run ends well, and mends what can be mended.
+// Whatever damage other rows have, a run ends well and repairs what can be repaired.
 func TestDamagedSagasHoldUpNoRun(t *testing.T) {
 	f := open(t, 1000)
 	good := f.member("good", saga.Ready)
