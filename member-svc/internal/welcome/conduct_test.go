@@ -14,7 +14,7 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// A server that greylists wants to see a letter again after some minutes, or an hour.
+// A greylisting server expects the letter again after some minutes, or an hour.
 func TestGreylistingIsWaitedOut(t *testing.T) {
 	for _, tc := range []struct {
 		delay  time.Duration
@@ -53,13 +53,13 @@ func TestGreylistingIsWaitedOut(t *testing.T) {
 	}
 }
 
-// The attempts that are allowed are not used up long before the letter is too old.
+// The allowed attempts are not used up long before the letter is too old.
 func TestAttemptsAreSpreadOverTheLife(t *testing.T) {
 	f := open(t, "127.0.0.1:1")
 	for _, tc := range []struct {
 		attempts int
 		age      time.Duration
-		covers   time.Duration // at least, if every attempt is put off
+		covers   time.Duration // at least, if every attempt is deferred
 	}{
 		{20, 24 * time.Hour, 24 * time.Hour}, {20, 5 * 24 * time.Hour, 5 * 24 * time.Hour}, {20, time.Hour, time.Hour},
 		{10, 24 * time.Hour, 6 * time.Hour}, {5, 24 * time.Hour, 6 * time.Hour}, {3, 24 * time.Hour, 4 * time.Hour},
@@ -81,7 +81,7 @@ func TestAttemptsAreSpreadOverTheLife(t *testing.T) {
 	}
 }
 
-// A letter may have arrived if the server took its text and then said nothing. Copies come rarely, and are few.
+// A letter may have arrived if the server took its text and then did not answer. Copies are rare and few.
 func TestEndInDoubt(t *testing.T) {
 	for name, answer := range map[string]string{
 		"hangs up": hangUp, "says nothing": silent, "talks nonsense": "what?", "says go on": "354 go on",
@@ -121,7 +121,7 @@ func TestEndInDoubt(t *testing.T) {
 	}
 }
 
-// A copy is no loss: the next one may be confirmed.
+// One copy in doubt is no failure: the next one may be confirmed.
 func TestDoubtEndsWithAnAnswer(t *testing.T) {
 	s := newServer(t, "127.0.0.1:0", to(".", hangUp))
 	f := open(t, s.addr)
@@ -144,7 +144,7 @@ func TestDoubtEndsWithAnAnswer(t *testing.T) {
 	}
 }
 
-// What each answer means: for the letter, for the server, and for whoever reads the row.
+// The meaning of each answer: for the letter, for the server, and for the reader of the row.
 func TestAnswers(t *testing.T) {
 	const away = true
 	for _, tc := range []struct {
@@ -158,7 +158,7 @@ func TestAnswers(t *testing.T) {
 		{"greeting", "421 4.3.2 too busy", "queued", 0, away, "greeting: 421 4.3.2 too busy"},
 		{"greeting", hangUp, "queued", 0, away, "greeting: EOF"},
 		{"EHLO", "421 4.3.2 too busy", "queued", 0, away, "EHLO: 421 4.3.2 too busy"},
-		{"EHLO", "550 5.7.1 I do not like you", "sent", 0, !away, ""}, // but HELO
+		{"EHLO", "550 5.7.1 I do not like you", "sent", 0, !away, ""}, // HELO works
 		{"EHLO", hangUp, "queued", 0, away, "EHLO: "},
 		{"MAIL", "452 4.3.1 no room", "queued", 1, !away, "MAIL: 452 4.3.1 no room"},
 		{"MAIL", "451 4.3.0 try later", "queued", 1, !away, "MAIL: 451 4.3.0 try later"},
@@ -218,7 +218,7 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// A server that refuses MAIL for its SMTPUTF8 has nothing against other letters.
+// A server that refuses MAIL because of SMTPUTF8 may still accept other letters.
 func TestLetterBeyondASCIIThatIsRefused(t *testing.T) {
 	s := newServer(t, "127.0.0.1:0", func(command string) string {
 		if strings.HasSuffix(command, " SMTPUTF8") {
@@ -237,7 +237,7 @@ func TestLetterBeyondASCIIThatIsRefused(t *testing.T) {
 	}
 }
 
-// Each kind of answer is logged once, then rarely.
+// Each kind of answer is logged once, and rarely after that.
 func TestRefusalsAreLoggedOncePerKind(t *testing.T) {
 	s := newServer(t, "127.0.0.1:0", func(command string) string {
 		switch {
@@ -262,8 +262,8 @@ func TestRefusalsAreLoggedOncePerKind(t *testing.T) {
 	}
 }
 
-// A server that talks to nobody is asked again soon, then every minute, and every five minutes if somebody has to
-// change a setting. No letter pays for that.
+// A server that refuses to talk to us is tried again soon, then every minute, or every five minutes if someone
+// has to change a setting. This costs no letter an attempt.
 func TestServerThatRefusesIsLeftAlone(t *testing.T) {
 	for answer, longest := range map[string]time.Duration{
 		"421 4.3.2 too busy": time.Minute, "554 5.7.1 not you": 5 * time.Minute,
@@ -289,7 +289,7 @@ func TestServerThatRefusesIsLeftAlone(t *testing.T) {
 	}
 }
 
-// Many servers end a conversation after some letters: that is no outage.
+// Many servers end a conversation after some letters: that is not an outage.
 func TestConversationOfFewLetters(t *testing.T) {
 	var letters atomic.Int64
 	s := newServer(t, "127.0.0.1:0", func(command string) string {
@@ -316,7 +316,7 @@ func TestConversationOfFewLetters(t *testing.T) {
 	}
 }
 
-// A letter at which the server breaks the conversation does not hold up the others.
+// A letter at which the server breaks the conversation does not block the others.
 func TestPoisonLetterHoldsUpNobody(t *testing.T) {
 	s := newServer(t, "127.0.0.1:0", to("RCPT TO:<poison", hangUp))
 	f := open(t, s.addr)
@@ -333,7 +333,7 @@ func TestPoisonLetterHoldsUpNobody(t *testing.T) {
 	}
 }
 
-// Whoever stops the process does not wait for a mail server, and what happened is written down.
+// Stopping the process does not wait for a mail server, and the result is stored.
 func TestStopEndsTheConversation(t *testing.T) {
 	for _, tc := range []struct {
 		verb   string
@@ -360,7 +360,7 @@ func TestStopEndsTheConversation(t *testing.T) {
 	}
 }
 
-// Addresses beyond ASCII go to servers that take them; the domain alone is no reason.
+// Addresses beyond ASCII need a server with SMTPUTF8, unless only the domain is beyond ASCII.
 func TestAddressesBeyondASCII(t *testing.T) {
 	const hello = "MAIL FROM:<welcome@sender.example> BODY=8BITMIME"
 	for _, tc := range []struct {
@@ -373,7 +373,7 @@ func TestAddressesBeyondASCII(t *testing.T) {
 		{"mina@bücher.example", false, hello, "RCPT TO:<mina@xn--bcher-kva.example>"},
 		{"用户@例子.example", true, hello + " SMTPUTF8", "RCPT TO:<用户@xn--fsqu00a.example>"},
 		{"müller@example.org", false, "", ""},
-		{"mina@localhost", true, "", ""}, // from a version that checked less
+		{"mina@localhost", true, "", ""}, // accepted by an older version
 	} {
 		s := newServer(t, "127.0.0.1:0", nil)
 		if tc.offered {

@@ -6,12 +6,12 @@ import (
 	"time"
 )
 
-// HurryUp shortens all time-outs of a mailer but that at the end of DATA.
+// HurryUp shortens the timeouts of a mailer: end is the one after the end of DATA, command is all others.
 func (m *Mailer) HurryUp(command, end time.Duration) {
 	m.patience = timeouts{command: command, end: end, stop: command, quit: command}
 }
 
-// Quiet returns how long the mail server is left alone from now on, and ends that time.
+// Quiet returns how long the pause before the next conversation lasts, and ends it.
 func (m *Mailer) Quiet() time.Duration {
 	d := time.Until(m.quiet)
 	m.quiet = time.Time{}
@@ -21,7 +21,7 @@ func (m *Mailer) Quiet() time.Duration {
 // RetryAfter is retryAfter.
 func (m *Mailer) RetryAfter(n int) time.Duration { return m.retryAfter(n) }
 
-// Pretend has a mailer take its server for a machine at ip.
+// Pretend makes a mailer believe that its server is a machine at ip.
 func (m *Mailer) Pretend(ip string) {
 	m.dial = func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := new(net.Dialer).DialContext(ctx, network, address)

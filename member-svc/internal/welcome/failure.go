@@ -12,7 +12,7 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/email"
 )
 
-// stage is where in a conversation something failed.
+// stage is the part of a conversation in which something failed.
 type stage string
 
 const (
@@ -27,7 +27,7 @@ const (
 	stageEnd      stage = "end of DATA"
 )
 
-// hint says what an operator can do about a server that refuses to talk to us.
+// hint tells an operator what to do about a server that refuses to talk to us.
 func (f *failure) hint() string {
 	switch {
 	case f.code == codeClosing || f.code == 0 && f.stage == stageHello:
@@ -51,22 +51,22 @@ func (f *failure) hint() string {
 	}
 }
 
-// outcome is what a failure means for the letter.
+// outcome is the consequence of a failure for the letter.
 type outcome int
 
 const (
-	serverAway     outcome = iota // the server, or the way to it, is at fault: the letter has not been tried
-	putOff                        // the server wants to see the letter later
-	refusedForGood                // the server will never take the letter
-	inDoubt                       // the server has the text, and has not said whether it takes it
+	serverAway     outcome = iota // the server or the network is at fault: the letter was not tried
+	putOff                        // the server asks to try the letter later
+	refusedForGood                // the server will never accept the letter
+	inDoubt                       // the server has the text, and has not said whether it accepts it
 )
 
-// failure is what a mail server said, or how the conversation broke. It holds no address.
+// failure is a mail server's refusal, or how the conversation broke. It contains no address.
 type failure struct {
 	stage stage
-	code  int    // of the server's answer; 0: there was none
+	code  int    // of the server's answer; 0: no answer
 	text  string // one line, with the enhanced code if there was one
-	ours  bool   // the command was one that all letters begin with
+	ours  bool   // the command is the same for all letters
 }
 
 // Error implements error.
@@ -78,15 +78,15 @@ func (f *failure) Error() string {
 	return string(f.stage) + ": " + said + f.hint()
 }
 
-// Codes that mean something else than their first digit says.
+// Codes whose meaning differs from their first digit.
 const (
-	codeClosing  = 421 // RFC 5321, 3.8: the server goes away, whatever was asked
-	codeNoMail   = 521 // RFC 7504: the server takes no mail at all
-	codeWantAuth = 530 // RFC 4954 and 3207: the server wants AUTH or STARTTLS first, from everybody
-	codeFull     = 552 // RFC 5321, 4.5.3.1.10: after RCPT to be taken as 452
+	codeClosing  = 421 // RFC 5321, 3.8: the server closes the connection, whatever the command
+	codeNoMail   = 521 // RFC 7504: the server accepts no mail at all
+	codeWantAuth = 530 // RFC 4954 and 3207: the server requires AUTH or STARTTLS first, from everyone
+	codeFull     = 552 // RFC 5321, 4.5.3.1.10: after RCPT it means 452
 )
 
-// outcome is the one place that says what an answer means.
+// outcome is the one place that decides what an answer means.
 func (f *failure) outcome() outcome {
 	definite := f.code >= 400 && f.code <= 599
 	switch {
@@ -95,9 +95,9 @@ func (f *failure) outcome() outcome {
 	case f.setup() || !definite || slices.Contains([]int{codeClosing, codeNoMail, codeWantAuth}, f.code):
 		return serverAway
 	case f.stage != stageEnd && slices.Contains([]int{500, 502, 503}, f.code):
-		return serverAway // it does not know the command, or wants another one first, often AUTH
+		return serverAway // the server does not know the command, or expects another one first, often AUTH
 	case f.ours && f.code >= 500:
-		return serverAway // it refuses the sender, and so every letter
+		return serverAway // the server refuses the sender, and so every letter
 	case f.code < 500 || f.code == codeFull && f.stage == stageRcpt:
 		return putOff
 	default:
@@ -108,7 +108,7 @@ func (f *failure) outcome() outcome {
 // ends reports whether the conversation is over.
 func (f *failure) ends() bool { return f.outcome() == serverAway || f.outcome() == inDoubt }
 
-// setup reports whether the conversation has not come to a letter yet.
+// setup reports whether the failure came before the first letter.
 func (f *failure) setup() bool {
 	switch f.stage {
 	case stageMail, stageRcpt, stageData, stageEnd:
@@ -118,10 +118,10 @@ func (f *failure) setup() bool {
 	}
 }
 
-// setting reports whether the failure will very likely last until somebody changes a setting.
+// setting reports whether the failure will probably last until someone changes a setting.
 func (f *failure) setting() bool { return f.code >= 500 || f.stage == stageAuth || f.stage == stageTLS }
 
-// newFailure describes an error without the address to, which servers like to repeat.
+// newFailure describes an error. It removes the address to, which servers like to repeat.
 func newFailure(at stage, err error, to email.Address) *failure {
 	f := &failure{stage: at, text: err.Error()}
 	if answer := new(textproto.Error); errors.As(err, &answer) {
@@ -131,8 +131,8 @@ func newFailure(at stage, err error, to email.Address) *failure {
 	return f
 }
 
-// taken returns nil if the server has answered yes, by whatever code: a client goes by the first digit (RFC 5321,
-// 4.3.2).
+// taken returns nil if the server has answered with any code 2xx: a client goes by the first digit (RFC 5321,
+// 4.3.2). smtp reports codes that it does not expect as errors.
 func taken(err error) error {
 	if answer := new(textproto.Error); errors.As(err, &answer) && answer.Code/100 == 2 {
 		return nil
@@ -140,12 +140,12 @@ func taken(err error) error {
 	return err
 }
 
-const maxText = 200 // characters of an answer that are kept
+const maxText = 200 // characters kept of an answer
 
 var anyAddress = regexp.MustCompile(`[^\s<>()\[\]"',;:]+@[^\s<>()"',;]+`)
 
-// withoutAddress returns a text in one line, without anything that looks like an address, and without either part of
-// this one.
+// withoutAddress returns text in one line, without anything that looks like an address, and without the parts
+// of to.
 func withoutAddress(text string, to email.Address) string {
 	between := func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) }
 	text = strings.Join(strings.FieldsFunc(text, between), " ")
@@ -153,7 +153,7 @@ func withoutAddress(text string, to email.Address) string {
 	for _, part := range []string{to.Domain, to.Unicode(), to.Local} {
 		if part != "" {
 			word := regexp.MustCompile(`(?i)(^|[^\pL\pN])` + regexp.QuoteMeta(part) + `($|[^\pL\pN])`)
-			for range 2 { // two words side by side share the space between them
+			for range 2 { // twice, because adjacent words share the space between them
 				text = word.ReplaceAllString(text, "${1}…${2}")
 			}
 		}

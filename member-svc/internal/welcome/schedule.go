@@ -6,17 +6,17 @@ import (
 )
 
 const (
-	brokenWait = time.Minute      // after a conversation that the letter itself may have ended
-	doubtWait  = 15 * time.Minute // at least, before another copy of a letter that may have arrived
-	firstRetry = time.Minute      // at least; servers that greylist want minutes
-	quietFirst = 5 * time.Second  // a server that refuses to talk to us is asked again after this, doubling
-	quietShort = time.Minute      // at most, if the refusal may pass
-	quietLong  = 5 * time.Minute  // at most, if somebody has to change a setting
+	brokenWait = time.Minute      // after a conversation that the letter itself may have broken
+	doubtWait  = 15 * time.Minute // at least this long before another copy of a letter that may have arrived
+	firstRetry = time.Minute      // at least; servers that greylist expect minutes
+	quietFirst = 5 * time.Second  // first pause after a server refused to talk to us; doubles
+	quietShort = time.Minute      // longest pause if the refusal may pass
+	quietLong  = 5 * time.Minute  // longest pause if someone has to change a setting
 )
 
-// retryAfter returns how long a letter waits after its nth attempt. Waits double from a minute on, as RFC 5321,
-// section 4.5.4.1, advises, and stay below an eighth of the letter's life. With few attempts allowed the first wait is
-// longer, so that they are not used up at once.
+// retryAfter returns how long a letter waits after its nth attempt. Waits start at a minute and double, as RFC
+// 5321, section 4.5.4.1, advises; they stay below an eighth of MaxAge, give or take a quarter. If few attempts
+// are allowed, the first wait is longer, so that they are not used up at once.
 func (m *Mailer) retryAfter(n int) time.Duration {
 	wait := max(firstRetry, m.cfg.MaxAge>>m.cfg.MaxAttempts)
 	for range min(n-1, 20) {
@@ -25,7 +25,7 @@ func (m *Mailer) retryAfter(n int) time.Duration {
 	return spread(min(wait, m.cfg.MaxAge/8))
 }
 
-// spread returns d, give or take a quarter, so that letters which failed together do not come back together.
+// spread returns d, give or take a quarter, so that letters that failed together are not retried together.
 func spread(d time.Duration) time.Duration {
 	if d < 4 {
 		return d
@@ -33,8 +33,8 @@ func spread(d time.Duration) time.Duration {
 	return d - d/4 + rand.N(d/2)
 }
 
-// keepQuiet leaves a server alone for a while that refused to talk to us. One that cannot be reached at all is left to
-// the loop's back-off, which comes back soon after the server does.
+// keepQuiet starts a pause after a server refused to talk to us. A server that cannot be reached at all gets no
+// pause: the loop's back-off reaches it soon after it returns.
 func (m *Mailer) keepQuiet(why *failure) {
 	if why.stage == stageConnect {
 		return

@@ -13,13 +13,13 @@ import (
 	"time"
 )
 
-// Answers of a script that are no answers.
+// Values of a script that are not answers.
 const (
 	hangUp = "hang up"
-	silent = "silent" // until the client goes
+	silent = "silent" // until the client disconnects
 )
 
-// server is a mail server that speaks real SMTP, and answers what its script says.
+// server is a mail server that speaks real SMTP and answers as its script says.
 type server struct {
 	t          *testing.T
 	addr       string
@@ -28,10 +28,10 @@ type server struct {
 	implicit   bool
 
 	mu       sync.Mutex
-	script   func(command string) string // "" answers what suits the command; "greeting" and "." are commands too
+	script   func(command string) string // "" gives the usual answer; "greeting" and "." are commands, too
 	commands []string
 	mails    []string // the recipient's line, and the text
-	texts    []string // that came, whether they were taken or not
+	texts    []string // texts received, whether they were accepted or not
 	greeted  int
 }
 
@@ -61,7 +61,7 @@ func (s *server) listen(addr string) *server {
 	return s
 }
 
-// say answers a command by the script, and reports whether the conversation goes on.
+// say answers a command as the script says, and reports whether the conversation continues.
 func (s *server) say(conn net.Conn, r *bufio.Reader, command, otherwise string) (answer string, ok bool) {
 	s.mu.Lock()
 	s.commands = append(s.commands, command)
@@ -179,7 +179,7 @@ func (s *server) all() []string {
 	return slices.Clone(s.mails)
 }
 
-// copies returns the texts that came, whether they were taken or not.
+// copies returns the texts received, whether they were accepted or not.
 func (s *server) copies() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -192,7 +192,7 @@ func (s *server) greetings() int {
 	return s.greeted
 }
 
-// said returns the commands that begin with a verb.
+// said returns the received commands that begin with a verb.
 func (s *server) said(verb string) (found []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -204,7 +204,7 @@ func (s *server) said(verb string) (found []string) {
 	return found
 }
 
-// to answers one verb.
+// to returns a script that answers one verb.
 func to(verb, answer string) func(string) string {
 	return func(command string) string {
 		if strings.HasPrefix(command, verb) {

@@ -21,8 +21,8 @@ import (
 
 // Values of [Server].TLS.
 const (
-	TLSOpportunistic = "opportunistic" // STARTTLS if the server offers it; its certificate has to be valid then
-	TLSRequired      = "required"      // STARTTLS or nothing
+	TLSOpportunistic = "opportunistic" // STARTTLS if the server offers it, with a valid certificate
+	TLSRequired      = "required"      // STARTTLS, or no mail
 	TLSImplicit      = "implicit"      // TLS from the first byte, RFC 8314
 	TLSOff           = "off"
 )
@@ -30,24 +30,24 @@ const (
 // TLSPolicies are the values of [Server].TLS.
 var TLSPolicies = []string{TLSOpportunistic, TLSRequired, TLSImplicit, TLSOff}
 
-// Server says how the mail server is reached. Its files and password are read anew for each conversation.
+// Server says how to reach the mail server. Its files and password are read again for each conversation.
 type Server struct {
 	Addr              string        // host:port
 	Hello             string        // name for EHLO, see [CheckHello]; "" chooses one
 	TLS               string        // one of [TLSPolicies]
-	CAFile            string        // certificate authorities, PEM; "" takes those of the system
+	CAFile            string        // certificate authorities, PEM; "" for those of the system
 	CertFile, KeyFile string        // client certificate, PEM; "" for none
 	Username          string        // "" for no AUTH
-	Password          func() string // asked for if there is a Username
+	Password          func() string // called if there is a Username
 }
 
-// Time-outs of RFC 5321, section 4.5.3.2. Their sum for one letter is less than letterLease.
+// Timeouts of RFC 5321, section 4.5.3.2. Their sum for one letter is less than letterLease.
 type timeouts struct{ command, end, stop, quit time.Duration }
 
 var patience = timeouts{
 	command: 5 * time.Minute,
-	end:     10 * time.Minute, // after the text: to give up earlier makes copies
-	stop:    5 * time.Second,  // for the conversation to end well when this process is told to stop
+	end:     10 * time.Minute, // after the text: giving up earlier causes duplicates
+	stop:    5 * time.Second,  // for the conversation to end properly when this process is stopped
 	quit:    2 * time.Second,
 }
 
@@ -58,7 +58,7 @@ type session struct {
 	stop   func()
 }
 
-// connect begins a conversation: everything up to the first letter.
+// connect starts a conversation: everything before the first letter.
 func (m *Mailer) connect(ctx context.Context) (*session, *failure) {
 	c, wait := m.cfg.Server, m.patience
 	fail := func(at stage, err error) (*session, *failure) { return nil, newFailure(at, err, email.Address{}) }
@@ -80,7 +80,7 @@ func (m *Mailer) connect(ctx context.Context) (*session, *failure) {
 	return s, nil
 }
 
-// begin goes through greeting, EHLO, TLS and AUTH, and returns the stage that failed.
+// begin does the greeting, EHLO, TLS and AUTH. If it fails, it returns the stage that failed.
 func (s *session) begin(c Server, conn net.Conn, config *tls.Config) (stage, error) {
 	if err := conn.SetDeadline(time.Now().Add(s.wait.command)); err != nil {
 		return stageConnect, err
@@ -108,7 +108,7 @@ func (s *session) begin(c Server, conn net.Conn, config *tls.Config) (stage, err
 	return "", nil
 }
 
-// step gives one step of the conversation its time.
+// step runs one step of the conversation with a deadline.
 func (s *session) step(d time.Duration, do func() error) error {
 	if err := s.client.UpdateDeadline(d); err != nil {
 		return err
@@ -131,7 +131,7 @@ func (s *session) startTLS(c Server, config *tls.Config) error {
 	}
 }
 
-// mechanisms of AUTH, the best one first.
+// mechanisms are the supported AUTH mechanisms, the best one first.
 var mechanisms = []struct {
 	name string
 	with func(user, password, host string) smtp.Auth
@@ -142,7 +142,7 @@ var mechanisms = []struct {
 	{"LOGIN", func(user, password, host string) smtp.Auth { return smtp.LoginAuth(user, password, host, true) }},
 }
 
-// authenticate shows the password to a server that is known by its certificate, or runs on this machine.
+// authenticate sends the password only over TLS or to a server on this machine.
 func (s *session) authenticate(c Server, conn net.Conn) error {
 	if _, secured := s.client.TLSConnectionState(); !secured && !loopback(conn.RemoteAddr()) {
 		return errors.New("the server offers no TLS, and the password is not sent without it")
@@ -173,7 +173,7 @@ func (s *session) deliver(from sender, to email.Address, id string) *failure {
 	err = s.step(command, func() error { return taken(s.client.Mail("<" + from.address.String() + ">")) })
 	if err != nil {
 		f := fail(stageMail, err)
-		f.ours = to.ASCII() // else it has SMTPUTF8
+		f.ours = to.ASCII() // else the command asks for SMTPUTF8
 		return s.after(f)
 	}
 	err = s.step(command, func() error { return taken(s.client.Rcpt("<" + to.String() + ">")) })
@@ -188,7 +188,7 @@ func (s *session) deliver(from sender, to email.Address, id string) *failure {
 		return s.after(fail(stageData, err))
 	}
 	if _, err := text.WriteTo(w); err != nil {
-		return fail(stageData, err) // the server does not take a text without its end
+		return fail(stageData, err) // the server does not accept a text without its end
 	}
 	if err := s.step(s.wait.end, func() error { return taken(w.Close()) }); err != nil {
 		return s.after(fail(stageEnd, err))
@@ -199,7 +199,7 @@ func (s *session) deliver(from sender, to email.Address, id string) *failure {
 // after makes the conversation ready for the next letter, if the server still talks to us.
 func (s *session) after(f *failure) *failure {
 	if !f.ends() {
-		_ = s.step(s.wait.command, s.client.Reset) // if it fails, so does the next MAIL
+		_ = s.step(s.wait.command, s.client.Reset) // if Reset fails, so does the next MAIL
 	}
 	return f
 }
@@ -209,7 +209,7 @@ func (s *session) close() {
 	s.stop()
 }
 
-// sender is who the letters are from.
+// sender is the sender of the letters.
 type sender struct {
 	name    string
 	address email.Address
@@ -239,12 +239,12 @@ func parseSender(from string) (sender, error) {
 	return sender{a.Name, email.Address{Local: local, Domain: domain}}, nil
 }
 
-// letter writes the welcome mail. Nothing in it comes from strangers but the address that it goes to.
+// letter returns the welcome mail. The only part of it that strangers can choose is the recipient's address.
 func (f sender) letter(to email.Address, id string) (*mail.Msg, error) {
 	msg := mail.NewMsg(mail.WithNoDefaultUserAgent())
 	msg.SetMessageIDWithValue(id + "@" + f.address.Domain) // the same for every copy
 	msg.SetDate()
-	msg.SetGenHeader("Auto-Submitted", "auto-generated") // RFC 3834: nobody answers from their holiday
+	msg.SetGenHeader("Auto-Submitted", "auto-generated") // RFC 3834: no replies from people on holiday
 	msg.Subject("Welcome")
 	msg.SetBodyString(mail.TypeTextPlain, `Welcome!
 
@@ -270,7 +270,8 @@ func CheckHello(name string) error {
 	return errors.New("not a host name, nor an address as in [192.0.2.1]")
 }
 
-// hello is how we introduce ourselves: as configured, by the host's name if that is a full one, else by our address.
+// hello returns our name for EHLO: the configured one, else the host's name if it is a full one, else our
+// address.
 func (c Server) hello(conn net.Conn) string {
 	if c.Hello != "" {
 		return c.Hello
@@ -286,7 +287,7 @@ func (c Server) hello(conn net.Conn) string {
 	return "[" + host + "]"
 }
 
-// fullName reports whether others can take a host's name for that of a machine in the DNS.
+// fullName reports whether others may take name for the name of a machine in the DNS.
 func fullName(name string) bool {
 	return CheckHello(name) == nil && strings.Contains(name, ".") && !strings.HasPrefix(name, "[") &&
 		!strings.HasSuffix(name, ".localdomain") && !strings.HasSuffix(name, ".local")
@@ -297,7 +298,7 @@ func loopback(a net.Addr) bool {
 	return ok && tcp.IP.IsLoopback()
 }
 
-// tlsConfig checks the server's certificate against its name in Addr.
+// tlsConfig returns the TLS configuration, which checks the server's certificate against its name in Addr.
 func (c Server) tlsConfig() (*tls.Config, error) {
 	host, _, err := net.SplitHostPort(c.Addr)
 	if err != nil {

@@ -38,7 +38,7 @@ func TestTLS(t *testing.T) {
 	for name, tc := range map[string]struct {
 		policy   string
 		addr     string
-		ca       string // "": that of the server; "-": none
+		ca       string // "": the server's; "-": none
 		change   func(*server)
 		starttls int
 		reason   string // why the server cannot be used; "" if it can
@@ -156,7 +156,7 @@ func TestAuthentication(t *testing.T) {
 	}
 }
 
-// The password goes over TLS, or to this machine, and nowhere else: also if somebody in between hides STARTTLS.
+// The password is sent over TLS or to this machine only, even if an attacker in between hides STARTTLS.
 func TestPasswordIsNotSentInTheClear(t *testing.T) {
 	s := newServer(t, "127.0.0.1:0", to("AUTH", "235 welcome"))
 	s.extensions = []string{"AUTH PLAIN"}
@@ -174,7 +174,7 @@ func TestPasswordIsNotSentInTheClear(t *testing.T) {
 	}
 }
 
-// Servers that want a full name of us get one, or our address.
+// Servers that require a full name for EHLO get one, or our address.
 func TestHello(t *testing.T) {
 	strict := func(command string) string {
 		name, hello := strings.CutPrefix(command, "EHLO ")
@@ -281,7 +281,7 @@ func sum(key []byte, text string) []byte {
 	return h.Sum(nil)
 }
 
-// A server may be slow with the answer to the text, up to ten minutes: other time-outs are not for it.
+// A server may take up to ten minutes to answer the text: the other timeouts do not apply to it.
 func TestSlowEndIsWaitedFor(t *testing.T) {
 	release := make(chan struct{})
 	s := newServer(t, "127.0.0.1:0", func(command string) string {

@@ -1,6 +1,7 @@
-// Package welcome sends the welcome mail: pleasant, not promised. The consumer only makes a row; a worker sends what
-// is due. Attempts, age and copies are bounded, and nothing here can delay a signup. docs/mail.md says how the worker
-// behaves towards mail servers, and why. The address is read when the mail is sent: whoever has left by then gets none.
+// Package welcome sends the welcome mail, which is non-essential. The consumer only inserts a row; a worker
+// sends the mails that are due. Attempts, age and copies are bounded, and nothing here can delay a signup.
+// docs/mail.md describes how the worker treats mail servers, and why. The address is read when the mail is
+// sent, so a member who has left by then gets none.
 package welcome
 
 import (
@@ -24,11 +25,11 @@ import (
 
 const (
 	batchSize    = 20
-	claimLease   = 5 * time.Minute  // for a batch that waits for its turn
-	letterLease  = 30 * time.Minute // longer than all time-outs of one letter, so that nobody else sends it meanwhile
-	maxCopies    = 3                // of a letter that may have arrived
+	claimLease   = 5 * time.Minute  // of a claimed batch that waits for its turn
+	letterLease  = 30 * time.Minute // longer than all timeouts of one letter, so that no replica sends it twice
+	maxCopies    = 3                // of a letter whose arrival is in doubt
 	dialTimeout  = 30 * time.Second
-	writeTimeout = 5 * time.Second // to write down what the mail server said
+	writeTimeout = 5 * time.Second // to store the mail server's answer
 	addressRest  = 24 * time.Hour  // between two welcome mails to one address
 	forgetBatch  = 1000
 )
@@ -37,14 +38,14 @@ const (
 type Config struct {
 	Server      Server
 	From        string                     // see [CheckSender]
-	Secret      []byte                     // keys the HMACs of addresses
-	MaxAttempts int                        // that the server refused for now; outages do not count
-	MaxAge      time.Duration              // then the mail is dropped, whatever the reason
+	Secret      []byte                     // HMAC key for addresses
+	MaxAttempts int                        // attempts that the server refused for now; outages do not count
+	MaxAge      time.Duration              // after this the mail is dropped, for any reason
 	Observe     func(result string, n int) // "sent", "dropped", "delayed"
 	Log         *slog.Logger
 }
 
-// Mailer queues and sends welcome mails, in many replicas.
+// Mailer queues and sends welcome mails. Many replicas may run one each.
 type Mailer struct {
 	cfg  Config
 	from sender
@@ -53,11 +54,11 @@ type Mailer struct {
 	dial     func(ctx context.Context, network, address string) (net.Conn, error)
 	patience timeouts
 	letters  service.Failures // why letters were refused
-	quiet    time.Time        // the server is left alone until then
-	refusals int              // of the server to talk to us, one after the other
+	quiet    time.Time        // no conversation with the server before this
+	refusals int              // consecutive refusals of the server to talk to us
 }
 
-// New returns a mailer. It fails for a malformed sender; it connects to nothing.
+// New returns a mailer. It fails if the sender is malformed. It does not connect yet.
 func New(cfg Config, pool *pgxpool.Pool) (*Mailer, error) {
 	from, err := parseSender(cfg.From)
 	if err != nil {
@@ -70,8 +71,8 @@ func New(cfg Config, pool *pgxpool.Pool) (*Mailer, error) {
 	}, nil
 }
 
-// Queue handles a batch of member.signed-up events: a row for each member who has an
-// address, once. Safe for concurrent use.
+// Queue handles a batch of member.signed-up events: it inserts one row for each member who has an address. It
+// is safe for concurrent use.
 func (m *Mailer) Queue(ctx context.Context, batch []service.Message) error {
 	var members []string
 	for _, message := range batch {
@@ -87,7 +88,8 @@ func (m *Mailer) Queue(ctx context.Context, batch []service.Message) error {
 		}
 		members = append(members, id.String())
 	}
-	// The sub-select hides the ids from the planner, so that it plans once: it takes longer than the work.
+	// The sub-select hides the ids from the planner, so that it plans only once: planning takes longer than the
+	// work.
 	_, err := m.pool.Exec(ctx, `-- name: queueMails
 INSERT INTO mail (member_id, kind)
 SELECT id, 'welcome' FROM member WHERE id = ANY ((SELECT $1::text[])::uuid[]) AND email IS NOT NULL
@@ -95,8 +97,9 @@ ON CONFLICT DO NOTHING`, members)
 	return err
 }
 
-// Work sends one batch of what is due; it is a step for a loop, which runs it once at a time. An error means that
-// the mail server cannot be used: it is away, or refuses to talk to this service. No letter pays for that.
+// Work sends one batch of the mails that are due. It is a step for a loop that runs it once at a time. An error
+// means that the mail server cannot be used: it is unreachable, or refuses to talk to this service. Such errors
+// do not count as attempts of a letter.
 func (m *Mailer) Work(ctx context.Context) (more bool, err error) {
 	if time.Now().Before(m.quiet) {
 		return false, service.ErrIdle
@@ -136,14 +139,14 @@ func (m *Mailer) Work(ctx context.Context) (more bool, err error) {
 			m.refusals = 0
 		case i > 0 && answer.outcome() == serverAway: // many servers end a conversation after some letters
 			return true, m.release(ctx, due[i+1:], answer.Error())
-		default: // this letter may be why: it waits, the others do not
+		default: // this letter may be the cause: it waits, the others do not
 			return false, m.away(ctx, due[i+1:], answer)
 		}
 	}
 	return len(claimed) == batchSize, nil
 }
 
-// letter is a claimed row of mail. Until is the end of the claim, which nobody else shares.
+// letter is a claimed row of mail. Until is the end of the claim; no other claim has the same.
 type letter struct {
 	MemberID string
 	Attempts int
@@ -170,14 +173,14 @@ RETURNING l.member_id, l.attempts, l.copies, l.next_attempt_at AS until, m.email
 	return pgx.CollectRows(rows, pgx.RowToStructByName[letter])
 }
 
-// send sends one letter and writes down what became of it. The answer is nil if it was sent, or is not to be sent.
+// send sends one letter and stores the result. The answer is nil if the letter was sent, or must not be sent.
 func (m *Mailer) send(ctx context.Context, s *session, l letter) (*failure, error) {
 	var to email.Address
 	err := email.ErrInvalid
 	if l.Email != nil {
 		to, err = email.Parse(*l.Email)
 	}
-	if err != nil { // they have left, or come from a version that checked less
+	if err != nil { // the member has left, or an older version accepted the address
 		return nil, m.settle(ctx, l, settlement{state: "dropped", reason: "the address cannot be used"})
 	}
 	opened, reason, err := m.open(ctx, l, to)
@@ -187,7 +190,7 @@ func (m *Mailer) send(ctx context.Context, s *session, l letter) (*failure, erro
 	case reason != "":
 		return nil, m.settle(ctx, l, settlement{state: "dropped", reason: reason})
 	case !opened:
-		return nil, nil // its claim ran out, and somebody else has it
+		return nil, nil // the claim has expired, and another replica has the letter
 	}
 	answer := s.deliver(m.from, to, l.MemberID)
 	if answer != nil && answer.outcome() != serverAway {
@@ -196,11 +199,12 @@ func (m *Mailer) send(ctx context.Context, s *session, l letter) (*failure, erro
 	return answer, m.settle(ctx, l, m.judge(l, answer))
 }
 
-// open is the last look before a letter goes out: its member is still here, and the address had no other welcome mail
-// within a day. From here on the letter counts as a copy, and waits, whatever happens to this process.
+// open is the last check before a letter is sent: its member has not left, and the address got no other welcome
+// mail within a day. From here on the letter counts as a copy and is not due again for letterLease, even if
+// this process crashes.
 func (m *Mailer) open(ctx context.Context, l letter, to email.Address) (opened bool, reason string, err error) {
 	mac := hmac.New(sha256.New, m.cfg.Secret)
-	mac.Write([]byte("mailbox\x00" + to.Mailbox())) // what else the secret keys begins otherwise
+	mac.Write([]byte("mailbox\x00" + to.Mailbox())) // the prefix sets it apart from other HMACs with this secret
 	var stays, first bool
 	err = m.pool.QueryRow(ctx, `-- name: openMail
 WITH letter AS (
@@ -230,7 +234,8 @@ SELECT EXISTS (SELECT FROM letter), EXISTS (SELECT FROM address), EXISTS (SELECT
 	return opened, reason, err
 }
 
-// settlement is what becomes of a letter. Only a letter whose text may have arrived keeps its copy.
+// settlement is what happens to a letter next. attempts and copies are added to the row: copies is -1 unless
+// the text may have arrived, because open has already counted the copy.
 type settlement struct {
 	state    string
 	attempts int
@@ -261,7 +266,7 @@ func (m *Mailer) judge(l letter, answer *failure) settlement {
 	return next
 }
 
-// settle writes down what becomes of a letter, also when this process is told to stop.
+// settle stores what happens to a letter next, even while this process is being stopped.
 func (m *Mailer) settle(ctx context.Context, l letter, s settlement) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
 	defer cancel()
@@ -280,14 +285,14 @@ WHERE member_id = $1 AND kind = 'welcome' AND state = 'queued'`,
 	return err
 }
 
-// away puts letters back because the server cannot be used, and returns why.
+// away releases letters because the server cannot be used, and returns the reason.
 func (m *Mailer) away(ctx context.Context, letters []letter, why *failure) error {
 	m.keepQuiet(why)
 	m.cfg.Observe("delayed", len(letters))
 	return errors.Join(fmt.Errorf("mail server %s: %w", m.cfg.Server.Addr, why), m.release(ctx, letters, why.Error()))
 }
 
-// release ends the claim of letters that were not opened.
+// release ends the claims of letters that were not opened.
 func (m *Mailer) release(ctx context.Context, letters []letter, reason string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
 	defer cancel()
@@ -302,7 +307,7 @@ WHERE member_id = member AND kind = 'welcome' AND state = 'queued' AND next_atte
 	return err
 }
 
-// Forget deletes what is known of addresses that may have another welcome mail; it is a step for a loop.
+// Forget deletes a batch of addresses that may get another welcome mail. It is a step for a loop.
 func (m *Mailer) Forget(ctx context.Context) (more bool, err error) {
 	tag, err := m.pool.Exec(ctx, `-- name: forgetMailedAddresses
 DELETE FROM mailed_address WHERE mac IN (

@@ -96,7 +96,7 @@ func (f *fixture) queue(messages ...service.Message) {
 	}
 }
 
-// work runs one pass; the error is why the mail server cannot be used.
+// work runs one pass. The error says why the mail server cannot be used.
 func (f *fixture) work() error {
 	f.t.Helper()
 	_, err := f.mailer.Work(f.t.Context())
@@ -106,7 +106,7 @@ func (f *fixture) work() error {
 	return err
 }
 
-// elapse has time go by, in the database.
+// elapse lets time pass, in the database.
 func (f *fixture) elapse(d time.Duration) {
 	f.t.Helper()
 	f.mailer.Quiet()
@@ -115,7 +115,7 @@ SET next_attempt_at = next_attempt_at - $1::interval, created_at = created_at - 
 	storetest.Exec(f.t, f.pool, "UPDATE mailed_address SET used_at = used_at - $1::interval", d)
 }
 
-// untilDue has time go by until the next mail is due, and returns how long that took.
+// untilDue lets time pass until the next mail is due, and returns how long that took.
 func (f *fixture) untilDue() time.Duration {
 	f.t.Helper()
 	var seconds float64
@@ -130,7 +130,7 @@ FROM mail WHERE state = 'queued'`).Scan(&seconds)
 	return d
 }
 
-// erase is what a withdrawal does to members.
+// erase does to members what a withdrawal does.
 const erase = `UPDATE member
 SET username = NULL, username_key = NULL, name_mac = sha256(id::text::bytea), email = NULL, password_hash = ''`
 
@@ -173,7 +173,7 @@ func TestOneMailPerMemberAlthoughTheServerWasAway(t *testing.T) {
 	f.queue(signedUp(mina), signedUp(mina), signedUp(silent), signedUp(uuid.Must(uuid.NewV7()).String()),
 		signedUp("no uuid"), service.Message{Body: []byte("{")})
 	f.queue(signedUp(mina))
-	for range 30 { // more often than MaxAttempts: an outage is no attempt
+	for range 30 { // more often than MaxAttempts: an outage is not an attempt
 		err := f.work()
 		if err == nil || !strings.Contains(err.Error(), "connection refused; check SMTP_ADDR") {
 			t.Fatalf("the mail server is away, but: %v", err)
@@ -197,7 +197,7 @@ func TestOneMailPerMemberAlthoughTheServerWasAway(t *testing.T) {
 	}
 }
 
-// Nothing that strangers chose stands in a mail but the address that it goes to.
+// The only part of a mail that strangers can choose is the recipient's address.
 func TestNothingOfAStrangerIsInTheMail(t *testing.T) {
 	s := newServer(t, "127.0.0.1:0", nil)
 	f := open(t, s.addr)
@@ -237,7 +237,7 @@ func TestNothingOfAStrangerIsInTheMail(t *testing.T) {
 	}
 }
 
-// However many members one address has, and whatever they look like, it gets one welcome mail a day.
+// However many members share one address, in whatever spelling, it gets one welcome mail a day.
 func TestOneMailPerAddressAndDay(t *testing.T) {
 	s := newServer(t, "127.0.0.1:0", nil)
 	f := open(t, s.addr)
@@ -277,7 +277,7 @@ func TestOneMailPerAddressAndDay(t *testing.T) {
 			t.Errorf("%s: %d mails, want %d, %d addresses: %v", name, len(s.all()), want, addresses(), err)
 		}
 	}
-	// Whoever leaves takes the address along, but not the memory that it was written to.
+	// A withdrawal removes the address, but not the record that a mail was sent to it.
 	storetest.Exec(t, f.pool, erase)
 	again("after the others left", 1)
 	f.elapse(23 * time.Hour)
@@ -306,8 +306,8 @@ func TestOldMailIsDropped(t *testing.T) {
 	}
 }
 
-// Whoever has left gets no mail: not if they left before it was queued, nor while it
-// waited, nor after it was claimed together with another that was sent before it.
+// A member who has left gets no mail, whether they left before it was queued, while it waited, or after it was
+// claimed together with another one that was sent first.
 func TestNoMailAfterLeaving(t *testing.T) {
 	s := newServer(t, "127.0.0.1:0", nil)
 	f := open(t, s.addr)
@@ -321,7 +321,7 @@ func TestNoMailAfterLeaving(t *testing.T) {
 	for _, name := range []string{"early", "waiting", "first", "second"} {
 		ids = append(ids, f.member(name, name+"@example.org"))
 	}
-	s.answer(func(command string) string { // in the middle of the conversation about one, the other leaves
+	s.answer(func(command string) string { // during the conversation about one letter, the other member leaves
 		switch {
 		case strings.HasPrefix(command, "RCPT TO:<first"):
 			leave(ids[3])
@@ -346,7 +346,7 @@ func TestNoMailAfterLeaving(t *testing.T) {
 	}
 }
 
-// Whoever claimed a mail and died keeps it for the time of the lease only.
+// A mail claimed by a process that died stays claimed for the lease only.
 func TestLease(t *testing.T) {
 	s := newServer(t, "127.0.0.1:0", nil)
 	f := open(t, s.addr)
@@ -378,8 +378,8 @@ VALUES ('01999e5c-0000-7000-8000-00000000000a', 'mina', 'mina', 'm@example.org',
 	}
 }
 
-// While one replica talks to the mail server about a mail, another one leaves it alone, and goes on leaving it alone
-// for half an hour if the first one dies. The copy that may have arrived counts.
+// While one replica sends a mail, another one leaves it alone, and for half an hour if the first one dies. The
+// copy that may have arrived counts.
 func TestMailInHandIsNobodyElses(t *testing.T) {
 	s := newServer(t, "127.0.0.1:0", nil)
 	f := open(t, s.addr)
@@ -402,7 +402,7 @@ func TestMailInHandIsNobodyElses(t *testing.T) {
 	}
 }
 
-// A letter whose claim ran out while others were sent is left to whoever has claimed it since.
+// A letter whose claim expired while others were sent is left to the replica that has claimed it since.
 func TestLostClaim(t *testing.T) {
 	s := newServer(t, "127.0.0.1:0", nil)
 	f := open(t, s.addr)
