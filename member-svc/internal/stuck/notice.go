@@ -1,14 +1,12 @@
-// Package stuck calls a person when a signup cannot go on by itself, or takes too
-// long. A notice is a signup.stuck event on the non-essential lane, written once per
-// saga, generation and reason; whoever wants them consumes that lane. A [Webhook]
-// is one such consumer: it posts each notice, signed, to one URL.
+// Package stuck notifies operators when a signup needs attention or takes too long. A notice is a signup.stuck
+// event on the non-essential lane, written once per saga, generation and reason. Any consumer of that lane may
+// read it. A [Webhook] is one such consumer: it posts each notice, signed, to one URL.
 //
-//	saga needs a person ──► Notices ──► outbox ──► stream ──► Webhook.Queue ──► webhook ──► Webhook.Work ──► POST
-//	      (state)          (one tx)                           (durable consumer) (table)     (loop of its own)
+//	saga needs attention ──► Notices ──► outbox ──► stream ──► Webhook.Queue ──► webhook ──► Webhook.Work ──► POST
+//	      (state)           (one tx)                           (durable consumer) (table)     (own loop)
 //
-// Nothing here can delay a signup: notices look at what is committed, and a receiver
-// that hangs holds up a loop that has nothing else to do. A notice is delivered at
-// least once within its attempts and its age, always under the same id.
+// Nothing here can delay a signup: notices read committed rows, and a receiver that hangs only holds up the
+// webhook loop. A notice is delivered at least once within its attempts and its age, always with the same id.
 package stuck
 
 import (
@@ -26,17 +24,16 @@ import (
 )
 
 const (
-	noticeBatch = 1000            // most notices of one pass: a long outage is told at this pace
-	suspended   = 5 * time.Second // a transaction that says nothing for so long is ended
+	noticeBatch = 1000            // notices per pass; a long outage is reported at this pace
+	suspended   = 5 * time.Second // an idle transaction is ended after this
 )
 
-// Notices returns a step for a loop that tells of stuck sagas: those that need a
-// person, and those unanswered for longer than after. wake is called after a commit.
-// Safe to run in many replicas.
+// Notices returns a step for a loop that writes notices of stuck sagas: those that need attention, and those
+// unanswered for longer than after. It calls wake after a commit. Many replicas may run it.
 func Notices(pool *pgxpool.Pool, after time.Duration, wake func()) func(context.Context) (more bool, err error) {
 	tx := service.Transactor{Pool: pool, Idle: suspended}
 	return func(ctx context.Context) (bool, error) {
-		// Never more at once: the pace of the loop bounds what notices cost.
+		// It never asks for more at once: the pace of the loop bounds the cost of notices.
 		return false, tx.Do(ctx, wake, func(tx pgx.Tx) error {
 			found, err := record(ctx, tx, after)
 			if err != nil {
@@ -46,7 +43,7 @@ func Notices(pool *pgxpool.Pool, after time.Duration, wake func()) func(context.
 			for _, s := range found {
 				e, err := event(s)
 				switch {
-				case errors.Is(err, contract.ErrMalformed): // a damaged row keeps no other from being told
+				case errors.Is(err, contract.ErrMalformed): // a damaged row must not block the notices of others
 				case err != nil:
 					return err
 				default:
@@ -58,9 +55,8 @@ func Notices(pool *pgxpool.Pool, after time.Duration, wake func()) func(context.
 	}
 }
 
-// record adds a row to the timeline of each stuck saga that has none for its
-// generation and reason, and returns these sagas. The row is what keeps a second
-// notice from being written, here and in other replicas.
+// record adds a row to the timeline of each stuck saga that has none for its generation and reason, and returns
+// these sagas. The row prevents a second notice, here and in other replicas.
 func record(ctx context.Context, tx pgx.Tx, after time.Duration) ([]contract.Stuck, error) {
 	rows, err := tx.Query(ctx, `-- name: recordStuck
 WITH stuck AS MATERIALIZED (

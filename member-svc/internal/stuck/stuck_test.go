@@ -27,8 +27,8 @@ import (
 
 func TestMain(m *testing.M) { testenv.Main(m) }
 
-// signup adds a member with a saga in the given state, whose generation was opened
-// some time ago, and returns the saga's id.
+// signup adds a member whose saga is in the given state, with a generation that was opened some time ago. It
+// returns the saga's id.
 func signup(t *testing.T, pool *pgxpool.Pool, state, errorClass string, age time.Duration) string {
 	t.Helper()
 	member, saga := uuid.Must(uuid.NewV7()).String(), uuid.Must(uuid.NewV7()).String()
@@ -96,8 +96,7 @@ FROM outbox_event_nonessential WHERE type = 'signup.stuck') e`).Scan(&got); err 
 			"withdraw_needs_attention:gave_up:1 withdrawing:delayed:1")
 }
 
-// Another replica has told of a saga, but did not yet commit: we wait for it, and
-// then have nothing to tell.
+// Another replica has written a notice but has not committed yet: we wait for it, and then write none.
 func TestReplicasDoNotTellTwice(t *testing.T) {
 	pool := storetest.Open(t)
 	saga := signup(t, pool, "needs_attention", "rejected", 0)
@@ -125,7 +124,7 @@ INSERT INTO saga_event (saga_id, kind, state, version, generation, message_id)
 	}
 }
 
-// A saga whose row says what no message may say keeps no other from being told.
+// A saga whose row does not fit into a message does not block the notices of others.
 func TestDamagedSagaHoldsUpNoNotice(t *testing.T) {
 	pool := storetest.Open(t)
 	signup(t, pool, "needs_attention", "no\nclass", 0)
@@ -140,8 +139,7 @@ func TestDamagedSagaHoldsUpNoNotice(t *testing.T) {
 	}
 }
 
-// A crash, or an outbox that cannot be written, leaves no row that would keep the
-// notice from being told later.
+// A crash, or an outbox that cannot be written, leaves no timeline row that would suppress the notice later.
 func TestNoticeIsOneTransaction(t *testing.T) {
 	pool := storetest.Open(t)
 	signup(t, pool, "needs_attention", "rejected", 0)
@@ -167,7 +165,7 @@ func TestNoticeIsOneTransaction(t *testing.T) {
 
 var key = []byte("a key of at least 24 bytes")
 
-// receiver collects the ids that it took, after checking the signature of each.
+// receiver collects the ids of accepted posts, after checking their signatures.
 type receiver struct {
 	*httptest.Server
 	t      *testing.T
@@ -276,7 +274,7 @@ func TestWebhookIsSignedAndSentOnce(t *testing.T) {
 		service.Message{Body: []byte("{")})
 	for range 2 {
 		f.work(t)
-		f.queue(t, message(id, time.Now())) // the broker repeats itself
+		f.queue(t, message(id, time.Now())) // the broker delivers it again
 	}
 	if len(r.ids) != 1 || r.ids[0] != id {
 		t.Fatalf("sent %v, want %s once", r.ids, id)
@@ -295,7 +293,7 @@ func TestWebhookIsSignedAndSentOnce(t *testing.T) {
 func TestWebhookGivesUpAfterItsAttempts(t *testing.T) {
 	r := newReceiver(t)
 	f := open(t, r.URL)
-	for _, status := range []int{http.StatusInternalServerError, http.StatusFound} { // a redirect is not followed
+	for _, status := range []int{http.StatusInternalServerError, http.StatusFound} { // redirects are not followed
 		r.status = status
 		f.queue(t, message(newID(), time.Now()))
 		for range 5 {
@@ -326,7 +324,7 @@ AND next_attempt_at BETWEEN now() - interval '1 minute' AND now() + interval '1 
 	f.expect(t, map[string]int{stuck.Delayed: 1})
 }
 
-// Whoever reads the row or the log learns why, and not the URL, which may hold a secret.
+// The row and the log give the reason, but not the URL, which may hold a secret.
 func TestWebhookSaysWhyTheReceiverCannotBeReached(t *testing.T) {
 	strange := httptest.NewTLSServer(http.NotFoundHandler())
 	defer strange.Close()
@@ -371,7 +369,7 @@ func TestOldNoticesExpire(t *testing.T) {
 	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM webhook"); n != 0 {
 		t.Errorf("%d rows are kept for ever", n)
 	}
-	f.queue(t, message(sent, time.Now().Add(-2*time.Hour))) // its row is forgotten, but so is the event
+	f.queue(t, message(sent, time.Now().Add(-2*time.Hour))) // its row is deleted, but the event is too old as well
 	f.work(t)
 	if len(r.ids) != 1 {
 		t.Errorf("%d posts, want 1", len(r.ids))
@@ -379,8 +377,7 @@ func TestOldNoticesExpire(t *testing.T) {
 	f.expect(t, map[string]int{stuck.Sent: 1, stuck.Expired: 2})
 }
 
-// A sender that dies between the receiver's yes and its record sends again, and a
-// receiver that answers nothing costs one claim, not the others' turn.
+// If a sender dies between the receiver's answer and its record, the notice is sent again.
 func TestWebhookIsSentAgainAfterACrash(t *testing.T) {
 	r := newReceiver(t)
 	f := open(t, r.URL)
@@ -422,7 +419,7 @@ func TestHangingReceiverHoldsUpNobody(t *testing.T) {
 	for range 8 {
 		<-arrived
 	}
-	f.queue(t, message(newID(), time.Now())) // the consumer goes on
+	f.queue(t, message(newID(), time.Now())) // the consumer continues
 	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM webhook WHERE attempts = 1"); n != 8 {
 		t.Errorf("%d claimed at once, want 8", n)
 	}

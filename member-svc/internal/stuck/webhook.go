@@ -28,20 +28,20 @@ import (
 )
 
 const (
-	atOnce      = 8 // posts at a time: one that hangs does not hold up seven others
+	atOnce      = 8 // posts at a time: one that hangs does not block the other seven
 	postTimeout = 10 * time.Second
-	lease       = time.Minute // longer than a post: nobody else sends it meanwhile
+	lease       = time.Minute // longer than a post, so that no other replica sends it meanwhile
 	backoffBase = time.Second
 	backoffCap  = time.Hour
 	forgetBatch = 1000
-	answerLimit = 4 << 10 // of an answer's body, which nobody reads
+	answerLimit = 4 << 10 // bytes read of an answer's body, which is ignored
 )
 
 // Results of posts, for [WebhookConfig.Observe].
 const (
 	Sent    = "sent"
-	Delayed = "delayed" // will be tried again
-	Dropped = "dropped" // its attempts are used up, or the receiver is gone for good
+	Delayed = "delayed" // it will be tried again
+	Dropped = "dropped" // its attempts are used up, or the receiver answered 410
 	Expired = "expired" // too old to be of use
 )
 
@@ -55,11 +55,10 @@ type WebhookConfig struct {
 	Log         *slog.Logger
 }
 
-// Webhook posts notices to one receiver, as https://www.standardwebhooks.com says:
-// webhook-id is the event's id, webhook-signature an HMAC-SHA256 over id, time and
-// body. The body is the event in structured CloudEvents JSON. Only an answer 2xx
-// counts; 410 says that the receiver is gone for good. Safe for concurrent use, in
-// many replicas.
+// Webhook posts notices to one receiver in the format of https://www.standardwebhooks.com: webhook-id is the
+// event's id, webhook-signature an HMAC-SHA256 over id, time and body. The body is the event in structured
+// CloudEvents JSON. Only an answer 2xx counts as delivered; 410 means that the receiver wants no more. A
+// Webhook is safe for concurrent use, in many replicas.
 type Webhook struct {
 	cfg    WebhookConfig
 	key    []byte
@@ -69,8 +68,7 @@ type Webhook struct {
 	failures service.Failures
 }
 
-// NewWebhook returns a webhook. It fails for a malformed secret or URL; it connects
-// to nothing.
+// NewWebhook returns a webhook. It fails if the secret or the URL is malformed. It does not connect yet.
 func NewWebhook(cfg WebhookConfig, pool *pgxpool.Pool) (*Webhook, error) {
 	key, err := ParseSecret(cfg.Secret)
 	if err != nil {
@@ -87,7 +85,7 @@ func NewWebhook(cfg WebhookConfig, pool *pgxpool.Pool) (*Webhook, error) {
 	}
 	client := &http.Client{
 		Transport: transport, Timeout: postTimeout,
-		// A redirected post would become a get, or tell the body to somebody else.
+		// A redirected POST would become a GET, or send the body to another receiver.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	return &Webhook{
@@ -95,7 +93,7 @@ func NewWebhook(cfg WebhookConfig, pool *pgxpool.Pool) (*Webhook, error) {
 	}, nil
 }
 
-// ParseSecret decodes a signing secret: "whsec_" and 24 to 64 bytes in base64.
+// ParseSecret decodes a signing secret: "whsec_" followed by 24 to 64 bytes in base64.
 func ParseSecret(secret string) ([]byte, error) {
 	encoded, ok := strings.CutPrefix(secret, "whsec_")
 	key, err := base64.StdEncoding.DecodeString(encoded)
@@ -105,8 +103,7 @@ func ParseSecret(secret string) ([]byte, error) {
 	return key, nil
 }
 
-// CheckURL reports whether a post can be sent to u, without repeating it: it may
-// hold a secret.
+// CheckURL returns an error if no post can be sent to u. The error does not repeat u, which may hold a secret.
 func CheckURL(u string) error {
 	parsed, err := url.Parse(u)
 	if err != nil || (parsed.Scheme != "http" && parsed.Scheme != "https") || parsed.Host == "" {
@@ -115,8 +112,8 @@ func CheckURL(u string) error {
 	return nil
 }
 
-// Queue handles a batch of signup.stuck events: a row for each, once. A finished row
-// is kept as long as its event could be sent again.
+// Queue handles a batch of signup.stuck events: it inserts one row for each event that is not too old. A
+// finished row is kept as long as its event could be delivered again.
 func (w *Webhook) Queue(ctx context.Context, batch []service.Message) error {
 	var ids, bodies []string
 	var times []time.Time
@@ -150,7 +147,7 @@ SELECT count(*) FILTER (WHERE expired) FROM event`, ids, bodies, times, w.cfg.Ma
 	return nil
 }
 
-// Work posts a few of those that are due; it is a step for a loop.
+// Work posts a few of the notices that are due. It is a step for a loop.
 func (w *Webhook) Work(ctx context.Context) (more bool, err error) {
 	if err := w.forget(ctx); err != nil {
 		return false, err
@@ -164,7 +161,7 @@ func (w *Webhook) Work(ctx context.Context) (more bool, err error) {
 	for i, n := range due {
 		wg.Go(func() {
 			err := w.post(ctx, n)
-			// What the receiver said is written down even when we are told to stop.
+			// Store the receiver's answer even if this process is being stopped.
 			errs[i] = w.finish(context.WithoutCancel(ctx), n, err)
 		})
 	}
@@ -190,15 +187,14 @@ SELECT count(*) FROM gone WHERE state = 'queued'`, w.cfg.MaxAge.Seconds(), forge
 	return nil
 }
 
-// notice is a claimed row of webhook; Attempts counts the claim.
+// notice is a claimed row of webhook. Attempts includes this claim.
 type notice struct {
 	EventID  string
 	Body     string
 	Attempts int
 }
 
-// claim counts the attempt before it is made, so that a notice which kills its
-// sender is not tried for ever.
+// claim counts the attempt before it is made, so that a notice that crashes its sender is not tried for ever.
 func (w *Webhook) claim(ctx context.Context) ([]notice, error) {
 	rows, err := w.pool.Query(ctx, `-- name: claimWebhooks
 UPDATE webhook SET next_attempt_at = now() + make_interval(secs => $1), attempts = attempts + 1
@@ -211,10 +207,10 @@ RETURNING event_id::text, body, attempts`, lease.Seconds(), atOnce)
 	return pgx.CollectRows(rows, pgx.RowToStructByName[notice])
 }
 
-// errGone: the receiver wants nothing any more.
+// errGone means that the receiver wants no more notices.
 var errGone = errors.New("answered 410")
 
-// post returns nil if the receiver took the notice. Its errors do not contain the URL.
+// post returns nil if the receiver accepted the notice. Its errors do not contain the URL.
 func (w *Webhook) post(ctx context.Context, n notice) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.cfg.URL, strings.NewReader(n.Body))
 	if err != nil {
@@ -234,7 +230,7 @@ func (w *Webhook) post(ctx context.Context, n notice) error {
 		return fmt.Errorf("the receiver cannot be reached: %w", withoutURL(err))
 	}
 	defer resp.Body.Close()
-	_, _ = io.CopyN(io.Discard, resp.Body, answerLimit) // so that the connection can be used again
+	_, _ = io.CopyN(io.Discard, resp.Body, answerLimit) // so that the connection can be reused
 	switch {
 	case resp.StatusCode/100 == 2:
 		return nil
@@ -245,7 +241,8 @@ func (w *Webhook) post(ctx context.Context, n notice) error {
 	}
 }
 
-// withoutURL returns why a request failed. The URL, which may hold a secret, is in the error around it.
+// withoutURL returns the cause of a failed request, without the surrounding error: that one contains the URL,
+// which may hold a secret.
 func withoutURL(err error) error {
 	var around *url.Error
 	for errors.As(err, &around) {
@@ -260,7 +257,7 @@ func (w *Webhook) sign(n notice, at string) []byte {
 	return mac.Sum(nil)
 }
 
-// finish writes down what became of a post.
+// finish stores the result of a post.
 func (w *Webhook) finish(ctx context.Context, n notice, failure error) error {
 	result, state, reason := Sent, Sent, ""
 	if failure != nil {
