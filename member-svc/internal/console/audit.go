@@ -9,23 +9,23 @@ import (
 	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
-// auditView is a page of what operators did.
+// auditView is a page of the audit.
 type auditView struct {
 	pager
 	Fields fields
 	Items  []auditRow
 }
 
-// auditRow is what somebody did.
+// auditRow is one operator's action.
 type auditRow struct {
 	wire.AuditRow
 	Did           string
-	Retry         string // id of the group retry that it was about or a part of; "" for none
+	Retry         string // id of the group retry that it started, cancelled or belongs to; "" for none
 	Before, After string
-	From, To      string // states of the saga that it was done to
+	From, To      string // the saga's state before and after
 }
 
-// actions say what the actions of the audit mean.
+// actions maps the actions of the audit to words.
 var actions = []option{
 	{"retried", "retried"}, {"withdraw", "withdrew"}, {"retry_group", "retried a group"},
 	{"cancel_retry", "cancelled a group retry"}, {"requeue", "requeued"},
@@ -69,6 +69,6 @@ func newAuditRow(row wire.AuditRow) auditRow {
 
 func stateIn(facts json.RawMessage) string {
 	var f struct{ State string }
-	_ = json.Unmarshal(facts, &f) // without one, none is shown
+	_ = json.Unmarshal(facts, &f) // a row without a state shows none
 	return f.State
 }

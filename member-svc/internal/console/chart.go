@@ -14,22 +14,22 @@ const (
 	chartHeight  = 100
 )
 
-// chart is a bar for each minute of the last hour.
+// chart has a bar for each minute of the last hour.
 type chart struct {
 	Name, Tone string
-	Summary    string // what it shows, in words
+	Summary    string // the chart in words
 	From       time.Time
 	Bars       []bar
 }
 
-// bar is a minute in which something happened.
+// bar is a minute with at least one occurrence.
 type bar struct {
 	X, Y, Height int
 	Title        string
 }
 
-// newChart draws one number of each minute. The newest minute is at the right end, also
-// when there are fewer than sixty.
+// newChart draws one number per minute. The newest minute is at the right end, even if there are fewer than
+// sixty.
 func newChart(name, tone string, minutes []wire.Minute, of func(wire.Minute) int) chart {
 	c := chart{Name: name, Tone: tone, Summary: "nothing is known yet"}
 	if len(minutes) == 0 {

@@ -24,23 +24,23 @@ import (
 //go:embed all:templates
 var templates embed.FS
 
-// Config says what a console is on top of.
+// Config configures a console.
 type Config struct {
-	API      http.Handler // the admin API
+	API      http.Handler // the admin API, which the console is on top of
 	Sessions *service.Sessions
 	Pulse    *Pulse
-	DemoURL  string // a page on which a demo's faults are played; "" for none
+	DemoURL  string // page that injects the faults of a demo; "" for none
 	Log      *slog.Logger
 }
 
-// Console answers requests below /console/. Safe for concurrent use.
+// Console answers requests below /console/. It is safe for concurrent use.
 type Console struct {
 	cfg   Config
 	api   *client.Admin
 	pages *web.Pages
 }
 
-// New returns a handler of the console and of everything else that the API answers.
+// New returns a handler that serves the console and passes every other request to the API.
 func New(cfg Config) (http.Handler, error) {
 	own, err := fs.Sub(templates, "templates")
 	if err != nil {
@@ -75,7 +75,7 @@ func New(cfg Config) (http.Handler, error) {
 	return r, nil
 }
 
-// home is the path of the first page; the others are below it.
+// home is the path of the first page; all other pages are below it.
 const home = "/console/"
 
 var errNoPage = &wire.Problem{Status: http.StatusNotFound, Title: "Not Found", Detail: "there is no such page"}
@@ -85,7 +85,7 @@ var errQuery = &wire.Problem{
 	Detail: "what follows the question mark in the address cannot be read",
 }
 
-// routes adds the screens and what can be done on them.
+// routes adds the screens and their actions.
 func (c *Console) routes(r chi.Router) {
 	r.Get(home, c.screen(c.overview))
 	r.Get(home+"failures", c.screen(c.failures))
@@ -104,7 +104,7 @@ func (c *Console) routes(r chi.Router) {
 	r.Get(home+"audit", c.screen(c.audit))
 }
 
-// navigation is what the header of each page links to.
+// navigation returns the links in the header of each page.
 func (c *Console) navigation(path string) []web.Link {
 	links := []web.Link{
 		{Path: home, Text: "Overview"},
@@ -123,16 +123,16 @@ func (c *Console) navigation(path string) []web.Link {
 	return links
 }
 
-// view is what a screen shows.
+// view is the content of a screen.
 type view struct {
 	template, title string
 	data            any
-	still           bool // does not change while it is looked at
-	every           int  // milliseconds after which it is looked at anew even if nothing was told
-	status          int  // of HTTP; 0 for 200
+	still           bool // the page does not reload when something changes
+	every           int  // milliseconds after which the page reloads even without an event
+	status          int  // HTTP status; 0 for 200
 }
 
-// screen answers GETs with what show returns.
+// screen returns a handler of GETs, which shows the view that show returns.
 func (c *Console) screen(show func(*http.Request) (view, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if _, err := service.Query(r); err != nil {
@@ -148,7 +148,7 @@ func (c *Console) screen(show func(*http.Request) (view, error)) http.HandlerFun
 	}
 }
 
-// action answers POSTs: do returns where the page is that shows what came of it.
+// action returns a handler of POSTs. do returns the path of the page that shows the result.
 func (c *Console) action(do func(*http.Request) (string, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
@@ -166,16 +166,16 @@ func (c *Console) action(do func(*http.Request) (string, error)) http.HandlerFun
 	}
 }
 
-// maxForm bounds a form in bytes: some hundred ticked boxes and a reason.
+// maxForm is the maximum size of a form in bytes: some hundred ticked boxes and a reason.
 const maxForm = 64 << 10
 
-// mistake is a refusal that is shown on the form it is about.
+// mistake is a refusal that is shown on the form that caused it.
 type mistake struct {
 	*wire.Problem
 	form view
 }
 
-// refuse shows a problem that the API answered with, or logs an error.
+// refuse shows a problem from the API, or logs any other error.
 func (c *Console) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	var p *wire.Problem
 	var m mistake
@@ -183,12 +183,12 @@ func (c *Console) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.As(err, &m):
 		c.write(w, r, m.Status, m.form)
 		return
-	case errors.As(err, &p) && p.Status == http.StatusUnauthorized: // the token is gone
+	case errors.As(err, &p) && p.Status == http.StatusUnauthorized: // the token is no longer valid
 		web.Redirect(w, r, home+"login")
 		return
 	case errors.As(err, &p):
 	case errors.Is(err, context.Canceled):
-		return // nobody is there to be answered
+		return // the client has disconnected
 	default:
 		c.cfg.Log.ErrorContext(r.Context(), "console page failed", "error", err)
 		p = &wire.Problem{Status: http.StatusInternalServerError, Title: "Internal Server Error",
@@ -200,7 +200,7 @@ func (c *Console) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	c.write(w, r, p.Status, view{template: "problem", title: p.Title, data: p, still: true})
 }
 
-// write answers with a page of somebody who is signed in.
+// write answers with a page for an operator or viewer who is logged in.
 func (c *Console) write(w http.ResponseWriter, r *http.Request, status int, v view) {
 	who, role := service.Actor(r.Context())
 	page := web.Page{
@@ -222,5 +222,5 @@ func (c *Console) show(w http.ResponseWriter, r *http.Request, status int, templ
 
 const product = "Signup Saga"
 
-// SessionLifetime is after how long an operator has to log in again.
+// SessionLifetime is how long a login lasts.
 const SessionLifetime = 12 * time.Hour

@@ -40,7 +40,7 @@ type site struct {
 	pool    *pgxpool.Pool
 	store   *store.Store
 	metrics *api.Metrics
-	watch   func(*testing.T) // has wrong tokens limited
+	watch   func(*testing.T) // makes wrong tokens be limited
 }
 
 func open(t *testing.T) *site {
@@ -87,14 +87,14 @@ func open(t *testing.T) *site {
 	return s
 }
 
-// browser is somebody who looks at the site.
+// browser is a visitor of the site.
 type browser struct {
 	t    *testing.T
 	site *site
 	http *http.Client
 }
 
-// page is what a browser was answered with, after redirects.
+// page is what a browser receives, after redirects.
 type page struct {
 	status int
 	path   string // with the query
@@ -188,8 +188,7 @@ func (p page) lacks(t *testing.T, texts ...string) {
 	}
 }
 
-// sagas adds n signups that are in a state, for an error if it has one, and returns
-// their saga ids, oldest first.
+// sagas adds n signups in a state, with an error if one is given, and returns their saga ids, oldest first.
 func (s *site) sagas(t *testing.T, n int, state, fingerprint, message string) []string {
 	t.Helper()
 	class := ""
@@ -277,8 +276,8 @@ func TestLoginsAreLimited(t *testing.T) {
 	}
 }
 
-// Whether a session was ended is in the database. Without it nobody is let in, nor sent to
-// log in again.
+// The database knows which sessions were ended. Without it, nobody is let in, and nobody is sent to the login
+// page.
 func TestLogoutNeedsTheDatabase(t *testing.T) {
 	s := open(t)
 	b := s.logIn(t, "operator-token")
@@ -314,7 +313,7 @@ func TestForeignFormsAreRefused(t *testing.T) {
 	b.get("/console/").wants(t, 200, "Overview")
 }
 
-// What is not the console's goes to the API as before, without a session's rights.
+// Paths outside the console go to the API as before, without the rights of a session.
 func TestTheAPIIsAsBefore(t *testing.T) {
 	s := open(t)
 	b := s.logIn(t, "operator-token")
@@ -325,7 +324,7 @@ func TestTheAPIIsAsBefore(t *testing.T) {
 	r := b.form("/admin/v1/retries")
 	r.Header.Set("Authorization", "Bearer operator-token")
 	r.Header.Set("Content-Type", "application/json")
-	r.Header.Set("Sec-Fetch-Site", "cross-site") // programs may be anywhere
+	r.Header.Set("Sec-Fetch-Site", "cross-site") // programs may call from anywhere
 	if p := b.do(r); p.status != http.StatusBadRequest {
 		t.Errorf("the API answers %d", p.status)
 	}

@@ -13,7 +13,7 @@ import (
 type deadView struct {
 	pager
 	Items    []wire.DeadEvent
-	Requeued string // what was just published once more
+	Requeued string // id of the event that was just requeued
 }
 
 func (c *Console) dead(r *http.Request) (view, error) {

@@ -10,7 +10,7 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
 )
 
-// kill has all events of a lane die.
+// kill makes all events of a lane dead events.
 func (s *site) kill(t *testing.T, lane contract.Lane, why string) {
 	t.Helper()
 	storetest.Exec(t, s.pool,

@@ -7,7 +7,7 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
 )
 
-// looksOnly checks that a page offers nothing to do but to log out.
+// looksOnly checks that a page offers no action except to log out.
 func (p page) looksOnly(t *testing.T) {
 	t.Helper()
 	p.lacks(t, "/console/retries/new")
@@ -44,7 +44,7 @@ func TestFailures(t *testing.T) {
 	}
 }
 
-// What does not fit into the page is told.
+// The page says how much it leaves out.
 func TestManyFailures(t *testing.T) {
 	s := open(t)
 	for i := range 51 {

@@ -11,17 +11,17 @@ import (
 	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
-// field is a filter of a list: a value in the URL, and an entry of the form above it.
+// field is a filter of a list: a value in the URL, and an input of the form above the list.
 type field struct {
 	Name, Label  string
 	Hint         string   // an example of a text
-	Options      []option // to choose from; nil for a text
-	Value, Wrong string   // as it was typed, and what is wrong with it
+	Options      []option // choices; nil for a text field
+	Value, Wrong string   // the value as it was typed, and what is wrong with it
 }
 
 type option struct{ Value, Text string }
 
-// Strange reports whether the value is none of those to choose from.
+// Strange reports whether the value is not one of the choices.
 func (f field) Strange() bool {
 	return f.Value != "" && !slices.ContainsFunc(f.Options, func(o option) bool { return o.Value == f.Value })
 }
@@ -29,8 +29,8 @@ func (f field) Strange() bool {
 // fields are a form of filters.
 type fields []field
 
-// read fills the form from a URL. Whatever is neither a filter nor one of the other
-// names is refused, as by the API: a misspelt filter that selects everything misleads.
+// read fills the form from a URL. It refuses names that are neither filters nor in others, as the API does: a
+// misspelt filter would select everything, which misleads.
 func (fs fields) read(q url.Values, others ...string) error {
 	for name, values := range q {
 		f := fs.field(name)
@@ -55,7 +55,7 @@ func (fs fields) field(name string) *field {
 
 func (fs fields) value(name string) string { return fs.field(name).Value }
 
-// instant reads a time; UTC unless it says otherwise.
+// instant parses a time, which is in UTC unless it has an offset.
 func (fs fields) instant(name string) time.Time {
 	f := fs.field(name)
 	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02T15:04", "2006-01-02"} {
@@ -69,7 +69,7 @@ func (fs fields) instant(name string) time.Time {
 	return time.Time{}
 }
 
-// blame marks the fields that the API found something wrong with, if there are any.
+// blame marks the fields that the API refused. It reports whether any field is marked.
 func (fs fields) blame(err error) bool {
 	var p *wire.Problem
 	if !errors.As(err, &p) || p.Status != http.StatusUnprocessableEntity {
@@ -83,12 +83,12 @@ func (fs fields) blame(err error) bool {
 	return fs.Wrong()
 }
 
-// Wrong reports whether something is wrong with any of them.
+// Wrong reports whether any field is wrong.
 func (fs fields) Wrong() bool {
 	return slices.ContainsFunc(fs, func(f field) bool { return f.Wrong != "" })
 }
 
-// answer returns a page with this form, as a refusal if something in it is wrong.
+// answer returns v, as a refusal if a field is wrong.
 func (fs fields) answer(v view) (view, error) {
 	if fs.Wrong() {
 		return view{}, mistake{&wire.Problem{Status: http.StatusUnprocessableEntity}, v}
@@ -96,7 +96,7 @@ func (fs fields) answer(v view) (view, error) {
 	return v, nil
 }
 
-// invalid is a refusal of something in a form or a URL.
+// invalid returns the refusal of a value in a form or a URL.
 func invalid(name, detail string) *wire.Problem {
 	return &wire.Problem{
 		Status: http.StatusUnprocessableEntity, Title: "Unprocessable Entity", Detail: "the request is not valid",
@@ -104,7 +104,7 @@ func invalid(name, detail string) *wire.Problem {
 	}
 }
 
-// pager links to other pages of a list; "" for none.
+// pager holds links to other pages of a list; "" for none.
 type pager struct{ First, Next string }
 
 // newPager returns links that keep the filters of a request.
@@ -120,8 +120,8 @@ func newPager(r *http.Request, next wire.Cursor) (p pager) {
 	return p
 }
 
-// filtersOf returns the query of a request without its place in the list, and without
-// news of what was just done.
+// filtersOf returns the query of a request without its place in the list and without the result of the last
+// action.
 func filtersOf(r *http.Request) url.Values {
 	q := r.URL.Query()
 	for name, values := range q {

@@ -13,7 +13,7 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// funcs are what templates can use.
+// funcs are the functions that templates may use.
 var funcs = template.FuncMap{
 	"operator": func(role string) bool { return role == service.RoleOperator },
 	"utc":      func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
@@ -42,7 +42,7 @@ var stateTexts = map[string]string{
 	wire.Withdrawn: "withdrawn",
 }
 
-// tone is the class of a badge or a moment by its state.
+// tone returns the CSS class of a badge or moment for a state.
 func tone(state string) string {
 	switch state {
 	case wire.Ready, "finished":
@@ -56,7 +56,7 @@ func tone(state string) string {
 	}
 }
 
-// span writes a number of seconds as people say it.
+// span formats a number of seconds for people.
 func span(seconds float64) string {
 	d := time.Duration(seconds * float64(time.Second))
 	switch {
@@ -73,7 +73,7 @@ func span(seconds float64) string {
 	}
 }
 
-// short returns the beginning of a text, for a line.
+// short returns the start of a text, in one line.
 func short(text string) string {
 	line, _, more := strings.Cut(strings.TrimSpace(text), "\n")
 	if runes := []rune(line); len(runes) > 120 {
@@ -85,7 +85,7 @@ func short(text string) string {
 	return line
 }
 
-// number writes a number with its thousands apart.
+// number formats a number with thousands separators.
 func number(n int) string {
 	text := strconv.Itoa(n)
 	for i := len(text) - 3; i > 0 && text[i-1] != '-'; i -= 3 {
@@ -94,7 +94,7 @@ func number(n int) string {
 	return text
 }
 
-// plural writes how many there are of something.
+// plural formats a count of things.
 func plural(n int, what string) string {
 	if n == 1 {
 		return "1 " + what
@@ -102,7 +102,7 @@ func plural(n int, what string) string {
 	return number(n) + " " + what + "s"
 }
 
-// selected encodes a filter as the query that selects the same.
+// selected encodes a filter as a query that selects the same sagas.
 func selected(filter map[string]string) string {
 	q := url.Values{}
 	for name, value := range filter {
@@ -111,7 +111,7 @@ func selected(filter map[string]string) string {
 	return q.Encode()
 }
 
-// curl writes a call of the admin API for a shell, with a body if it is not nil.
+// curl returns a shell command that calls the admin API, with a body unless it is nil.
 func curl(path string, body any) (string, error) {
 	call := `curl -s "$ADMIN_URL` + path + `" -H "Authorization: Bearer $ADMIN_TOKEN"`
 	if body == nil {
@@ -121,10 +121,10 @@ func curl(path string, body any) (string, error) {
 	return call + " --json " + quote(string(text)), err
 }
 
-// quote writes a word of a shell's command.
+// quote quotes a word for a shell.
 func quote(word string) string { return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'" }
 
-// query encodes names and values in turn; those without a value are left out.
+// query encodes pairs of names and values; pairs with an empty value are left out.
 func query(pairs ...string) string {
 	q := url.Values{}
 	for i := 0; i+1 < len(pairs); i += 2 {

@@ -12,11 +12,11 @@ import (
 	"github.com/signup-saga/signup-saga/service/web"
 )
 
-// cookie holds a session. Browsers send a cookie of such a name only if it was set by
-// this very host, over TLS or on the machine itself.
+// cookie is the name of the session cookie. Browsers send a cookie with this prefix only if this very host set
+// it, over TLS or on the same machine.
 const cookie = "__Host-console"
 
-// signedIn lets requests pass that come with a session; others are asked to log in.
+// signedIn passes requests with a valid session to next, and redirects others to the login page.
 func (c *Console) signedIn(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, ok, err := c.resume(r)
@@ -36,14 +36,14 @@ func (c *Console) signedIn(next http.Handler) http.Handler {
 	})
 }
 
-// loginView is the login page's.
+// loginView is the content of the login page.
 type loginView struct {
 	Next  string
 	Wrong string
 }
 
-// showLogin asks for a token. Whoever has a session goes on: logIn sends browsers here,
-// to see whether they have kept it.
+// showLogin asks for a token. If there is a session, it redirects instead: logIn sends browsers here to check
+// that they have kept the cookie.
 func (c *Console) showLogin(w http.ResponseWriter, r *http.Request) {
 	v := loginView{Next: destination(r.FormValue("next"))}
 	_, ok, err := c.resume(r)
@@ -79,7 +79,7 @@ func (c *Console) logIn(w http.ResponseWriter, r *http.Request) {
 	web.Redirect(w, r, home+"login?"+query("began", "yes", "next", v.Next))
 }
 
-// logOut ends the session in every replica; the cookie is kept if that fails.
+// logOut ends the session in every replica. If that fails, the cookie stays.
 func (c *Console) logOut(w http.ResponseWriter, r *http.Request) {
 	if kept, err := r.Cookie(cookie); err == nil {
 		name, err := c.cfg.Sessions.End(r.Context(), kept.Value)
@@ -95,7 +95,7 @@ func (c *Console) logOut(w http.ResponseWriter, r *http.Request) {
 	web.Redirect(w, r, home+"login")
 }
 
-// away says that the database, which knows the ended sessions, does not answer.
+// away answers that sessions cannot be checked because the database does not respond.
 func (c *Console) away(w http.ResponseWriter, r *http.Request, err error, detail string) {
 	c.cfg.Log.WarnContext(r.Context(), "sessions of the console cannot be checked", "error", err)
 	w.Header().Set("Retry-After", "2")
@@ -115,7 +115,7 @@ func setCookie(w http.ResponseWriter, value string, seconds int) {
 		SameSite: http.SameSiteStrictMode})
 }
 
-// destination is where a login leads: a page of the console, whatever was asked for.
+// destination returns where a login leads: next if it is a page of the console, else home.
 func destination(next string) string {
 	if !strings.HasPrefix(next, home) || strings.HasPrefix(next, home+"log") {
 		return home
@@ -123,7 +123,7 @@ func destination(next string) string {
 	return next
 }
 
-// resume returns the context of the one whose session comes with a request.
+// resume returns the context of the person whose session the request has, and whether it has one.
 func (c *Console) resume(r *http.Request) (context.Context, bool, error) {
 	kept, err := r.Cookie(cookie)
 	if err != nil {

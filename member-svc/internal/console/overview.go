@@ -10,7 +10,7 @@ import (
 	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
-// What is too long, as the alerts have it.
+// Thresholds, the same as in the alerts.
 const (
 	pendingTooLong    = 900 // seconds from a signup to its storage
 	lagTooLong        = 60  // seconds for which an event waits to be published
@@ -18,7 +18,7 @@ const (
 	stalledTooLong    = 300 // seconds for which messages wait and none is acknowledged
 )
 
-// overviewView is the first page's.
+// overviewView is the content of the first page.
 type overviewView struct {
 	wire.Overview
 	Troubles []trouble
@@ -26,21 +26,21 @@ type overviewView struct {
 	Charts   []chart
 }
 
-// trouble is something that is not well.
+// trouble is a problem that the first page shows.
 type trouble struct {
 	Tone, Text string
-	Path, Link string // where to act; "" if not on these pages
+	Path, Link string // where to act; "" if that is outside the console
 	Runbook    string // its section in docs/runbook.md
 }
 
-// card is how many sagas are in a state.
+// card shows the number of sagas in a state.
 type card struct {
 	State string
 	Count int
-	About string // before the count
+	About string // prefix of the count, see about
 }
 
-// states are those of sagas, as they follow one another.
+// states lists the states of sagas, in the order of a saga's life.
 var states = []string{wire.Provisioning, wire.Ready, wire.NeedsAttention, wire.Withdrawing, wire.WithdrawNeedsAttention,
 	wire.Withdrawn}
 
@@ -59,7 +59,7 @@ func (c *Console) overview(r *http.Request) (view, error) {
 	return view{template: "overview", title: "Overview", data: v, every: 5000}, nil
 }
 
-// about says how well a count is known: "" if each saga was counted.
+// about returns the words before a count that is not exact, or "".
 func about(o wire.Overview, state string) string {
 	switch {
 	case !slices.Contains(o.Estimated, state):
@@ -71,7 +71,7 @@ func about(o wire.Overview, state string) string {
 	}
 }
 
-// troubles says what is not well, causes first; nothing if all is.
+// troubles lists the current problems, causes first.
 func troubles(o wire.Overview) (found []trouble) {
 	add := func(wrong bool, t trouble) {
 		if wrong {
@@ -127,7 +127,7 @@ func troubles(o wire.Overview) (found []trouble) {
 	return found
 }
 
-// until says until when, if that is known.
+// until formats the end of a pause, or returns "" if it is unknown.
 func until(at *time.Time) string {
 	if at == nil {
 		return ""

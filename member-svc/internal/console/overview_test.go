@@ -31,7 +31,7 @@ func document(t *testing.T, path string) string {
 	return string(text)
 }
 
-// threshold returns the number that an alert compares with.
+// threshold returns the number that an alert compares its metric with.
 func threshold(t *testing.T, expression string) string {
 	t.Helper()
 	found := regexp.MustCompile(regexp.QuoteMeta(expression) + ` > ([0-9 *]+)`).FindStringSubmatch(
@@ -49,8 +49,7 @@ func TestOverviewOfNothing(t *testing.T) {
 	p.lacks(t, "Runbook", "notice bad", "about", "<rect")
 }
 
-// Each trouble is there when its alert would be, with where to act and its section of
-// the runbook, and not before.
+// Each trouble appears exactly when its alert would fire, with a link to act and its section of the runbook.
 func TestOverviewSaysWhatIsNotWell(t *testing.T) {
 	s := open(t)
 	b := s.logIn(t, "viewer-token")
@@ -138,7 +137,7 @@ func TestOverviewCounts(t *testing.T) {
 		`needs attention</span> <span class="figure bad">3<`)
 }
 
-// A consumer that somebody paused, and one that is missing, are on the overview.
+// The overview shows a paused consumer and a missing one.
 func TestOverviewShowsConsumers(t *testing.T) {
 	s := open(t)
 	nc, err := nats.Connect(testenv.NATS(t).URL)
@@ -173,7 +172,7 @@ func TestOverviewShowsConsumers(t *testing.T) {
 	}
 	s.metrics.Consumers = lag
 	b := s.logIn(t, "viewer-token")
-	b.get("/console/").lacks(t, "COMMANDS") // nothing was heard yet
+	b.get("/console/").lacks(t, "COMMANDS") // nothing is known yet
 	for _, name := range []string{"well", "held", "lost"} {
 		lag.Watch("COMMANDS", name)
 	}

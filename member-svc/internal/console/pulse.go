@@ -10,8 +10,8 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// Pulse tells open pages that something has changed. However many there are, it asks
-// once per interval, and not at all while nobody looks. Safe for concurrent use.
+// Pulse tells open pages that something has changed. However many pages are open, it asks once per interval,
+// and not at all while none is open. It is safe for concurrent use.
 type Pulse struct {
 	ask   func(context.Context) (string, error)
 	every time.Duration
@@ -21,8 +21,8 @@ type Pulse struct {
 	streams map[chan struct{}]struct{}
 }
 
-// NewPulse returns a pulse; [Pulse.Run] has to run beside it. ask returns something
-// that is another when anything has changed.
+// NewPulse returns a pulse. The caller must run [Pulse.Run]. ask returns a fingerprint that changes whenever
+// anything changes.
 func NewPulse(ask func(context.Context) (string, error), every time.Duration) *Pulse {
 	return &Pulse{ask: ask, every: every, streams: make(map[chan struct{}]struct{})}
 }
@@ -53,7 +53,7 @@ func (p *Pulse) beat(ctx context.Context) error {
 	for s := range p.streams {
 		select {
 		case s <- struct{}{}:
-		default: // it has not taken the one before: that will do
+		default: // the page has not read the previous change: one is enough
 		}
 	}
 	return nil
@@ -65,7 +65,7 @@ func (p *Pulse) watched() int {
 	return len(p.streams)
 }
 
-// join returns a channel of changes, or nil if too many have one.
+// join returns a channel that receives changes, or nil if too many pages are open.
 func (p *Pulse) join() chan struct{} {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -88,10 +88,10 @@ const (
 	pulseTimeout = 2 * time.Second
 )
 
-// streamPace has a session looked at again at the end of a stream's lifetime.
+// streamPace ends a stream after its lifetime, so that the session is checked again.
 var streamPace = service.EventPace{Heartbeat: 15 * time.Second, Write: 10 * time.Second, Lifetime: 10 * time.Minute}
 
-// streamChanges sends an event whenever something has changed, and nothing of what.
+// streamChanges sends an event whenever something has changed, without saying what.
 func (c *Console) streamChanges(w http.ResponseWriter, r *http.Request) {
 	changes := c.cfg.Pulse.join()
 	if changes == nil {

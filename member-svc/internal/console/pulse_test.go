@@ -36,7 +36,7 @@ func TestPulseAsksOnceForAllWhoLook(t *testing.T) {
 	now = "b"
 	beat()
 	now = "c"
-	beat() // nobody has taken b: that must not hold anything up
+	beat() // b has not been read: that must not block
 	if !told(one) || told(one) {
 		t.Error("a slow one is not told once")
 	}

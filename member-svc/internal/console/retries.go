@@ -13,8 +13,8 @@ import (
 	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
-// selection is what a list of sagas or a retry of a group is about: the URL's query, by
-// the names of the API, which says which it knows.
+// selection returns the filter of a list of sagas or of a group retry: the URL's query, by the names of the
+// API. The API refuses unknown names.
 func selection(r *http.Request) map[string]string {
 	filter := map[string]string{}
 	for name := range r.URL.Query() {
@@ -25,14 +25,14 @@ func selection(r *http.Request) map[string]string {
 	return filter
 }
 
-// newRetry is the form of a retry of a group. Its ID is chosen when it is shown: sent
-// twice, it begins one retry.
+// newRetry is the form of a group retry. Its ID is chosen when the form is shown, so that sending the form
+// twice starts one retry.
 type newRetry struct {
 	Filter  map[string]string
 	ID      string
 	Fields  fields        // by the names of the API
-	Matched int           // sagas that the filter selects now
-	Refused *wire.Problem // why it cannot begin, unless that is said at a field
+	Matched int           // number of sagas that the filter selects now
+	Refused *wire.Problem // why it cannot start, unless a field says so
 }
 
 func retryFields() fields {
@@ -48,7 +48,7 @@ func retryFields() fields {
 	}
 }
 
-// refusedForm returns the refusal that a form can be corrected after, or nil.
+// refusedForm returns the API's refusal if the person can correct the form, else nil.
 func refusedForm(err error) *wire.Problem {
 	var p *wire.Problem
 	if errors.As(err, &p) && (p.Status == http.StatusUnprocessableEntity || p.Status == http.StatusConflict) {
@@ -57,7 +57,7 @@ func refusedForm(err error) *wire.Problem {
 	return nil
 }
 
-// askRetry shows the form, and how many sagas it is about.
+// askRetry shows the form and how many sagas the retry would cover.
 func (c *Console) askRetry(r *http.Request) (view, error) {
 	id, err := uuid.NewV7()
 	if err != nil {
@@ -76,7 +76,7 @@ func (c *Console) retryForm(r *http.Request, v newRetry) (_ view, err error) {
 	return view{template: "retry_new", title: "Retry a group", data: v, still: true}, nil
 }
 
-// beginRetry begins what the form asks for, or shows it again with what is wrong.
+// beginRetry starts the retry, or shows the form again with what is wrong.
 func (c *Console) beginRetry(r *http.Request) (string, error) {
 	v := newRetry{ID: r.PostForm.Get("id"), Fields: retryFields()}
 	for i, f := range v.Fields {
@@ -103,8 +103,8 @@ func (c *Console) beginRetry(r *http.Request) (string, error) {
 	return "", mistake{refused, form}
 }
 
-// typed reads a number; what is none becomes one that the API refuses, as does 0, which
-// the client takes for the default.
+// typed parses a number. Invalid input becomes -1, which the API refuses. So does 0, which the client would
+// replace by the default.
 func typed(text string) int {
 	n, err := strconv.Atoi(strings.TrimSpace(text))
 	if err != nil || n == 0 {
@@ -113,7 +113,7 @@ func typed(text string) int {
 	return n
 }
 
-// retries lists the retries of groups, the newest first.
+// retries lists the group retries, newest first.
 func (c *Console) retries(r *http.Request) (view, error) {
 	page, err := c.api.GroupRetries(r.Context(), client.PageOf{Cursor: wire.Cursor(r.FormValue("cursor"))})
 	return view{template: "retries", title: "Operations", data: struct {
@@ -122,16 +122,16 @@ func (c *Console) retries(r *http.Request) (view, error) {
 	}{newPager(r, page.NextCursor), page.Items}}, err
 }
 
-// retry shows how far one is.
+// retry shows the progress of a group retry.
 func (c *Console) retry(r *http.Request) (view, error) {
 	one, err := c.api.GroupRetry(r.Context(), chi.URLParam(r, "id"))
 	return view{template: "retry", title: "Retry of " + plural(one.Matched, "saga"), data: struct {
 		wire.GroupRetry
-		Begin wire.NewGroupRetry // the call that began it
+		Begin wire.NewGroupRetry // the call that started it
 	}{one, wire.NewGroupRetry{Filter: one.Filter, Reason: one.Reason, Rate: one.Rate, StopAfter: one.StopAfter}}}, err
 }
 
-// cancelRetry has one release no more.
+// cancelRetry stops a group retry from releasing more sagas.
 func (c *Console) cancelRetry(r *http.Request) (string, error) {
 	one, err := c.api.CancelGroupRetry(r.Context(), chi.URLParam(r, "id"), strings.TrimSpace(r.PostForm.Get("reason")))
 	return home + "retries/" + one.ID, err

@@ -11,7 +11,7 @@ import (
 
 var formID = regexp.MustCompile(`name="id" value="([0-9a-f-]{36})"`)
 
-// group is a form of a retry of a group: its fields as they are shown, and a reason.
+// group returns the form of a group retry: its fields as they are shown, and a reason.
 func (b *browser) group(filter, reason string, more ...string) []string {
 	b.t.Helper()
 	found := formID.FindStringSubmatch(b.get("/console/retries/new" + filter).raw)
@@ -26,7 +26,7 @@ func (s *site) retries(t *testing.T) int {
 	return storetest.Count(t, s.pool, "SELECT count(*) FROM group_retry")
 }
 
-// step lets a second pass and takes a step of each retry that has one.
+// step lets a second pass and takes a step of every group retry that is due.
 func (s *site) step(t *testing.T) {
 	t.Helper()
 	storetest.Exec(t, s.pool, "UPDATE group_retry SET due_at = now() WHERE due_at IS NOT NULL")
@@ -75,7 +75,7 @@ func TestOperatorRetriesAGroup(t *testing.T) {
 	viewer.get("/console/retries").looksOnly(t)
 }
 
-// However often a form is sent, it begins one retry; so does one that is sent when its
+// However often a form is sent, it starts one retry. That also holds for a form that is sent again because the
 // answer was lost.
 func TestDoubleClickBeginsOneRetry(t *testing.T) {
 	s := open(t)
@@ -84,7 +84,7 @@ func TestDoubleClickBeginsOneRetry(t *testing.T) {
 	form := b.group("?error=full", "room made")
 	paths := make(chan string, 4)
 	for range 4 {
-		go func() { // errors are told by the path
+		go func() { // the path shows errors
 			answer, err := b.http.Do(b.form("/console/retries?error=full", form...))
 			if err != nil {
 				paths <- err.Error()
@@ -214,7 +214,7 @@ FROM generate_series(1, 60) i`, hostile)
 	p.harmless(t)
 }
 
-// The command does in a shell what it says, whatever was typed.
+// In a shell the command does what it says, whatever was typed into the form.
 func TestRetryAsCurl(t *testing.T) {
 	s := open(t)
 	b := s.logIn(t, "operator-token")

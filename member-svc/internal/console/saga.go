@@ -11,23 +11,23 @@ import (
 	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
-// sagaView is a saga with all that happened to it.
+// sagaView is a saga with its timeline.
 type sagaView struct {
 	wire.Saga
 	Moments             []moment
-	Raw                 string // the moments as the API tells them
+	Raw                 string // the timeline as the API returns it
 	CanRetry, CanCancel bool
-	Example             map[string]string // body of the API's calls
+	Example             map[string]string // example body of the API's calls
 }
 
-// moment is something that happened, in words.
+// moment is a row of the timeline, in words.
 type moment struct {
 	wire.Moment
 	Text, Tone string
-	After      string // how long after the moment before; "" for the first
+	After      string // time since the previous moment; "" for the first
 }
 
-// kinds say what the kinds of moments mean, and how they look.
+// kinds maps the kinds of moments to words and tones.
 var kinds = map[string]struct{ text, tone string }{
 	"signed_up":       {"Signed up: member, saga and events were committed together", ""},
 	"provisioned":     {"Answer: done, it is there", "good"},
@@ -44,7 +44,7 @@ var kinds = map[string]struct{ text, tone string }{
 	"erased":          {"The database refused the withdrawal: only the member was erased", "bad"},
 }
 
-// newMoments puts a timeline into words.
+// newMoments translates a timeline into words.
 func newMoments(timeline []wire.Moment) []moment {
 	all := make([]moment, len(timeline))
 	for i, m := range timeline {

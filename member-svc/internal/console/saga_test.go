@@ -10,7 +10,7 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
 )
 
-// inTurn checks that texts are on a page, each after the one before.
+// inTurn checks that texts are on a page, in this order.
 func (p page) inTurn(t *testing.T, texts ...string) {
 	t.Helper()
 	rest := p.text
@@ -133,8 +133,8 @@ func TestOperatorWithdrawsAMember(t *testing.T) {
 	}
 }
 
-// While the provider is away for everybody, every signup that waits says why: also one
-// that was never tried, and none that is at an end.
+// During an outage of the provider, every waiting signup shows the reason, even one that was never tried.
+// Signups that are settled do not.
 func TestSagaThatWaitsSaysWhyTheProviderIsAway(t *testing.T) {
 	s := open(t)
 	never, tried, ready := s.signUp(t, "mina"), s.signUp(t, "nora"), s.signUp(t, "olga")

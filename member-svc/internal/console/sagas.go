@@ -17,10 +17,10 @@ type sagasView struct {
 	pager
 	Fields    fields
 	Items     []wire.Saga
-	Retryable bool   // something on the page can be retried
-	All       string // query for a retry of all that match; "" if groups cannot be chosen so
-	Back      string // query of the list, for what is done on it
-	Did       bool   // sagas were just retried
+	Retryable bool   // a saga on the page can be retried
+	All       string // query for a retry of all matching sagas, see group; "" for none
+	Back      string // query of the list, to return to after an action
+	Did       bool   // the last action was a retry of chosen sagas
 	Accepted  string
 	Refused   []refusal
 }
@@ -45,7 +45,7 @@ func sagaFields() fields {
 	return f
 }
 
-// filter returns what the form selects, and marks what cannot be read.
+// filter returns the filter that the form describes, and marks fields that cannot be parsed.
 func (fs fields) filter() client.SagaFilter {
 	f := client.SagaFilter{
 		State: fs.value("state"), Plan: fs.value("plan"), Error: fs.value("error"), Username: fs.value("username"),
@@ -86,15 +86,15 @@ func (c *Console) sagas(r *http.Request) (view, error) {
 	return v.Fields.answer(view{template: "sagas", title: "Sagas", data: v})
 }
 
-// failing reports whether a saga in that state can be retried.
+// failing reports whether a saga in this state can be retried.
 func failing(state string) bool {
 	return state == wire.NeedsAttention || state == wire.WithdrawNeedsAttention
 }
 
 func waiting(state string) bool { return state == wire.Provisioning || state == wire.Withdrawing }
 
-// group returns the query for a retry of the sagas that a filter selects, or "" if it
-// selects none that can be retried or by more than groups can be chosen by.
+// group returns the query for a group retry of the sagas that f selects. It returns "" if f selects none that
+// can be retried, or uses a filter that group retries do not have.
 func group(f client.SagaFilter) string {
 	if f.Username+f.MemberID != "" || f.Delayed != nil || f.State != "" && !failing(f.State) {
 		return ""
@@ -109,7 +109,7 @@ func group(f client.SagaFilter) string {
 		"created_before", instant(f.CreatedBefore))
 }
 
-// refusals are reasons why a saga was not retried, by the API's codes.
+// refusals maps the API's codes to reasons why a saga was not retried.
 var refusals = map[string]string{
 	"not_found":        "there is no such saga",
 	"not_retryable":    "it does not need attention any more",
@@ -118,10 +118,10 @@ var refusals = map[string]string{
 	"not_tried":        "it was not tried, since the one before had no answer",
 }
 
-// maxChosen is how many sagas are retried one by one: a page of them.
+// maxChosen is the maximum number of sagas that are retried one by one: a page of them.
 const maxChosen = 50
 
-// retryChosen retries the sagas that were ticked, each at the version that was seen.
+// retryChosen retries the ticked sagas, each at the version that the operator has seen.
 func (c *Console) retryChosen(r *http.Request) (string, error) {
 	chosen := r.PostForm["saga"]
 	if len(chosen) == 0 || len(chosen) > maxChosen {
@@ -149,7 +149,7 @@ func (c *Console) retryChosen(r *http.Request) (string, error) {
 		case known:
 			refused = append(refused, id+":"+p.Code)
 		case i == 0:
-			return "", err // nothing else was tried
+			return "", err // no other saga was tried
 		default:
 			lost = true
 			refused = append(refused, id+":unknown")
@@ -159,7 +159,7 @@ func (c *Console) retryChosen(r *http.Request) (string, error) {
 	return home + "sagas?" + back.Encode(), nil
 }
 
-// actOf returns what an operator wants, who has seen a version: none is acted on unseen.
+// actOf returns an action on the version that the operator has seen, so that no unseen version is changed.
 func actOf(r *http.Request, version string) (client.Act, error) {
 	seen, err := strconv.ParseInt(version, 10, 64)
 	if err != nil || seen < 1 {

@@ -18,10 +18,10 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
 )
 
-// hostile is a text that must reach no browser as it is.
+// hostile is a text that must not reach a browser unescaped.
 const hostile = "<script>alert(1)</script>\nand \"onmouseover='x'"
 
-// harmless checks that hostile text is shown, and only shown.
+// harmless checks that hostile text is shown, and shown only as text.
 func (p page) harmless(t *testing.T) {
 	t.Helper()
 	if !strings.Contains(p.text, hostile) {
@@ -52,7 +52,7 @@ func (s *site) apply(t *testing.T, id string, e saga.Event) {
 	}
 }
 
-// reply is an answer of the Storage service, with an error if a message is given.
+// reply returns a reply of the Storage service, with an error if a message is given.
 func reply(kind saga.Kind, generation int64, message string) saga.Event {
 	e := saga.Event{Kind: kind, Step: "storage", Generation: generation, MessageID: uuid.Must(uuid.NewV7()).String()}
 	if message != "" {
@@ -61,7 +61,7 @@ func reply(kind saga.Kind, generation int64, message string) saga.Event {
 	return e
 }
 
-// fail adds a signup that the Storage service refuses.
+// fail adds a signup that the Storage service rejects.
 func (s *site) fail(t *testing.T, name, message string) store.Record {
 	t.Helper()
 	r := s.signUp(t, name)
@@ -69,7 +69,7 @@ func (s *site) fail(t *testing.T, name, message string) store.Record {
 	return r
 }
 
-// is returns the state of a saga and how often it was audited.
+// is returns the state of a saga and its number of audit rows.
 func (s *site) is(t *testing.T, id string) (state string, audits int) {
 	t.Helper()
 	if err := s.pool.QueryRow(t.Context(),
@@ -89,7 +89,7 @@ func (s *site) wantState(t *testing.T, id, state string, audits int) {
 
 var nextPage = regexp.MustCompile(`href="([^"]+)">Next page<`)
 
-// pages returns what a pattern finds on a page and on those that follow it.
+// pages returns all matches of a pattern on a page and on the pages that follow it.
 func (b *browser) pages(path string, pattern *regexp.Regexp) (found [][]string) {
 	b.t.Helper()
 	base, err := url.Parse(path)
@@ -138,7 +138,7 @@ func TestSagasInPages(t *testing.T) {
 	viewer.get("/console/sagas").lacks(t, "Newest</a>")
 }
 
-// A page that looked at many sagas and found none has a next all the same.
+// A page that read many sagas without a match still links to the next page.
 func TestPageWithoutSagas(t *testing.T) {
 	s := open(t)
 	b := s.logIn(t, "viewer-token")
@@ -274,7 +274,7 @@ func TestChosenSagasAreRetried(t *testing.T) {
 	s.wantState(t, one.ID, "provisioning", 1)
 }
 
-// What comes after a retry that nobody knows the outcome of is not tried.
+// If the outcome of a retry is unknown, the retries after it are not tried.
 func TestRetriesEndWhenThereIsNoAnswer(t *testing.T) {
 	s := open(t)
 	one, two, three := s.fail(t, "one", "full"), s.fail(t, "two", "full"), s.fail(t, "three", "full")

@@ -10,8 +10,8 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 )
 
-// Every kind of moment that the services write has words in the console and stands in the
-// documentation of the API.
+// Every kind of moment that the services write has a text in the console and is listed in the API's
+// documentation.
 func TestEveryMomentHasWords(t *testing.T) {
 	written := []string{
 		string(saga.SignedUp), string(saga.Provisioned), string(saga.Rejected), string(saga.Deprovisioned),
