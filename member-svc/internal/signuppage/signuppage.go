@@ -1,7 +1,6 @@
-// Package signuppage is the sign-up page: a form, and a page that shows how far the signup
-// is. It is a layer on top of the public API, which it calls in the same process and
-// from the browser's address: what is checked, limited, counted and repeated, and how,
-// is decided there and nowhere else.
+// Package signuppage serves the sign-up page: a form, and a page that shows the progress of the signup. It is a
+// layer on top of the public API. It calls that API in the same process, with the browser's address: only the
+// API decides what is checked, limited, counted and repeated.
 package signuppage
 
 import (
@@ -28,10 +27,10 @@ import (
 )
 
 const (
-	// maxForm is the size in bytes of the largest form that is read: what the API takes,
-	// with all of it escaped.
+	// maxForm is the maximum size of a form in bytes: the longest entries that the API accepts, with every byte
+	// escaped.
 	maxForm = 32 << 10
-	// lookAgain is when a browser that learns of no events asks again.
+	// lookAgain is when a browser that receives no events reloads the page.
 	lookAgain = 2 * time.Second
 )
 
@@ -41,8 +40,8 @@ var files embed.FS
 // Config configures the page.
 type Config struct {
 	API         http.Handler // the public API
-	Plans       []string     // that anyone may choose; the first is the default
-	PasswordMin int          // characters; the page only tells of it
+	Plans       []string     // open to everyone; the first is the default
+	PasswordMin int          // characters; the page only shows it
 	Log         *slog.Logger
 }
 
@@ -52,7 +51,7 @@ type site struct {
 	pages   *web.Pages
 }
 
-// New returns a handler of the page, which hands every other request to the API.
+// New returns a handler that serves the page and passes every other request to the API.
 func New(cfg Config) (http.Handler, error) {
 	templates, err := fs.Sub(files, "templates")
 	if err != nil {
@@ -91,12 +90,12 @@ func (s *site) write(w http.ResponseWriter, r *http.Request, status int, name st
 	return s.pages.Write(w, r, status, name, page)
 }
 
-// form is the form as it is shown, with what was typed but for the password.
+// form is the form as it is shown, with everything that was typed except the password.
 type form struct {
 	wire.NewMember
-	Key         string            // names the signup, however often the form is sent
-	Wrong       map[string]string // by field, why the API refused it
-	Failure     string            // what is wrong otherwise
+	Key         string            // idempotency key, the same however often the form is sent
+	Wrong       map[string]string // by field: why the API refused it
+	Failure     string            // any other problem
 	Plans       []string
 	PasswordMin int
 }
@@ -150,8 +149,8 @@ func (s *site) signUp(w http.ResponseWriter, r *http.Request) error {
 	return s.show(w, r, refusal.Status, f)
 }
 
-// refuse says why the API refused the form. The key stays, for a signup that seems to
-// have failed may have been carried out, unless there is no use for it any more.
+// refuse puts the API's refusal into the form. The key stays the same, because a signup that seems to have
+// failed may have been carried out; it is dropped if it is of no more use.
 func (f *form) refuse(p *wire.Problem) {
 	again := "Type your password and try again in " + seconds(max(p.RetryAfter, time.Second)) + " s."
 	switch {
@@ -199,7 +198,7 @@ func (s *site) progress(w http.ResponseWriter, r *http.Request) error {
 
 func seconds(d time.Duration) string { return strconv.Itoa(int(d / time.Second)) }
 
-// size is a number of bytes for people.
+// size returns a number of bytes for people to read.
 func size(bytes int64) string {
 	if bytes >= 1<<40 {
 		return fmt.Sprintf("%.4g TiB", float64(bytes)/(1<<40))
