@@ -1,6 +1,6 @@
-// Package challenge has clients prove that they have worked, in the open format of
-// ALTCHA's proof of work, version 1: find the number that, after the salt, has the
-// SHA-256 of the challenge. Nobody else is asked, and nothing is stored about anybody.
+// Package challenge issues proofs of work to clients, in the open format of ALTCHA, version 1: find the number
+// such that SHA-256 of the salt, followed by the number, is the challenge. It calls no other service and stores
+// nothing about anyone.
 package challenge
 
 import (
@@ -21,39 +21,39 @@ import (
 
 const (
 	algorithm = "SHA-256"
-	// easiest is the least MaxNumber: a phone hashes some 200,000 times a second in a page's
-	// script, and so needs 0.1 s on average.
+	// easiest is the smallest MaxNumber. A phone computes some 200,000 hashes a second in a page's script, so
+	// it needs 0.1 s on average.
 	easiest = 40_000
-	// Hardest is the greatest MaxNumber, for which that phone needs 1 s on average.
+	// Hardest is the largest MaxNumber. The same phone needs 1 s on average.
 	Hardest = 400_000
-	// Lifetime is how long a challenge may be answered.
+	// Lifetime is how long a challenge may be solved.
 	Lifetime = 2 * time.Minute
-	// maxUsed bounds the solutions that are remembered per lifetime, of some 100 bytes
-	// each. Beyond that none is accepted.
+	// maxUsed bounds the solutions remembered per lifetime, of some 100 bytes each. Beyond it, no solution is
+	// accepted.
 	maxUsed = 200_000
 	// maxPayload is more than a solution needs.
 	maxPayload = 1 << 10
 )
 
-// Issuer issues challenges and checks solutions. Every process with the same secret
-// accepts a solution, once each. Safe for concurrent use.
+// Issuer issues challenges and checks solutions. All processes with the same secret accept each other's
+// challenges; each accepts a solution once. An Issuer is safe for concurrent use.
 type Issuer struct {
 	key []byte
 
 	mu        sync.Mutex
-	used      map[string]struct{} // challenges that were solved in this lifetime
-	usedLast  map[string]struct{} // and in the one before
+	used      map[string]struct{} // challenges solved in this lifetime
+	usedLast  map[string]struct{} // and in the previous one
 	usedSince time.Time
 }
 
-// NewIssuer returns an issuer; the secret signs challenges.
+// NewIssuer returns an issuer. The secret signs challenges.
 func NewIssuer(secret []byte) *Issuer {
 	mac := hmac.New(sha256.New, secret)
 	_, _ = mac.Write([]byte("key of challenges\n")) // a hash never fails
 	return &Issuer{key: mac.Sum(nil), used: map[string]struct{}{}, usedSince: time.Now()}
 }
 
-// Difficulty returns the MaxNumber under a pressure, in callers refused per caller served.
+// Difficulty returns the MaxNumber for a pressure, in callers refused per caller served.
 func Difficulty(pressure float64) int64 {
 	return int64(min(easiest*(1+pressure), Hardest))
 }
@@ -62,9 +62,9 @@ func Difficulty(pressure float64) int64 {
 func (i *Issuer) Issue(maxNumber int64) wire.Challenge {
 	random := make([]byte, 12)
 	_, _ = rand.Read(random)                                    // never fails
-	number, _ := rand.Int(rand.Reader, big.NewInt(maxNumber+1)) // likewise
-	// The ampersand ends the time: without it, digits could be moved from the number to
-	// the time, and the hash would stay the same.
+	number, _ := rand.Int(rand.Reader, big.NewInt(maxNumber+1)) // never fails
+	// The ampersand ends the time. Without it, digits could be moved from the number to the time without
+	// changing the hash.
 	salt := hex.EncodeToString(random) + "?expires=" + strconv.FormatInt(time.Now().Add(Lifetime).Unix(), 10) + "&"
 	hash := hashOf(salt, number.Int64())
 	return wire.Challenge{
@@ -72,8 +72,8 @@ func (i *Issuer) Issue(maxNumber int64) wire.Challenge {
 	}
 }
 
-// Redeem reports whether the payload solves a challenge that has not expired and whose
-// solution this process has not seen.
+// Redeem reports whether payload solves a challenge that has not expired and that this process has not redeemed
+// before.
 func (i *Issuer) Redeem(payload string) bool {
 	var s wire.Solution
 	text, err := base64.StdEncoding.DecodeString(payload)
@@ -89,8 +89,8 @@ func (i *Issuer) Redeem(payload string) bool {
 		s.Challenge == hashOf(s.Salt, s.Number) && i.first(s.Challenge, now)
 }
 
-// first reports whether a challenge is solved for the first time. Those of two lifetimes
-// are remembered: none that is older can be solved.
+// first reports whether a challenge is solved for the first time. Remembering two lifetimes is enough, because
+// an older challenge has expired.
 func (i *Issuer) first(challenge string, now time.Time) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()

@@ -47,7 +47,7 @@ func TestSolutionCountsOnce(t *testing.T) {
 		if !replica.Redeem(answer) {
 			t.Error("another replica does not know the challenge")
 		}
-		<-time.After(Lifetime - time.Second) // before it expires, in whatever generation it is remembered
+		<-time.After(Lifetime - time.Second) // just before it expires, in either generation of used challenges
 		if i.Redeem(answer) {
 			t.Error("a solution counts again")
 		}
@@ -90,7 +90,7 @@ func TestNothingElseIsASolution(t *testing.T) {
 	}
 }
 
-// However many solutions there are, memory is bounded; the next lifetime has room again.
+// Memory is bounded, however many solutions arrive; the next lifetime has room again.
 func TestUsedSolutionsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := NewIssuer([]byte("a secret of the service"))
@@ -108,7 +108,7 @@ func TestUsedSolutionsAreBounded(t *testing.T) {
 	})
 }
 
-// A message of one block is all that the page's script can hash.
+// The page's script can only hash a message of one block.
 func TestSaltAndNumberFitOneBlock(t *testing.T) {
 	c := NewIssuer(nil).Issue(Hardest)
 	if n := len(c.Salt) + len("1000000"); n > 55 || c.MaxNumber >= 10_000_000 {
