@@ -1,4 +1,5 @@
-// Package email says which e-mail addresses this service takes, and how it writes them. docs/mail.md lists the rules.
+// Package email decides which email addresses this service accepts, and how it writes them. docs/mail.md lists
+// the rules.
 package email
 
 import (
@@ -19,18 +20,19 @@ const (
 	maxAddress = 254
 )
 
-// ErrInvalid is all that is said about an address that is refused: the reason would repeat a part of it.
+// ErrInvalid is the only error for an invalid address: a reason would repeat a part of the address.
 var ErrInvalid = errors.New("not an e-mail address")
 
 // Address is an address that [Parse] has accepted.
 type Address struct {
-	Local  string // before the @, as it was written
+	Local  string // before the @, as it was typed
 	Domain string // in A-labels and lower case
 }
 
-// Parse accepts local@domain as RFC 5321 and RFC 6531 do, without quoted local parts, comments, and address literals:
-// nobody has such an address, and much software misreads them. The domain has at least two labels, of letters, digits
-// and hyphens once it is in A-labels. Beyond ASCII only letters, digits and the marks on them are accepted.
+// Parse accepts local@domain as in RFC 5321 and RFC 6531, but no quoted local parts, comments or address
+// literals: hardly anyone has such an address, and much software misreads them. Converted to A-labels, the
+// domain must have at least two labels of letters, digits and hyphens. Beyond ASCII, only letters, digits and
+// their marks are accepted.
 func Parse(address string) (Address, error) {
 	at := strings.LastIndexByte(address, '@')
 	if at < 1 || !utf8.ValidString(address) || strings.ContainsFunc(address, unusable) {
@@ -56,7 +58,7 @@ func Parse(address string) (Address, error) {
 	return a, nil
 }
 
-// names checks and converts domains as a client does before it looks them up (UTS 46): letters, digits and hyphens,
+// names checks and converts domains as a client does before a DNS lookup (UTS 46): letters, digits and hyphens,
 // labels of 1 to 63 octets, no trailing dot, no mixed directions.
 var names = idna.New(idna.MapForLookup(), idna.BidiRule(), idna.VerifyDNSLength(true), idna.StrictDomainName(true))
 
@@ -74,8 +76,8 @@ func Domain(name string) (string, error) {
 	return ascii, nil
 }
 
-// unusable are controls, spaces, separators, directions, what has no width, and all else that people cannot see or
-// type.
+// unusable reports whether r is a control character, a space, a separator, a direction mark, of zero width, or
+// otherwise not something that people can see or type.
 func unusable(r rune) bool {
 	if r < utf8.RuneSelf {
 		return r <= ' ' || r == 0x7f
@@ -84,25 +86,25 @@ func unusable(r rune) bool {
 		unicode.In(r, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector)
 }
 
-// notAtext are the ASCII characters that an unquoted local part may not hold.
+// notAtext reports whether r is an ASCII character that an unquoted local part may not contain.
 func notAtext(r rune) bool { return strings.ContainsRune(`"(),:;<>@[\]`, r) }
 
-// String returns the address as it goes to a mail server.
+// String returns the address in the form that mail servers expect.
 func (a Address) String() string { return a.Local + "@" + a.Domain }
 
 // Unicode returns the domain as people read it.
 func (a Address) Unicode() string {
-	domain, _ := idna.Punycode.ToUnicode(a.Domain) // what cannot be converted stays
+	domain, _ := idna.Punycode.ToUnicode(a.Domain) // a label that cannot be converted stays
 	return domain
 }
 
-// ASCII reports whether every mail server can take the address; others need SMTPUTF8.
+// ASCII reports whether every mail server accepts the address; other addresses need SMTPUTF8.
 func (a Address) ASCII() bool {
 	return !strings.ContainsFunc(a.Local, func(r rune) bool { return r >= utf8.RuneSelf })
 }
 
-// Mailbox returns what is equal for addresses that very likely lead to one person: without case, and without what
-// follows a plus sign. It is for limits, never for sending.
+// Mailbox returns the same text for addresses that very probably reach the same person: without case, and
+// without the part after a plus sign. Use it for limits, never for sending.
 func (a Address) Mailbox() string {
 	local, tag, tagged := strings.Cut(a.Local, "+")
 	if local == "" && tagged {

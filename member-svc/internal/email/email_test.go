@@ -104,7 +104,7 @@ func TestMailbox(t *testing.T) {
 	}
 }
 
-// Whatever is accepted can stand in a command of SMTP, and is accepted in the form in which it is sent.
+// Every accepted address is valid in an SMTP command, and is accepted in the form in which it is sent.
 func FuzzParse(f *testing.F) {
 	for _, seed := range []string{"mina@example.org", "用户@例子.广告", "a\u202e@b.de", "a@b.de\r\nX"} {
 		f.Add(seed)
