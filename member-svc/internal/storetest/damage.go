@@ -1,7 +1,7 @@
 package storetest
 
-// Damages are what may have become of a row of signup_saga that its constraints let through: by a
-// newer version, an older one, a hand or a disk. The key names the damage; the value is what UPDATE sets.
+// Damages returns kinds of damage to a row of signup_saga that its constraints allow: by a newer or an older
+// version, by a manual edit or by a disk. The key names the damage; the value is the SET list of an UPDATE.
 func Damages() map[string]string {
 	all := map[string]string{
 		"next step":          "step = 1",

@@ -14,16 +14,15 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Proxy stands between a service and Postgres. It understands just enough of the
-// protocol to count round trips (Sync messages) and to lose one answer. Its fields
-// may be set at any time.
+// Proxy is a proxy between a service and Postgres. It understands just enough of the protocol to count round
+// trips (Sync messages) and to lose one answer. Its fields may be set at any time.
 type Proxy struct {
-	URL        string // of the database behind the proxy
+	URL        string // of the database, through the proxy
 	Syncs      atomic.Int64
-	Lost       atomic.Int64 // answers
-	Refuse     atomic.Bool  // as if Postgres were stopped
-	Pause      atomic.Bool  // as if it were frozen: connections open, nothing passes
-	LoseAnswer atomic.Value // name of a query, or "commit": run it, then break the connection instead of answering
+	Lost       atomic.Int64 // answers lost
+	Refuse     atomic.Bool  // refuse connections, as if Postgres were stopped
+	Pause      atomic.Bool  // as if Postgres were frozen: connections open, nothing passes
+	LoseAnswer atomic.Value // name of a query, or "commit": run it, then break the connection without answering
 
 	target   [2]string // network, address
 	listener net.Listener
@@ -31,7 +30,7 @@ type Proxy struct {
 	conns    map[net.Conn]bool
 }
 
-// NewProxy returns a proxy in front of a database, gone when the test ends.
+// NewProxy returns a proxy in front of a database. It is closed when the test ends.
 func NewProxy(t testing.TB, databaseURL string) *Proxy {
 	t.Helper()
 	cfg, err := pgx.ParseConfig(databaseURL)
@@ -94,7 +93,7 @@ func (p *Proxy) serve(client net.Conn) {
 			return
 		}
 		if losing.Load() {
-			if kind == 'Z' { // ReadyForQuery: what was asked is done
+			if kind == 'Z' { // ReadyForQuery: the query is done
 				p.Lost.Add(1)
 				return
 			}
@@ -109,8 +108,7 @@ func (p *Proxy) serve(client net.Conn) {
 	}
 }
 
-// requests passes on what the client says, and watches for the query whose answer is
-// to be lost.
+// requests forwards the client's messages, and watches for the query whose answer is to be lost.
 func (p *Proxy) requests(client, server net.Conn, losing *atomic.Bool) {
 	prepared := map[string][]byte{} // statement name to SQL
 	for first := true; ; first = false {
@@ -145,7 +143,7 @@ func (p *Proxy) requests(client, server net.Conn, losing *atomic.Bool) {
 	}
 }
 
-// BreakAll breaks every connection, if really.
+// BreakAll breaks every connection if really is set.
 func (p *Proxy) BreakAll(really bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

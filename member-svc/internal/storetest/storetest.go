@@ -15,13 +15,13 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// Steps are the steps that tests use: the defaults of the service.
+// Steps are the steps that tests use: the service's defaults.
 var Steps = saga.Steps{saga.Provision(30*time.Second, 24*time.Hour)}
 
 // Secret is the secret that tests use.
 var Secret = []byte("0123456789abcdef0123456789abcdef")
 
-// URL returns the URL of a fresh Member database, dropped when the test ends.
+// URL returns the URL of a fresh Member database, which is dropped when the test ends.
 func URL(t testing.TB) string {
 	t.Helper()
 	return testenv.Database(t, "member", func(ctx context.Context, url string) error {
@@ -46,7 +46,7 @@ func Connect(t testing.TB, url string) *pgxpool.Pool {
 	return pool
 }
 
-// Count returns the number a query selects.
+// Count returns the number that a query selects.
 func Count(t testing.TB, pool *pgxpool.Pool, sql string, args ...any) int {
 	t.Helper()
 	var n int
