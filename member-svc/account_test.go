@@ -11,7 +11,7 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
 )
 
-// signIn returns the header of a new session.
+// signIn opens a session and returns its request header.
 func signIn(t *testing.T, s *svc, name string) []string {
 	t.Helper()
 	status, _, body, raw := call(t, "POST", s.public+"/v1/sessions",
@@ -27,7 +27,7 @@ var leave = `{"password":"` + password + `"}`
 func TestAccounts(t *testing.T) {
 	s := start(t, environment(t, storetest.URL(t), "nats://127.0.0.1:1"))
 	created := signUp(t, s, "Mina")
-	session := signIn(t, s, "mina") // while the storage is pending and NATS is away
+	session := signIn(t, s, "mina") // while the storage is pending and NATS is down
 	status, header, me, raw := call(t, "GET", s.public+"/v1/members/me", "", session...)
 	if status != 200 || header.Get("Cache-Control") != "no-store" || len(me) != 7 ||
 		me["member_id"] != created["member_id"] || me["username"] != "Mina" ||

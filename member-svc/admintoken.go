@@ -10,7 +10,7 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// adminToken is the admin-token subcommand: it makes a token for an operator. It needs no
+// adminToken is the admin-token subcommand: it creates a token for an operator or a viewer. It needs no
 // configuration and changes no file.
 func adminToken(args []string, stdout io.Writer) error {
 	const usage = "usage: admin-token NAME viewer|operator [--expires 90d]"
@@ -37,7 +37,7 @@ The line for the file that ADMIN_TOKENS_FILE names:
 	return err
 }
 
-// parseDays reads a positive number of days, "90d", or a duration as Go writes it.
+// parseDays parses a positive time to live: days as in 90d, or a Go duration.
 func parseDays(text string) (d time.Duration, err error) {
 	if days, ok := strings.CutSuffix(text, "d"); ok {
 		var n int

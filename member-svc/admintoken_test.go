@@ -10,7 +10,7 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
 )
 
-// Tokens of the subcommand are accepted, limited and ended as docs/security-events.md says.
+// Tokens that the subcommand creates are accepted, limited and ended as docs/security-events.md describes.
 func TestAdminTokens(t *testing.T) {
 	make := func(args ...string) (secret, line string) {
 		t.Helper()

@@ -40,13 +40,13 @@ func underRole(t *testing.T, role string) (s *svc, admin *pgxpool.Pool) {
 	return start(t, environment(t, u.String(), "nats://127.0.0.1:1")), admin
 }
 
-// reconnect ends the sessions of a role: new ones have its new settings.
+// reconnect ends the database sessions of a role. New sessions have its new settings.
 func reconnect(t *testing.T, admin *pgxpool.Pool, role string) {
 	t.Helper()
 	storetest.Exec(t, admin, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '"+role+"'")
 }
 
-// statuses counts answers, and fails the test for those that no passing condition excuses.
+// statuses counts answers. It fails the test for a 5xx answer other than a 503 with Retry-After.
 type statuses struct {
 	t      *testing.T
 	mu     sync.Mutex
@@ -71,7 +71,7 @@ func (c *statuses) of(status int) int {
 	return c.counts[status]
 }
 
-// crowd signs n people up at the same time, each with a key of their own.
+// crowd signs up n members concurrently, each with their own idempotency key.
 func crowd(t *testing.T, s *svc, c *statuses, prefix string, n int) {
 	t.Helper()
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: n}}
@@ -101,8 +101,8 @@ func crowd(t *testing.T, s *svc, c *statuses, prefix string, n int) {
 	wg.Wait()
 }
 
-// Whatever passes in Postgres while 120 people sign up at once: nobody is answered 500, nobody is lost, and nobody is
-// there twice.
+// Whatever happens in Postgres while 120 people sign up at once, nobody gets a 500, nobody is lost, and nobody
+// exists twice.
 func TestNoConditionOfPostgresIsAnswered500(t *testing.T) {
 	const role, people = "test_conditions", 120
 	s, admin := underRole(t, role)
@@ -175,7 +175,7 @@ END $$`)
 	}
 }
 
-// Every operation of both listeners, while everything is locked for longer than anybody waits.
+// Every operation of both listeners, while all tables are locked for longer than any request waits.
 func TestNoOperationAnswers500WhileTablesAreLocked(t *testing.T) {
 	const role = "test_locked"
 	s, admin := underRole(t, role)
@@ -247,7 +247,8 @@ LOOP EXECUTE format('LOCK TABLE %I IN ACCESS EXCLUSIVE MODE', r.tablename); END 
 	}
 }
 
-// load keeps n people signing up, one name after the other, and counts how many were created and refused with 503.
+// load keeps n clients signing up, one name after the other, and counts how many signups were created and how
+// many were refused with 503.
 func load(t *testing.T, s *svc, prefix string, n int) (created, refused *atomic.Int64, stop func()) {
 	t.Helper()
 	created, refused = new(atomic.Int64), new(atomic.Int64)
@@ -310,8 +311,8 @@ func TestReadOnlyRoleAndBack(t *testing.T) {
 	}
 }
 
-// A saga that somebody else changes each time, between our read and our write: who asks is answered 503, and what a
-// participant replies waits.
+// A saga that another writer changes each time between our read and our write: requests get 503, and replies
+// wait.
 func TestMissedSwapsAreNoDefect(t *testing.T) {
 	broker := testenv.NATS(t)
 	answer := make(chan struct{})
@@ -349,8 +350,8 @@ CREATE TRIGGER miss BEFORE UPDATE ON signup_saga FOR EACH ROW EXECUTE FUNCTION m
 	s.awaitState(t, body, "ready")
 }
 
-// Postgres vanishes without a word: packets are dropped in both directions, and nobody closes a connection. Requests
-// are answered 503. When there is a way for new connections, signups, relays and timers go on within 15 s.
+// Postgres becomes unreachable: packets are dropped in both directions, and no connection is closed. Requests
+// get 503. Once new connections work, signups, relays and timers work again within 15 s.
 func TestServerVanishesWithoutAWord(t *testing.T) {
 	const bound = 15 * time.Second
 	broker := testenv.NATS(t)
@@ -360,7 +361,7 @@ func TestServerVanishesWithoutAWord(t *testing.T) {
 	proxy := testenv.NewProxy(t, storetest.URL(t))
 	s := start(t, environment(t, proxy.URL, broker.URL))
 	c := &statuses{t: t}
-	crowd(t, s, c, "before", 60) // all connections are made
+	crowd(t, s, c, "before", 60) // opens all connections
 	s.awaitState(t, signUp(t, s, "mina"), "ready")
 	proxy.Deafen()
 	c = &statuses{t: t}
@@ -384,8 +385,9 @@ func TestServerVanishesWithoutAWord(t *testing.T) {
 	t.Logf("ready after %s", time.Since(began))
 }
 
-// The primary dies, or all packets to it are dropped, and the standby is promoted: signups work within 3 s, and nothing
-// that was answered 201 is lost. The old primary comes back as a standby, and nobody is bothered.
+// The primary dies, or all packets to it are dropped, and the standby is promoted: signups work again within 3
+// s, and no signup that was answered 201 is lost. When the old primary returns as a standby, requests are not
+// affected.
 func TestFailoverToAPromotedStandby(t *testing.T) {
 	const busy = 16
 	for name, lose := range map[string]func(*testenv.Pair){
@@ -425,7 +427,7 @@ func TestFailoverToAPromotedStandby(t *testing.T) {
 			pair.ReturnAsStandby(0)
 			admin := storetest.Connect(t, pair.Servers[1])
 			storetest.Exec(t, admin, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "+
-				"WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()") // new connections have the choice
+				"WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()") // new connections may choose
 			before, left := created.Load(), refused.Load()
 			testenv.Eventually(t, 10*time.Second, "more signups", func() bool {
 				return created.Load() > before+10*busy

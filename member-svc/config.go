@@ -41,7 +41,7 @@ type Config struct {
 	RedrivePerSecond  int            `env:"REDRIVE_PER_SECOND" envDefault:"200" help:"repeated commands per second, of all replicas together"`
 }
 
-// Validate lists everything that is wrong.
+// Validate returns everything that is wrong with the configuration.
 func (c Config) Validate() []error {
 	errs := slices.Concat(c.Common.Validate(), c.TLSFiles.Validate(),
 		c.StepConfig.problems(), c.ReconcileConfig.problems(), c.StuckConfig.problems(),

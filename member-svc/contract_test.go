@@ -19,7 +19,7 @@ func newMember(name string) string {
 	return fmt.Sprintf(`{"username":%q,"password":%q}`, name, password)
 }
 
-// also starts another replica with a changed setting.
+// also starts another replica with changed settings.
 func also(t *testing.T, env map[string]string, changes ...string) *svc {
 	t.Helper()
 	env = maps.Clone(env)
@@ -29,7 +29,7 @@ func also(t *testing.T, env map[string]string, changes ...string) *svc {
 	return start(t, env)
 }
 
-// Every documented answer of the public listener is seen, and nothing else.
+// The test sees every documented answer of the public listener, and no other.
 func TestPublicContract(t *testing.T) {
 	database := storetest.URL(t)
 	proxy := storetest.NewProxy(t, database)
@@ -105,7 +105,7 @@ func change(old, changed string) string {
 	return fmt.Sprintf(`{"old_password":%q,"new_password":%q}`, old, changed)
 }
 
-// sessionsAnswer asks what a member asks about their sessions and their password.
+// sessionsAnswer tests a member's requests about their sessions and their password.
 func sessionsAnswer(t *testing.T, c *apitest.Contract, s, limited *svc) {
 	t.Helper()
 	sessions, secret := s.public+"/v1/sessions", s.public+"/v1/members/me/password"
@@ -151,7 +151,7 @@ func sessionsAnswer(t *testing.T, c *apitest.Contract, s, limited *svc) {
 	c.Call(401, "PUT", secret, change(password, "a wholly new passphrase"), mine...)
 }
 
-// oneStreamTooMany has a stream open that is the last one allowed.
+// oneStreamTooMany opens the last stream that is allowed, and then one more.
 func oneStreamTooMany(t *testing.T, c *apitest.Contract, s *svc, want int, signup string) {
 	t.Helper()
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.public+signup+"/events", nil)
@@ -166,7 +166,7 @@ func oneStreamTooMany(t *testing.T, c *apitest.Contract, s *svc, want int, signu
 	c.Call(want, "GET", s.public+signup+"/events", "")
 }
 
-// busy has each call that hashes find the only turn taken.
+// busy makes each call that hashes while the only turn is taken.
 func busy(t *testing.T, c *apitest.Contract, s *svc, mine []string) {
 	t.Helper()
 	var stop atomic.Bool
@@ -187,7 +187,7 @@ func busy(t *testing.T, c *apitest.Contract, s *svc, mine []string) {
 	c.Until("busy", "DELETE", s.public+"/v1/members/me", func() string { return `{"password":"x"}` }, mine...)
 }
 
-// Every documented answer of the admin listener is seen, and nothing else.
+// The test sees every documented answer of the admin listener, and no other.
 func TestAdminContract(t *testing.T) {
 	broker := testenv.NATS(t)
 	fakeStorage(t, broker.URL, func(contract.StorageCommand) (contract.Type, *contract.StorageError) {

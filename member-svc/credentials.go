@@ -10,12 +10,12 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// ReservedConfig configures which usernames are kept back.
+// ReservedConfig configures which usernames are reserved.
 type ReservedConfig struct {
 	Names string `env:"USERNAMES_RESERVED" envDefault:"standard" help:"refused usernames, see docs/api.md, or none"`
 }
 
-// CredentialsConfig configures usernames, and passwords with the hashing of them.
+// CredentialsConfig configures usernames, passwords and their hashing.
 type CredentialsConfig struct {
 	ReservedConfig
 	Usernames       string         `env:"USERNAMES" envDefault:"ascii" help:"ascii, or unicode: letters of all scripts; names that look alike are not told apart"`
@@ -54,7 +54,7 @@ func (c CredentialsConfig) budgetKiB() int64 { return int64(c.HashBudgetMiB) << 
 func (c CredentialsConfig) hasher() (*signup.Hasher, error) {
 	peppers, err := signup.ParsePeppers(c.Peppers.Reveal())
 	concurrency := c.HashConcurrency
-	if concurrency == 0 { // GOMAXPROCS follows the limits of a container
+	if concurrency == 0 { // GOMAXPROCS respects container limits
 		concurrency = int(min(int64(runtime.GOMAXPROCS(0)), c.budgetKiB()/int64(c.HashMemoryKiB)))
 	}
 	return signup.NewHasher(signup.HashConfig{

@@ -17,8 +17,8 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
 )
 
-// together sends n requests at the same time and counts the answers by status and code;
-// bodies holds each different answer of 201.
+// together sends n requests concurrently and counts the answers by status and code. bodies counts each
+// different body of a 201.
 func together(
 	t *testing.T, s *svc, n int, body string, headers ...string,
 ) (counts map[string]int, bodies map[string]int) {
@@ -65,7 +65,7 @@ func together(
 	return counts, bodies
 }
 
-// crowded is a service with room for all requests of a crowd, however slow the machine.
+// crowded starts a service with room for all requests of a crowd, however slow the machine is.
 func crowded(t *testing.T, url string) *svc {
 	t.Helper()
 	env := environment(t, url+"&connect_timeout=60", "nats://127.0.0.1:1")
@@ -105,13 +105,12 @@ func TestCrowdWithOneKey(t *testing.T) {
 	}
 }
 
-// Nobody can tell by the time of a refusal whether a name exists. Pairs of calls, one
-// with a name that exists and one with a name that nobody has, are made in random
-// order; the sign test asks how likely it is that the one kind is the slower one so
-// often. Slow moments of the machine hit either kind, and each counts once.
+// The time of a refusal does not reveal whether a username exists. The test makes pairs of calls in random
+// order, one with a name that exists and one with a name that does not. A sign test asks how likely it is that
+// one kind is slower so often by chance. Slow moments of the machine hit either kind, and each counts once.
 //
-// The test fails if the two kinds differ beyond chance (5 standard deviations) and by
-// more than a twentieth of such a call; that is a thousandth of one at real cost.
+// The test fails if the two kinds differ beyond chance (5 standard deviations) and by more than a twentieth of
+// such a call. That is a thousandth of a call at the real cost.
 func TestUnknownNamesAreNotTold(t *testing.T) {
 	const pairs, deviations, share = 1000, 5, 0.05
 	env := environment(t, storetest.URL(t), "nats://127.0.0.1:1")
@@ -139,7 +138,7 @@ func TestUnknownNamesAreNotTold(t *testing.T) {
 		for _, name := range names {
 			took[name] = refusal(name)
 		}
-		if i < 50 { // connections, statements
+		if i < 50 { // warm-up: connections, statements
 			continue
 		}
 		if took["mina"] > took["nora"] {
@@ -163,8 +162,8 @@ func median(values []float64) float64 {
 	return values[len(values)/2]
 }
 
-// A pepper that is missing is the operator's mistake: no member is told that his
-// password is wrong, and the log says which one it is.
+// A missing pepper is the operator's mistake: no member is told that the password is wrong, and the log names
+// the missing pepper.
 func TestMissingPepper(t *testing.T) {
 	const old, newer = "2025:b2xkIGtleSBvZiBzaXh0ZWVu", "2026:bmV3IGtleSBvZiBzaXh0ZWVu"
 	url := storetest.URL(t)

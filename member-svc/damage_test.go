@@ -25,7 +25,7 @@ type damaged struct {
 	session              []string
 }
 
-// damage signs up one person for each damage, waits until all are ready, and does it.
+// damage signs up one member for each damage, waits until all are ready, and then damages their rows.
 func damage(t *testing.T, s *svc, pool *pgxpool.Pool, prefix string) []damaged {
 	t.Helper()
 	all := storetest.Damages()
@@ -52,8 +52,8 @@ SELECT id::text FROM signup_saga WHERE member_id = $1`, d.member).Scan(&people[i
 	return people
 }
 
-// Whatever has become of the row of a saga: nobody is answered 500 or 503, who the member was is
-// erased when they leave, operators can act, others go on, and what was given is taken back.
+// Whatever the damage of a saga's row: no request gets 500 or 503, a member who leaves is erased, operators can
+// act, other members are not affected, and the steps are taken back.
 func TestErasureNeedsNoSoundSaga(t *testing.T) {
 	broker, url := testenv.NATS(t), storetest.URL(t)
 	pool := storetest.Connect(t, url)
@@ -113,7 +113,7 @@ WHERE member_id = $1`, neighbour["member_id"])
 		t.Errorf("%d are not erased", n-1)
 	}
 	consoleStays(t, s, &c, leavers)
-	for _, d := range slices.Concat(leavers, cancelled) { // the second retry goes on without the unknown step
+	for _, d := range slices.Concat(leavers, cancelled) { // the second retry continues without the unknown step
 		for range 2 {
 			ask(d.name+": retry", "POST", s.admin+"/admin/v1/sagas/"+d.saga+"/retry", `{"reason":"x"}`, operator...)
 		}
@@ -138,7 +138,7 @@ WHERE state <> 'withdrawn' AND member_id <> $1`, neighbour["member_id"]).Scan(&l
 	}
 }
 
-// consoleStays asks for every page and list in which damaged sagas are.
+// consoleStays requests every page and list that shows damaged sagas.
 func consoleStays(t *testing.T, s *svc, c *statuses, people []damaged) {
 	t.Helper()
 	entered := browse(t, s.admin+"/console/login", url.Values{"token": {"operator-token"}})
@@ -160,7 +160,7 @@ func consoleStays(t *testing.T, s *svc, c *statuses, people []damaged) {
 		}
 	}
 	path, seen := "/admin/v1/sagas?limit=7", 0
-	for path != "" { // the list from end to end
+	for path != "" { // the whole list
 		_, _, page, raw := call(t, "GET", s.admin+path, "", operator...)
 		items, _ := page["items"].([]any)
 		if seen += len(items); items == nil || seen > 3*len(people) {

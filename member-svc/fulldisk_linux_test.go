@@ -20,7 +20,8 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
 )
 
-// fill takes all room on a disk, and again and again what becomes free, until done returns true. Then there is room.
+// fill uses up all space on a disk, including space that is freed meanwhile, until done returns true. Then it
+// frees the space.
 func fill(t *testing.T, disk, what string, done func() bool) {
 	t.Helper()
 	filler, err := os.Create(filepath.Join(disk, "filler"))
@@ -45,9 +46,9 @@ func fill(t *testing.T, disk, what string, done func() bool) {
 	})
 }
 
-// The disk of Postgres is really full, first for its tables, then for its log, which ends the server. People are told
-// to come again, signups go on when there is room and a server, and nothing that was answered 201 is lost. Run by make
-// verify.
+// The disk of Postgres is really full, first for its tables, then for its log, which stops the server. Requests
+// are refused with Retry-After, signups work again once there is space and a server, and no signup that was
+// answered 201 is lost. Run by make verify.
 func TestFullDiskOfPostgres(t *testing.T) {
 	disk := testenv.SmallDisk(t, "160m")
 	if disk == "" {
@@ -69,7 +70,7 @@ func TestFullDiskOfPostgres(t *testing.T) {
 		t.Helper()
 		before, began := created.Load(), time.Now()
 		testenv.Eventually(t, 20*time.Second, "signups after "+after, func() bool {
-			proxy.Point(server()) // the operator starts a server that has ended
+			proxy.Point(server()) // the operator restarts a stopped server
 			return created.Load() > before+10*busy
 		})
 		t.Logf("%s: %d more after %s; %d created, %d refused",

@@ -17,7 +17,7 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
 )
 
-// say sends lines of a request as they are, and returns the answer.
+// say sends the lines of a request unchanged and returns the answer.
 func say(t *testing.T, url string, lines ...string) page {
 	t.Helper()
 	conn, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
@@ -42,8 +42,8 @@ func say(t *testing.T, url string, lines ...string) page {
 	return page{answer.StatusCode, answer.Header, string(body)}
 }
 
-// needsAttention starts a service with one signup that an operator has to look at, and
-// returns the path of the signup and of its saga.
+// needsAttention starts a service with one signup that needs attention, and returns the paths of the signup and
+// of its saga.
 func needsAttention(t *testing.T) (s *svc, signup, saga string) {
 	t.Helper()
 	broker := testenv.NATS(t)
@@ -59,8 +59,7 @@ func needsAttention(t *testing.T) (s *svc, signup, saga string) {
 	return s, "/v1/signups/" + body["signup_id"].(string), "/admin/v1/sagas/" + id
 }
 
-// RFC 9110, 9.3.2: HEAD is GET without the body. 9.3.7, 15.5.6: Allow names what a
-// resource knows.
+// RFC 9110, 9.3.2: HEAD is GET without the body. 9.3.7, 15.5.6: Allow lists the methods of a resource.
 func TestEveryResourceKnowsItsMethods(t *testing.T) {
 	s, signup, saga := needsAttention(t)
 	token := "Authorization: Bearer viewer-token"
@@ -92,7 +91,7 @@ func TestEveryResourceKnowsItsMethods(t *testing.T) {
 		get, head := request("GET"), request("HEAD")
 		for _, h := range []http.Header{get.header, head.header} {
 			h.Del("Date")
-			// These say something else each time.
+			// The content of these differs each time.
 			if slices.Contains([]string{"/metrics", "/", "/admin/v1/overview"}, resource.path) {
 				h.Del("Content-Length")
 			}

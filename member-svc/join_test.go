@@ -17,14 +17,14 @@ import (
 	"github.com/signup-saga/signup-saga/service/web/webtest"
 )
 
-// page is what a browser is given.
+// page is what a browser receives.
 type page struct {
 	status int
 	header http.Header
 	text   string
 }
 
-// browse gets a page, or posts a form if there is one, and follows no redirect.
+// browse gets a page, or posts a form if there is one. It follows no redirect.
 func browse(t *testing.T, url string, form url.Values, headers ...string) page {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -56,7 +56,7 @@ func browse(t *testing.T, url string, form url.Values, headers ...string) page {
 	return page{answer.StatusCode, answer.Header, webtest.Resolve(answer, string(text))}
 }
 
-// expect checks a page's status and parts; those that begin with "!" are not to be there.
+// expect checks a page's status and parts. Parts that begin with "!" must be absent.
 func (p page) expect(t *testing.T, name string, status int, parts ...string) {
 	t.Helper()
 	if p.status != status {
@@ -71,7 +71,7 @@ func (p page) expect(t *testing.T, name string, status int, parts ...string) {
 
 var formKey = regexp.MustCompile(`name="key" value="([^"]+)"`)
 
-// key returns what the page's form is named by.
+// key returns the idempotency key in the page's form.
 func (p page) key(t *testing.T) string {
 	t.Helper()
 	found := formKey.FindStringSubmatch(p.text)
@@ -87,7 +87,7 @@ func entries(username, key string) url.Values {
 
 var progressPath = regexp.MustCompile(`^/signup/sgn_[0-9a-f]{40}$`)
 
-// signUpByForm signs up by the form and returns the address of the page that follows.
+// signUpByForm signs up with the form and returns the address of the next page.
 func signUpByForm(t *testing.T, s *svc, username string) string {
 	t.Helper()
 	sent := browse(t, s.public+"/", entries(username, browse(t, s.public+"/", nil).key(t)))
@@ -97,7 +97,7 @@ func signUpByForm(t *testing.T, s *svc, username string) string {
 	return s.public + sent.header.Get("Location")
 }
 
-// becomes waits until a page says something.
+// becomes waits until a page contains a text.
 func becomes(t *testing.T, address, what string) (shown page) {
 	t.Helper()
 	testenv.Eventually(t, 20*time.Second, what, func() bool {
@@ -150,7 +150,7 @@ func TestSignUpForm(t *testing.T) {
 	browse(t, several.public+sent.header.Get("Location"), nil).expect(t, "plus", 200, "plus, 100 GiB")
 }
 
-// A signup is shown from the form to its end, with script and without.
+// A signup is shown from the form to its end, with and without scripts.
 func TestSignUpByThePage(t *testing.T) {
 	broker := testenv.NATS(t)
 	answer := make(chan contract.Type, 2)
@@ -203,7 +203,8 @@ func TestLateOrUnknownSignupsOnThePage(t *testing.T) {
 	}
 }
 
-// What the API refuses is said where it was typed, and what was typed stays but for the password.
+// The form shows the API's refusals next to the fields, and keeps everything that was typed except the
+// password.
 func TestSignUpFormSaysWhatIsWrong(t *testing.T) {
 	s := start(t, environment(t, storetest.URL(t), "nats://127.0.0.1:1"))
 	signUpByForm(t, s, "mina")
@@ -285,7 +286,7 @@ func TestOneFormMakesOneMember(t *testing.T) {
 	}
 }
 
-// The form and the API share one budget for each address.
+// The form and the API share one limit for each address.
 func TestSignUpFormIsLimitedByTheBrowsersAddress(t *testing.T) {
 	s := behindProxy(t, "SIGNUP_RATE_PER_MINUTE", "2")
 	form := entries("no", "a-key")
@@ -306,7 +307,7 @@ func TestSignUpFormIsLimitedByTheBrowsersAddress(t *testing.T) {
 	}
 }
 
-// Other sites cannot send the form for their visitors; programs may call the API from where they like.
+// Other sites cannot send the form on behalf of their visitors; programs may call the API from anywhere.
 func TestSignUpFormOfAnotherSite(t *testing.T) {
 	s := start(t, environment(t, storetest.URL(t), "nats://127.0.0.1:1"))
 	for _, from := range [][]string{{"Sec-Fetch-Site", "cross-site"}, {"Origin", "https://example.org"},

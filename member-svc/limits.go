@@ -8,7 +8,7 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// LimitConfig says how much one client, and all of them together, may take.
+// LimitConfig limits how much one client, and all clients together, may use.
 type LimitConfig struct {
 	SignupRate     int            `env:"SIGNUP_RATE_PER_MINUTE" envDefault:"60" help:"signups, see docs/availability.md"`
 	SessionRate    int            `env:"SESSION_RATE_PER_MINUTE" envDefault:"60" help:"passwords tried, likewise"`
@@ -17,7 +17,7 @@ type LimitConfig struct {
 	TrustedProxies proxyAddresses `env:"TRUSTED_PROXIES" help:"networks of reverse proxies, see docs/reverse-proxy.md"`
 }
 
-// proxyAddresses are addresses and networks as they are written, see [service.ParseProxies].
+// proxyAddresses are addresses and networks in text form, see [service.ParseProxies].
 type proxyAddresses []string
 
 func (c LimitConfig) problems() []error {

@@ -16,7 +16,7 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
 )
 
-// behindProxy starts a service that believes what this test says about clients.
+// behindProxy starts a service that trusts this test's statements about clients.
 func behindProxy(t *testing.T, variables ...string) *svc {
 	t.Helper()
 	env := environment(t, storetest.URL(t), "nats://127.0.0.1:1")
@@ -27,7 +27,7 @@ func behindProxy(t *testing.T, variables ...string) *svc {
 	return start(t, env)
 }
 
-// guess tries a password for a name and returns the status, negative with Retry-After.
+// guess tries a password for a name. It returns the status, negative if there is a Retry-After.
 func guess(t *testing.T, s *svc, forwarded, name, password string) int {
 	t.Helper()
 	status, header, _, _ := call(t, "POST", s.public+"/v1/sessions",
@@ -45,12 +45,12 @@ func TestClientsBehindProxiesAreToldApart(t *testing.T) {
 		want      int
 	}{
 		{"192.0.2.1", 401},
-		{"6.6.6.6, 192.0.2.1", 401},            // what the client wrote is not believed
-		{"6.6.6.6, 192.0.2.1, 10.1.2.3", -429}, // nor counted is a proxy before this one
+		{"6.6.6.6, 192.0.2.1", 401},            // the part that the client wrote is not trusted
+		{"6.6.6.6, 192.0.2.1, 10.1.2.3", -429}, // another trusted proxy is not taken for the client
 		{"192.0.2.2", 401},
 		{"2001:db8::1", 401},
 		{"2001:db8::2", 401},
-		{"2001:db8::3", -429}, // one network, one client
+		{"2001:db8::3", -429}, // one network counts as one client
 		{"2001:db8:0:1::3", 401},
 	} {
 		if got := guess(t, s, c.forwarded, fmt.Sprint("name", i), "x"); got != c.want {
@@ -67,8 +67,8 @@ func TestClientsBehindProxiesAreToldApart(t *testing.T) {
 	}
 }
 
-// Many addresses together guess the password of one name no faster than one, whether somebody has the name or not. The
-// member comes in all the same.
+// Many addresses together cannot guess one name's password faster than one address, whether or not the name
+// exists. The member can still sign in.
 func TestGuessersDoNotLockTheMemberOut(t *testing.T) {
 	s := behindProxy(t, "SESSION_RATE_PER_MINUTE", "5")
 	signUp(t, s, "mina")
@@ -93,7 +93,7 @@ func TestGuessersDoNotLockTheMemberOut(t *testing.T) {
 		}
 		return n
 	}
-	// Five for all, and then three for each address.
+	// Five for all addresses together, then three for each address.
 	if a, b := passed(0, 5), passed(5, 20); a != 5 || b != 9 {
 		t.Errorf("%d and %d guesses passed: %v", a, b, seen[0])
 	}
@@ -118,7 +118,7 @@ func TestSignupsOfOneNameAreLimited(t *testing.T) {
 	}
 }
 
-// following is a stream of events, or what was answered instead.
+// following is a stream of events, or the answer instead of one.
 type following struct {
 	status int
 	header http.Header
@@ -126,7 +126,7 @@ type following struct {
 	leave  context.CancelFunc
 }
 
-// follow opens a stream; it ends with the test.
+// follow opens a stream that ends with the test.
 func follow(t *testing.T, s *svc, path string, headers ...string) following {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
@@ -220,12 +220,13 @@ func TestStreamsAreCapped(t *testing.T) {
 	testenv.Eventually(t, 20*time.Second, "a place", func() bool {
 		return follow(t, s, path, "X-Forwarded-For", address(5)).status == 200
 	})
-	if err := s.stop(); err != nil { // with streams open
+	if err := s.stop(); err != nil { // with open streams
 		t.Error(err)
 	}
 }
 
-// Whoever holds half of the streams by many addresses of one network gets no more, and gives some back to newcomers.
+// A client that holds half of the streams, from many addresses of one network, gets no more, and loses some to
+// newcomers.
 func TestStreamsAreSharedByNetworks(t *testing.T) {
 	s := behindProxy(t, "MAX_STREAMS", "8")
 	path := eventsPath(signUp(t, s, "mina"))
@@ -247,7 +248,7 @@ func TestStreamsAreSharedByNetworks(t *testing.T) {
 			t.Errorf("newcomer %d: %d", i, status)
 		}
 	}
-	if _, err := io.Copy(io.Discard, first.body); err != nil { // ended as any stream is: the browser comes again
+	if _, err := io.Copy(io.Discard, first.body); err != nil { // it ends like any stream: the browser reconnects
 		t.Errorf("the oldest stream of the network that has most: %v", err)
 	}
 }

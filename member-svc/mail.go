@@ -12,7 +12,7 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// MailConfig configures the welcome mail, and how the mail server is reached.
+// MailConfig configures the welcome mail and the mail server.
 type MailConfig struct {
 	SMTPAddr string `env:"SMTP_ADDR" envDefault:"127.0.0.1:1025" help:"mail server, host:port"`
 	MailFrom string `env:"MAIL_FROM" envDefault:"welcome@localhost" help:"sender, as address or as Name <address>"`

@@ -1,4 +1,4 @@
-// Command member-svc signs members up and sees each signup through.
+// Command member-svc signs members up and carries each signup through to its end.
 package main
 
 import "github.com/signup-saga/signup-saga/service"

@@ -18,14 +18,14 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
 )
 
-// The ways in which a name server answers.
+// The modes of the name server.
 const (
 	resolves int32 = iota // every name is this machine
 	unknown               // no name exists
 	silent                // no answer
 )
 
-// nameServer makes this process ask a name server of the test, by the real resolver of the standard library.
+// nameServer makes this process use a name server of the test, with the real resolver of the standard library.
 func nameServer(t *testing.T) (mode *atomic.Int32) {
 	t.Helper()
 	mode = new(atomic.Int32)
@@ -56,7 +56,7 @@ func nameServer(t *testing.T) (mode *atomic.Int32) {
 	return mode
 }
 
-// resolved is the answer to a question: 127.0.0.1 for a known name's IPv4 address.
+// resolved returns the answer to a query: 127.0.0.1 for a known name's IPv4 address.
 func resolved(query []byte, known bool) []byte {
 	const header, typeA = 12, 1
 	end := header
@@ -88,12 +88,12 @@ func named(t *testing.T, raw, name string) string {
 	return u.String()
 }
 
-// stopped ends a service, which must not take longer than the bound of its settings, and checks its log: all JSON, with
-// what to do about the name.
+// stopped stops a service, which must not take longer than its settings allow. It checks that the log is all
+// JSON and says what to do about the name.
 func stopped(t *testing.T, log *logBuffer, stop func() error, name string) {
 	t.Helper()
 	began := time.Now()
-	_ = stop() // the connection to Postgres, say, could not be closed in order
+	_ = stop() // errors are fine: the connection to Postgres, say, could not be closed properly
 	took := time.Since(began)
 	t.Logf("stopped after %s", took.Round(10*time.Millisecond))
 	if took > 5*time.Second {
@@ -112,7 +112,8 @@ func stopped(t *testing.T, log *logBuffer, stop func() error, name string) {
 
 var failingNames = map[string]int32{"unknown": unknown, "silent": silent}
 
-// Postgres has a name that does not resolve when the service starts: it waits, and goes on when it does.
+// Postgres has a host name that does not resolve when the service starts. The service waits, and starts once
+// the name resolves.
 func TestStartsWhenNamesResolve(t *testing.T) {
 	for what, failing := range failingNames {
 		t.Run(what, func(t *testing.T) {
@@ -120,7 +121,7 @@ func TestStartsWhenNamesResolve(t *testing.T) {
 			mode.Store(failing)
 			env := environment(t, named(t, storetest.URL(t), "db.test."), "nats://nats.test.:4222")
 			env["DRAIN_TIMEOUT"] = "4s"
-			ended := func() { // told to stop meanwhile
+			ended := func() { // stopped while it waits
 				ctx, cancel := context.WithCancel(t.Context())
 				log, done := &logBuffer{}, make(chan error, 1)
 				go func() {
@@ -134,7 +135,7 @@ func TestStartsWhenNamesResolve(t *testing.T) {
 			ended()
 			var wg sync.WaitGroup
 			wg.Go(func() {
-				<-time.After(time.Second) // it is waiting by then; if not, the name resolves at once
+				<-time.After(time.Second) // it is waiting by now; if not, the name resolves at once
 				mode.Store(resolves)
 			})
 			s := start(t, env)
@@ -144,8 +145,8 @@ func TestStartsWhenNamesResolve(t *testing.T) {
 	}
 }
 
-// NATS and the mail server have names that do not resolve, then Postgres too: signups go on as long as they can, and
-// the service stops in time.
+// The host names of NATS and of the mail server stop resolving, then that of Postgres, too. Signups work as
+// long as they can, and the service stops in time.
 func TestRunsWhileNamesDoNotResolve(t *testing.T) {
 	for what, failing := range failingNames {
 		t.Run(what, func(t *testing.T) {
@@ -159,7 +160,7 @@ func TestRunsWhileNamesDoNotResolve(t *testing.T) {
 				return strings.Contains(s.log.String(), "nats connected")
 			})
 			warm := &statuses{t: t}
-			crowd(t, s, warm, "warm", 60) // all connections are made
+			crowd(t, s, warm, "warm", 60) // opens all connections
 			mode.Store(failing)
 			broker.Stop()
 			for i := range 20 {
@@ -179,7 +180,7 @@ func TestRunsWhileNamesDoNotResolve(t *testing.T) {
 				return strings.Contains(s.log.String(), "the host name db.test. does not resolve")
 			})
 			stopped(t, s.log, s.stop, "db.test.")
-			s.stop = func() error { return nil } // what it could not close was an error already
+			s.stop = func() error { return nil } // connections that it could not close were reported already
 		})
 	}
 }

@@ -17,13 +17,13 @@ var (
 	viewer   = []string{"Authorization", "Bearer viewer-token"}
 )
 
-// groups are calls of operators about more than one saga. One saga needs attention.
+// groups makes operators' calls about more than one saga. One saga needs attention.
 type groups struct {
 	c     *apitest.Contract
 	admin string
 	pool  *pgxpool.Pool
 
-	retry, dead string // one of each
+	retry, dead string // paths of one of each
 }
 
 func (g *groups) answers(t *testing.T) {
@@ -135,7 +135,7 @@ func (g *groups) deadEvents(t *testing.T) {
 	g.c.Call(404, "POST", dead+"/-1/requeue", reason, operator...)
 }
 
-// withoutDatabase asks everything once more when the database does not answer.
+// withoutDatabase makes all calls again while the database does not answer.
 func (g *groups) withoutDatabase() {
 	for _, path := range []string{"/overview", "/failures", "/retries", "/outbox/dead", "/audit"} {
 		g.c.Call(503, "GET", g.admin+path, "", viewer...)
@@ -146,7 +146,7 @@ func (g *groups) withoutDatabase() {
 	g.c.Call(503, "POST", g.dead, `{"reason":"x"}`, operator...)
 }
 
-// tooManyWrongTokens asks everything of a replica that has been asked too often without a token that it knows.
+// tooManyWrongTokens makes all calls to a replica that has received too many wrong tokens.
 func tooManyWrongTokens(c *apitest.Contract, s *svc) {
 	admin := s.admin + "/admin/v1"
 	for range 10 {

@@ -12,8 +12,8 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
 )
 
-// Behind a real PgBouncer in transaction mode everybody signs up, with nothing set; migrate says what to set. Run by
-// make verify.
+// Signups work behind a real PgBouncer in transaction mode, with no special setting; migrate says what to set.
+// Run by make verify.
 func TestSignupsBehindPgBouncer(t *testing.T) {
 	const people = 120
 	behind := testenv.PgBouncer(t, storetest.URL(t))

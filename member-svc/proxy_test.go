@@ -13,7 +13,8 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// A proxy that rewrites Host says what the client asked. Strangers who say so change nothing.
+// A trusted proxy that rewrites Host passes the host that the client requested. From anyone else, that header
+// is ignored.
 func TestFormsBehindAProxyThatRewritesTheHost(t *testing.T) {
 	trusted := behindProxy(t)
 	stranger := start(t, environment(t, storetest.URL(t), "nats://127.0.0.1:1"))
@@ -38,7 +39,7 @@ func TestFormsBehindAProxyThatRewritesTheHost(t *testing.T) {
 	}
 }
 
-// The API's links begin with the prefix that a trusted proxy has removed; a stranger's is ignored.
+// The API's links begin with the prefix that a trusted proxy has removed. A prefix from anyone else is ignored.
 func TestLinksOfTheAPIHaveThePrefix(t *testing.T) {
 	s := behindProxy(t)
 	proxied := []string{"X-Forwarded-Prefix", "/signup-saga", "X-Forwarded-For", "192.0.2.1", "Idempotency-Key", "k"}
@@ -66,7 +67,7 @@ func TestLinksOfTheAPIHaveThePrefix(t *testing.T) {
 	}
 }
 
-// A list of operators is sent compressed, and holds what the plain one does.
+// A list for operators is compressed, and has the same content as without compression.
 func TestListsAreCompressed(t *testing.T) {
 	s := start(t, environment(t, storetest.URL(t), "nats://127.0.0.1:1"))
 	for i := range 60 {
@@ -103,7 +104,7 @@ func TestListsAreCompressed(t *testing.T) {
 	t.Logf("%d bytes, %d compressed", len(plain), len(small))
 }
 
-// Networks of clients are not trusted by mistake.
+// Networks of clients cannot be trusted by mistake.
 func TestTrustedProxiesAreCheckedAtTheStart(t *testing.T) {
 	for value, want := range map[string]string{
 		"0.0.0.0/0": "TRUSTED_PROXIES: entry 1: is wider", "10.0.0.1,::/0": "TRUSTED_PROXIES: entry 2: is wider",

@@ -36,20 +36,20 @@ var program = service.Program{
 	},
 }
 
-// The durable consumers, by what handles their messages, see addWorkers.
+// The durable consumers, named by what handles their messages, see addWorkers.
 const (
 	sagaReplies = "member-svc"
 	welcomes    = "member-welcome"
 	webhooks    = "member-webhook"
 )
 
-// What is read of the program's own events.
+// The subjects of the program's own events that it consumes.
 var (
 	signedUp    = []string{contract.SubjectPrefix(contract.NonEssential) + string(contract.MemberSignedUp)}
 	signupStuck = []string{contract.SubjectPrefix(contract.NonEssential) + string(contract.SignupStuck)}
 )
 
-// consumer configures a durable consumer; all are as large.
+// consumer configures a durable consumer. All have the same batch size.
 func consumer(producer contract.Service, lane contract.Lane, durable string, subjects []string) service.ConsumerConfig {
 	return service.ConsumerConfig{
 		Stream: contract.Stream(producer, lane), Durable: durable, Subjects: subjects, Batch: 100,
@@ -57,7 +57,7 @@ func consumer(producer contract.Service, lane contract.Lane, durable string, sub
 	}
 }
 
-// run is the whole program but for the process around it.
+// run is the whole program except for the process around it.
 func run(ctx context.Context, args []string, getenv func(string) string, stdout io.Writer) error {
 	if len(args) > 0 && args[0] == "admin-token" {
 		return adminToken(args[1:], stdout)
@@ -85,7 +85,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout 
 	})
 }
 
-// serve waits for Postgres and its schema, and for nothing else.
+// serve runs the service. To start, it needs Postgres with the current schema, and nothing else.
 func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 	service.LogConfig(log, &cfg)
 	tokens, err := service.LoadTokens(cfg.AdminTokensFile, log)
@@ -168,7 +168,7 @@ func assemble(cfg Config, pool *pgxpool.Pool, nc *service.NATS, tracer *service.
 	return p, nil
 }
 
-// newAPI returns what answers requests, and has streams of signups fed beside it.
+// newAPI returns the API, and adds the worker that feeds its signup streams to p.
 func newAPI(p *service.Process, cfg Config, st *store.Store, hasher *signup.Hasher, metrics *api.Metrics) *api.API {
 	steps := cfg.steps()
 	hub := stream.NewHub(st, steps, stream.DefaultPace)
@@ -192,7 +192,7 @@ func newAPI(p *service.Process, cfg Config, st *store.Store, hasher *signup.Hash
 	}
 }
 
-// pages returns the handlers of the listeners: their APIs, and on top of these the sign-up page and the console.
+// pages returns the handlers of the listeners: their APIs, with the sign-up page and the console on top.
 func pages(
 	p *service.Process, cfg Config, handlers *api.API, tokens *service.Tokens,
 ) (public, admin http.Handler, err error) {
@@ -214,13 +214,13 @@ func pages(
 	return public, admin, err
 }
 
-// loopFunc adds a worker that does something again and again, see [service.Loop].
+// loopFunc adds a worker that repeats fn, see [service.Loop].
 type loopFunc func(name string, every time.Duration, fn func(context.Context) (bool, error))
 
 // handler handles the messages of a consumer, see [service.Consume].
 type handler func(ctx context.Context, batch []service.Message) error
 
-// addWorkers adds everything that goes on beside the requests.
+// addWorkers adds everything that runs besides the requests.
 func addWorkers(p *service.Process, cfg Config, pool *pgxpool.Pool, nc *service.NATS, st *store.Store,
 	metrics *api.Metrics,
 	registry prometheus.Registerer, wake func(),
@@ -263,8 +263,9 @@ func addWorkers(p *service.Process, cfg Config, pool *pgxpool.Pool, nc *service.
 	return addConsumers(p, cfg, nc, st, metrics.Consumers, handlers)
 }
 
-// addConsumers has all consumers of the program read by their handlers: none is made and not read. One whose handler
-// is nil is not used in this configuration.
+// addConsumers starts every consumer of the program with its handler. It fails if a consumer has no entry in
+// handlers, so that none is created but never read. A consumer whose handler is nil is not used in this
+// configuration.
 func addConsumers(
 	p *service.Process, cfg Config, nc *service.NATS, st *store.Store, lag *service.Lag, handlers map[string]handler,
 ) error {
@@ -281,13 +282,13 @@ func addConsumers(
 		run := func(ctx context.Context) error { return service.Consume(ctx, nc.Conn, c, handle) }
 		p.Workers = append(p.Workers, service.Task{Name: "consume " + c.Stream, Run: run})
 	}
-	// Its commands are in our stream: while nobody takes them, our signups wait.
+	// storage-svc reads its commands from our stream: while it does not, our signups wait.
 	lag.Watch(contract.Stream(contract.Member, contract.Essential), "storage-svc")
 	p.Workers = append(p.Workers, service.Task{Name: "lag of consumers", Run: lag.Run})
 	return nil
 }
 
-// Batches small enough for short transactions.
+// Batches are small, to keep transactions short.
 const (
 	redriveBatch = 100
 	forgetBatch  = 1000

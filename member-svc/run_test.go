@@ -132,7 +132,7 @@ func call(t *testing.T, method, url, body string, headers ...string) (int, http.
 		t.Fatal(err)
 	}
 	var decoded map[string]any
-	_ = json.Unmarshal(raw, &decoded) // metrics are no JSON
+	_ = json.Unmarshal(raw, &decoded) // metrics are not JSON
 	return resp.StatusCode, resp.Header, decoded, string(raw)
 }
 
@@ -158,8 +158,8 @@ func (s *svc) awaitState(t *testing.T, body map[string]any, want string) {
 	})
 }
 
-// fakeStorage answers commands over NATS as the Storage service would: removals at
-// once, the others as answer says.
+// fakeStorage answers commands over NATS as the Storage service would: removals at once, the others as answer
+// says.
 func fakeStorage(
 	t *testing.T, natsURL string, answer func(contract.StorageCommand) (contract.Type, *contract.StorageError),
 ) {
@@ -243,7 +243,7 @@ func TestSignupToReady(t *testing.T) {
 	if log := s.log.String(); strings.Contains(log, body["signup_id"].(string)) || strings.Contains(log, "mina") {
 		t.Errorf("the log tells a capability or a name:\n%s", log)
 	}
-	// Stop and start: nothing was kept in memory.
+	// Restart: nothing was kept in memory only.
 	if err := s.stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -426,7 +426,7 @@ func TestOperators(t *testing.T) {
 	}
 }
 
-// The table of the contract says of each declared step what the engine assumes.
+// For every declared step, the contract's table agrees with what the engine assumes.
 func TestStepsAreEssential(t *testing.T) {
 	for _, st := range (StepConfig{}).steps() {
 		for _, typ := range []contract.Type{st.Command, st.Compensation} {
@@ -446,7 +446,7 @@ func TestSubcommands(t *testing.T) {
 	url := testenv.Database(t, "empty", nil)
 	env := map[string]string{"MEMBER_DATABASE_URL": url, "NATS_URL": "nats://127.0.0.1:1", "DRAIN_DELAY": "0s"}
 	getenv := func(k string) string { return env[k] }
-	for range 2 { // the second time there is nothing to do
+	for range 2 { // the second run has nothing to do
 		if err := run(t.Context(), []string{"migrate"}, getenv, io.Discard); err != nil {
 			t.Fatal(err)
 		}

@@ -20,8 +20,8 @@ func (c StepConfig) problems() []error {
 	return nil
 }
 
-// steps are what every new member is promised. Sagas store the index of their step:
-// append only.
+// steps returns the essential steps of every signup. Sagas store the index of their step, so new steps may only
+// be appended.
 func (c StepConfig) steps() saga.Steps {
 	return saga.Steps{
 		saga.Provision(c.ProvisionPromise, c.SagaGiveUp),

@@ -19,7 +19,7 @@ import (
 	"github.com/signup-saga/signup-saga/service/drift"
 )
 
-// ReconcileConfig configures the comparison of members with storages.
+// ReconcileConfig configures the reconciliation of members with storages.
 type ReconcileConfig struct {
 	service.Reconciliation
 	StorageURL   service.Secret `env:"STORAGE_URL" help:"internal listener of storage-svc, http://host:port; without it nothing is reconciled"`
@@ -36,7 +36,7 @@ func (c ReconcileConfig) problems() []error {
 	return errs
 }
 
-// reconciler compares members with the participants of the steps, in their order.
+// reconciler returns the reconciler of members with the participants, which are in the order of their steps.
 func (c ReconcileConfig) reconciler(
 	pool *pgxpool.Pool, steps saga.Steps, wake func(), log *slog.Logger,
 ) *reconcile.Reconciler {
@@ -44,7 +44,7 @@ func (c ReconcileConfig) reconciler(
 	return reconcile.New(cfg, pool, steps, reconcile.NewStorages(c.StorageURL.Reveal(), c.StorageToken.Reveal()))
 }
 
-// StuckConfig configures the calls for a person.
+// StuckConfig configures the notices of stuck signups.
 type StuckConfig struct {
 	StuckAfter         time.Duration  `env:"STUCK_AFTER" envDefault:"15m" help:"after which an unanswered signup is told of with signup.stuck"`
 	WebhookURL         service.Secret `env:"STUCK_WEBHOOK_URL" help:"receives each signup.stuck; without it nothing is sent"`
@@ -78,7 +78,7 @@ type reconcileConfig struct {
 	StepConfig
 }
 
-// Validate lists everything that is wrong.
+// Validate returns everything that is wrong with the configuration.
 func (c reconcileConfig) Validate() []error {
 	errs := slices.Concat(c.Common.Validate(), c.ReconcileConfig.problems(), c.StepConfig.problems())
 	for name, value := range map[string]service.Secret{
@@ -91,8 +91,8 @@ func (c reconcileConfig) Validate() []error {
 	return errs
 }
 
-// reconcileOnce is the reconcile subcommand: it prints a report, and fails if anything
-// is or was wrong.
+// reconcileOnce is the reconcile subcommand: it prints a report, and fails if anything was wrong, even if it
+// was repaired.
 func reconcileOnce(ctx context.Context, cfg reconcileConfig, stdout io.Writer, dry bool) error {
 	log := service.NewLogger(stdout, cfg.LogFormat, cfg.LogLevel)
 	pool, err := program.Database(ctx, cfg.DatabaseURL, cfg.Common, log)
@@ -110,8 +110,8 @@ func reconcileOnce(ctx context.Context, cfg reconcileConfig, stdout io.Writer, d
 	return books.Err()
 }
 
-// addWatchers adds what looks after signups that do not go on by themselves. It returns what handles notices of stuck
-// signups; nil without a webhook.
+// addWatchers adds the workers that look for signups that do not progress. It returns the handler of notices of
+// stuck signups, or nil if there is no webhook.
 func addWatchers(
 	cfg Config, pool *pgxpool.Pool, registry prometheus.Registerer, wake func(), log *slog.Logger, loop loopFunc,
 ) (notices handler, err error) {

@@ -24,7 +24,7 @@ import (
 	"github.com/signup-saga/signup-saga/service/drift"
 )
 
-// sink keeps each event that it is given once, however often it comes.
+// sink records each event once, however often it is delivered.
 type sink struct {
 	mu    sync.Mutex
 	seen  map[string]int // by event id
@@ -57,14 +57,13 @@ func (s *sink) ids() []string {
 	return ids
 }
 
-// A further durable consumer, of which member-svc knows nothing, is given every event
-// of both lanes, and once each after it has dropped repetitions: the broker loses all
-// its data in between.
+// A further durable consumer that member-svc does not know receives every event of both lanes, once each after
+// removing duplicates, even though the broker loses all its data meanwhile.
 func TestAuditSinkReceivesEveryEvent(t *testing.T) {
 	broker := testenv.NATS(t)
 	url := storetest.URL(t)
 	env := environment(t, url, broker.URL)
-	env["STUCK_AFTER"] = "1ms" // an event of the third type that member-svc sends
+	env["STUCK_AFTER"] = "1ms" // causes events of the third type that member-svc sends
 	s := start(t, env)
 	nc, err := service.ConnectNATS(service.Common{NATSURL: service.NewSecret(broker.URL)}, "audit",
 		slog.New(slog.DiscardHandler))
@@ -153,7 +152,7 @@ func TestStuckSignupCallsAPerson(t *testing.T) {
 	})
 }
 
-// storageService answers as storage-svc does that has no storage of anybody.
+// storageService is a fake storage-svc without any storage.
 func storageService(t *testing.T) string {
 	t.Helper()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -228,7 +227,7 @@ func TestReconciliation(t *testing.T) {
 	}
 }
 
-// A consumer that is made has to be read: without a handler the service does not start.
+// Every consumer must have a handler; without one, the service does not start.
 func TestEveryConsumerIsRead(t *testing.T) {
 	handlers := map[string]handler{}
 	for range program.Consumers {
