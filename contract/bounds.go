@@ -11,11 +11,11 @@ import (
 	"unicode/utf8"
 )
 
-// Bounds of what a message may say. Every number fits its column in Postgres and can still be
-// raised there without overflow; everything is far above what the services ever send.
+// Bounds of the fields of a message. Every number fits its column in Postgres, and can still be raised there
+// without overflow. Every bound is far above what the services ever send.
 const (
-	// MaxGeneration bounds generations. A person raises them, by a retry or by leaving: one retry a
-	// minute takes two years to get there.
+	// MaxGeneration bounds generations. Only people raise them, by a retry or by leaving: at one retry a minute
+	// it takes two years to get there.
 	MaxGeneration = 1_000_000
 	MaxQuotaBytes = 1 << 50 // 1 PiB, a thousand times the largest plan
 	MaxAttempt    = 1_000_000_000
@@ -29,12 +29,13 @@ const (
 	MaxDataBytes   = 256 << 10 // the body of a message
 )
 
-// The times that a message may name. A clock that is wrong by hours must not make dead letters.
+// Bounds of the times in a message. They are wide: a clock that is wrong by hours must not turn messages into
+// dead letters.
 var earliest = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 
 const (
-	ahead  = 24 * time.Hour       // of something that has happened
-	future = 366 * 24 * time.Hour // of something that is planned
+	ahead  = 24 * time.Hour       // how far in the future the time of something that has happened may be
+	future = 366 * 24 * time.Hour // how far in the future the time of something planned may be
 )
 
 var (
@@ -42,7 +43,7 @@ var (
 	classPattern = regexp.MustCompile("^[a-z0-9][a-z0-9_.-]*$")
 )
 
-// checks collects which fields are out of bounds. It never repeats a value: that may be anything.
+// checks collects which fields are out of bounds. It never contains a value, which could be anything.
 type checks []error
 
 func (c *checks) fail(field, rule string) { *c = append(*c, fmt.Errorf("%s must %s", field, rule)) }
@@ -53,28 +54,28 @@ func (c *checks) number(field string, n, least, most int64) {
 	}
 }
 
-// uuid accepts what Postgres prints: a canonical UUID.
+// uuid accepts a canonical UUID, as Postgres prints it.
 func (c *checks) uuid(field, s string) {
 	if !uuidPattern.MatchString(s) {
 		c.fail(field, "be a UUID in lower case")
 	}
 }
 
-// class checks a word of ours: of an error, a state or an event type.
+// class checks a word that we define: an error class, a state or an event type.
 func (c *checks) class(field, s string) {
 	if len(s) > MaxName || !classPattern.MatchString(s) {
 		c.fail(field, fmt.Sprintf("be up to %d lower-case letters, digits, dots, hyphens and underscores", MaxName))
 	}
 }
 
-// text refuses what Postgres cannot store and what is too long; it may be empty.
+// text refuses text that is too long or that Postgres cannot store; it may be empty.
 func (c *checks) text(field, s string, most int) {
 	if len(s) > most || !utf8.ValidString(s) || strings.ContainsRune(s, 0) {
 		c.fail(field, fmt.Sprintf("be up to %d bytes of UTF-8 without NUL", most))
 	}
 }
 
-// name checks an identifier that others chose: text without control characters.
+// name checks an identifier that others have chosen: text without control characters.
 func (c *checks) name(field, s string) {
 	if c.text(field, s, MaxName); strings.ContainsFunc(s, unicode.IsControl) {
 		c.fail(field, "have no control characters")
@@ -105,8 +106,8 @@ func (c *checks) headers(headers map[string][]string) {
 
 func (c *checks) err() error { return errors.Join(*c...) }
 
-// Encode returns the data of an event as JSON, if it is within its bounds: what a reader would
-// refuse is not sent. Errors wrap [ErrMalformed].
+// Encode returns the data of an event as JSON. Data that is out of bounds is refused, because a reader would
+// refuse it; that error wraps [ErrMalformed].
 func Encode(data interface{ Validate() error }) (json.RawMessage, error) {
 	if err := data.Validate(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)

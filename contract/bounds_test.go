@@ -12,8 +12,8 @@ import (
 	"github.com/signup-saga/signup-saga/contract"
 )
 
-// Each field of each message has bounds: its golden message is within them, and is
-// refused with any of these values.
+// Each field of each message has bounds: its golden message is within them, and is refused with any of these
+// values.
 func TestEveryFieldHasBounds(t *testing.T) {
 	numbers := []any{-1, math.MaxInt64, uint64(math.MaxUint64), 1.5, "1"}
 	ids := []any{"", "x", "01999E5C-0000-7000-8000-00000000000A", "01999e5c-0000-7000-8000-00000000000a\x00", 7}
@@ -91,7 +91,7 @@ func decode(t *testing.T, typ contract.Type, field string, value any) error {
 	return err
 }
 
-// The reason of an outage came later than the message that has it.
+// The reason of an outage was added later than the message that contains it.
 func TestReasonOfAnOutageHasBounds(t *testing.T) {
 	change := contract.ProviderChange{State: "open", Version: 1, ChangedAt: time.Now()}
 	long := strings.Repeat("x", contract.MaxText+1)
@@ -103,7 +103,7 @@ func TestReasonOfAnOutageHasBounds(t *testing.T) {
 	}
 }
 
-// So have the attributes, and a message must have come the way its type travels.
+// The attributes have bounds too, and a message must have come as messages of its type must.
 func TestEnvelopeHasBoundsAndAWay(t *testing.T) {
 	const subject = "signup.essential.storage.provision"
 	headers := func(changes map[string][]string) map[string][]string {
@@ -163,7 +163,7 @@ func TestEnvelopeHasBoundsAndAWay(t *testing.T) {
 	}
 }
 
-// Each command is for one participant, and each participant is given its own commands only.
+// Each command is for one participant, and each participant gets only its own commands.
 func TestCommandsHaveOneParticipant(t *testing.T) {
 	seen := map[string]contract.Service{}
 	for _, s := range contract.Services() {
@@ -182,7 +182,7 @@ func TestCommandsHaveOneParticipant(t *testing.T) {
 	}
 }
 
-// A message whose attributes and data name two members, sagas or generations is nobody's.
+// A message whose attributes and data name different members, sagas or generations is refused.
 func TestAttributesAgreeWithTheData(t *testing.T) {
 	const other = "01999e5c-0000-7000-8000-0000000000ff"
 	for _, r := range contract.Table() {
@@ -191,7 +191,7 @@ func TestAttributesAgreeWithTheData(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if r.Type == contract.StorageProviderChanged { // it is about no member
+		if r.Type == contract.StorageProviderChanged { // it is not about a member
 			continue
 		}
 		for name, change := range map[string]struct {

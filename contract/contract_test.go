@@ -37,8 +37,7 @@ func dataOf(r contract.Route) any {
 	}
 }
 
-// Every type of the table has a golden message that decodes and, encoded
-// again, is the same message.
+// Every type of the table has a golden message that decodes and, encoded again, is the same message.
 func TestGoldenMessagesRoundTrip(t *testing.T) {
 	for _, r := range contract.Table() {
 		t.Run(string(r.Type), func(t *testing.T) {
@@ -127,7 +126,7 @@ func TestMalformedKeepsAttributes(t *testing.T) {
 	}
 }
 
-// What a stranger sends as trace context is stored and sent on only if it is one.
+// A trace context from a stranger is stored and sent on only if it is well-formed.
 func TestMalformedTraceParentIsNone(t *testing.T) {
 	const good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 	for _, sent := range []string{good, "", "x", good + "\x00", strings.Repeat(good, 100), strings.ToUpper(good)} {

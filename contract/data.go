@@ -36,7 +36,7 @@ func (s Stuck) whom() (memberID, sagaID string, generation int64) {
 	return s.MemberID, s.SagaID, s.Generation
 }
 
-// about checks whom a message is about.
+// about checks the fields that say which member a message is about.
 func (c *checks) about(memberID, sagaID string, generation int64) {
 	c.uuid("member_id", memberID)
 	c.uuid("saga_id", sagaID)
@@ -49,8 +49,8 @@ type StorageReply struct {
 	SagaID     string `json:"saga_id"`
 	Generation int64  `json:"generation"`
 	QuotaBytes int64  `json:"quota_bytes,omitempty"`
-	// Attempt counts the attempts of this generation, from 1; attempts that an
-	// outage spoilt are not counted.
+	// Attempt counts the attempts of this generation, from 1; attempts that failed in an outage are not
+	// counted.
 	Attempt int `json:"attempt,omitempty"`
 	// Error is set in rejected and attempt-failed.
 	Error *StorageError `json:"error,omitempty"`
@@ -75,7 +75,7 @@ func (c *checks) cause(e *StorageError) {
 	if e == nil {
 		return
 	}
-	if e.Class != "" { // a rejection without a class is still one
+	if e.Class != "" { // a rejection without a class is still a rejection
 		c.class("error.class", e.Class)
 	}
 	c.text("error.message", e.Message, MaxText)
@@ -93,13 +93,13 @@ type StorageError struct {
 
 // ProviderChange is the data of [StorageProviderChanged].
 type ProviderChange struct {
-	// State is "open" while nobody calls the provider, since nobody is there, else "closed".
+	// State is "open" while the provider is unavailable and nobody calls it, otherwise "closed".
 	State string `json:"state"`
-	// Version rises with each change; an older message is to be ignored.
+	// Version increases with each change. Readers ignore a message with a lower one.
 	Version int64 `json:"version"`
 	// ChangedAt is when the state began.
 	ChangedAt time.Time `json:"changed_at"`
-	// Error says why it is open; it may change meanwhile, which is told again.
+	// Error says why it is open. If the reason changes while it is open, another message says so.
 	Error *StorageError `json:"error,omitempty"`
 }
 
@@ -135,12 +135,12 @@ type Stuck struct {
 	MemberID   string `json:"member_id"`
 	SagaID     string `json:"saga_id"`
 	Generation int64  `json:"generation"`
-	// State is the saga's, for example needs_attention.
+	// State is the state of the saga, for example needs_attention.
 	State string `json:"state"`
-	// Reason is "delayed" while nobody has answered for too long, else the class
-	// of the error for which a person is needed.
+	// Reason is "delayed" if the signup has been unanswered for too long, otherwise the class of the error that
+	// needs a person.
 	Reason string `json:"reason"`
-	// Since is when that began.
+	// Since is when the signup became stuck for this reason.
 	Since time.Time `json:"since"`
 }
 

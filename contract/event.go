@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// Names of the message headers that carry CloudEvents attributes in binary
-// content mode. NATS headers are case-sensitive: these are exact.
+// Names of the message headers that carry CloudEvents attributes in binary content mode. NATS headers are
+// case-sensitive: use these exact names.
 const (
 	HeaderID          = "ce-id"
 	HeaderSource      = "ce-source"
@@ -32,8 +32,9 @@ const StructuredContentType = "application/cloudevents+json"
 // malformed message stays malformed: it belongs in a dead letter, not in a retry.
 var ErrMalformed = errors.New("malformed event")
 
-// ErrForeign is wrapped, beside [ErrMalformed], by errors of [Receive] for a message that did
-// not come the way its type travels. Nobody may answer it in the name of whom it claims to be for.
+// ErrForeign is wrapped, together with [ErrMalformed], by errors of [Receive] for a message that did not come
+// from the producer of its type on the subject of its type. A participant must not answer such a message, even
+// if it is addressed to that participant.
 var ErrForeign = errors.New("foreign event")
 
 // Event is a CloudEvents 1.0 envelope with two extension attributes, sagaid and
@@ -53,9 +54,10 @@ type Event struct {
 	Data json.RawMessage `json:"data"`
 }
 
-// Receive reads a message as [Parse] does, and checks that it came the way its type travels: on
-// the subject of the type, from the service that produces it. A type that is not in [Table] may
-// come from anybody, on a subject of its own.
+// Receive parses a message as [Parse] does, and checks that it came as messages of its type must: on the
+// subject of the type, and from the service that produces it. It refuses a copy that the server made of a
+// stored message. A type that is not in [Table] may come from any service, on a subject that ends with the
+// type.
 func Receive(subject string, headers map[string][]string, body []byte) (Event, error) {
 	e, err := Parse(headers, body)
 	if foreign := e.cameBy(subject, headers); foreign != nil {
@@ -80,13 +82,12 @@ func (e Event) cameBy(subject string, headers map[string][]string) error {
 	return nil
 }
 
-// headerCopied is in messages that the server has read from a stream for somebody.
+// headerCopied is set by the server in each copy of a message that it read from a stream.
 const headerCopied = "Nats-Stream"
 
-// Parse reads a message in binary or structured content mode. On error it
-// returns what it could read, wrapped attributes included, beside an error
-// that wraps [ErrMalformed]. Which types it handles is the reader's business: a
-// newer producer may send others. A malformed traceparent counts as none.
+// Parse parses a message in binary or structured content mode. On an error, which wraps [ErrMalformed], it also
+// returns what it could parse, including the attributes. It does not check the type: the reader decides which
+// types it handles, because a newer producer may send others. A malformed traceparent counts as none.
 func Parse(headers map[string][]string, body []byte) (Event, error) {
 	e, err := parse(headers, body)
 	if !traceParent.MatchString(e.TraceParent) {
@@ -170,9 +171,9 @@ func (e Event) validate() error {
 	return out.err()
 }
 
-// DataTo decodes the event's data into v and, where v has a Validate method,
-// checks it, also against the attributes. Unknown fields are ignored, so that newer producers may add some.
-// Errors wrap [ErrMalformed].
+// DataTo decodes the event's data into v. If v has a Validate method, it is called. Data that says which member
+// it is about is also compared with the attributes. Unknown fields are ignored, so that newer producers may add
+// some. Errors wrap [ErrMalformed].
 func (e Event) DataTo(v any) error {
 	if err := json.Unmarshal(e.Data, v); err != nil {
 		return fmt.Errorf("%w: data of %s: %w", ErrMalformed, e.Type, err)
@@ -190,15 +191,15 @@ func (e Event) DataTo(v any) error {
 	return nil
 }
 
-// isAbout reports whether no attribute contradicts the data: two readers of one message must
-// not see two members in it. What is not given, "" or 0, contradicts nothing.
+// isAbout reports whether no attribute contradicts the data: two readers of one message must not see two
+// members in it. An attribute that is missing ("" or 0) contradicts nothing.
 func (e Event) isAbout(memberID, sagaID string, generation int64) bool {
 	return (e.Subject == "" || e.Subject == memberID) && (e.SagaID == "" || e.SagaID == sagaID) &&
 		(e.Generation == 0 || generation == 0 || e.Generation == generation)
 }
 
-// Headers returns the attributes that the outbox does not set by itself:
-// sagaid, generation and traceparent, where present. A malformed traceparent counts as none.
+// Headers returns the attributes that the outbox does not set: sagaid, generation and traceparent, where
+// present. A malformed traceparent counts as none.
 func (e Event) Headers() map[string]string {
 	h := make(map[string]string, 3)
 	if e.SagaID != "" {

@@ -25,7 +25,7 @@ func Lanes() []Lane { return []Lane{Essential, NonEssential} }
 type Service string
 
 const (
-	// Member owns the truth about members and drives the saga.
+	// Member is the source of truth about members, and drives the saga.
 	Member Service = "member"
 	// Storage provisions members' storage.
 	Storage Service = "storage"
@@ -43,15 +43,16 @@ const (
 	StorageProvisioned Type = "storage.provisioned"
 	// StorageRejected replies that the command was definitely refused. Data: [StorageReply].
 	StorageRejected Type = "storage.rejected"
-	// StorageDeprovisioned replies that nothing is left. Data: [StorageReply].
+	// StorageDeprovisioned replies that nothing is left of the storage. Data: [StorageReply].
 	StorageDeprovisioned Type = "storage.deprovisioned"
-	// MemberSignedUp says that somebody became a member. Data: [SignedUp].
+	// MemberSignedUp reports that somebody has become a member. Data: [SignedUp].
 	MemberSignedUp Type = "member.signed-up"
-	// StorageAttemptFailed tells of one failed attempt that will be repeated. Data: [StorageReply].
+	// StorageAttemptFailed reports a failed attempt that will be repeated. Data: [StorageReply].
 	StorageAttemptFailed Type = "storage.attempt-failed"
-	// StorageProviderChanged says that the storage provider went away, or is back. Data: [ProviderChange].
+	// StorageProviderChanged reports that the storage provider became unavailable, or is available again, or
+	// that the reason for its unavailability has changed. Data: [ProviderChange].
 	StorageProviderChanged Type = "storage.provider-changed"
-	// SignupStuck says that a person should look at a signup. Data: [Stuck].
+	// SignupStuck reports that a signup needs a person. Data: [Stuck].
 	SignupStuck Type = "signup.stuck"
 )
 
@@ -60,9 +61,9 @@ type Route struct {
 	Type     Type
 	Lane     Lane
 	Producer Service
-	// For is the participant that a command is for; empty in events, which anybody may read.
+	// For is the participant that carries out a command; empty for events, which any service may read.
 	For Service
-	// Why the type is in its lane.
+	// Why says why the type is in its lane.
 	Why string
 	// Undelivered says what happens when it cannot be delivered.
 	Undelivered string
@@ -104,7 +105,7 @@ func RouteOf(t Type) (Route, bool) {
 	return Route{}, false
 }
 
-// SubjectPrefix is what all subjects of a lane begin with; the event type follows.
+// SubjectPrefix returns what all subjects of a lane begin with; the event type follows.
 func SubjectPrefix(l Lane) string { return "signup." + string(l) + "." }
 
 // Stream names the JetStream stream of one producer and lane. Each stream has
@@ -113,10 +114,10 @@ func Stream(producer Service, l Lane) string {
 	return strings.ToUpper(string(producer) + "_" + string(l))
 }
 
-// Source is the CloudEvents source of a producer's events.
+// Source returns the CloudEvents source of a producer's events.
 func Source(producer Service) string { return "/" + string(producer) + "-svc" }
 
-// Subject is where an event type travels.
+// Subject returns the subject to which events of the type are published.
 func (r Route) Subject() string { return SubjectPrefix(r.Lane) + string(r.Type) }
 
 // Services lists the producers of the table, each once.
@@ -136,8 +137,8 @@ func Subjects(producer Service, l Lane) []string {
 	return subjects(func(r Route) bool { return r.Producer == producer && r.Lane == l })
 }
 
-// Commands lists the subjects of the commands for a participant. All of them are
-// essential, and Member's.
+// Commands lists the subjects of the commands for a participant. All of them are essential, and Member
+// publishes them.
 func Commands(participant Service) []string {
 	return subjects(func(r Route) bool { return r.For == participant })
 }

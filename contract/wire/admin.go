@@ -15,7 +15,7 @@ type Saga struct {
 	Username      *string                `json:"username"` // nil once the member has left
 	Plan          string                 `json:"plan"`
 	State         string                 `json:"state"`
-	Step          string                 `json:"step"` // that is asked for, or was last
+	Step          string                 `json:"step"` // in progress, or the last one
 	Delayed       bool                   `json:"delayed"`
 	Generation    int64                  `json:"generation"` // of the newest command
 	Version       int64                  `json:"version"`    // transitions so far
@@ -29,7 +29,7 @@ type Saga struct {
 	Timeline      []Moment               `json:"timeline,omitempty"` // oldest first; not in lists
 }
 
-// Moment is something that happened to a saga: a row of its timeline.
+// Moment is a row of a signup's timeline.
 type Moment struct {
 	At         time.Time `json:"at"`
 	Kind       string    `json:"kind"`
@@ -40,10 +40,10 @@ type Moment struct {
 	Actor      string    `json:"actor"`
 }
 
-// Overview is how the service is doing.
+// Overview is the state of the service.
 type Overview struct {
 	At            time.Time      `json:"at"`
-	Counts        map[string]int `json:"counts"`                     // sagas by state
+	Counts        map[string]int `json:"counts"`                     // signups by state
 	Estimated     []string       `json:"estimated"`                  // states whose count is an estimate
 	OldestPending *float64       `json:"oldest_pending_age_seconds"` // nil if nothing is pending
 	Outbox        []Lane         `json:"outbox"`
@@ -53,32 +53,32 @@ type Overview struct {
 	Orphans       int            `json:"orphans"`       // storages without their member, by the last reconciliation
 	ReconciledAt  *time.Time     `json:"reconciled_at"` // nil: never
 	Minutes       []Minute       `json:"minutes"`       // the last hour, oldest first
-	Consumers     []Consumer     `json:"consumers"`     // of which the broker said something lately
+	Consumers     []Consumer     `json:"consumers"`     // about which the broker has answered recently
 }
 
 // Lane is how far behind a lane of the outbox is.
 type Lane struct {
 	Lane    string  `json:"lane"`
-	Events  int64   `json:"events"`  // that wait, at most
-	Seconds float64 `json:"seconds"` // that the oldest of them has waited
+	Events  int64   `json:"events"`  // that wait; an upper bound
+	Seconds float64 `json:"seconds"` // for which the oldest of them has waited
 }
 
-// Breaker is what the Storage service last said of its provider.
+// Breaker is what the Storage service last reported about its provider.
 type Breaker struct {
-	State      string                 `json:"state"` // open: it is away; closed: it is not, or nothing was said yet
+	State      string                 `json:"state"` // open: unavailable; closed: available, or nothing reported
 	Since      *time.Time             `json:"since"` // by the Storage service's clock
 	ReportedAt *time.Time             `json:"reported_at"`
-	Error      *contract.StorageError `json:"error"` // why it is away; nil if it is not, or if that was not said
+	Error      *contract.StorageError `json:"error"` // why it is unavailable; nil if it is not, or not known
 }
 
-// Minute is what began in a minute.
+// Minute counts what began in one minute.
 type Minute struct {
 	At       time.Time `json:"at"`
 	Signups  int       `json:"signups"`
 	Failures int       `json:"failures"` // that still need attention
 }
 
-// Consumer is how far a consumer of messages is behind, as the broker said last.
+// Consumer is how far a consumer of messages is behind, by the broker's last answer.
 type Consumer struct {
 	Stream      string     `json:"stream"`
 	Consumer    string     `json:"consumer"`
@@ -88,14 +88,14 @@ type Consumer struct {
 	PausedUntil *time.Time `json:"paused_until"`    // nil unless it is paused
 }
 
-// Failures are the failures of all kinds, the largest groups first.
+// Failures are the groups of failures, the largest first.
 type Failures struct {
 	Items    []FailureGroup `json:"items"`
-	Groups   int            `json:"groups"`   // in all
+	Groups   int            `json:"groups"`   // number of all groups
 	Failures int            `json:"failures"` // in all groups
 }
 
-// FailureGroup are the sagas that need attention with errors of one fingerprint.
+// FailureGroup is the signups that need attention because of errors with one fingerprint.
 type FailureGroup struct {
 	Fingerprint  string        `json:"fingerprint"`
 	Count        int           `json:"count"`
@@ -105,17 +105,17 @@ type FailureGroup struct {
 	Sample       FailureSample `json:"sample"`
 }
 
-// FailureSample is the newest saga of a group.
+// FailureSample is the newest signup of a group.
 type FailureSample struct {
 	SagaID  string `json:"saga_id"`
 	Class   string `json:"class"`
 	Message string `json:"message"`
 }
 
-// NewGroupRetry asks for a retry of the sagas that need attention and that the filter
-// selects, by the names of the query of the list of sagas.
+// NewGroupRetry is the request to retry the signups that need attention and match the filter. The filter has
+// the names of the query parameters of the list of signups.
 type NewGroupRetry struct {
-	ID        string            `json:"id,omitempty"` // a UUIDv7 by which the call may be repeated; "": the service's
+	ID        string            `json:"id,omitempty"` // UUIDv7 that makes the call repeatable; "": service makes one
 	Filter    map[string]string `json:"filter"`
 	Reason    string            `json:"reason,omitempty"`
 	Rate      int               `json:"rate_per_second,omitempty"`     // 0: the service's default
@@ -123,46 +123,46 @@ type NewGroupRetry struct {
 	DryRun    bool              `json:"dry_run,omitempty"`             // only count
 }
 
-// GroupRetry is a retry of a group. Matched = Remaining + Unsettled + Succeeded + Failed + Skipped.
+// GroupRetry is a group retry and its progress. Matched = Remaining + Unsettled + Succeeded + Failed + Skipped.
 type GroupRetry struct {
 	ID             string            `json:"id"`
 	Actor          string            `json:"actor"`
 	Reason         string            `json:"reason"`
-	Filter         map[string]string `json:"filter"` // as it was asked for
+	Filter         map[string]string `json:"filter"` // as requested
 	Rate           int               `json:"rate_per_second"`
 	StopAfter      int               `json:"stop_after_failures"`
-	State          string            `json:"state"`           // running, finished, stopped (by itself) or cancelled
+	State          string            `json:"state"`           // running, finished, stopped (automatically) or cancelled
 	StoppedBecause string            `json:"stopped_because"` // failures, unsettled or ""
 	Matched        int               `json:"matched"`
 	Released       int               `json:"released"`
 	Succeeded      int               `json:"succeeded"`
 	Failed         int               `json:"failed"`
-	Skipped        int               `json:"skipped"`   // that something else changed before or after their turn
-	Unsettled      int               `json:"unsettled"` // released, and without an outcome yet
+	Skipped        int               `json:"skipped"`   // changed by something else, before or after their release
+	Unsettled      int               `json:"unsettled"` // released, without an outcome yet
 	Remaining      int               `json:"remaining"` // not released
 	CreatedAt      time.Time         `json:"created_at"`
-	FinishedAt     *time.Time        `json:"finished_at"` // when it ceased to release
+	FinishedAt     *time.Time        `json:"finished_at"` // when it stopped releasing
 }
 
-// DeadEvent is an event that could not be published for a defect of its own.
+// DeadEvent is an event that could not be published because of a defect of its own.
 type DeadEvent struct {
 	ID      string    `json:"id"`
 	Lane    string    `json:"lane"`
 	EventID string    `json:"event_id"`
 	Type    string    `json:"type"`
-	Key     string    `json:"key"` // what it is about: a member's id
+	Key     string    `json:"key"` // what the event is about: a member's id
 	Error   string    `json:"error"`
 	DiedAt  time.Time `json:"died_at"`
 }
 
-// AuditRow is what somebody did.
+// AuditRow records one action.
 type AuditRow struct {
 	ID      int64           `json:"id"`
 	At      time.Time       `json:"at"`
 	Actor   string          `json:"actor"`
 	Action  string          `json:"action"`
 	SagaID  *string         `json:"saga_id"`
-	Subject string          `json:"subject"` // what else it was about
+	Subject string          `json:"subject"` // what the action was about, if not a signup
 	Reason  string          `json:"reason"`
 	Before  json.RawMessage `json:"before"`
 	After   json.RawMessage `json:"after"`

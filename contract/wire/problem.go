@@ -10,18 +10,18 @@ import (
 	"time"
 )
 
-// Problem is an answer that is an error (RFC 9457).
+// Problem is the body of an error response (RFC 9457).
 type Problem struct {
 	Type   string `json:"type"`
 	Title  string `json:"title"`
-	Status int    `json:"status"`           // of HTTP
+	Status int    `json:"status"`           // HTTP status
 	Detail string `json:"detail,omitempty"` // for people
-	// for programs, stable; "" if something else than the service answered
+	// stable, for programs; "" if the answer does not come from the service
 	Code   string       `json:"code"`
 	Errors []FieldError `json:"errors,omitempty"`
-	// Challenge, if any, is what a caller may solve to be served before others.
+	// Challenge, if it is set, is what a caller may solve to be served before others.
 	Challenge *Challenge `json:"challenge,omitempty"`
-	// RetryAfter is the header of that name: when to ask again; 0 if the answer does not say.
+	// RetryAfter is the Retry-After header: how long to wait before the next call; 0 if there is none.
 	RetryAfter time.Duration `json:"-"`
 }
 
@@ -45,8 +45,8 @@ func (p *Problem) Temporary() bool {
 	return p.Status == http.StatusRequestTimeout || p.Status == http.StatusTooManyRequests || p.Status >= 500
 }
 
-// Challenge asks a caller of a busy service to find the number, from 0 to MaxNumber, whose
-// SHA-256 after the salt is the challenge. The format is ALTCHA's, version 1.
+// Challenge asks a caller of a busy service to find the number, from 0 to MaxNumber, for which the SHA-256 of
+// the salt followed by the number is the challenge. The format is ALTCHA's, version 1.
 type Challenge struct {
 	Algorithm string `json:"algorithm"` // "SHA-256"
 	Challenge string `json:"challenge"` // hex
@@ -64,7 +64,7 @@ type Solution struct {
 	Signature string `json:"signature"`
 }
 
-// Page is a part of a list.
+// Page is one page of a list.
 type Page[T any] struct {
 	Items      []T    `json:"items"`
 	NextCursor Cursor `json:"next_cursor"`

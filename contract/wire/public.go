@@ -11,10 +11,10 @@ const (
 	Withdrawn      = "withdrawn"
 )
 
-// WithdrawNeedsAttention is a state of a saga; to the member it is [Withdrawing].
+// WithdrawNeedsAttention is a state that only operators see; the member sees [Withdrawing].
 const WithdrawNeedsAttention = "withdraw_needs_attention"
 
-// NewMember is somebody who signs up.
+// NewMember is the request to sign up.
 type NewMember struct {
 	Username string `json:"username"`
 	Password string `json:"password"`
@@ -22,14 +22,15 @@ type NewMember struct {
 	Email    string `json:"email,omitempty"`
 }
 
-// Signup is how far a signup is, as its owner sees it. Its id lets anyone look at it: keep it secret.
+// Signup is the state of a signup, as its owner sees it. Anyone who knows its id can read it: keep the id
+// secret.
 type Signup struct {
 	SignupID  string            `json:"signup_id"`
 	MemberID  string            `json:"member_id"`
 	Username  *string           `json:"username"` // nil once the member has left
 	Plan      string            `json:"plan"`
 	State     string            `json:"state"`
-	Delayed   bool              `json:"delayed"` // it takes longer than was promised
+	Delayed   bool              `json:"delayed"` // it takes longer than promised
 	CreatedAt time.Time         `json:"created_at"`
 	UpdatedAt time.Time         `json:"updated_at"`
 	Storage   SignupStorage     `json:"storage"`
@@ -45,7 +46,7 @@ type SignupStorage struct {
 	QuotaBytes int64  `json:"quota_bytes"`
 }
 
-// Session is what a member gets for their password.
+// Session is what a member gets by signing in.
 type Session struct {
 	Token     string    `json:"token"` // 256 random bits: the service keeps only its hash
 	ExpiresAt time.Time `json:"expires_at"`
@@ -57,10 +58,10 @@ type OpenSession struct {
 	CreatedAt  time.Time `json:"created_at"`
 	LastUsedAt time.Time `json:"last_used_at"` // to the hour
 	ExpiresAt  time.Time `json:"expires_at"`
-	Current    bool      `json:"current"` // it is the one that was used to ask
+	Current    bool      `json:"current"` // it is the session of this request
 }
 
-// Member is an account, as its member sees it.
+// Member is an account, as the member sees it.
 type Member struct {
 	MemberID  string        `json:"member_id"`
 	Username  string        `json:"username"`

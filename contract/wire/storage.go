@@ -34,12 +34,12 @@ type DeadLetter struct {
 	Headers    json.RawMessage `json:"headers"`
 	Body       string          `json:"body"` // its first KiB, as text
 	BodyBytes  int             `json:"body_bytes"`
-	Seen       int64           `json:"seen"` // times that it came
+	Seen       int64           `json:"seen"` // number of deliveries
 	FirstSeen  time.Time       `json:"first_seen"`
 	LastSeen   time.Time       `json:"last_seen"`
 }
 
-// Fault is how the provider misbehaves, for demonstrations and tests.
+// Fault is how the provider is made to fail, for demonstrations and tests.
 type Fault struct {
 	Mode        string  `json:"mode"`        // none, outage, slow, flaky, reject, hang or throttle
 	Probability float64 `json:"probability"` // of each call, 0 to 1
