@@ -13,11 +13,11 @@ import (
 // Admin calls the admin listener of member-svc. Safe for concurrent use.
 type Admin struct{ caller }
 
-// NewAdmin returns a client of the listener at base with an admin token. A nil
-// http.Client is http.DefaultClient, which waits for as long as the context does.
+// NewAdmin returns a client of the listener at base with an admin token. If h is nil, it uses
+// http.DefaultClient, which has no timeout but the context's.
 func NewAdmin(base, token string, h *http.Client) *Admin { return &Admin{newCaller(base, token, h)} }
 
-// SagaFilter selects sagas; zero values select all.
+// SagaFilter selects signups; zero values select all.
 type SagaFilter struct {
 	State                       string
 	Delayed                     *bool
@@ -28,7 +28,7 @@ type SagaFilter struct {
 	CreatedAfter, CreatedBefore time.Time
 }
 
-// Sagas lists sagas, newest first. A page may be short of items, and yet have a next.
+// Sagas lists signups, newest first. A page may have fewer items than its limit and still have a next one.
 func (a *Admin) Sagas(ctx context.Context, f SagaFilter, part PageOf) (page wire.Page[wire.Saga], err error) {
 	q := part.values()
 	set(q, "state", f.State)
@@ -49,24 +49,24 @@ func (a *Admin) Sagas(ctx context.Context, f SagaFilter, part PageOf) (page wire
 	return page, err
 }
 
-// Saga returns a saga with its timeline.
+// Saga returns a signup with its timeline.
 func (a *Admin) Saga(ctx context.Context, id string) (s wire.Saga, err error) {
 	_, err = a.do(ctx, call{method: http.MethodGet, path: "/admin/v1/sagas/" + url.PathEscape(id), into: &s})
 	return s, err
 }
 
-// Act is an operator's wish.
+// Act is what an operator adds to an action on a signup.
 type Act struct {
-	Reason  string // wanted, and kept
-	Version int64  // of the saga that the operator has seen; 0 for whichever it is now
+	Reason  string // required, and kept
+	Version int64  // that the operator has seen of the signup; 0 for any
 }
 
-// Retry asks for what a saga wants once more.
+// Retry orders another try of the step for which a signup needs attention.
 func (a *Admin) Retry(ctx context.Context, id string, act Act) (wire.Saga, error) {
 	return a.act(ctx, id, "retry", act)
 }
 
-// Cancel ends a membership on behalf of the member.
+// Cancel withdraws a signup on behalf of the member.
 func (a *Admin) Cancel(ctx context.Context, id string, act Act) (wire.Saga, error) {
 	return a.act(ctx, id, "cancel", act)
 }

@@ -14,12 +14,12 @@ import (
 	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
-// maxWork bounds the numbers that are tried for a challenge: more is asked for by no
-// service that wants to be answered.
+// maxWork bounds the numbers that are tried for a challenge. A service that means to answer does not ask for
+// more work.
 const maxWork = 10_000_000
 
-// Solve returns the value of the header Challenge-Solution, which counts once. It takes
-// as long as MaxNumber/2 hashes on average, or until the context ends.
+// Solve returns the value of the Challenge-Solution header, which can be used once. It computes MaxNumber/2
+// hashes on average, or stops when the context ends.
 func Solve(ctx context.Context, c wire.Challenge) (string, error) {
 	if c.Algorithm != "SHA-256" || c.MaxNumber > maxWork {
 		return "", fmt.Errorf("challenge of %s up to %d: not supported", c.Algorithm, c.MaxNumber)
@@ -44,14 +44,14 @@ func Solve(ctx context.Context, c wire.Challenge) (string, error) {
 
 type solutionKey struct{}
 
-// WithSolution returns a context whose calls send this solution of a challenge, "" for
-// none, and solve no challenge themselves.
+// WithSolution returns a context whose calls send this solution of a challenge, or none if it is "". Such calls
+// do not solve a challenge themselves.
 func WithSolution(ctx context.Context, solution string) context.Context {
 	return context.WithValue(ctx, solutionKey{}, solution)
 }
 
-// work makes a call for which the service hashes a password. If it is too busy for that
-// and asks for work, the call is made once more, with the solution.
+// work makes a call for which the service hashes a password. If the service is busy and answers with a
+// challenge, work solves it and repeats the call once, with the solution.
 func (c caller) work(ctx context.Context, r call) (http.Header, error) {
 	solution, given := ctx.Value(solutionKey{}).(string)
 	header, err := c.do(ctx, r.solved(solution))

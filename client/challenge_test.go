@@ -26,7 +26,8 @@ func task(number, most int64) wire.Challenge {
 	}
 }
 
-// pressed is a service that is busy until it gets a solution. It returns what it got.
+// pressed starts a busy service that requires a solution. It returns a client and the solutions that the
+// service got.
 func pressed(t *testing.T, c wire.Challenge) (*Public, *[]string) {
 	t.Helper()
 	var got []string

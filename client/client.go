@@ -1,7 +1,7 @@
-// Package client calls the HTTP APIs of the signup saga: [Public] for members,
-// [Admin] for operators, [Storage] for the Storage service. Everything takes a
-// context; no answer is read beyond [MaxBody]. A refusal is a [*wire.Problem]; any other
-// error means that nobody knows whether the call was carried out.
+// Package client calls the HTTP APIs of Signup Saga: [Public] for members, [Admin] for operators, [Storage] for
+// the Storage service. Every call takes a context, and reads at most [MaxBody] bytes of an answer. If the
+// service refuses a call, the error is a [*wire.Problem]. After any other error, it is unknown whether the call
+// was carried out.
 package client
 
 import (
@@ -47,7 +47,7 @@ type call struct {
 	body, into   any    // nil for none
 }
 
-// do sends a request and reads the answer, whose header it returns.
+// do sends a request, reads the answer into r.into, and returns the answer's header.
 func (c caller) do(ctx context.Context, r call) (http.Header, error) {
 	response, err := c.send(ctx, r)
 	if err != nil {
@@ -64,7 +64,7 @@ func (c caller) do(ctx context.Context, r call) (http.Header, error) {
 	return response.Header, nil
 }
 
-// send returns the response if it is a success, its body unread.
+// send returns a successful response, with its body unread. Any other response is an error, a [*wire.Problem].
 func (c caller) send(ctx context.Context, r call) (*http.Response, error) {
 	var body []byte
 	if r.body != nil {
@@ -102,7 +102,7 @@ func problem(response *http.Response) error {
 	p := &wire.Problem{}
 	body, err := read(response.Body)
 	if err != nil || json.Unmarshal(body, p) != nil {
-		p = &wire.Problem{Title: http.StatusText(response.StatusCode)} // of a proxy, perhaps
+		p = &wire.Problem{Title: http.StatusText(response.StatusCode)} // perhaps a proxy's answer
 	}
 	p.Status = response.StatusCode
 	p.RetryAfter = retryAfter(response.Header)
@@ -125,7 +125,7 @@ func read(r io.Reader) ([]byte, error) {
 	return body, err
 }
 
-// pause waits, or returns the error of the context.
+// pause waits for d, or returns the context's error when it ends first.
 func pause(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

@@ -16,7 +16,7 @@ import (
 	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
-// reply is what a server answers, or breaks the connection with.
+// reply is a server's answer, or the way in which it breaks the connection.
 type reply struct {
 	status     int
 	retryAfter string
@@ -30,8 +30,7 @@ const (
 	settled   = "retry: 10\nevent: state\nid: 2\ndata: {\"signup_id\":\"sgn_1\",\"state\":\"ready\"}\n\n"
 )
 
-// serve gives the replies one after the other; requests are kept as method, path,
-// the headers that matter, and body.
+// serve gives the replies in order. It keeps requests as method, path, the headers that matter, and body.
 func serve(t *testing.T, replies ...reply) (base string, requests func() []string) {
 	t.Helper()
 	var mu sync.Mutex
@@ -61,7 +60,7 @@ func serve(t *testing.T, replies ...reply) (base string, requests func() []strin
 	}
 }
 
-// waits returns a client that remembers how long it would wait.
+// waits returns a client that records how long it would wait, and does not wait.
 func waits(base string) (*Public, *[]time.Duration) {
 	p, waited := NewPublic(base, nil), new([]time.Duration)
 	p.pause = func(ctx context.Context, d time.Duration) error {

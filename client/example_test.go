@@ -9,7 +9,7 @@ import (
 	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
-// Somebody signs up, whatever happens on the way, and is told when everything is ready.
+// Somebody signs up, whatever goes wrong on the way, and learns when everything is ready.
 func Example() {
 	ctx := context.Background()
 	members := client.NewPublic("http://127.0.0.1:8080", nil)

@@ -8,20 +8,20 @@ import (
 	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
-// Overview returns how the service is doing.
+// Overview returns the state of the service.
 func (a *Admin) Overview(ctx context.Context) (o wire.Overview, err error) {
 	_, err = a.do(ctx, call{method: http.MethodGet, path: "/admin/v1/overview", into: &o})
 	return o, err
 }
 
-// Failures lists up to limit groups (0: the service's default).
+// Failures lists up to limit groups of failures (0: the service's default).
 func (a *Admin) Failures(ctx context.Context, limit int) (f wire.Failures, err error) {
 	_, err = a.do(ctx, call{method: http.MethodGet, path: "/admin/v1/failures", query: PageOf{Limit: limit}.values(),
 		into: &f})
 	return f, err
 }
 
-// CountGroup returns how many sagas a retry would be about.
+// CountGroup returns how many signups a group retry would retry. It changes nothing.
 func (a *Admin) CountGroup(ctx context.Context, n wire.NewGroupRetry) (matched int, err error) {
 	n.DryRun = true
 	var answer struct{ Matched int }
@@ -29,25 +29,25 @@ func (a *Admin) CountGroup(ctx context.Context, n wire.NewGroupRetry) (matched i
 	return answer.Matched, err
 }
 
-// RetryGroup begins a retry.
+// RetryGroup begins a group retry.
 func (a *Admin) RetryGroup(ctx context.Context, n wire.NewGroupRetry) (r wire.GroupRetry, err error) {
 	_, err = a.do(ctx, call{method: http.MethodPost, path: "/admin/v1/retries", body: n, into: &r})
 	return r, err
 }
 
-// GroupRetries lists retries, newest first.
+// GroupRetries lists group retries, newest first.
 func (a *Admin) GroupRetries(ctx context.Context, part PageOf) (page wire.Page[wire.GroupRetry], err error) {
 	_, err = a.do(ctx, call{method: http.MethodGet, path: "/admin/v1/retries", query: part.values(), into: &page})
 	return page, err
 }
 
-// GroupRetry returns how far a retry is.
+// GroupRetry returns a group retry and its progress.
 func (a *Admin) GroupRetry(ctx context.Context, id string) (r wire.GroupRetry, err error) {
 	_, err = a.do(ctx, call{method: http.MethodGet, path: "/admin/v1/retries/" + url.PathEscape(id), into: &r})
 	return r, err
 }
 
-// CancelGroupRetry has a retry release no more. The reason may be empty.
+// CancelGroupRetry cancels a group retry: it releases no more signups. The reason may be empty.
 func (a *Admin) CancelGroupRetry(ctx context.Context, id, reason string) (r wire.GroupRetry, err error) {
 	c := call{method: http.MethodPost, path: "/admin/v1/retries/" + url.PathEscape(id) + "/cancel", into: &r}
 	if reason != "" {
@@ -63,14 +63,14 @@ func (a *Admin) DeadEvents(ctx context.Context, part PageOf) (page wire.Page[wir
 	return page, err
 }
 
-// RequeueEvent has a dead event published once more, and returns it as it was.
+// RequeueEvent makes the outbox publish a dead event again, and returns the event as it was.
 func (a *Admin) RequeueEvent(ctx context.Context, id, reason string) (e wire.DeadEvent, err error) {
 	_, err = a.do(ctx, call{method: http.MethodPost, path: "/admin/v1/outbox/dead/" + url.PathEscape(id) + "/requeue",
 		body: map[string]string{"reason": reason}, into: &e})
 	return e, err
 }
 
-// AuditFilter selects what somebody did; zero values select all.
+// AuditFilter selects rows of the audit; zero values select all.
 type AuditFilter struct{ Actor, Action, SagaID string }
 
 // Audit lists what operators did, newest first.

@@ -25,19 +25,19 @@ type Public struct {
 	pause func(context.Context, time.Duration) error
 }
 
-// NewPublic returns a client of the listener at base, "https://host:port". A nil
-// http.Client is http.DefaultClient, which waits for as long as the context does.
+// NewPublic returns a client of the listener at base, "https://host:port". If h is nil, it uses
+// http.DefaultClient, which has no timeout but the context's.
 func NewPublic(base string, h *http.Client) *Public { return &Public{newCaller(base, "", h), pause} }
 
-// Signup is how far a signup is, and what else an answer says of it.
+// Signup is the state of a signup, and what the headers of the answer say about it.
 type Signup struct {
 	wire.Signup
-	Replayed   bool          `json:"-"` // it is the answer to an earlier request
-	RetryAfter time.Duration `json:"-"` // when to look again; 0 once it is settled
+	Replayed   bool          `json:"-"` // it is the answer to an earlier request with the same key
+	RetryAfter time.Duration `json:"-"` // when to poll again; 0 once it is settled
 }
 
-// SignUp signs somebody up. With the same key ("" for none), it may be repeated: there
-// is one member, and the first answer comes again.
+// SignUp signs somebody up. A call with the same key ("" for none) may be repeated: it makes no second member,
+// and returns the first answer again.
 func (p *Public) SignUp(ctx context.Context, m wire.NewMember, key string) (s Signup, err error) {
 	r := call{method: http.MethodPost, path: "/v1/members", body: m, into: &s}
 	if key != "" {
@@ -51,16 +51,16 @@ func (p *Public) SignUp(ctx context.Context, m wire.NewMember, key string) (s Si
 // Retry bounds how often a call is repeated, and how quickly.
 type Retry struct {
 	Attempts  int           // at least 1
-	BaseDelay time.Duration // before the second attempt at most; doubles
+	BaseDelay time.Duration // longest wait before the second attempt; doubles
 	MaxDelay  time.Duration // longest wait, unless the service asks for a longer one
 }
 
 // DefaultRetry gives up after about half a minute.
 var DefaultRetry = Retry{Attempts: 8, BaseDelay: 200 * time.Millisecond, MaxDelay: 10 * time.Second}
 
-// SignUpRetry calls [Public.SignUp] until it knows, under one key of its own: again
-// after a broken connection and after answers that are [wire.Problem.Temporary], no sooner
-// than they ask for. The error is that of the last attempt.
+// SignUpRetry calls [Public.SignUp] with a key of its own until it knows the outcome. It retries after a broken
+// connection and after answers that are [wire.Problem.Temporary], no sooner than they ask for. After the last
+// attempt it returns that attempt's error.
 func (p *Public) SignUpRetry(ctx context.Context, m wire.NewMember, r Retry) (Signup, error) {
 	key, delay := rand.Text(), r.BaseDelay
 	for attempt := 1; ; attempt++ {
@@ -88,8 +88,8 @@ func (p *Public) Signup(ctx context.Context, id string) (s Signup, err error) {
 	return s, err
 }
 
-// Watch yields a signup as it is and with each change until it is settled, through as
-// many connections as that takes. An error is the last thing it yields.
+// Watch yields a signup as it is now and after each change until it is settled, and reconnects as often as that
+// takes. An error is the last thing it yields.
 func (p *Public) Watch(ctx context.Context, id string) iter.Seq2[Signup, error] {
 	return func(yield func(Signup, error) bool) {
 		for w := (watch{yield: yield}); ; {
@@ -107,12 +107,12 @@ func (p *Public) Watch(ctx context.Context, id string) iter.Seq2[Signup, error] 
 			if refused {
 				wait = max(wait, refusal.RetryAfter)
 			}
-			_ = p.pause(ctx, wait) // if it fails, the next stream does
+			_ = p.pause(ctx, wait) // if it fails, the next stream fails, too
 		}
 	}
 }
 
-// watch is what is known across the connections of [Public.Watch].
+// watch is the state that is kept across the connections of [Public.Watch].
 type watch struct {
 	yield func(Signup, error) bool
 	last  string // id of the newest event
@@ -143,7 +143,7 @@ func (w *watch) stream(ctx context.Context, p *Public, id string) error {
 			if err := json.Unmarshal([]byte(value), &s); err != nil {
 				return fmt.Errorf("event: %w", err)
 			}
-			if event != w.last { // a new connection begins with what is known already
+			if event != w.last { // a new connection begins with the state that is already known
 				w.done = !w.yield(s, nil)
 			}
 			w.last, w.done = event, w.done || s.Settled()
@@ -165,7 +165,7 @@ func (p *Public) SignOut(ctx context.Context, token string) error {
 	return err
 }
 
-// Sessions lists the sessions of the member whose session this is.
+// Sessions lists the sessions of the member that token belongs to.
 func (p *Public) Sessions(ctx context.Context, token string) ([]wire.OpenSession, error) {
 	var list struct {
 		Items []wire.OpenSession `json:"items"`
@@ -180,7 +180,7 @@ func (p *Public) EndSession(ctx context.Context, token, id string) error {
 	return err
 }
 
-// EndSessions ends all of the member's sessions, or all but this one.
+// EndSessions ends all of the member's sessions or, with others, all but the one of token.
 func (p *Public) EndSessions(ctx context.Context, token string, others bool) error {
 	which := url.Values{"others": {strconv.FormatBool(others)}}
 	_, err := p.do(ctx, call{method: http.MethodDelete, path: "/v1/sessions", query: which, token: token})
@@ -194,14 +194,14 @@ func (p *Public) ChangePassword(ctx context.Context, token, old, changed string)
 	return err
 }
 
-// Member returns the account of a session.
+// Member returns the account of the member that token belongs to.
 func (p *Public) Member(ctx context.Context, token string) (m wire.Member, err error) {
 	_, err = p.do(ctx, call{method: http.MethodGet, path: "/v1/members/me", token: token, into: &m})
 	return m, err
 }
 
-// Leave ends the membership and all its sessions. When an answer is lost, a second
-// call finds the session ended: 401 unauthorized.
+// Leave ends the membership and all its sessions. If the answer is lost, a second call finds that the session
+// has ended: 401 unauthorized.
 func (p *Public) Leave(ctx context.Context, token, password string) (s Signup, err error) {
 	body := map[string]string{"password": password}
 	_, err = p.work(ctx, call{method: http.MethodDelete, path: "/v1/members/me", token: token, body: body, into: &s})
