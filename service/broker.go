@@ -14,20 +14,22 @@ import (
 )
 
 const (
-	// natsPatience is how long migrate waits for NATS: serve or broker follow.
+	// natsPatience is how long migrate waits for NATS. If that is not enough, serve or broker does the work
+	// later.
 	natsPatience = 3 * time.Second
-	// brokerPause is how soon a broker that has lost its data is given its streams again.
+	// brokerPause is the interval at which the broker subcommand applies the configuration. A broker that has
+	// lost its data gets its streams back within about this time.
 	brokerPause = 5 * time.Second
 )
 
-// KeepBroker is the broker subcommand: it keeps the program's streams and consumers as they are
-// configured until ctx ends. Where only it and migrate may create them (NATS_SETUP=migrate), it is
-// what makes them again after a broker has lost its data.
+// KeepBroker is the broker subcommand. It keeps the program's streams and consumers as they are configured
+// until ctx ends. With NATS_SETUP=migrate only it and migrate may create them, so it recreates them after a
+// broker has lost its data.
 func (p Program) KeepBroker(ctx context.Context, c Common, log *slog.Logger) error {
 	return p.setUp(ctx, c, log, brokerPause)
 }
 
-// setUp brings streams and consumers up to date, again and again, or with a pause of 0 once.
+// setUp applies the configuration of streams and consumers at the interval again, or only once if again is 0.
 func (p Program) setUp(ctx context.Context, c Common, log *slog.Logger, again time.Duration) error {
 	nc, err := ConnectNATS(c, p.Name+"-migrate", log)
 	if err != nil {
@@ -49,7 +51,8 @@ func (p Program) setUp(ctx context.Context, c Common, log *slog.Logger, again ti
 	known := false
 	Loop(ctx, "set up streams", pause, nil, log, func(ctx context.Context) (bool, error) {
 		err := p.configure(ctx, js, c)
-		// The stream of somebody else comes when they have migrated: its consumer is for later.
+		// A single run does not wait for another service's stream: that service creates it when it migrates,
+		// and the consumer is created later.
 		if err != nil && (again != 0 || !errors.Is(err, jetstream.ErrStreamNotFound)) {
 			known = false
 			return false, err
@@ -72,8 +75,8 @@ func (p Program) setUp(ctx context.Context, c Common, log *slog.Logger, again ti
 	return nil
 }
 
-// configure creates or updates the streams, then the consumers. A stream that is not there yet
-// keeps none of the other consumers waiting.
+// configure creates or updates the streams, then the consumers. If a consumer's stream does not exist yet, the
+// other consumers are still configured.
 func (p Program) configure(ctx context.Context, js jetstream.JetStream, c Common) error {
 	for _, lane := range p.lanes() {
 		if _, err := js.CreateOrUpdateStream(ctx, p.stream(lane, c)); err != nil {
@@ -96,7 +99,7 @@ func (p Program) stream(lane contract.Lane, c Common) jetstream.StreamConfig {
 	return config
 }
 
-// durable is how the consumer is configured on the server.
+// durable returns the consumer's configuration on the server.
 func (c ConsumerConfig) durable() jetstream.ConsumerConfig {
 	return jetstream.ConsumerConfig{
 		Durable:        c.Durable,

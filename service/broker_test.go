@@ -14,8 +14,8 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// KeepBroker brings streams and consumers of older versions up to date, and makes them again when
-// the broker has lost them. Services that may not create a consumer wait for it.
+// KeepBroker updates the streams and consumers of older versions, and recreates them when the broker has lost
+// them. Services that may not create a consumer wait for it.
 func TestKeepBroker(t *testing.T) {
 	b := newBroker(t)
 	const stream, durable, own = "STORAGE_ESSENTIAL", "test", "OWN"
@@ -68,7 +68,7 @@ func TestKeepBroker(t *testing.T) {
 	if _, err := b.js.Publish(t.Context(), subjects[1], []byte("a")); err != nil {
 		t.Fatal(err)
 	}
-	// The stream of somebody else comes last; until then nobody makes its consumer.
+	// Another service's stream comes last; until then nobody creates its consumer.
 	others := jetstream.StreamConfig{Name: own, Subjects: []string{"own"}}
 	if _, err := b.js.CreateStream(t.Context(), others); err != nil {
 		t.Fatal(err)
@@ -90,7 +90,7 @@ func TestKeepBroker(t *testing.T) {
 	}
 }
 
-// A full stream refuses what is new: its own relay waits, and no other stream is touched.
+// A full stream refuses new messages: its own relay waits, and no other stream is affected.
 func TestAFullStreamHoldsBackItsOwnRelayOnly(t *testing.T) {
 	b := newBroker(t)
 	common := service.Common{NATSURL: service.NewSecret(b.URL), NATSReplicas: 1, NATSMaxBytes: 1 << 20}

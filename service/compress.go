@@ -13,17 +13,16 @@ import (
 // minCompressed is the smallest body in bytes that is worth compressing.
 const minCompressed = 1 << 10
 
-// Compress sends what GET and HEAD answer with as gzip to those who accept it. Use it
-// for lists, pages and documents. Do not use it where an answer holds a secret together
-// with text that somebody else chose, for its size would tell of the secret (BREACH):
-// answers to POST are never compressed. Nor use it for streams of events, and for single
-// records, whose ETags are for If-Match.
+// Compress compresses responses to GET and HEAD with gzip for clients that accept it. Use it for lists, pages
+// and documents. Do not use it where a response combines a secret with text that somebody else chose: the
+// compressed size would leak the secret (BREACH). For this reason, responses to POST are never compressed. Do
+// not use it for event streams, nor for single records, whose ETags are used in If-Match.
 func Compress(next http.Handler) http.Handler {
 	wrap, err := gzhttp.NewWrapper(
 		gzhttp.MinSize(minCompressed), gzhttp.SuffixETag(etag.Gzip), gzhttp.EnableZstd(false),
 		gzhttp.ContentTypes([]string{"text/html", "text/css", "text/javascript", "image/svg+xml", "application/json"}),
 	)
-	if err != nil { // an option is wrong, which every test would see
+	if err != nil { // an option is invalid; every test would notice
 		return next
 	}
 	compressed := wrap(next)
@@ -38,7 +37,7 @@ func Compress(next http.Handler) http.Handler {
 			accepted = ""
 		}
 		r.Header.Set("Accept-Encoding", accepted)
-		if r.Method == http.MethodHead { // answered as GET is; net/http leaves the body out
+		if r.Method == http.MethodHead { // answered like GET; net/http omits the body
 			r.Method = http.MethodGet
 			r.Header.Del("Range")
 		}
@@ -46,7 +45,8 @@ func Compress(next http.Handler) http.Handler {
 	})
 }
 
-// weight is how much a coding is preferred in Accept-Encoding: 0 to 1 (RFC 9110, 12.4.2); 0 if it is not named.
+// weight returns the quality value of a coding in Accept-Encoding, from 0 to 1 (RFC 9110, 12.4.2), or 0 if it
+// is not listed.
 func weight(accepted, coding string) float64 {
 	for element := range strings.SplitSeq(accepted, ",") {
 		name, parameter, weighted := strings.Cut(element, ";")

@@ -62,7 +62,7 @@ func TestWhatIsCompressed(t *testing.T) {
 	}
 }
 
-// A compressed representation has an ETag of its own, and either one is recognized.
+// A compressed representation has its own ETag, and If-None-Match recognizes either one.
 func TestContentIsKeptByItsTag(t *testing.T) {
 	handler := service.Compress(etag.NewContent([]byte(strings.Repeat("body ", 500)), "text/css"))
 	ask := func(method string, header http.Header) *httptest.ResponseRecorder {
@@ -97,7 +97,7 @@ func TestContentIsKeptByItsTag(t *testing.T) {
 	}
 }
 
-// RFC 9110, 8.6 and 9.3.2: HEAD says of the content what GET would say, or nothing.
+// RFC 9110, 8.6 and 9.3.2: HEAD returns the same headers about the content as GET, or none.
 func TestHeadTellsOfWhatGetWouldSend(t *testing.T) {
 	handler := service.Compress(etag.NewContent([]byte(strings.Repeat("body ", 500)), "text/css"))
 	s, _ := startServer(t, handler)
@@ -122,7 +122,7 @@ func TestHeadTellsOfWhatGetWouldSend(t *testing.T) {
 			answer.Header.Del("Date")
 			heads = append(heads, answer.Header)
 		}
-		if heads[1].Get("Content-Length") == "" { // nor need it be known
+		if heads[1].Get("Content-Length") == "" { // HEAD need not know it
 			heads[0].Del("Content-Length")
 		}
 		if !reflect.DeepEqual(heads[0], heads[1]) {

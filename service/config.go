@@ -72,14 +72,13 @@ func (c Common) Validate() []error {
 // External reports whether serve leaves streams and consumers to migrate and broker.
 func (c Common) External() bool { return c.NATSSetup == "migrate" }
 
-// LoadConfig fills the struct that cfg points to from variables named by its
-// `env` tags (github.com/caarlos0/env). An empty variable counts as unset.
-// NAME_FILE supplies NAME from a file, without the final line break; setting both
-// is an error, for nobody could tell which one counts. The file's mode is not
-// looked at: mounted secrets are often readable by all of their container, which
-// is what guards them. The error lists every problem at once, those of cfg's
-// optional Validate() []error (each beginning with "NAME: ") included, and never
-// shows a value.
+// LoadConfig fills the struct that cfg points to from the variables named by its `env` tags
+// (github.com/caarlos0/env). An empty variable counts as unset. NAME_FILE supplies NAME from a file, without
+// line breaks at its end; setting both is an error. The file's mode is not checked: mounted secrets are often
+// readable by everything in their container, and the container protects them.
+//
+// The error lists every problem at once, including those of cfg's optional Validate() []error, each of which
+// must begin with "NAME: ". It never contains a value.
 func LoadConfig(getenv func(string) string, cfg any) error {
 	params, err := env.GetFieldParams(cfg)
 	if err != nil {
@@ -133,8 +132,8 @@ func lookup(getenv func(string) string, name string) (string, error) {
 	return value, nil
 }
 
-// LogConfig writes the configuration that cfg points to as one line, each
-// variable by its name. A [Secret] shows where it points to at most.
+// LogConfig logs the configuration that cfg points to as one line with one attribute per variable. A [Secret]
+// shows at most where it points to.
 func LogConfig(log *slog.Logger, cfg any) {
 	var attrs []any
 	eachVariable(cfg, func(name string,
@@ -154,8 +153,8 @@ func eachVariable(cfg any, fn func(name string, field reflect.Value)) {
 	}
 }
 
-// addNew appends the errors whose variable has none yet: one that could not be
-// read fails its validation too, which says nothing new.
+// addNew appends the errors of variables that have no error yet. A variable that could not be parsed fails
+// validation too, and the second error adds nothing.
 func addNew(errs, more []error) []error {
 	known := make(map[string]bool)
 	for _, err := range errs {
@@ -170,7 +169,7 @@ func addNew(errs, more []error) []error {
 	return errs
 }
 
-// describe names the variables in errors that the parser describes by field.
+// describe rewrites the parser's errors, which name fields, to name variables.
 func describe(cfg any, err error) []error {
 	var all env.AggregateError
 	if !errors.As(err, &all) {
@@ -194,7 +193,7 @@ func describe(cfg any, err error) []error {
 	return errs
 }
 
-// shapeOf says how a value of a type is written.
+// shapeOf says how to write a value of type t.
 func shapeOf(t reflect.Type) string {
 	switch {
 	case t == reflect.TypeFor[time.Duration]():
@@ -233,9 +232,9 @@ func ConfigDoc(cfg any) []ConfigVar {
 	return vars
 }
 
-// NewLogger returns a logger that writes to w: one JSON object a line with
-// format "json", else text for people, coloured if w is a terminal. An unknown
-// level means info. Records that are logged with the context of a span name it.
+// NewLogger returns a logger that writes to w: one JSON object per line if format is "json", otherwise text for
+// people, coloured if w is a terminal. An unknown level means info. Records logged with a span's context carry
+// its trace id and span id.
 func NewLogger(w io.Writer, format, level string) *slog.Logger {
 	var l slog.Level
 	if err := l.UnmarshalText([]byte(level)); err != nil {

@@ -20,11 +20,11 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// capped is a server whose handler answers, but for /hold, which takes until the test says so.
+// capped is a server whose handler answers at once, except for /hold, which waits until the test releases it.
 type capped struct {
 	addr    string
 	tls     bool
-	began   chan struct{} // a value for each request that is held
+	began   chan struct{} // receives a value for each request that is held
 	release func()
 }
 
@@ -50,7 +50,7 @@ func startCapped(t *testing.T, most int, proxies []netip.Prefix, certificate *tl
 	t.Cleanup(func() {
 		c.release()
 		ctx, cancel := context.WithCancel(context.Background())
-		cancel() // what is open is not waited for
+		cancel() // do not wait for what is open
 		_ = s.Shutdown(ctx)
 		if err := <-served; err != nil {
 			t.Error(err)
@@ -60,7 +60,7 @@ func startCapped(t *testing.T, most int, proxies []netip.Prefix, certificate *tl
 	return c
 }
 
-// connect opens a connection from an address of this machine, and sends what it is given.
+// connect opens a connection from an address of this machine, and sends a text on it.
 func (c *capped) connect(t *testing.T, from, send string) net.Conn {
 	t.Helper()
 	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
@@ -99,8 +99,8 @@ const (
 	hold = "GET /hold HTTP/1.1\r\nHost: x\r\n\r\n"
 )
 
-// One address may have requests on a quarter of the connections, a proxy on all of them. Whoever comes too late is
-// told at once, and whoever leaves makes room.
+// One address may have requests on a quarter of the connections, a proxy on all of them. A client for which
+// there is no place is refused at once, and a client that leaves makes room.
 func TestConnectionsAreCapped(t *testing.T) {
 	for name, c := range map[string]struct {
 		proxies []netip.Prefix
@@ -133,8 +133,8 @@ func TestConnectionsAreCapped(t *testing.T) {
 	}
 }
 
-// Four addresses of four networks hold every connection, in whatever way. Newcomers are served all the same, and
-// nobody's request is given up for that.
+// Four addresses of four networks hold every connection, in various ways. Newcomers are served all the same,
+// and no request is dropped for them.
 func TestIdleConnectionsMakeRoom(t *testing.T) {
 	pair, err := tls.LoadX509KeyPair(testenv.NewAuthority(t).Issue(t.TempDir(), "localhost"))
 	if err != nil {

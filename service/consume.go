@@ -15,12 +15,12 @@ import (
 
 const (
 	ackWait         = 30 * time.Second
-	fetchWait       = time.Second // an idle fetch is asked for anew so often; bounds the end of Consume
+	fetchWait       = time.Second // length of an idle fetch; bounds how long Consume takes to end
 	consumerRequest = 2 * time.Second
 )
 
-// Message is one message of a stream. Stream sequences are not given: they start
-// again when a broker loses its data, so nothing may depend on them.
+// Message is one message of a stream. It has no stream sequence: sequences restart when a broker loses its
+// data, so nothing may depend on them.
 type Message struct {
 	Subject string
 	Headers map[string][]string // names in exact case
@@ -32,32 +32,30 @@ type ConsumerConfig struct {
 	Stream   string
 	Durable  string
 	Subjects []string // filter; empty takes all
-	Batch    int      // most messages that handle is given at once
-	// Linger is how long a batch may wait for more messages while they come thick
-	// and fast: the batch before it held several. Default 0.
+	Batch    int      // most messages per call of handle
+	// Linger is how long a batch waits for more messages when they arrive quickly, that is, when the previous
+	// batch held more than one. Default 0.
 	Linger time.Duration
-	// External says that somebody else creates the consumer: it is waited for.
+	// External means that another program creates the consumer; Consume waits for it.
 	External bool
 	Log      *slog.Logger
-	// Tracer makes a span of each message that carries a trace; nil for none. The
-	// header of the message then names that span.
+	// Tracer begins a span for each message that carries a trace, and puts that span into the message's header.
+	// Nil disables tracing.
 	Tracer *Tracer
 }
 
-// Consume hands the stream's messages to handle, in batches of what has arrived
-// (a lone message is not kept waiting for others), and acknowledges a batch when
-// handle returns nil. It returns nil when ctx ends, and not before.
+// Consume passes the stream's messages to handle in batches, and acknowledges a batch when handle returns nil.
+// A batch holds the messages that have already arrived; a single message does not wait for others. Consume
+// returns nil when ctx ends. It returns an error, at once, only if it cannot make a JetStream client from nc.
 //
-// If handle fails, the same batch is tried again, with full-jitter back-off up
-// to 5 s, and nothing more than one batch is taken from the server meanwhile. A
-// message that can never succeed is for handle to put aside. Messages may come
-// again and in another order: handle must be idempotent, and should write to
-// Postgres only, since after 30 s another replica is given the same messages.
+// If handle fails, Consume retries the same batch, with full-jitter back-off up to 5 s, and meanwhile requests
+// no more messages. handle must set aside a message that can never succeed. Messages may be redelivered, and in
+// another order: handle must be idempotent. It should write to Postgres only, because after 30 s the server
+// delivers an unacknowledged message to another replica as well.
 //
-// The consumer is created if it is missing, reading the stream from its
-// beginning, unless it is External; migrate changes it. The stream is waited for. A broker that is away,
-// paused, or returns without its data is followed: the consumer is looked up,
-// and if need be created, again.
+// A missing consumer is created, unless it is External, and reads the stream from its beginning; only migrate
+// and broker update one that exists. Consume waits for a missing stream. When a broker is unreachable, paused,
+// or returns without its data, Consume looks the consumer up again, and creates it if necessary.
 func Consume(
 	ctx context.Context, nc *nats.Conn, cfg ConsumerConfig, handle func(ctx context.Context, batch []Message) error,
 ) error {
@@ -87,7 +85,7 @@ type consumer struct {
 	handle func(ctx context.Context, batch []Message) error
 }
 
-// session looks the consumer up and fetches from it until something is wrong.
+// session looks the consumer up and fetches from it until ctx ends or an error occurs.
 func (c *consumer) session(ctx context.Context) (received bool, err error) {
 	s := &consumerSession{consumer: c, reconnects: c.nc.Stats().Reconnects}
 	if s.jsc, err = c.bind(ctx); err != nil {
@@ -103,7 +101,7 @@ func (c *consumer) session(ctx context.Context) (received bool, err error) {
 	return received, nil
 }
 
-// bind finds the durable consumer, or creates it.
+// bind looks up the durable consumer. If it is missing and not External, bind creates it.
 func (c *consumer) bind(ctx context.Context) (jetstream.Consumer, error) {
 	ctx, cancel := context.WithTimeout(ctx, consumerRequest)
 	defer cancel()
@@ -124,10 +122,9 @@ type consumerSession struct {
 	last       int // messages in the last batch
 }
 
-// fetch asks for up to a batch once and handles what comes of it, as it comes.
-// The fetch is not cut off when ctx ends: messages that the server has sent by
-// then would be nobody's until their acknowledgement's deadline. Its end is
-// waited for, and what is left goes back to the server at once, for others.
+// fetch requests up to one batch and handles messages as they arrive. When ctx ends, it does not cancel the
+// request: messages that the server has already sent would reach nobody until ackWait had passed. It waits for
+// the request to end and returns the remaining messages to the server at once, for other replicas.
 func (s *consumerSession) fetch(ctx context.Context) (received bool, err error) {
 	began := time.Now()
 	fetched, err := s.jsc.Fetch(s.cfg.Batch, jetstream.FetchMaxWait(fetchWait))
@@ -159,13 +156,14 @@ func (s *consumerSession) fetch(ctx context.Context) (received bool, err error) 
 	}
 }
 
-// giveBack has the message delivered again now. Unsent, that happens after ackWait.
+// giveBack asks the server to redeliver the message now. If the request is lost, the server does so after
+// ackWait.
 func giveBack(m jetstream.Msg) { _ = m.Nak() }
 
-// over is a time that has come.
+// over is a timer channel that has already fired.
 var over = func() <-chan time.Time { c := make(chan time.Time); close(c); return c }()
 
-// gather adds to first what has already arrived, or arrives while it lingers.
+// gather adds to first the messages that have already arrived, and those that arrive while the batch lingers.
 func (s *consumerSession) gather(ctx context.Context, first jetstream.Msg, more <-chan jetstream.Msg) []jetstream.Msg {
 	batch := []jetstream.Msg{first}
 	defer func() { s.last = len(batch) }()
@@ -200,7 +198,8 @@ func (s *consumerSession) gather(ctx context.Context, first jetstream.Msg, more 
 	return batch
 }
 
-// process repeats handle until it succeeds, then acknowledges.
+// process calls handle until it succeeds, then acknowledges the batch. If ctx ends first, it returns the batch
+// to the server.
 func (s *consumerSession) process(ctx context.Context, batch []jetstream.Msg) error {
 	messages := make([]Message, len(batch))
 	for i, m := range batch {
@@ -230,10 +229,9 @@ func (s *consumerSession) process(ctx context.Context, batch []jetstream.Msg) er
 	return s.acknowledge(ctx, batch)
 }
 
-// acknowledge tells the server that batch is done, provided that it is still the
-// consumer that delivered it. An acknowledgement names its message by stream and
-// consumer sequence only; after a broker lost its data those numbers belong to
-// other messages, which must not be acknowledged unseen.
+// acknowledge acknowledges batch, provided that the consumer is still the one that delivered it. An
+// acknowledgement identifies its message only by stream and consumer sequence. After a broker has lost its
+// data, those sequences belong to other messages, which must not be acknowledged without having been handled.
 func (s *consumerSession) acknowledge(ctx context.Context, batch []jetstream.Msg) error {
 	if now := s.nc.Stats().Reconnects; now != s.reconnects {
 		ctx, cancel := context.WithTimeout(ctx, consumerRequest)
@@ -249,7 +247,7 @@ func (s *consumerSession) acknowledge(ctx context.Context, batch []jetstream.Msg
 		s.reconnects = now
 	}
 	for _, m := range batch {
-		_ = m.Ack() // unsent, the batch is delivered again, which handle allows
+		_ = m.Ack() // if it is lost, the batch is redelivered; handle is idempotent
 	}
 	return nil
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// inbox collects what Consume hands over.
+// inbox collects the messages that Consume passes to it.
 type inbox struct {
 	mu   sync.Mutex
 	seen map[string]int
@@ -45,7 +45,7 @@ func (i *inbox) has(n int) func() bool {
 	}
 }
 
-// A consumer whose server is away says so, not what the client's buffer does.
+// A consumer whose server is away reports that, not the state of the client's buffer.
 func TestConsumerSaysThatNATSIsAway(t *testing.T) {
 	b := newBroker(t)
 	b.stream()
@@ -78,7 +78,7 @@ func TestConsumerSaysThatNATSIsAway(t *testing.T) {
 	}
 }
 
-// logText keeps what is logged.
+// logText keeps the text of a log.
 type logText struct {
 	mu   sync.Mutex
 	text strings.Builder
@@ -192,8 +192,8 @@ func TestConsumeOutlivesTheBroker(t *testing.T) {
 	}
 }
 
-// A batch that was delivered before the broker lost its data must not be
-// acknowledged to its successor, where the numbers belong to other messages.
+// A batch that was delivered before the broker lost its data must not be acknowledged to the new broker, where
+// the sequences belong to other messages.
 func TestConsumeDoesNotAcknowledgeAcrossAWipe(t *testing.T) {
 	b := newBroker(t)
 	b.stream()
@@ -208,8 +208,8 @@ func TestConsumeDoesNotAcknowledgeAcrossAWipe(t *testing.T) {
 	<-holding
 	b.Wipe()
 	b.stream()
-	// The same consumer name, with one message delivered to somebody else: an
-	// acknowledgement of number one would now lose it.
+	// The same consumer name, with one message delivered to another client: an acknowledgement of sequence one
+	// would now lose that message.
 	b.publish(1, 2)
 	b.eventually("the new consumer", func(ctx context.Context) error {
 		c, err := b.js.CreateConsumer(ctx, "S", jetstream.ConsumerConfig{
@@ -281,8 +281,8 @@ func TestConsumeLeavesAnExistingConsumerAlone(t *testing.T) {
 	}
 }
 
-// Replicas come and go under load. Whatever one had been sent when it stopped is
-// with another at once, not after the deadline for acknowledgements.
+// Replicas start and stop under load. Messages that a replica had been sent when it stopped reach another at
+// once, not after the acknowledgement deadline.
 func TestStoppedConsumerHoldsNothingBack(t *testing.T) {
 	b := newBroker(t)
 	b.stream()

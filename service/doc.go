@@ -1,16 +1,15 @@
-// Package service is the frame that both services stand in: configuration from
-// the environment, logging, Postgres and NATS connections that wait for what is
-// missing, an HTTP server that drains without resetting a connection, a durable
-// consumer that outlives its broker, and the one order in which a process stops.
+// Package service is the runtime that both services share: configuration from the environment, logging,
+// Postgres and NATS connections that wait for a missing server, an HTTP server that drains without resetting a
+// connection, a durable consumer that outlives its broker, and an ordered shutdown.
 //
-// It knows no members and no storages. Of events it knows what the contract says
-// about every service: which lanes and streams it has, and which subjects they take.
+// It knows nothing about members and storages. About events it knows only what the contract defines for every
+// service: lanes, streams and subjects.
 //
-// A service is a main of one line over a run function:
+// A service's main is one line over a run function:
 //
 //	func main() { service.Main(run) }
 //
-// run finds the subcommand ([Dispatch]), which loads its configuration ([LoadConfig]),
-// opens Postgres and NATS ([Program.Connect]) and hands its parts to a [Process],
-// which returns after an orderly stop.
+// run selects the subcommand ([Dispatch]). The subcommand loads its configuration ([LoadConfig]), connects to
+// Postgres and NATS ([Program.Connect]) and passes its parts to a [Process], whose Run returns after an orderly
+// stop.
 package service

@@ -11,11 +11,10 @@ import (
 	"github.com/signup-saga/signup-saga/outbox"
 )
 
-// NewEvent makes an event for the outbox. Of e it needs the type, the ordering key as the
-// subject, and the saga's id, generation and trace if it has one. The id is new, so a repeated
-// reply is a new event. The lane is that of the type in [contract.Table]; a type that is not in
-// it is essential, as what a step asks for always is. Data that the contract does not allow is
-// [contract.ErrMalformed].
+// NewEvent makes an event for the outbox. It uses e's type, its subject (the ordering key) and, for a saga, its
+// id, generation and trace. The event id is new, so a repeated reply is a new event. The lane is that of the
+// type in [contract.Table]; a type that is not in the table is essential, as a step's commands always are. Data
+// that the contract does not allow is [contract.ErrMalformed].
 func NewEvent(e contract.Event, data interface{ Validate() error }) (outbox.Event, error) {
 	lane := contract.Essential
 	if route, known := contract.RouteOf(e.Type); known {

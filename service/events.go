@@ -6,35 +6,36 @@ import (
 	"time"
 )
 
-// EventPace says how a stream of events goes on.
+// EventPace sets the timing of an event stream.
 type EventPace struct {
-	Heartbeat time.Duration // a comment after each, so that either end learns that the other one is gone
-	Write     time.Duration // within which a client has to take what is written
-	Lifetime  time.Duration // after which a stream ends, and the client comes again
+	Heartbeat time.Duration // interval of comments, by which each end detects that the other is gone
+	Write     time.Duration // time within which a client must accept each write
+	Lifetime  time.Duration // time after which the stream ends and the client reconnects
 }
 
-// Event is text for a client of Server-Sent Events: fields of one event or more, each
-// closed by an empty line.
+// Event is text for a client of Server-Sent Events: the fields of one or more events, each ended by an empty
+// line.
 type Event struct {
 	Text string
 	Last bool // nothing follows
 }
 
-// StreamEvents answers with first and then with what event makes of each piece of news,
-// up to the last one. It ends earlier when the client is gone or does not read, when the
-// server drains, and at the end of the lifetime. No proxy is to keep the response for
-// itself, and a connection of HTTP/1.1 is not for other requests afterwards.
+// StreamEvents sends first, and then event(n) for each n from news, up to an Event that is Last. It ends
+// earlier when the client disconnects or does not read, when the server drains, and at the end of the lifetime.
+// Its headers tell proxies not to buffer the response and, with HTTP/1.1, not to reuse the connection
+// afterwards.
 func StreamEvents[T any](
 	w http.ResponseWriter, r *http.Request, pace EventPace, first Event, news <-chan T, event func(T) Event,
 ) {
 	control := http.NewResponseController(w)
-	// In place of the deadline that the server has set for short responses; once more for the end of the response.
+	// Replaces the deadline that the server has set for short responses; called once more for the end of the
+	// response.
 	extend := func() { _ = control.SetWriteDeadline(time.Now().Add(pace.Write)) }
 	defer extend()
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	w.Header().Set("X-Accel-Buffering", "no") // tells nginx to pass on what it has
-	if r.ProtoMajor == 1 {                    // with HTTP/2 it would send all other streams away, too
+	w.Header().Set("X-Accel-Buffering", "no") // tells nginx not to buffer
+	if r.ProtoMajor == 1 {                    // with HTTP/2 it would end all other streams, too
 		w.Header().Set("Connection", "close")
 	}
 	w.WriteHeader(http.StatusOK)

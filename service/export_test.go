@@ -1,10 +1,10 @@
 package service
 
-// MigrateWithPatience is [Migrate], but for how long it lets itself be refused.
+// MigrateWithPatience is [Migrate], with another limit on how long it asks a server that refuses it.
 var MigrateWithPatience = migrate
 
-// Ended is what [Main] makes of the error of a subcommand.
+// Ended exports ended, which [Main] applies to the error of a subcommand.
 var Ended = ended
 
-// Unreadable is unreadable, for a test that may run as root, who can read everything.
+// Unreadable exports unreadable, because a test may run as root, who can read everything.
 var Unreadable = unreadable

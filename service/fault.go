@@ -15,25 +15,25 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// fault ends the process, as kill -9 would, when it has come to a named point for
-// the nth time. What a service does outside Postgres lies between two statements,
-// so its points are the named statements, and the steps of the relays:
+// fault kills the process, as kill -9 would, when it reaches a named point for the nth time. Everything that a
+// service does outside Postgres happens between two statements, so the points are the named statements and the
+// steps of the relays:
 //
 //	before.NAME, after.NAME                before a statement is sent, after it succeeded;
-//	                                       a batch goes by the name of its first one
-//	before.commit.NAME, after.commit.NAME  the commit of the transaction that began with it
+//	                                       a batch goes by the name of its first statement
+//	before.commit.NAME, after.commit.NAME  the commit of the transaction whose first statement is NAME
 //	relay.LANE.STEP                        see [outbox.Hooks]: read, publish, …
 //
 // A nil fault does nothing. It is safe for concurrent use.
 type fault struct {
 	point string
-	left  atomic.Int64 // visits until the end
+	left  atomic.Int64 // visits that remain until the process is killed
 	log   *slog.Logger
 }
 
 var faultPoint = regexp.MustCompile(`^[A-Za-z0-9.]+(:[1-9][0-9]{0,8})?$`)
 
-// validateFault reports what is wrong with the two variables.
+// validateFault checks the values of FAULT (point) and FAULTS (allowed).
 func validateFault(point, allowed string) error {
 	switch {
 	case allowed != "on" && allowed != "off":
@@ -61,7 +61,7 @@ func newFault(c Common, log *slog.Logger) *fault {
 	return f
 }
 
-// at does not return if this is the point.
+// at kills the process if this is the configured point and its nth visit; then it does not return.
 func (f *fault) at(point string) {
 	if f == nil || point != f.point || f.left.Add(-1) != 0 {
 		return
@@ -71,7 +71,7 @@ func (f *fault) at(point string) {
 	select {}
 }
 
-// relay is what the relay of a lane calls at its steps; nil if f is.
+// relay returns the hook that a lane's relay calls at each of its steps; nil if f is nil.
 func (f *fault) relay(lane string) func(step string) error {
 	if f == nil {
 		return nil
@@ -106,7 +106,7 @@ func (f *fault) ended(ctx context.Context, err error) {
 	}
 }
 
-// statementName is what follows "-- name: ".
+// statementName returns the name that follows "-- name: ", or "" if there is none.
 func statementName(sql string) string {
 	rest, ok := strings.CutPrefix(sql, "-- name: ")
 	if !ok {

@@ -14,8 +14,8 @@ import (
 	"github.com/signup-saga/signup-saga/devstack/testenv"
 )
 
-// Each point is found by a process of its own, which is this test program again:
-// it works in a table until it ends, and the table shows how far it came.
+// Each point is tested in a process of its own, which is this test program again: it works on a table until it
+// is killed, and the table shows how far it came.
 func TestFaultPoints(t *testing.T) {
 	if url := os.Getenv("FAULT_TEST_URL"); url != "" {
 		if err := work(t.Context(), url, os.Getenv("FAULT")); err != nil {
@@ -57,7 +57,7 @@ func TestFaultPoints(t *testing.T) {
 	}
 }
 
-// work writes a row by a batch, two by statements and one by a transaction.
+// work writes one row by a batch, two by statements and one by a transaction.
 func work(ctx context.Context, url, point string) error {
 	log := slog.New(slog.DiscardHandler)
 	pool, err := openPool(ctx, NewSecret(url), log, newFault(Common{Fault: point}, log))
@@ -89,7 +89,7 @@ func work(ctx context.Context, url, point string) error {
 	})
 }
 
-// connected runs fn on a connection of its own.
+// connected runs fn with a connection of its own.
 func connected(ctx context.Context, url string, fn func(*pgx.Conn) error) error {
 	conn, err := pgx.Connect(ctx, url)
 	if err != nil {

@@ -14,8 +14,8 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// FuzzDecodeJSON sends bodies to a handler. Each is either refused with a problem, short and without what was sent as a
-// value, or means to the strict decoder what it means to encoding/json.
+// FuzzDecodeJSON sends bodies to a handler. Each is either refused with a short problem that does not contain a
+// value from the body, or has the same meaning to the strict decoder as to encoding/json.
 func FuzzDecodeJSON(f *testing.F) {
 	for _, body := range []string{
 		`{"name":"x","n":1,"list":["a"],"inner":{"ok":true}}`, `{}`, ``, ` `, `null`, `[]`, `0`, `"`, `{"name":"x"}{}`,

@@ -14,26 +14,28 @@ import (
 	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
-// Wrong tokens in a row, before an address waits; of all addresses together; and of an
-// address when the others have used those up: nobody can keep operators out by guessing.
+// Limits on wrong tokens. An address may send guessesPerAddress, all addresses together guessesOfAll. When
+// others have used up the latter, an address may still send guessesReserved, so that nobody can lock operators
+// out by guessing.
 const (
-	guessesPerAddress = 10 // again one each 6 s
-	guessesOfAll      = 60 // again one each second
-	guessesReserved   = 3  // again one each 5 min
+	guessesPerAddress = 10 // refilled by one every 6 s
+	guessesOfAll      = 60 // refilled by one every second
+	guessesReserved   = 3  // refilled by one every 5 min
 )
 
 // guard limits, logs and counts wrong tokens. Safe for concurrent use.
 type guard struct {
 	log                         *slog.Logger
-	refusal                     string // the message in the log
+	refusal                     string // the log message
 	refused                     *prometheus.CounterVec
 	byAddress, overall, reserve *Limiter
 
-	mu sync.Mutex // from asking the limiters to counting: requests at once are no way around them
+	mu sync.Mutex // held from the limit check until the count, so that concurrent requests cannot bypass it
 }
 
-// Watch has wrong tokens limited, logged and counted, and metrics registered. The kind of the
-// tokens, a word in lower case, begins the names of the metrics. Call it before the tokens are used.
+// Watch enables the limiting, logging and counting of wrong tokens, and registers the metrics. kind, a
+// lower-case word for the kind of token, is the prefix of the metrics' names. Call Watch before the tokens are
+// used.
 func (t *Tokens) Watch(kind string, reg prometheus.Registerer, log *slog.Logger) error {
 	reasons := []string{reasonUnknown, reasonLimited}
 	if t.file {
@@ -50,7 +52,7 @@ func (t *Tokens) Watch(kind string, reg prometheus.Registerer, log *slog.Logger)
 		reserve:   NewLimiter(guessesReserved, 5*time.Minute),
 	}
 	for _, reason := range reasons {
-		t.guard.refused.WithLabelValues(reason) // begins at zero
+		t.guard.refused.WithLabelValues(reason) // starts at zero
 	}
 	if !t.file {
 		return reg.Register(t.guard.refused)
@@ -62,7 +64,7 @@ func (t *Tokens) Watch(kind string, reg prometheus.Registerer, log *slog.Logger)
 	return errors.Join(reg.Register(t.guard.refused), reg.Register(expiry))
 }
 
-// check asks for the token unless there were too many wrong ones.
+// check calls find, unless the address has sent too many wrong tokens. It counts and logs a wrong one.
 func (g *guard) check(r *http.Request, find func() (token, string)) (token, *wire.Problem) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -96,9 +98,10 @@ func (g *guard) wait(address netip.Addr) time.Duration {
 	return wait
 }
 
-// firstExpiry returns when the first token expires that has not been replaced, 0 if none does.
+// firstExpiry returns the Unix time of the first expiry among the tokens that have not been replaced, or 0 if
+// none of them expires.
 func (t *Tokens) firstExpiry() float64 {
-	last := map[string]time.Time{} // of each name, which has two tokens while one is replaced
+	last := map[string]time.Time{} // latest expiry by name; a name has two tokens during a replacement
 	for _, t := range t.list() {
 		known, seen := last[t.name]
 		if !seen || t.expires.IsZero() || !known.IsZero() && t.expires.After(known) {

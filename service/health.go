@@ -12,16 +12,15 @@ import (
 
 const checkTimeout = time.Second
 
-// Health answers probes. Liveness depends on nothing: restarting a process does
-// not bring back a database. Readiness asks every check, and is off while the
-// process drains. Safe for concurrent use.
+// Health answers probes. Liveness depends on nothing: restarting a process does not bring back a database.
+// Readiness runs every check, and is off while the process drains. Safe for concurrent use.
 type Health struct {
 	checks   map[string]func(ctx context.Context) error
 	draining atomic.Bool
 }
 
-// NewHealth returns a Health with these checks by name. Give it only what the
-// service cannot answer a request without.
+// NewHealth returns a Health with these checks by name. Include only what the service needs to answer a
+// request.
 func NewHealth(checks map[string]func(ctx context.Context) error) *Health {
 	return &Health{checks: checks}
 }
@@ -29,7 +28,7 @@ func NewHealth(checks map[string]func(ctx context.Context) error) *Health {
 // SetDraining turns readiness off for good.
 func (h *Health) SetDraining() { h.draining.Store(true) }
 
-// LiveHandler answers 200 for as long as the process can answer at all.
+// LiveHandler answers 200 as long as the process can answer at all.
 func (h *Health) LiveHandler(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	_, _ = io.WriteString(w, "ok\n")

@@ -36,10 +36,10 @@ func NewProblem(status int, code, detail string, errs ...wire.FieldError) *wire.
 // Handler answers a request, or returns an error before it has written anything.
 type Handler func(w http.ResponseWriter, r *http.Request) error
 
-// Adapt makes an http.HandlerFunc of h. Errors that are, or wrap, a [wire.Problem]
-// are written as such; others go through mapErr (which may be nil) and, if that
-// returns nil, are logged and answered 500. A panic is logged once and answered
-// 500. Only the route's pattern is logged: paths hold capabilities.
+// Adapt turns h into an http.HandlerFunc. An error that is or wraps a [wire.Problem] is written as that
+// problem. Any other error goes through mapErr, which may be nil. If that returns nil, a cancelled request is
+// answered 499; any other error is logged and answered 500. A panic is logged once and answered 500. Only the
+// route's pattern is logged, because paths contain capabilities.
 func Adapt(log *slog.Logger, mapErr func(error) *wire.Problem, h Handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		rw := &recorder{ResponseWriter: w}
@@ -97,7 +97,7 @@ func internalProblem() *wire.Problem {
 	return NewProblem(http.StatusInternalServerError, "internal", "something went wrong; it has been logged")
 }
 
-// recorder remembers the status of an answer that was begun.
+// recorder remembers the status of a response that has begun.
 type recorder struct {
 	http.ResponseWriter
 	status int
@@ -113,7 +113,7 @@ func (r *recorder) Write(b []byte) (int, error) {
 	return r.ResponseWriter.Write(b)
 }
 
-// Unwrap serves http.ResponseController.
+// Unwrap lets http.ResponseController reach the wrapped writer.
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
 // WriteProblem writes p as application/problem+json.
@@ -129,8 +129,8 @@ func WriteProblem(w http.ResponseWriter, p *wire.Problem) {
 	_ = writeJSON(w, p.Status, "application/problem+json", p) // a Problem always encodes
 }
 
-// WriteJSON writes v, encoded by encoding/json, with the given status. The error
-// (v cannot be encoded) comes before anything is written.
+// WriteJSON writes v, encoded by encoding/json, with the given status. If v cannot be encoded, it returns an
+// error and writes nothing.
 func WriteJSON(w http.ResponseWriter, status int, v any) error {
 	return writeJSON(w, status, "application/json", v)
 }
@@ -144,7 +144,7 @@ func writeJSON(w http.ResponseWriter, status int, contentType string, v any) err
 	w.Header().Set("Content-Length", strconv.Itoa(body.Len()))
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)
-	// A failing write means that the client is gone: there is nobody to tell.
+	// A write fails only if the client is gone.
 	_, _ = w.Write(body.Bytes())
 	return nil
 }
@@ -177,7 +177,7 @@ func DecodeJSON(w http.ResponseWriter, r *http.Request, dst any) error {
 	return NewProblem(http.StatusBadRequest, "invalid_json", "the body is not the JSON expected here", jsonError(err))
 }
 
-// jsonError says where and what, without the offending value.
+// jsonError returns where the error is and what it is, without the offending value.
 func jsonError(err error) wire.FieldError {
 	var semantic *json.SemanticError
 	var syntactic *jsontext.SyntacticError

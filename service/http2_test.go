@@ -36,8 +36,8 @@ func http2Client(config *tls.Config) *http.Client {
 	return &http.Client{Transport: transport, Timeout: 20 * time.Second}
 }
 
-// A server that stops sends GOAWAY: each request is served once, by it or by nobody,
-// and clients know which.
+// A server that stops sends GOAWAY: each request is served once, by this server or not at all, and clients know
+// which.
 func TestShutdownOverHTTP2ServesEachRequestOnce(t *testing.T) {
 	var done, handled atomic.Int64
 	s, config, served := serveHTTP2(t, func(w http.ResponseWriter, r *http.Request) {
@@ -51,7 +51,7 @@ func TestShutdownOverHTTP2ServesEachRequestOnce(t *testing.T) {
 	for range 4 { // connections
 		client := http2Client(config)
 		defer client.CloseIdleConnections()
-		for range 8 { // streams of each
+		for range 8 { // streams of each connection
 			all.Go(func() {
 				for {
 					answer, err := client.Post("https://"+s.Addr(), "text/plain", strings.NewReader("x"))
@@ -83,8 +83,7 @@ func TestShutdownOverHTTP2ServesEachRequestOnce(t *testing.T) {
 	}
 }
 
-// A stream of events does not send the other requests of its connection away, and ends
-// when the server drains.
+// An event stream does not close the connection for other requests, and ends when the server drains.
 func TestEventsOverHTTP2(t *testing.T) {
 	news := make(chan string)
 	addresses := make(chan string, 10)
@@ -137,8 +136,8 @@ func TestEventsOverHTTP2(t *testing.T) {
 	}
 }
 
-// Whoever opens streams and resets them at once (CVE-2023-44487) keeps no more handlers
-// busy than streams are allowed, and is sent away.
+// A client that opens streams and resets them at once (CVE-2023-44487) keeps no more handlers busy than streams
+// are allowed, and is disconnected.
 func TestRapidResetIsBounded(t *testing.T) {
 	var running, most atomic.Int64
 	release := make(chan struct{})

@@ -9,7 +9,7 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// What is wrong with a request whatever it is for is refused before any handler sees it.
+// A request that is wrong whatever its resource is refused before any handler sees it.
 func TestRequestsAreRefusedBeforeTheyAreRouted(t *testing.T) {
 	s, _ := startServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusTeapot)

@@ -19,27 +19,26 @@ import (
 
 const (
 	lagInterval = 15 * time.Second
-	lagSoon     = time.Second // after a look that found a consumer missing: most are made soon after the start
-	lagBelieved = time.Minute // how long an answer of the broker is shown
+	lagSoon     = time.Second // poll interval while a consumer is missing: most appear soon
+	lagBelieved = time.Minute // how long an answer of the broker is reported
 )
 
-// What a durable consumer does.
+// States of a durable consumer.
 const (
-	Delivering = "delivering" // whatever there is
-	Paused     = "paused"     // somebody told the broker to hold back its messages
-	Missing    = "missing"    // it, or its stream, does not exist
+	Delivering = "delivering" // it delivers its messages
+	Paused     = "paused"     // the broker was told to hold back its messages
+	Missing    = "missing"    // the consumer or its stream does not exist
 )
 
-// lagging is how far a durable consumer is behind, and what tells how long nothing has moved.
+// lagging is how far a durable consumer is behind, and for how long it has made no progress.
 type lagging struct {
 	wire.Consumer
-	asked time.Time // zero: never answered
-	moved time.Time // when nothing waited, or one was acknowledged
-	floor uint64    // the stream's sequence up to which all was acknowledged
+	asked time.Time // time of the broker's last answer; zero: none yet
+	moved time.Time // when last nothing was waiting, or a message was acknowledged
+	floor uint64    // stream sequence up to which everything is acknowledged
 }
 
-// Lag asks the broker how far consumers are behind. It is a collector of metrics, and
-// safe for concurrent use.
+// Lag polls the broker for how far consumers are behind. It is a prometheus.Collector. Safe for concurrent use.
 type Lag struct {
 	js  jetstream.JetStream
 	log *slog.Logger
@@ -61,14 +60,14 @@ func NewLag(nc *nats.Conn, reg prometheus.Registerer, log *slog.Logger) (*Lag, e
 	return l, nil
 }
 
-// Watch adds a consumer.
+// Watch adds a consumer to poll.
 func (l *Lag) Watch(stream, consumer string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.consumers = append(l.consumers, &lagging{Consumer: wire.Consumer{Stream: stream, Consumer: consumer}})
 }
 
-// Run asks until ctx ends. It returns nil.
+// Run polls until ctx ends. It returns nil.
 func (l *Lag) Run(ctx context.Context) error {
 	var due time.Time
 	Loop(ctx, "lag of consumers", lagSoon, nil, l.log, func(ctx context.Context) (bool, error) {
@@ -86,7 +85,7 @@ func (l *Lag) Run(ctx context.Context) error {
 
 func (l *Lag) askAll(ctx context.Context) error {
 	if !l.js.Conn().IsConnected() {
-		return outbox.Explain(nats.ErrDisconnected) // once, not for each consumer
+		return outbox.Explain(nats.ErrDisconnected) // one error, not one per consumer
 	}
 	l.mu.Lock()
 	consumers := l.consumers
@@ -98,7 +97,7 @@ func (l *Lag) askAll(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// ask notes what the broker says of a consumer. Without an answer the last one ages.
+// ask stores what the broker says about a consumer. If the broker does not answer, the previous answer ages.
 func (l *Lag) ask(ctx context.Context, c *lagging) error {
 	ctx, cancel := context.WithTimeout(ctx, consumerRequest)
 	defer cancel()
@@ -118,7 +117,7 @@ func (l *Lag) ask(ctx context.Context, c *lagging) error {
 	return nil
 }
 
-// heard notes an answer; nil: there is no such consumer.
+// heard stores an answer. A nil info means that there is no such consumer.
 func (c *lagging) heard(info *jetstream.ConsumerInfo, now time.Time) {
 	first := c.asked.IsZero()
 	c.asked, c.State, c.Messages, c.PausedUntil = now, Missing, 0, nil
@@ -139,7 +138,7 @@ func (c *lagging) heard(info *jetstream.ConsumerInfo, now time.Time) {
 	c.Stalled = now.Sub(c.moved).Seconds()
 }
 
-// Consumers returns what is known, in the order of Watch.
+// Consumers returns the answers that are not too old to report, in the order of Watch. A nil Lag has none.
 func (l *Lag) Consumers() []wire.Consumer {
 	known := []wire.Consumer{}
 	if l == nil {

@@ -15,7 +15,7 @@ import (
 	"github.com/signup-saga/signup-saga/devstack/testenv"
 )
 
-// A consumer that is missing, works, is paused and works again, as the broker says.
+// A consumer is missing, then delivers, is paused and delivers again, and Lag shows what the broker says.
 func TestLagOfAConsumer(t *testing.T) {
 	server := testenv.NATS(t)
 	nc, err := nats.Connect(server.URL)

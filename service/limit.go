@@ -7,42 +7,40 @@ import (
 	"time"
 )
 
-// Limiter lets each key do something so many times at once, and again once per
-// interval. A key is a text, or an address with its networks: each of these may do it as
-// often as [Networks] says. The limiter needs the same memory (2 MiB) for ten keys as
-// for ten million: keys have no entries of their own but share cells, one in each of
-// several rows, as in a count-min sketch, and a key counts as often as its least used
-// cell. So nobody ever does more than the limit, and a key that did less is refused only
-// if all of its cells are shared with busy keys. That needs, per interval, far more
-// requests that pass than there are columns; the seed is secret, so nobody can aim.
+// Limiter lets each key act a burst of times at once, and then once per interval. A key is a text, or an
+// address with its networks; for each of these the limit is as high as [Networks] says. The limiter needs the
+// same memory (2 MiB) for ten keys as for ten million: keys have no entries of their own but share cells, one
+// in each of several rows, as in a count-min sketch, and the least used cell of a key is its count. So no key
+// ever exceeds its limit, and a key below its limit is refused only if all of its cells are shared with busy
+// keys. That takes, per interval, far more accepted requests than there are columns. The seed of the hash is
+// secret, so nobody can aim at a key's cells.
 //
-// A process counts by itself: n replicas together let n times as much pass. Safe for
-// concurrent use.
+// Each process counts separately: n replicas together allow n times as much. Safe for concurrent use.
 type Limiter struct {
-	interval, burst time.Duration // a burst as the time after which it may be repeated
+	interval, burst time.Duration // burst: the time in which a used-up burst is refilled
 	began           time.Time
 	seed            maphash.Seed
 
 	mu sync.Mutex
-	// When, counted from began, a key has all of its burst again (as in GCRA).
+	// Time since began at which a key has its whole burst again (as in GCRA).
 	full [limitRows][limitColumns]time.Duration
 }
 
 const (
 	limitRows    = 4
-	limitColumns = 1 << 16 // a row is found by 16 bits of one hash
+	limitColumns = 1 << 16 // each row uses 16 bits of one hash
 )
 
-// NewLimiter returns a limiter of burst times at once, refilled once per interval.
-// Both must be positive.
+// NewLimiter returns a limiter that allows burst times at once, refilled by one per interval. Both must be
+// positive.
 func NewLimiter(burst int, interval time.Duration) *Limiter {
 	return &Limiter{
 		interval: interval, burst: interval * time.Duration(burst), began: time.Now(), seed: maphash.MakeSeed(),
 	}
 }
 
-// Allow counts one time for the key and returns 0, or returns how long it has to
-// wait, and counts nothing.
+// Allow counts one use of the key and returns 0. If the key is over its limit, it counts nothing and returns
+// how long the key has to wait.
 func (l *Limiter) Allow(key string) time.Duration {
 	return l.allow([]Network{{Times: 1}}, key, true)
 }
@@ -52,8 +50,8 @@ func (l *Limiter) Wait(key string) time.Duration {
 	return l.allow([]Network{{Times: 1}}, key, false)
 }
 
-// AllowFrom is Allow for an address and all of its networks, each together with the key:
-// "" is for whatever the address does.
+// AllowFrom is Allow for an address and all of its networks, each combined with the key. The key "" stands for
+// everything that the address does.
 func (l *Limiter) AllowFrom(a netip.Addr, key string) time.Duration {
 	return l.allow(Networks(a), key, true)
 }
@@ -81,9 +79,9 @@ func (l *Limiter) allow(networks []Network, key string, count bool) (wait time.D
 	return 0
 }
 
-// Spend counts one time for an address, whether it is within its limit or not. It
-// returns how many times the address did it and has not been given back yet: the burst
-// at most. If a network of the address did more for its size, the network counts.
+// Spend counts one use for an address, even if that is over its limit. It returns how many uses have not been
+// refilled yet, at most the burst. If one of the address's networks has used more of its own limit, the
+// network's number counts.
 func (l *Limiter) Spend(a netip.Addr) (times int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -97,7 +95,7 @@ func (l *Limiter) Spend(a netip.Addr) (times int) {
 	return times
 }
 
-// cost is what doing it once takes of the burst.
+// cost returns how much of the burst one use takes.
 func (l *Limiter) cost(n Network) time.Duration { return l.interval / time.Duration(n.Times) }
 
 type limitKey struct {
@@ -107,7 +105,7 @@ type limitKey struct {
 
 type limitCells [limitRows]*time.Duration
 
-// find returns the cells of a key, and when it has all of its burst again.
+// find returns the cells of a key, and the time at which it has its whole burst again.
 func (l *Limiter) find(n Network, key string, now time.Duration) (cells limitCells, full time.Duration) {
 	hash := maphash.Comparable(l.seed, limitKey{n.Prefix, key})
 	for row := range cells {

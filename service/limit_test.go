@@ -41,7 +41,8 @@ func TestLimiterRefills(t *testing.T) {
 	})
 }
 
-// However many keys there are: each has its limit, next to none suffers from others, and the memory stays the same.
+// However many keys there are, each has its limit, almost none is affected by others, and the memory stays the
+// same.
 func TestLimiterOfManyKeys(t *testing.T) {
 	l := service.NewLimiter(2, time.Hour)
 	var before, after runtime.MemStats
@@ -53,7 +54,7 @@ func TestLimiterOfManyKeys(t *testing.T) {
 		}
 	}
 	for i := range 1_000_000 {
-		l.Allow("guess of " + fmt.Sprint(i%100)) // two of them pass for each
+		l.Allow("guess of " + fmt.Sprint(i%100)) // two attempts pass for each key
 	}
 	runtime.GC()
 	runtime.ReadMemStats(&after)
@@ -77,7 +78,7 @@ func TestLimiterOfManyKeys(t *testing.T) {
 // However many addresses somebody has, their networks have limits too, and other networks keep theirs.
 func TestLimiterCountsNetworks(t *testing.T) {
 	for name, c := range map[string]struct {
-		address  string // with a number of the attempt
+		address  string // may contain a verb for the number of the attempt
 		pass     int    // of 1000 attempts at a limit of 3
 		outsider string
 	}{

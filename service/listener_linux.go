@@ -8,15 +8,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// refuseHandshakes makes the kernel drop connection requests that arrive at a
-// listening socket, as if they had been lost on the way: the client repeats its
-// request after a second and is refused by then, or served by whoever has the
-// port next. Only packets that open a connection are dropped. A filter that
-// dropped everything would also swallow the last packet of handshakes under way,
-// and those clients, believing themselves connected, would be reset.
+// refuseHandshakes makes the kernel drop connection requests that arrive at a listening socket, as if they had
+// been lost on the network. The client repeats its request after a second; by then it is refused, or served by
+// the next process on this port. Only packets that open a connection are dropped. A filter that dropped
+// everything would also swallow the last packet of handshakes in progress: those clients believe that they are
+// connected, and would be reset.
 func refuseHandshakes(l *net.TCPListener) error {
 	const (
-		flagsOffset = 13 // of the flags in the TCP header, where the filter's data begin
+		flagsOffset = 13 // of the flags in the TCP header, at which the filter's data begins
 		synAck      = 0x12
 		syn         = 0x02
 	)

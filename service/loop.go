@@ -28,16 +28,15 @@ func Backoff(attempt int, base, ceiling time.Duration) time.Duration {
 	return rand.N(limit)
 }
 
-// ErrIdle is what a step of a [Loop] returns when it had nothing to do and has therefore not tried what it is
-// there for. It is neither a failure nor a success: whatever failed before may still fail.
+// ErrIdle is returned by a step of a [Loop] that had nothing to do and so did not try its work. It is neither a
+// failure nor a success: whatever failed before may still fail.
 var ErrIdle = errors.New("nothing to do")
 
-// Loop calls fn until ctx ends: again at once while it reports more, else after
-// interval or when wake (which may be nil) delivers. After an error it backs
-// off, from 50 ms to 5 s, deaf to wake: a caller that wakes it for every request
-// must not turn an outage into a busy loop. fn is never called concurrently.
-// It returns [ErrIdle] for a pass that says nothing about whether its work succeeds;
-// any other pass without an error ends a run of failures.
+// Loop calls fn until ctx ends: again at once while fn reports more, otherwise after interval or when wake
+// (which may be nil) delivers. After an error it backs off, from 50 ms to 5 s, and ignores wake: a caller that
+// wakes it for every request must not turn an outage into a busy loop. fn is never called concurrently. fn
+// returns [ErrIdle] for a pass that says nothing about whether its work succeeds; any other pass without an
+// error ends a run of failures.
 func Loop(
 	ctx context.Context, name string, interval time.Duration, wake <-chan struct{}, log *slog.Logger,
 	fn func(ctx context.Context) (more bool, err error),
@@ -68,10 +67,9 @@ func Loop(
 	}
 }
 
-// Failures logs why a task fails: the first failure of each kind with its text, and of those that follow the 2nd,
-// 4th, 8th and so on of that kind. Two errors are of one kind if their texts differ in numbers and ids only. An
-// outage is worth some lines, not one for each attempt, and a new cause is never hidden by an old one. Safe for
-// concurrent use.
+// Failures logs why a task fails: the first failure of each kind, and then the 2nd, 4th, 8th and so on of that
+// kind. Two errors are of one kind if their texts differ only in numbers and ids. An outage logs a few lines,
+// not one per attempt, and an old cause never hides a new one. Safe for concurrent use.
 type Failures struct {
 	Task    string
 	Message string // default: "failed, will retry"
@@ -85,12 +83,12 @@ type Failures struct {
 // maxKinds bounds the memory of a run of failures: kinds beyond it count as one.
 const maxKinds = 32
 
-// varying is what differs between two errors of one kind: ids, durations, ports and other long numbers. Codes of
-// protocols have three digits and stay.
+// varying matches what differs between two errors of one kind: ids, durations, ports and other long numbers. It
+// leaves the three-digit codes of protocols.
 var varying = regexp.MustCompile(
 	`[0-9a-fA-F]{8}-[0-9a-fA-F-]{27}|\d+(\.\d+)? ?(ns|µs|ms|s|sec|seconds|minutes)\b|\d{4,}`)
 
-// Add counts a failure, logs it if it is worth a line, and returns how many there were since the last success.
+// Add counts a failure, logs it if it is due, and returns the number of failures since the last success.
 func (f *Failures) Add(ctx context.Context, err error) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -110,7 +108,7 @@ func (f *Failures) Add(ctx context.Context, err error) int {
 	return f.total
 }
 
-// explainName says what to do if err is about a name that was not resolved.
+// explainName adds what to do if err is about a host name that did not resolve.
 func explainName(err error) error {
 	var dns *net.DNSError
 	if !errors.As(err, &dns) {
@@ -120,7 +118,8 @@ func explainName(err error) error {
 		"correct the setting that names it, or mend the name server: %w", dns.Name, err)
 }
 
-// Recovered is called after the work has succeeded; it says so if it failed before.
+// Recovered resets the counts. Call it when the work has succeeded; it logs the recovery if the work had failed
+// before.
 func (f *Failures) Recovered() {
 	f.mu.Lock()
 	defer f.mu.Unlock()

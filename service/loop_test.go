@@ -14,7 +14,7 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// A pass that had nothing to do says nothing about whether the work succeeds.
+// A pass that had nothing to do does not count as a recovery.
 func TestIdlePassIsNoRecovery(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer

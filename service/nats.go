@@ -20,18 +20,16 @@ type NATS struct {
 	closed chan struct{}
 }
 
-// ConnectNATS returns at once, whether or not the server is there: the
-// connection is made, and made again, for as long as it takes. Nothing is
-// buffered while it is away (publishing fails at once), because what must not be
-// lost is in Postgres. name is shown by the server, and replies come to subjects
-// below _INBOX.name, so that the server can keep the replies of one service from
-// the others. User and password of a URL that is in a file, and the files of TLS,
-// are read anew for each connection. It fails only for a malformed configuration.
+// ConnectNATS returns at once, whether or not the server is there: it connects, and reconnects, for as long as
+// it takes. Nothing is buffered while the server is away, and publishing fails at once, because everything that
+// must not be lost is in Postgres. The server shows name. Replies arrive on subjects below _INBOX.name, so that
+// the server can keep the replies of one service from the others. The user and password of a URL from a file,
+// and the TLS files, are re-read for each connection. ConnectNATS fails only if the configuration is malformed.
 func ConnectNATS(c Common, name string, log *slog.Logger) (*NATS, error) {
 	n := &NATS{closed: make(chan struct{})}
 	servers, files := c.natsFiles()
 	failures := &Failures{Task: "connect to nats", Log: log}
-	refusals := &Failures{Task: "use nats", Message: "refused by nats", Log: log} // a wrong permission: many a second
+	refusals := &Failures{Task: "use nats", Message: "refused by nats", Log: log} // a wrong permission: many per second
 	var err error
 	n.Conn, err = nats.Connect(servers, append(files,
 		nats.Name(name), nats.CustomInboxPrefix("_INBOX."+name),
@@ -39,10 +37,10 @@ func ConnectNATS(c Common, name string, log *slog.Logger) (*NATS, error) {
 		nats.ReconnectWait(250*time.Millisecond), nats.ReconnectJitter(250*time.Millisecond, 250*time.Millisecond),
 		nats.ReconnectBufSize(-1),
 		nats.Timeout(connectTimeout), nats.DrainTimeout(5*time.Second),
-		// The dialer looks names up within its timeout; the library would wait for a silent name
-		// server, and everybody who uses the connection with it.
+		// The dialer resolves names within its timeout. The library itself would wait for a silent name server,
+		// and block everything that uses the connection.
 		nats.SkipHostLookup(),
-		// A paused server keeps its sockets open: only pings find out.
+		// A paused server keeps its sockets open: only pings detect it.
 		nats.PingInterval(2*time.Second), nats.MaxPingsOutstanding(2),
 		nats.ConnectHandler(func(*nats.Conn) { log.Info("nats connected"); failures.Recovered() }),
 		nats.ReconnectHandler(func(*nats.Conn) {
@@ -63,7 +61,7 @@ func ConnectNATS(c Common, name string, log *slog.Logger) (*NATS, error) {
 		}),
 		nats.ClosedHandler(func(*nats.Conn) { close(n.closed) }),
 	)...)
-	var malformed *url.Error // shows the password
+	var malformed *url.Error // its text shows the password
 	if errors.As(err, &malformed) {
 		err = malformed.Err
 	}
@@ -73,7 +71,7 @@ func ConnectNATS(c Common, name string, log *slog.Logger) (*NATS, error) {
 	return n, nil
 }
 
-// natsFiles returns the servers and the options of what files say of them.
+// natsFiles returns the servers, and the options for credentials and TLS that come from files.
 func (c Common) natsFiles() (servers string, options []nats.Option) {
 	servers = c.NATSURL.Reveal()
 	if plain, user := withoutUser(servers); c.NATSURL.file != "" && user != nil {
@@ -93,8 +91,8 @@ func (c Common) natsFiles() (servers string, options []nats.Option) {
 	return servers, options
 }
 
-// withoutUser splits a list of URLs from user and password in the first of them;
-// user is nil if that has no password.
+// withoutUser removes user and password from a list of URLs, and returns those of the first one. If that has no
+// password, it returns the list as it is and a nil user.
 func withoutUser(list string) (servers string, user *url.Userinfo) {
 	var plain []string
 	for server := range strings.SplitSeq(list, ",") {

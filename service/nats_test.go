@@ -13,7 +13,7 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// What NATS refuses again and again is logged by kind, and says what to do.
+// Repeated refusals by NATS are logged by kind, and say what to do.
 func TestRefusalsOfNATSAreLoggedByKind(t *testing.T) {
 	var log bytes.Buffer
 	common := service.Common{NATSURL: service.NewSecret("nats://127.0.0.1:1")}

@@ -2,25 +2,24 @@ package service
 
 import "net/netip"
 
-// Network is one of those that an address is counted by.
+// Network is one of the networks that an address counts for.
 type Network struct {
 	netip.Prefix
-	Times int // as much as one address gets
+	Times int // the network's limit, as a multiple of one address's
 }
 
-// widths is how much all of a network gets, in shares of one address; the narrowest
-// counts as the address. An IPv6 client usually has 64 bits of its own, a household or
-// a small office 56, and a larger site 48. An IPv4 network of 24 bits is the smallest
-// that is routed on the Internet, and often belongs to one customer.
+// widths lists how much a whole network gets, as a multiple of one address's share; the narrowest network
+// counts as the address itself. An IPv6 client usually has 64 bits of its own, a household or a small office
+// 56, and a larger site 48. An IPv4 network of 24 bits is the smallest that is routed on the Internet, and
+// often belongs to one customer.
 //
-// Whoever controls a network gets no more than that, however many addresses it has.
+// An attacker who controls a network gets no more than that, however many addresses it has.
 var widths = map[bool][]struct{ bits, times int }{
 	false: {{32, 1}, {24, 8}},
 	true:  {{64, 1}, {56, 4}, {48, 8}},
 }
 
-// Networks returns the networks that an address is counted by, narrowest first; none
-// for an address that is not valid.
+// Networks returns the networks that an address counts for, narrowest first; none for an invalid address.
 func Networks(a netip.Addr) []Network {
 	a = a.Unmap().WithZone("")
 	if !a.IsValid() {

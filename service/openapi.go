@@ -11,7 +11,7 @@ import (
 	"github.com/signup-saga/signup-saga/service/etag"
 )
 
-// OpenAPI returns a [Handler] that serves a document, given as YAML, as JSON.
+// OpenAPI returns a [Handler] that serves a YAML document as JSON.
 func OpenAPI(document []byte) Handler {
 	convert := sync.OnceValues(func() (*etag.Content, error) {
 		var content any

@@ -8,56 +8,55 @@ import (
 	"sync"
 )
 
-// Places bounds how many of something there are at a time: in total, a quarter of that
-// for one address, and half of it for each wider network, see [Networks]. A place is
-// idle or busy. When there is no room, an idle place is taken back for a newcomer: the
-// one that has been idle longest, of the network that has most idle ones. While all are
-// busy, the oldest place of the network that holds most is taken back, if that network
-// holds more than the newcomer's would then. Safe for concurrent use.
+// Places bounds how many of something, such as connections, there are at a time: in total, a quarter of the
+// total for one address, and half of it for each wider network, see [Networks]. A place is idle or busy. When
+// there is no room, an idle place is taken back for a newcomer: the one that has been idle longest, in the
+// network with the most idle places. When all are busy, the oldest place of the network that holds most is
+// taken back, if that network holds more than the newcomer's network would then hold. Safe for concurrent use.
 type Places struct {
 	total int
 
 	mu        sync.Mutex
-	clock     int64  // counts what happens
-	all       holder // of those who have shares
-	exempt    holder // of those who have none
+	clock     int64  // logical time: the number of changes so far
+	all       holder // places of addresses, which have shares
+	exempt    holder // places of the zero address, which has no share
 	byNetwork map[netip.Prefix]*holder
 }
 
-// Place is one that is taken.
+// Place is one place that was taken.
 type Place struct {
 	places   *Places
 	holder   *holder // nil once the place is free
 	element  *list.Element
 	busy     bool
-	since    int64 // by the clock of places
+	since    int64 // in places.clock time
 	takeBack func()
 }
 
-// Grant is the answer to [Places.Take].
+// Grant is the result of [Places.Take].
 type Grant int
 
-// The answers.
+// Results of [Places.Take].
 const (
 	Granted     Grant = iota
-	Full              // there is no place left for anyone
-	NetworkFull       // there is none left for this address or its network
+	Full              // no place is left for anyone
+	NetworkFull       // no place is left for this address or its network
 )
 
-// holder is a network that holds places, or all networks together. Places themselves
-// are in the lists of the narrowest networks.
+// holder is a network that holds places, or all networks together. The places themselves are in the lists of
+// the narrowest networks.
 type holder struct {
 	prefix      netip.Prefix
 	within      *holder   // the next wider network
 	inside      networks  // the next narrower ones
 	index       int       // in within.inside
-	share       int       // most places
-	taken, idle int       // places
-	waiting     list.List // idle places, the one that is idle longest in front
+	share       int       // most places it may hold
+	taken, idle int       // numbers of places
+	waiting     list.List // idle places, the one idle for longest in front
 	working     list.List // busy places, the oldest in front
 }
 
-// NewPlaces returns so many free places; total must be positive.
+// NewPlaces returns total free places; total must be positive.
 func NewPlaces(total int) *Places {
 	return &Places{
 		total: total, byNetwork: make(map[netip.Prefix]*holder),
@@ -65,9 +64,9 @@ func NewPlaces(total int) *Places {
 	}
 }
 
-// Take takes an idle place for an address. takeBack is called, once and by another
-// goroutine's Take, if the place is taken back before [Place.Free]. The zero address
-// has no share of its own, and its places are taken back for another such one only.
+// Take takes a place for an address; the place is idle at first. If the place is taken back before
+// [Place.Free], takeBack is called once, on the goroutine of another Take. The zero address has no share of its
+// own, and its places are taken back only for another zero address.
 func (p *Places) Take(a netip.Addr, takeBack func()) (*Place, Grant) {
 	p.mu.Lock()
 	path := p.path(a)
@@ -85,8 +84,8 @@ func (p *Places) Take(a netip.Addr, takeBack func()) (*Place, Grant) {
 	return place, grant
 }
 
-// path returns the networks of an address as they are held, narrowest first. Those that
-// hold nothing yet have no within.
+// path returns the holders of an address's networks, narrowest first. A network that holds nothing yet gets a
+// new holder without a wider one.
 func (p *Places) path(a netip.Addr) []*holder {
 	var path []*holder
 	for _, n := range Networks(a) {
@@ -102,8 +101,7 @@ func (p *Places) path(a netip.Addr) []*holder {
 	return path
 }
 
-// room returns the place to take back so that there is one for a newcomer, nil if none
-// needs to be.
+// room returns the place to take back for a newcomer, or nil if there is room without that.
 func (p *Places) room(path []*holder) (victim *Place, grant Grant) {
 	full := p.all.taken+p.exempt.taken == p.total
 	grant = NetworkFull
@@ -134,7 +132,7 @@ func (p *Places) room(path []*holder) (victim *Place, grant Grant) {
 	return victim, grant
 }
 
-// enter makes the networks of a path known, and returns the one that the place is in.
+// enter registers the networks of a path, and returns the holder that the place belongs to.
 func (p *Places) enter(path []*holder) *holder {
 	within := &p.all
 	if len(path) == 0 {
@@ -151,7 +149,7 @@ func (p *Places) enter(path []*holder) *holder {
 	return path[0]
 }
 
-// longestIdle returns nil if no place is idle.
+// longestIdle returns the idle place to take back first, or nil if no place is idle.
 func (h *holder) longestIdle() *Place {
 	if h.idle == 0 {
 		return nil
@@ -159,8 +157,8 @@ func (h *holder) longestIdle() *Place {
 	return h.next()
 }
 
-// oldestOfMost returns the oldest busy place of the network that holds most, if that
-// holds more than the newcomer's would. No place is idle.
+// oldestOfMost returns the oldest busy place of the network that holds most, or nil if that network does not
+// hold more than the newcomer's would. Call it only when no place is idle.
 func (h *holder) oldestOfMost(newcomer []*holder) *Place {
 	if len(newcomer) == 0 || len(h.inside) == 0 || h.inside[0].taken <= newcomer[len(newcomer)-1].taken+1 {
 		return nil
@@ -168,7 +166,7 @@ func (h *holder) oldestOfMost(newcomer []*holder) *Place {
 	return h.next()
 }
 
-// next returns the place that would be taken back first: idle ones come before busy ones.
+// next returns the place to take back first. Idle places come before busy ones.
 func (h *holder) next() *Place {
 	for len(h.inside) > 0 {
 		h = h.inside[0]
@@ -183,7 +181,7 @@ func (h *holder) next() *Place {
 	return first.Value.(*Place)
 }
 
-// count adds to what a holder and all wider ones hold.
+// count adds to the numbers of a holder and of all wider ones.
 func (h *holder) count(taken, idle int) {
 	for ; h != nil; h = h.within {
 		h.taken += taken
@@ -205,7 +203,7 @@ func (pl *Place) touch() {
 	pl.since = pl.places.clock
 }
 
-// remove frees a place that is taken.
+// remove frees the place, if it has not been freed before.
 func (pl *Place) remove() {
 	if pl == nil || pl.holder == nil {
 		return
@@ -250,8 +248,8 @@ func (pl *Place) SetBusy(busy bool) {
 	pl.holder.count(0, idle)
 }
 
-// networks is a heap of those that hold places: the one with most idle ones in front, of
-// equals the one that holds most, and of equals again the one whose next place is oldest.
+// networks is a heap of the networks that hold places. In front is the network with the most idle places; among
+// equals the one that holds most; among those, the one whose next place is oldest.
 type networks []*holder
 
 func (n networks) Len() int { return len(n) }

@@ -29,7 +29,7 @@ func TestNetworks(t *testing.T) {
 	}
 }
 
-// crowd takes places and notes which are taken back, by what they were taken as.
+// crowd takes places under names, and records the names of those that are taken back.
 type crowd struct {
 	t      *testing.T
 	places *service.Places
@@ -79,7 +79,7 @@ func TestPlaces(t *testing.T) {
 		"whoever has all of the share makes room by the longest idle of their own": {8, []step{
 			{"198.51.100.1", false, ok, ""}, {"192.0.2.1", false, ok, ""}, {"192.0.2.1", false, ok, ""},
 			{"192.0.2.1", false, ok, "1"}, {"192.0.2.2", false, ok, ""}, {"192.0.2.3", false, ok, ""},
-			{"192.0.2.4", false, ok, "2"}, // of the address with most of them
+			{"192.0.2.4", false, ok, "2"}, // of the address with most places
 		}},
 		"the network with most idle ones makes room, of its addresses the one that holds most": {6, []step{
 			{"198.51.100.1", false, ok, ""}, {"192.0.2.1", true, ok, ""},
@@ -104,7 +104,7 @@ func TestPlaces(t *testing.T) {
 		"without a share": {3, []step{
 			{"192.0.2.1", false, ok, ""}, {"", false, ok, ""}, {"", false, ok, ""},
 			{"", false, ok, "0"}, {"", true, ok, "1"},
-			{"192.0.2.1", false, full, ""}, // theirs are not taken back for strangers
+			{"192.0.2.1", false, full, ""}, // places without a share are not taken back for others
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -122,7 +122,7 @@ func TestPlaces(t *testing.T) {
 	}
 }
 
-// However places are taken, used and freed: what is counted is what is there, and everybody's share holds.
+// However places are taken, used and freed, the counts are right and no share is exceeded.
 func TestPlacesCount(t *testing.T) {
 	const total = 40
 	places, random := service.NewPlaces(total), rand.New(rand.NewPCG(7, 11))

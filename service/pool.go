@@ -20,34 +20,31 @@ import (
 const (
 	connectTimeout  = 2 * time.Second
 	defaultMaxConns = 16
-	// closeLimit is how long a connection or a pool may take to say goodbye where nothing else
-	// bounds it.
+	// closeLimit is how long closing a connection or a pool may take where nothing else bounds it.
 	closeLimit = time.Second
-	// pingTimeout bounds the question whether an idle connection still leads anywhere.
+	// pingTimeout bounds the check whether an idle connection still works.
 	pingTimeout = time.Second
-	// statementTimeout bounds each statement of a pool, whatever else does not: a server may
-	// vanish without a word, and TCP gives it up after a quarter of an hour.
+	// statementTimeout bounds each statement of a pool where nothing else does: a server may vanish without
+	// closing its connections, and TCP gives up only after a quarter of an hour.
 	statementTimeout = 10 * time.Second
 )
 
-// Errors about the server that a connection leads to.
+// Errors about the server behind a connection.
 var (
 	errPooler   = errors.New("a connection pooler is in between: connect again without prepared statements")
 	errReadOnly = errors.New("the database is read-only")
 )
 
-// OpenPool opens a pool and waits, with back-off, until Postgres answers; it
-// fails only for a malformed url or when ctx ends. Unless the url sets them, a
-// connection attempt takes at most 2 s (connect_timeout), the pool has 16 connections
-// (pool_max_conns), and of several hosts it uses the one that takes writes
+// OpenPool opens a pool and waits, with back-off, until Postgres answers. It fails only if url is malformed or
+// when ctx ends. Unless the url sets them, a connection attempt takes at most 2 s (connect_timeout), the pool
+// has up to 16 connections (pool_max_conns), and of several hosts it uses the one that accepts writes
 // (target_session_attrs).
 //
-// A connection whose server was demoted or is shutting down is closed at its first
-// error, and with it all that are idle: the next ones lead to the new primary. Behind a
-// connection pooler such as PgBouncer nothing is prepared in the session, unless the url
-// sets default_query_exec_mode.
+// A connection whose server was demoted or is shutting down is closed at its first error, together with all
+// idle ones: new connections go to the new primary. Behind a connection pooler such as PgBouncer no statement
+// is prepared in the session, unless the url sets default_query_exec_mode.
 //
-// A statement ends after 10 s at the latest, and so does what it holds.
+// A statement ends after 10 s at the latest, and then releases what it holds.
 func OpenPool(ctx context.Context, url string, log *slog.Logger) (*pgxpool.Pool, error) {
 	return openPool(ctx, NewSecret(url), log, nil)
 }
@@ -70,7 +67,7 @@ func openPool(ctx context.Context, url Secret, log *slog.Logger, f *fault) (*pgx
 	c.pool.Store(pool)
 	ping := func(ctx context.Context) error {
 		err := pool.Ping(ctx)
-		if errors.Is(err, errPooler) { // that is known now
+		if errors.Is(err, errPooler) { // the pooler is known now
 			err = pool.Ping(ctx)
 		}
 		return explain(err)
@@ -82,16 +79,16 @@ func openPool(ctx context.Context, url Secret, log *slog.Logger, f *fault) (*pgx
 	return pool, nil
 }
 
-// connector makes the connections of a pool, and knows what they found out.
+// connector makes the connections of a pool, and remembers what they found out.
 type connector struct {
 	url    Secret
 	log    *slog.Logger
 	pool   atomic.Pointer[pgxpool.Pool]
-	pooler atomic.Bool  // between us and Postgres
-	epoch  atomic.Int64 // grows when the pool is reset
+	pooler atomic.Bool  // a pooler is between us and Postgres
+	epoch  atomic.Int64 // incremented when the pool is reset
 }
 
-// epochKey finds the epoch of a connection in its custom data.
+// epochKey is the key of a connection's epoch in its custom data.
 const epochKey = "signup-saga: epoch"
 
 func (c *connector) config() (*pgxpool.Config, error) {
@@ -124,13 +121,13 @@ func (c *connector) config() (*pgxpool.Config, error) {
 	return cfg, nil
 }
 
-// boundGoodbye bounds how long a connection of this configuration takes to end. It holds
-// its place in the pool until then, and pgx would wait 15 s for a server that is gone.
+// boundGoodbye bounds how long a connection of this configuration takes to close. Until then it keeps its place
+// in the pool, and pgx would wait 15 s for a server that is gone.
 func boundGoodbye(cfg *pgx.ConnConfig) {
 	dial, made := cfg.DialFunc, new(atomic.Bool)
 	cfg.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		conn, err := dial(ctx, network, addr)
-		if err == nil && made.Load() { // it only asks the server to cancel a statement
+		if err == nil && made.Load() { // this one only asks the server to cancel a statement
 			err = conn.SetDeadline(time.Now().Add(closeLimit))
 		}
 		return conn, err
@@ -141,12 +138,12 @@ func boundGoodbye(cfg *pgx.ConnConfig) {
 	}
 }
 
-// hangUp closes a connection that does not end in order.
+// hangUp closes the socket of a connection that has not closed properly after closeLimit.
 func hangUp(conn *pgx.Conn) {
 	time.AfterFunc(closeLimit, func() { _ = conn.PgConn().Conn().Close() })
 }
 
-// patience is how long a statement may take.
+// patience is the timeout of each statement.
 type patience time.Duration
 
 type patienceKey struct{}
@@ -162,9 +159,8 @@ func (patience) ended(ctx context.Context, _ error) {
 	}
 }
 
-// beforeConnect follows the url's file: role and password may change while the pool
-// lives. Hosts stay as they are until a restart: connections to two databases at a time
-// would be worse than none.
+// beforeConnect re-reads the url's file: user and password may change while the pool is open. Hosts stay the
+// same until a restart: connections to two databases at a time would be worse than none.
 func (c *connector) beforeConnect(_ context.Context, cfg *pgx.ConnConfig) error {
 	boundGoodbye(cfg)
 	if c.pooler.Load() {
@@ -180,7 +176,7 @@ func (c *connector) beforeConnect(_ context.Context, cfg *pgx.ConnConfig) error 
 }
 
 func (c *connector) afterConnect(ctx context.Context, conn *pgx.Conn) error {
-	// Times are shown in UTC, wherever a process runs.
+	// Scan times as UTC, whatever the time zone of the process.
 	conn.TypeMap().RegisterType(&pgtype.Type{
 		Name: "timestamptz", OID: pgtype.TimestamptzOID, Codec: &pgtype.TimestamptzCodec{ScanLocation: time.UTC},
 	})
@@ -200,11 +196,11 @@ func (c *connector) afterConnect(ctx context.Context, conn *pgx.Conn) error {
 	return errPooler
 }
 
-// modeIsSet reports whether a url says what is prepared in a session.
+// modeIsSet reports whether a url sets how statements are prepared and executed.
 func modeIsSet(url string) bool { return strings.Contains(url, "default_query_exec_mode") }
 
-// behindPooler reports whether something in between, which may give each transaction
-// another session, made up the process id of the session.
+// behindPooler reports whether a pooler is in between, which may give each transaction another session. A
+// pooler invents the process id that it reports for a session.
 func behindPooler(ctx context.Context, conn *pgx.Conn) (bool, error) {
 	results, err := conn.PgConn().Exec(ctx, "-- name: backendPID\nSELECT pg_backend_pid()").ReadAll()
 	if err != nil {
@@ -213,12 +209,12 @@ func behindPooler(ctx context.Context, conn *pgx.Conn) (bool, error) {
 	return string(results[0].Rows[0][0]) != strconv.FormatUint(uint64(conn.PgConn().PID()), 10), nil
 }
 
-// left reports whether err says that the connection leads to a server, or a session,
-// that is of no use any more. Then the other connections of its time do as well.
+// left reports whether err means that the connection's server or session is no longer usable. If so, all
+// connections of the same epoch are unusable, and left resets the pool.
 func (c *connector) left(conn *pgconn.PgConn, err *pgconn.PgError) bool {
 	switch err.Code {
 	case "25006", // read-only: demoted
-		"26000", "42P05", // of a session that a pooler has swapped
+		"26000", "42P05", // the pooler has switched the session
 		"57P01", "57P02", "57P03": // shutting down, or starting up
 	default:
 		return false
@@ -231,22 +227,22 @@ func (c *connector) left(conn *pgconn.PgConn, err *pgconn.PgError) bool {
 	return true
 }
 
-// Writable returns a check for [NewHealth]: whether the database takes writes.
+// Writable returns a check for [NewHealth] that fails unless the database accepts writes.
 func Writable(pool *pgxpool.Pool) func(context.Context) error {
 	return func(ctx context.Context) error {
 		var readOnly bool
 		err := pool.QueryRow(ctx, `-- name: writable
 SELECT current_setting('transaction_read_only')::bool`).Scan(&readOnly)
 		if err == nil && readOnly {
-			pool.Reset() // these connections lead nowhere
+			pool.Reset() // these connections are to a server that takes no writes
 			err = errReadOnly
 		}
 		return err
 	}
 }
 
-// ClosePool closes all connections in order, for a second at most and not beyond the end of
-// ctx: what a server that hangs has not answered by then ends with the process.
+// ClosePool closes all connections properly. It waits for at most a second, and not beyond the end of ctx. A
+// connection whose server hangs and has not answered by then ends with the process.
 func ClosePool(ctx context.Context, pool *pgxpool.Pool) error {
 	ctx, cancel := context.WithTimeout(ctx, closeLimit)
 	defer cancel()

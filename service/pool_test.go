@@ -17,7 +17,7 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// roleDatabase returns the URL of a database for a role of the test's own, and what runs
+// roleDatabase returns the URL of a database for a role that only this test uses, and a function that runs
 // statements as the superuser.
 func roleDatabase(t *testing.T, role string) (roleURL string, admin func(sql string)) {
 	t.Helper()
@@ -72,7 +72,7 @@ func fill(t *testing.T, pool *pgxpool.Pool, sql string) {
 	}
 }
 
-// All connections lead to a server that was demoted: the first error closes them all.
+// All connections are to a server that was demoted: the first error closes them all.
 func TestReadOnlyConnectionsAreDestroyed(t *testing.T) {
 	pool := open(t, testenv.Database(t, "empty", nil))
 	if _, err := pool.Exec(t.Context(), "CREATE TABLE x (id int)"); err != nil {
@@ -97,8 +97,7 @@ func TestReadOnlyConnectionsAreDestroyed(t *testing.T) {
 	}
 }
 
-// A role that may not write for a while: nobody hangs, and connections of that time do
-// not stay.
+// A role may not write for a while: nobody hangs, and connections of that time do not stay.
 func TestRoleIsReadOnlyForAWhile(t *testing.T) {
 	roleURL, admin := roleDatabase(t, "test_read_only")
 	pool := open(t, roleURL)
@@ -125,7 +124,7 @@ func TestRoleIsReadOnlyForAWhile(t *testing.T) {
 	t.Logf("writes again after %s", time.Since(began))
 }
 
-// Of several hosts the one that takes writes is used.
+// Of several hosts, the one that accepts writes is used.
 func TestOfSeveralHostsTheWritableIsUsed(t *testing.T) {
 	u, err := url.Parse(testenv.Database(t, "empty", nil))
 	if err != nil {
@@ -144,7 +143,7 @@ func TestOfSeveralHostsTheWritableIsUsed(t *testing.T) {
 	}
 }
 
-// A server that hangs does not hold up whoever closes the pool, nor does a task that keeps a connection.
+// Neither a server that hangs nor a task that keeps a connection blocks the closing of the pool.
 func TestClosePoolIsBounded(t *testing.T) {
 	proxy := testenv.NewProxy(t, testenv.Database(t, "empty", nil))
 	pool, err := service.OpenPool(t.Context(), proxy.URL, discard())
@@ -161,7 +160,7 @@ func TestClosePoolIsBounded(t *testing.T) {
 	proxy.Deafen()
 	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := pool.Exec(short, "SELECT 1"); !service.Unavailable(err) { // pgx goes on to cancel it
+	if _, err := pool.Exec(short, "SELECT 1"); !service.Unavailable(err) { // pgx then cancels the statement
 		t.Fatal(err)
 	}
 	began := time.Now()
@@ -173,10 +172,10 @@ func TestClosePoolIsBounded(t *testing.T) {
 	}
 }
 
-// No statement waits for ever, whoever sends it, and those that are in time leave their connection as it is.
+// No statement waits for ever, whoever sends it. Statements that end in time leave their connection as it is.
 func TestStatementsAreBounded(t *testing.T) {
 	pool := open(t, testenv.Database(t, "empty", nil))
-	ctx := context.Background() // of background work: without a bound
+	ctx := context.Background() // as in background work: without a deadline
 	query := func(sql string) error {
 		rows, err := pool.Query(ctx, sql)
 		if err != nil {
@@ -226,9 +225,9 @@ func TestStatementsAreBounded(t *testing.T) {
 	}
 }
 
-// A server that does not let migrate in is given up, with what to do.
+// If the server refuses its role, migrate gives up and says what to do.
 func TestMigrateGivesUpWhenRefused(t *testing.T) {
-	server := testenv.Cluster(t) // its own: the last case locks everybody out
+	server := testenv.Cluster(t) // not shared: the last case locks everybody out
 	conn, err := pgx.Connect(t.Context(), server)
 	if err != nil {
 		t.Fatal(err)

@@ -18,14 +18,13 @@ import (
 	"github.com/pressly/goose/v3/lock"
 )
 
-// observer is told of each statement when it is sent and when it has ended. A batch goes
-// by its first one.
+// observer is notified when a statement is sent and when it has ended. A batch goes by its first statement.
 type observer interface {
 	started(ctx context.Context, conn *pgx.Conn, sql string) context.Context
 	ended(ctx context.Context, err error)
 }
 
-// observed makes a tracer for pgx of observers.
+// observed makes a pgx tracer from observers.
 type observed []observer
 
 // TraceQueryStart implements pgx.QueryTracer.
@@ -77,19 +76,17 @@ func waitFor(ctx context.Context, what string, log *slog.Logger, ready func(cont
 	}
 }
 
-// Transactor begins transactions that Postgres rolls back when it hears nothing
-// from them for Idle. A process that is suspended in the middle of one would
-// otherwise keep its locks, and with them everybody who needs the same rows.
+// Transactor begins transactions that Postgres rolls back when they have been idle for Idle. A process that is
+// suspended in the middle of one would otherwise keep its locks, and block everybody who needs the same rows.
 type Transactor struct {
 	Pool *pgxpool.Pool
 	Idle time.Duration
 }
 
-// Begin costs one round trip, and leaves nothing behind in the session: it works
-// through a connection pooler in transaction mode. Statements are planned once, for
-// they look rows up by keys, in numbers that vary: planned anew each time, which
-// Postgres may prefer, they take twice as long. And they go by the keys, also where
-// that plan is made while the table is small.
+// Begin costs one round trip and leaves no state in the session, so it works through a connection pooler in
+// transaction mode. We force generic plans: these statements look up a varying number of rows by key, and
+// re-planning doubles their time. The low random_page_cost makes Postgres use the key's index even if it makes
+// the plan while the table is small.
 func (t Transactor) Begin(ctx context.Context) (pgx.Tx, error) {
 	return t.Pool.BeginTx(ctx, pgx.TxOptions{
 		BeginQuery: fmt.Sprintf("BEGIN; SET LOCAL idle_in_transaction_session_timeout = %d; "+
@@ -97,15 +94,15 @@ func (t Transactor) Begin(ctx context.Context) (pgx.Tx, error) {
 	})
 }
 
-// MigrationSet is a directory of goose migrations with the table that holds its
-// version, so that a library and the service that uses it evolve independently.
+// MigrationSet is a directory of goose migrations and the table that holds its version. A library and the
+// service that uses it each have their own, so that they evolve independently.
 type MigrationSet struct {
 	FS    fs.FS // with the .sql files in its root
 	Table string
 }
 
-// refusalPatience is how long migrate asks a server that does not let it in: roles and
-// databases may be made at the same time.
+// refusalPatience is how long migrate keeps asking a server that refuses its role: roles and databases may be
+// created at the same time.
 const refusalPatience = 30 * time.Second
 
 var (
@@ -118,7 +115,7 @@ var (
 	errGivenUp = errors.New("given up")
 )
 
-// explain says what to do if err is the server's refusal to let a role in.
+// explain adds what to do if err means that the server does not let the role in.
 func explain(err error) error {
 	var connect *pgconn.ConnectError
 	if !errors.As(err, &connect) {
@@ -138,9 +135,9 @@ func explain(err error) error {
 	return err
 }
 
-// Migrate waits for Postgres, then applies what is missing of each set, in
-// order. Several processes may call it at once: a lock lets one work. A server that
-// refuses the role for half a minute is given up.
+// Migrate waits for Postgres, then applies the missing migrations of each set, in order. Several processes may
+// call it at once: a lock lets only one work. If the server refuses the role or TLS for half a minute, Migrate
+// gives up.
 func Migrate(ctx context.Context, url string, log *slog.Logger, sets ...MigrationSet) error {
 	return migrate(ctx, url, log, refusalPatience, sets...)
 }
@@ -204,8 +201,8 @@ func migrate(ctx context.Context, url string, log *slog.Logger, patience time.Du
 	return nil
 }
 
-// WaitMigrated waits until the database has at least the newest version of each
-// set. A newer database is welcome: during a rollout the old program runs on it.
+// WaitMigrated waits until the database has at least the newest version of each set. A newer database is
+// accepted: during a rollout the old program runs on it.
 func WaitMigrated(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger, sets ...MigrationSet) error {
 	for _, s := range sets {
 		want, err := newest(s.FS)
@@ -231,7 +228,7 @@ func WaitMigrated(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger, set
 	return nil
 }
 
-// explainSchema says what to do if the version of the schema cannot be read.
+// explainSchema adds what to do if the version of the schema cannot be read.
 func explainSchema(err error) error {
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) {

@@ -75,7 +75,8 @@ func TestMigrateConcurrentlyAndWait(t *testing.T) {
 	}
 }
 
-// A database that was migrated when 00001 still held its Down section goes on from there, with its lanes and events.
+// A database that was migrated when 00001 still had its Down section continues from there, with its lanes and
+// events.
 func TestOutboxMigrationsGoOnFromTheFirst(t *testing.T) {
 	const first = "00001_lanes.sql"
 	url := testenv.Database(t, "empty", nil)
@@ -203,7 +204,7 @@ func TestTransactorGivesUpLocksOfTheSuspended(t *testing.T) {
 	}
 }
 
-// A plan that was made while a table was small must do when it has grown.
+// A plan that was made while a table was small must still be good when the table has grown.
 func TestTransactorPlansByKeyAndOnce(t *testing.T) {
 	pool, err := service.OpenPool(t.Context(), testenv.Database(t, "empty", nil), discard())
 	if err != nil {
@@ -303,7 +304,7 @@ func TestLoopWaitsWakesAndBacksOff(t *testing.T) {
 	})
 }
 
-// Whatever the zone of the machine, answers show times in UTC.
+// Whatever the time zone of the machine, answers show times in UTC.
 func TestTimesAreInUTC(t *testing.T) {
 	local := time.Local
 	time.Local = time.FixedZone("elsewhere", 3600)

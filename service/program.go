@@ -26,19 +26,18 @@ import (
 var ErrUsage = errors.New("usage: serve | migrate | broker | healthcheck | reconcile [--dry-run], " +
 	"member-svc also admin-token (configuration comes from the environment; see docs/configuration.md)")
 
-// Program is what the services have in common on the way from the command line
-// to Postgres and NATS.
+// Program is what the services have in common: how to get from the command line to Postgres and NATS.
 type Program struct {
 	Name       string           // of the program, its durable consumers and its NATS connection
 	Producer   contract.Service // whose streams it writes
 	Migrations []MigrationSet
-	Consumers  []ConsumerConfig // what it reads
+	Consumers  []ConsumerConfig // the consumers that it reads
 }
 
-// MigrationSets returns the outbox's migrations and after them a service's own,
-// which are in the folder "migrations" and have their version in the given table.
+// MigrationSets returns the outbox's migrations, followed by a service's own, which are in the folder
+// "migrations" and have their version in the given table.
 func MigrationSets(own embed.FS, table string) []MigrationSet {
-	lanes, _ := fs.Sub(outbox.Migrations, "migrations") // fails for malformed names only
+	lanes, _ := fs.Sub(outbox.Migrations, "migrations") // fails only for malformed names
 	mine, _ := fs.Sub(own, "migrations")
 	return []MigrationSet{{FS: lanes, Table: "outbox_version"}, {FS: mine, Table: table}}
 }
@@ -46,8 +45,8 @@ func MigrationSets(own embed.FS, table string) []MigrationSet {
 // Command reads the configuration of a subcommand and runs it.
 type Command func(getenv func(string) string, stdout io.Writer) error
 
-// Dispatch runs the subcommand that args name: a word, or words that are joined by
-// spaces in commands.
+// Dispatch runs the subcommand that args name. A key of commands is one word, or several joined by spaces. An
+// unknown subcommand is [ErrUsage].
 func Dispatch(args []string, getenv func(string) string, stdout io.Writer, commands map[string]Command) error {
 	command := commands[strings.Join(args, " ")]
 	if command == nil {
@@ -67,8 +66,8 @@ func With[C any](fn func(cfg C, stdout io.Writer) error) Command {
 	}
 }
 
-// Migrate is the migrate subcommand: it brings the database up to date and, if
-// NATS is there, the configuration of the program's streams and consumers.
+// Migrate is the migrate subcommand: it brings the database up to date and, if NATS answers, also the
+// configuration of the program's streams and consumers.
 func (p Program) Migrate(ctx context.Context, databaseURL Secret, c Common, log *slog.Logger) error {
 	if err := Migrate(ctx, databaseURL.Reveal(), log, p.Migrations...); err != nil {
 		return err
@@ -76,8 +75,8 @@ func (p Program) Migrate(ctx context.Context, databaseURL Secret, c Common, log 
 	return p.setUp(ctx, c, log, 0)
 }
 
-// Connect waits for Postgres and for its schema, and for nothing else. The tracer is
-// nil unless tracing is on.
+// Connect waits until Postgres answers and has the program's schema, but not for NATS. The tracer is nil unless
+// tracing is on.
 func (p Program) Connect(
 	ctx context.Context, databaseURL Secret, c Common, log *slog.Logger,
 ) (*pgxpool.Pool, *NATS, *Tracer, error) {
@@ -109,8 +108,8 @@ func (p Program) Database(ctx context.Context, url Secret, c Common, log *slog.L
 	return pool, nil
 }
 
-// Relays returns a relay for each lane of the program and what wakes them all.
-// Their metrics are registered with reg. The tracer may be nil.
+// Relays returns a relay for each lane of the program, and a function that wakes all of them. It registers
+// their metrics with reg. The tracer may be nil.
 func (p Program) Relays(
 	pool *pgxpool.Pool, nc *NATS, c Common, tracer *Tracer, reg prometheus.Registerer, log *slog.Logger,
 ) (tasks []Task, wake func(), err error) {
@@ -144,8 +143,8 @@ func (p Program) Relays(
 	}, nil
 }
 
-// leisure is how long events that nobody waits for may gather, to leave or be
-// handled together: one by one they would cost as much as the essential ones.
+// leisure is how long events that nobody waits for may gather before they are published or handled together.
+// One by one they would cost as much as the essential ones.
 const leisure = 50 * time.Millisecond
 
 func spacing(lane contract.Lane) time.Duration {
@@ -158,21 +157,20 @@ func spacing(lane contract.Lane) time.Duration {
 // Linger returns the [ConsumerConfig.Linger] that suits the messages of a lane.
 func Linger(lane contract.Lane) time.Duration {
 	if lane == contract.Essential {
-		return 2 * time.Millisecond // a transaction costs as much as a handful of messages in it
+		return 2 * time.Millisecond // one transaction costs as much as handling several messages in it
 	}
 	return leisure
 }
 
-// lanes are those in which the program has events: the others need no stream and no relay.
+// lanes returns the lanes in which the program has events. The others need no stream and no relay.
 func (p Program) lanes() []contract.Lane {
 	return slices.DeleteFunc(contract.Lanes(), func(l contract.Lane) bool {
 		return len(contract.Subjects(p.Producer, l)) == 0
 	})
 }
 
-// HealthcheckAddr is the healthcheck subcommand: nil if the program's own
-// listener, bound to addr with the certificate in files, says within 2 s that it
-// is ready.
+// HealthcheckAddr is the healthcheck subcommand. It returns nil if the program's own listener, bound to addr
+// with the certificate in files, answers within 2 s that it is ready.
 func HealthcheckAddr(ctx context.Context, addr string, files TLSFiles) error {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {

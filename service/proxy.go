@@ -14,10 +14,9 @@ import (
 	"sync"
 )
 
-// Proxies are networks of reverse proxies. This file is the only place where their
-// headers are read: X-Forwarded-For, -Host, -Proto and -Prefix. Other peers may send
-// them too, and are not believed. RFC 7239's Forwarded is ignored: two headers that
-// say different things would need a rule which one lies.
+// Proxies are the networks of trusted reverse proxies. This file is the only place that reads their headers:
+// X-Forwarded-For, -Host, -Proto and -Prefix. If another peer sends them, they are ignored. RFC 7239's
+// Forwarded is always ignored: if the two headers disagreed, we would need a rule to decide which one lies.
 type Proxies []netip.Prefix
 
 // The widest networks that can be trusted: 10.0.0.0/8 and fc00::/7, which are private.
@@ -64,22 +63,22 @@ func parseNetwork(entry string) (netip.Prefix, error) {
 	return network.Masked(), nil
 }
 
-// Contains tells whether an address is a proxy's.
+// Contains reports whether an address is a proxy's.
 func (p Proxies) Contains(a netip.Addr) bool {
 	return slices.ContainsFunc(p, func(n netip.Prefix) bool { return n.Contains(a) })
 }
 
-// seen is what is known of a request from its connection and its proxies.
+// seen is what the connection and the proxies say about a request.
 type seen struct {
 	client netip.Addr
-	https  bool   // how the client reached the outermost proxy, or this listener
-	prefix string // of the path, "/signup-saga", which a proxy has removed
+	https  bool   // the client used TLS to the outermost proxy, or to this listener
+	prefix string // what a proxy has removed from the path: "/signup-saga"
 }
 
 type seenKey struct{}
 
-// ClientAddress returns whose request it is: the peer, or the client that trusted
-// proxies tell of. It is unmapped and has no zone.
+// ClientAddress returns the address that a request comes from: the peer's, or the client's that trusted proxies
+// report. It is unmapped and has no zone.
 func ClientAddress(r *http.Request) netip.Addr {
 	if s, ok := r.Context().Value(seenKey{}).(seen); ok {
 		return s.client
@@ -87,14 +86,14 @@ func ClientAddress(r *http.Request) netip.Addr {
 	return peerAddress(r)
 }
 
-// PathPrefix returns what a trusted proxy has removed from the beginning of the path,
-// "/signup-saga"; "" for nothing.
+// PathPrefix returns what a trusted proxy has removed from the beginning of the path, such as "/signup-saga",
+// or "".
 func PathPrefix(r *http.Request) string {
 	s, _ := r.Context().Value(seenKey{}).(seen)
 	return s.prefix
 }
 
-// overHTTPS tells whether the client sent the request over TLS.
+// overHTTPS reports whether the client sent the request over TLS.
 func overHTTPS(r *http.Request) bool {
 	s, _ := r.Context().Value(seenKey{}).(seen)
 	return s.https
@@ -105,7 +104,7 @@ func peerAddress(r *http.Request) netip.Addr {
 	return peer.Addr().Unmap().WithZone("")
 }
 
-// What is wrong with a proxy's headers.
+// Problems with a proxy's headers.
 const (
 	proxyUnknown = "X-Forwarded-For from a peer outside TRUSTED_PROXIES is ignored; " +
 		"if your proxy sent it, name the proxy there, or its clients share one limit"
@@ -115,8 +114,8 @@ const (
 		"have it send their addresses"
 )
 
-// handler passes requests on with what the proxies tell of them. It logs each kind of
-// trouble once: it is the same with every request.
+// handler passes requests on, together with what the proxies say about them. It logs each kind of trouble once,
+// because it recurs with every request.
 func (p Proxies) handler(log *slog.Logger, next http.Handler) http.Handler {
 	var logged sync.Map
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -132,8 +131,8 @@ func (p Proxies) handler(log *slog.Logger, next http.Handler) http.Handler {
 	})
 }
 
-// read returns what is known of a request, the host that the client asked, and what is
-// wrong with the headers.
+// read returns what is known about a request, the host that the client asked for, and what is wrong with the
+// headers.
 func (p Proxies) read(r *http.Request) (s seen, host, trouble string) {
 	peer, addresses := peerAddress(r), r.Header["X-Forwarded-For"]
 	s, host = seen{client: peer, https: r.TLS != nil}, r.Host
@@ -172,9 +171,9 @@ func canonical(host string, https bool) string {
 	return strings.TrimSuffix(strings.ToLower(host), implied)
 }
 
-// client returns the last address, from the right, that is no proxy's. Each proxy has
-// added on the right whom it was asked by; what is left of the first address that is
-// not trusted may be invented. A proxy that adds something else is taken for the client.
+// client returns the first address from the right that is not a proxy's. Each proxy appends the address of its
+// own peer, so everything left of the first untrusted address may be forged. If a proxy appends something else,
+// the proxy itself counts as the client.
 func (p Proxies) client(peer netip.Addr, headers []string) (client netip.Addr, trouble string) {
 	client, trouble = peer, proxySilent
 	for _, entry := range slices.Backward(strings.Split(strings.Join(headers, ","), ",")) {
@@ -194,7 +193,7 @@ func (p Proxies) client(peer netip.Addr, headers []string) (client netip.Addr, t
 	return client, trouble
 }
 
-// parseHop reads an address, which some proxies write with a port or brackets.
+// parseHop parses an address, which some proxies write with a port or brackets.
 func parseHop(entry string) (netip.Addr, bool) {
 	hop, err := netip.ParseAddr(entry)
 	if inner, ok := strings.CutPrefix(entry, "["); err != nil && ok && strings.HasSuffix(inner, "]") {
@@ -208,7 +207,7 @@ func parseHop(entry string) (netip.Addr, bool) {
 	return hop.Unmap().WithZone(""), err == nil
 }
 
-// last returns the last element of a list header, which is the nearest proxy's.
+// last returns the last element of a list header: the nearest proxy's.
 func last(r *http.Request, name string) string {
 	elements := strings.Split(strings.Join(r.Header[name], ","), ",")
 	return strings.TrimSpace(elements[len(elements)-1])

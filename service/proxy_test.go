@@ -12,8 +12,8 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// askThrough sends headers, as names and values, to a server that trusts some proxies,
-// and returns what its handler learned and what was logged.
+// askThrough sends headers, as names and values, to a server that trusts some proxies. It returns what the
+// server's handler learned and what was logged.
 func askThrough(t *testing.T, trusted string, headers ...string) (learned string, logged *bytes.Buffer) {
 	t.Helper()
 	proxies, err := service.ParseProxies(strings.Split(trusted, ","))
@@ -33,7 +33,7 @@ func askThrough(t *testing.T, trusted string, headers ...string) (learned string
 	logged.Reset()
 	go func() { _ = s.Serve() }()
 	defer func() { _ = s.Shutdown(t.Context()) }()
-	for range 2 { // whatever is logged is logged once
+	for range 2 { // twice: each kind of trouble is logged once
 		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+s.Addr(), http.NoBody)
 		if err != nil {
 			t.Fatal(err)
@@ -77,7 +77,7 @@ func TestProxiesTellWhoseRequestItIs(t *testing.T) {
 		{us, []string{"6.6.6.6,192.0.2.1:81 , 10.1.2.3:82"}, "192.0.2.1", ""},
 		{us, []string{"6.6.6.6, 192.0.2.1, fd00::1, ::ffff:10.1.2.3"}, "192.0.2.1", ""},
 		{us, []string{"6.6.6.6", "192.0.2.1\t", "10.1.2.3"}, "192.0.2.1", ""},
-		{us, []string{"unknown, 192.0.2.1"}, "192.0.2.1", ""}, // what the client wrote does not matter
+		{us, []string{"unknown, 192.0.2.1"}, "192.0.2.1", ""}, // what the client sent does not matter
 		{us, []string{"192.0.2.1, ,", ""}, "192.0.2.1", ""},
 		{us, []string{"10.1.2.3, 10.1.2.4"}, "10.1.2.3", ""}, // a client in the proxies' own network
 		{us, []string{"192.0.2.1, unknown"}, "127.0.0.1", garble},
@@ -123,7 +123,7 @@ func TestProxiesTellHostAndPrefix(t *testing.T) {
 		{"X-Forwarded-Host", "outer.example:8443", "outer.example:8443 "},
 		{"X-Forwarded-Host", "[2001:db8::1]:8443", "[2001:db8::1]:8443 "},
 		{"X-Forwarded-Host", "evil.example, outer.example", "outer.example "}, // the client's own value comes first
-		{"X-Forwarded-Host", "Outer.Example:80", "outer.example "},            // as in Origin of the browser
+		{"X-Forwarded-Host", "Outer.Example:80", "outer.example "},            // as browsers write it in Origin
 		{"X-Forwarded-Host", "outer.example:443", "outer.example:443 "},
 		{"X-Forwarded-Host", "outer.example/path", "inner.example "},
 		{"X-Forwarded-Host", `"outer.example"`, "inner.example "},

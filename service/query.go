@@ -10,17 +10,18 @@ import (
 	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
-// Invalid is the answer to a request of which one field or parameter is wrong.
+// Invalid returns the problem for a request with one wrong field or parameter.
 func Invalid(pointer, detail string) *wire.Problem {
 	return NewProblem(http.StatusUnprocessableEntity, "validation_failed", "the request is not valid",
 		wire.FieldError{Pointer: pointer, Detail: detail})
 }
 
-// Params read the values of a query, by name. Each returns what is wrong with its value, or "".
+// Params maps the names of query parameters to functions that parse their values. Each returns what is wrong
+// with its value, or "".
 type Params map[string]func(value string) (wrong string)
 
-// Query returns the parameters of a request, or a [wire.Problem] if one of them cannot be
-// read. net/http drops such a parameter: a filter would then select everything.
+// Query returns the parameters of a request, or a [wire.Problem] if one of them cannot be parsed. net/http
+// drops such a parameter: a filter would then select everything.
 func Query(r *http.Request) (url.Values, error) {
 	q, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
@@ -30,7 +31,7 @@ func Query(r *http.Request) (url.Values, error) {
 	return q, nil
 }
 
-// ReadQuery reads the query of a request.
+// ReadQuery parses the query of a request. Errors are a [wire.Problem].
 func ReadQuery(r *http.Request, known Params) error {
 	q, err := Query(r)
 	if err != nil {
@@ -39,8 +40,8 @@ func ReadQuery(r *http.Request, known Params) error {
 	return known.Read(q, "")
 }
 
-// Read reads values strictly: a misspelt filter that selects everything would mislead. Errors
-// point to names under a prefix.
+// Read parses values strictly: a misspelt filter that is ignored would select everything. Errors point to names
+// under prefix.
 func (known Params) Read(values url.Values, prefix string) error {
 	for name, given := range values {
 		set := known[name]
@@ -57,7 +58,7 @@ func (known Params) Read(values url.Values, prefix string) error {
 	return nil
 }
 
-// Text reads a text of up to 1,000 bytes that Postgres can store.
+// Text parses a text of 1 to 1,000 bytes that Postgres can store.
 func Text(dst *string) func(string) string {
 	return func(v string) string {
 		if *dst = v; v == "" || len(v) > 1000 || strings.ContainsRune(v, 0) || strings.ToValidUTF8(v, "") != v {
@@ -67,7 +68,7 @@ func Text(dst *string) func(string) string {
 	}
 }
 
-// Limit reads how many items a page may have, up to most.
+// Limit parses how many items a page may have: 1 to most.
 func Limit(dst *int, most int) func(string) string {
 	return func(v string) string {
 		n, err := strconv.Atoi(v)
@@ -78,7 +79,7 @@ func Limit(dst *int, most int) func(string) string {
 	}
 }
 
-// Parsed reads what parse makes of a value.
+// Parsed parses a value with parse.
 func Parsed[T any](dst *T, parse func(string) (T, error)) func(string) string {
 	return func(v string) string {
 		var err error
@@ -89,7 +90,7 @@ func Parsed[T any](dst *T, parse func(string) (T, error)) func(string) string {
 	}
 }
 
-// WritePage writes a page of a list and where the next one begins; "" after the last page.
+// WritePage writes a page of a list. next is the cursor of the next page, or "" after the last page.
 func WritePage[T any](w http.ResponseWriter, items []T, next string) error {
 	page := wire.Page[T]{Items: items, NextCursor: wire.Cursor(next)}
 	if items == nil {

@@ -9,22 +9,21 @@ import (
 	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
-// maxTarget is the longest request target in bytes: what RFC 9110, 4.1, asks servers to take.
+// maxTarget is the longest request target in bytes: the length that RFC 9110, 4.1, recommends supporting.
 const maxTarget = 8000
 
-// methods are those that resources may know. A method that is none of them is no
-// resource's.
+// methods are all methods that a resource may support. No resource supports any other.
 var methods = []string{
 	http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete,
 	http.MethodOptions, http.MethodTrace, http.MethodConnect,
 }
 
-// singletons are headers of which a request has one: with two, a proxy and this service
-// could each believe another one.
+// singletons are headers that a request may have only once: of two, a proxy and this service could each believe
+// a different one.
 var singletons = []string{"Authorization", "Content-Length", "Content-Type", "Last-Event-Id", "Origin"}
 
-// refusal returns why a request is refused whatever resource it is for, or nil. It may
-// set a header that says what would be accepted.
+// refusal returns why a request is refused, whatever its resource, or nil. It may set a header that says what
+// would be accepted.
 func refusal(w http.ResponseWriter, r *http.Request) *wire.Problem {
 	if len(r.RequestURI) > maxTarget {
 		return NewProblem(http.StatusRequestURITooLong, "uri_too_long", "the request target is too long")
@@ -46,9 +45,8 @@ func refusal(w http.ResponseWriter, r *http.Request) *wire.Problem {
 	return nil
 }
 
-// UnknownMethod answers requests whose method their resource does not know: 405, or
-// 204 to OPTIONS. The header Allow names the methods that it knows: those that match,
-// which asks the router.
+// UnknownMethod answers requests with a method that their resource does not support: 405, or 204 to OPTIONS.
+// The Allow header lists the methods that the resource supports. match asks the router whether it supports one.
 func UnknownMethod(match func(method, path string) bool) Handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		path := cmp.Or(r.URL.RawPath, r.URL.Path) // as routers match it

@@ -7,19 +7,17 @@ import (
 	"sync"
 )
 
-// reloaded is a value that is made of files, and made anew when they change.
-// There is nothing to start or stop: each use looks at the files, which costs a
-// stat each, so that a change holds from the next use on. That follows symbolic
-// links, as Kubernetes swaps them. Files that make no value, or are gone, leave
-// the last one in force, which is logged once for each change. Safe for
-// concurrent use.
+// reloaded is a value that is loaded from files, and reloaded when they change. There is nothing to start or
+// stop: each use calls stat on the files, so that a change takes effect with the next use. stat follows
+// symbolic links, which Kubernetes swaps to change files. If the files are missing or do not load, the last
+// value stays in force, and that is logged once for each change. Safe for concurrent use.
 type reloaded[T any] struct {
 	paths []string
 	load  func() (T, error)
 	log   *slog.Logger
 
 	mu    sync.Mutex
-	seen  []os.FileInfo // of value, or of what made none; nil for a file that is not there
+	seen  []os.FileInfo // of the last load, even if it failed; nil for a missing file
 	value T
 }
 
@@ -39,7 +37,7 @@ func (r *reloaded[T]) get() T {
 	if slices.EqualFunc(now, r.seen, sameFile) {
 		return r.value
 	}
-	r.seen = now // before loading: what changes meanwhile is seen next time
+	r.seen = now // before the load: the next use sees changes made during it
 	value, err := r.load()
 	if err != nil {
 		r.log.Error("changed files are not used", "files", r.paths, "error", err)
@@ -53,7 +51,7 @@ func (r *reloaded[T]) get() T {
 func (r *reloaded[T]) look() []os.FileInfo {
 	infos := make([]os.FileInfo, len(r.paths))
 	for i, path := range r.paths {
-		infos[i], _ = os.Stat(path) // load says what is wrong
+		infos[i], _ = os.Stat(path) // load reports the error
 	}
 	return infos
 }

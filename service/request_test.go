@@ -12,7 +12,7 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// A parameter that cannot be read is no parameter that was not sent.
+// A query with a parameter that cannot be parsed is refused; the parameter is not ignored.
 func TestQueryIsReadWholeOrNotAtAll(t *testing.T) {
 	for query, ok := range map[string]bool{
 		"": true, "state=ready&limit=2": true, "state=%25%3b": true, "&": true, "limit": true,
@@ -26,7 +26,7 @@ func TestQueryIsReadWholeOrNotAtAll(t *testing.T) {
 	}
 }
 
-// RFC 9110, 11.1 and 11.4: the scheme is in any case, and one space or more follow it.
+// RFC 9110, 11.1 and 11.4: the scheme is case-insensitive, and one or more spaces follow it.
 func TestBearer(t *testing.T) {
 	for header, want := range map[string]string{
 		"Bearer abc": "abc", "bEARER abc": "abc", "Bearer   abc": "abc", "Bearer": "", "Bearer ": "",

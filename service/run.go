@@ -16,18 +16,17 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// Main runs run as the whole program. The first SIGTERM or interrupt cancels its
-// context, a second one exits at once with status 130. An error is printed to
-// standard error, as JSON with LOG_FORMAT=json, and exits with status 1. For serve and
-// broker, being told to stop while still waiting for something is not an error; a job
-// that was stopped has not done its work.
+// Main runs run as the whole program. The first SIGTERM or interrupt cancels its context; a second one exits at
+// once with status 130. An error is printed to standard error, as JSON with LOG_FORMAT=json, and the program
+// exits with status 1. Stopping serve or broker while it still waits for something is not an error. Stopping a
+// job is one, because it has not done its work.
 func Main(run func(ctx context.Context, args []string, getenv func(string) string, stdout io.Writer) error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, os.Interrupt)
 	format, _ := lookup(os.Getenv, "LOG_FORMAT")
 	log := NewLogger(os.Stderr, format, "info")
-	slog.SetDefault(log) // libraries that print, print in this format too
+	slog.SetDefault(log) // libraries that log use this format, too
 	go func() {
 		<-signals
 		cancel()
@@ -42,14 +41,14 @@ func Main(run func(ctx context.Context, args []string, getenv func(string) strin
 	if format == "json" {
 		log.Error("ended", "error", err)
 	} else {
-		fmt.Fprintln(os.Stderr, err) // may have several lines, for people
+		fmt.Fprintln(os.Stderr, err) // for people; may have several lines
 	}
 	os.Exit(1)
 }
 
 var errInterrupted = errors.New("interrupted before the work was done: run it again")
 
-// ended is what an error of a subcommand means once it may have been told to stop.
+// ended returns what a subcommand's error means, given that the program may have been told to stop.
 func ended(ctx context.Context, args []string, err error) error {
 	switch {
 	case ctx.Err() == nil || !errors.Is(err, context.Canceled):
@@ -68,13 +67,13 @@ type Task struct {
 	Run  func(ctx context.Context) error
 }
 
-// Process is a running service. Its fields say what belongs to it; [Process.Run]
-// starts everything and stops it in the one order that loses nothing:
+// Process is a running service. Its fields are its parts. [Process.Run] starts all of them, and stops them in
+// the one order that loses nothing:
 //
 //	readiness off → DrainDelay → HTTP drain → relays → workers → closers
 //
-// Requests end before the relays, so that the relays still publish what the last
-// request committed; workers end before the connections that they use.
+// Requests end before the relays, so that the relays still publish what the last request committed. Workers end
+// before the connections that they use.
 type Process struct {
 	Log     *slog.Logger
 	Health  *Health
@@ -84,12 +83,11 @@ type Process struct {
 	Closers []func(ctx context.Context) error // run last, in order, see [Closers]
 
 	DrainDelay   time.Duration // lets load balancers see that readiness is off
-	DrainTimeout time.Duration // bounds everything after DrainDelay together, whatever hangs
+	DrainTimeout time.Duration // bounds everything after DrainDelay together, even if a part hangs
 }
 
-// Run returns nil after an orderly stop, when ctx ended. If a server fails or a
-// task returns by itself, it stops the rest in the same order, without the
-// delay, and returns why.
+// Run returns nil after an orderly stop, when ctx ended. If a server fails or a task returns early, Run stops
+// the rest in the same order, without the delay, and returns the cause.
 func (p *Process) Run(ctx context.Context) error {
 	failed := make(chan error, len(p.Servers)+len(p.Relays)+len(p.Workers))
 	for _, s := range p.Servers {
@@ -121,8 +119,8 @@ func (p *Process) Run(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// start runs tasks under a context of their own, which outlives ctx until the
-// returned function is called; that one waits for them.
+// start runs tasks under a context of their own, which does not end with ctx. The returned function cancels
+// that context and waits for the tasks.
 func (p *Process) start(ctx context.Context, tasks []Task, failed chan<- error) (stop func(context.Context) error) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
@@ -146,11 +144,11 @@ func (p *Process) start(ctx context.Context, tasks []Task, failed chan<- error) 
 	}
 }
 
-// lastWord is how long a step that was cut off may take to say why it did not end.
+// lastWord is how long a step that was cut off may take to return its own error.
 const lastWord = 50 * time.Millisecond
 
-// within returns what fn returns, or the error of ctx soon after that has ended: fn may wait
-// for a lock or a server without heeding ctx, and is left behind then.
+// within returns what fn returns, or ctx's error soon after ctx has ended. fn may ignore ctx, for example while
+// it waits for a lock or a server; then it is left running.
 func within(ctx context.Context, what string, fn func(context.Context) error) error {
 	done := make(chan error, 1)
 	go func() { done <- fn(ctx) }()
@@ -167,14 +165,14 @@ func within(ctx context.Context, what string, fn func(context.Context) error) er
 	}
 }
 
-// Closers end what [Program.Connect] made, in an order in which nothing is lost.
+// Closers returns functions that close what [Program.Connect] opened, in an order in which nothing is lost.
 func Closers(pool *pgxpool.Pool, nc *NATS, tracer *Tracer) []func(context.Context) error {
 	return []func(context.Context) error{
 		nc.Close, tracer.Close, func(ctx context.Context) error { return ClosePool(ctx, pool) },
 	}
 }
 
-// CloseAll runs closers where no [Process] does, for a second each at most.
+// CloseAll runs closers where there is no [Process], for at most a second each.
 func CloseAll(closers []func(context.Context) error) {
 	for _, c := range closers {
 		ctx, cancel := context.WithTimeout(context.Background(), closeLimit)

@@ -16,7 +16,7 @@ import (
 // only where a URL points to. Immutable, safe for concurrent use.
 type Secret struct{ value, file string }
 
-// NewSecret returns a secret that comes from no file.
+// NewSecret returns a secret that does not come from a file.
 func NewSecret(value string) Secret { return Secret{value: value} }
 
 // UnmarshalText implements encoding.TextUnmarshaler, for [LoadConfig].
@@ -28,8 +28,8 @@ func (s *Secret) UnmarshalText(text []byte) error {
 // Reveal returns the value as it was at the start.
 func (s Secret) Reveal() string { return s.value }
 
-// Current returns what the secret's file says now. Without a file, and while it
-// cannot be read or is empty, that is the value at the start.
+// Current returns the present content of the secret's file. Without a file, or if the file cannot be read or is
+// empty, it returns the value at the start.
 func (s Secret) Current() string {
 	if s.file != "" {
 		if now, err := readSecret(s.file); err == nil && now != "" {
@@ -39,13 +39,13 @@ func (s Secret) Current() string {
 	return s.value
 }
 
-// readSecret returns the text of a file without the line break at its end.
+// readSecret returns the text of a file without line breaks at its end.
 func readSecret(path string) (string, error) {
 	b, err := os.ReadFile(path)
 	return strings.TrimRight(string(b), "\r\n"), unreadable(err)
 }
 
-// unreadable says what to do if err is that a file may not be read.
+// unreadable adds what to do if err means that this process may not read a file.
 func unreadable(err error) error {
 	if errors.Is(err, fs.ErrPermission) {
 		err = fmt.Errorf("%w: this process runs as uid %d, let that user read the file (chmod a+r, or chown)",
@@ -54,8 +54,8 @@ func unreadable(err error) error {
 	return err
 }
 
-// String returns scheme and host of each URL in a list, and the database if it
-// is Postgres; of anything else it says that it is there.
+// String returns scheme and host of each URL in a list, and the database if it is a Postgres URL. For any other
+// value it shows only that there is one.
 func (s Secret) String() string {
 	if s.value == "" {
 		return ""
@@ -69,7 +69,7 @@ func (s Secret) String() string {
 		case err != nil || u.Host == "", !postgres &&
 			!slices.Contains([]string{"nats", "tls", "http", "https"}, u.Scheme):
 			return hidden
-		case u.User == nil && strings.Contains(part, "@"): // a password with a separator in it
+		case u.User == nil && strings.Contains(part, "@"): // a password that contains a separator
 			return hidden
 		case postgres:
 			shown = append(shown, u.Scheme+"://"+u.Host+u.Path)

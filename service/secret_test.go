@@ -114,7 +114,7 @@ func TestSecretComesFromOnePlace(t *testing.T) {
 	}
 }
 
-// write replaces a file the way that secrets are mounted: at once.
+// write replaces a file in one step, as mounted secrets are replaced.
 func write(t testing.TB, path, content string) {
 	t.Helper()
 	if err := os.WriteFile(path+".new", []byte(content), 0o600); err != nil {

@@ -16,17 +16,16 @@ import (
 )
 
 const (
-	// acceptQuiet is how long nobody may arrive before the accept queue counts
-	// as empty: enough for the handshakes that were under way to end.
+	// acceptQuiet is how long nobody may arrive before the accept queue counts as empty: long enough for the
+	// handshakes in progress to end.
 	acceptQuiet = 100 * time.Millisecond
 	// acceptDrain bounds the draining of the accept queue as a whole, for
 	// platforms where new handshakes cannot be refused meanwhile.
 	acceptDrain = time.Second
-	// firstRequest is how long a client that has connected may take to send its
-	// request before it is closed on.
+	// firstRequest is how long Shutdown waits for the first request of a client that has connected.
 	firstRequest = 2 * time.Second
-	// maxConnections is how many connections a listener holds at a time, unless told:
-	// each costs some 20 KiB and a file descriptor.
+	// maxConnections is the default for how many connections a listener holds at a time: each costs some 20 KiB
+	// and a file descriptor.
 	maxConnections = 8192
 	// maxRequests is how many requests one connection of HTTP/2 carries at a time.
 	maxRequests = 100
@@ -42,37 +41,34 @@ type ServerConfig struct {
 	Handler http.Handler
 	Log     *slog.Logger
 	TLS     *tls.Config // nil for plain HTTP
-	// MaxConnections at a time, shared out as by [Places]; 0 means 8192.
+	// MaxConnections is how many connections may be open at a time, shared out as by [Places]; 0 means 8192.
 	MaxConnections int
-	// Proxies are believed whom they forward for, and have many clients: each may have
-	// all of the connections.
+	// Proxies are trusted to say for whom they forward. Since they have many clients, each proxy may use all of
+	// the connections.
 	Proxies Proxies
-	// Tracer makes a span of each request that [Adapt] answers; nil for none.
+	// Tracer begins a span for each request that [Adapt] answers; nil for none.
 	Tracer *Tracer
-	// Public means that strangers are served: they do not decide what is traced.
+	// Public means that strangers may connect. They do not decide what is traced.
 	Public bool
 }
 
-// Server is an HTTP server that stops without failing a request. Closing a
-// listening socket resets every connection that the kernel has accepted and the
-// program has not: clients see "connection reset" for requests that may or may
-// not have been carried out. Shutdown therefore first has the kernel drop new
-// handshakes (Linux; see listener_linux.go), serves what is in the accept queue,
-// and only then closes. Clients that come later are refused, which is safe to
-// retry elsewhere.
+// Server is an HTTP server that stops without failing a request. Closing a listening socket resets every
+// connection that the kernel has accepted and the program has not: clients see "connection reset" for requests
+// that may or may not have been carried out. Shutdown therefore first makes the kernel drop new handshakes
+// (Linux; see listener_linux.go), then serves what is in the accept queue, and only then closes the socket.
+// Clients that come later are refused, and can safely retry elsewhere.
 //
-// A client that sends on a kept-alive connection in the very moment in which it
-// is closed may still lose: HTTP/1.1 cannot avoid that. So BeginDrain, called
-// DRAIN_DELAY earlier, has every response say Connection: close, and leaves idle
-// connections open meanwhile. HTTP/2 can: such a response and Shutdown send GOAWAY,
-// which names the last request that is served, and clients repeat later ones elsewhere.
+// A request can still be lost if the client sends it on a kept-alive connection at the very moment that the
+// connection is closed: HTTP/1.1 cannot avoid that. BeginDrain therefore comes DRAIN_DELAY earlier: it adds
+// Connection: close to every response, and leaves idle connections open meanwhile. HTTP/2 can avoid it: such a
+// response, and Shutdown, send GOAWAY, which names the last request that is served, and clients repeat later
+// ones elsewhere.
 //
-// When all [ServerConfig.MaxConnections] are open, a newcomer takes the place of one
-// that has no request with a handler: kept alive, still sending its header, or silent
-// since it connected. Connections that there is no place for are reset at once. In the
-// accept queue they would look open to load balancers, time out, and hide from the
-// shares of their networks. Each server counts for itself: whatever happens to the
-// public listener, probes reach the other one.
+// When all [ServerConfig.MaxConnections] are open, a newcomer takes the place of a connection that has no
+// request with a handler: kept alive, still sending its header, or silent since it connected. If all are busy,
+// see [Places]. A connection for which there is no place is reset at once. In the accept queue it would look
+// open to load balancers, time out, and evade the limits of its network. Each server counts separately:
+// whatever happens to the public listener, probes reach the other one.
 type Server struct {
 	cfg      ServerConfig
 	http     http.Server
@@ -124,7 +120,7 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Connection", "close")
 	default:
 	}
-	w.Header().Set("Cache-Control", "no-store") // unless the handler knows better
+	w.Header().Set("Cache-Control", "no-store") // the handler may change it
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	if overHTTPS(r) {
 		w.Header().Set("Strict-Transport-Security", "max-age=31536000")
@@ -139,7 +135,7 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 
 // Listen binds the address.
 func (s *Server) Listen() error {
-	// Multipath TCP, Go's default for listeners, supports no socket filter.
+	// Multipath TCP, Go's default for listeners, does not support socket filters.
 	var config net.ListenConfig
 	config.SetMultipathTCP(false)
 	l, err := config.Listen(context.Background(), "tcp", s.cfg.Addr)
@@ -171,23 +167,21 @@ func (s *Server) Serve() error {
 	return fmt.Errorf("serve %s: %w", s.cfg.Name, err)
 }
 
-// BeginDrain makes every response from now on end its connection, and responses
-// without an end come to one, see [Draining].
+// BeginDrain makes every response from now on close its connection, and makes responses without an end come to
+// one, see [Draining].
 func (s *Server) BeginDrain() { s.beginDrain() }
 
 type drainKey struct{}
 
-// Draining returns a channel that is closed when the [Server] that a request with
-// this context came to begins to drain: handlers that would go on for long end then.
-// It is nil if there is no such server.
+// Draining returns a channel that is closed when a [Server] begins to drain. ctx is the context of a request to
+// that server. Handlers that would run for long must end then. The channel is nil if there is no such server.
 func Draining(ctx context.Context) <-chan struct{} {
 	draining, _ := ctx.Value(drainKey{}).(<-chan struct{})
 	return draining
 }
 
-// Shutdown stops taking connections, serves those that were made, waits for
-// requests in flight, and closes. When ctx ends first, it closes what is left
-// and returns the context's error. Serve must have been called.
+// Shutdown stops accepting connections, serves those that were made, waits for requests in flight, and closes.
+// When ctx ends first, it closes what is left and returns the context's error. Serve must have been called.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.BeginDrain()
 	if err := s.listener.drain(); err != nil {
@@ -217,9 +211,9 @@ func (s *Server) track(c net.Conn, state http.ConnState) {
 	}
 }
 
-// awaitRequests waits until no request is in flight or about to come.
-// http.Server.Shutdown does not: it hangs up on connections whose first request
-// arrives after it was called, and may have been accepted long before.
+// awaitRequests waits until no request is in flight or about to arrive. http.Server.Shutdown does not wait for
+// the latter: it closes connections whose first request arrives after it was called, even if they were accepted
+// long before.
 func (s *Server) awaitRequests(ctx context.Context) {
 	deadline := time.Now().Add(firstRequest)
 	for ctx.Err() == nil && s.busy(time.Now().Before(deadline)) {
@@ -238,8 +232,8 @@ func (s *Server) busy(countNew bool) bool {
 	return false
 }
 
-// drainListener accepts as usual until drain; from then on until nobody has
-// arrived for acceptQuiet. It resets connections that there is no place for.
+// drainListener accepts as usual until drain is called, and then until nobody has arrived for acceptQuiet. It
+// resets connections for which there is no place.
 type drainListener struct {
 	*net.TCPListener
 	drainUntil atomic.Pointer[time.Time]
@@ -264,7 +258,7 @@ func (l *drainListener) Accept() (net.Conn, error) {
 		if place, grant := l.places.Take(l.client(conn), func() { _ = conn.Close() }); grant == Granted {
 			return &placedConn{TCPConn: conn, place: place}, nil
 		}
-		_ = conn.SetLinger(0) // a reset: nothing of it stays in the kernel
+		_ = conn.SetLinger(0) // reset the connection: the kernel keeps nothing of it
 		_ = conn.Close()
 	}
 }
@@ -285,8 +279,8 @@ func (l *drainListener) accept() (*net.TCPConn, error) {
 	return conn, l.SetDeadline(next)
 }
 
-// client is whose share a connection is part of: the peer's, or nobody's if that is a
-// proxy.
+// client returns the address whose share a connection counts for: the peer's, or the zero address, which has no
+// share, if the peer is a proxy.
 func (l *drainListener) client(conn *net.TCPConn) netip.Addr {
 	address, _ := conn.RemoteAddr().(*net.TCPAddr)
 	peer := address.AddrPort().Addr().Unmap().WithZone("")

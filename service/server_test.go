@@ -29,8 +29,8 @@ func startServer(t *testing.T, h http.Handler) (*service.Server, <-chan error) {
 	return s, served
 }
 
-// hammer posts from several goroutines, a connection for each request or kept
-// alive, until each of them is refused. It returns every other failure.
+// hammer posts from several goroutines, with one connection per request or kept-alive connections, until each
+// of them is refused. It returns every other failure.
 func hammer(addr string, keepAlive bool, done *atomic.Int64) (wait func() []error) {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -79,7 +79,7 @@ func TestShutdownUnderLoadOnlyRefuses(t *testing.T) {
 			wait := hammer(s.Addr(), keepAlive, &done)
 			testenv.Eventually(t, 10*time.Second, "some requests", func() bool { return done.Load() > 500 })
 			s.BeginDrain()
-			// The drain delay: every client has used its connection meanwhile.
+			// The drain delay: every client uses its connection meanwhile.
 			n := done.Load()
 			testenv.Eventually(t, 10*time.Second, "requests while draining", func() bool { return done.Load() > n+100 })
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -97,8 +97,7 @@ func TestShutdownUnderLoadOnlyRefuses(t *testing.T) {
 	}
 }
 
-// Whoever was connected before the listener closed is served, even if the
-// request comes only then.
+// A client that connected before the listener closed is served, even if its request comes only afterwards.
 func TestShutdownServesTheFirstRequestOfAnOpenConnection(t *testing.T) {
 	s, _ := startServer(t, http.NotFoundHandler())
 	conn, err := net.Dial("tcp", s.Addr())

@@ -14,10 +14,9 @@ import (
 	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
-// Sessions let a browser act for a bearer without keeping its token. A session says until
-// when it is valid, and is signed with a key made of Secret and the token's hash: it holds
-// in every replica, and ends with its token. Only those that were ended before their time
-// are stored. Safe for concurrent use.
+// Sessions let a browser act for a bearer without keeping the bearer's token. A session contains its expiry,
+// and is signed with a key derived from Secret and the token's hash: it is valid in every replica, and ends
+// with its token. Only sessions that were ended before their expiry are stored. Safe for concurrent use.
 type Sessions struct {
 	Tokens   *Tokens
 	Secret   []byte
@@ -25,18 +24,18 @@ type Sessions struct {
 	Ended    EndedSessions
 }
 
-// EndedSessions are sessions that were ended before their time, by their hash.
+// EndedSessions stores the hashes of sessions that were ended before their expiry.
 type EndedSessions interface {
 	// EndSession is called for valid sessions only. It may forget them once they have expired.
 	EndSession(ctx context.Context, hash []byte, expires time.Time) error
 	SessionEnded(ctx context.Context, hash []byte) (bool, error)
 }
 
-// sessionPatience is how long an answer about ended sessions is waited for.
+// sessionPatience bounds each call of [EndedSessions].
 const sessionPatience = 2 * time.Second
 
-// Begin returns a session for the holder of a secret token, and when it ends. Refusals are
-// those of [Tokens.Require].
+// Begin returns a session for the holder of a secret token, the holder's name, and when the session ends.
+// Refusals are those of [Tokens.Require].
 func (s *Sessions) Begin(r *http.Request, secret string) (session, name string, ends time.Time, refusal *wire.Problem) {
 	who, refusal := s.Tokens.authenticate(r, secret)
 	if refusal != nil {
@@ -50,9 +49,9 @@ func (s *Sessions) Begin(r *http.Request, secret string) (session, name string, 
 	return claim + "." + s.sign(claim, who), who.name, ends, nil
 }
 
-// Resume returns a context in which requests are let pass by [Tokens.Require] as if
-// they had the token that the session began with, and by which [Actor] knows who it is.
-// It reports false for a session that is over or none; an error leaves that open.
+// Resume returns a context for requests of a session: [Tokens.Require] lets them pass as if they carried the
+// token that the session began with, and [Actor] returns its holder. It reports false if the session is over or
+// invalid. An error means that this is not known.
 func (s *Sessions) Resume(ctx context.Context, session string) (context.Context, bool, error) {
 	who, _, ok := s.open(session)
 	if !ok {
@@ -67,7 +66,7 @@ func (s *Sessions) Resume(ctx context.Context, session string) (context.Context,
 	return context.WithValue(ctx, actorKey{}, who), true, nil
 }
 
-// End ends a session in every replica.
+// End ends a session in every replica, and returns its holder's name; "" if the session is not valid.
 func (s *Sessions) End(ctx context.Context, session string) (name string, err error) {
 	who, expires, ok := s.open(session)
 	if !ok {
@@ -78,7 +77,8 @@ func (s *Sessions) End(ctx context.Context, session string) (name string, err er
 	return who.name, s.Ended.EndSession(ctx, sessionHash(session), expires)
 }
 
-// open returns whose session it is, unless its time or its token's is over.
+// open returns the holder of a session and when it ends. ok is false if its signature is wrong, or if the
+// session or its token has expired.
 func (s *Sessions) open(session string) (who token, expires time.Time, ok bool) {
 	claim, signature := session, ""
 	if dot := strings.LastIndexByte(session, '.'); dot >= 0 {

@@ -26,7 +26,7 @@ const (
 	bobsToken = "the token of bob"
 )
 
-// ended remembers sessions as the replicas' database does.
+// ended stores sessions that were ended, as the database of the replicas does.
 type ended struct {
 	mu     sync.Mutex
 	hashes map[string]time.Time
@@ -56,7 +56,7 @@ func begin(t *testing.T, s *service.Sessions, secret string) string {
 	return session
 }
 
-// as returns what somebody with the session is answered, and who they are.
+// as returns the status of a request with the session, and who the handler thinks made it.
 func as(s *service.Sessions, session, role string) (status int, who string) {
 	handler := s.Tokens.Require(role)(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		who, _ = service.Actor(r.Context())
@@ -111,7 +111,7 @@ func TestSessionStandsForItsToken(t *testing.T) {
 		}
 	}
 
-	write(t, path, tokenLine("ann", service.RoleViewer, annsToken)) // fewer rights, and bob is gone
+	write(t, path, tokenLine("ann", service.RoleViewer, annsToken)) // ann has fewer rights, and bob's token is gone
 	for session, want := range map[string]int{ann: 403, bob: 401} {
 		if status, _ := as(sessions, session, service.RoleOperator); status != want {
 			t.Errorf("%d after the tokens changed, want %d", status, want)
@@ -139,7 +139,7 @@ func TestEndedSessionIsOfNoUse(t *testing.T) {
 			t.Errorf("%s: %d, want %d", name, status, c.status)
 		}
 	}
-	// What is no session is not stored: nobody fills the table.
+	// Strings that are not a session are not stored: nobody can fill the table.
 	for _, session := range []string{"", "x", one + "x", "9" + one, begin(t, &service.Sessions{
 		Tokens: tokens, Secret: []byte("another"), Lifetime: time.Hour, Ended: gone,
 	}, annsToken)} {

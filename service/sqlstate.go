@@ -14,7 +14,7 @@ import (
 	"github.com/signup-saga/signup-saga/outbox"
 )
 
-// verdict is what an error of Postgres means for whoever sent the statement.
+// verdict is what a Postgres error means for the caller that sent the statement.
 type verdict int
 
 const (
@@ -26,8 +26,8 @@ const (
 	undone
 )
 
-// verdicts classifies the codes of the appendix "PostgreSQL Error Codes". A code of five
-// characters goes before its class of two. Classes that are not listed are defects.
+// verdicts classifies the codes of the appendix "PostgreSQL Error Codes". An entry for a code of five
+// characters takes precedence over one for its class of two. Classes that are not listed are defects.
 var verdicts = map[string]verdict{
 	"08": notNow, // connection exception; PgBouncer reports all its own errors as 08P01
 
@@ -38,11 +38,11 @@ var verdicts = map[string]verdict{
 	"25P04": notNow, // transaction timeout: the connection is gone with the transaction
 
 	"26000": notNow, // a prepared statement is gone: the pooler gave us another session
-	"28":    notNow, // not let in: a role or a password is just being replaced
+	"28":    notNow, // access refused: a role or a password is just being replaced
 	"3D000": notNow, // the database does not exist: it is being created or restored
 
 	"40":    undone, // rolled back: serialization failure (40001), deadlock (40P01)
-	"40002": defect, // integrity constraint violation: the same rows are in the way again
+	"40002": defect, // integrity constraint violation: the same rows would violate it again
 	"40003": notNow, // completion unknown: never repeated blindly
 
 	"42P05": notNow, // a prepared statement exists already: the pooler gave us another session
@@ -50,7 +50,7 @@ var verdicts = map[string]verdict{
 	"53":    notNow, // resources: disk full, out of memory, too many locks
 	"53300": undone, // too many connections: this one never began, and another one may become free
 
-	"54000": notNow, // a limit: in our statements only the one that stops writes before xid wraparound
+	"54000": notNow, // a limit: our statements reach only the one that stops writes before xid wraparound
 
 	"55000": notNow, // not in the prerequisite state: the server is in recovery
 	"55006": notNow, // object in use: a database is being copied or dropped
@@ -76,22 +76,21 @@ func classify(err *pgconn.PgError) verdict {
 	return verdicts[err.Code[:2]]
 }
 
-// stalePlan reports whether a migration changed what a prepared statement returns. pgx
-// prepares it again for the next use.
+// stalePlan reports whether a migration changed the result columns of a prepared statement. pgx prepares it
+// again for its next use.
 func stalePlan(err *pgconn.PgError) bool {
 	return err.Code == "0A000" && err.Routine == "RevalidateCachedQuery"
 }
 
-// ErrConflict ends a transaction whose rows were changed since it read them: nothing
-// happened, and another try may succeed.
+// ErrConflict ends a transaction whose rows were changed after it read them. Nothing was written, and another
+// try may succeed.
 var ErrConflict = errors.New("somebody else changed the same rows at the same time")
 
-// Unavailable reports whether err says that the database could not be reached, or could
-// not do the work at this time, rather than that it refused the work. The outcome of a
-// commit that failed so is unknown.
+// Unavailable reports whether err means that the database could not be reached, or could not do the work at
+// this time, rather than that it refused the work. The outcome of a commit that failed in this way is unknown.
 func Unavailable(err error) bool {
 	var connect *pgconn.ConnectError
-	if errors.As(err, &connect) { // whatever the server said: nobody is let in
+	if errors.As(err, &connect) { // whatever the server said, it accepts no connection
 		return true
 	}
 	var pg *pgconn.PgError
@@ -105,20 +104,19 @@ func Unavailable(err error) bool {
 		errors.Is(err, errPooler) || errors.Is(err, ErrConflict)
 }
 
-// repeatable reports whether err says that nothing happened and another try may succeed.
+// repeatable reports whether err means that nothing happened and another try may succeed.
 func repeatable(err error) bool {
 	var pg *pgconn.PgError
 	return errors.Is(err, ErrConflict) || errors.As(err, &pg) && classify(pg) == undone
 }
 
-// maxRepeats bounds [Repeat]. Its pauses are about a second together.
+// maxRepeats bounds [Repeat]. Its pauses add up to at most about a second.
 const maxRepeats = 8
 
-// Repeat calls fn until it succeeds, up to eight times and with back-off, while Postgres
-// says that it undid the transaction and that another try may succeed, or fn reports an
-// [ErrConflict]. Any other error, one that leaves the outcome open included, is returned
-// at once. fn must be fit to run again, and should be bounded by ctx: when ctx ends, the
-// last error is returned.
+// Repeat calls fn until it succeeds, up to eight times and with back-off, as long as Postgres says that it
+// undid the transaction and that another try may succeed, or fn returns [ErrConflict]. Any other error is
+// returned at once, also one that leaves the outcome unknown. fn must be safe to run again, and should be
+// bounded by ctx: when ctx ends, Repeat returns the last error.
 func Repeat(ctx context.Context, fn func() error) error {
 	for attempt := 1; ; attempt++ {
 		err := fn()
@@ -132,7 +130,7 @@ func Repeat(ctx context.Context, fn func() error) error {
 	}
 }
 
-// Do runs fn in a transaction as [outbox.InTx] does, and again as [Repeat] says.
+// Do runs fn in a transaction as [outbox.InTx] does, and repeats it as [Repeat] does.
 func (t Transactor) Do(ctx context.Context, wake func(), fn func(pgx.Tx) error) error {
 	return Repeat(ctx, func() error { return outbox.InTx(ctx, t, wake, fn) })
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// appendix has every error code of PostgreSQL 18; 00, 01 and 02 are no errors.
+// appendix has every error code of PostgreSQL 18; 00, 01 and 02 are not errors.
 const appendix = `
 03000 08000 08001 08003 08004 08006 08007 08P01 09000 0A000 0B000 0F000 0F001 0L000 0LP01 0P000 0Z000 0Z002 
 20000 21000 22000 22001 22002 22003 22004 22005 22007 22008 22009 2200B 2200C 2200D 2200F 2200G 2200H 2200L 
@@ -33,8 +33,8 @@ HV001 HV002 HV004 HV005 HV006 HV007 HV008 HV009 HV00A HV00B HV00C HV00D HV00J HV
 HV00Q HV00R HV010 HV014 HV021 HV024 HV090 HV091 P0000 P0001 P0002 P0003 P0004 XX000 XX001 XX002 
 `
 
-// Every code of the appendix has one meaning. What is in neither list is a defect: it is
-// answered 500 and logged, and never repeated.
+// Every code of the appendix has one meaning. A code that is in neither list is a defect: it is answered 500
+// and logged, and the statement is never repeated.
 func TestEveryErrorCodeHasOneMeaning(t *testing.T) {
 	undone := "40000 40001 40P01 53300 55P03 57014 72000"
 	notNow := "08000 08001 08003 08004 08006 08007 08P01 25006 25P03 25P04 26000 28000 28P01 3D000 40003 42P05 " +
@@ -91,8 +91,8 @@ func TestRepeatIsBounded(t *testing.T) {
 	}
 }
 
-// What Postgres undid is done again, by real conditions: a lock that is not free in time,
-// a statement that takes too long, a serialization failure and a deadlock.
+// Transactions that Postgres undid are repeated. The conditions are real: a lock that is not free in time, a
+// statement that takes too long, a serialization failure and a deadlock.
 func TestTransactionsAreRepeated(t *testing.T) {
 	pool, err := service.OpenPool(t.Context(), testenv.Database(t, "empty", nil), discard())
 	if err != nil {
@@ -107,9 +107,9 @@ func TestTransactionsAreRepeated(t *testing.T) {
 		_, err := tx.Exec(t.Context(), "UPDATE x SET n = n + 1 WHERE id = $1", id)
 		return err
 	}
-	waits := make(chan struct{}) // closed while nothing goes on in the other transaction
+	waits := make(chan struct{}) // closed while the other transaction is idle
 	close(waits)
-	// Each condition holds in the first try, and other changes the database behind its back.
+	// Each condition holds in the first try; other changes the database meanwhile.
 	conditions := map[string]struct {
 		set   string
 		other func(other pgx.Tx, first pgx.Tx) error

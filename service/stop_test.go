@@ -14,7 +14,7 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// A step that waits for ever, deaf to its context, is left behind: the process ends in time.
+// A step that waits for ever and ignores its context is left running: the process ends in time.
 func TestStopLeavesBehindWhatHangs(t *testing.T) {
 	forever := make(chan struct{})
 	defer close(forever)
@@ -47,7 +47,7 @@ func TestStopLeavesBehindWhatHangs(t *testing.T) {
 	}
 }
 
-// A job that was interrupted has not succeeded; a service that waited for something has stopped well.
+// An interrupted job has failed. A service that was stopped while it waited for something has not.
 func TestInterruptedJobsFail(t *testing.T) {
 	stopped, stop := context.WithCancel(t.Context())
 	stop()
@@ -63,7 +63,7 @@ func TestInterruptedJobsFail(t *testing.T) {
 		{stopped, []string{"migrate"}, away, false},
 		{stopped, []string{"reconcile", "--dry-run"}, away, false},
 		{stopped, nil, away, false},
-		{stopped, []string{"migrate"}, nil, true}, // it was done by then
+		{stopped, []string{"migrate"}, nil, true}, // its work was done by then
 		{stopped, []string{"serve"}, errors.New("x"), false},
 		{t.Context(), []string{"serve"}, away, false},
 	} {
@@ -74,7 +74,7 @@ func TestInterruptedJobsFail(t *testing.T) {
 	url := testenv.Database(t, "empty", nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	log := slog.New(slog.NewTextHandler(writerFunc(func(b []byte) {
-		if bytes.Contains(b, []byte("set up streams")) { // NATS is away, which migrate waits for
+		if bytes.Contains(b, []byte("set up streams")) { // NATS is away, and migrate waits for it
 			cancel()
 		}
 	}), nil))

@@ -24,9 +24,8 @@ func (f TLSFiles) Validate() []error {
 	return nil
 }
 
-// ServerTLS returns the configuration of a listener, nil if there is no
-// certificate. Files that change are used from the next handshake on. It speaks
-// TLS 1.2 and later, and HTTP/2 or 1.1 on top of it.
+// ServerTLS returns the configuration of a listener, or nil if there is no certificate. Changed files are used
+// from the next handshake on. The listener speaks TLS 1.2 and later, and HTTP/2 or 1.1 on top of it.
 func (f TLSFiles) ServerTLS(log *slog.Logger) (*tls.Config, error) {
 	if f.CertFile == "" {
 		return nil, nil
@@ -47,11 +46,11 @@ func (f TLSFiles) load() (*tls.Certificate, error) {
 	return &pair, err
 }
 
-// client returns a client for the program's own listeners and the scheme of
-// their URLs. It accepts the certificate in the file and no other: names and
-// dates are for those who come from elsewhere. While the files are of no use, the
-// listener has the last ones that were, which nobody else knows: then anything is
-// accepted, for a bad file must not look like a service that is down.
+// client returns a client for the program's own listeners, and the scheme of their URLs. It accepts the
+// certificate in the file and no other. It does not check names and dates, which protect only clients
+// elsewhere. While the files do not load, the listener still has the last certificate that did, which this
+// process does not know. Then any certificate is accepted, so that a bad file does not look like a service that
+// is down.
 func (f TLSFiles) client() (client *http.Client, scheme string) {
 	if f.CertFile == "" {
 		return http.DefaultClient, "http"

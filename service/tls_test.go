@@ -16,8 +16,8 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// mounted is a volume with secrets as Kubernetes keeps it: names lead through ..data to a folder, and ..data is
-// swapped.
+// mounted is a volume with secrets in the form that Kubernetes gives it: file names are links through ..data to
+// a folder, and ..data is swapped.
 type mounted struct {
 	t   testing.TB
 	dir string
@@ -34,7 +34,7 @@ func mount(t testing.TB, names ...string) *mounted {
 
 func (m *mounted) path(name string) string { return filepath.Join(m.dir, name) }
 
-// swap makes what fill puts into a folder the content of the volume, at once.
+// swap replaces the content of the volume, in one step, by what fill writes to a folder.
 func (m *mounted) swap(fill func(dir string)) {
 	m.t.Helper()
 	dir, err := os.MkdirTemp(m.dir, "..")
@@ -70,7 +70,7 @@ func secure(t testing.TB, m *mounted, handler http.HandlerFunc) (*service.Server
 // presented returns the name in the certificate that a server shows.
 func presented(t testing.TB, addr string, pool *x509.CertPool, version uint16) (string, error) {
 	t.Helper()
-	// Old versions are to be refused.
+	// Old versions must be refused.
 	conn, err := tls.Dial("tcp", addr, &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS10, MaxVersion: version})
 	if err != nil {
 		return "", err
@@ -97,7 +97,7 @@ func TestCertificateIsReplacedWhileItServes(t *testing.T) {
 	shows("first")
 	m.swap(func(dir string) { ca.Issue(dir, "second") })
 	shows("second")
-	// A key without its certificate, a half-written file, no file: the second stays.
+	// With a key without its certificate, a half-written file, or no file, the second certificate stays in use.
 	m.swap(func(dir string) {
 		other, _ := ca.Issue(dir, "other")
 		cert, err := os.ReadFile(other)
@@ -119,7 +119,7 @@ func TestCertificateIsReplacedWhileItServes(t *testing.T) {
 	if _, err := presented(t, s.Addr(), ca.Pool(), tls.VersionTLS11); err == nil {
 		t.Error("TLS 1.1 is spoken")
 	}
-	// The health check knows the listener by its certificate, whatever authority vouches for another one.
+	// The health check accepts only the listener's own certificate, whatever authority vouches for another one.
 	dir := t.TempDir()
 	cert, key := ca.Issue(dir, "fourth")
 	if err := service.HealthcheckAddr(t.Context(), s.Addr(),
@@ -142,8 +142,8 @@ func TestCertificateFilesAreChecked(t *testing.T) {
 	}
 }
 
-// What is in flight over TLS when the server stops is answered, and so is the first request of a connection that was
-// made before.
+// A request in flight over TLS when the server stops is answered, and so is the first request of a connection
+// that was made before.
 func TestShutdownOverTLSAnswersWhatIsInFlight(t *testing.T) {
 	ca, m := testenv.NewAuthority(t), mount(t, "tls.crt", "tls.key")
 	m.swap(func(dir string) { ca.Issue(dir, "server") })
@@ -177,7 +177,7 @@ func TestShutdownOverTLSAnswersWhatIsInFlight(t *testing.T) {
 	defer quiet.Close()
 	stopped := make(chan error, 1)
 	go func() { stopped <- s.Shutdown(t.Context()) }()
-	if err := <-served; err != nil { // it has ceased to accept
+	if err := <-served; err != nil { // it no longer accepts connections
 		t.Error(err)
 	}
 	release <- struct{}{}
@@ -220,7 +220,7 @@ func TestTokensAreReplacedWhileTheyAreUsed(t *testing.T) {
 	handler := tokens.Require(service.RoleOperator)(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	for _, step := range []struct {
 		name, content string
-		a, b          int // status that each token is answered with
+		a, b          int // status of the answer to each token
 	}{
 		{"both", old + young, 200, 200},
 		{"a mistake", old + "young:operator:beef\n", 200, 200},
@@ -238,7 +238,7 @@ func TestTokensAreReplacedWhileTheyAreUsed(t *testing.T) {
 		t.Errorf("without the file: %d", got)
 	}
 	put(old)
-	// In place: by an editor, or on a single mounted file.
+	// Written in place: by an editor, or because a single file is mounted.
 	m.must(os.WriteFile(m.path("tokens"), []byte(young+"# longer\n"), 0o600))
 	if got := status(handler, "the young token"); got != 200 {
 		t.Errorf("written in place: %d", got)

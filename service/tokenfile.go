@@ -16,10 +16,10 @@ import (
 )
 
 const (
-	// shortestToken is the length of the shortest token that is accepted, in bytes. The file
-	// holds hashes, so short tokens show only when they are used.
+	// shortestToken is the length of the shortest token that is accepted, in bytes. The file holds hashes, so a
+	// short token is detected only when it is used.
 	shortestToken = 12
-	// expiresSoon is how long before a token ends the log says so.
+	// expiresSoon is how long before a token's expiry a warning is logged.
 	expiresSoon = 14 * 24 * time.Hour
 )
 
@@ -74,8 +74,8 @@ func parseExpiry(text string) (time.Time, error) {
 	return time.Time{}, errors.New("has an expiry that is neither a date, 2027-01-31, nor a time by RFC 3339")
 }
 
-// besides checks a line against those before it. The audit names people by their tokens, so
-// a name has one token, or two while it is replaced: then the older one expires.
+// besides checks a line against those before it. The audit identifies people by the names of their tokens, so a
+// name has one token, or several during a replacement; then all but one must expire.
 func besides(list []token, t token) error {
 	for _, other := range list {
 		switch {
@@ -89,7 +89,7 @@ func besides(list []token, t token) error {
 	return nil
 }
 
-// trivial tells whether a hash is that of two printable characters or fewer.
+// trivial reports whether a hash is that of two printable characters or fewer.
 func trivial(hash [sha256.Size]byte) bool {
 	if hash == sha256.Sum256(nil) {
 		return true
@@ -107,7 +107,7 @@ func trivial(hash [sha256.Size]byte) bool {
 	return false
 }
 
-// weak tells whether a secret is too short for 128 random bits, or not random.
+// weak reports whether a secret is too short for 128 random bits, or not random.
 func weak(secret string) bool {
 	shortest := 22 // of the 62 letters and digits
 	if strings.Trim(secret, "0123456789abcdefABCDEF") == "" {
@@ -132,8 +132,8 @@ func warnOfExpiry(log *slog.Logger, list []token) {
 	}
 }
 
-// A token that the subcommand admin-token makes: a prefix by which scanners find leaked
-// ones, 130 random bits, and a checksum by which typing errors are told from wrong tokens.
+// tokenPrefix begins each token that the subcommand admin-token makes, so that scanners find leaked ones. It is
+// followed by 130 random bits and a checksum, which distinguishes typing errors from wrong tokens.
 const tokenPrefix = "sgadmin_"
 
 var (
@@ -159,7 +159,7 @@ func NewToken(name, role string, expires time.Time) (secret, line string, err er
 	return secret, line, nil
 }
 
-// misspelt tells whether a secret looks like one of [NewToken]'s, and is none.
+// misspelt reports whether a secret looks like a token of [NewToken] but has the wrong checksum.
 func misspelt(secret string) bool {
 	body, ok := strings.CutPrefix(secret, tokenPrefix)
 	if !ok {

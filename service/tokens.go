@@ -24,7 +24,7 @@ const (
 // Tokens authenticates bearers. Only hashes are kept. Safe for concurrent use.
 type Tokens struct {
 	list  func() []token
-	file  bool // of operators: the list has hashes and expiries, and people type
+	file  bool // read from a token file: tokens may expire, and people type them
 	guard *guard
 }
 
@@ -36,9 +36,9 @@ type token struct {
 
 func (t token) expired() bool { return !t.expires.IsZero() && !time.Now().Before(t.expires) }
 
-// LoadTokens reads a file as [ParseTokens] does. A changed file holds from the
-// next request on; one that cannot be read or has a mistake in it changes
-// nothing, and is logged. Tokens that expire soon are logged at each load.
+// LoadTokens reads a token file, as [ParseTokens] does. A changed file takes effect with the next request. A
+// file that cannot be read or has a mistake in it changes nothing, and is logged. Each load logs the tokens
+// that expire soon.
 func LoadTokens(path string, log *slog.Logger) (*Tokens, error) {
 	file, err := newReloaded(log, func() ([]token, error) {
 		b, err := os.ReadFile(path)
@@ -55,18 +55,16 @@ func LoadTokens(path string, log *slog.Logger) (*Tokens, error) {
 	return &Tokens{list: file.get, file: true}, nil
 }
 
-// ParseTokens reads lines name:role:sha256-hex[:expiry]; empty lines and lines that begin
-// with # are skipped. The expiry is a date (the token is valid until that day begins in
-// UTC) or a time by RFC 3339. Errors name the line, never what is in it. At least one token
-// is required.
+// ParseTokens parses lines of the form name:role:sha256-hex[:expiry]; empty lines and lines that begin with #
+// are skipped. The expiry is a date (the token is valid until that day begins in UTC) or an RFC 3339 time.
+// Errors give the line's number, never its content. At least one token is required.
 func ParseTokens(text string) (*Tokens, error) {
 	list, err := parseTokens(text)
 	return &Tokens{list: func() []token { return list }, file: true}, err
 }
 
-// OperatorTokens accepts each of some secrets, which white space separates, with
-// the operator's role: more than one while they are being replaced. Each has to be
-// able to hold 128 random bits.
+// OperatorTokens accepts any of several secrets, separated by white space, with the operator's role. There is
+// more than one while they are being replaced. Each must be long enough for 128 random bits.
 func OperatorTokens(name, secrets string) (*Tokens, error) {
 	var list []token
 	for secret := range strings.FieldsSeq(secrets) {
@@ -82,9 +80,9 @@ func OperatorTokens(name, secrets string) (*Tokens, error) {
 	return &Tokens{list: func() []token { return list }}, nil
 }
 
-// Require lets requests pass whose bearer has the role: 401 without a known token, 403
-// with too small a role, 429 after too many wrong ones if [Tokens.Watch] was called. Handlers
-// find out who it is by [Actor]. A request whose context is of [Sessions.Resume] needs no bearer.
+// Require lets requests pass whose bearer has the role. It answers 401 without a known token, 403 if the role
+// is not enough and, if [Tokens.Watch] was called, 429 after too many wrong tokens. Handlers get the bearer
+// from [Actor]. A request whose context comes from [Sessions.Resume] needs no token.
 func (t *Tokens) Require(role string) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -105,7 +103,7 @@ func (t *Tokens) Require(role string) func(http.Handler) http.Handler {
 	}
 }
 
-// authenticate returns whose token a request comes with.
+// authenticate returns the token that a request's secret belongs to, or why it is refused.
 func (t *Tokens) authenticate(r *http.Request, secret string) (token, *wire.Problem) {
 	if secret == "" {
 		return token{}, errNoToken()
@@ -133,8 +131,8 @@ const (
 	reasonLimited = "limited"
 )
 
-// find compares with every token, so that its time says nothing about any. The reason is
-// "" if the token is accepted.
+// find compares secret with every token, so that the time it takes says nothing about any of them. The reason
+// is "" if the token is accepted.
 func (t *Tokens) find(secret string) (found token, reason string) {
 	hash := sha256.Sum256([]byte(secret))
 	reason = reasonUnknown
@@ -156,8 +154,7 @@ func (t *Tokens) find(secret string) (found token, reason string) {
 
 type actorKey struct{}
 
-// Actor returns name and role of the bearer that [Tokens.Require] let pass, or
-// empty strings.
+// Actor returns name and role of the bearer that [Tokens.Require] let pass, or empty strings.
 func Actor(ctx context.Context) (name, role string) {
 	who, _ := ctx.Value(actorKey{}).(token)
 	return who.name, who.role

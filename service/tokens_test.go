@@ -36,7 +36,7 @@ func TestTokenFiles(t *testing.T) {
 		ann + ":":                                        false,
 		ann + ":tomorrow":                                false,
 		ann + ":31.01.2999":                              false,
-		ann + "\n" + next:                                false, // the audit would not tell them apart
+		ann + "\n" + next:                                false, // the audit could not tell them apart
 		ann + ":2999-01-31\n" + strings.Replace(next, "operator", "viewer", 1): false,
 		ann + "\n" + ann: false,
 		ann + "\nbob" + strings.TrimPrefix(ann, "ann"): false,
@@ -99,7 +99,7 @@ func watch(t *testing.T, lines string) *watched {
 	return w
 }
 
-// from is answered to somebody at an address.
+// from returns the answer to a request from an address.
 func (w *watched) from(address, token string) *httptest.ResponseRecorder {
 	r, answer := httptest.NewRequest(http.MethodGet, "/", http.NoBody), httptest.NewRecorder()
 	r.RemoteAddr = address + ":1234"
@@ -108,7 +108,7 @@ func (w *watched) from(address, token string) *httptest.ResponseRecorder {
 	return answer
 }
 
-// metric returns the value of a metric, which is named with its labels.
+// metric returns the value of a metric; its name includes the labels.
 func (w *watched) metric(t *testing.T, name string) float64 {
 	t.Helper()
 	answer := httptest.NewRecorder()
@@ -171,7 +171,7 @@ func TestWrongTokensAreLimited(t *testing.T) {
 	}
 }
 
-// Many addresses that guess together use up what all have, and yet keep nobody out.
+// Many addresses that guess together use up the common limit, and still keep nobody out.
 func TestGuessersDoNotKeepOperatorsOut(t *testing.T) {
 	w := watch(t, tokenLine("ann", service.RoleViewer, annsToken))
 	answers := map[int]int{}

@@ -33,34 +33,33 @@ const (
 	scope = "github.com/signup-saga/signup-saga/service"
 	// flushLimit is how long a stopping process waits for the collector.
 	flushLimit = 2 * time.Second
-	// complaintPause is the least time between two lines about the collector.
+	// complaintPause is the shortest time between two log lines about the collector.
 	complaintPause = time.Minute
 )
 
-// Tracer makes spans. A nil Tracer makes none, at no cost. What a span says is for
-// people outside: ids, states, names of queries and routes, never a path, a
-// parameter, the text of an error, or anything else that a client has sent. Safe
-// for concurrent use.
+// Tracer makes spans. A nil Tracer makes none, at no cost. People outside may read spans, so a span contains
+// only ids, states, and names of queries and routes: never a path, a parameter, the text of an error, or
+// anything else that a client has sent. Safe for concurrent use.
 type Tracer struct {
 	provider trace.TracerProvider
 	tracer   trace.Tracer
 	close    func(context.Context)
 }
 
-// NewTracer returns a tracer whose spans the provider's owner exports.
+// NewTracer returns a tracer for a provider. The owner of the provider exports the spans.
 func NewTracer(provider trace.TracerProvider) *Tracer {
 	return &Tracer{provider, provider.Tracer(scope, trace.WithSchemaURL(semconv.SchemaURL)), func(context.Context) {}}
 }
 
-// StartTracing returns a tracer that exports by OTLP over HTTP as the standard
-// environment variables of OpenTelemetry want it, most of which the SDK reads; nil
-// without an endpoint. name is the service's if they give none. A collector that is
-// away costs spans, and a line in the log per minute.
+// StartTracing returns a tracer that exports by OTLP over HTTP as the standard environment variables of
+// OpenTelemetry say; the SDK reads most of them. It returns nil without an endpoint. name is the service's name
+// if they give none. While the collector is unavailable, spans are lost, and at most one line per minute is
+// logged.
 func StartTracing(ctx context.Context, name string, log *slog.Logger) (*Tracer, error) {
 	if on, errs := tracingWanted(); !on {
 		return nil, errors.Join(errs...)
 	}
-	otel.SetLogger(logr.Discard()) // it would print what it cannot read, such as secret headers
+	otel.SetLogger(logr.Discard()) // it would print values that it cannot parse, such as secret headers
 	otel.SetErrorHandler(complaints(log))
 	exporter, err := otlptracehttp.New(ctx)
 	if err != nil {
@@ -81,7 +80,7 @@ func StartTracing(ctx context.Context, name string, log *slog.Logger) (*Tracer, 
 	return t, nil
 }
 
-// tracingWanted reports what the environment says, and what is wrong with it.
+// tracingWanted reports whether the environment turns tracing on, and what is wrong with it.
 func tracingWanted() (on bool, errs []error) {
 	either := func(signal, all string) (name, value string) {
 		if value = os.Getenv(signal); value != "" {
@@ -108,7 +107,7 @@ func tracingWanted() (on bool, errs []error) {
 	return endpoint != "" && len(errs) == 0, errs
 }
 
-// complaints logs what the SDK reports, but a line a minute at most.
+// complaints logs what the SDK reports, at most one line per minute.
 func complaints(log *slog.Logger) otel.ErrorHandlerFunc {
 	var mu sync.Mutex
 	var unsaid int
@@ -125,8 +124,8 @@ func complaints(log *slog.Logger) otel.ErrorHandlerFunc {
 	}
 }
 
-// Close exports what is left, for 2 s at most, and never fails: spans may be lost.
-// It suits [Process.Closers].
+// Close exports the remaining spans, for at most 2 s, and never fails: spans may be lost. It fits
+// [Process.Closers].
 func (t *Tracer) Close(ctx context.Context) error {
 	if t != nil {
 		ctx, cancel := context.WithTimeout(ctx, flushLimit)
@@ -136,7 +135,7 @@ func (t *Tracer) Close(ctx context.Context) error {
 	return nil
 }
 
-// off is the span of those who are not traced.
+// off is the span of what is not traced.
 var off trace.Span = noop.Span{}
 
 // Start begins a span as a child of the one in ctx, or the first one of a trace.
@@ -147,7 +146,7 @@ func (t *Tracer) Start(ctx context.Context, name string, kind trace.SpanKind) (c
 	return t.tracer.Start(ctx, name, trace.WithSpanKind(kind))
 }
 
-// Continue begins a span as a child of the one in ctx, or none without one.
+// Continue begins a span as a child of the one in ctx. If ctx has none, it begins none.
 func (t *Tracer) Continue(ctx context.Context, name string, kind trace.SpanKind) (context.Context, trace.Span) {
 	if !trace.SpanContextFromContext(ctx).IsValid() {
 		return ctx, off
@@ -155,8 +154,8 @@ func (t *Tracer) Continue(ctx context.Context, name string, kind trace.SpanKind)
 	return t.Start(ctx, name, kind)
 }
 
-// TraceParent returns the trace context in ctx as a W3C traceparent, to be kept or
-// sent; "" without one.
+// TraceParent returns the trace context in ctx as a W3C traceparent, for storing or sending; "" if there is
+// none.
 func TraceParent(ctx context.Context) string {
 	if !trace.SpanContextFromContext(ctx).IsValid() {
 		return ""
@@ -166,8 +165,8 @@ func TraceParent(ctx context.Context) string {
 	return carrier["traceparent"]
 }
 
-// WithTraceParent returns ctx with the trace context that TraceParent returned, or
-// ctx itself for "" and what is malformed.
+// WithTraceParent returns ctx with the trace context that TraceParent returned. If that is "" or malformed, it
+// returns ctx itself.
 func WithTraceParent(ctx context.Context, traceParent string) context.Context {
 	if traceParent == "" {
 		return ctx
@@ -175,16 +174,16 @@ func WithTraceParent(ctx context.Context, traceParent string) context.Context {
 	return propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{"traceparent": traceParent})
 }
 
-// Link returns a link to what TraceParent returned.
+// Link returns a link to the span that TraceParent returned.
 func Link(traceParent string) trace.Link {
 	return trace.LinkFromContext(WithTraceParent(context.Background(), traceParent))
 }
 
 type serverKey struct{}
 
-// traceRequest begins a span for a request that came to a [Server] with a tracer. A
-// request that another one makes within the process is its child. Strangers choose
-// neither trace ids nor what is sampled: their trace is linked only.
+// traceRequest begins a span for a request to a [Server] with a tracer. If the context already has a span,
+// because the request was made within this process, the new span is its child. On a public server, clients
+// choose neither trace ids nor what is sampled: their trace is only linked.
 func traceRequest(r *http.Request) (*http.Request, trace.Span) {
 	cfg, ok := r.Context().Value(serverKey{}).(*ServerConfig)
 	if !ok {
@@ -226,9 +225,8 @@ func endRequest(span trace.Span, status int) {
 	span.End()
 }
 
-// traceMessages begins a span for each message that carries a trace, as a child of
-// what sent it, and has the message carry that span on. A lone message's span is in
-// the context that it returns.
+// traceMessages begins a span for each message that carries a trace, as a child of the sender's span, and puts
+// the new span into the message's header. If the batch has only one message, the returned context has its span.
 func (c *consumer) traceMessages(ctx context.Context, batch []Message) (context.Context, []trace.Span) {
 	var spans []trace.Span
 	for _, m := range batch {
@@ -250,7 +248,7 @@ func (c *consumer) traceMessages(ctx context.Context, batch []Message) (context.
 	return ctx, spans
 }
 
-// querySpans makes a span of each named query within a span of this process.
+// querySpans makes a span for each named query that runs within a span of this process.
 type querySpans struct{}
 
 type queryKey struct{}
@@ -285,7 +283,7 @@ func (querySpans) ended(ctx context.Context, err error) {
 	span.End()
 }
 
-// tracedLog adds the span in a record's context to it.
+// tracedLog adds the trace id and span id in a record's context to the record.
 type tracedLog struct{ slog.Handler }
 
 // Handle implements slog.Handler.

@@ -37,7 +37,7 @@ func recording(t testing.TB) (*Tracer, *tracetest.InMemoryExporter) {
 	return NewTracer(provider), spans
 }
 
-// Without an endpoint there is no tracer, and nothing on the way of a request, a query or a message allocates.
+// Without an endpoint there is no tracer, and nothing that handles a request, a query or a message allocates.
 func TestTracingOffCostsNothing(t *testing.T) {
 	for _, environment := range [][2]string{
 		{"OTEL_TRACES_SAMPLER", "always_on"}, {"OTEL_TRACES_EXPORTER", "none"}, {"OTEL_SDK_DISABLED", "true"},
@@ -118,7 +118,8 @@ func TestTracingMistakesAreTold(t *testing.T) {
 	}
 }
 
-// A collector that hangs holds up neither requests, more of them than its queue takes, nor the end of the process.
+// A collector that hangs delays neither requests, even more of them than its queue can hold, nor the end of the
+// process.
 func TestCollectorThatHangs(t *testing.T) {
 	asked, release := make(chan string, 1000), make(chan struct{})
 	hanging := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
@@ -164,7 +165,7 @@ func TestCollectorThatHangs(t *testing.T) {
 	}
 }
 
-// served returns what a server does with requests that a handler answers with a status.
+// served returns a function that sends requests to a server whose handler answers them with a status.
 func served(cfg ServerConfig, status int) func(*http.Request) *httptest.ResponseRecorder {
 	log := slog.New(slog.DiscardHandler)
 	cfg.Log = log
@@ -197,7 +198,7 @@ func TestSpansOfRequests(t *testing.T) {
 		ctx            context.Context
 		status         int
 		name           string
-		continued      bool // the client's trace
+		continued      bool // it is part of the client's trace
 		linked         bool
 	}{
 		"a stranger's trace is linked": {true, "GET", elsewhere, context.Background(), 200,
@@ -245,7 +246,7 @@ func TestSpansOfRequests(t *testing.T) {
 	}
 }
 
-// Queries are told by name, failures by code, and only within a span.
+// Spans of queries have the query's name and, after a failure, its code. There are none outside a span.
 func TestSpansOfQueries(t *testing.T) {
 	url := testenv.Database(t, "none", func(context.Context, string) error { return nil })
 	pool, err := OpenPool(t.Context(), url, slog.New(slog.DiscardHandler))
@@ -283,7 +284,8 @@ func TestSpansOfQueries(t *testing.T) {
 	}
 }
 
-// Each message of a batch has a span below what sent it, and says so to those who read it.
+// Each message of a batch has a span below the sender's span, and its header names that span for those who read
+// it.
 func TestSpansOfMessages(t *testing.T) {
 	tracer, spans := recording(t)
 	c := &consumer{cfg: ConsumerConfig{Durable: "reader", Tracer: tracer}}
@@ -331,7 +333,7 @@ func TestLogNamesTheSpan(t *testing.T) {
 	}
 }
 
-// What goes wrong with exporting is a line a minute.
+// Export errors are logged at most once a minute.
 func TestComplaintsAreFew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var lines atomic.Int64

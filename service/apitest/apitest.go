@@ -1,5 +1,5 @@
-// Package apitest holds a service to its OpenAPI document: what it is asked and what
-// it answers must be documented, and what is documented must have been seen.
+// Package apitest tests a service against its OpenAPI document. Every response must match the document, and so
+// must every request, unless it is refused. Every documented response must occur at least once.
 package apitest
 
 import (
@@ -24,32 +24,31 @@ import (
 	"github.com/pb33f/libopenapi/orderedmap"
 )
 
-// Contract is an OpenAPI document and what of it was not yet seen. Safe for
+// Contract is an OpenAPI document together with the documented responses that have not been seen yet. Safe for
 // concurrent use.
 type Contract struct {
 	t         testing.TB
 	model     *v3.Document
 	validator validator.Validator
 
-	slow   sync.WaitGroup // calls that the test's end waits for
+	slow   sync.WaitGroup // calls that the test's cleanup waits for
 	mu     sync.Mutex
-	unseen map[string]bool // documented answers, until they are seen: then false
+	unseen map[string]bool // documented answers: true until seen, then false
 }
 
-// general are headers that any answer may have and the documents speak of once.
+// general lists headers that any response may have. The documents describe them once, not per response.
 var general = []string{
 	"Accept", "Accept-Encoding", "Accept-Ranges", "Cache-Control", "Connection", "Content-Length", "Content-Type",
 	"Date", "Etag", "Referrer-Policy", "Strict-Transport-Security", "Vary", "X-Content-Type-Options",
 }
 
-// refusals are the statuses of requests that need not be as documented.
+// refusals lists the statuses for which the request itself need not match the document.
 var refusals = []int{400, 401, 404, 408, 413, 415, 422}
 
-// New reads the document that a service serves at base, and holds its examples to its
-// schemas. Members that the document does not name are errors here, unless it says
-// additionalProperties itself; so it must compose objects without allOf. When the test
-// ends, it fails for each documented answer, that is operation, status and problem
-// code, that was not seen by a [Contract.Client].
+// New reads the document that a service serves at base, and validates its examples against its schemas. A
+// property that a schema does not name is an error, unless the schema sets additionalProperties itself; so the
+// document must compose objects without allOf. When the test ends, it fails for each documented answer
+// (operation, status and problem code) that no [Contract.Client] has received.
 func New(t testing.TB, base string) *Contract {
 	t.Helper()
 	closed, err := closeSchemas(fetch(t, base+"/openapi.json"))
@@ -107,7 +106,7 @@ func fetch(t testing.TB, url string) []byte {
 	return body
 }
 
-// closeSchemas has the objects of a document allow only the members that it names.
+// closeSchemas sets additionalProperties to false in each object schema that does not set it.
 func closeSchemas(document []byte) ([]byte, error) {
 	var root any
 	err := json.Unmarshal(document, &root)
@@ -134,20 +133,19 @@ func closeSchemas(document []byte) ([]byte, error) {
 	return json.Marshal(root)
 }
 
-// answer names an answer: "POST /v1/members 409 username_taken", without a code for
-// what is no problem.
+// answer names a response, for example "POST /v1/members 409 username_taken". Only problems have a code.
 func answer(method, path, status, contentType string, body []byte) string {
 	name := method + " " + path + " " + status
 	if strings.HasPrefix(contentType, "application/problem+json") {
 		var problem struct{ Code string }
-		_ = json.Unmarshal(body, &problem) // the schema has its say about it
+		_ = json.Unmarshal(body, &problem) // schema validation reports a malformed body
 		name += " " + problem.Code
 	}
 	return name
 }
 
-// expect notes the answers of an operation and checks its examples. A problem has an
-// example for each code, and a header that must be there has one.
+// expect records the documented answers of an operation and validates its examples. A problem must have one
+// example per code, and a required header must have an example.
 func (c *Contract) expect(method, path string, operation *v3.Operation) {
 	url := strings.NewReplacer("{", "", "}", "").Replace(path)
 	if operation.RequestBody != nil {
@@ -181,7 +179,7 @@ func (c *Contract) expect(method, path string, operation *v3.Operation) {
 	}
 }
 
-// exchange is a request and an answer made of examples.
+// exchange builds a request and its response from examples.
 func exchange(
 	method, path, status, contentType string, headers *orderedmap.Map[string, *v3.Header], body []byte,
 ) (*http.Request, *http.Response) {
@@ -229,7 +227,7 @@ func (c *Contract) report(what string, errs []*errors.ValidationError) {
 	}
 }
 
-// Client returns a client whose every exchange is held to the document.
+// Client returns a client that validates every exchange against the document.
 func (c *Contract) Client() *http.Client { return &http.Client{Transport: (*transport)(c)} }
 
 type transport Contract
@@ -271,7 +269,7 @@ func (c *Contract) check(request *http.Request, response *http.Response, body []
 	if (orderedmap.Len(described.Content) == 0) != (len(body) == 0) {
 		c.t.Errorf("%s: the body has %d bytes", name, len(body))
 	}
-	for header := range response.Header { // the library looks only at answers with documented headers
+	for header := range response.Header { // the library checks headers only if some are documented
 		if orderedmap.Len(described.Headers) == 0 && !slices.Contains(general, header) {
 			c.t.Errorf("%s: an undocumented header %s", name, header)
 		}
@@ -287,7 +285,7 @@ func (c *Contract) check(request *http.Request, response *http.Response, body []
 func (c *Contract) request(sent *http.Request) []*errors.ValidationError {
 	request := sent.Clone(sent.Context())
 	if sent.GetBody != nil {
-		request.Body, _ = sent.GetBody() // fails never for bodies in memory
+		request.Body, _ = sent.GetBody() // never fails for bodies in memory
 	}
 	_, errs := c.validator.ValidateHttpRequest(request)
 	return errs

@@ -89,8 +89,7 @@ var (
 	other   = taken.with(func(a *reply) { a.body = `{"code":"other"}` })
 )
 
-// run has a service that serves the document give the replies, and returns what the
-// contract reports.
+// run starts a service that serves the document and gives the replies, and returns what the contract reports.
 func run(t *testing.T, document, request string, replies ...reply) []string {
 	t.Helper()
 	next := replies

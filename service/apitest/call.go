@@ -9,15 +9,15 @@ import (
 	"time"
 )
 
-// Answer is what a call was answered.
+// Answer is the response to a call.
 type Answer struct {
 	Status int
 	Header http.Header
-	Body   map[string]any // nil if it is no JSON object
+	Body   map[string]any // nil if it is not a JSON object
 }
 
-// Call sends a request, with body as JSON unless it is empty, and the headers given
-// as names and values. It fails the test if the status is not as wanted.
+// Call sends a request. A non-empty body is sent as JSON. headers alternates names and values. Call fails the
+// test if the status is not want.
 func (c *Contract) Call(want int, method, url, body string, headers ...string) Answer {
 	c.t.Helper()
 	a := c.send(method, url, strings.NewReader(body), int64(len(body)), headers)
@@ -27,8 +27,8 @@ func (c *Contract) Call(want int, method, url, body string, headers ...string) A
 	return a
 }
 
-// Refusals provokes what an operation answers to a body that it cannot read: 400, 408
-// (which takes as long as the server's patience; the test's end waits for it), 413, 415.
+// Refusals sends bodies that an operation cannot read, and expects 400, 408, 413 and 415. The 408 takes as long
+// as the server's read timeout, so it runs in the background; the test's cleanup waits for it.
 func (c *Contract) Refusals(method, url string, headers ...string) {
 	c.t.Helper()
 	c.Call(http.StatusBadRequest, method, url, `{`, headers...)
@@ -44,8 +44,8 @@ func (c *Contract) Refusals(method, url string, headers ...string) {
 	})
 }
 
-// Until calls again and again until the answer is a problem with the wanted code. Each
-// answer is held to the document.
+// Until repeats a call for up to 30 s, until the response is a problem with the given code. Each response is
+// validated against the document.
 func (c *Contract) Until(code, method, url string, body func() string, headers ...string) {
 	c.t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); {
@@ -59,7 +59,7 @@ func (c *Contract) Until(code, method, url string, body func() string, headers .
 
 func (c *Contract) send(method, url string, body io.Reader, length int64, headers []string) (a Answer) {
 	c.t.Helper()
-	// the test's own ends before what it waits for at last
+	// The test's own context ends before the cleanup that waits for slow calls.
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, method, url, body)
@@ -80,6 +80,6 @@ func (c *Contract) send(method, url string, body io.Reader, length int64, header
 	}
 	defer response.Body.Close()
 	a.Status, a.Header = response.StatusCode, response.Header
-	_ = json.NewDecoder(response.Body).Decode(&a.Body) // metrics are no JSON
+	_ = json.NewDecoder(response.Body).Decode(&a.Body) // metrics are not JSON
 	return a
 }

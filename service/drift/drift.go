@@ -13,38 +13,38 @@ import (
 )
 
 const (
-	lease    = time.Minute // renewed with each page and each look; far longer than one takes
+	lease    = time.Minute // renewed before each page and each recheck; far longer than either takes
 	patience = 5 * time.Second
-	shown    = 20 // findings that a report names
+	shown    = 20 // most findings that a report lists
 )
 
-// ErrBusy says that another run is under way, or that the last one is not long enough ago.
+// ErrBusy means that another run is in progress, or that the last one was too recent.
 var ErrBusy = errors.New("another reconciliation is under way")
 
-// ErrFound says that a run found something.
+// ErrFound means that a run found something.
 var ErrFound = errors.New("the books do not balance")
 
-// Kind says what is wrong.
+// Kind is what is wrong with an entry.
 type Kind string
 
 // The kinds of findings.
 const (
-	Stranded Kind = "stranded" // should be there, and is not
-	Orphan   Kind = "orphan"   // should not be there, or nobody knows why it is
-	Double   Kind = "double"   // is there for somebody else
+	Stranded Kind = "stranded" // should exist, but does not
+	Orphan   Kind = "orphan"   // should not exist, or has no known owner
+	Double   Kind = "double"   // exists, but belongs to somebody else
 )
 
-// Lists is what is compared. The functions are not called concurrently.
+// Lists defines what is compared. One run never calls the functions concurrently.
 type Lists[L, R Keyed] struct {
 	Left  Pages[L]
 	Right func() Pages[R] // a new list for each run
-	// Verdict says what is wrong with what both lists have under a key, one of
-	// which may be nil; an empty kind means nothing.
+	// Verdict compares the entries that both lists have for a key, one of which may be nil, and returns what is
+	// wrong. An empty kind means that nothing is.
 	Verdict func(l *L, r *R) (kind Kind, detail string)
-	// Again reads both sides of a suspicion again.
+	// Again re-reads both sides of a suspicion.
 	Again func(ctx context.Context, key string) (*L, *R, error)
-	// Mend acts on a suspicion that held, guarded by what was read, and reports
-	// whether it changed anything that is compared.
+	// Mend repairs a confirmed suspicion, guarded by what was read, and reports whether it changed anything
+	// that is compared.
 	Mend func(ctx context.Context, l *L, r *R, kind Kind, detail string) (bool, error)
 }
 
@@ -52,11 +52,11 @@ type Lists[L, R Keyed] struct {
 type Reconciler[L, R Keyed] struct {
 	Lists[L, R]
 	Pool     *pgxpool.Pool
-	MaxLooks int // most suspicions that one run looks into
+	MaxLooks int // most suspicions that one run rechecks
 	Log      *slog.Logger
 }
 
-// Finding is one disagreement.
+// Finding is one difference.
 type Finding struct {
 	Kind   Kind
 	Key    string
@@ -67,7 +67,7 @@ type Finding struct {
 type Report struct {
 	Stranded, Orphans, Doubles int
 	Mended                     int
-	Findings                   []Finding // the first ones
+	Findings                   []Finding // the first few
 }
 
 // Write prints the report for operators.
@@ -88,7 +88,7 @@ func (r Report) Write(w io.Writer) error {
 
 func (r Report) found() int { return r.Stranded + r.Orphans + r.Doubles }
 
-// Err returns [ErrFound] if anything was wrong, also if it was mended.
+// Err returns [ErrFound] if the run found anything, even if it was repaired.
 func (r Report) Err() error {
 	if r.found() > 0 {
 		return ErrFound
@@ -101,9 +101,9 @@ func (r *Reconciler[L, R]) DryRun(ctx context.Context) (Report, error) {
 	return (&run[L, R]{Reconciler: r, dry: true}).compare(ctx)
 }
 
-// Run compares, mends, and notes what it found. It returns [ErrBusy] if another run is
-// under way, failed or died less than a minute ago, or ended less than every ago; 0
-// waits for one that is under way only.
+// Run compares, repairs, and records what it found. It returns [ErrBusy] if another run is in progress, if the
+// last one failed or died less than a minute ago, or if the last one finished less than every ago. With every =
+// 0, a run that failed or finished does not count.
 func (r *Reconciler[L, R]) Run(ctx context.Context, every time.Duration) (Report, error) {
 	current := &run[L, R]{Reconciler: r}
 	err := r.Pool.QueryRow(ctx, `-- name: beginReconciliation
@@ -131,9 +131,9 @@ type run[L, R Keyed] struct {
 	*Reconciler[L, R]
 	holder string
 	dry    bool
-	from   string // the last run looked into what comes up to here
+	from   string // the previous run rechecked up to this key
 	looked int
-	last   string // key of what was looked into last
+	last   string // key of the last recheck
 	report Report
 }
 
@@ -149,7 +149,7 @@ func (r *run[L, R]) compare(ctx context.Context) (Report, error) {
 		} else {
 			key = (*b).Key()
 		}
-		if key <= r.from || r.looked == r.MaxLooks { // counted as listed; another run looks into it
+		if key <= r.from || r.looked == r.MaxLooks { // counted without a recheck; another run does that
 			r.count(Finding{kind, key, detail})
 			return nil
 		}
@@ -169,7 +169,7 @@ func renewing[T Keyed](renew func(context.Context) error, load Pages[T]) Pages[T
 	}
 }
 
-// look reads both sides of a suspicion again and acts if it holds.
+// look re-reads both sides of a suspicion and repairs it if it is confirmed.
 func (r *run[L, R]) look(ctx context.Context, key string) error {
 	if err := r.renew(ctx); err != nil {
 		return err
@@ -207,7 +207,7 @@ func (r *run[L, R]) count(f Finding) {
 	}
 }
 
-// renew keeps the lease, or ends the run if it is lost.
+// renew extends the lease. If the lease is lost, it returns an error, which ends the run.
 func (r *run[L, R]) renew(ctx context.Context) error {
 	if r.dry {
 		return nil
@@ -224,8 +224,8 @@ UPDATE reconciliation SET lease_until = now() + make_interval(secs => $2) WHERE 
 	return nil
 }
 
-// finish notes the result and where the next run goes on. A run that looked into
-// everything empties the quarantine of what it has not seen again.
+// finish records the result and where the next run continues. A run that rechecked everything deletes the
+// quarantine rows that it has not seen again.
 func (r *run[L, R]) finish(ctx context.Context) error {
 	var resume *string
 	if r.looked == r.MaxLooks {
@@ -245,8 +245,9 @@ DELETE FROM quarantine USING done WHERE last_seen < started_at AND $6`,
 	return nil
 }
 
-// release lets others begin: after a failure when the lease has run out, since what is
-// away should not be asked all the time. The same holds without it, for a run that died.
+// release lets other runs begin: at once after a success, and only when the lease has run out after a failure,
+// so that a service which is down is not called all the time. A run that died without calling release leaves
+// its lease to run out, too.
 func (r *run[L, R]) release(ctx context.Context, done bool) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()

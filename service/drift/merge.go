@@ -5,18 +5,17 @@ import (
 	"fmt"
 )
 
-// Keyed has a key by which lists of it are ordered.
+// Keyed is an entry of a list that is ordered by key.
 type Keyed interface{ Key() string }
 
-// Pages reads a list in the order of its keys, page by page: what follows after,
-// which is "" at first. An empty page is the end.
+// Pages reads a list in key order, page by page: it returns the entries after the given key, which is "" at
+// first. An empty page is the end.
 type Pages[T Keyed] func(ctx context.Context, after string) ([]T, error)
 
-// Merge walks two lists side by side, holding one page of each, and calls visit
-// for each key with what the lists have under it: nil where one has nothing. It
-// ends with the first error of a list or of visit. A list that is not in the
-// order of its keys, or names one twice, is an error: to go on would take
-// something for missing that is not.
+// Merge walks two lists side by side, holding one page of each, and calls visit once for each key with the
+// entries of both lists; nil stands for a missing entry. It stops at the first error of a list or of visit. A
+// list that is out of order or has a duplicate key is an error: if Merge continued, it would report existing
+// entries as missing.
 func Merge[L, R Keyed](ctx context.Context, left Pages[L], right Pages[R], visit func(*L, *R) error) error {
 	a, b := walk[L]{load: left}, walk[R]{load: right}
 	for {
@@ -48,8 +47,8 @@ func Merge[L, R Keyed](ctx context.Context, left Pages[L], right Pages[R], visit
 	}
 }
 
-// Join makes one list of several that have no key in common. It reads each once: the key
-// after which a page is asked for is the last one that it returned.
+// Join merges several lists that have no key in common into one. It reads each list once: callers must ask for
+// each page with the last key that was returned.
 func Join[T Keyed](lists ...Pages[T]) Pages[T] {
 	walks := make([]walk[T], len(lists))
 	for i, l := range lists {
@@ -82,11 +81,11 @@ const joined = 1000
 type walk[T Keyed] struct {
 	load Pages[T]
 	page []T
-	last string // key of the last one loaded
+	last string // key of the last entry loaded
 	end  bool
 }
 
-// head returns the next one without taking it, or nil at the end.
+// head returns the next entry without consuming it, or nil at the end.
 func (w *walk[T]) head(ctx context.Context) (*T, error) {
 	if len(w.page) == 0 && !w.end {
 		page, err := w.load(ctx, w.last)

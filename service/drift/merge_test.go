@@ -14,7 +14,7 @@ type letter string
 
 func (l letter) Key() string { return string(l) }
 
-// pages serves the letters of a text, size at a time.
+// pages returns the letters of a text, size at a time.
 func pages(text string, size int) drift.Pages[letter] {
 	return func(_ context.Context, after string) (page []letter, err error) {
 		rest := text[strings.Index(text, after)+len(after):]

@@ -10,9 +10,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Status is what the last whole run found, whichever replica made it.
+// Status is the result of the last run that finished, on whichever replica.
 type Status struct {
-	FinishedAt                 *time.Time // nil: there was none
+	FinishedAt                 *time.Time // nil: none has finished
 	Stranded, Orphans, Doubles int
 }
 
@@ -21,7 +21,7 @@ type Querier interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
-// ReadStatus reads it.
+// ReadStatus reads the result of the last run that finished.
 func ReadStatus(ctx context.Context, q Querier) (s Status, err error) {
 	err = q.QueryRow(ctx,
 		"-- name: reconciliationStatus\nSELECT finished_at, stranded, orphans, doubles FROM reconciliation").
@@ -32,15 +32,14 @@ func ReadStatus(ctx context.Context, q Querier) (s Status, err error) {
 	return s, nil
 }
 
-// Gauges show the status, in every replica alike.
+// Gauges expose the [Status]. Every replica shows the same values.
 type Gauges struct {
-	found    []prometheus.Gauge // as many of stranded, orphans and doubles as have a name
+	found    []prometheus.Gauge // stranded, orphans and, if there is a third, doubles
 	finished prometheus.Gauge
 }
 
-// NewGauges registers gauges for what is stranded, for orphans and, if there is a third
-// name, for doubles, and reconciliation_finished_timestamp_seconds. It fails only if they
-// are registered already.
+// NewGauges registers a gauge for each of found: stranded, orphans and, if there is a third, doubles; and
+// reconciliation_finished_timestamp_seconds. It fails only if they are registered already.
 func NewGauges(registry prometheus.Registerer, found ...prometheus.GaugeOpts) (*Gauges, error) {
 	g := &Gauges{finished: prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "reconciliation_finished_timestamp_seconds",
@@ -64,8 +63,8 @@ func (g *Gauges) set(s Status) {
 	}
 }
 
-// Schedule returns a step for a loop that begins a run when the last one, of any
-// replica, ended every ago, see [Reconciler.Run].
+// Schedule returns a loop step that begins a run when the last one, on any replica, finished at least every ago
+// (see [Reconciler.Run]), and then updates g.
 func (r *Reconciler[L, R]) Schedule(every time.Duration, g *Gauges) func(context.Context) (more bool, err error) {
 	return func(ctx context.Context) (bool, error) {
 		report, err := r.Run(ctx, every)

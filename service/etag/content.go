@@ -10,12 +10,11 @@ import (
 	"time"
 )
 
-// Content is a representation that stays as it is: a file, a document. Clients keep it
-// and ask whether it is still the same.
+// Content is an immutable representation: a file or a document. Clients keep it and revalidate it by its ETag.
 type Content struct {
 	body        []byte
 	contentType string
-	Version     string // of the content
+	Version     string // hash of the content, shortened
 }
 
 // NewContent returns the representation of a body.
@@ -24,9 +23,9 @@ func NewContent(body []byte, contentType string) *Content {
 	return &Content{body: body, contentType: contentType, Version: hex.EncodeToString(sum[:6])}
 }
 
-// oneRange is the only kind of Range that is served. All else is ignored, as RFC 9110, 14.2,
-// has it: other methods than GET, other units, and sets of ranges, whose answer could be
-// many times as long as the content.
+// oneRange matches the only kind of Range that is served. All others are ignored, as RFC 9110, 14.2 allows:
+// methods other than GET, other units, and sets of ranges, whose response could be many times as long as the
+// content.
 var oneRange = regexp.MustCompile(`^(?i:bytes)=[ \t]*([0-9]+-[0-9]*|-[0-9]+)[ \t]*$`)
 
 // ServeHTTP implements http.Handler for GET and HEAD, with conditions and ranges.

@@ -1,5 +1,4 @@
-// Package etag is about representations that clients have already: ETags, and requests
-// that depend on them (RFC 9110, 8.8.3 and 13).
+// Package etag handles ETags and conditional requests (RFC 9110, 8.8.3 and 13).
 package etag
 
 import (
@@ -9,20 +8,20 @@ import (
 	"strings"
 )
 
-// Gzip is the suffix of the ETag of what is compressed: another representation.
+// Gzip is the suffix of the ETag of a compressed response, which is another representation.
 const Gzip = "-gzip"
 
-// entityTag is one element of a list of ETags and what separates it from the next one.
+// entityTag matches one element of a list of ETags, with the separator that follows it.
 var entityTag = regexp.MustCompile(`^[ \t]*((?:W/)?"[!#-~\x80-\xff]*")?[ \t]*(?:,|$)`)
 
-// Condition is a header If-Match or If-None-Match.
+// Condition is a parsed If-Match or If-None-Match header.
 type Condition struct {
-	Given bool     // there is such a header
-	Any   bool     // it is *
-	Tags  []string // as they are written, quoted
+	Given bool     // the header is present
+	Any   bool     // its value is *
+	Tags  []string // as sent, with quotes
 }
 
-// Read reads a header, all lines of it. It returns false if that is no list of ETags.
+// Read parses all lines of a header. It returns false if the header is present but is not a list of ETags.
 func Read(r *http.Request, name string) (Condition, bool) {
 	lines := r.Header.Values(name)
 	p := Condition{Given: len(lines) > 0}
@@ -42,12 +41,12 @@ func Read(r *http.Request, name string) (Condition, bool) {
 	return p, !p.Given || rest == "" && len(p.Tags) > 0
 }
 
-// NotModified answers 304 and returns true if a GET or HEAD names this ETag in
-// If-None-Match: the client has what it would be given. It sets the header ETag.
+// NotModified sets the ETag header. If the request names this ETag in If-None-Match, the client already has the
+// response: NotModified answers 304 and returns true. Call it for GET and HEAD only.
 func NotModified(w http.ResponseWriter, r *http.Request, tag string) bool {
 	w.Header().Set("ETag", tag)
 	p, ok := Read(r, "If-None-Match")
-	if !ok || !p.Given { // who cannot say what they have is given all
+	if !ok || !p.Given { // without a valid condition the client gets everything
 		return false
 	}
 	same := func(t string) bool {

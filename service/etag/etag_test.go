@@ -13,7 +13,7 @@ func TestRead(t *testing.T) {
 	for _, c := range []struct {
 		lines []string
 		any   bool
-		tags  []string // nil if the header cannot be read
+		tags  []string // nil if the header is malformed
 	}{
 		{[]string{`"2"`}, false, []string{`"2"`}},
 		{[]string{`"999", "2"`}, false, []string{`"999"`, `"2"`}},
@@ -61,7 +61,7 @@ func TestNotModified(t *testing.T) {
 	}
 }
 
-// RFC 9110, 14.2: a Range is for GET and for units that the server knows; else it is ignored.
+// RFC 9110, 14.2: a Range is for GET and for units that the server knows; otherwise it is ignored.
 func TestRanges(t *testing.T) {
 	content := etag.NewContent([]byte("0123456789"), "text/plain")
 	for _, c := range []struct {

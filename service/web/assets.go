@@ -27,9 +27,9 @@ var assets = func() map[string]*etag.Content {
 	return all
 }()
 
-// Asset serves the file of this package that the path ends with, or answers 404. A
-// page names the version that it wants, which browsers then keep. While a new version
-// is rolled out they may be given another one by another replica, and do not keep that.
+// Asset serves the file of this package that the path ends with, or answers 404. A page names the version that
+// it wants in the query, and browsers keep that version for good. During a rollout another replica may serve
+// another version; browsers revalidate that one.
 func Asset(w http.ResponseWriter, r *http.Request) {
 	found, ok := assets[path.Base(r.URL.Path)]
 	if !ok {

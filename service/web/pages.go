@@ -15,10 +15,9 @@ import (
 //go:embed layout.html
 var layout embed.FS
 
-// Headers has browsers run and show nothing but what the same origin serves, keep
-// pages to themselves, and tell no other site where they come from. (Told to tell
-// nobody, they would send the forms of plain HTTP with the origin "null", which cannot
-// be told from another site's.)
+// Headers makes browsers run and show only what the same origin serves, keep no copy of the pages, and send no
+// referrer to other sites. (With the policy no-referrer, browsers would send forms over plain HTTP with the
+// origin "null", which looks like another site's.)
 func Headers(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
@@ -40,9 +39,9 @@ type Page struct {
 	Home    string
 	Assets  string // path below which [Asset] is served, "/console/assets"
 	Nav     []Link
-	Events  string // stream of events upon which the page is looked at anew; "" for none
-	Every   int    // milliseconds after which the page is looked at anew; 0 for never
-	Reload  int    // seconds after which a browser without script loads the page anew; 0 for never
+	Events  string // event stream: each event refreshes the page; "" for none
+	Every   int    // milliseconds between two refreshes of the page; 0 for never
+	Reload  int    // seconds after which a browser without script reloads the page; 0 for never
 	Who     string // who is signed in, "" for nobody
 	Role    string
 	Leave   string // where a POST signs out
@@ -58,8 +57,8 @@ type Link struct {
 // Pages are templates. Safe for concurrent use.
 type Pages struct{ byName map[string]*template.Template }
 
-// NewPages parses the files *.html of a folder, each together with the layout and with
-// the files whose name begins with an underscore.
+// NewPages parses the files *.html of a folder, each together with the layout and with the files whose names
+// begin with an underscore.
 func NewPages(from fs.FS, funcs template.FuncMap) (*Pages, error) {
 	base, err := template.New("layout").Funcs(template.FuncMap{"asset": func(folder, name string) string {
 		return folder + "/" + name + "?v=" + assets[name].Version
@@ -95,8 +94,8 @@ func NewPages(from fs.FS, funcs template.FuncMap) (*Pages, error) {
 	return p, nil
 }
 
-// Write answers a request with a page, whose links it makes relative. Nothing is
-// written if the template fails.
+// Write answers a request with a page, and makes its links relative. If the template fails, it returns an error
+// and writes nothing.
 func (p *Pages) Write(w http.ResponseWriter, r *http.Request, status int, name string, page Page) error {
 	t := p.byName[name]
 	if t == nil {
@@ -110,6 +109,6 @@ func (p *Pages) Write(w http.ResponseWriter, r *http.Request, status int, name s
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
-	_, _ = io.WriteString(w, body) // whoever asked has gone
+	_, _ = io.WriteString(w, body) // fails only if the client is gone
 	return nil
 }

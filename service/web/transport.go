@@ -7,17 +7,16 @@ import (
 	"net/http"
 )
 
-// Transport is an http.RoundTripper that calls a handler of the same process: pages on
-// top of an API keep to its rules by calling it. Requests carry the values of their
-// context to the handler, and the peer's address of the page's request if their
-// context is one of [ForClient]. The handler's answer is kept whole in memory. Safe for
-// concurrent use.
+// Transport is an http.RoundTripper that calls a handler in the same process. Pages on top of an API use it, so
+// that the API's rules apply to them. The handler sees the values of the request's context. If that context
+// comes from [ForClient], the handler also sees the peer address of the page's request. The whole response is
+// kept in memory. Safe for concurrent use.
 type Transport struct{ Handler http.Handler }
 
 type clientKey struct{}
 
-// ForClient returns a context whose requests come, for the handler of a [Transport],
-// from the client that sent r.
+// ForClient returns a context for requests on behalf of the client that sent r: the handler of a [Transport]
+// sees them as coming from that client.
 func ForClient(r *http.Request) context.Context {
 	return context.WithValue(r.Context(), clientKey{}, r)
 }

@@ -27,10 +27,10 @@ func pages(t *testing.T, files map[string]string) *web.Pages {
 	return p
 }
 
-// at is a request for a page.
+// at returns a request for a page.
 func at(path string) *http.Request { return httptest.NewRequest(http.MethodGet, path, http.NoBody) }
 
-// Links hold wherever a proxy puts the paths of the listener.
+// Links work under whatever prefix a proxy serves the listener.
 func TestLinksAreRelativeToThePage(t *testing.T) {
 	p := pages(t, map[string]string{"one.html": `{{define "main"}}<form action="/f?x=/y"><a href="/">{{.Data}}</a>` +
 		`<p data-events="/e"><a href="#main"><a href="?x"><a href="https://other.example/">{{end}}`})

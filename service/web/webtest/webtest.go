@@ -9,8 +9,8 @@ import (
 
 var link = regexp.MustCompile(`((?:href|src|action|data-events)=")(\.{1,2}/[^"]*)`)
 
-// Resolve returns a page with its relative links as paths, and makes a path of the
-// header Location likewise.
+// Resolve returns a page with its relative links turned into paths. It rewrites the Location header of answer
+// likewise.
 func Resolve(answer *http.Response, page string) string {
 	absolute := func(reference string) string {
 		found, err := answer.Request.URL.Parse(reference)
