@@ -19,7 +19,7 @@ import (
 	"github.com/signup-saga/signup-saga/devstack/testenv"
 )
 
-// plight is a storage-svc under a role whose settings a test may change.
+// plight is a storage-svc that runs under a role whose settings a test may change.
 type plight struct {
 	*process
 	role   string
@@ -65,7 +65,7 @@ func (p *plight) exec(sql string) {
 	}
 }
 
-// reconnect ends the sessions of the role: new ones have its new settings.
+// reconnect ends the sessions of the role, so that new ones get its new settings.
 func (p *plight) reconnect() {
 	p.t.Helper()
 	p.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '" + p.role + "'")
@@ -81,7 +81,7 @@ func (p *plight) sendAll(prefix string, n int) {
 	}
 }
 
-// operations are all that read or write the database, by method, path and body.
+// operations are all requests that read or write the database: method, path and body.
 var operations = [][3]string{
 	{"GET", "/v1/storages"},
 	{"GET", "/v1/storages/01a20435-2858-7421-b5f0-fc06fb2e3e4e"},
@@ -91,7 +91,7 @@ var operations = [][3]string{
 	{"PUT", "/v1/faults", `{"mode":"none"}`},
 }
 
-// ask calls one operation, and fails the test for an answer that no passing condition excuses.
+// ask calls one operation. It fails the test if no passing condition excuses the answer.
 func (p *plight) ask(operation [3]string) int {
 	p.t.Helper()
 	req, err := http.NewRequestWithContext(p.t.Context(), operation[0], "http://"+p.addr+operation[1],
@@ -116,8 +116,8 @@ func (p *plight) ask(operation [3]string) int {
 	return status
 }
 
-// askAll keeps calling all operations until the last of them, which takes a fifth of a second, was called five times.
-// It returns how many answers had each status.
+// askAll keeps calling all operations until the last of them, which takes a fifth of a second, has been called
+// five times. It returns the number of answers by status.
 func (p *plight) askAll() map[int]int {
 	counts := make(map[int]int)
 	done := make(chan struct{})
@@ -158,7 +158,8 @@ func (p *plight) count(sql string, args ...any) (n int) {
 	return n
 }
 
-// allReady waits until n storages are, and checks that nothing was lost, doubled, put aside or counted as an attempt.
+// allReady waits until n storages are ready, and checks that nothing was lost, duplicated, made a dead letter
+// or counted as an attempt.
 func (p *plight) allReady(prefix string, n int) {
 	p.t.Helper()
 	like := "01999e5c-0000-7000-8000-" + prefix + "%"
@@ -186,8 +187,8 @@ func (p *plight) allReady(prefix string, n int) {
 	}
 }
 
-// Whatever passes in Postgres while storages are asked for and made: they are all made, once, and no operation is
-// answered 500.
+// Whatever happens in Postgres while storages are commanded and created, each is created, once, and no
+// operation is answered 500.
 func TestNoConditionOfPostgresLosesAStorage(t *testing.T) {
 	const members = 60
 	p := underRole(t, "test_storage_conditions")
@@ -200,7 +201,7 @@ BEGIN
 END $$`)
 	type condition struct {
 		name, begin, end string
-		during           string // repeated while it lasts
+		during           string // repeated while the condition lasts
 	}
 	all := []condition{{"terminated", "", "", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity " +
 		"WHERE usename = '" + p.role + "' AND random() < 0.3; SELECT pg_sleep(0.1)"}}
@@ -244,7 +245,7 @@ END $$`)
 	}
 }
 
-// repeat runs sql as the superuser, again and again, until the returned function is called.
+// repeat runs sql as the superuser again and again until the returned function is called.
 func (p *plight) repeat(sql string) (over func()) {
 	if sql == "" {
 		return func() {}
@@ -267,8 +268,8 @@ func (p *plight) repeat(sql string) (over func()) {
 	return func() { close(done); <-ended }
 }
 
-// A role that may not write for a while, as after a failover to a server that is not promoted yet, while storages are
-// made.
+// While storages are created, a role may not write for a while, as after a failover to a server that is not
+// promoted yet.
 func TestReadOnlyRoleAndBack(t *testing.T) {
 	const members = 100
 	p := underRole(t, "test_storage_readonly")
@@ -301,8 +302,8 @@ func TestReadOnlyRoleAndBack(t *testing.T) {
 	t.Logf("all ready after %s", time.Since(began))
 }
 
-// Postgres vanishes without a word, in the middle of a batch of commands. When there is a way for new connections, all
-// goes on within 15 s.
+// Postgres vanishes without closing its connections, in the middle of a batch of commands. Once new connections
+// are possible, everything continues within 15 s.
 func TestServerVanishesWithoutAWord(t *testing.T) {
 	const members, bound = 100, 15 * time.Second
 	server := testenv.NATS(t)
@@ -336,7 +337,7 @@ func TestServerVanishesWithoutAWord(t *testing.T) {
 	t.Logf("all are ready after %s", time.Since(began))
 }
 
-// Every operation, while everything is locked for longer than anybody waits.
+// Every operation is called while all tables are locked for longer than anybody waits.
 func TestNoOperationAnswers500WhileTablesAreLocked(t *testing.T) {
 	nats := testenv.NATS(t)
 	vars := environment(t, nats.URL)

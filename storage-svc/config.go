@@ -10,25 +10,25 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// MigrateConfig is what the migrate subcommand needs.
+// MigrateConfig is the configuration of the migrate subcommand.
 type MigrateConfig struct {
 	service.Common
 	ProviderConfig
 	DatabaseURL service.Secret `env:"STORAGE_DATABASE_URL,required" help:"the Storage database; migrate needs the role that owns the schema"`
 }
 
-// Validate implements what service.LoadConfig looks for.
+// Validate reports everything that is wrong with the configuration.
 func (c MigrateConfig) Validate() []error {
 	return append(c.Common.Validate(), c.ProviderConfig.Validate()...)
 }
 
-// ProbeConfig is what the healthcheck subcommand needs.
+// ProbeConfig is the configuration of the healthcheck subcommand.
 type ProbeConfig struct {
 	service.TLSFiles
 	Addr string `env:"STORAGE_HTTP_ADDR" envDefault:"127.0.0.1:8090" help:"internal listener"`
 }
 
-// config is what the serve subcommand needs.
+// config is the configuration of the serve subcommand.
 type config struct {
 	MigrateConfig
 	ProbeConfig
@@ -46,7 +46,7 @@ type config struct {
 	DeadLetters      int            `env:"DEAD_LETTERS_MAX" envDefault:"10000" help:"dead letters that are kept, the newest"`
 }
 
-// Validate implements what service.LoadConfig looks for.
+// Validate reports everything that is wrong with the configuration.
 func (c config) Validate() []error {
 	errs := slices.Concat(c.MigrateConfig.Validate(), c.TLSFiles.Validate(), c.Problems())
 	if _, _, err := net.SplitHostPort(c.Addr); err != nil {
@@ -60,7 +60,7 @@ func (c config) Validate() []error {
 	if c.ProviderTimeout <= 0 {
 		errs = append(errs, errors.New("PROVIDER_TIMEOUT: must be positive"))
 	}
-	// The rest of the lease is for writing the result.
+	// The rest of the lease leaves time to write the result.
 	if c.Lease < 2*c.ProviderTimeout {
 		errs = append(errs, errors.New("STORAGE_LEASE: must be at least twice PROVIDER_TIMEOUT"))
 	}

@@ -13,7 +13,7 @@ import (
 	"github.com/signup-saga/signup-saga/service/apitest"
 )
 
-// Every documented answer is seen, and nothing else.
+// Every documented answer is seen, and no other one.
 func TestContract(t *testing.T) {
 	broker := testenv.NATS(t)
 	vars := environment(t, broker.URL)
@@ -52,7 +52,7 @@ func TestContract(t *testing.T) {
 	c.Call(401, "POST", letter, "")
 	c.Call(404, "POST", letters+"/x/requeue", "", bearer...)
 	c.Call(409, "POST", letter, "", bearer...)
-	// A newer program understands the message.
+	// A newer program can parse the message.
 	execute(t, vars["STORAGE_DATABASE_URL"], `UPDATE dead_letter SET body = '{"member_id":"`+member+`","saga_id":"`+
 		saga+`","generation":1,"quota_bytes":5}'`)
 	c.Call(204, "POST", letter, "", bearer...)
@@ -82,7 +82,7 @@ func TestContract(t *testing.T) {
 	})
 }
 
-// tooManyWrongTokens asks everything of a replica that has been asked too often with wrong tokens.
+// tooManyWrongTokens calls every operation of a replica that has been sent too many wrong tokens.
 func tooManyWrongTokens(c *apitest.Contract, base string) {
 	wrong := []string{"Authorization", "Bearer a wrong token"}
 	for range 10 {
@@ -95,7 +95,7 @@ func tooManyWrongTokens(c *apitest.Contract, base string) {
 	c.Call(429, "PUT", base+"/v1/faults", `{"mode":"none"}`, wrong...)
 }
 
-// withoutDatabase lets nobody connect to a database while fn runs.
+// withoutDatabase prevents all connections to a database while fn runs.
 func withoutDatabase(t *testing.T, url string, fn func()) {
 	t.Helper()
 	cfg, err := pgx.ParseConfig(url)

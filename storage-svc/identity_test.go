@@ -13,8 +13,8 @@ import (
 	"github.com/signup-saga/signup-saga/devstack/testenv"
 )
 
-// A service that starts while the volume of its storages is not mounted makes nothing
-// in the empty directory, and goes on when the volume is back.
+// A service that starts while the volume of its storages is not mounted creates nothing in the empty directory,
+// and continues when the volume is back.
 func TestVolumeIsNotMounted(t *testing.T) {
 	broker := testenv.NATS(t)
 	vars := environment(t, broker.URL)
@@ -67,7 +67,7 @@ func TestVolumeIsNotMounted(t *testing.T) {
 	m.expect(contract.StorageProvisioned, 1)
 }
 
-// The reason stands in the log, once, when the service starts.
+// The reason is logged once, when the service starts.
 func TestWrongProviderIsLogged(t *testing.T) {
 	vars := environment(t, testenv.NATS(t).URL)
 	migrated(t, vars)

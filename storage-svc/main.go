@@ -1,6 +1,6 @@
-// Storage-svc gives each member a storage, and takes it away for good. It is
-// told the desired state by the Member service and replies when it is reached;
-// run it without arguments for its subcommands.
+// Storage-svc gives each member a storage, and removes it for good. The Member service sends it the desired
+// state; storage-svc replies when the storage has reached that state. Run it without arguments for its
+// subcommands.
 package main
 
 import "github.com/signup-saga/signup-saga/service"

@@ -13,9 +13,9 @@ import (
 	"github.com/signup-saga/signup-saga/devstack/testenv"
 )
 
-// The directory of the storages, or the volume of their ledger, goes wrong under a running service:
-// each time that is an outage, told with its text and not for each attempt. Nobody's attempt is
-// counted, nothing is made elsewhere, and all goes on by itself.
+// The directory of the storages, or the volume of their ledger, fails under a running service. Each time that
+// is an outage, logged with its text but not for each attempt. No attempt is counted, nothing is created
+// elsewhere, and everything continues without help.
 func TestProviderDirectoryGoesWrong(t *testing.T) {
 	broker := testenv.NATS(t)
 	vars := environment(t, broker.URL)
@@ -71,8 +71,8 @@ func TestProviderDirectoryGoesWrong(t *testing.T) {
 	}
 }
 
-// The service starts while the volume of the ledger is not mounted: it says so and waits. Migrate
-// refuses, and begins a new ledger when somebody asks for it.
+// The service starts while the volume of the ledger is not mounted: it says so and waits. Migrate fails, and
+// begins a new ledger only if it is told to.
 func TestLedgerVolumeIsNotMounted(t *testing.T) {
 	broker := testenv.NATS(t)
 	vars := environment(t, broker.URL)

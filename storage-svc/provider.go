@@ -12,7 +12,7 @@ import (
 	"github.com/signup-saga/signup-saga/storage-svc/internal/store"
 )
 
-// storeTimeout is for one check of the provider at the start.
+// storeTimeout bounds one check of the provider at the start.
 const storeTimeout = 3 * time.Second
 
 // ProviderConfig says where the storages are.
@@ -59,7 +59,7 @@ func (c ProviderConfig) s3(known provider.Identities, ledger *provider.Ledger) (
 	}, known, ledger)
 }
 
-// ledger returns nil if there is to be none.
+// ledger returns nil if no ledger is configured.
 func (c ProviderConfig) ledger(known provider.Identities) *provider.Ledger {
 	if c.Ledger == "" {
 		return nil
@@ -67,7 +67,7 @@ func (c ProviderConfig) ledger(known provider.Identities) *provider.Ledger {
 	return provider.NewLedger(c.Ledger, known)
 }
 
-// place is what both providers are.
+// place is what both providers implement.
 type place interface {
 	provision.Provider
 	provider.Place
@@ -81,8 +81,8 @@ func (c ProviderConfig) open(known provider.Identities, ledger *provider.Ledger)
 	return c.s3(known, ledger)
 }
 
-// newProvider returns the provider of the configuration. One that is away, or is not
-// ours, is waited for by its calls; one that cannot keep the promises is refused.
+// newProvider returns the configured provider. If the provider is unavailable or has the wrong identity,
+// newProvider only logs that, and calls fail until it is fixed. A store that ignores conditions is an error.
 func newProvider(ctx context.Context, cfg config, st *store.Store, log *slog.Logger) (provision.Provider, error) {
 	ledger := cfg.ledger(st)
 	p, err := cfg.open(st, ledger)
@@ -103,8 +103,8 @@ func newProvider(ctx context.Context, cfg config, st *store.Store, log *slog.Log
 	return p, nil
 }
 
-// identify gives the provider and the database the same identity, and begins the ledger. An object store
-// that is away is waited for; what a person has to decide is not.
+// identify gives the provider and the database the same identity, and begins the ledger. It waits for an object
+// store that is unavailable, but not for a decision that a person has to make.
 func identify(ctx context.Context, cfg MigrateConfig, adopt bool, log *slog.Logger) error {
 	pool, err := program.Database(ctx, cfg.DatabaseURL, cfg.Common, log)
 	if err != nil {

@@ -39,7 +39,7 @@ func s3Environment(t *testing.T, natsURL string, wrap func(http.Handler) http.Ha
 	return vars
 }
 
-// Migrate makes the bucket, and the service keeps storages in it.
+// Migrate creates the bucket, and the service keeps storages in it.
 func TestStoragesInABucket(t *testing.T) {
 	server := testenv.NATS(t)
 	vars := s3Environment(t, server.URL, nil)
@@ -57,8 +57,8 @@ func TestStoragesInABucket(t *testing.T) {
 	}
 }
 
-// Neither the migration nor the service minds an object store that is not there
-// yet: the one waits, the other takes commands and burns no attempts.
+// An object store that is not there yet is not a problem: migrate waits for it, and the service takes commands
+// and uses up no attempts.
 func TestObjectStoreIsWaitedFor(t *testing.T) {
 	server := testenv.NATS(t)
 	var there atomic.Bool
@@ -104,7 +104,7 @@ func TestAStoreWithoutConditionsIsRefused(t *testing.T) {
 		})
 	})
 	migrated(t, vars)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // should it start after all
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // in case it starts after all
 	defer cancel()
 	err := run(ctx, []string{"serve"}, func(name string) string { return vars[name] }, io.Discard)
 	if !errors.Is(err, provider.ErrUnconditional) {

@@ -16,13 +16,13 @@ import (
 	"github.com/signup-saga/signup-saga/storage-svc/internal/store"
 )
 
-// reconcileConfig is what the reconcile subcommand needs.
+// reconcileConfig is the configuration of the reconcile subcommand.
 type reconcileConfig struct {
 	MigrateConfig
 	service.Reconciliation
 }
 
-// Validate implements what service.LoadConfig looks for.
+// Validate reports everything that is wrong with the configuration.
 func (c reconcileConfig) Validate() []error {
 	return append(c.MigrateConfig.Validate(), c.Problems()...)
 }
@@ -34,8 +34,8 @@ func newReconciler(
 		prov)
 }
 
-// reconcileOnce is the reconcile subcommand: it prints a report, and fails if anything
-// is or was wrong.
+// reconcileOnce is the reconcile subcommand: it prints a report, and fails if anything is wrong or was wrong
+// before the repair.
 func reconcileOnce(ctx context.Context, cfg reconcileConfig, stdout io.Writer, dry bool) error {
 	log := service.NewLogger(stdout, cfg.LogFormat, cfg.LogLevel)
 	pool, err := program.Database(ctx, cfg.DatabaseURL, cfg.Common, log)
@@ -60,7 +60,7 @@ func reconcileOnce(ctx context.Context, cfg reconcileConfig, stdout io.Writer, d
 	return errors.Join(err, report.Err())
 }
 
-// reconciliationTask compares storages and provider from time to time.
+// reconciliationTask compares storages and provider at an interval.
 func reconciliationTask(
 	cfg config, pool *pgxpool.Pool, prov provision.Provider, registry prometheus.Registerer, log *slog.Logger,
 ) (service.Task, error) {

@@ -30,7 +30,7 @@ var program = service.Program{
 	}},
 }
 
-// run is the whole program but for the process around it.
+// run is the whole program except for the process around it.
 func run(ctx context.Context, args []string, getenv func(string) string, stdout io.Writer) error {
 	return service.Dispatch(args, getenv, stdout, map[string]service.Command{
 		"serve": service.With(func(cfg config, stdout io.Writer) error {
@@ -65,8 +65,7 @@ func migrate(ctx context.Context, cfg MigrateConfig, stdout io.Writer, adopt boo
 	return identify(ctx, cfg, adopt, log)
 }
 
-// serve waits for what it needs, in any order of appearance, then runs until
-// ctx ends.
+// serve waits for what it needs, in whichever order it becomes available, then runs until ctx ends.
 func serve(ctx context.Context, cfg config, log *slog.Logger) error {
 	service.LogConfig(log, &cfg)
 	pool, nc, tracer, err := program.Connect(ctx, cfg.DatabaseURL, cfg.Common, log)
@@ -83,7 +82,7 @@ func serve(ctx context.Context, cfg config, log *slog.Logger) error {
 	return p.Run(ctx)
 }
 
-// assemble puts the parts together: commands in, worker, replies out.
+// assemble connects the parts: commands in, worker, replies out.
 func assemble(
 	ctx context.Context, cfg config, pool *pgxpool.Pool, nc *service.NATS, tracer *service.Tracer, log *slog.Logger,
 ) (*service.Process, error) {
@@ -145,7 +144,7 @@ func assemble(
 	}, nil
 }
 
-// commandsTasks take commands, and watch how far behind that is.
+// commandsTasks returns a task that handles commands, and one that watches how far behind it is.
 func commandsTasks(
 	nc *nats.Conn, c service.Common, handler *provision.Handler, tracer *service.Tracer, registry prometheus.Registerer,
 	log *slog.Logger,
@@ -173,7 +172,7 @@ func signal(ch chan<- struct{}) func() {
 	}
 }
 
-// tokens are those of the internal listener.
+// tokens returns the tokens of the internal listener.
 func tokens(cfg config, registry prometheus.Registerer, log *slog.Logger) (*service.Tokens, error) {
 	tokens, err := service.OperatorTokens("service", cfg.Token.Reveal())
 	if err != nil {

@@ -26,7 +26,7 @@ import (
 
 func TestMain(m *testing.M) { testenv.Main(m) }
 
-// process is a storage-svc that runs in this one.
+// process is a storage-svc that runs in the test's own process.
 type process struct {
 	t      *testing.T
 	vars   map[string]string
@@ -42,7 +42,7 @@ func start(t *testing.T, vars map[string]string) *process {
 	return startLogging(t, vars, io.Discard)
 }
 
-// startLogging does the same and keeps the log, which is complete when the process has stopped.
+// startLogging is start with a log, which is complete when the process has stopped.
 func startLogging(t *testing.T, vars map[string]string, logged io.Writer) *process {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -123,12 +123,12 @@ func migrated(t *testing.T, vars map[string]string) {
 	}
 }
 
-// memberService plays the other side: it sends commands and collects replies.
+// memberService plays the Member service: it sends commands and collects replies.
 type memberService struct {
 	t        *testing.T
 	js       jetstream.JetStream
 	replies  []contract.Event
-	expected int // of them, by expect
+	expected int // replies that expect has returned
 }
 
 func newMemberService(t *testing.T, url string) *memberService {
@@ -172,7 +172,7 @@ func (m *memberService) send(typ contract.Type, c contract.StorageCommand) {
 	})
 }
 
-// receive collects the replies that have come in since it was called last.
+// receive collects the replies that have arrived since its last call.
 func (m *memberService) receive() {
 	m.t.Helper()
 	ctx, cancel := context.WithTimeout(m.t.Context(), time.Second)
@@ -191,7 +191,7 @@ func (m *memberService) receive() {
 	}
 }
 
-// expect waits for the reply that follows those seen so far.
+// expect waits for the next reply after those seen so far.
 func (m *memberService) expect(typ contract.Type, generation int64) contract.StorageReply {
 	m.t.Helper()
 	testenv.Eventually(m.t, 20*time.Second, string(typ),
@@ -274,7 +274,7 @@ func TestFaultsAndAWipedBroker(t *testing.T) {
 		}
 		return json.Unmarshal([]byte(answer), &s) == nil && s.Attempts == 0 && s.OutageAttempts >= 2
 	})
-	// The broker loses everything while the provider is away.
+	// The broker loses everything while the provider is unavailable.
 	server.Wipe()
 	m.replies, m.expected = nil, 0
 	fault("reject")
@@ -284,8 +284,8 @@ func TestFaultsAndAWipedBroker(t *testing.T) {
 	m.expect(contract.StorageProvisioned, 2)
 }
 
-// Two replicas share the work, commands come twice and the provider fails half
-// of the time, often after having done it: still one create each.
+// Two replicas share the work, commands come twice, and the provider fails half of the time, often after doing
+// the work: each storage is created once.
 func TestReplicasCreateEachStorageOnce(t *testing.T) {
 	const members = 200
 	server := testenv.NATS(t)
@@ -321,7 +321,7 @@ func TestReplicasCreateEachStorageOnce(t *testing.T) {
 	}
 }
 
-// Whatever is missing is waited for, in any order.
+// The service waits for whatever is missing, in any order.
 func TestStartsBeforeWhatItNeeds(t *testing.T) {
 	server := testenv.NATS(t)
 	server.Stop()

@@ -10,8 +10,8 @@ import (
 	"github.com/signup-saga/signup-saga/devstack/testenv"
 )
 
-// A token that can be guessed is refused at the start, with what to do. Those that the documents and development
-// use are not.
+// A token that can be guessed is refused at the start, with what to do. The tokens of the documents and of
+// development are accepted.
 func TestTokenIsStrong(t *testing.T) {
 	hexadecimal := "0f1e2d3c4b5a69788796a5b4c3d2e1f0"
 	for text, strong := range map[string]bool{

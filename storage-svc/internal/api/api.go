@@ -31,7 +31,7 @@ type API struct {
 	Requeue func(ctx context.Context, id string) error
 }
 
-// Handler returns the routes. All but the probes and metrics need a token.
+// Handler returns the routes. All but the probes, the metrics and the OpenAPI document need a token.
 func (a *API) Handler() http.Handler {
 	r := chi.NewRouter()
 	r.Use(middleware.GetHead)
@@ -57,7 +57,7 @@ func (a *API) Handler() http.Handler {
 	return r
 }
 
-// adapt gives each request its time for the database.
+// adapt bounds the database work of each request.
 func (a *API) adapt(h service.Handler) http.HandlerFunc {
 	return service.Adapt(a.Log, problem, func(w http.ResponseWriter, r *http.Request) error {
 		ctx, cancel := context.WithTimeout(r.Context(), a.Timeout)
@@ -66,7 +66,7 @@ func (a *API) adapt(h service.Handler) http.HandlerFunc {
 	})
 }
 
-// problem maps every error of this service to its answer.
+// problem maps the errors of this service to problems.
 func problem(err error) *wire.Problem {
 	switch {
 	case errors.Is(err, store.ErrNotFound):
@@ -114,7 +114,7 @@ func (a *API) putFaults(w http.ResponseWriter, r *http.Request) error {
 	if err := a.Store.SetFault(r.Context(), f); err != nil {
 		return err
 	}
-	select { // whoever is answered may rely on it: every replica follows
+	select { // when the caller gets the answer, every replica uses the setting
 	case <-r.Context().Done():
 	case <-time.After(provider.FaultTTL):
 	}

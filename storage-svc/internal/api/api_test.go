@@ -160,7 +160,7 @@ func TestWithoutADatabase(t *testing.T) {
 	}
 }
 
-// Every storage is listed once, page by page, in the shape of a single one.
+// Every storage is listed once, page by page, in the same form as a single one.
 func TestListOfStorages(t *testing.T) {
 	f := open(t, false)
 	const members = 7
@@ -292,7 +292,7 @@ func TestDeadLetters(t *testing.T) {
 	}
 }
 
-// A newer program understands what an older one put aside. Two click at once.
+// A newer program can parse a dead letter of an older one. Two requests requeue it at once.
 func TestRequeue(t *testing.T) {
 	f := open(t, false)
 	if err := f.inbox.Handle(t.Context(), []service.Message{command("1", "{")}); err != nil {
@@ -306,7 +306,7 @@ func TestRequeue(t *testing.T) {
 	ids, _ := f.deadLetters()
 	path := "/v1/dead-letters/" + ids[0] + "/requeue"
 
-	// The transaction ends in the middle: nothing has happened.
+	// The transaction fails in the middle: nothing has changed.
 	if _, err := f.pool.Exec(t.Context(),
 		"CREATE RULE kept AS ON DELETE TO dead_letter DO INSTEAD SELECT 1/0"); err != nil {
 		t.Fatal(err)
@@ -321,7 +321,7 @@ func TestRequeue(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	// All have read the letter before the first of them is done.
+	// All requests have read the letter before the first of them is done.
 	blocker, err := f.pool.Begin(t.Context())
 	if err == nil {
 		_, err = blocker.Exec(t.Context(), "LOCK TABLE storage")

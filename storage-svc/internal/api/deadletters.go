@@ -37,7 +37,7 @@ func (a *API) listDeadLetters(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
-// parseCursor reads the place of the last dead letter of a page.
+// parseCursor parses the position of the last dead letter of a page.
 func parseCursor(cursor string) (d store.DeadLetter, err error) {
 	raw, _ := base64.RawURLEncoding.DecodeString(cursor)
 	at, id, _ := strings.Cut(string(raw), " ")
@@ -49,8 +49,7 @@ func parseCursor(cursor string) (d store.DeadLetter, err error) {
 	return d, err
 }
 
-// requeue has a dead letter's message applied. Of two clicks the second finds
-// that it is gone.
+// requeue applies a dead letter's message. After a double click, the second request finds the letter gone.
 func (a *API) requeue(w http.ResponseWriter, r *http.Request) error {
 	if err := a.Requeue(r.Context(), chi.URLParam(r, "id")); err != nil {
 		return err

@@ -13,16 +13,16 @@ import (
 	"github.com/signup-saga/signup-saga/storage-svc/internal/store"
 )
 
-// Metrics counts what happens and, when scraped, reads from the database what
-// is waiting. All replicas report the same waiting work: take the maximum.
+// Metrics counts what happens. On each scrape it reads from the database what is waiting. All replicas report
+// the same waiting work: take the maximum.
 type Metrics struct {
 	attempts *prometheus.HistogramVec
 	poison   prometheus.Counter
 	handler  http.Handler
 }
 
-// NewMetrics returns metrics that read through st, in at most a second, and adds
-// them to the registry, all of which is then served.
+// NewMetrics returns metrics that read through st, for at most a second, and adds them to the registry. It
+// serves the whole registry.
 func NewMetrics(registry *prometheus.Registry, st *store.Store) *Metrics {
 	m := &Metrics{
 		attempts: prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -35,7 +35,7 @@ func NewMetrics(registry *prometheus.Registry, st *store.Store) *Metrics {
 	}
 	registry.MustRegister(m.attempts, m.poison, &waiting{store: st},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	// What cannot be read is left out; the rest is worth having during an outage.
+	// Metrics that cannot be read are left out: the others are useful during an outage.
 	m.handler = promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})
 	return m
 }
@@ -62,7 +62,7 @@ var (
 		[]string{"state"}, nil)
 )
 
-// waiting collects what the database knows.
+// waiting collects metrics from the database.
 type waiting struct {
 	store *store.Store
 }
@@ -91,7 +91,7 @@ func (c *waiting) Collect(ch chan<- prometheus.Metric) {
 	for state, v := range states {
 		gauge(gateDesc, v, string(state))
 	}
-	// Last, for it takes longest.
+	// Last, because it takes longest.
 	stats, err := c.store.Stats(ctx)
 	if err != nil {
 		ch <- prometheus.NewInvalidMetric(pendingDesc, err)

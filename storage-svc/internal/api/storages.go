@@ -62,8 +62,8 @@ func (a *API) listStorages(w http.ResponseWriter, r *http.Request) error {
 	return writePage(w, limit, found, view, func(s provision.Storage) string { return s.MemberID })
 }
 
-// writePage writes the first limit rows; more than that say that there is
-// another page, after the last row shown.
+// writePage writes the first limit rows. If there are more rows than that, there is another page, which begins
+// after the last row written.
 func writePage[Row, View any](
 	w http.ResponseWriter, limit int, rows []Row, view func(Row) View, cursor func(Row) string,
 ) error {

@@ -13,22 +13,22 @@ import (
 	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
 )
 
-// place is an empty place for storages, with a ledger. The functions say what
-// lies there without asking the provider under test.
+// place is an empty place for storages, with a ledger. The functions read and change its content without the
+// provider under test.
 type place struct {
 	open   func(t *testing.T) provision.Provider // as another process would
 	ledger string                                // path
-	// write puts a file into a member's storage, names lists what is in it.
+	// write writes a file to a member's storage; names lists the storage's files.
 	write func(t *testing.T, s provision.Storage, name, content string)
 	names func(t *testing.T, s provision.Storage) []string
-	// unmark removes a marker as no provider ever does.
+	// unmark removes a marker, which no provider ever does.
 	unmark func(t *testing.T, s provision.Storage)
-	// identify puts another identity there, "" for none. What the database knows stays.
+	// identify gives the place another identity, "" for none. What the database knows stays the same.
 	identify func(t *testing.T, content string)
 	known    *identities
 }
 
-// conforms runs what every provider must do, each part in a place of its own.
+// conforms tests what every provider must do, each part in a place of its own.
 func conforms(t *testing.T, at func(t *testing.T) place) {
 	for name, part := range map[string]func(*testing.T, place){
 		"create":          createsOnce,
@@ -71,7 +71,7 @@ func createsOnce(t *testing.T, at place) {
 	p, s := at.open(t), generation(storage(1), 2)
 	must(t, p.Create(t.Context(), s))
 	at.write(t, s, "canary", "alive")
-	for _, g := range []int64{2, 1, 3} { // repeated, overtaken, asked for again
+	for _, g := range []int64{2, 1, 3} { // repeated, overtaken, commanded again
 		must(t, p.Create(t.Context(), generation(s, g)), at.open(t).Create(t.Context(), generation(s, g)))
 	}
 	if got := at.names(t, s); !slices.Equal(got, []string{"canary", "owner"}) {
@@ -98,7 +98,7 @@ func removesForGood(t *testing.T, at place) {
 		if got := at.names(t, gone); !slices.Equal(got, []string{"owner"}) {
 			t.Errorf("left over: %v", got)
 		}
-		for _, g := range []int64{1, 2, 3, 4} { // a worker that slept, or one that does not know
+		for _, g := range []int64{1, 2, 3, 4} { // by a worker that was suspended, or by one that does not know
 			rejected(t, p.Create(t.Context(), generation(gone, g)), provision.ErrTombstoned)
 			rejected(t, at.open(t).Create(t.Context(), generation(gone, g)), provision.ErrTombstoned)
 		}
@@ -122,7 +122,7 @@ func oneOfManyCreates(t *testing.T, at place) {
 	expect(t, at.ledger, storage(1), "create ")
 }
 
-// Whoever wins, it ends removed.
+// Whichever call comes first, the storage is removed in the end.
 func removalWinsRaces(t *testing.T, at place) {
 	for i := range 10 {
 		s := storage(i)
@@ -148,8 +148,8 @@ func removalWinsRaces(t *testing.T, at place) {
 	}
 }
 
-// A process may die after the marker changed, before the ledger has its line and
-// before the data are gone. Whoever repeats the operation makes up for both, once.
+// A process may die after the marker changed, before the ledger has its line and before the data is deleted.
+// The process that repeats the operation does both, once.
 func crashesAreMadeUpFor(t *testing.T, at place) {
 	s := storage(1)
 	must(t, at.open(t).Create(t.Context(), s), os.Truncate(at.ledger, 0))
@@ -165,7 +165,7 @@ func crashesAreMadeUpFor(t *testing.T, at place) {
 	}
 }
 
-// A real double must show: the ledger does not smooth over a lost marker.
+// A storage that is really created twice must show: the ledger does not hide a lost marker.
 func doublesShow(t *testing.T, at place) {
 	s := storage(1)
 	must(t, at.open(t).Create(t.Context(), s))
@@ -191,7 +191,7 @@ func endedContextsAreObeyed(t *testing.T, at place) {
 	}
 }
 
-// Nobody can tell whose they are, so they need a person.
+// Nobody can tell whose storages these are, so they need a person.
 func damagedMarkersAreLeftAlone(t *testing.T, at place) {
 	p := at.open(t)
 	for i, content := range []string{"x", "{", `{"member_id":"somebody"}`} {
@@ -209,8 +209,8 @@ type checked interface {
 	Check(ctx context.Context) error
 }
 
-// A place without the right identity is an outage: nothing is created there, deleted
-// there or reported missing, and all goes on when the right one is back.
+// A place without the right identity is an outage: nothing is created, deleted or reported missing there, and
+// everything continues when the right place is back.
 func strangePlacesAreLeftAlone(t *testing.T, at place) {
 	living, new, right := storage(1), storage(2), at.known.current.ID
 	must(t, at.open(t).Create(t.Context(), living))
@@ -272,14 +272,14 @@ func listTellsWhatIsThere(t *testing.T, at place) {
 		case 3:
 			at.write(t, s, "owner", `{"member_id":"somebody"}`)
 			r.State, r.Generation, r.QuotaBytes = provision.ResourceDamaged, 0, 0
-		case 4: // nothing but the way to it
+		case 4: // an empty directory
 			must(t, p.Remove(ctx, s))
 			at.unmark(t, s)
 			continue
 		}
 		want = append(want, r)
 	}
-	for _, limit := range []int{1, 3, 16, 0, 1_000_000} { // those out of range are corrected
+	for _, limit := range []int{1, 3, 16, 0, 1_000_000} { // limits out of range are corrected
 		if got := listAll(t, p, limit); !slices.Equal(got, want) {
 			t.Errorf("in pages of %d: %v\nwant %v", limit, got, want)
 		}
@@ -302,7 +302,7 @@ func listAll(t *testing.T, p provision.Provider, limit int) (all []provision.Res
 	}
 }
 
-// newLedger makes the ledger that all processes of a place share.
+// newLedger creates the ledger that all processes of a place share.
 func newLedger(t *testing.T, path string) *provider.Ledger {
 	t.Helper()
 	ledger := provider.NewLedger(path, nil)

@@ -17,16 +17,16 @@ type Mode string
 // The modes.
 const (
 	ModeNone   Mode = "none"
-	ModeOutage Mode = "outage" // away for everybody
-	ModeSlow   Mode = "slow"   // answers after the latency
-	ModeFlaky  Mode = "flaky"  // fails, in half of the cases after having done the work
+	ModeOutage Mode = "outage" // unavailable for everybody
+	ModeSlow   Mode = "slow"   // answers after LatencyMS
+	ModeFlaky  Mode = "flaky"  // fails, half of the time after doing the work
 	ModeReject Mode = "reject" // refuses for good
 	ModeHang   Mode = "hang"   // never answers
-	// ModeThrottle asks everybody to come back after the latency.
+	// ModeThrottle asks every caller to come back after LatencyMS.
 	ModeThrottle Mode = "throttle"
 )
 
-// Fault is how the provider shall misbehave.
+// Fault is how the provider is made to misbehave.
 type Fault struct {
 	Mode        Mode    `json:"mode" db:"mode"`
 	Probability float64 `json:"probability" db:"probability"` // of each call, 0 to 1
@@ -41,11 +41,11 @@ func (m Mode) Known() bool {
 	return slices.Contains([]Mode{ModeNone, ModeOutage, ModeSlow, ModeFlaky, ModeReject, ModeHang, ModeThrottle}, m)
 }
 
-// FaultTTL is how old the setting may be: replicas follow each other this fast.
+// FaultTTL is how old a replica's copy of the setting may be, and so how fast all replicas follow a change.
 const FaultTTL = 200 * time.Millisecond
 
-// Faulty is a provider that fails on purpose, as a setting tells that all
-// replicas share. For demonstrations and tests.
+// Faulty is a provider that fails on purpose. All replicas share one setting, which says how. For
+// demonstrations and tests.
 type Faulty struct {
 	Provider provision.Provider
 	// Load reads the setting; if it fails, the last one stays.
@@ -56,17 +56,17 @@ type Faulty struct {
 	loaded time.Time
 }
 
-// Create calls the provider's, or fails.
+// Create calls the provider's Create, or fails.
 func (f *Faulty) Create(ctx context.Context, s provision.Storage) error {
 	return f.call(ctx, func() error { return f.Provider.Create(ctx, s) })
 }
 
-// Remove calls the provider's, or fails.
+// Remove calls the provider's Remove, or fails.
 func (f *Faulty) Remove(ctx context.Context, s provision.Storage) error {
 	return f.call(ctx, func() error { return f.Provider.Remove(ctx, s) })
 }
 
-// List calls the provider's, or fails.
+// List calls the provider's List, or fails.
 func (f *Faulty) List(ctx context.Context, after string, limit int) (found []provision.Resource, err error) {
 	err = f.call(ctx, func() error {
 		found, err = f.Provider.List(ctx, after, limit)
@@ -109,8 +109,8 @@ func (f *Faulty) call(ctx context.Context, do func() error) error {
 	return do()
 }
 
-// current returns the setting. Whoever finds it old reads it, the others wait:
-// a call that began after a change must not go by the old one for long.
+// current returns the setting. The first caller that finds it too old reads it again, and the others wait: a
+// call that begins after a change must not use the old setting for long.
 func (f *Faulty) current(ctx context.Context) Fault {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -20,18 +20,17 @@ const (
 	tmpDir     = ".tmp"
 	idFile     = ".identity"
 	staleAfter = time.Hour   // for temporary files of processes that died
-	lookFor    = time.Minute // how old the names that a listing has read ahead may become
+	lookFor    = time.Minute // maximum age of the names that a listing has read ahead
 )
 
 // FS keeps storages in a local directory, shared by any number of processes:
 //
-//	<dir>/.identity                   what migrate wrote, see [Identify]
+//	<dir>/.identity                   written by migrate, see [Identify]
 //	<dir>/<shard>/<member id>/owner   the marker
 //	<dir>/<shard>/<member id>/…       the member's data
 //
-// The marker appears by link(2) and changes by rename(2), both of a complete,
-// synced file, so it is never seen half-written, and of two creators exactly one
-// succeeds. Everything is synced before success is reported.
+// The marker appears by link(2) and changes by rename(2), both of a complete, synced file. So it is never seen
+// half-written, and of two creators exactly one succeeds. Everything is synced before success is reported.
 type FS struct {
 	dir      string
 	expected expectation
@@ -40,9 +39,9 @@ type FS struct {
 	window int // names that a listing reads ahead
 
 	mu     sync.Mutex
-	ahead  []string  // members that follow given, as of looked
-	given  string    // the last one that a listing was given
-	looked time.Time // at all names
+	ahead  []string  // members that follow given, as read at looked
+	given  string    // the last member that a listing returned
+	looked time.Time // when all names were read
 }
 
 // NewFS returns a provider in dir, which it does not touch yet. The ledger may be nil.
@@ -71,15 +70,13 @@ func (p *FS) empty(ctx context.Context) (empty bool, err error) {
 	return empty, err
 }
 
-// Check finds out whether the directory is the right one. It removes the temporary
-// files of processes that died.
+// Check checks that the directory is the right one, and removes the temporary files of processes that died.
 func (p *FS) Check(ctx context.Context) error {
 	return p.at(ctx, func(v volume) error { return v.tidy() })
 }
 
-// at opens the directory, makes sure that it is the right one, and runs fn on that
-// very handle: whatever is mounted or unmounted at the path in between, fn works on
-// what was checked, or gets an error.
+// at opens the directory, checks that it is the right one, and runs fn on that same handle. Whatever is mounted
+// or unmounted at the path meanwhile, fn works on the directory that was checked, or gets an error.
 func (p *FS) at(ctx context.Context, fn func(volume) error) error {
 	return p.anywhere(func(v volume) error {
 		id, err := v.identity()
@@ -90,7 +87,7 @@ func (p *FS) at(ctx context.Context, fn func(volume) error) error {
 	})
 }
 
-// anywhere does the same without a check.
+// anywhere does the same without the check.
 func (p *FS) anywhere(fn func(volume) error) error {
 	root, err := os.OpenRoot(p.dir)
 	switch {
@@ -103,8 +100,8 @@ func (p *FS) anywhere(fn func(volume) error) error {
 	return fn(volume{root})
 }
 
-// key returns the directory of a member, shard and id. The shard comes from the
-// last digits: a time-ordered id begins like its neighbours.
+// key returns the directory of a member: shard and id. The shard comes from the last digits, because
+// time-ordered ids begin with the same digits.
 func key(memberID string) (string, error) {
 	if !isMemberID(memberID) {
 		return "", errNoMemberID
@@ -134,8 +131,8 @@ func (p *FS) Create(ctx context.Context, s provision.Storage) error {
 	})
 }
 
-// Remove makes the member's storage not exist, for good. The tombstone comes
-// first, then the data goes: until the next call that finds any left.
+// Remove makes the member's storage not exist, for good. It writes the tombstone first, then deletes the data.
+// If it fails in between, the next call deletes the data that is left.
 func (p *FS) Remove(ctx context.Context, s provision.Storage) error {
 	dir, err := key(s.MemberID)
 	if err != nil {
@@ -159,10 +156,9 @@ func (p *FS) Remove(ctx context.Context, s provision.Storage) error {
 	})
 }
 
-// locked creates the member's directory and runs fn. With a ledger it holds a
-// lock on the directory meanwhile, which other processes respect: what fn does
-// to the marker and the line it writes about it must not be interleaved with
-// another's. The marker itself needs no lock, and without a ledger there is none.
+// locked creates the member's directory and runs fn. With a ledger, it holds a lock on the directory meanwhile,
+// which other processes respect: a change of the marker and its ledger line must not be interleaved with
+// another process's. The marker itself needs no lock, so without a ledger there is none.
 func (p *FS) locked(ctx context.Context, dir string, fn func(volume) error) error {
 	return p.at(ctx, func(v volume) error {
 		if err := p.ledger.Ready(ctx); err != nil {
@@ -182,8 +178,8 @@ func (p *FS) locked(ctx context.Context, dir string, fn func(volume) error) erro
 	})
 }
 
-// List returns what there is of the members after one, see [provision.Provider].
-// One page of twenty reads the names of all members.
+// List returns the resources of the members that follow after, see [provision.Provider]. Only about one page in
+// twenty reads the names of all members.
 func (p *FS) List(ctx context.Context, after string, limit int) (found []provision.Resource, err error) {
 	err = p.at(ctx, func(v volume) error {
 		for len(found) == 0 {
@@ -200,7 +196,7 @@ func (p *FS) List(ctx context.Context, after string, limit int) (found []provisi
 					found = append(found, r)
 				}
 			}
-			after = ids[len(ids)-1] // if there was nothing but empty directories
+			after = ids[len(ids)-1] // in case there were only empty directories
 		}
 		return nil
 	})
@@ -210,8 +206,8 @@ func (p *FS) List(ctx context.Context, after string, limit int) (found []provisi
 	return found, nil
 }
 
-// members returns the first ids of directories after one, in order: from the last
-// look at all names, if they follow what that look has given so far.
+// members returns the first ids of directories after a member, in order. It uses the names that were read last,
+// if the call continues where they were left off.
 func (p *FS) members(ctx context.Context, v volume, after string, limit int) (ids []string, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -230,8 +226,8 @@ func (p *FS) members(ctx context.Context, v volume, after string, limit int) (id
 	return ids, nil
 }
 
-// look reads the names of all members and returns the first ones after one, in order:
-// a window of them.
+// look reads the names of all members and returns the first ones that follow after, in order: at most a window
+// of them.
 func (p *FS) look(ctx context.Context, v volume, after string) (ids []string, err error) {
 	shards, err := v.entries(".")
 	if err != nil {
@@ -265,7 +261,7 @@ func (p *FS) look(ctx context.Context, v volume, after string) (ids []string, er
 	return ids, nil
 }
 
-// everybody's troubles: what the file system says to all members alike.
+// everybody lists the errors that the file system returns to all members alike.
 var everybody = []error{
 	fs.ErrPermission, fs.ErrNotExist, syscall.EROFS, syscall.EIO, syscall.ENOSPC, syscall.EDQUOT, // the disk
 	syscall.ESTALE, syscall.ENOTCONN, syscall.ENODEV, syscall.ENXIO, // its mount
@@ -273,7 +269,7 @@ var everybody = []error{
 	syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOLCK, // the machine
 }
 
-// classified calls errors that every member meets alike an outage.
+// classified classifies errors that all members meet alike as an outage.
 func classified(err error) error {
 	var failure *provision.Failure
 	if errors.As(err, &failure) {
@@ -286,12 +282,12 @@ func classified(err error) error {
 	return err
 }
 
-// away is for what concerns no member more than others: an outage, whatever the error.
+// away classifies an error that concerns no member more than others: an outage, whatever the error.
 func away(doing string, err error) error {
 	return &provision.Failure{Class: provision.ClassOutage, Err: fmt.Errorf("%s: %w", doing, withoutPath(err))}
 }
 
-// withoutPath leaves paths out: errors are shown to operators, grouped by their words.
+// withoutPath removes paths from an error: errors are shown to operators, grouped by their words.
 func withoutPath(err error) error {
 	var path *fs.PathError
 	var link *os.LinkError

@@ -8,7 +8,8 @@ import (
 	"testing"
 )
 
-// Two processes look, both see no marker, and one is slow: what it writes then must not replace what is there.
+// Two processes read and see no marker, and one of them is slow: its later write must not replace the other's
+// marker.
 func TestFSLateClaimChangesNothing(t *testing.T) {
 	dir := t.TempDir()
 	root, err := os.OpenRoot(dir)

@@ -16,7 +16,7 @@ import (
 
 const nobody = 65534
 
-// asNobody runs fn on a thread that may do what modes allow, also if the test runs as root. Root's
+// asNobody runs fn on a thread that may do only what file modes allow, even if the test runs as root. Root's
 // rights come back with its user.
 func asNobody(t *testing.T, fn func()) {
 	t.Helper()
@@ -29,7 +29,8 @@ func asNobody(t *testing.T, fn func()) {
 	fn()
 }
 
-// A directory that may not be opened or written is everybody's trouble, and well again with its mode.
+// A directory that may not be opened or written concerns all members, and works again when its mode is
+// restored.
 func TestFSDenied(t *testing.T) {
 	top := t.TempDir()
 	must(t, os.Chmod(filepath.Dir(top), 0o755))
@@ -50,7 +51,7 @@ func TestFSDenied(t *testing.T) {
 	for name, place := range map[string]struct {
 		path   string
 		mode   os.FileMode
-		member int // who is to be created
+		member int // the member to create
 	}{
 		"no directory": {dir, 0, 3}, "no names": {dir, 0o100, 4}, "read-only": {dir, 0o500, 5},
 		"no temporary files": {filepath.Join(dir, ".tmp"), 0, 6},
@@ -69,7 +70,7 @@ func TestFSDenied(t *testing.T) {
 	}
 }
 
-// vanishing is a database that is asked while the directory goes away.
+// vanishing is a database whose query makes the directory vanish.
 type vanishing struct {
 	identities
 	vanish func()
@@ -80,8 +81,8 @@ func (v *vanishing) Identity(ctx context.Context) (provider.Identity, error) {
 	return v.identities.Identity(ctx)
 }
 
-// A directory that is removed between the check and the work, or was the working directory of the
-// process, is an outage: nothing is made in its place.
+// A directory that is removed between the check and the work, or that was the working directory of the process,
+// is an outage: nothing is created in its place.
 func TestFSDirectoryVanishes(t *testing.T) {
 	top := t.TempDir()
 	t.Chdir(top)

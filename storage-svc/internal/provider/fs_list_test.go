@@ -9,8 +9,8 @@ import (
 	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
 )
 
-// A listing reads names ahead, over several pages and shards, and anew when it has
-// come to their end or begins elsewhere.
+// A listing reads names ahead, over several pages and shards. It reads them again after their end, or when it
+// begins elsewhere.
 func TestFSListReadsAhead(t *testing.T) {
 	known := new(oneIdentity)
 	p := NewFS(t.TempDir(), known, nil)
@@ -41,12 +41,12 @@ func TestFSListReadsAhead(t *testing.T) {
 	}
 	for _, c := range []struct {
 		after   int
-		created int // before the listing goes on; 0: nobody
+		created int // before the listing continues; 0: nobody
 		want    []int
 	}{
 		{0, 0, []int{10, 20}},
-		{20, 25, []int{30, 40}}, // 25 is younger than the names
-		{40, 45, []int{45, 50}}, // read anew
+		{20, 25, []int{30, 40}}, // 25 was created after the names were read
+		{40, 45, []int{45, 50}}, // read again
 		{50, 0, []int{60, 70}},
 		{20, 0, []int{25, 30}}, // another listing
 		{90, 0, []int{100}},
@@ -61,7 +61,7 @@ func TestFSListReadsAhead(t *testing.T) {
 	}
 }
 
-// oneIdentity is a database that has nothing but an identity.
+// oneIdentity is a database that has only an identity.
 type oneIdentity struct{ current Identity }
 
 func (o *oneIdentity) Identity(context.Context) (Identity, error) { return o.current, nil }

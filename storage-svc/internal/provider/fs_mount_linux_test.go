@@ -14,8 +14,8 @@ import (
 	"github.com/signup-saga/signup-saga/storage-svc/internal/provider"
 )
 
-// Real mounts, which only a process of this test sees: a volume that is unmounted under
-// a running service and mounted again, a read-only one, a full one, another one over it.
+// Real mounts, which only a process of this test sees: a volume that is unmounted and mounted again under a
+// running service, a read-only one, a full one, and one that is mounted over another.
 func TestFSRealMounts(t *testing.T) {
 	if dir := os.Getenv("MOUNT_DIR"); dir != "" {
 		mounts(t, dir)
@@ -27,7 +27,7 @@ func TestFSRealMounts(t *testing.T) {
 	if os.Getuid() != 0 {
 		root = []string{"unshare", "--mount", "--user", "--map-root-user"}
 		if exec.CommandContext(t.Context(), root[0], append(root[1:], "true")...).Run() != nil {
-			root = []string{"sudo", "-n", "unshare", "--mount"} // the system keeps name spaces to root
+			root = []string{"sudo", "-n", "unshare", "--mount"} // only root may create name spaces on this system
 		}
 	}
 	again := append(root[1:], "env", "MOUNT_DIR="+t.TempDir(), self, "-test.run=^TestFSRealMounts$")

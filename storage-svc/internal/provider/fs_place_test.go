@@ -21,7 +21,7 @@ func outage(t *testing.T, when string, errs ...error) {
 	}
 }
 
-// everyCall makes all calls, the removal of an existing storage included.
+// everyCall makes all calls, including the removal of an existing storage.
 func everyCall(t *testing.T, p provision.Provider) []error {
 	t.Helper()
 	_, err := p.List(t.Context(), "", 10)
@@ -46,8 +46,8 @@ func holds(t *testing.T, dir string, want ...string) {
 	}
 }
 
-// The volume goes away, and another one comes, while the service runs: what is seen at
-// the path is left alone, and all goes on when the right one is back.
+// The volume disappears while the service runs, and another one takes its place: what is then at the path is
+// left alone, and everything continues when the right one is back.
 func TestFSVolumeGoesAwayWhileItRuns(t *testing.T) {
 	top := t.TempDir()
 	p, _ := open(t, top)
@@ -81,8 +81,8 @@ func TestFSVolumeGoesAwayWhileItRuns(t *testing.T) {
 	must(t, everyCall(t, p)...)
 }
 
-// What was read ahead of a listing is of the directory that was there then. A page of
-// another one is an error, never a short page.
+// Names that a listing read ahead are those of the directory at that time. A page of another directory is an
+// error, never a short page.
 func TestFSListingEndsWithTheVolume(t *testing.T) {
 	top := t.TempDir()
 	p, _ := open(t, top)
@@ -97,7 +97,7 @@ func TestFSListingEndsWithTheVolume(t *testing.T) {
 	outage(t, "second page", err)
 }
 
-// An identity that cannot be read is an outage, whatever is wrong with it.
+// An identity that cannot be read is an outage, whatever the reason.
 func TestFSIdentityThatCannotBeRead(t *testing.T) {
 	top := t.TempDir()
 	p, _ := open(t, top)
@@ -119,7 +119,7 @@ func TestFSIdentityThatCannotBeRead(t *testing.T) {
 	must(t, everyCall(t, p)...)
 }
 
-// Somebody tidies up, or plants something in the place of the temporary files.
+// Somebody deletes the temporary files, or puts something else in their place.
 func TestFSTemporaryDirectory(t *testing.T) {
 	top := t.TempDir()
 	p, ledger := open(t, top)
@@ -142,7 +142,7 @@ func TestFSTemporaryDirectory(t *testing.T) {
 	expect(t, ledger, storage(2), "create ")
 }
 
-// A symbolic link that somebody planted does not lead out of the directory.
+// A symbolic link in the directory does not lead out of it.
 func TestFSLinksDoNotLeadOut(t *testing.T) {
 	top, outside := t.TempDir(), t.TempDir()
 	p, _ := open(t, top)
@@ -161,14 +161,14 @@ func TestFSLinksDoNotLeadOut(t *testing.T) {
 		holds(t, outside)
 		must(t, os.Remove(planted))
 	}
-	// Data that are linked are unlinked with a storage; what they point to stays.
+	// Removing a storage removes symbolic links in its data; their targets stay.
 	must(t, os.RemoveAll(shard), p.Create(t.Context(), s), os.WriteFile(filepath.Join(outside, "theirs"), nil, 0o600))
 	must(t, os.Symlink(outside, filepath.Join(member, "data")), p.Remove(t.Context(), s))
 	holds(t, outside, "theirs")
 	holds(t, member, "owner")
 }
 
-// A storage that was removed by hand is created anew when it is asked for.
+// A storage that was removed by hand is created again when it is commanded.
 func TestFSStorageRemovedByHand(t *testing.T) {
 	top := t.TempDir()
 	p, _ := open(t, top)
@@ -184,7 +184,7 @@ func TestFSStorageRemovedByHand(t *testing.T) {
 	rejected(t, p.Create(t.Context(), storage(1)), provision.ErrTombstoned)
 }
 
-// A ledger that is gone is not begun anew: its lines are written when it is back.
+// A missing ledger is not begun anew: its lines are written when it is back.
 func TestLedgerGoesAwayWhileItIsUsed(t *testing.T) {
 	at := fsPlace(t)
 	p := at.open(t)
@@ -198,8 +198,8 @@ func TestLedgerGoesAwayWhileItIsUsed(t *testing.T) {
 	expect(t, at.ledger, storage(2), "create ")
 }
 
-// A ledger that is missing at the start, since its volume is not mounted, is not begun anew: nothing
-// is created until it is back. One is begun while there are no storages.
+// A ledger that is missing at the start, because its volume is not mounted, is not begun anew: nothing is
+// created until it is back. A ledger is begun while there are no storages.
 func TestLedgerIsMissingAtTheStart(t *testing.T) {
 	both(t, func(t *testing.T, at ground) {
 		known, path := &identities{storages: true}, filepath.Join(t.TempDir(), "volume", "ledger")

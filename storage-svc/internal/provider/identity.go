@@ -14,19 +14,19 @@ import (
 )
 
 const (
-	longestIdentity = 1 << 10 // bytes that are read of one; ours are far below
-	// identityAge is how old the database's answer may be. So long, at most, a
-	// process goes on with a place that another run of migrate has given up.
+	longestIdentity = 1 << 10 // most bytes read of an identity; ours are far shorter
+	// identityAge is how old the database's answer may be. When another run of migrate gives up a place, a
+	// process goes on using it for at most this long.
 	identityAge = 10 * time.Second
-	// identityTimeout bounds the question to the database.
+	// identityTimeout bounds the query for the identity.
 	identityTimeout = 2 * time.Second
 )
 
-// IdentityError says that a place is not the one that the database knows. It is an
-// outage: nothing is created there, deleted there or concluded from what is missing.
+// IdentityError means that a place is not the one that the database knows. It is an outage: nothing is created
+// or deleted there, and nothing is concluded from what is missing.
 type IdentityError struct{ text string }
 
-// Error says what is wrong and what to do.
+// Error returns what is wrong and what to do.
 func (e *IdentityError) Error() string { return e.text }
 
 const (
@@ -45,39 +45,40 @@ var (
 	errRaced     = &IdentityError{"the identity of the provider was changed meanwhile: run storage-svc migrate again"}
 )
 
-// Identity is what the database says of the place of its storages.
+// Identity is what the database knows about the place of its storages.
 type Identity struct {
-	ID      string // "" if there was no migrate yet
-	Written bool   // the place has it too, as far as is known
+	ID      string // "" before the first migrate
+	Written bool   // it has been written to the place as well
 }
 
-// Identities is where the database keeps the identity.
+// Identities is where the database stores the identity.
 type Identities interface {
 	Identity(ctx context.Context) (Identity, error)
-	// SetIdentity replaces was, unless that is another one by now.
+	// SetIdentity replaces was by next, unless the stored identity is no longer was.
 	SetIdentity(ctx context.Context, was, next Identity) (written bool, err error)
-	// HasStorages reports whether any storage is known to be ready, or was removed, or is to be.
+	// HasStorages reports whether any storage is ready, was removed, or is to be removed.
 	HasStorages(ctx context.Context) (bool, error)
 }
 
-// Place is a provider as migrate sees it: the methods check no identity.
+// Place is a provider as migrate uses it. Its methods do not check the identity.
 type Place interface {
 	// Prepare makes the directory or bucket if it is missing.
 	Prepare(ctx context.Context) error
-	// identity fails with an [IdentityError] if there is none that can be read.
+	// identity returns an [IdentityError] if there is no identity that can be read.
 	identity(ctx context.Context) (string, error)
-	// identify writes the identity. Only if replace is set, another one may be there.
+	// identify writes the identity. It replaces another one only if replace is set.
 	identify(ctx context.Context, id string, replace bool) error
-	// empty reports whether there is nothing of any member.
+	// empty reports whether the place has nothing of any member.
 	empty(ctx context.Context) (bool, error)
 }
 
-// Identify gives a place and the database the same identity, and reports whether
-// it wrote any. The database has it first, as not written yet: a process that dies
-// in between leaves work for the next run, not a place that looks like another's.
-// A place that was identified once is only compared, unless adopt is set: then the
-// database takes the place as it is. An anonymous place gets a new identity, so
-// that the one that was given up is refused should it come back.
+// Identify gives a place and the database the same identity, and reports whether it wrote one. The database
+// stores it first, as not written yet: if the process dies in between, the next run completes the work, and the
+// place does not look like another deployment's.
+//
+// Once the identity is written, Identify only compares it, unless adopt is set: then the database accepts the
+// place as it is. If that place has no identity, it gets a new one, not the old one. So the place that was
+// given up is refused if it comes back.
 func Identify(ctx context.Context, p Place, known Identities, adopt bool) (written bool, err error) {
 	was, err := known.Identity(ctx)
 	if err != nil {
@@ -123,8 +124,8 @@ func Identify(ctx context.Context, p Place, known Identities, adopt bool) (writt
 	return true, set(ctx, known, next, Identity{ID: next.ID, Written: true})
 }
 
-// plausible refuses an empty place for a database that has storages: an older
-// version was upgraded while the volume was not mounted.
+// plausible refuses an empty place for a database that has storages: an older version may have been upgraded
+// while the volume was not mounted.
 func plausible(ctx context.Context, p Place, known Identities) error {
 	has, err := known.HasStorages(ctx)
 	if err != nil || !has {
@@ -147,7 +148,7 @@ func set(ctx context.Context, known Identities, was, next Identity) error {
 
 var identityForm = regexp.MustCompile(`^[A-Z2-7]{26}$`)
 
-// parseIdentity reads what formatIdentity wrote.
+// parseIdentity parses what formatIdentity returned.
 func parseIdentity(content []byte) (string, error) {
 	id := strings.TrimSpace(string(content))
 	if !identityForm.MatchString(id) {
@@ -158,8 +159,7 @@ func parseIdentity(content []byte) (string, error) {
 
 func formatIdentity(id string) []byte { return []byte(id + "\n") }
 
-// expectation knows which identity the place of each call must have. Safe for
-// concurrent use.
+// expectation checks that the place of each call has the right identity. Safe for concurrent use.
 type expectation struct {
 	known Identities
 
@@ -168,9 +168,8 @@ type expectation struct {
 	read time.Time
 }
 
-// met compares the identity that a place was found to have, or the error about it,
-// with the database's. Whatever is wrong concerns no member more than others: it is
-// an outage, unless the context ended.
+// met compares the identity of a place, or the error of reading it, with the database's. An error concerns no
+// member more than others, so it is an outage, unless the context has ended.
 func (e *expectation) met(ctx context.Context, have string, err error) error {
 	if err == nil {
 		err = e.compare(ctx, have)
@@ -185,7 +184,7 @@ func (e *expectation) met(ctx context.Context, have string, err error) error {
 	return err
 }
 
-// compare asks the database if its last answer is old, or another than have.
+// compare reads the identity from the database if the last answer is too old or differs from have.
 func (e *expectation) compare(ctx context.Context, have string) error {
 	e.mu.Lock()
 	fresh := e.id == have && time.Since(e.read) < identityAge
@@ -193,7 +192,7 @@ func (e *expectation) compare(ctx context.Context, have string) error {
 	if fresh {
 		return nil
 	}
-	// The answer is everybody's: it is not cut off because this call has used up its time.
+	// All callers use the answer: do not cancel the query because this call has used up its time.
 	now := time.Now()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), identityTimeout)
 	defer cancel()

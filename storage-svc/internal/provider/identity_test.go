@@ -14,7 +14,7 @@ import (
 	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
 )
 
-// identities is the database's part. after, if set, is called once a change is written.
+// identities plays the database. after, if set, is called once a change is written.
 type identities struct {
 	current  provider.Identity
 	storages bool
@@ -37,15 +37,15 @@ func (i *identities) SetIdentity(_ context.Context, was, next provider.Identity)
 
 func (i *identities) HasStorages(context.Context) (bool, error) { return i.storages, i.fails }
 
-// ground is where a directory or a bucket is to be.
+// ground is where a directory or a bucket will be created.
 type ground struct {
 	open   func(known *identities) provider.Place
-	names  func() []string // of what is there
+	names  func() []string // names of what is there
 	forget func()          // removes the identity
 	ledger func(*provider.Ledger)
 }
 
-// both runs a test with a directory and with a bucket, which do not exist yet.
+// both runs a test with a directory and with a bucket that do not exist yet.
 func both(t *testing.T, test func(t *testing.T, at ground)) {
 	t.Run("fs", func(t *testing.T) {
 		dir := filepath.Join(t.TempDir(), "mnt", "storages")
@@ -88,7 +88,7 @@ func both(t *testing.T, test func(t *testing.T, at ground)) {
 	})
 }
 
-// migrated runs Identify and says what it wrote, or why it refused.
+// migrated runs Identify and returns what it wrote, or why it refused.
 func migrated(t *testing.T, p provider.Place, known *identities, adopt bool) string {
 	t.Helper()
 	written, err := provider.Identify(t.Context(), p, known, adopt)
@@ -111,8 +111,7 @@ func says(t *testing.T, when, got, want string) {
 	}
 }
 
-// Migrate makes the place, tells it apart from others afterwards, and takes another
-// one only on purpose.
+// Migrate creates the place, distinguishes it from others afterwards, and accepts another one only on purpose.
 func TestIdentify(t *testing.T) {
 	both(t, func(t *testing.T, at ground) {
 		ours := new(identities)
@@ -134,8 +133,7 @@ func TestIdentify(t *testing.T) {
 	})
 }
 
-// A place that is not there is not made anew under a database that knows one: a
-// volume is not mounted.
+// A missing place is not created again if the database knows one: its volume may not be mounted.
 func TestIdentifyRefusesWhatIsMissing(t *testing.T) {
 	both(t, func(t *testing.T, at ground) {
 		ours := &identities{current: provider.Identity{ID: strings.Repeat("A", 26), Written: true}}
@@ -155,7 +153,7 @@ func TestIdentifyRefusesWhatIsMissing(t *testing.T) {
 	})
 }
 
-// A process may die between the database and the place. The next run goes on.
+// A process may die after it wrote the database and before it wrote the place. The next run continues.
 func TestIdentifyGoesOn(t *testing.T) {
 	both(t, func(t *testing.T, at ground) {
 		ours, dies := new(identities), errors.New("killed")
@@ -178,7 +176,7 @@ func TestIdentifyGoesOn(t *testing.T) {
 	})
 }
 
-// A directory that has storages but no identity is one of an older version.
+// A directory with storages and without an identity is from an older version.
 func TestIdentifyTakesAnOlderVersionsPlace(t *testing.T) {
 	both(t, func(t *testing.T, at ground) {
 		before := new(identities)

@@ -17,7 +17,7 @@ import (
 	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
 )
 
-// Op is what a ledger line tells of.
+// Op is the operation that a ledger line records.
 type Op string
 
 // The operations.
@@ -33,34 +33,32 @@ type Line struct {
 	MemberID   string    `json:"member_id"`
 	Generation int64     `json:"generation"`
 	Key        string    `json:"key"`
-	Act        string    `json:"act,omitempty"` // names the change, where markers do
+	Act        string    `json:"act,omitempty"` // identifies the change, if the marker does
 }
 
-// Ledger is a file to which every effective create and delete is appended, for
-// an auditor that trusts nobody: a storage that was created twice shows up as
-// two lines. Processes share the file. A nil Ledger records nothing.
+// Ledger is a file to which every effective create and delete is appended, for an auditor who trusts nobody: a
+// storage that was created twice shows up as two lines. Processes share the file. A nil Ledger records nothing.
 //
-// A process may die after the marker changed and before the line is written.
-// The change was effective, and whoever repeats the operation only finds it done:
-// it therefore writes the line if it is missing ([Ledger.AppendMissing]). One
-// that did change the marker writes its line without looking, so that a second
-// create can never hide. Callers hold the member's lock from the change to the
-// line; otherwise a repeater could write the line of one that is still alive.
-// Where the marker itself names the change that made it, no lock is needed:
-// whoever reads the marker writes the line, once ([Ledger.AppendOnce]).
+// A process may die after the marker changed and before the line is written. The change was effective, but the
+// process that repeats the operation finds it done already. That process therefore writes the line if it is
+// missing ([Ledger.AppendMissing]). A process that did change the marker writes its line without checking, so
+// that a second create can never hide. Callers hold the member's lock from the change to the line; otherwise a
+// repeater could write the line of a process that is still alive. If the marker itself identifies the change
+// that made it, no lock is needed: each process that reads the marker writes the line unless it exists
+// ([Ledger.AppendOnce]).
 type Ledger struct {
 	path  string
 	known Identities
-	whole atomic.Bool // its last line was found ended
+	whole atomic.Bool // its last line is complete
 
 	mu   sync.Mutex
-	seen map[string]Op   // last operation by member, of what was read so far
-	acts map[string]bool // likewise
-	read int64           // bytes
+	seen map[string]Op   // last operation by member, in the part read so far
+	acts map[string]bool // acts in the part read so far
+	read int64           // bytes read so far
 }
 
-// NewLedger returns the ledger in a file, which it does not touch yet. A ledger that is missing
-// is begun while the database knows no storage; without known it never is.
+// NewLedger returns the ledger in a file, which it does not touch yet. A missing ledger is begun only if the
+// database has no storages, and never if known is nil.
 func NewLedger(path string, known Identities) *Ledger {
 	return &Ledger{path: path, known: known, seen: make(map[string]Op), acts: make(map[string]bool)}
 }
@@ -68,8 +66,8 @@ func NewLedger(path string, known Identities) *Ledger {
 var errNoLedger = &IdentityError{"there are storages but their ledger is missing: mount the right volume, or set " +
 	"PROVIDER_LEDGER to the right file; storage-svc migrate --adopt-provider begins a new one"}
 
-// Ready makes sure that there is a ledger to write to, before anything is changed. Whatever is
-// wrong is an outage: the ledger is never begun anew because its volume is not mounted.
+// Ready makes sure, before anything is changed, that there is a ledger to write to. Any error is an outage: a
+// ledger whose volume is not mounted must not be begun anew.
 func (l *Ledger) Ready(ctx context.Context) error {
 	if l == nil {
 		return nil
@@ -83,7 +81,7 @@ func (l *Ledger) Ready(ctx context.Context) error {
 	case !errors.Is(err, fs.ErrNotExist):
 		return unrecorded(err)
 	}
-	has := l.known == nil || l.whole.Load() // it was there
+	has := l.known == nil || l.whole.Load() // it existed before
 	if !has {
 		if has, err = l.known.HasStorages(ctx); err != nil {
 			return unrecorded(err)
@@ -95,7 +93,7 @@ func (l *Ledger) Ready(ctx context.Context) error {
 	return l.Begin()
 }
 
-// Begin makes the file if it is missing, whatever the database knows.
+// Begin creates the file if it is missing, whatever the database knows.
 func (l *Ledger) Begin() error {
 	if err := l.end(os.O_CREATE); err != nil {
 		return unrecorded(err)
@@ -107,7 +105,7 @@ func (l *Ledger) Begin() error {
 	return unrecorded(errors.Join(dir.Sync(), dir.Close()))
 }
 
-// end ends a line that a crash of the machine left incomplete.
+// end completes a last line that a crash of the machine has cut off.
 func (l *Ledger) end(create int) error {
 	err := l.exclusively(create, func(f *os.File) error {
 		info, err := f.Stat()
@@ -133,7 +131,7 @@ func (l *Ledger) Append(line Line) error {
 	return unrecorded(l.exclusively(0, func(f *os.File) error { return line.writeTo(f) }))
 }
 
-// unrecorded is an outage, whatever the error: no member's line can be written.
+// unrecorded classifies an error as an outage, whatever it is: no member's line can be written.
 func unrecorded(err error) error {
 	if err == nil {
 		return nil
@@ -141,7 +139,7 @@ func unrecorded(err error) error {
 	return away("ledger", err)
 }
 
-// AppendOnce writes the line unless there is one with its Act, and syncs.
+// AppendOnce writes the line unless there is one with the same Act, and syncs.
 func (l *Ledger) AppendOnce(line Line) error {
 	if l == nil {
 		return nil
@@ -160,14 +158,13 @@ func (line Line) writeTo(f *os.File) error {
 	line.At = time.Now().UTC()
 	b, err := json.Marshal(line)
 	if err == nil {
-		_, err = f.Write(append(b, '\n')) // one write: a killed process leaves a line or none
+		_, err = f.Write(append(b, '\n')) // one write: a killed process leaves the whole line or nothing
 	}
 	return err
 }
 
-// AppendMissing writes the line unless the member has one for this operation. A
-// delete is missing only where there is a create: removing what never existed
-// has no effect to tell of.
+// AppendMissing writes the line unless the member has one for this operation. A delete is missing only after a
+// create: removing what never existed has no effect to record.
 func (l *Ledger) AppendMissing(line Line) error {
 	if l == nil {
 		return nil
@@ -182,7 +179,7 @@ func (l *Ledger) AppendMissing(line Line) error {
 	return nil
 }
 
-// last returns the member's last operation, after reading what was added.
+// last returns the member's last operation, after reading the lines that were added.
 func (l *Ledger) last(memberID string) (Op, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -205,7 +202,7 @@ func (l *Ledger) catchUp(f *os.File) error {
 	l.read += int64(len(b))
 	for text := range bytes.Lines(b) {
 		var line Line
-		if json.Unmarshal(text, &line) == nil { // else cut off by a crash of the machine
+		if json.Unmarshal(text, &line) == nil { // otherwise a crash of the machine has cut it off
 			l.seen[line.MemberID] = line.Op
 			l.acts[line.Act] = line.Act != ""
 		}
@@ -213,9 +210,9 @@ func (l *Ledger) catchUp(f *os.File) error {
 	return nil
 }
 
-// exclusively opens the file for appending, locks it against other processes,
-// and syncs after fn, when others may write already. Only [Ledger.Begin] creates
-// the file: one that is missing is not to be replaced by an empty one.
+// exclusively opens the file for appending, locks it against other processes, and runs fn. It syncs after
+// unlocking, when others may already write. Only [Ledger.Begin] creates the file: a missing file must not be
+// replaced by an empty one.
 func (l *Ledger) exclusively(create int, fn func(f *os.File) error) error {
 	f, err := os.OpenFile(l.path, create|os.O_RDWR|os.O_APPEND, 0o640)
 	if err != nil {

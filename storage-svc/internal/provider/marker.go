@@ -9,14 +9,14 @@ import (
 	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
 )
 
-// marker is what says that a member's storage exists, or was removed.
+// marker says that a member's storage exists, or was removed.
 type marker struct {
 	MemberID   string `json:"member_id"`
 	Generation int64  `json:"generation"`
 	QuotaBytes int64  `json:"quota_bytes,omitempty"`
 	Tombstone  bool   `json:"tombstone,omitempty"`
-	// Act names the change that wrote this marker, and Replaced is the live
-	// marker that a tombstone took the place of. Only [S3] writes them.
+	// Act identifies the change that wrote this marker. Replaced is the live marker that a tombstone has
+	// replaced. Only [S3] writes them.
 	Act      string  `json:"act,omitempty"`
 	Replaced *marker `json:"replaced,omitempty"`
 }
@@ -27,8 +27,7 @@ func rejected(text string) error {
 	return &provision.Failure{Class: provision.ClassRejected, Err: errors.New(text)}
 }
 
-// isMemberID reports whether id is a UUID in its canonical form, which is safe
-// as a part of paths and keys.
+// isMemberID reports whether id is a UUID in canonical form, which is safe as a part of paths and keys.
 func isMemberID(id string) bool {
 	u, err := uuid.FromString(id)
 	return err == nil && u.String() == id
@@ -41,7 +40,7 @@ func parseMarker(content []byte) (m marker, err error) {
 	return m, nil
 }
 
-// admits says whether a marker that is there already is as good as a new one.
+// admits returns nil if the existing marker m is as good as wanted, otherwise why it is not.
 func (m marker) admits(wanted marker) error {
 	switch {
 	case m.MemberID != wanted.MemberID:

@@ -19,7 +19,7 @@ import (
 	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
 )
 
-// TestMain lets the test program be its own second process.
+// TestMain lets the test program run itself as a second process.
 func TestMain(m *testing.M) {
 	if dir := os.Getenv("CHILD_DIR"); dir != "" {
 		if err := createAll(context.Background(), dir); err != nil {
@@ -56,7 +56,7 @@ func open(t *testing.T, dir string) (*provider.FS, string) {
 	return openFS(t, filepath.Join(dir, "storages"), ledger), path
 }
 
-// openFS opens a directory as it is.
+// openFS opens a directory and adopts it as it is.
 func openFS(t *testing.T, dir string, ledger *provider.Ledger) *provider.FS {
 	t.Helper()
 	known := new(identities)
@@ -147,7 +147,7 @@ func fsPlace(t *testing.T) place {
 
 func TestFSConforms(t *testing.T) { conforms(t, fsPlace) }
 
-// Without a ledger nothing is locked: the marker alone has to do.
+// Without a ledger nothing is locked: the marker alone must be enough.
 func TestFSConformsWithoutLedger(t *testing.T) {
 	for _, part := range []func(*testing.T, place){oneOfManyCreates, removalWinsRaces} {
 		at, dir := fsPlace(t), t.TempDir()
@@ -206,7 +206,7 @@ func TestProcessesShareDirectoryAndLedger(t *testing.T) {
 	}
 }
 
-// A suspended holder of the lock costs an attempt, not the worker.
+// A suspended holder of the lock costs the waiting worker an attempt, but does not block it.
 func TestLockIsGivenUpWithTheContext(t *testing.T) {
 	dir := t.TempDir()
 	p, _ := open(t, dir)

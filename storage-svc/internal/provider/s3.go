@@ -26,16 +26,16 @@ const (
 	memberPrefix = "members/"
 	identityKey  = "identity"
 	selfTestKey  = "self-test"
-	// verifiedFor is how long the bucket counts as the right one without being asked.
+	// verifiedFor is how long the bucket counts as the right one before it is checked again.
 	verifiedFor  = identityAge
-	longestOwner = 16 << 10 // bytes of a marker; ours are far below
-	// conditionRounds bounds how often a changed marker is looked at again. A
-	// marker changes twice in its life: it comes, and it becomes a tombstone.
+	longestOwner = 16 << 10 // most bytes read of a marker; ours are far shorter
+	// conditionRounds bounds how often a marker that has changed is read again. A marker changes twice in its
+	// life: it is created, and it becomes a tombstone.
 	conditionRounds = 4
 )
 
-// ErrUnconditional says that the object store ignores the conditions of a PUT:
-// of two creators both would succeed, and a tombstone could be overwritten.
+// ErrUnconditional means that the object store ignores the conditions of a PUT: two creators could both
+// succeed, and a tombstone could be overwritten.
 var ErrUnconditional = errors.New("the object store ignores If-None-Match or If-Match")
 
 // S3Config says where an object store keeps the storages.
@@ -45,22 +45,23 @@ type S3Config struct {
 	Region    string
 	AccessKey string
 	SecretKey string
-	Transport http.RoundTripper // nil for the usual one
+	Transport http.RoundTripper // nil for the default
 }
 
 // S3 keeps storages in a bucket, shared by any number of processes:
 //
-//	identity                    what migrate wrote, see [Identify]
+//	identity                    written by migrate, see [Identify]
 //	members/<member id>/owner   the marker
 //	members/<member id>/…       the member's data
 //
-// The marker appears by a PUT with If-None-Match: *, and is replaced by a
-// tombstone with If-Match, so each change knows exactly what it changed. Nothing
-// is repeated blindly: a PUT whose outcome is unknown is followed by a look.
-// Until the store has shown that it honours conditions, and that the bucket has the
-// right identity, every call fails. It shows the latter again from time to time,
-// after every outage, before a tombstone takes the place of nothing, and before a
-// change is reported done: one that went to another bucket is repeated in the right one.
+// The marker is created by a PUT with If-None-Match: *, and replaced by a tombstone with If-Match, so each
+// change knows exactly what it changed. Nothing is repeated blindly: after a PUT with unknown outcome, the
+// marker is read.
+//
+// Until the store has shown that it honours conditions, and that the bucket has the right identity, every call
+// fails. The identity is checked again from time to time, after every outage, before a tombstone is written
+// where there is no marker, and before a change is reported done: a change that went to another bucket is
+// repeated in the right one.
 type S3 struct {
 	client   *minio.Core
 	bucket   string
@@ -69,8 +70,8 @@ type S3 struct {
 	ledger   *Ledger
 
 	conditions atomic.Bool               // the store honours them
-	verified   atomic.Pointer[time.Time] // when the bucket was the right one; nil: it is in doubt
-	turn       chan struct{}             // to check
+	verified   atomic.Pointer[time.Time] // when the bucket was last the right one; nil: unknown
+	turn       chan struct{}             // held while checking
 }
 
 // NewS3 returns a provider without calling the store. The ledger may be nil.
@@ -86,7 +87,7 @@ func NewS3(cfg S3Config, known Identities, ledger *Ledger) (*S3, error) {
 	client, err := minio.NewCore(u.Host, &minio.Options{
 		Creds:  credentials.NewStaticV4(cfg.AccessKey, cfg.SecretKey, ""),
 		Secure: u.Scheme == "https", Region: cfg.Region, Transport: transport{next},
-		MaxRetries: 1, // repeating is the worker's business, at its own pace
+		MaxRetries: 1, // the worker repeats calls at its own pace
 	})
 	if err != nil {
 		return nil, fmt.Errorf("object store: %w", err)
@@ -105,7 +106,7 @@ func (p *S3) Prepare(ctx context.Context) error {
 	}
 	err = p.client.MakeBucket(ctx, p.bucket, minio.MakeBucketOptions{Region: p.region})
 	var r minio.ErrorResponse
-	if errors.As(err, &r) && r.Code == "BucketAlreadyOwnedByYou" { // somebody was quicker
+	if errors.As(err, &r) && r.Code == "BucketAlreadyOwnedByYou" { // another process was faster
 		return nil
 	}
 	return failure(err)
@@ -135,9 +136,8 @@ func (p *S3) empty(ctx context.Context) (bool, error) {
 	return len(ids) == 0, err
 }
 
-// Check finds out whether the bucket is the right one and the store honours
-// conditions: ErrUnconditional if it does not, another error if it could not be
-// found out.
+// Check checks that the bucket is the right one and that the store honours conditions. It returns
+// ErrUnconditional if the store does not, and another error if this is not known.
 func (p *S3) Check(ctx context.Context) error {
 	if err := p.verify(ctx); err != nil || p.conditions.Load() {
 		return err
@@ -160,7 +160,7 @@ func (p *S3) Check(ctx context.Context) error {
 	return err
 }
 
-// verify asks the store whether the bucket is the right one.
+// verify checks with the store that the bucket is the right one.
 func (p *S3) verify(ctx context.Context) error {
 	now := time.Now()
 	id, err := p.identity(ctx)
@@ -182,7 +182,7 @@ func (p *S3) ready(ctx context.Context) error {
 	return p.once(ctx, p.trusted, p.Check)
 }
 
-// confirm makes sure that the bucket is the right one after what was just done there.
+// confirm makes sure that the bucket is still the right one after a change.
 func (p *S3) confirm(ctx context.Context) error {
 	done := time.Now()
 	return p.once(ctx, func() bool {
@@ -191,7 +191,7 @@ func (p *S3) confirm(ctx context.Context) error {
 	}, p.verify)
 }
 
-// once lets one caller ask the store while the others wait: its answer may do for them.
+// once lets one caller ask the store while the others wait: its answer may be enough for them.
 func (p *S3) once(ctx context.Context, known func() bool, ask func(context.Context) error) error {
 	if known() {
 		return nil
@@ -208,8 +208,8 @@ func (p *S3) once(ctx context.Context, known func() bool, ask func(context.Conte
 	return ask(ctx)
 }
 
-// doubt has the next call verify the bucket if this one ended in an outage: another
-// store, or another bucket of the same name, may be there afterwards.
+// doubt makes the next call verify the bucket if err is an outage: afterwards there may be another store, or
+// another bucket of the same name.
 func (p *S3) doubt(err error) error {
 	var f *provision.Failure
 	if errors.As(err, &f) && f.Class == provision.ClassOutage {
@@ -226,7 +226,7 @@ func (p *S3) Create(ctx context.Context, s provision.Storage) error {
 	return p.on(ctx, s, p.create)
 }
 
-// on runs an operation on a member in the right bucket.
+// on checks the bucket and the ledger, and runs an operation on a member.
 func (p *S3) on(ctx context.Context, s provision.Storage, do func(context.Context, provision.Storage) error) error {
 	if !isMemberID(s.MemberID) {
 		return errNoMemberID
@@ -248,7 +248,7 @@ func (p *S3) create(ctx context.Context, s provision.Storage) error {
 	}
 	have, _, lookErr := p.look(ctx, s.MemberID)
 	if errors.Is(lookErr, errAbsent) {
-		return err // it did not happen; again at the worker's pace
+		return err // it did not happen; the worker tries again
 	}
 	if lookErr != nil {
 		return lookErr
@@ -259,8 +259,8 @@ func (p *S3) create(ctx context.Context, s provision.Storage) error {
 	return errors.Join(p.record(ctx, have), have.admits(m))
 }
 
-// Remove makes the member's storage not exist, for good. The tombstone comes
-// first, then the data goes: until the next call that finds any left.
+// Remove makes the member's storage not exist, for good. It writes the tombstone first, then deletes the data.
+// If it fails in between, the next call deletes the data that is left.
 func (p *S3) Remove(ctx context.Context, s provision.Storage) error {
 	return p.on(ctx, s, p.remove)
 }
@@ -278,12 +278,12 @@ func (p *S3) remove(ctx context.Context, s provision.Storage) error {
 
 // bury makes sure that the marker is a tombstone, and returns it.
 func (p *S3) bury(ctx context.Context, s provision.Storage) (marker, error) {
-	var inDoubt error // of the PUT before
+	var inDoubt error // error of the previous PUT
 	for range conditionRounds {
 		have, etag, err := p.look(ctx, s.MemberID)
 		switch {
 		case errors.Is(err, errAbsent):
-			if err := p.verify(ctx); err != nil { // rare: what is removed was created, as a rule
+			if err := p.verify(ctx); err != nil { // rare: a storage that is removed was normally created before
 				return marker{}, err
 			}
 		case err != nil:
@@ -294,7 +294,7 @@ func (p *S3) bury(ctx context.Context, s provision.Storage) (marker, error) {
 			return have, nil
 		}
 		if inDoubt != nil && !errors.Is(inDoubt, errChanged) {
-			return marker{}, inDoubt // it did not happen either
+			return marker{}, inDoubt // the previous PUT did not happen either
 		}
 		m := marker{MemberID: s.MemberID, Generation: s.Generation, Tombstone: true, Act: rand.Text()}
 		if err == nil {
@@ -310,7 +310,8 @@ func (p *S3) bury(ctx context.Context, s provision.Storage) (marker, error) {
 	return marker{}, inDoubt
 }
 
-// record confirms what was seen or done, and notes it in the ledger: nothing is reported done before.
+// record confirms the bucket after a marker was read or written, and notes the marker's changes in the ledger.
+// Nothing is reported done before that.
 func (p *S3) record(ctx context.Context, m marker) error {
 	if err := p.confirm(ctx); err != nil {
 		return err
@@ -318,11 +319,11 @@ func (p *S3) record(ctx context.Context, m marker) error {
 	return p.note(m)
 }
 
-// note writes the ledger lines of the changes that a marker tells of, which
-// may have been those of others who did not get to it.
+// note writes the ledger lines of the changes that a marker records. Another process may have made them and
+// died before it wrote them.
 func (p *S3) note(m marker) error {
 	if m.Tombstone && m.Replaced == nil {
-		return nil // there was nothing to remove
+		return nil // nothing was removed
 	}
 	if m.Tombstone {
 		if err := p.note(*m.Replaced); err != nil {
@@ -338,8 +339,8 @@ func (p *S3) note(m marker) error {
 	})
 }
 
-// put writes a marker where there is none or, with an etag, in place of the one
-// that has it. It fails with errChanged if the condition does not hold.
+// put writes a marker where there is none or, with an etag, in place of the marker with that etag. It returns
+// errChanged if the condition does not hold.
 func (p *S3) put(ctx context.Context, key string, m marker, etag string) error {
 	content, err := json.Marshal(m)
 	if err != nil {
@@ -351,7 +352,7 @@ func (p *S3) put(ctx context.Context, key string, m marker, etag string) error {
 	} else {
 		options.SetMatchETag(etag)
 	}
-	if err = p.write(ctx, key, content, options); errors.Is(err, errAbsent) { // there is nothing with that etag
+	if err = p.write(ctx, key, content, options); errors.Is(err, errAbsent) { // no object has that etag
 		return errChanged
 	}
 	return err
@@ -364,7 +365,7 @@ func (p *S3) write(ctx context.Context, key string, content []byte, options mini
 	return failure(err)
 }
 
-// look reads a member's marker. It fails with errAbsent if there is none.
+// look reads a member's marker. It returns errAbsent if there is none.
 func (p *S3) look(ctx context.Context, memberID string) (m marker, etag string, err error) {
 	content, etag, err := p.read(ctx, ownerKey(memberID))
 	if err != nil {
@@ -380,6 +381,6 @@ func (p *S3) read(ctx context.Context, key string) (content []byte, etag string,
 		return nil, "", failure(err)
 	}
 	defer body.Close()
-	content, err = io.ReadAll(io.LimitReader(body, longestOwner)) // a cut-off one is damaged
+	content, err = io.ReadAll(io.LimitReader(body, longestOwner)) // a marker that is cut off counts as damaged
 	return content, info.ETag, failure(err)
 }

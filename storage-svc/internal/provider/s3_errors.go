@@ -26,15 +26,15 @@ const (
 )
 
 var (
-	// errAbsent says that there is no such object.
+	// errAbsent means that there is no such object.
 	errAbsent = errors.New("there is no such object")
-	// errChanged says that the condition of a PUT did not hold.
+	// errChanged means that the condition of a PUT did not hold.
 	errChanged = &provision.Failure{Class: provision.ClassTransient,
 		Err: errors.New("the marker was changed by another")}
 )
 
-// unknown reports whether a PUT that failed may have had its effect, or somebody
-// else's had, so that a look tells more. Waiting is over with the context.
+// unknown reports whether a failed PUT may have had its effect, or another process's PUT had, so that the
+// marker must be read. It is false if the context has ended.
 func unknown(err error) bool {
 	var f *provision.Failure
 	return errors.As(err, &f) && f.Class == provision.ClassTransient
@@ -49,8 +49,7 @@ func newTransport() http.RoundTripper {
 	}
 }
 
-// transport classifies what is not to be seen any more above the client: errors
-// of the network, and Retry-After.
+// transport classifies what the client hides from its callers: network errors, and Retry-After.
 type transport struct{ next http.RoundTripper }
 
 // RoundTrip implements [http.RoundTripper].
@@ -63,11 +62,11 @@ func (t transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return resp, nil
 	}
 	defer resp.Body.Close()
-	body, _ := io.ReadAll(io.LimitReader(resp.Body, 4<<10)) // the status says enough
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, 4<<10)) // the status is enough
 	return nil, busy(resp, body)
 }
 
-// busy tells being slowed down from being closed.
+// busy distinguishes a store that asks for fewer calls from one that is unavailable.
 func busy(resp *http.Response, body []byte) error {
 	f := &provision.Failure{
 		Class: provision.ClassOutage, RetryAfter: retryAfter(resp.Header.Get("Retry-After")),
@@ -80,7 +79,7 @@ func busy(resp *http.Response, body []byte) error {
 	return f
 }
 
-// retryAfter reads seconds or a date.
+// retryAfter parses seconds or a date.
 func retryAfter(header string) time.Duration {
 	var wait time.Duration
 	if n, err := strconv.Atoi(header); err == nil {
@@ -91,8 +90,8 @@ func retryAfter(header string) time.Duration {
 	return min(max(wait, 0), longestRetryAfter)
 }
 
-// networkFailure calls it an outage if the store cannot be reached at all. If
-// the connection broke later, the outcome is unknown.
+// networkFailure classifies a network error. If the store cannot be reached at all, it is an outage. If the
+// connection broke later, the outcome is unknown.
 func networkFailure(err error) error {
 	var op *net.OpError
 	var cert *tls.CertificateVerificationError
@@ -102,16 +101,15 @@ func networkFailure(err error) error {
 		return &provision.Failure{Class: provision.ClassOutage, Err: err}
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return err
-	case strings.Contains(err.Error(), "EOF"): // which the client would replace by a text with the URL
+	case strings.Contains(err.Error(), "EOF"): // the client would replace it with a text that has the URL
 		err = errors.New("the connection was closed before the answer")
 	}
 	return &provision.Failure{Class: provision.ClassTransient, Err: err}
 }
 
-// failure gives an error of the client its class. What every member meets alike
-// is an outage, be it that the credentials were withdrawn: it is no member's
-// fault, and no attempt of theirs. URLs, which contain ids, are left out: errors
-// are shown to operators, grouped by their words.
+// failure classifies an error of the client. What all members meet alike is an outage, even withdrawn
+// credentials: no member causes it, so it does not count as an attempt. URLs, which contain ids, are removed:
+// errors are shown to operators, grouped by their words.
 func failure(err error) error {
 	var f *provision.Failure
 	var r minio.ErrorResponse

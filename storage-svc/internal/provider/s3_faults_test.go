@@ -34,8 +34,8 @@ func class(t *testing.T, err error, want provision.Class, cause error) {
 	}
 }
 
-// losing returns a transport that performs the n-th request that matters, or
-// not, and reports a broken connection; and counts the marker's PUTs.
+// losing returns a transport that reports a broken connection for the n-th request that matters, after
+// performing it or without. It counts the marker's PUTs.
 func losing(n int, effective bool, broken error, puts *int) http.RoundTripper {
 	count := 0
 	return roundTrip(func(r *http.Request) (*http.Response, error) {
@@ -59,9 +59,8 @@ func losing(n int, effective bool, broken error, puts *int) http.RoundTripper {
 	})
 }
 
-// Every request of every operation is lost in turn, before its effect or after.
-// One further call ends it, no PUT is repeated without a look, and the ledger
-// has each change once.
+// Every request of every operation is lost in turn, before its effect or after. One further call completes the
+// operation, no PUT is repeated without a read, and the ledger has each change once.
 func TestS3LostRequestsAndReplies(t *testing.T) {
 	endpoint := inMemory(t, nil)
 	breaks := []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET}
@@ -98,8 +97,7 @@ func TestS3LostRequestsAndReplies(t *testing.T) {
 	}
 }
 
-// A server that accepts connections and says nothing costs what the caller
-// allows, whatever is asked.
+// If a server accepts connections and never answers, each call ends with the caller's deadline.
 func TestS3KeepsDeadlines(t *testing.T) {
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	must(t, err)
@@ -205,8 +203,8 @@ func TestS3LostIdentityIsAnOutage(t *testing.T) {
 	must(t, p.Create(t.Context(), storage(1)))
 }
 
-// A bucket that is deleted and made anew, or stands for another one, is noticed after
-// the first error, when a listing ends, before a tombstone, and in time.
+// A bucket that is deleted and created again, or replaced by another one, is noticed after the first error,
+// when a listing ends, before a tombstone, and after some time.
 func TestS3BucketIsReplacedWhileItRuns(t *testing.T) {
 	o := newObjectStore(t, inMemory(t, nil), false)
 	p := o.open(t, nil)
@@ -227,7 +225,7 @@ func TestS3BucketIsReplacedWhileItRuns(t *testing.T) {
 		}))
 		must(t, p.Create(t.Context(), storage(1)))
 		away.Store(true)
-		found, err := p.List(t.Context(), "", 10) // within the time for which the bucket is trusted
+		found, err := p.List(t.Context(), "", 10) // while the bucket is trusted
 		outage(t, name+", a listing", err)
 		if len(found) != 0 {
 			t.Errorf("%s: found %v", name, found)
@@ -245,9 +243,8 @@ func TestS3BucketIsReplacedWhileItRuns(t *testing.T) {
 	}
 }
 
-// A bucket that is replaced while it is trusted, between two calls of which none fails, takes
-// markers that are nobody's: nothing is reported done or written down, and it is done in the right
-// bucket when that is back.
+// While the bucket is trusted, it is replaced between two calls, neither of which fails. Nothing in the wrong
+// bucket is reported done or written to the ledger, and the work is done in the right bucket when it is back.
 func TestS3BucketIsReplacedWithinSeconds(t *testing.T) {
 	o := newObjectStore(t, inMemory(t, nil), false)
 	must(t, o.open(t, nil).Create(t.Context(), storage(1)))
@@ -266,7 +263,7 @@ func TestS3BucketIsReplacedWithinSeconds(t *testing.T) {
 		}))
 		must(t, p.Create(t.Context(), storage(1)))
 		s := storage(2 + i)
-		for range 2 { // the first one writes the marker, the second one finds it
+		for range 2 { // the first call writes the marker, the second finds it
 			away.Store(true)
 			outage(t, name+", a creation", p.Create(t.Context(), s))
 			away.Store(false)
@@ -281,7 +278,7 @@ func TestS3BucketIsReplacedWithinSeconds(t *testing.T) {
 	}
 }
 
-// One look at the identity is enough for all changes that were done before it.
+// One read of the identity is enough for all changes that were made before it.
 func TestS3ChangesShareTheirConfirmation(t *testing.T) {
 	o := newObjectStore(t, inMemory(t, nil), false)
 	var looks, puts atomic.Int32
@@ -314,7 +311,7 @@ func TestS3ChangesShareTheirConfirmation(t *testing.T) {
 	}
 }
 
-// A provider that cannot be reached is away for everybody.
+// A provider that cannot be reached is unavailable for everybody.
 func TestS3UnreachableIsAnOutage(t *testing.T) {
 	closed := httptest.NewServer(nil)
 	closed.Close()

@@ -15,12 +15,11 @@ import (
 
 const (
 	deletePage = 1000 // objects; the most that one request deletes
-	lookers    = 16   // markers read at the same time by a listing
+	lookers    = 16   // markers that a listing reads at the same time
 )
 
-// List returns what there is of the members after one, see [provision.Provider].
-// A page takes one request for the members, however much data they have, and
-// one for each marker.
+// List returns the resources of the members that follow after, see [provision.Provider]. A page takes one
+// request for the members, however much data they have, and one for each marker.
 func (p *S3) List(ctx context.Context, after string, limit int) ([]provision.Resource, error) {
 	if err := p.ready(ctx); err != nil {
 		return nil, err
@@ -29,7 +28,7 @@ func (p *S3) List(ctx context.Context, after string, limit int) ([]provision.Res
 	if err != nil {
 		return nil, p.doubt(err)
 	}
-	// Once more: what is missing from the wrong bucket would be taken for lost.
+	// Verify again: what is missing from a wrong bucket would count as lost.
 	if err := p.verify(ctx); err != nil {
 		return nil, err
 	}
@@ -62,11 +61,11 @@ func (p *S3) list(ctx context.Context, after string, limit int) ([]provision.Res
 	}
 }
 
-// members returns the first ids after one that have any object, in order.
+// members returns the first ids that follow after and have any object, in order.
 func (p *S3) members(ctx context.Context, after string, limit int) (ids []string, err error) {
 	options := minio.ListObjectsOptions{Prefix: memberPrefix, MaxKeys: limit}
 	if after != "" {
-		options.StartAfter = memberPrefix + after + "0" // which follows "/"
+		options.StartAfter = memberPrefix + after + "0" // "0" follows "/"
 	}
 	for o := range p.client.ListObjectsIter(ctx, p.bucket, options) {
 		if o.Err != nil {
@@ -80,10 +79,10 @@ func (p *S3) members(ctx context.Context, after string, limit int) (ids []string
 			break
 		}
 	}
-	return ids, ctx.Err() // which ends the iteration without a word
+	return ids, ctx.Err() // ending ctx ends the iteration without an error
 }
 
-// resource says what there is of a member: no state means nothing.
+// resource returns what the bucket has of a member. An empty state means nothing.
 func (p *S3) resource(ctx context.Context, id string) (provision.Resource, error) {
 	content, _, err := p.read(ctx, ownerKey(id))
 	if err == nil {
@@ -93,7 +92,7 @@ func (p *S3) resource(ctx context.Context, id string) (provision.Resource, error
 	if !errors.Is(err, errAbsent) {
 		return r, err
 	}
-	// A store over a file system may list what is only an empty directory.
+	// A store on top of a file system may list what is only an empty directory.
 	left, err := p.data(ctx, id, false, 1)
 	if len(left) > 0 {
 		r.State = provision.ResourceOrphaned
@@ -101,7 +100,7 @@ func (p *S3) resource(ctx context.Context, id string) (provision.Resource, error
 	return r, err
 }
 
-// data returns the first objects of a member but for the marker.
+// data returns the first objects of a member, without the marker.
 func (p *S3) data(ctx context.Context, id string, versions bool, limit int) (found []minio.ObjectInfo, err error) {
 	options := minio.ListObjectsOptions{Prefix: folder(id), Recursive: true, WithVersions: versions,
 		MaxKeys: deletePage}
@@ -119,7 +118,7 @@ func (p *S3) data(ctx context.Context, id string, versions bool, limit int) (fou
 	return found, ctx.Err()
 }
 
-// removeData deletes a member's objects, page by page, in all their versions.
+// removeData deletes a member's objects, page by page, with all their versions.
 func (p *S3) removeData(ctx context.Context, id string) error {
 	versions, err := p.versioned(ctx)
 	if err != nil {

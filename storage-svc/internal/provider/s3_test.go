@@ -30,8 +30,8 @@ const (
 type objectStore struct {
 	url, bucket, ledger string
 	known               *identities
-	given               *provider.Ledger // nil: one in the file ledger
-	client              *minio.Client    // to look past the provider
+	given               *provider.Ledger // nil: one in the file named ledger
+	client              *minio.Client    // for access without the provider
 }
 
 var buckets atomic.Int64
@@ -57,7 +57,7 @@ func newObjectStore(t *testing.T, endpoint string, versions bool) *objectStore {
 	return o
 }
 
-// inMemory starts a server that keeps objects in memory, behind a handler.
+// inMemory starts a server that keeps objects in memory. wrap may put a handler before it.
 func inMemory(t *testing.T, wrap func(http.Handler) http.Handler) string {
 	t.Helper()
 	return serve(t, s3mem.New(), wrap)
@@ -74,7 +74,7 @@ func serve(t *testing.T, objects gofakes3.Backend, wrap func(http.Handler) http.
 	return server.URL
 }
 
-// open opens the provider as another process would, over a transport if given.
+// open opens the provider as another process would, over transport if it is not nil.
 func (o *objectStore) open(t *testing.T, transport http.RoundTripper) *provider.S3 {
 	t.Helper()
 	ledger := o.given
@@ -98,7 +98,7 @@ func (o *objectStore) write(t *testing.T, s provision.Storage, name, content str
 	must(t, err)
 }
 
-// names lists the objects, those of which only old versions are left included.
+// names lists the objects, including those of which only old versions are left.
 func (o *objectStore) names(t *testing.T, s provision.Storage) (names []string) {
 	t.Helper()
 	for _, versions := range []bool{false, true} {
@@ -165,8 +165,8 @@ func TestS3RemovesMoreDataThanOnePage(t *testing.T) {
 	}
 }
 
-// What vanishes between the list and the look, or is an empty directory to a
-// store over a file system, is nothing, and does not end the listing.
+// An object that vanishes between the list and the read, or an empty directory that a store on top of a file
+// system lists, counts as nothing and does not end the listing.
 func TestS3ListsNothingForNothing(t *testing.T) {
 	o := newObjectStore(t, inMemory(t, nil), false)
 	vanishing, last := storage(1), storage(2)
@@ -186,8 +186,7 @@ func TestS3ListsNothingForNothing(t *testing.T) {
 	}
 }
 
-// A store that says that it deleted what it did not costs an attempt, not the
-// worker.
+// If a store reports deletions that it did not make, that costs the worker an attempt, but does not block it.
 func TestS3DeletionsHaveToBeTrue(t *testing.T) {
 	o := newObjectStore(t, inMemory(t, nil), false)
 	s := storage(1)
@@ -241,13 +240,13 @@ type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// isMarkerPut tells a request that writes a member's marker.
+// isMarkerPut reports whether a request writes a member's marker.
 func isMarkerPut(r *http.Request) bool {
 	return r.Method == http.MethodPut && strings.HasSuffix(r.URL.Path, "/owner")
 }
 
-// pausing returns a transport that stops the first PUT of a marker, before the
-// server sees it or after, tells reached, and goes on when resume is closed.
+// pausing returns a transport that stops the first PUT of a marker, before the server sees it or after. It then
+// closes reached, and continues when resume is closed.
 func pausing(before bool, reached chan<- struct{}, resume <-chan struct{}) http.RoundTripper {
 	var first atomic.Bool
 	return roundTrip(func(r *http.Request) (*http.Response, error) {
@@ -266,8 +265,8 @@ func pausing(before bool, reached chan<- struct{}, resume <-chan struct{}) http.
 	})
 }
 
-// A worker sleeps past its lease, before its PUT or after it, and wakes up after
-// the withdrawal: no zombie, and the ledger has the true story.
+// A worker is suspended past its lease, before its PUT or after it, and resumes after the withdrawal: the
+// storage does not come back, and the ledger shows what happened.
 func TestS3SleeperWakesAfterTheRemoval(t *testing.T) {
 	for _, before := range []bool{true, false} {
 		o := newObjectStore(t, inMemory(t, nil), false)
@@ -281,7 +280,7 @@ func TestS3SleeperWakesAfterTheRemoval(t *testing.T) {
 		if err := <-ended; before {
 			rejected(t, err, provision.ErrTombstoned)
 			want = ""
-		} else if err != nil { // it was created once; that it is gone is told by the version of the row
+		} else if err != nil { // it was created once; only the version of the row shows that it is gone
 			t.Error(err)
 		}
 		expect(t, o.ledger, s, want)
@@ -289,7 +288,7 @@ func TestS3SleeperWakesAfterTheRemoval(t *testing.T) {
 	}
 }
 
-// Of two removals that found the storage alive, one had an effect.
+// Of two removals that found the storage alive, only one has an effect.
 func TestS3SleepingRemovalChangesNothing(t *testing.T) {
 	o := newObjectStore(t, inMemory(t, nil), false)
 	s, reached, resume, ended := storage(1), make(chan struct{}), make(chan struct{}), make(chan error, 1)

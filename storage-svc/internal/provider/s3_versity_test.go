@@ -49,8 +49,8 @@ func startGateway(t *testing.T, versions bool) *gateway {
 	return g
 }
 
-// start runs the program under a shell that kills it when its input ends: when
-// it is told to, or when this process dies.
+// start runs the program under a shell that kills it when the shell's input ends: when the test says so, or
+// when this process dies.
 func (g *gateway) start() {
 	g.t.Helper()
 	program := os.Getenv("VERSITYGW_BIN")
@@ -64,7 +64,7 @@ func (g *gateway) start() {
 	must(g.t, err, cmd.Start())
 	g.quit = sync.OnceFunc(func() {
 		_ = input.Close()
-		_ = cmd.Wait() // which tells of the kill
+		_ = cmd.Wait() // the error is that it was killed
 	})
 	testenv.Eventually(g.t, 20*time.Second, "versitygw", func() bool {
 		resp, err := http.Get("http://" + g.addr + "/health") // an address of this test
@@ -85,9 +85,8 @@ func TestVersityConforms(t *testing.T) {
 	}
 }
 
-// The object store is killed again and again while workers create and remove.
-// Each of them repeats until it is told that it is done, and every member has
-// one life at most.
+// The object store is killed again and again while workers create and remove storages. Each worker repeats its
+// call until it succeeds, and every member's storage is created at most once.
 func TestVersityKilled(t *testing.T) {
 	const members, workers, kills = 60, 8, 5
 	g := startGateway(t, false)

@@ -17,8 +17,8 @@ import (
 	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
 )
 
-// volume is the open directory of an [FS], for one call. Names are relative to it,
-// with slashes; no symbolic link leads out of it.
+// volume is the open directory of an [FS], for one call. Names are relative to it, with slashes. No symbolic
+// link leads out of it.
 type volume struct{ *os.Root }
 
 const readsIdentity = "read the provider's identity"
@@ -40,7 +40,7 @@ func (v volume) identity() (string, error) {
 	return parseIdentity(content)
 }
 
-// identify writes the identity as a marker is written.
+// identify writes the identity in the same way as a marker.
 func (v volume) identify(id string, replace bool) error {
 	tmp, err := v.writeTemp(formatIdentity(id))
 	if err != nil {
@@ -53,7 +53,7 @@ func (v volume) identify(id string, replace bool) error {
 	return errors.Join(write(tmp, idFile), v.dropTemp(tmp), v.sync("."))
 }
 
-// link creates the marker, or finds that it is the member's already.
+// link creates the marker, or checks that the existing one is the member's.
 func (v volume) link(dir string, m marker) (created bool, err error) {
 	owner := path.Join(dir, ownerFile)
 	have, err := v.marker(owner)
@@ -69,18 +69,18 @@ func (v volume) link(dir string, m marker) (created bool, err error) {
 	return false, have.admits(m)
 }
 
-// claim makes the marker appear, complete. Where there is one, it stays as it is
-// and the error is [fs.ErrExist]: of two that saw none, one succeeds.
+// claim makes the complete marker appear. If there is one already, it stays as it is, and the error is
+// [fs.ErrExist]: of two processes that saw none, one succeeds.
 func (v volume) claim(owner string, m marker) error {
 	tmp, err := v.writeMarker(m)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = v.dropTemp(tmp) }() // what is left is tidied later
+	defer func() { _ = v.dropTemp(tmp) }() // tidy removes what is left
 	return v.Link(tmp, owner)
 }
 
-// bury replaces the marker by a tombstone and reports whether it was a live one.
+// bury replaces the marker by a tombstone, and reports whether there was a live one.
 func (v volume) bury(dir string, m marker) (removed bool, err error) {
 	owner := path.Join(dir, ownerFile)
 	have, err := v.marker(owner)
@@ -109,8 +109,8 @@ func (v volume) marker(name string) (m marker, err error) {
 	return parseMarker(b)
 }
 
-// resource says what there is of a member. A directory without marker and data
-// is none: a creation has just begun, or never went on. It has no state.
+// resource returns what the directory has of a member. A directory without marker and data has no state: a
+// creation has just begun, or never finished.
 func (v volume) resource(id string) (provision.Resource, error) {
 	dir, err := key(id)
 	if err != nil {
@@ -125,7 +125,7 @@ func (v volume) resource(id string) (provision.Resource, error) {
 	}
 	entries, err := v.entries(dir)
 	r := provision.Resource{MemberID: id}
-	// A marker that came between the two looks is left to the next listing.
+	// A marker that appeared between the two reads is left to the next listing.
 	marked := slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == ownerFile })
 	if len(entries) > 0 && !marked {
 		r.State = provision.ResourceOrphaned
@@ -146,7 +146,7 @@ func (v volume) removeData(dir string) error {
 	return err
 }
 
-// makeDir makes a member's directory and its shard.
+// makeDir creates a member's directory and its shard.
 func (v volume) makeDir(dir string) error {
 	switch err := v.Mkdir(path.Dir(dir), 0o750); {
 	case err == nil:
@@ -162,8 +162,8 @@ func (v volume) makeDir(dir string) error {
 	return nil
 }
 
-// lock locks a directory against other processes and goroutines, until ctx
-// ends: its holder may be suspended. A holder that dies lets go.
+// lock locks a directory against other processes and goroutines. It waits until ctx ends, because the holder
+// may be suspended. When a holder dies, its lock is released.
 func (v volume) lock(ctx context.Context, dir string) (unlock func() error, err error) {
 	f, err := v.Open(dir)
 	if err != nil {
@@ -193,12 +193,12 @@ func (v volume) writeMarker(m marker) (name string, err error) {
 	return v.writeTemp(append(content, '\n'))
 }
 
-// writeTemp writes a file that is to become another. What goes wrong concerns no
-// member more than others: it is an outage.
+// writeTemp writes a file that is to be linked or renamed. Its errors concern no member more than others, so
+// they are an outage.
 func (v volume) writeTemp(content []byte) (name string, err error) {
 	name = path.Join(tmpDir, rand.Text())
 	f, err := v.create(name)
-	if errors.Is(err, fs.ErrNotExist) { // somebody removed the directory, or there was none yet
+	if errors.Is(err, fs.ErrNotExist) { // the directory was removed, or does not exist yet
 		if err = v.Mkdir(tmpDir, 0o750); err == nil || errors.Is(err, fs.ErrExist) {
 			f, err = v.create(name)
 		}
@@ -235,7 +235,7 @@ func (v volume) tidy() error {
 	for _, e := range entries {
 		name := path.Join(tmpDir, e.Name())
 		if info, err := v.Lstat(name); err == nil && time.Since(info.ModTime()) > staleAfter {
-			_ = v.dropTemp(name) // another process may have been quicker
+			_ = v.dropTemp(name) // another process may have been faster
 		}
 	}
 	return err
@@ -251,7 +251,7 @@ func (v volume) entries(dir string) ([]fs.DirEntry, error) {
 	return entries, errors.Join(err, f.Close())
 }
 
-// sync makes what was linked or renamed in directories survive a crash.
+// sync makes links and renames in directories survive a crash.
 func (v volume) sync(dirs ...string) error {
 	for _, dir := range dirs {
 		d, err := v.Open(dir)

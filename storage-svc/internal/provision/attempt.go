@@ -8,18 +8,17 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// Policy says when failed attempts are repeated: after a random time that
-// doubles its limit from Base up to a cap. It also says how many calls the
-// provider gets.
+// Policy says when failed attempts are repeated: after a random time whose limit doubles from Base up to a cap.
+// It also says how many calls the provider gets.
 type Policy struct {
 	Base      time.Duration
 	Cap       time.Duration
-	OutageCap time.Duration // shorter: when the provider is back, nobody should wait long
-	Rate      float64       // calls per second of all replicas together; 0: as many as they like
+	OutageCap time.Duration // shorter, so that nobody waits long when the provider is back
+	Rate      float64       // calls per second of all replicas together; 0: unlimited
 }
 
-// Result is what an attempt found out, to be written if storage and lease are
-// still as they were when it began.
+// Result is the result of an attempt. It is written only if storage and lease are still as they were when the
+// attempt began.
 type Result struct {
 	Was   Storage // as claimed
 	Next  Storage
@@ -47,11 +46,11 @@ func (p Policy) After(s Storage, err error) Result {
 	class, message := string(f.Class), printable(f.Error())
 	r.Next.LastErrorClass, r.Next.LastError = &class, &message
 	count, limit := &r.Next.Attempts, p.Cap
-	// An outage burns no attempts.
+	// An outage uses up no attempts.
 	if f.Class == ClassOutage {
 		count, limit = &r.Next.OutageAttempts, p.OutageCap
 	}
-	if f.Class == ClassThrottled { // nor does asking too often
+	if f.Class == ClassThrottled { // nor does a throttled call
 		count = &r.Next.OutageAttempts
 	}
 	*count++
@@ -60,7 +59,7 @@ func (p Policy) After(s Storage, err error) Result {
 		return r.settled()
 	}
 	r.Delay = max(service.Backoff(*count, p.Base, limit), f.RetryAfter)
-	// Attempts 1, 2, 4, 8, … are told: an outage must not flood the stream.
+	// Only attempts 1, 2, 4, 8, … are reported: an outage must not flood the stream.
 	if bits.OnesCount(uint(*count)) == 1 {
 		r.Reply = &Reply{Type: contract.StorageAttemptFailed, Data: contract.StorageReply{
 			MemberID: s.MemberID, SagaID: s.SagaID, Generation: s.Generation,

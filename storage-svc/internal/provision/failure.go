@@ -16,10 +16,10 @@ type Class string
 const (
 	// ClassTransient is worth repeating; an unknown error is transient.
 	ClassTransient Class = "transient"
-	// ClassOutage means that the provider is away for everybody. It is repeated
-	// without counting as an attempt.
+	// ClassOutage means that the provider is unavailable for everybody. The call is repeated, and does not
+	// count as an attempt.
 	ClassOutage Class = "outage"
-	// ClassThrottled means: later, and not before RetryAfter.
+	// ClassThrottled means that the call may be repeated later, but not before RetryAfter.
 	ClassThrottled Class = "throttled"
 	// ClassRejected is definite: repeating cannot help, an operator might.
 	ClassRejected Class = "rejected"
@@ -40,7 +40,7 @@ func (f *Failure) Error() string { return f.Err.Error() }
 // Unwrap returns the underlying error.
 func (f *Failure) Unwrap() error { return f.Err }
 
-// ErrTombstoned says that a member's storage was removed, which is for good.
+// ErrTombstoned means that a member's storage was removed, which is final.
 var ErrTombstoned = errors.New("the storage was removed for good")
 
 var errNoAnswer = errors.New("the provider did not answer in time")
@@ -63,8 +63,8 @@ func storageError(c Class, message string) *contract.StorageError {
 	return &contract.StorageError{Class: string(c), Message: message, Fingerprint: fingerprint(c, message)}
 }
 
-// fingerprint is equal for errors that differ in numbers and ids only: the
-// class and the words of the message, without those that contain a digit.
+// fingerprint is equal for errors that differ only in numbers and ids. It consists of the class and the words
+// of the message, without the words that contain a digit.
 func fingerprint(c Class, message string) string {
 	words := strings.FieldsFunc(strings.ToLower(message),
 		func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) })
@@ -77,7 +77,7 @@ func fingerprint(c Class, message string) string {
 	return string(c) + ":" + strings.Join(kept, "-")
 }
 
-// printable makes text that Postgres stores and people can read in a list.
+// printable returns s as text that Postgres can store and people can read in a list.
 func printable(s string) string {
 	s = strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {

@@ -13,19 +13,19 @@ import (
 	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
 )
 
-// fleet is a database and a provider in memory, for workers that run in a
-// bubble of synctest: ten minutes of outage take a moment.
+// fleet is a database and a provider in memory, for workers that run in a bubble of synctest: ten minutes of
+// outage take a moment.
 type fleet struct {
 	mu      sync.Mutex
 	gate    provision.Gate
 	due     []provision.Storage
-	later   []provision.Result // failed, until their delay is over
+	later   []provision.Result // failed; due again after their delay
 	settled []provision.Storage
 
 	answer  func(ctx context.Context, s provision.Storage) error
 	calls   []time.Time
 	running int
-	most    int // calls at once, since it was set to 0
+	most    int // most calls at once since it was set to 0
 }
 
 func newFleet(storages int) *fleet {
@@ -118,8 +118,8 @@ func (f *fleet) Remove(ctx context.Context, s provision.Storage) error { return 
 
 func (f *fleet) List(context.Context, string, int) ([]provision.Resource, error) { return nil, nil }
 
-// set changes how the provider answers. It returns how many calls were made
-// before, and how many at once since the last change.
+// set changes how the provider answers. It returns the number of calls so far, and the most at once since the
+// last change.
 func (f *fleet) set(answer func(context.Context, provision.Storage) error) (calls, most int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -127,7 +127,7 @@ func (f *fleet) set(answer func(context.Context, provision.Storage) error) (call
 	return len(f.calls), most
 }
 
-// start runs so many replicas with 16 workers each.
+// start runs a number of replicas with 16 workers each.
 func (f *fleet) start(t *testing.T, replicas int, rate float64) (stop func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
@@ -143,7 +143,7 @@ func (f *fleet) start(t *testing.T, replicas int, rate float64) (stop func()) {
 	return func() { cancel(); running.Wait() }
 }
 
-// busiest returns the most calls within any second from the nth call on.
+// busiest returns the most calls within any second, from the nth call on.
 func (f *fleet) busiest(n int) (most int) {
 	for first := n; n < len(f.calls); n++ {
 		for f.calls[n].Sub(f.calls[first]) >= time.Second {
@@ -167,9 +167,8 @@ func away(context.Context, provision.Storage) error {
 	return &provision.Failure{Class: provision.ClassOutage, Err: errors.New("connection refused")}
 }
 
-// Ten minutes without the provider, 20,000 storages waiting, two replicas: one
-// call at a time asks whether it is back. The recovery begins slowly, forgets the
-// permits of the time before, and keeps to the rate.
+// Ten minutes without the provider, 20,000 storages waiting, two replicas: one call at a time probes whether it
+// is back. Calls resume slowly, without the permits from before the outage, and keep to the rate.
 func TestLongOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const storages, rate = 20_000, 1000
@@ -214,10 +213,10 @@ func TestRateOfAllReplicas(t *testing.T) {
 		replicas  int
 		rate      float64
 		time      time.Duration
-		most, all int // calls in a second, and at least in all
+		most, all int // most calls in a second; fewest calls in all
 	}{
 		{2, 1000, 10 * time.Second, 1_100, 9_500},
-		{2, 20, time.Minute, 23, 1_150}, // a permit in hand of each, one in the budget
+		{2, 20, time.Minute, 23, 1_150}, // one permit in hand of each replica, one in the budget
 		{1, 0.5, time.Minute, 1, 29},
 		{2, 0, 3 * time.Second, 1 << 20, 10_000}, // unlimited
 	} {
@@ -236,7 +235,7 @@ func TestRateOfAllReplicas(t *testing.T) {
 	}
 }
 
-// A provider that asks one caller to wait is left in peace by all.
+// If a provider asks one caller to wait, nobody calls it.
 func TestRetryAfterHoldsForAll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(2_000)
@@ -257,7 +256,7 @@ func TestRetryAfterHoldsForAll(t *testing.T) {
 	})
 }
 
-// Calls that never end are an outage too, unless it is always the same storage.
+// Calls that never end count as an outage too, unless they are always for the same storage.
 func TestHangingProvider(t *testing.T) {
 	hang := func(ctx context.Context, _ provision.Storage) error {
 		<-ctx.Done()
@@ -289,7 +288,7 @@ func TestHangingProvider(t *testing.T) {
 	})
 }
 
-// A probe whose worker died is followed by another when its lease is over.
+// A probe whose worker died is followed by another one when its lease ends.
 func TestLostProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(100)

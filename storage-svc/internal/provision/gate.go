@@ -14,35 +14,35 @@ type GateState string
 // The states.
 const (
 	GateClosed   GateState = "closed"    // calls are made, at the budget's rate
-	GateOpen     GateState = "open"      // the provider is away: nobody calls it until the next probe
+	GateOpen     GateState = "open"      // the provider is unavailable: nobody calls it until the next probe
 	GateHalfOpen GateState = "half-open" // one call, the probe, is being made
 )
 
-// Gate stands between all replicas and the provider: a circuit breaker and a
-// rate budget, as they are in the database. Its methods are pure; what they
-// return is written only if the row is still the one they were asked about.
+// Gate is between all replicas and the provider: a circuit breaker and a rate budget, as stored in the
+// database. Its methods are pure; what they return is written only if the row has not changed since it was
+// read.
 //
 //	        failuresToOpen in a row             not_before has come
 //	closed ────────────────────────► open ◄───────────────────────► half-open
-//	   ▲                                    the probe finds nobody      │
+//	   ▲                                    the probe is not answered   │
 //	   └────────────────────────────────────────────────────────────────┘
 //	     the provider answers the probe, whatever it says: the ramp begins
 //
-// A probe whose worker died is given up when its lease ends.
+// A probe whose worker has died is given up when its lease ends.
 type Gate struct {
 	Version    int64      `db:"version"` // counts changes of State and NotBefore
 	State      GateState  `db:"state"`
-	Failures   int        `db:"failures"`   // in a row: calls that found nobody if closed, else probes
+	Failures   int        `db:"failures"`   // in a row: unanswered calls if closed, otherwise probes
 	OpenedAt   *time.Time `db:"opened_at"`  // since when it is not closed
-	ClosedAt   time.Time  `db:"closed_at"`  // where the ramp begins
-	NotBefore  time.Time  `db:"not_before"` // no call, or probe, before this
+	ClosedAt   time.Time  `db:"closed_at"`  // when the ramp began
+	NotBefore  time.Time  `db:"not_before"` // no call and no probe before this
 	ProbeToken *string    `db:"probe_token"`
 	Permits    float64    `db:"permits"` // what the budget held at FilledAt
 	FilledAt   time.Time  `db:"filled_at"`
 	Taken      int64      `db:"taken"` // permits ever taken
-	Now        time.Time  `db:"now"`   // by the database's clock
-	// Why it is not closed, as the newest call or probe told; nil: it is closed, or an
-	// older version opened it.
+	Now        time.Time  `db:"now"`   // when the row was read, by the database's clock
+	// Why the gate is not closed, by the newest call or probe; nil if it is closed, or if an older version
+	// opened it.
 	ErrorClass *string `db:"error_class"`
 	LastError  *string `db:"error"`
 }
@@ -55,7 +55,7 @@ func (g Gate) Reason() *contract.StorageError {
 	return told(g.ErrorClass, g.LastError)
 }
 
-// because notes why the gate is not closed.
+// because returns the gate with the reason why it is not closed.
 func (g Gate) because(f *Failure) Gate {
 	class, message := string(f.Class), printable(f.Error())
 	g.ErrorClass, g.LastError = &class, &message
@@ -63,23 +63,22 @@ func (g Gate) because(f *Failure) Gate {
 }
 
 const (
-	// failuresToOpen tells an outage from a call that met bad luck.
+	// failuresToOpen is how many calls must fail in a row before that counts as an outage rather than bad luck.
 	failuresToOpen = 5
-	// After an outage the rate doubles each second and is whole after this time.
+	// After an outage, the rate doubles each second and is back at its full value after this time.
 	rampSeconds = 6
 	// nominalRate is what an unlimited rate ramps up to.
 	nominalRate = 1000
-	// burstSeconds is how long the budget saves up. Each replica may have as much
-	// in hand: in any second, two replicas make less than 1.1 × the rate.
+	// burstSeconds is how long the budget accumulates. Each replica may also hold that much: in any second, two
+	// replicas make less than 1.1 × the rate.
 	burstSeconds = 0.025
-	// longestPause bounds what a provider's Retry-After can do to everybody.
+	// longestPause bounds how long a provider's Retry-After can stop all calls.
 	longestPause = 10 * time.Minute
 )
 
-// admit says how many calls may begin now. If the gate changes by that, next is
-// what must be written together with the claim. It may take more permits than
-// the caller wants, a chunk: the rest is his to use later. If no call is
-// admitted, wait says when to ask again.
+// admit returns how many calls may begin now. If that changes the gate, next must be written together with the
+// claim. It may take more permits than the caller needs now, a chunk: the caller keeps the rest for later. If
+// no call is admitted, wait is how long to wait before asking again.
 func (p Policy) admit(g Gate, token string, lease time.Duration) (calls int, next *Gate, wait time.Duration) {
 	g = g.believable(lease)
 	if wait := g.NotBefore.Sub(g.Now); wait > 0 {
@@ -104,8 +103,8 @@ func (p Policy) admit(g Gate, token string, lease time.Duration) (calls int, nex
 	return calls, &g, 0
 }
 
-// believable forgets times that lie further ahead than they can: the database's
-// clock was set back, and nobody should have to wait until it has caught up.
+// believable resets times that are further ahead than they can be: the database's clock was set back, and
+// nobody should have to wait until it has caught up.
 func (g Gate) believable(lease time.Duration) Gate {
 	for t, most := range map[*time.Time]time.Duration{&g.NotBefore: max(lease, longestPause), &g.ClosedAt: time.Second,
 		&g.FilledAt: time.Second} {
@@ -129,8 +128,7 @@ func (p Policy) rate(g Gate) float64 {
 	return max(full*math.Exp2(-missing), min(full, 1))
 }
 
-// judge returns the gate after the calls that these results came from, and
-// whether it is another one.
+// judge returns the gate after the calls that these results came from, and whether that changes it.
 func (p Policy) judge(g Gate, results []Result) (next Gate, changed bool) {
 	next = g
 	for _, r := range results {
@@ -176,7 +174,7 @@ func (p Policy) judgeProbe(g Gate, r Result) Gate {
 	return g.pause(r.Failure)
 }
 
-// pause heeds a provider that says how long nobody should call it.
+// pause obeys a provider that says for how long nobody should call it.
 func (g Gate) pause(f *Failure) Gate {
 	if f == nil || f.Class != ClassThrottled || f.RetryAfter <= 0 {
 		return g
@@ -195,15 +193,14 @@ func (p Policy) probeDelay(failures int) time.Duration {
 	return p.OutageCap
 }
 
-// answered reports whether the provider was there and decided something.
+// answered reports whether the provider was available and decided something.
 func (r Result) answered() bool {
 	return r.Failure == nil || r.Failure.Class == ClassRejected || r.Failure.Class == ClassThrottled ||
 		r.Failure.Class == ClassPoison
 }
 
-// nobodyThere reports whether the result speaks for an outage. A call without
-// an answer does so once per storage: one on which the provider always hangs
-// must not stop all others.
+// nobodyThere reports whether the result indicates an outage. A call without an answer does so only on a
+// storage's first attempt: one storage on which the provider always hangs must not stop all others.
 func (r Result) nobodyThere() bool {
 	return r.Failure != nil &&
 		(r.Failure.Class == ClassOutage || errors.Is(r.Failure, errNoAnswer) && r.Was.Attempts == 0)

@@ -15,7 +15,7 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// DeadLetter is a message that can never be applied, put aside for a person.
+// DeadLetter is a message that can never be applied, kept for a person to handle.
 type DeadLetter struct {
 	Fingerprint string // equal for repetitions of the same message
 	Subject     string
@@ -24,32 +24,31 @@ type DeadLetter struct {
 	Reason      string
 	Headers     []byte // JSON
 	Body        []byte
-	Reply       *Reply // the negative answer, if it is known whom to answer
+	Reply       *Reply // the rejection, if it is known whom to answer
 }
 
-// Inbox is where the Handler puts commands, in one transaction per call.
+// Inbox stores commands, in one transaction per call.
 type Inbox interface {
 	Apply(ctx context.Context, commands []Command, dead []DeadLetter) error
-	// Requeue applies the command that parse finds in a dead letter's message,
-	// and deletes the letter, in one transaction.
+	// Requeue applies the command that parse finds in a dead letter's message, and deletes the letter, in one
+	// transaction.
 	Requeue(ctx context.Context, id string, parse func(service.Message) (Command, error)) error
-	// Defective reports whether err was caused by the data of a message, which
-	// repeating cannot cure.
+	// Defective reports whether the data of a message caused err: repeating cannot help.
 	Defective(err error) bool
 }
 
 // Handler applies storage commands.
 type Handler struct {
 	Inbox Inbox
-	Wake  func() // called after commands were stored
+	Wake  func() // called after commands have been stored
 	Log   *slog.Logger
-	// Poisoned, if not nil, is told how many messages were put aside.
+	// Poisoned, if not nil, is called with the number of messages that became dead letters.
 	Poisoned func(n int)
 }
 
-// Handle applies a batch of messages. It fails only for reasons that have
-// nothing to do with a message: if one of them spoils the transaction, each is
-// applied on its own and the culprit is put aside.
+// Handle applies a batch of messages. It fails only for reasons that have nothing to do with a message. If a
+// message is the reason that the transaction fails, each message is applied on its own, and the bad one becomes
+// a dead letter.
 func (h *Handler) Handle(ctx context.Context, batch []service.Message) error {
 	err := h.apply(ctx, batch, nil)
 	if err == nil || !h.Inbox.Defective(err) {
@@ -67,7 +66,7 @@ func (h *Handler) Handle(ctx context.Context, batch []service.Message) error {
 	return nil
 }
 
-// ErrStillPoison says that a dead letter's message still cannot be applied.
+// ErrStillPoison means that a dead letter's message still cannot be applied.
 var ErrStillPoison = errors.New("still poison")
 
 // Requeue handles a dead letter's message as if it had just been delivered. The
@@ -87,7 +86,7 @@ func (h *Handler) Requeue(ctx context.Context, id string) error {
 	return err
 }
 
-// apply stores a batch; with a defect, the messages go to the dead letters.
+// apply stores a batch of commands. With a defect, all messages become dead letters.
 func (h *Handler) apply(ctx context.Context, batch []service.Message, defect error) error {
 	var commands []Command
 	var dead []DeadLetter
@@ -116,7 +115,7 @@ func (h *Handler) apply(ctx context.Context, batch []service.Message, defect err
 	return nil
 }
 
-// parse returns what it could read of the event also beside an error.
+// parse also returns, together with an error, what it could read of the event.
 func parse(m service.Message) (contract.Event, Command, error) {
 	e, err := contract.Receive(m.Subject, m.Headers, m.Body)
 	if err != nil {
@@ -146,8 +145,8 @@ func canonical(id string) (string, bool) {
 	return u.String(), err == nil
 }
 
-// deadLetter answers only what is a command for Storage, came as one, and says whom to answer:
-// Storage never speaks for another participant.
+// deadLetter makes a dead letter. It adds an answer only if the message is a command for Storage, came as one,
+// and says whom to answer: Storage never answers for another participant.
 func deadLetter(m service.Message, e contract.Event, reason error) DeadLetter {
 	sum := sha256.Sum256(append([]byte(m.Subject+"\x00"+e.SagaID+"\x00"), m.Body...))
 	d := DeadLetter{
@@ -174,8 +173,8 @@ func deadLetter(m service.Message, e contract.Event, reason error) DeadLetter {
 	return d
 }
 
-// kept returns what a person may look at later. A message whose size alone makes it one that can
-// never be applied is not kept whole: letters must not fill the disk.
+// kept returns what a person may read later. A message that can never be applied merely because of its size is
+// not kept whole: letters must not fill the disk.
 func kept(m service.Message) (headers, body []byte) {
 	headers, _ = json.Marshal(m.Headers) // a map of strings always encodes
 	if len(headers) > 2*contract.MaxHeaderBytes {

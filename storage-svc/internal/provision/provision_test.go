@@ -151,7 +151,7 @@ func TestAfterAnAttempt(t *testing.T) {
 	}
 }
 
-// A long outage tells of itself a few times, keeps its pace and burns nothing.
+// A long outage is reported only a few times, keeps to its back-off and uses up no attempts.
 func TestOutageIsToldSparingly(t *testing.T) {
 	row := provision.Storage{MemberID: member, SagaID: saga, Generation: 1, Desired: provision.Present,
 		Status: provision.Pending}
@@ -173,7 +173,7 @@ func TestOutageIsToldSparingly(t *testing.T) {
 type inbox struct {
 	commands []provision.Command
 	dead     []provision.DeadLetter
-	refuse   string // member whose command spoils the transaction
+	refuse   string // member whose command makes the transaction fail
 	calls    int
 }
 

@@ -14,8 +14,8 @@ const (
 // MaxResources is the longest page of [Provider.List].
 const MaxResources = 1000
 
-// Resource is what a provider has of one member. Generation and quota are those
-// of the marker: 0 if there is none to be read, and a tombstone has no quota.
+// Resource is what a provider has of one member. Generation and quota are those of the marker. They are 0 if no
+// marker can be read, and a tombstone has no quota.
 type Resource struct {
 	MemberID   string
 	State      ResourceState

@@ -6,7 +6,7 @@ import (
 	"github.com/signup-saga/signup-saga/contract"
 )
 
-// Desired is what the Member service wants.
+// Desired is the state that the Member service orders.
 type Desired string
 
 // The desired states. Absent is final.
@@ -23,7 +23,7 @@ const (
 	Pending  Status = "pending"
 	Ready    Status = "ready"
 	Removed  Status = "absent"
-	Rejected Status = "rejected" // definitely refused by the provider
+	Rejected Status = "rejected" // refused for good by the provider
 )
 
 // Storage is one member's storage as it is in the database.
@@ -34,11 +34,11 @@ type Storage struct {
 	Desired    Desired `db:"desired"`
 	Status     Status  `db:"status"`
 	QuotaBytes int64   `db:"quota_bytes"`
-	// of this generation, without those that an outage or a throttle spoilt
+	// of this generation, without those that failed in an outage or were throttled
 	Attempts       int        `db:"attempts"`
-	OutageAttempts int        `db:"outage_attempts"` // those
+	OutageAttempts int        `db:"outage_attempts"` // attempts that failed in an outage or were throttled
 	NextAttemptAt  *time.Time `db:"next_attempt_at"` // while pending
-	LeaseToken     *string    `db:"lease_token"`     // of the worker that has it in hand
+	LeaseToken     *string    `db:"lease_token"`     // of the worker that is working on it
 	LeaseUntil     *time.Time `db:"lease_until"`
 	LastErrorClass *string    `db:"last_error_class"`
 	LastError      *string    `db:"last_error"`
@@ -48,12 +48,12 @@ type Storage struct {
 	UpdatedAt      time.Time  `db:"updated_at"`
 }
 
-// Error returns the last error as it is told to others, or nil.
+// Error returns the last error in the form that others see, or nil.
 func (s Storage) Error() *contract.StorageError {
 	return told(s.LastErrorClass, s.LastError)
 }
 
-// told returns an error that was stored as it is told to others.
+// told returns a stored error in the form that others see.
 func told(class, message *string) *contract.StorageError {
 	if class == nil || message == nil {
 		return nil
@@ -61,14 +61,14 @@ func told(class, message *string) *contract.StorageError {
 	return storageError(Class(*class), *message)
 }
 
-// Reply is an event to be: what the Member service is told about a storage.
+// Reply is an event to be published: what the Member service learns about a storage.
 type Reply struct {
 	Type        contract.Type
 	Data        contract.StorageReply
-	TraceParent string // of what it answers; "" for none
+	TraceParent string // of the message that it answers; "" for none
 }
 
-// Reply tells the current state. Only a settled storage has one.
+// Reply returns the reply for the current state. Only a settled storage has one.
 func (s Storage) Reply() (Reply, bool) {
 	r := Reply{Data: contract.StorageReply{
 		MemberID: s.MemberID, SagaID: s.SagaID, Generation: s.Generation, Attempt: s.Attempts,
@@ -95,7 +95,7 @@ type Command struct {
 	TraceParent      string // "" for none
 }
 
-// New returns the pending storage that a member's first command makes.
+// New returns the pending storage that a member's first command creates.
 func (c Command) New() Storage {
 	return Storage{
 		MemberID: c.MemberID, SagaID: c.SagaID, Generation: c.Generation,
@@ -103,18 +103,17 @@ func (c Command) New() Storage {
 	}
 }
 
-// Decide says what a command changes about an existing storage, and what is
-// answered at once, always in the generation of the command: nobody can be shut out
-// by a number that somebody else has sent. A changed storage is pending and due, its
-// attempts are counted anew, and its lease is left alone: the worker that holds it
-// finds its result refused by the version.
+// Decide returns what a command changes about an existing storage, and what must be answered at once. An answer
+// always has the generation of the command, so a number that somebody else sent cannot block anybody. A changed
+// storage is pending and due, and its attempts are counted anew. Its lease stays: the worker that holds it will
+// find that its result is refused because of the version.
 func Decide(s Storage, c Command) (next Storage, changed bool, reply *Reply) {
 	overtaken := c.Generation <= s.Generation && s.Status == Pending
 	if s.Desired == Absent && c.Desired == Present && !overtaken {
 		return s, false, removedForGood(c)
 	}
 	if !s.superseded(c) {
-		// A duplicate, or overtaken. While it is pending the worker will answer.
+		// A duplicate, or overtaken by a newer command. While the storage is pending, the worker will answer.
 		if r, settled := s.Reply(); settled {
 			r.TraceParent, r.Data.SagaID, r.Data.Generation = c.TraceParent, c.SagaID, c.Generation
 			reply = &r
@@ -132,14 +131,15 @@ func Decide(s Storage, c Command) (next Storage, changed bool, reply *Reply) {
 	return next, true, nil
 }
 
-// superseded reports whether a command is a new wish: a newer generation is. So is a removal, which
-// is final and so is never overtaken, and whatever is asked for after a rejection of another generation.
+// superseded reports whether a command orders something new. A newer generation does. So does a removal,
+// because it is final and nothing overtakes it. So does any command after a rejection, if it has another
+// generation.
 func (s Storage) superseded(c Command) bool {
 	return c.Generation > s.Generation || s.Desired == Present && c.Desired == Absent ||
 		s.Status == Rejected && c.Generation != s.Generation
 }
 
-// removedForGood refuses to create what was removed.
+// removedForGood rejects the creation of a storage that was removed.
 func removedForGood(c Command) *Reply {
 	return &Reply{Type: contract.StorageRejected, TraceParent: c.TraceParent, Data: contract.StorageReply{
 		MemberID: c.MemberID, SagaID: c.SagaID, Generation: c.Generation,

@@ -8,17 +8,16 @@ import (
 	"github.com/gofrs/uuid/v5"
 )
 
-// turnstile is a worker's side of the [Gate]: what it was when last seen, and
-// the permits in hand, which came in a chunk so that the gate's row is not
-// written with every claim. It is safe for concurrent use.
+// turnstile is a worker's side of the [Gate]: the gate as last read, and the permits in hand. Permits come in a
+// chunk, so that not every claim writes the gate's row. Safe for concurrent use.
 type turnstile struct {
 	mu     sync.Mutex
 	gate   Gate
-	seen   time.Time // by the local clock, of which only differences are used
-	inHand int       // never more than a chunk
+	seen   time.Time // local time of the read; only differences are used
+	inHand int       // permits; never more than a chunk
 }
 
-// now returns the gate as last seen, as it would be at this moment.
+// now returns the gate as last read, with its time moved on to this moment.
 func (t *turnstile) now() Gate {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -31,7 +30,7 @@ func (t *turnstile) aged() Gate {
 	return g
 }
 
-// saw notes what the gate is. Permits do not survive a change of its state.
+// saw stores the gate that was read. Permits do not survive a change of its version.
 func (t *turnstile) saw(g Gate) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -41,8 +40,7 @@ func (t *turnstile) saw(g Gate) {
 	t.gate, t.seen = g, time.Now()
 }
 
-// admit prepares a claim of up to n storages, or says how long to wait before
-// looking at the gate again.
+// admit prepares a claim of up to n storages, or returns how long to wait before reading the gate again.
 func (t *turnstile) admit(p Policy, n int, lease time.Duration) (c Claim, wait time.Duration, err error) {
 	token, err := uuid.NewV4()
 	if err != nil {
@@ -53,7 +51,7 @@ func (t *turnstile) admit(p Policy, n int, lease time.Duration) (c Claim, wait t
 	c = Claim{Token: token.String(), Lease: lease, Was: t.aged()}
 	calls := t.inHand
 	switch {
-	case t.gate.Version == 0: // never seen
+	case t.gate.Version == 0: // never read
 		wait = time.Nanosecond
 	case calls == 0:
 		calls, c.Next, wait = p.admit(c.Was, c.Token, lease)
@@ -62,13 +60,13 @@ func (t *turnstile) admit(p Policy, n int, lease time.Duration) (c Claim, wait t
 	return c, wait, nil
 }
 
-// claimed notes what came of a claim: n storages and the gate as it is now. It
-// reports whether there may be more of them.
+// claimed stores the outcome of a claim: n storages, and the gate as it is now. It reports whether more
+// storages may be due.
 func (t *turnstile) claimed(c Claim, n int, g Gate) (more bool) {
 	t.saw(g)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if n == 0 { // nothing is due, unless the gate is another one
+	if n == 0 { // nothing is due, unless the gate has changed
 		return g.Version != c.Was.Version || c.Next != nil && g.Taken != c.Was.Taken
 	}
 	if c.Next != nil {

@@ -5,8 +5,7 @@ import (
 	"time"
 )
 
-// Permits come in chunks and are used without writing the gate; a change of its
-// state makes them void.
+// Permits come in chunks and are used without writing the gate; a change of its state makes them invalid.
 func TestPermitsInHand(t *testing.T) {
 	p := Policy{Rate: 1000}
 	admit := func(ts *turnstile) Claim {
@@ -41,7 +40,7 @@ func TestPermitsInHand(t *testing.T) {
 	}
 }
 
-// A failover to a server whose clock is an hour behind stops nobody.
+// A failover to a server whose clock is an hour behind does not stop anybody.
 func TestClockSetBack(t *testing.T) {
 	p, now, token := Policy{Rate: 1000}, time.Now(), "lease"
 	ahead := now.Add(time.Hour)

@@ -14,41 +14,39 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// Provider makes storages exist and not exist. Create and Remove may be repeated
-// and raced by others: an existing storage is created successfully, an absent
-// one removed successfully. Create of a removed one fails with [ErrTombstoned].
-// Errors whose class is known are a [Failure].
+// Provider creates and removes storages. Create and Remove may be repeated and run concurrently with other
+// processes': creating an existing storage and removing an absent one succeed. Create of a removed storage
+// fails with [ErrTombstoned]. Errors with a known class are a [Failure].
 type Provider interface {
 	Create(ctx context.Context, s Storage) error
 	Remove(ctx context.Context, s Storage) error
-	// List returns what there is of the members whose ids follow after, in the
-	// order of their ids: at most limit of them, from 1 to MaxResources, and
-	// none only if there are no more. What changes meanwhile may be missing.
+	// List returns what the provider has of the members whose ids follow after, in the order of their ids: at
+	// most limit of them, from 1 to MaxResources, and none only if there are no more. What changes meanwhile
+	// may be missing.
 	List(ctx context.Context, after string, limit int) ([]Resource, error)
 }
 
-// Queue holds the storages that are due, and the gate before the provider.
+// Queue contains the storages that are due, and the gate before the provider.
 type Queue interface {
 	// Gate reads the gate.
 	Gate(ctx context.Context) (Gate, error)
-	// SetGate writes what came of was, unless that is another one by now. The
-	// budget is left alone.
+	// SetGate replaces was by next, unless the stored gate is no longer was. It leaves the budget alone.
 	SetGate(ctx context.Context, was, next Gate) (written bool, err error)
-	// Claim leases due storages, which nobody else gets for that time, and
-	// returns the gate as it is then.
+	// Claim leases due storages, so that nobody else gets them for that time, and returns the gate as it is
+	// afterwards.
 	Claim(ctx context.Context, c Claim) ([]Storage, Gate, error)
-	// Finish writes results and their replies in one transaction, leaving out
-	// those whose storage or lease is no longer what it was; stale counts these.
+	// Finish writes results and their replies in one transaction. It leaves out results whose storage or lease
+	// has changed meanwhile, and returns their number as stale.
 	Finish(ctx context.Context, results []Result) (stale int, err error)
 }
 
 // Claim asks for due storages.
 type Claim struct {
-	N     int // at most
+	N     int // most storages to claim
 	Token string
 	Lease time.Duration
-	Was   Gate  // nothing is claimed if it is another one by now
-	Next  *Gate // to be written if anything is claimed; nil: it stays as it is
+	Was   Gate  // nothing is claimed if the stored gate is another one
+	Next  *Gate // written if anything is claimed; nil: the gate stays as it is
 }
 
 const (
@@ -64,20 +62,19 @@ type Worker struct {
 	Concurrency int           // provider calls at the same time
 	Timeout     time.Duration // of one call; must be shorter than Lease
 	Lease       time.Duration
-	Wake        <-chan struct{} // something became due
+	Wake        <-chan struct{} // receives when something has become due
 	Log         *slog.Logger
-	Tracer      *service.Tracer // of attempts on storages that carry a trace; may be nil
-	// Attempted, if not nil, is told the end of each attempt: a class, or "ok".
+	Tracer      *service.Tracer // makes spans of attempts on storages that carry a trace; may be nil
+	// Attempted, if not nil, is called at the end of each attempt with its class, or "ok".
 	Attempted func(desired Desired, class string, took time.Duration)
 
 	turnstile turnstile
-	failures  *service.Failures // of calls, since the provider was last found well
-	failed    time.Time         // the last of them
-	moved     chan struct{}     // the gate was changed by this worker
+	failures  *service.Failures // of calls, since the provider was last found to be available
+	failed    time.Time         // when the last call failed
+	moved     chan struct{}     // receives when this worker has changed the gate
 }
 
-// Run works until ctx ends, then lets the calls in hand end and writes their
-// results. It returns nil.
+// Run works until ctx ends. Then it waits for the calls in progress and writes their results. It returns nil.
 func (w *Worker) Run(ctx context.Context) error {
 	w.moved = make(chan struct{}, 1)
 	slots := make(chan struct{}, w.Concurrency)
@@ -106,8 +103,8 @@ func (w *Worker) Run(ctx context.Context) error {
 	return nil
 }
 
-// claim gets up to n due storages, as many as the gate admits, and says whether
-// there may be more. If none is admitted, it waits and looks at the gate again.
+// claim gets up to n due storages, as many as the gate admits, and reports whether more may be due. If none is
+// admitted, it waits and reads the gate again.
 func (w *Worker) claim(ctx context.Context, n int) (due []Storage, more bool, err error) {
 	c, wait, err := w.turnstile.admit(w.Policy, n, w.Lease)
 	if err != nil {
@@ -121,7 +118,8 @@ func (w *Worker) claim(ctx context.Context, n int) (due []Storage, more bool, er
 		case <-time.After(min(wait, pollInterval)):
 		}
 	}
-	// Not interrupted by ctx: leases that nobody heard of would have to run out.
+	// ctx does not interrupt the query: nobody would know of the leases that it took, and they would have to
+	// run out.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), claimTimeout)
 	defer cancel()
 	if wait > 0 {
@@ -190,7 +188,7 @@ func (w *Worker) attempt(ctx context.Context, s Storage) Result {
 	return r
 }
 
-// call asks the provider for what is desired.
+// call calls the provider for the desired state.
 func (w *Worker) call(ctx context.Context, s Storage) error {
 	name, call := "provider create", w.Provider.Create
 	if s.Desired == Absent {
@@ -205,7 +203,7 @@ func (w *Worker) call(ctx context.Context, s Storage) error {
 	return err
 }
 
-// failed marks a span with the class of an error, whose text is for logs and operators.
+// failed marks a span with the class of an error. The error's text is only for logs and operators.
 func failed(span trace.Span, class string) {
 	if span.IsRecording() {
 		span.SetAttributes(attribute.String("error.type", class))
@@ -213,9 +211,9 @@ func failed(span trace.Span, class string) {
 	}
 }
 
-// finish writes results in groups of what has come in meanwhile, and frees
-// their slots. A group that cannot be written before its leases end is dropped:
-// the storages are due again then, and the provider's operations repeatable.
+// finish writes results in groups of those that have arrived, and frees their slots. A group that cannot be
+// written before its leases end is dropped. That is safe: the storages are then due again, and the provider's
+// operations can be repeated.
 func (w *Worker) finish(ctx context.Context, results <-chan claimed, slots <-chan struct{}) {
 	for first := range results {
 		group := []Result{first.Result}
@@ -238,9 +236,9 @@ func (w *Worker) finish(ctx context.Context, results <-chan claimed, slots <-cha
 	}
 }
 
-// report tells the gate what a group of calls says about the provider. While
-// all is well it has nothing to tell. What cannot be told is dropped: there will
-// be more of the kind, and a probe without a result is given up in the end.
+// report updates the gate after a group of calls. While all is well, there is nothing to update. If the update
+// fails, it is dropped: more calls will fail in the same way, and a probe without a result is given up when its
+// lease ends.
 func (w *Worker) report(ctx context.Context, group []Result) {
 	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
 	defer cancel()
@@ -260,7 +258,7 @@ func (w *Worker) report(ctx context.Context, group []Result) {
 			w.logGate(g, next)
 			return
 		}
-		if err == nil { // another replica was quicker
+		if err == nil { // another replica changed the gate first
 			g, err = w.Queue.Gate(ctx)
 		}
 		if err != nil {
@@ -270,12 +268,11 @@ func (w *Worker) report(ctx context.Context, group []Result) {
 	}
 }
 
-// forgetFailures is how long after the last failure the next one of its kind is told
-// in full again.
+// forgetFailures is how long after the last failure the next one of its kind is logged in full again.
 const forgetFailures = 10 * time.Minute
 
-// explain logs why calls failed: each kind once, and again rarely. What the provider
-// refused for good is answered, and told there.
+// explain logs why calls failed: each kind once, and then rarely. Rejections are not logged here: their answer
+// reports them.
 func (w *Worker) explain(ctx context.Context, group []Result) {
 	for _, r := range group {
 		f := r.Failure
@@ -290,8 +287,8 @@ func (w *Worker) explain(ctx context.Context, group []Result) {
 	}
 }
 
-// logGate says that the provider went away and why, or that it is back. A probe that
-// met nobody once more is no news.
+// logGate logs that the provider became unavailable and why, or that it is available again. It does not log
+// another failed probe.
 func (w *Worker) logGate(was, next Gate) {
 	switch {
 	case was.State == GateClosed && next.State != GateClosed:
@@ -314,7 +311,7 @@ func (w *Worker) write(ctx context.Context, group []Result, until time.Time) {
 		if stale > 0 {
 			w.Log.Info("results refused: overtaken by a newer command or another worker", "count", stale)
 		}
-		cancel() // ends the loop
+		cancel() // end the loop
 		return false, nil
 	})
 }

@@ -1,17 +1,18 @@
-// Package reconcile compares the storages in the database with what the provider has,
-// after both have come to rest, and lets the worker do again what was undone.
+// Package reconcile compares the storages in the database with what the provider has, once both have settled,
+// and makes the worker repair the differences.
 //
-//	ready   and no marker                         stranded: pending again, a worker creates it
-//	ready   and a tombstone, or a damaged marker  stranded: tell
-//	absent  and a live marker, or data            orphan: pending again, a worker removes it
-//	absent  and a damaged marker                  orphan: tell
-//	unknown and anything but a tombstone          orphan: quarantine, tell, never touch
+//	ready   and no marker, or only data     stranded: pending again, a worker creates it
+//	ready   and a tombstone                 stranded: report
+//	ready   and a damaged marker            stranded: quarantine, report
+//	absent  and a live marker, or data      orphan: pending again, a worker removes it
+//	absent  and a damaged marker            orphan: quarantine, report
+//	unknown and anything but a tombstone    orphan: quarantine, report, never touch
 //
-// A storage that is pending again keeps its generation, so its reply tells the Member
-// service nothing new. The provider's operations may be repeated, and the row is
-// guarded by the version that was read: a command that comes meanwhile wins. A resource
-// without a row is left alone, because this database may have been restored to a time
-// before that row. Package drift says how the comparison is safe while the world goes on.
+// A storage that is pending again keeps its generation, so its reply contains nothing new for the Member
+// service. The provider's operations may be repeated, and each update of the row is guarded by the version that
+// was read: a command that arrives meanwhile wins. A resource without a row is left alone, because this
+// database may have been restored to a time before that row existed. Package drift explains why the comparison
+// is safe while both sides keep changing.
 package reconcile
 
 import (
@@ -31,13 +32,13 @@ import (
 
 const (
 	pageSize    = provision.MaxResources
-	listTimeout = 30 * time.Second // for a page of the provider's list; shorter than the lease of a run
+	listTimeout = 30 * time.Second // for one page of the provider's list; shorter than the lease of a run
 )
 
 // Config configures [New].
 type Config struct {
-	MinAge     time.Duration // storages that changed since are left alone
-	MaxRepairs int           // most disagreements that one run looks into
+	MinAge     time.Duration // storages that changed more recently are left alone
+	MaxRepairs int           // most differences that one run rechecks
 	Log        *slog.Logger
 }
 
@@ -67,7 +68,7 @@ func New(cfg Config, pool *pgxpool.Pool, provider provision.Provider) *Reconcile
 	return r
 }
 
-// row is a storage as far as it matters here.
+// row contains the columns of a storage that matter here.
 type row struct {
 	MemberID string
 	Status   provision.Status
@@ -102,8 +103,7 @@ func verdict(r *row, have *resource) (drift.Kind, string) {
 	return "", ""
 }
 
-// mend makes a storage pending again if a worker can help, and notes what nobody may
-// touch.
+// mend makes a storage pending again if a worker can help, and stores in the quarantine what nobody may touch.
 func (r *Reconciler) mend(ctx context.Context, storage *row, have *resource, kind drift.Kind, _ string) (bool, error) {
 	switch {
 	case storage == nil || (have != nil && have.State == provision.ResourceDamaged):
@@ -111,7 +111,7 @@ func (r *Reconciler) mend(ctx context.Context, storage *row, have *resource, kin
 	case kind == drift.Stranded && have != nil && have.State == provision.ResourceTombstone:
 		return false, nil // removed for good
 	}
-	// As after a new command; a lease is left to who holds it.
+	// As after a new command. The lease stays with the worker that holds it.
 	tag, err := r.pool.Exec(ctx, `-- name: pendingAgain
 UPDATE storage SET status = 'pending', attempts = 0, outage_attempts = 0, next_attempt_at = now(),
     last_error_class = NULL, last_error = NULL,
@@ -164,7 +164,7 @@ func (r *Reconciler) resources(ctx context.Context, after string, limit int) ([]
 	return page, nil
 }
 
-// again reads the provider's side first: so the row is at least as new.
+// again reads the provider first, so that the row is at least as new.
 func (r *Reconciler) again(ctx context.Context, memberID string) (*row, *resource, error) {
 	found, err := r.resources(ctx, before(memberID), 1)
 	if err != nil {

@@ -31,7 +31,7 @@ const saga = "01999e5c-0000-7000-8000-00000000000b"
 
 func id(i int) string { return fmt.Sprintf("01999e5c-0000-7000-8000-%012x", i) }
 
-// lists is a provider whose list can be interfered with.
+// lists is a provider that calls the function before, if it is set, ahead of each List.
 type lists struct {
 	provision.Provider
 	before func(after string, limit int) error
@@ -96,7 +96,7 @@ func (f *fixture) work() {
 	wg.Wait()
 }
 
-// command has the worker reach what is desired.
+// command applies commands and lets the worker reach the desired state.
 func (f *fixture) command(generation int64, d provision.Desired, members ...int) {
 	f.t.Helper()
 	var commands []provision.Command
@@ -133,7 +133,7 @@ func (f *fixture) settle() {
 	f.exec("TRUNCATE outbox_event_essential")
 }
 
-// place is the directory of a member at the provider.
+// place returns the directory of a member at the provider.
 func (f *fixture) place(i int) string { return filepath.Join(f.dir, id(i)[34:], id(i)) }
 
 func (f *fixture) marker(i int) string { return filepath.Join(f.place(i), "owner") }
@@ -150,7 +150,7 @@ func (f *fixture) live(i int) string {
 	return fmt.Sprintf(`{"member_id":%q,"generation":1}`, id(i))
 }
 
-// at says what the provider has of a member.
+// at returns the state of a member's resource at the provider.
 func (f *fixture) at(i int) provision.ResourceState {
 	f.t.Helper()
 	all, err := f.provider.Provider.List(f.t.Context(), "", provision.MaxResources)
@@ -190,7 +190,7 @@ func TestWhatWasUndoneIsDoneAgain(t *testing.T) {
 	f.exec(
 		"UPDATE storage SET status = 'rejected', last_error_class = 'rejected', last_error = 'x' WHERE member_id = $1",
 		id(5))
-	// 1 and 6 stay as they are; 5 is settled otherwise. Somebody was at the provider:
+	// 1 and 6 stay as they are; 5 is rejected. The rest was changed at the provider:
 	if err := errors.Join(os.Remove(f.marker(2)), os.RemoveAll(f.place(3)), os.RemoveAll(f.place(5))); err != nil {
 		t.Fatal(err)
 	}
@@ -268,7 +268,7 @@ func TestYoungAndPendingStoragesAreLeftAlone(t *testing.T) {
 	}
 }
 
-// A withdrawal that is commanded between our look and our write wins.
+// A withdrawal that is commanded between the recheck and the write wins.
 func TestCommandWinsTheRace(t *testing.T) {
 	f := open(t)
 	f.command(1, provision.Present, 1)
@@ -302,7 +302,7 @@ func TestCommandWinsTheRace(t *testing.T) {
 	}
 }
 
-// A worker creates what the list did not have yet.
+// A worker creates a storage that was missing from the list.
 func TestWorkerWinsTheRace(t *testing.T) {
 	f := open(t)
 	f.command(1, provision.Present, 1, 2)
@@ -311,7 +311,7 @@ func TestWorkerWinsTheRace(t *testing.T) {
 	}
 	f.settle()
 	f.provider.before = func(_ string, limit int) error {
-		if limit == 1 { // the second look: meanwhile somebody brought the storage back
+		if limit == 1 { // the recheck: the storage has come back meanwhile
 			f.write(f.marker(1), f.live(1))
 		}
 		return nil
@@ -332,7 +332,7 @@ func TestWorkerWinsTheRace(t *testing.T) {
 		}
 		lines = append(lines, string(l.Op)+" "+l.MemberID[34:])
 	}
-	// 02 was destroyed behind the ledger's back
+	// 02 was destroyed without a line in the ledger
 	if slices.Sort(lines); fmt.Sprint(lines) != "[create 01 create 02 create 02]" {
 		t.Errorf("ledger %v", lines)
 	}
@@ -356,8 +356,8 @@ func TestProviderAwayPutsItOff(t *testing.T) {
 	}
 }
 
-// A process dies in the middle of a run: what it did is done, the rest is left to the
-// next one when the lease has run out.
+// A process dies in the middle of a run: its changes stay, and the next run does the rest when the lease has
+// run out.
 func TestCrashInTheMiddleOfARun(t *testing.T) {
 	f := open(t)
 	f.command(1, provision.Present, 1, 2, 3)
@@ -368,7 +368,7 @@ func TestCrashInTheMiddleOfARun(t *testing.T) {
 	ctx, die := context.WithCancel(context.Background())
 	f.provider.before = func(_ string, limit int) error {
 		if limit == 1 && f.count("storage WHERE status = 'pending'") == 1 {
-			f.exec("UPDATE reconciliation SET holder = gen_random_uuid()") // the dead do not give leases back
+			f.exec("UPDATE reconciliation SET holder = gen_random_uuid()") // a dead process does not release its lease
 			die()
 			return ctx.Err()
 		}
@@ -396,8 +396,8 @@ func TestCrashInTheMiddleOfARun(t *testing.T) {
 	}
 }
 
-// A directory of another deployment, an empty one, and one that comes in the middle of
-// a run: the run is put off, nothing is judged or mended, nothing is quarantined.
+// The run meets the directory of another deployment, an empty one, or one that is mounted in the middle of the
+// run. It is put off: nothing is judged, repaired or quarantined.
 func TestAnotherPlaceIsNotJudged(t *testing.T) {
 	theirs := open(t)
 	theirs.command(1, provision.Present, 7, 8)
@@ -416,7 +416,7 @@ func TestAnotherPlaceIsNotJudged(t *testing.T) {
 			if when == "from the start" {
 				must(t, mount(place))
 			} else {
-				must(t, os.RemoveAll(f.place(2))) // which would be missing
+				must(t, os.RemoveAll(f.place(2))) // it would be found missing
 				f.provider.before = func(_ string, limit int) error {
 					if limit == 1 && !second {
 						second = true
@@ -441,8 +441,8 @@ func TestAnotherPlaceIsNotJudged(t *testing.T) {
 	}
 }
 
-// A directory that was restored from a backup is the right one: what it lacks is made
-// again, what it has too much is removed.
+// A directory that was restored from a backup is the right one: what it lacks is created again, and what it has
+// in excess is removed.
 func TestRestoredDirectoryIsMended(t *testing.T) {
 	f := open(t)
 	f.command(1, provision.Present, 1)

@@ -10,8 +10,8 @@ import (
 	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
 )
 
-// Apply implements provision.Inbox: a batch of commands and dead letters in one
-// transaction, with the replies that are due at once.
+// Apply implements provision.Inbox: it stores a batch of commands and dead letters in one transaction, with the
+// replies that are due at once.
 func (s *Store) Apply(ctx context.Context, commands []provision.Command, dead []provision.DeadLetter) error {
 	err := s.tx.Do(ctx, s.wake, func(tx pgx.Tx) error {
 		replies, err := applyCommands(ctx, tx, commands)
@@ -34,9 +34,8 @@ func (s *Store) Apply(ctx context.Context, commands []provision.Command, dead []
 	return nil
 }
 
-// applyCommands inserts the storages of members seen for the first time, then
-// decides on all other commands one by one under the locks of their rows.
-// Insertions and locks both go in the order of the members' ids, so that batches
+// applyCommands inserts the storages of members that are new, then locks the rows of all other commands and
+// decides on these one by one. Insertions and locks are both in the order of the members' ids, so that batches
 // of several replicas cannot deadlock.
 func applyCommands(ctx context.Context, tx pgx.Tx, commands []provision.Command) ([]provision.Reply, error) {
 	if len(commands) == 0 {
@@ -147,7 +146,7 @@ WHERE member_id = id AND member_id = ANY($1)`,
 type storageColumns struct {
 	id, saga, desired          []string
 	generation, quota, version []int64
-	traceparent                []string // may be shorter, unnest fills up: usually there are none
+	traceparent                []string // may be shorter, since usually there are none: unnest adds NULLs
 }
 
 func (c *storageColumns) add(s provision.Storage) {

@@ -11,7 +11,7 @@ import (
 	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
 )
 
-// counted says when so many results were written.
+// counted closes done when a number of results has been written.
 type counted struct {
 	provision.Queue
 	left atomic.Int64
@@ -31,10 +31,9 @@ type instant struct{ provision.Provider }
 func (instant) Create(context.Context, provision.Storage) error { return nil }
 func (instant) Remove(context.Context, provision.Storage) error { return nil }
 
-// BenchmarkProvision measures how fast 16 workers turn waiting storages into
-// ready ones with their replies: with the local provider, and with one that
-// costs nothing, where the database is all that is left. A rate that is never
-// reached shows what the budget costs.
+// BenchmarkProvision measures how fast 16 workers turn waiting storages into ready ones with their replies:
+// with the local provider, and with one that costs nothing, so that only the database counts. A rate that is
+// never reached shows the cost of the budget.
 func BenchmarkProvision(b *testing.B) {
 	const storages, batch = 4000, 256
 	files := func(f *fixture) provision.Provider {

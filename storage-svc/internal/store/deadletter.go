@@ -38,8 +38,8 @@ func KnownID(id string) bool {
 	return err == nil && len(raw) == sha256.Size
 }
 
-// DeadLetters returns up to limit dead letters, newest first: those that follow
-// the given one in that order, or the first ones if its ID is empty.
+// DeadLetters returns up to limit dead letters, newest first: those that follow the given one in that order, or
+// the first ones if the given ID is empty.
 func (s *Store) DeadLetters(ctx context.Context, after DeadLetter, limit int) ([]DeadLetter, error) {
 	where, args := "", []any{limit}
 	if after.ID != "" {
@@ -57,9 +57,9 @@ FROM dead_letter `+where+` ORDER BY first_seen DESC, fingerprint DESC LIMIT $1`,
 	return page, nil
 }
 
-// Requeue implements provision.Inbox. The storage is locked before the dead
-// letter, as in Apply, so that the two cannot deadlock; of two that requeue the
-// same one, the second finds it gone and rolls back.
+// Requeue implements provision.Inbox. It locks the storage before the dead letter, as Apply does, so that the
+// two cannot deadlock. If the same letter is requeued twice at once, the second call finds it gone and rolls
+// back.
 func (s *Store) Requeue(ctx context.Context, id string, parse func(service.Message) (provision.Command, error)) error {
 	if !KnownID(id) {
 		return ErrNotFound
@@ -92,9 +92,9 @@ func (s *Store) Requeue(ctx context.Context, id string, parse func(service.Messa
 	return nil
 }
 
-// ForgetDeadLetters deletes up to limit dead letters that nobody has sent again for
-// so long, or that are not among the most newest ones, and returns how many. One
-// that is being sent again at this moment is passed over.
+// ForgetDeadLetters deletes up to limit dead letters: those that were not seen again within retention, and
+// those that are not among the newest, of which it keeps most. It returns how many it deleted. It skips letters
+// that are locked because they are just being seen again.
 func (s *Store) ForgetDeadLetters(ctx context.Context, retention time.Duration, most, limit int) (int64, error) {
 	tag, err := s.pool.Exec(ctx, `-- name: forgetDeadLetters
 DELETE FROM dead_letter WHERE fingerprint = ANY (ARRAY(
@@ -109,7 +109,7 @@ DELETE FROM dead_letter WHERE fingerprint = ANY (ARRAY(
 	return tag.RowsAffected(), nil
 }
 
-// message returns what was put aside, as it was delivered.
+// message returns the message of a dead letter, as it was delivered.
 func message(ctx context.Context, tx pgx.Tx, id string) (m service.Message, err error) {
 	var headers []byte
 	err = tx.QueryRow(ctx,
@@ -124,8 +124,8 @@ func message(ctx context.Context, tx pgx.Tx, id string) (m service.Message, err 
 	return m, json.Unmarshal(headers, &m.Headers)
 }
 
-// bury stores dead letters, in the order of their fingerprints, so that
-// replicas that are given the same messages cannot deadlock.
+// bury stores dead letters in the order of their fingerprints, so that replicas that get the same messages
+// cannot deadlock.
 func bury(ctx context.Context, tx pgx.Tx, dead []provision.DeadLetter) error {
 	b := new(pgx.Batch)
 	for _, d := range slices.SortedFunc(slices.Values(dead),

@@ -32,9 +32,8 @@ func (s *Store) Gate(ctx context.Context) (provision.Gate, error) {
 	return g, nil
 }
 
-// SetGate implements provision.Queue. That the provider went away, or is back, is
-// told with an event, as is another reason why it is away; that a probe is under way
-// is not.
+// SetGate implements provision.Queue. It appends an event if the provider became unavailable or available
+// again, or if the reason for its unavailability changed. A probe causes no event.
 func (s *Store) SetGate(ctx context.Context, was, next provision.Gate) (written bool, err error) {
 	known := (was.State == provision.GateClosed) == (next.State == provision.GateClosed)
 	if known && alike(was.Reason(), next.Reason()) {
@@ -85,10 +84,9 @@ WHERE version = $1 AND failures = $2`,
 	return tag.RowsAffected() == 1, nil
 }
 
-// Claim implements provision.Queue, in one round trip and by the database's
-// clock. Storages that are leased, or locked at this moment, are passed over. It
-// does not wait for the disk: a lease that is lost with the server's memory is
-// one that ran out early, which version and token make harmless.
+// Claim implements provision.Queue, in one round trip and by the database's clock. It skips storages that are
+// leased, or locked at this moment. The commit does not wait for the disk: if a crash of the server loses a
+// lease, that is like a lease that ran out early, which version and token make harmless.
 func (s *Store) Claim(ctx context.Context, c provision.Claim) (due []provision.Storage, now provision.Gate, err error) {
 	err = service.Repeat(ctx, func() error {
 		due, now, err = s.claim(ctx, c)

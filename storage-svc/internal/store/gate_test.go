@@ -20,7 +20,7 @@ import (
 	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
 )
 
-// changes lists what was told of the provider, in order.
+// changes returns the events about the provider, in order.
 func (f *fixture) changes() []contract.ProviderChange {
 	f.t.Helper()
 	rows, _ := f.pool.Query(f.t.Context(),
@@ -50,8 +50,8 @@ func reason(text string) *contract.StorageError {
 	return &contract.StorageError{Class: outage, Message: text, Fingerprint: outage + ":" + kind}
 }
 
-// An outage is told when it begins, when its reason becomes one of another kind, and
-// when it ends, however many probes it takes; and together with the change of the gate, or not at all.
+// An outage is reported when it begins, when it gets a reason of another kind, and when it ends, however many
+// probes it takes. The event is written together with the change of the gate, or not at all.
 func TestOutageIsTold(t *testing.T) {
 	f := open(t)
 	g, err := f.Gate(t.Context())
@@ -111,8 +111,8 @@ func TestOutageIsTold(t *testing.T) {
 	}
 }
 
-// An outage of many probes and two reasons: the log has each reason with its text, and
-// few lines; the events say the newest.
+// An outage of many probes and two reasons: the log has each reason with its text, in few lines, and the events
+// have the newest reason.
 func TestOutageSaysWhy(t *testing.T) {
 	f := open(t)
 	var commands []provision.Command

@@ -9,9 +9,9 @@ import (
 	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
 )
 
-// List returns up to limit storages in the order of their members' ids: those
-// after the given id, or the first ones if it is empty. Reading page by page
-// misses nobody who was there at the beginning: storages are never deleted.
+// List returns up to limit storages in the order of their members' ids: those after the given id, or the first
+// ones if it is empty. Reading page by page misses no storage that existed at the beginning, because storages
+// are never deleted.
 func (s *Store) List(ctx context.Context, after string, limit int) ([]provision.Storage, error) {
 	where, args := "", []any{limit}
 	if after != "" {

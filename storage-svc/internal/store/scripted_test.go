@@ -17,7 +17,7 @@ import (
 
 // scripted is a provider that does what the test says.
 type scripted struct {
-	provision.Provider // for what the worker does not call
+	provision.Provider // for methods that the worker does not call
 
 	call    func(ctx context.Context, s provision.Storage) error
 	running atomic.Int64
@@ -149,7 +149,7 @@ func TestWorkerWakesAtOnce(t *testing.T) {
 	f.eventuallyReady(1)
 }
 
-// firstClaim says when the first claim was made.
+// firstClaim closes done when the first claim has been made.
 type firstClaim struct {
 	provision.Queue
 	once sync.Once

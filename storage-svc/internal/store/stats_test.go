@@ -2,7 +2,7 @@ package store_test
 
 import "testing"
 
-// On the worst day so much is pending that counting it all would outlast a scrape.
+// On the worst day so many storages are pending that counting all of them would take longer than a scrape may.
 func TestStatsAreBounded(t *testing.T) {
 	f := open(t)
 	insert := func(n int, idle string) {

@@ -1,5 +1,5 @@
-// Package store is the Storage service's database: what is desired and reached
-// for each member, dead letters, and the outbox events that go with every change.
+// Package store is the Storage service's database: the desired and the actual state of each member's storage,
+// dead letters, and the outbox events of every change.
 package store
 
 import (
@@ -22,15 +22,14 @@ import (
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-// Migrations is what the database needs, in order: the outbox, then the tables
-// of this service.
+// Migrations are the migrations of the database, in order: the outbox, then the tables of this service.
 var Migrations = service.MigrationSets(migrations, "storage_version")
 
 // Store is safe for concurrent use.
 type Store struct {
 	pool *pgxpool.Pool
 	tx   service.Transactor
-	wake func() // after a commit that may have appended events
+	wake func() // called after a commit that may have appended events
 }
 
 // New returns a Store. wake, which may be nil, is called after commits with
@@ -39,10 +38,10 @@ func New(pool *pgxpool.Pool, wake func()) *Store {
 	return &Store{pool: pool, tx: service.Transactor{Pool: pool, Idle: suspended}, wake: wake}
 }
 
-// suspended is how long a transaction may be silent: far longer than it lasts.
+// suspended is how long a transaction may be idle: far longer than one lasts.
 const suspended = 5 * time.Second
 
-// ErrNotFound says that there is no such storage, or dead letter.
+// ErrNotFound means that there is no such storage or dead letter.
 var ErrNotFound = errors.New("not found")
 
 const columns = `member_id::text, saga_id::text, generation, desired, status, quota_bytes, attempts, outage_attempts,
@@ -62,8 +61,8 @@ func (s *Store) Get(ctx context.Context, memberID string) (provision.Storage, er
 	return found, nil
 }
 
-// Finish implements provision.Queue. A stale result gives up its lease, if that
-// is still its own, so that a newer command need not wait for it to run out.
+// Finish implements provision.Queue. A stale result releases its lease if that is still its own, so that a
+// newer command does not have to wait until it runs out.
 func (s *Store) Finish(ctx context.Context, results []provision.Result) (stale int, err error) {
 	err = s.tx.Do(ctx, s.wake, func(tx pgx.Tx) error {
 		written, err := finish(ctx, tx, results)
@@ -90,8 +89,8 @@ func (s *Store) Finish(ctx context.Context, results []provision.Result) (stale i
 	return stale, nil
 }
 
-// lease identifies a result. A group may hold two of one member: of an attempt
-// that outlived its lease, and of the next one.
+// lease identifies a result. A batch may hold two results for one member: one from an expired lease and one
+// from the next attempt.
 type lease struct{ memberID, token string }
 
 func leaseOf(r provision.Result) lease {
@@ -102,10 +101,10 @@ func leaseOf(r provision.Result) lease {
 	return l
 }
 
-// finish updates what is still as it was claimed and returns the time of the
-// next attempt by lease. Rows are locked in the order of their ids first, as
-// Apply does, so that the two cannot deadlock. ANY makes every plan look rows up
-// by their key; the join alone may scan the table until it has been analysed.
+// finish updates the rows that are still as they were claimed, and returns the time of the next attempt by
+// lease. It first locks the rows in the order of their ids, as Apply does, so that the two cannot deadlock. The
+// conditions with ANY force every plan to look rows up by key; with the join alone, Postgres may scan the table
+// until it has been analysed.
 func finish(ctx context.Context, tx pgx.Tx, results []provision.Result) (map[lease]*time.Time, error) {
 	var r resultColumns
 	for _, result := range results {
@@ -162,8 +161,8 @@ func (c *resultColumns) add(r provision.Result) {
 	c.errorClass, c.error = append(c.errorClass, r.Next.LastErrorClass), append(c.error, r.Next.LastError)
 }
 
-// appendReplies makes events of replies, on the lanes that the contract says,
-// with new ids: a repeated reply is a new event.
+// appendReplies appends replies to the outbox as events, on the lanes that the contract assigns. Each event has
+// a new id: a repeated reply is a new event.
 func appendReplies(ctx context.Context, tx pgx.Tx, replies []provision.Reply) error {
 	events := make([]outbox.Event, len(replies))
 	for i, r := range replies {
@@ -182,7 +181,7 @@ func appendReplies(ctx context.Context, tx pgx.Tx, replies []provision.Reply) er
 // Defective implements provision.Inbox.
 func (s *Store) Defective(err error) bool { return service.Defective(err) }
 
-// Fault returns how the provider shall misbehave.
+// Fault returns how the provider is made to misbehave.
 func (s *Store) Fault(ctx context.Context) (provider.Fault, error) {
 	rows, _ := s.pool.Query(ctx, "-- name: getFault\nSELECT mode, probability, latency_ms FROM provider_fault")
 	f, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[provider.Fault])
@@ -192,7 +191,7 @@ func (s *Store) Fault(ctx context.Context) (provider.Fault, error) {
 	return f, nil
 }
 
-// SetFault changes it for all replicas.
+// SetFault changes how the provider is made to misbehave, for all replicas.
 func (s *Store) SetFault(ctx context.Context, f provider.Fault) error {
 	_, err := s.pool.Exec(ctx,
 		"-- name: setFault\nUPDATE provider_fault SET mode = $1, probability = $2, latency_ms = $3", f.Mode,
@@ -203,18 +202,19 @@ func (s *Store) SetFault(ctx context.Context, f provider.Fault) error {
 	return nil
 }
 
-// maxCounted bounds what [Store.Stats] looks at: a gauge must stay cheap on the worst day.
+// maxCounted bounds how many rows [Store.Stats] counts: a gauge must stay cheap on the worst day.
 const maxCounted = 100_000
 
-// Stats counts for metrics, up to 100,000 of each.
+// Stats contains counts for metrics, of up to 100,000 each.
 type Stats struct {
 	Pending int64 `db:"pending"`
-	// seconds since a pending storage was asked for or last tried, at most, of the 1,000 that are due first
+	// longest time in seconds since a pending storage was commanded or last tried, among the 1,000 that are due
+	// first
 	Oldest      float64 `db:"oldest"`
 	DeadLetters int64   `db:"dead_letters"`
 }
 
-// Stats reads them.
+// Stats reads the counts.
 func (s *Store) Stats(ctx context.Context) (Stats, error) {
 	rows, _ := s.pool.Query(ctx, `-- name: stats
 SELECT (SELECT count(*) FROM (SELECT FROM storage WHERE status = 'pending' LIMIT $1) s) AS pending,

@@ -171,7 +171,7 @@ func TestStaleResultsAreRefused(t *testing.T) {
 		t.Errorf("a stale token wrote: %+v", s)
 	}
 	f.expectEvents(contract.Essential, "")
-	// A newer command overtakes one of them; the lease stays, then is given up.
+	// A newer command overtakes one of them; the lease stays until the result releases it.
 	f.apply(command(1, 2, provision.Absent))
 	if s := f.get(1); s.LeaseToken == nil {
 		t.Error("the command cleared the lease")
@@ -214,7 +214,7 @@ func TestOutageBurnsNoAttempts(t *testing.T) {
 	}
 }
 
-// The database's clock says when a storage is due: the worker's may be wrong.
+// The database's clock decides when a storage is due: the worker's may be wrong.
 func TestBackoffIsByTheDatabaseClock(t *testing.T) {
 	f := open(t)
 	f.apply(command(1, 1, provision.Present))
@@ -272,7 +272,7 @@ func TestDeadLetterAndReplyInOneTransaction(t *testing.T) {
 	if n := f.count("SELECT sum(seen)::int FROM dead_letter GROUP BY fingerprint"); n != 2 {
 		t.Errorf("seen %d times", n)
 	}
-	// The event's insertion fails: nothing of the dead letter stays.
+	// The insertion of the event fails: the dead letter is not stored either.
 	if _, err := f.pool.Exec(t.Context(), "DROP TABLE outbox_event_essential"); err != nil {
 		t.Fatal(err)
 	}
@@ -285,7 +285,7 @@ func TestDeadLetterAndReplyInOneTransaction(t *testing.T) {
 	}
 }
 
-// Old dead letters go, and the oldest if there are too many.
+// Old dead letters are deleted, and the oldest ones if there are too many.
 func TestDeadLettersAreForgotten(t *testing.T) {
 	f := open(t)
 	dead := make([]provision.DeadLetter, 6)
@@ -295,7 +295,7 @@ func TestDeadLettersAreForgotten(t *testing.T) {
 	if err := f.Apply(t.Context(), nil, dead); err != nil {
 		t.Fatal(err)
 	}
-	// Letter i is i days old; 5 was sent again an hour ago.
+	// Letter i is i days old; 5 was delivered again an hour ago.
 	if _, err := f.pool.Exec(t.Context(),
 		`UPDATE dead_letter SET first_seen = now() - make_interval(days => fingerprint::int),
 last_seen = CASE fingerprint WHEN '5' THEN now() - interval '1 hour'
@@ -335,7 +335,7 @@ func TestConcurrentBatchesAndResultsDoNotDeadlock(t *testing.T) {
 			for round := range rounds {
 				var batch []provision.Command
 				for i := range members {
-					// Each writer in an order of its own.
+					// Each writer uses an order of its own.
 					batch = append(batch, command((i*7+w*11)%members, int64(round+1), provision.Present))
 				}
 				if err := f.Apply(t.Context(), batch, nil); err != nil {

@@ -9,8 +9,8 @@ import (
 	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
 )
 
-// A storage keeps the trace of its command, among others that have none, until a newer command comes; each reply
-// carries the trace of what it answers.
+// A storage keeps the trace of its command, among others that have none, until a newer command comes. Each
+// reply carries the trace of the message that it answers.
 func TestStorageKeepsTheTraceOfItsCommand(t *testing.T) {
 	f := open(t)
 	parent := func(i int) string {
@@ -47,7 +47,7 @@ func TestStorageKeepsTheTraceOfItsCommand(t *testing.T) {
 	r := provision.Policy{}.After(due[i], nil)
 	r.Reply.TraceParent = parent(3)
 	f.finish(0, r)
-	f.apply(traced(3, 2, parent(1))) // asked again: answered at once, and to whom it may concern
+	f.apply(traced(3, 2, parent(1))) // repeated: answered at once, with this command's trace
 	var replies []string
 	rows, err := f.pool.Query(t.Context(), "SELECT headers->>'traceparent' FROM outbox_event_essential ORDER BY id")
 	if err != nil {

@@ -20,8 +20,8 @@ import (
 
 var errAway = &provision.Failure{Class: provision.ClassOutage, Err: errors.New("connection refused")}
 
-// Two replicas on one database meet an outage: one probe at a time, no attempt
-// burnt, and a recovery that keeps to the rate of all together.
+// Two replicas on one database meet an outage: one probe at a time, no attempt used up, and after the outage
+// all replicas together keep to the rate.
 func TestReplicasShareProbeAndRate(t *testing.T) {
 	f := open(t)
 	const storages, rate = 400, 200
@@ -86,7 +86,7 @@ func TestReplicasShareProbeAndRate(t *testing.T) {
 	}
 }
 
-// watched claims once, and tells how many results were refused.
+// watched claims once, and sends the number of results that were refused.
 type watched struct {
 	provision.Queue
 	claimed atomic.Bool
@@ -110,8 +110,8 @@ func (q *watched) Finish(ctx context.Context, results []provision.Result) (int, 
 	return stale, err
 }
 
-// A worker stops in the middle of a call. When it goes on, the storage is no
-// longer its own: neither its result nor its reply may be written.
+// A worker is suspended in the middle of a call. When it resumes, it no longer has the lease: neither its
+// result nor its reply may be written.
 func TestPausedWorkerIsTooLate(t *testing.T) {
 	expire := func(f *fixture) {
 		if _, err := f.pool.Exec(t.Context(), "UPDATE storage SET lease_until = now()"); err != nil {
@@ -160,8 +160,8 @@ func TestPausedWorkerIsTooLate(t *testing.T) {
 	}
 }
 
-// A group may hold the results of two attempts on one storage, both of this
-// process: one outlived its lease, and the next one was made.
+// A group may hold the results of two attempts of this process on one storage: one from an expired lease and
+// one from the next attempt.
 func TestTwoResultsOfOneStorage(t *testing.T) {
 	f := open(t)
 	f.apply(command(1, 1, provision.Present))
@@ -173,7 +173,7 @@ func TestTwoResultsOfOneStorage(t *testing.T) {
 	f.expectEvents(contract.Essential, "storage.provisioned 1")
 }
 
-// A worker dies after the provider's yes. The next one finds the storage there.
+// A worker dies after the provider's success. The next worker finds that the storage exists.
 func TestDeathBetweenCallAndResult(t *testing.T) {
 	f := open(t)
 	f.apply(command(1, 1, provision.Present))
@@ -204,12 +204,11 @@ func TestDeathBetweenCallAndResult(t *testing.T) {
 	f.expectEvents(contract.Essential, "storage.provisioned 1")
 }
 
-// unreliable fails the first few calls of one method, before or after it has
-// done what it was asked.
+// unreliable fails the first few calls of one method, before or after it has done the work.
 type unreliable struct {
 	provision.Queue
 	method string
-	done   bool // the work is done, and said to have failed
+	done   bool // the work is done, and reported as failed
 	left   atomic.Int64
 }
 
@@ -256,8 +255,8 @@ func (q *unreliable) Finish(ctx context.Context, results []provision.Result) (in
 	return 0, errLost
 }
 
-// Every statement of the worker fails once or twice, not done and done, around a
-// short outage. Each storage is ready in the end, with one reply.
+// Every statement of the worker fails once or twice, with or without its effect, around a short outage. In the
+// end each storage is ready, with one reply.
 func TestEveryWriteOfTheWorkerFails(t *testing.T) {
 	const storages = 30
 	for _, method := range []string{"Gate", "SetGate", "Claim", "Finish"} {
@@ -301,8 +300,8 @@ func TestEveryWriteOfTheWorkerFails(t *testing.T) {
 	}
 }
 
-// Of several claims that were prepared on the same gate, one is made; and none on
-// a gate whose state has changed, with or without permits in hand.
+// Of several claims that were prepared on the same gate, one succeeds. None succeeds on a gate whose state has
+// changed, with or without permits in hand.
 func TestClaimsAgreeOnTheGate(t *testing.T) {
 	f := open(t)
 	var commands []provision.Command
