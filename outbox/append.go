@@ -10,38 +10,34 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Migrations holds migrations/*.sql in goose's format, and in migrations/down
-// what takes each of them back. All are plain SQL with comments: psql and any
-// migration tool can run them, in the order of their names. They create the SQL
-// function outbox_create_lane; call it once per lane in a migration of your own.
+// Migrations holds migrations/*.sql in goose's format, and migrations/down with the statements that undo each of
+// them. All are plain SQL with comments: psql and any migration tool can run them, in the order of their names.
+// They create the SQL function outbox_create_lane; call it once per lane in a migration of your own.
 //
 //go:embed migrations/*.sql migrations/down/*.sql
 var Migrations embed.FS
 
-// Event is something that happened in a transaction and that others shall hear of.
+// Event is something that a transaction did and that other services need to know.
 type Event struct {
-	// Lane names the set of tables, and with it the stream, that the event goes through.
+	// Lane names the set of tables, and so the stream, that the event goes through.
 	Lane string
-	// ID is the CloudEvents id, a UUID in text form. It stays the same however
-	// often the event is published.
+	// ID is the CloudEvents id, a UUID in text form. It is the same each time the event is published.
 	ID string
-	// Key orders events: those of one key are first delivered in the order in
-	// which they were appended, if each was appended while its transaction held
-	// a lock that belongs to the key, usually that of the row it just updated.
+	// Key orders events: events of one key are first delivered in the order in which they were appended, if each
+	// was appended while its transaction held a lock for the key, usually that of the row it just updated.
 	Key string
 	// Type is the CloudEvents type; the relay appends it to its subject prefix.
 	Type string
-	// Headers travel as message headers, names unchanged. Names that begin with
-	// "Nats-" are refused.
+	// Headers are sent as message headers, names unchanged. Names that begin with "Nats-" are not allowed: the
+	// event dies.
 	Headers map[string]string
 	// Payload is the CloudEvents data, JSON by convention.
 	Payload []byte
 }
 
-// AppendBatch queues the events' inserts. Sent without an explicit transaction,
-// the whole batch is one implicit transaction and one round trip: queue the
-// business rows first and the events last, so that a failed transaction draws
-// no id. An invalid event fails the batch.
+// AppendBatch queues the inserts of events. Sent without an explicit transaction, the whole batch is one
+// implicit transaction and one round trip. Queue the business rows first and the events last, so that a failed
+// transaction allocates no event id. An invalid event fails the batch.
 func AppendBatch(b *pgx.Batch, events ...Event) {
 	for _, e := range events {
 		b.Queue(appendSQL(e.Lane), e.args()...)
@@ -65,15 +61,14 @@ func Append(ctx context.Context, tx pgx.Tx, events ...Event) error {
 	return nil
 }
 
-// Beginner begins transactions; *pgxpool.Pool and *pgx.Conn do.
+// Beginner begins transactions, as *pgxpool.Pool and *pgx.Conn do.
 type Beginner interface {
 	Begin(ctx context.Context) (pgx.Tx, error)
 }
 
-// InTx runs fn in a transaction, commits it, and only then calls wake, which
-// may be nil and is usually [Relay.Wake]. An error of fn, or a panic, rolls
-// back and leaves no trace. An error of the commit itself is ambiguous: the
-// transaction may have happened.
+// InTx runs fn in a transaction, commits it, and then calls wake, which may be nil and is usually [Relay.Wake].
+// If fn returns an error or panics, the transaction is rolled back and wake is not called. An error of the
+// commit itself is ambiguous: the transaction may have been committed.
 func InTx(ctx context.Context, db Beginner, wake func(), fn func(pgx.Tx) error) error {
 	if isNil(db) {
 		return errNil("pool")
@@ -93,7 +88,7 @@ func appendSQL(lane string) string {
 }
 
 func (e Event) args() []any {
-	headers := "{}" // text: without a description of the statement, pgx would send bytes as bytea
+	headers := "{}" // text: in modes that do not describe the statement, pgx would send []byte as bytea
 	if len(e.Headers) > 0 {
 		b, _ := json.Marshal(e.Headers) // a map of strings always encodes
 		headers = string(b)
@@ -115,7 +110,7 @@ func errNil(what string) error {
 	return fmt.Errorf("outbox: the %s is nil: open it first", what)
 }
 
-// table returns the quoted name of a lane's table, safe whatever the lane.
+// table returns the quoted name of a lane's table. The quoting makes any lane safe to use in SQL.
 func table(kind, lane string) string {
 	return pgx.Identifier{"outbox_" + kind + "_" + lane}.Sanitize()
 }

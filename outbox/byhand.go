@@ -10,11 +10,10 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// Requeue appends the content of a dead event again, under its event id but as
-// a new row, and takes it off the table outbox_dead_<lane>, whose column id is
-// what row means. Do it when the cause is gone: a limit was raised, a subject
-// was added to the stream. The error wraps [pgx.ErrNoRows] if the row is not, or
-// no longer, dead.
+// Requeue appends the content of a dead event again, as a new row with the same event id, and deletes it from
+// the table outbox_dead_<lane>. row is the id column of that table. Call it once the cause is removed: a limit
+// was raised, a subject was added to the stream. The error wraps [pgx.ErrNoRows] if the row is not, or no
+// longer, dead.
 func Requeue(ctx context.Context, tx pgx.Tx, lane string, row int64) error {
 	if isNil(tx) {
 		return errNil("transaction")
@@ -30,10 +29,9 @@ SELECT event_id, key, type, headers, payload
 	return nil
 }
 
-// ReplaySince makes the lane's relay publish again what was published since
-// then and is still in the table, with the old ids: for a consumer that lost
-// its data. Dead events are among them; those that the stream now takes are no
-// longer dead. Whichever relay leads notices within seconds.
+// ReplaySince makes the lane's relay publish again every event that was published since then and is still in the
+// table, with the old ids: for a consumer that lost its data. Dead events are included; those that the stream
+// now accepts are no longer dead. The relay that leads notices within seconds.
 func ReplaySince(ctx context.Context, pool *pgxpool.Pool, lane string, since time.Time) error {
 	if pool == nil {
 		return errNil("pool")
@@ -54,7 +52,7 @@ func ReplaySince(ctx context.Context, pool *pgxpool.Pool, lane string, since tim
 		}
 		old.streamID, old.streamSeq = p.streamID, p.streamSeq
 		if _, err = c.insert(ctx, p, old, nil, nil, dead); !errors.Is(err, errSuperseded) {
-			return err // nil, or not just that the relay was faster
+			return err // nil, or an error other than losing to the relay
 		}
 	}
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// An event that the stream did not take dies, outlives retention, and is
-// published once the stream takes it and somebody asks for it.
+// An event that the stream refuses dies, outlives retention, and is published after the stream accepts it and
+// somebody requeues it.
 func TestRequeueRevivesADeadEvent(t *testing.T) {
 	b := newBench(t)
 	js, err := jetstream.New(b.connect())
@@ -63,8 +63,8 @@ func TestRequeueRevivesADeadEvent(t *testing.T) {
 	}
 }
 
-// What was published since a moment is published again, what was published
-// before is not, and what was still open then is not forgotten.
+// Events published since a given time are published again, events published before it are not, and transactions
+// that were still open then are not skipped.
 func TestReplaySince(t *testing.T) {
 	b := newBench(t)
 	open := b.begin()
@@ -99,7 +99,7 @@ func TestReplaySince(t *testing.T) {
 	b.wantTimes(want)
 }
 
-// A replay is asked for while the relay is writing checkpoints all the time.
+// A replay is requested while the relay constantly writes checkpoints.
 func TestReplaySinceAgainstABusyRelay(t *testing.T) {
 	b := newBench(t)
 	r, _ := b.start(Hooks{})
@@ -137,7 +137,7 @@ func TestReplaySinceAgainstABusyRelay(t *testing.T) {
 	}
 }
 
-// rival writes a checkpoint between the two halves of the first replay.
+// rival writes a checkpoint between the two halves of the first replay attempt.
 type rival struct {
 	once sync.Once
 	do   func()
@@ -152,7 +152,7 @@ func (r *rival) TraceQueryStart(ctx context.Context, _ *pgx.Conn, q pgx.TraceQue
 
 func (r *rival) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
 
-// A checkpoint of the relay comes in between: the replay takes place all the same.
+// The relay writes a checkpoint in between: the replay still takes place.
 func TestReplaySinceTriesAgain(t *testing.T) {
 	b := newBench(t)
 	_, stop := b.start(Hooks{})

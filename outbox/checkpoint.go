@@ -13,8 +13,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// errSuperseded means that another relay has written the next checkpoint, or
-// that a crash of the database took the last one back.
+// errSuperseded means that another relay has written the next checkpoint, or that a crash of the database undid
+// the last one.
 var errSuperseded = errors.New("another relay is in charge")
 
 // checkpoints reads and appends the rows of one lane's checkpoint table.
@@ -30,13 +30,13 @@ type holder struct {
 	fresh  bool   // written less than staleAfter ago by the database's clock
 }
 
-// deadEvent is an event that goes to the dead table, or leaves it: then err is nil.
+// deadEvent is an event that enters the dead table, or leaves it if err is nil.
 type deadEvent struct {
 	row row
 	err error
 }
 
-// deadNoMore takes rows off the dead table, in case that they are in it.
+// deadNoMore removes rows from the dead table if they are in it.
 func deadNoMore(rows []row) []deadEvent {
 	out := make([]deadEvent, len(rows))
 	for i, r := range rows {
@@ -52,17 +52,16 @@ SELECT c.n, coalesce(c.leader::text, '') AS leader, c.hi, g.gaps, g.n AS gaps_at
        c.system_id <> (pg_control_system()).system_identifier AS moved
 FROM %[1]s c JOIN %[1]s g ON g.n = coalesce(c.gaps_at, c.n) `
 
-// newest loads the last checkpoint. It walks one index entry, no dead rows.
+// newest loads the last checkpoint. It reads one index entry and no dead rows.
 func (c checkpoints) newest(ctx context.Context) (position, holder, error) {
 	return c.load(ctx, "newestCheckpoint", "ORDER BY c.n DESC LIMIT 1", staleAfter)
 }
 
-// replayStart loads the position from which every event is published again that
-// was published in the window before the last publication, and the number of the
-// oldest checkpoint that such a replay may need. The window ends at the last
-// publication, not now: however long the broker was away, what was published
-// right before may be unconsumed. Within the window the lowest hi counts, for it
-// may contain replays of its own. A given since is where the window begins.
+// replayStart loads the position before the replay window: from it, every event that was published in the window
+// before the last publication is published again. It also returns the number of the oldest checkpoint that such
+// a replay may need. The window ends at the last publication, not now: however long the broker was down, what
+// was published right before may be unconsumed. Within the window the lowest hi is used, because the window may
+// contain replays. If since is given, the window begins there.
 func (c checkpoints) replayStart(
 	ctx context.Context, window time.Duration, since *time.Time,
 ) (p position, oldest int64, err error) {
@@ -80,7 +79,7 @@ SELECT lowest.n, (SELECT min(least(c.n, c.gaps_at))
 	}
 	p, _, err = c.load(ctx, "checkpoint", "WHERE c.n = $2", staleAfter, p.n)
 	for i := range p.gaps {
-		if p.moved { // the owners of its gaps stayed behind: any xid of this cluster will do
+		if p.moved { // the gaps' owners stayed behind: any xid of this cluster will do
 			p.gaps[i].stamp = 0
 		}
 	}
@@ -88,7 +87,7 @@ SELECT lowest.n, (SELECT min(least(c.n, c.gaps_at))
 	return p, oldest, err
 }
 
-// verify refuses to go on from p with a sequence that the proof does not hold for.
+// verify refuses to continue from p with a sequence that breaks an assumption of the proof.
 func (c checkpoints) verify(ctx context.Context, p position) error {
 	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
 	defer cancel()
@@ -136,23 +135,22 @@ func (c checkpoints) load(ctx context.Context, name, tail string, args ...any) (
 	return p, h, nil
 }
 
-// takeOver makes this relay the leader from checkpoint p on.
+// takeOver makes this relay the leader, starting from checkpoint p.
 func (c checkpoints) takeOver(ctx context.Context, p position) (position, error) {
 	return c.insert(ctx, p, p, &c.me, nil, nil)
 }
 
-// append writes next as the successor of prev, and the dead events with it. It
-// returns next as stored, or errSuperseded. It does not wait for the disk: a
-// checkpoint that a crash takes back is found again in the stream.
+// append writes next as the successor of prev, and the dead events with it. It returns next as stored, or
+// errSuperseded. It does not wait for the disk: if a crash undoes the checkpoint, the relay finds its events in
+// the stream.
 func (c checkpoints) append(ctx context.Context, prev, next position, dead []deadEvent) (position, error) {
 	return c.insert(ctx, prev, next, &c.me, &c.me, dead)
 }
 
-// insert writes checkpoint prev.n+1 if prev.n is there and, where author is
-// given, was written by author; the primary key lets only one relay win. Only
-// an author may point to gaps stored earlier: to a relay that takes over, prev.n
-// may be another row by now than the one it loaded (a crash took that back).
-// And only an author has dealt with a move of the database.
+// insert writes checkpoint prev.n+1 if prev.n exists and, where author is given, was written by author. The
+// primary key lets only one relay win. Only an author may point to gaps stored earlier: for a relay that takes
+// over, prev.n may by now be another row than the one it loaded (a crash undid that one). And only an author has
+// handled a move of the database.
 func (c checkpoints) insert(
 	ctx context.Context, prev, next position, leader, author *string, dead []deadEvent,
 ) (position, error) {
@@ -196,9 +194,8 @@ SELECT xid FROM cp`, args...).Scan(&xid)
 	return next, nil
 }
 
-// bury returns what a checkpoint's statement needs for dead events: nothing while
-// there are none. Postgres would plan the join anew for each checkpoint, which
-// takes longer than writing one.
+// bury returns what a checkpoint's statement needs for dead events: nothing if there are none. With the join
+// always present, Postgres would plan it anew for each checkpoint, which takes longer than writing one.
 func (c checkpoints) bury(dead []deadEvent, args []any) (sql string, all []any) {
 	if len(dead) == 0 {
 		return "", args
@@ -221,8 +218,8 @@ dead AS (
     ON CONFLICT (id) DO NOTHING)`, append(args, died, why, risen)
 }
 
-// deadAfter returns the dead events that a relay reads again from position p on.
-// Some of them may be published this time.
+// deadAfter returns the dead events that a relay reads again from position p on. Some of them may be published
+// this time.
 func (c checkpoints) deadAfter(ctx context.Context, p position) ([]deadEvent, error) {
 	from, to := bounds(p.gaps)
 	var ids []int64

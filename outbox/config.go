@@ -21,34 +21,33 @@ type RelayConfig struct {
 	// Pool reads and writes the lane's tables, always on the primary.
 	Pool *pgxpool.Pool
 	NATS *nats.Conn
-	// Stream is created if it is missing and never changed; see [StreamConfig].
+	// Stream is created if it is missing and never changed. See [StreamConfig].
 	Stream jetstream.StreamConfig
-	// ExternalStream says that somebody else creates the stream: the relay waits
-	// for it, and needs no permission to create it. Of Stream only the name, and
-	// the subjects if there are any, count then.
+	// ExternalStream says that something else creates the stream: the relay waits for it, and needs no
+	// permission to create it. Of Stream, only the name is then used, and the subjects if there are any.
 	ExternalStream bool
 	// Source is the CloudEvents source of every event, for example "/member-svc".
 	Source string
-	// SubjectPrefix, followed by the event's type, is the subject it is published
-	// on. It ends with a dot.
+	// SubjectPrefix, followed by the event's type, is the subject that the event is published on. It ends with a
+	// dot.
 	SubjectPrefix string
-	// ReplayWindow is how far back from the last publication events are
-	// published again when the broker has lost data. Default 1 hour.
+	// ReplayWindow is how far back from the last publication events are published again when the broker has lost
+	// data. Default 1 hour.
 	ReplayWindow time.Duration
 	// Retention is how long published events are kept in their table. Default 7 days.
 	Retention time.Duration
-	// Spacing is the least time between two reads, so that events share a batch and
-	// cost less. A backlog does not wait for it. Default 0: every event leaves at once.
+	// Spacing is the minimum time between two reads: more events then share a batch, and each costs less. A
+	// backlog does not wait for it. Default 0: every event is published at once.
 	Spacing time.Duration
-	// Log says when the relay leads, waits and why. Default [slog.Default].
+	// Log receives when the relay leads and waits, and why. Default [slog.Default].
 	Log   *slog.Logger
 	Hooks Hooks
 }
 
-// laneName is the rule of the SQL function outbox_create_lane.
+// laneName must match the rule of the SQL function outbox_create_lane.
 var laneName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,39}$`)
 
-// check names everything that is wrong, and what to change.
+// check returns an error that names everything that is wrong, and what to change.
 func (c RelayConfig) check() error {
 	var errs []error
 	wrong := func(field, why string, args ...any) {
@@ -117,8 +116,7 @@ func takesPrefix(patterns []string, prefix string) bool {
 	})
 }
 
-// defects returns what keeps a stream from carrying an outbox, each with the
-// setting to change.
+// defects returns the reasons why a stream cannot carry an outbox, each with the setting to change.
 func defects(c jetstream.StreamConfig) (problems []string) {
 	for _, rule := range []struct {
 		broken bool

@@ -12,7 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// good returns a configuration that NewRelay takes, without servers.
+// good returns a configuration that NewRelay accepts, without servers.
 func good(t *testing.T) RelayConfig {
 	t.Helper()
 	pool, err := pgxpool.New(t.Context(), "postgres://nowhere.invalid/shop")
@@ -29,7 +29,7 @@ func good(t *testing.T) RelayConfig {
 func TestNewRelayNamesWhatIsWrong(t *testing.T) {
 	for name, tt := range map[string]struct {
 		change func(*RelayConfig)
-		want   string // empty: it is right
+		want   string // empty: it is valid
 	}{
 		"nothing":         {func(*RelayConfig) {}, ""},
 		"no pool":         {func(c *RelayConfig) { c.Pool = nil }, "Pool is nil: give"},

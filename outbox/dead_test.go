@@ -11,8 +11,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// deadBench has one published event, and one that died because the stream did
-// not take its subject, which it does now. No relay runs.
+// deadBench has one published event, and one that died because the stream did not accept its subject. The stream
+// now accepts it. No relay runs.
 func deadBench(t *testing.T) (b *bench, js jetstream.JetStream, good, dead string) {
 	t.Helper()
 	b = newBench(t)
@@ -41,7 +41,7 @@ func deadBench(t *testing.T) (b *bench, js jetstream.JetStream, good, dead strin
 	return b, js, good, dead
 }
 
-// wantNotDead checks that nobody can publish the dead event once more.
+// wantNotDead checks that the event is no longer dead and cannot be requeued.
 func (b *bench) wantNotDead() {
 	b.t.Helper()
 	b.eventually("an empty dead table", func() bool {
@@ -54,7 +54,7 @@ func (b *bench) wantNotDead() {
 	}
 }
 
-// A batch that holds the event arrives after another relay has found it dead.
+// A batch that holds the event arrives after another relay has found the event dead.
 func TestDeadEventThatArrivesLateIsDeadNoMore(t *testing.T) {
 	b, js, good, dead := deadBench(t)
 	late := nats.NewMsg("signup.essential.member.signed-up")
@@ -71,7 +71,7 @@ func TestDeadEventThatArrivesLateIsDeadNoMore(t *testing.T) {
 	}
 }
 
-// A replay reads dead events again, and the stream takes this one now.
+// A replay reads dead events again, and the stream now accepts this one.
 func TestReplayedDeadEventIsDeadNoMore(t *testing.T) {
 	for name, replay := range map[string]func(b *bench){
 		"by hand": func(b *bench) {
@@ -98,7 +98,7 @@ func TestReplayedDeadEventIsDeadNoMore(t *testing.T) {
 	}
 }
 
-// A replay that finds the event as defective as before leaves it dead.
+// A replay that finds the event still defective leaves it dead.
 func TestReplayedDeadEventDiesAgain(t *testing.T) {
 	b := newBench(t)
 	_, stop := b.start(Hooks{})

@@ -1,11 +1,9 @@
-// Package outbox publishes what a Postgres transaction did to NATS JetStream:
-// all of it, nothing else, and into each stream exactly once.
+// Package outbox publishes the events that Postgres transactions committed to NATS JetStream: all of them,
+// nothing else, and each exactly once per stream.
 //
-// An event is appended in the transaction that it tells of ([Append],
-// [AppendBatch], [InTx]); a [Relay] in every replica reads committed events and
-// publishes them in atomic batches. Nothing is ever updated or deleted while
-// relaying: both tables of a lane are logs, so a long transaction elsewhere in
-// the database cannot turn them into a heap of dead rows.
+// A transaction appends its own events ([Append], [AppendBatch], [InTx]). A [Relay] in every replica reads
+// committed events and publishes them in atomic batches. Relaying never updates or deletes a row: both tables of
+// a lane are append-only logs, so a long transaction elsewhere in the database cannot bloat them with dead rows.
 //
 //	your transaction          relay (one leads, the others stand by)         JetStream
 //	┌────────────────┐   ┌───────────────────────────────────────────┐
@@ -18,51 +16,44 @@
 //
 // # No committed event is skipped
 //
-// Ids are drawn in one order and committed in another: when id 8 is read, 7 may
-// belong to a transaction that is still open. The relay remembers such an id as
-// a gap and looks for it in every later read. It must forget the ids of rolled
-// back transactions some day, and may do so only when their owner has ended:
+// Ids are allocated in one order and committed in another: when the relay reads id 8, id 7 may belong to a
+// transaction that is still open. The relay records such an id as a gap and queries for it in every later read.
+// It must eventually drop the ids of rolled-back transactions, and may do so only once their owner has ended:
 //
-//  1. A row's xid column comes first and its default is evaluated first, so the
-//     owner of an id has its transaction id before it draws the id (and the
-//     sequence caches nothing, so every id is drawn when it is used).
-//  2. A gap is stamped with the xid of the transaction that first records it in
-//     a checkpoint. That xid is taken after the read that missed the id, hence
-//     after a larger id had been drawn, hence after the owner took its own:
-//     owner < stamp.
-//  3. A later read whose snapshot has xmin >= stamp sees the effects of every
-//     transaction below the stamp that committed. If it does not show the id,
-//     the owner rolled back, and nobody will ever fill the gap.
+//  1. A row's xid column comes first and its default is evaluated first, so the owner of an id has its transaction id
+//     before it allocates the id (and the sequence caches nothing, so every id is allocated when it is used).
+//  2. A gap is stamped with the xid of the transaction that first records it in a checkpoint. That xid is assigned
+//     after the read that missed the id, hence after a larger id was allocated, hence after the owner's xid was
+//     assigned: owner < stamp.
+//  3. A later read whose snapshot has xmin >= stamp sees the effects of every committed transaction below the stamp.
+//     If that read does not return the id, the owner rolled back, and the gap will never be filled.
 //
-// pg_snapshot_xmax of the read would not do as the stamp: it is the latest
-// completed xid plus one, and the owner may be above it.
+// pg_snapshot_xmax of the read would not work as the stamp: it is the latest completed xid plus one, and the
+// owner's xid may be above it.
 //
 // # No event is published twice into a stream
 //
-// Every batch names the sequence that the stream must end with, and the broker
-// stores all of it or nothing. Few events go one by one, which is faster: each
-// names its sequence and leaves when the one before it is acknowledged. A relay
-// that was replaced, a repeated batch and a batch that arrives late are refused
-// alike; no deduplication window is involved. While its checkpoint is on the way
-// to the table, the next batch is published already. After any doubt (a lost acknowledgement, a lost connection, a
-// restart, a checkpoint that a crash took back) the relay forgets all it knows,
-// loads the newest checkpoint and reads the stream from stream_seq on: its own
-// events there are published, whoever published them.
+// Every batch names the sequence that the stream must end with, and the broker stores either the whole batch or
+// nothing. A few events are published one by one, which is faster: each names its sequence, and is sent once the
+// one before it is acknowledged. The broker refuses a replaced relay, a repeated batch and a batch that arrives
+// late, all by the same rule; no deduplication window is involved. The relay publishes the next batch while the
+// checkpoint of the last one is still being written. After any doubt (a lost acknowledgement, a lost connection,
+// a restart, a checkpoint that a crash of the database undid) the relay discards its state in memory, loads the
+// newest checkpoint and reads the stream from stream_seq on: its own events there are published, whichever relay
+// published them.
 //
-// When the stream is gone or ends before stream_seq, the broker has lost data.
-// Nobody can know which of it had been consumed, so the events of the replay
-// window are published again, with their old ids. Consumers must therefore be
-// idempotent, by the state they keep rather than by remembering ids. The same is
-// done when the database has moved to another cluster: what was published after
-// it was copied is unknown, and the stamps mean nothing there.
+// When the stream is missing or ends before stream_seq, the broker has lost data. Nobody can know which of the
+// lost messages had been consumed, so the relay publishes the events of the replay window again, with their old
+// ids. Consumers must therefore be idempotent, by the state they keep rather than by remembering ids. The relay
+// does the same when the database has moved to another cluster: what was published after the database was copied
+// is unknown, and stamps have no meaning in the new cluster.
 //
-// A model in the tests takes every order of these steps, crashes and losses
-// within small bounds, and turns red when any one of the rules is taken away.
+// A model in the tests explores every order of these steps, crashes and losses within small bounds. It fails
+// when any one of the rules is removed.
 //
 // # Order
 //
-// Events of one key reach the stream in the order of their appends if each was
-// appended while holding the key's row lock: whoever got the lock later
-// committed later, and a snapshot that shows the later event shows the earlier
-// one too. Replays repeat that order.
+// Events of one key reach the stream in the order of their appends if each was appended while its transaction
+// held the lock of the key's row: the transaction that got the lock later committed later, and a snapshot that
+// shows the later event shows the earlier one too. Replays repeat that order.
 package outbox

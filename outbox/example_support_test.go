@@ -16,8 +16,8 @@ import (
 	"github.com/signup-saga/signup-saga/outbox/internal/testenv"
 )
 
-// exampleTB lets an example use what tests use. What it does not define would
-// end the example with a nil dereference.
+// exampleTB implements the part of testing.TB that examples need, so that they can call test helpers. Any other
+// method ends the example with a nil dereference.
 type exampleTB struct {
 	testing.TB
 	cleanups []func()
@@ -34,8 +34,8 @@ func (e *exampleTB) Fatalf(format string, args ...any) {
 	os.Exit(1)
 }
 
-// servers gives an example a database with the lane "essential", a broker, and
-// a context that ends before they do.
+// servers gives an example a database with the lane "essential", a broker, and a context that ends before they
+// do.
 func servers() (ctx context.Context, pool *pgxpool.Pool, nc *nats.Conn, end func()) {
 	t := &exampleTB{}
 	url, broker := testenv.Database(t, "example", outbox.Migrate), testenv.NATS(t)
@@ -58,7 +58,7 @@ func servers() (ctx context.Context, pool *pgxpool.Pool, nc *nats.Conn, end func
 	}
 }
 
-// receive returns the next n messages of a stream for a new reader.
+// receive returns the first n messages of a stream, for a new reader.
 func receive(ctx context.Context, nc *nats.Conn, stream string, n int) []jetstream.Msg {
 	js, err := jetstream.New(nc)
 	if err != nil {
@@ -69,7 +69,7 @@ func receive(ctx context.Context, nc *nats.Conn, stream string, n int) []jetstre
 		c, err := js.OrderedConsumer(ctx, stream, jetstream.OrderedConsumerConfig{OptStartSeq: uint64(len(all) + 1),
 			DeliverPolicy: jetstream.DeliverByStartSequencePolicy})
 		if err != nil {
-			continue // the relay has not made the stream yet
+			continue // the relay has not created the stream yet
 		}
 		batch, err := c.Fetch(n-len(all), jetstream.FetchMaxWait(time.Second))
 		if err != nil {

@@ -72,7 +72,7 @@ func run(ctx context.Context, relay *outbox.Relay) (stop func()) {
 	return func() { cancel(); <-done }
 }
 
-// An event exists if and only if the transaction that it tells of commits.
+// An event exists if and only if the transaction that appends it commits.
 func ExampleAppend() {
 	ctx, pool, _, end := servers()
 	defer end()
@@ -85,7 +85,7 @@ func ExampleAppend() {
 			fmt.Println(err)
 			return
 		}
-		// The rows of your own tables first, the events last.
+		// Write the rows of your own tables first, and append the events last.
 		if err := outbox.Append(ctx, tx, events(1)...); err != nil {
 			fmt.Println(err)
 		}
@@ -116,8 +116,8 @@ func ExampleRelay_Run() {
 	// orders.changed {"version":2}
 }
 
-// A consumer keeps its own state in the transaction in which it acts, so that a
-// message that comes again changes nothing.
+// A consumer keeps its own state in the transaction in which it acts, so a message that is delivered again
+// changes nothing.
 func Example_consumeIdempotently() {
 	ctx, pool, nc, end := servers()
 	defer end()
@@ -135,7 +135,7 @@ ON CONFLICT (key) DO UPDATE SET version = excluded.version WHERE shown.version <
 	}
 	receive(ctx, nc, "ORDERS", 2)
 	stop()
-	if err := outbox.ReplaySince(ctx, pool, "essential", time.Time{}); err != nil { // everything comes again
+	if err := outbox.ReplaySince(ctx, pool, "essential", time.Time{}); err != nil { // everything is delivered again
 		fmt.Println(err)
 	}
 	defer start(ctx, pool, nc, outbox.Hooks{})()
@@ -151,7 +151,7 @@ ON CONFLICT (key) DO UPDATE SET version = excluded.version WHERE shown.version <
 	// {"version":2} changes something: false
 }
 
-// The acknowledgement of the first batch is lost; the event arrives once.
+// The acknowledgement of the first batch is lost; the event still arrives once.
 func Example_testMyService() {
 	ctx, pool, nc, end := servers()
 	defer end()
@@ -175,7 +175,7 @@ func Example_testMyService() {
 	// faults: 1 messages: 1
 }
 
-// Hooks feed whatever counts: Prometheus, OpenTelemetry, expvar.
+// Hooks feed any metrics library: Prometheus, OpenTelemetry, expvar.
 func ExampleHooks() {
 	ctx, pool, nc, end := servers()
 	defer end()
@@ -195,7 +195,7 @@ func ExampleHooks() {
 	// Output: published: 2 dead: 1
 }
 
-// A consumer has lost what it made of yesterday's events.
+// A consumer has lost what it derived from yesterday's events.
 func ExampleReplaySince() {
 	ctx, pool, nc, end := servers()
 	defer end()
@@ -204,7 +204,7 @@ func ExampleReplaySince() {
 		fmt.Println(err)
 	}
 	receive(ctx, nc, "ORDERS", 1)
-	stop() // or let it run: it notices within seconds
+	stop() // optional: a running relay notices within seconds
 	if err := outbox.ReplaySince(ctx, pool, "essential", time.Now().Add(-24*time.Hour)); err != nil {
 		fmt.Println(err)
 	}

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// worlds are what the model explores: together they hold every kind of trouble,
-// each as large as can be visited in a second or two.
+// worlds are the budgets that the model explores. Together they contain every kind of failure; each is as large
+// as can be explored in a second or two.
 var worlds = []world{
 	{"two writers", budget{relays: 1, txs: 2, ids: 3, takeOvers: 1, aheads: 3, batch: 9}},
 	{"two relays", budget{relays: 2, txs: 2, ids: 2, takeOvers: 2, aheads: 1, batch: 9}},
@@ -36,8 +36,8 @@ type world struct {
 	budget
 }
 
-// In each reachable history, each committed event comes to be in the stream,
-// once, and nothing else; after a wipe, each that the replay window holds.
+// In every reachable history, each committed event ends up in the stream exactly once, and nothing else does.
+// After a wipe, this holds for each event of the replay window.
 func TestEveryHistoryPublishesEachCommittedEventOnce(t *testing.T) {
 	happens := map[string]int{}
 	for _, w := range worlds {
@@ -66,17 +66,17 @@ type model struct {
 	calmed  map[string]bool
 	nodes   []node
 	queue   []state
-	happens map[string]int // how often, by what
+	happens map[string]int // how often, by kind of step
 }
 
 // node is how a state was first reached.
 type node struct {
 	parent int32
-	who    int // 0: nobody; 1 and 2: a relay; above: a transaction
+	who    int // 0: neither; 1 and 2: a relay; above: a transaction
 	what   string
 }
 
-// violation is a broken promise and a shortest way to it.
+// violation is a broken promise and a shortest history that leads to it.
 type violation struct {
 	what  string
 	trace []string
@@ -86,8 +86,7 @@ func (v *violation) String() string {
 	return fmt.Sprintf("%s, after %s", v.what, strings.Join(v.trace, ", "))
 }
 
-// explore visits every reachable state, breadth first, or stops at a violation
-// that takes the fewest steps.
+// explore visits every reachable state, breadth first, or stops at a violation that takes the fewest steps.
 func explore(r rules, b budget) (*model, *violation) {
 	m := &model{rules: r, seen: map[string]bool{}, calmed: map[string]bool{}, happens: map[string]int{}}
 	start := newState(b)
@@ -124,8 +123,8 @@ func (m *model) trace(at int32) []string {
 	return out
 }
 
-// check looks for a broken promise in s and, when nothing is open or under way,
-// in what one relay makes of it.
+// check looks for a broken promise in s and, when nothing is open or in flight, in the state that one relay
+// leads to from there.
 func (m *model) check(s *state) string {
 	var in ids8
 	for _, id := range s.stream {
@@ -156,7 +155,7 @@ func (m *model) check(s *state) string {
 	return ""
 }
 
-// settle lets relay i run and says what is wrong when it has come to rest.
+// settle runs relay i until nothing is left to do, and returns what is wrong then.
 func (m *model) settle(s *state, i int) string {
 	const enough = 100
 	steps := 0
@@ -187,8 +186,7 @@ func (m *model) settle(s *state, i int) string {
 	return ""
 }
 
-// excused reports whether the event was published before the replay window of a
-// broker that was wiped.
+// excused reports whether the event was published before the replay window of a broker that was wiped.
 func (s *state) excused(id int64) bool {
 	if s.streamID == 1 {
 		return false
@@ -197,7 +195,7 @@ func (s *state) excused(id int64) bool {
 	return id <= p.hi && !slices.ContainsFunc(p.gaps, func(g gap) bool { return g.from <= id && id <= g.to })
 }
 
-// successors calls to with every state that one event leads to.
+// successors calls to with every state that is one step away.
 func (m *model) successors(s *state, to func(s *state, what string, who int)) {
 	m.writers(s, to)
 	for i := range s.left.relays {
@@ -222,8 +220,8 @@ func (m *model) successors(s *state, to func(s *state, what string, who int)) {
 	}
 }
 
-// crash ends every transaction and takes back what did not wait for the disk:
-// all checkpoints but keep, and the ids and xids that nobody committed.
+// crash ends every transaction and undoes what did not wait for the disk: all checkpoints but the first keep,
+// and the ids and xids that were not committed.
 func (s *state) crash(keep int) {
 	s.left.crashes--
 	s.checkpoints, s.open, s.next, s.lastID = s.checkpoints[:keep:keep], nil, s.flushed, 0
@@ -238,7 +236,7 @@ func (s *state) crash(keep int) {
 	}
 }
 
-// writers are the transactions of the services.
+// writers yields the steps of the services' transactions.
 func (m *model) writers(s *state, to func(s *state, what string, who int)) {
 	draw := func(n *state, t *tx) {
 		n.lastID++
@@ -286,7 +284,7 @@ func (m *model) writers(s *state, to func(s *state, what string, who int)) {
 	}
 }
 
-// relaying is relay i, and what may happen to it.
+// relaying yields the steps of relay i, and what may happen to it.
 func (m *model) relaying(s *state, i int, to func(s *state, what string, who int)) {
 	change := func(what string, f func(n *state, r *relay) bool) { // f reports whether it happened
 		n := *s
@@ -339,7 +337,7 @@ func (m *model) relaying(s *state, i int, to func(s *state, what string, who int
 	}
 }
 
-// sending is what may happen to the batch of relay r.
+// sending yields what may happen to the batch of relay r.
 func (m *model) sending(s *state, r relay, change func(what string, f func(n *state, r *relay) bool)) {
 	if r.does == publishing && s.left.lostAcks > 0 {
 		change("publishes, acknowledgement lost", func(n *state, r *relay) bool {

@@ -1,4 +1,4 @@
 package outbox
 
-// Migrate prepares a database with the lane "essential", for the examples.
+// Migrate prepares a database with the lane "essential". It is exported for the examples.
 var Migrate = migrate

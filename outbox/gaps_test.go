@@ -10,9 +10,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// The owner of the missing id has the highest xid of all when the gap is seen,
-// and another transaction ends before it does: the order in which a stamp
-// taken from the snapshot's xmax would lose the event.
+// The owner of the missing id has the highest xid of all when the gap is recorded, and another transaction ends
+// before it does. In this order, a stamp taken from the snapshot's xmax would lose the event.
 func TestOpenTransactionIsNotSkipped(t *testing.T) {
 	b := newBench(t)
 	xid := func(tx pgx.Tx) {
@@ -38,8 +37,8 @@ func TestOpenTransactionIsNotSkipped(t *testing.T) {
 	b.noGaps()
 }
 
-// The owner of the missing id began before everybody else, and later ones come
-// and go: neither its event nor that of anybody else waits for long.
+// The owner of the missing id began before all others, and later transactions begin and end. Neither its event
+// nor any other waits for long.
 func TestOldestTransactionOwnsTheGap(t *testing.T) {
 	for _, end := range []string{"commit", "rollback"} {
 		t.Run(end, func(t *testing.T) {
@@ -66,7 +65,7 @@ func TestOldestTransactionOwnsTheGap(t *testing.T) {
 	}
 }
 
-// An id belongs to a transaction even if a sub-transaction drew it.
+// An id belongs to a transaction even if a subtransaction allocated it.
 func TestSubTransactions(t *testing.T) {
 	b := newBench(t)
 	o := b.begin()
@@ -116,9 +115,8 @@ func TestOpenGapsOutliveTheRelay(t *testing.T) {
 	b.wantExactly(append(want, late...))
 }
 
-// A jump of the sequence and a million ids that were rolled back are one range
-// each, however long another writer keeps them from being forgotten, and
-// looking into them costs no more than into a single id.
+// A jump of the sequence and a million rolled-back ids are one range each, however long another writer keeps
+// them from being dropped. Reading such a range costs no more than reading a single id.
 func TestMillionIDsAreOneGap(t *testing.T) {
 	b := newBench(t)
 	writer := b.begin()
@@ -144,8 +142,8 @@ func TestMillionIDsAreOneGap(t *testing.T) {
 	b.wantExactly(append(want, late...))
 }
 
-// Every second of 40,000 ids is missing while a writer is open, and one of them
-// turns up. They are stored once, however much is published meanwhile.
+// Every second of 40,000 ids is missing while a writer is open, and one of them appears. The gaps are stored
+// once, however much is published meanwhile.
 func TestTwentyThousandGaps(t *testing.T) {
 	b := newBench(t)
 	const missing = 20000
@@ -182,8 +180,7 @@ VALUES (777, gen_random_uuid(), 'k', 't', '{}', '')`)
 	}
 }
 
-// However many events the table retains, a read touches what it returns and one
-// index entry per gap.
+// However many events the table retains, a read touches only the rows it returns and one index entry per gap.
 func TestReadCostsWhatItReturns(t *testing.T) {
 	b := newBench(t)
 	if _, err := b.pool.Exec(t.Context(), `INSERT INTO outbox_event_essential (event_id, key, type, headers, payload)

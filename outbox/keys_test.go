@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// keys renders states so that two with equal futures are equal: xids count only
-// by their order, and checkpoints only while somebody may look at them.
+// keys renders states so that two states with equal futures have equal keys: xids count only by their order, and
+// checkpoints only while something may still read them.
 type keys struct {
 	b     []byte
 	xids  []xidAt
@@ -104,7 +104,7 @@ func (k *keys) of(s *state, mutated bool) []byte {
 		k.num(-1, int64(s.late.expected), int64(len(s.late.ids)))
 		k.num(s.late.ids...)
 	}
-	// Which relay is which does not matter.
+	// It does not matter which relay is which.
 	first := 0
 	if s.left.relays == 2 && before(s.relays[1], s.relays[0]) {
 		first = 1
@@ -124,7 +124,7 @@ func (k *keys) of(s *state, mutated bool) []byte {
 	return k.b
 }
 
-// before is some order of relays.
+// before is an arbitrary total order of relays.
 func before(a, b relay) bool {
 	return cmp.Or(cmp.Compare(a.does, b.does), cmp.Compare(a.p.n, b.p.n), cmp.Compare(a.p.streamSeq, b.p.streamSeq),
 		cmp.Compare(a.p.hi, b.p.hi),

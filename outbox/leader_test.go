@@ -37,8 +37,8 @@ func TestOneOfTwoRelaysLeadsAndTheOtherTakesOver(t *testing.T) {
 	b.wantExactly(want)
 }
 
-// A relay is stopped between its read and its publish for longer than it takes
-// the other to take over, then goes on: the broker must refuse its batch.
+// A relay is paused between its read and its publish for longer than the other needs to take over, and then
+// continues. The broker must refuse its batch.
 func TestPausedLeaderCannotPublishWhatAnotherPublished(t *testing.T) {
 	b := newBench(t)
 	want := b.commit(10)
@@ -59,8 +59,8 @@ func TestPausedLeaderCannotPublishWhatAnotherPublished(t *testing.T) {
 	b.wantExactly(want)
 }
 
-// A crash took checkpoint 1 of relay A back, and relay B wrote another one in
-// its place: what A remembers is void.
+// A crash undid checkpoint 1 of relay A, and relay B wrote another one in its place: the state that A remembers
+// is void.
 func TestCheckpointNeedsItsPredecessorFromTheSameRelay(t *testing.T) {
 	b := newBench(t)
 	ctx := t.Context()
@@ -87,7 +87,7 @@ func TestCheckpointNeedsItsPredecessorFromTheSameRelay(t *testing.T) {
 	}
 }
 
-// What the model takes for the rule of the checkpoint statement is the rule.
+// The model's rule for appending a checkpoint is the rule of the SQL statement.
 func TestModelAppendsCheckpointsAsTheStatementDoes(t *testing.T) {
 	b := newBench(t)
 	uuids := []*string{nil, new(newID()), new(newID())} // nobody, relay 1, relay 2
@@ -127,8 +127,8 @@ func TestModelAppendsCheckpointsAsTheStatementDoes(t *testing.T) {
 	}
 }
 
-// A crash takes back the checkpoint that a standby has just loaded, and its
-// writer puts another one in its place, before the standby takes over.
+// A crash undoes the checkpoint that a standby has just loaded, and the writer writes another one in its place
+// before the standby takes over.
 func TestTakeOverBehindARewrittenCheckpoint(t *testing.T) {
 	b := newBench(t)
 	ctx := t.Context()

@@ -30,9 +30,8 @@ func TestWipedBrokerGetsTheReplayWindowAgain(t *testing.T) {
 	}
 }
 
-// The broker's disk is rolled back, while another service keeps committing and
-// publishing into a stream of its own: each gets back into its stream what that
-// has lost, and the other's messages do not hide the loss.
+// The broker's disk is rolled back while another service keeps committing and publishing into its own stream.
+// Each stream gets back the events it lost, and the other service's messages do not hide the loss.
 func TestRolledBackBrokerGetsWhatItLost(t *testing.T) {
 	b := newBench(t)
 	other := benchOf(t, testenv.Database(t, "outbox", migrate), b.nats, "STORAGE_ESSENTIAL")
@@ -68,10 +67,9 @@ func TestRolledBackBrokerGetsWhatItLost(t *testing.T) {
 	other.wantDistinct(otherWant)
 }
 
-// Writers stay open across a loss of all that the broker had: one whose ids were
-// already missing before the replay window, and one that came later. What they
-// commit afterwards is published, what they roll back is forgotten, and what had
-// been found in such a gap before the loss is published again.
+// Writers stay open while the broker loses all its data: some whose ids were already missing before the replay
+// window, and one that came later. What they commit afterwards is published, and what they roll back is dropped.
+// Events found in such a gap before the loss are published again.
 func TestWritersOpenAcrossAWipe(t *testing.T) {
 	b := newBench(t)
 	b.reconnect(func(c *pgxpool.Config) { c.MaxConns = 10 }) // the writers hold four
@@ -122,7 +120,7 @@ func TestForeignMessageRaisesAlarmAndDoesNotBlock(t *testing.T) {
 	}
 }
 
-// A replay that was cut short by another loss is not forgotten.
+// A replay that a second loss interrupted is completed.
 func TestSecondLossDuringReplay(t *testing.T) {
 	b := newBench(t)
 	_, stop := b.start(Hooks{})
@@ -162,8 +160,8 @@ func TestSecondLossDuringReplay(t *testing.T) {
 	}
 }
 
-// Writers that roll back and stay open, two relays, a broker that is killed and
-// wiped, and errors before and after every step, all at once.
+// Everything at once: writers that roll back and stay open, two relays, a broker that is killed and wiped, and
+// errors before and after every step.
 func TestNothingIsLostInAStorm(t *testing.T) {
 	b := newBench(t)
 	var faults, losses atomic.Int32
@@ -205,7 +203,8 @@ func TestNothingIsLostInAStorm(t *testing.T) {
 	t.Logf("%d faults, %d broker losses, %d events", faults.Load(), losses.Load(), len(want))
 }
 
-// writers append until stop is closed, and then report what they committed.
+// writers append events until stop is closed. The returned function waits for them and returns what they
+// committed.
 func (b *bench) writers(stop <-chan struct{}) (committed func() []string) {
 	var mu sync.Mutex
 	var all []string
@@ -234,8 +233,7 @@ func (b *bench) writers(stop <-chan struct{}) (committed func() []string) {
 	return func() []string { wg.Wait(); return all }
 }
 
-// The broker dies while an acknowledgement is awaited: the relay does not wait
-// for it until the time-out.
+// The broker dies while the relay waits for an acknowledgement: the relay stops waiting before the timeout.
 func TestLostConnectionEndsTheWaitForAnAcknowledgement(t *testing.T) {
 	b := newBench(t)
 	inHand, send := make(chan struct{}), make(chan struct{})

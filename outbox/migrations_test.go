@@ -14,7 +14,7 @@ import (
 	"github.com/signup-saga/signup-saga/outbox/internal/testenv"
 )
 
-// psql runs files with the real psql.
+// psql runs files with the psql program.
 func psql(t *testing.T, url string, files ...string) {
 	t.Helper()
 	program, err := exec.LookPath("psql")
@@ -33,7 +33,7 @@ func psql(t *testing.T, url string, files ...string) {
 	}
 }
 
-// functions returns the outbox's functions and tables in a database.
+// functions returns the names of the outbox's functions and tables in a database.
 func functions(t *testing.T, conn *pgx.Conn) (names []string) {
 	t.Helper()
 	if err := conn.QueryRow(t.Context(), `SELECT coalesce(array_agg(name ORDER BY name), '{}') FROM (
@@ -44,7 +44,7 @@ WHERE name LIKE 'outbox%'`).Scan(&names); err != nil {
 	return names
 }
 
-// psql -f applies each migration, and each file in down takes its one back.
+// psql -f applies each migration, and each file in down undoes the migration of the same name.
 func TestMigrationsRunInPsql(t *testing.T) {
 	t.Parallel()
 	url := testenv.Database(t, "empty", nil)
@@ -77,7 +77,7 @@ func TestMigrationsRunInPsql(t *testing.T) {
 	}
 }
 
-// A lane is dropped with everything in it, but not with events that somebody may miss.
+// A lane is dropped with everything in it, unless it holds unpublished or dead events.
 func TestDropLane(t *testing.T) {
 	b := newBench(t)
 	refused := func(why string) {
@@ -111,7 +111,7 @@ func TestDropLane(t *testing.T) {
 	b.exec(b.pool, "DELETE FROM outbox_dead_essential")
 	b.exec(b.pool, "SELECT outbox_drop_lane('essential')")
 	refused("lane 'essential' does not exist")
-	b.exec(b.pool, "SELECT outbox_create_lane('essential')") // its name and its stream are free again
+	b.exec(b.pool, "SELECT outbox_create_lane('essential')") // its name and its stream are available again
 	b.commit(1)
 	b.exec(b.pool, "SELECT outbox_drop_lane('essential', true)")
 	conn := connectTo(t, b.pool.Config().ConnString())

@@ -6,28 +6,26 @@ import (
 	"time"
 )
 
-// The model explores every order in which a few transactions, two relays, a
-// database that crashes and a broker that is wiped can act on each other. What
-// a relay decides is decided by the code of position.go; the rest is what the
-// database and the broker promise, and what session.go and relay.go do step by
-// step.
+// The model explores every order in which a few transactions, two relays, a database that crashes and a broker
+// that is wiped can interact. The relays' decisions are made by the real code of position.go. The rest models
+// what the database and the broker promise, and what session.go and relay.go do step by step.
 
-// rules are the promises that the proof in doc.go rests on. Each is a value so
-// that a test can take it away; proven holds them all.
+// rules are the promises that the proof in doc.go rests on. Each is a value, so that a test can remove it;
+// proven holds them all.
 type rules struct {
-	xidFirst    bool // a transaction has its xid before it draws an id
-	oneSnapshot bool // what a read finds and its xmin are of one moment
+	xidFirst    bool // a transaction has its xid before it allocates an id
+	oneSnapshot bool // a read and its xmin come from the same snapshot
 	expected    bool // the broker refuses a batch whose expected sequence is not its last
-	mine        bool // a checkpoint is appended only behind one of the same relay
-	repeats     bool // a take-over stores the gaps anew, for nobody vouches for the row that it is put behind
-	// stamp is what new gaps are stamped with, given the read that missed them.
-	// Nil, and proven: the xid of the transaction that records them.
+	mine        bool // a checkpoint is appended only after one of the same relay
+	repeats     bool // a takeover stores the gaps again: the row it follows may not be the one it loaded
+	// stamp is what new gaps are stamped with, given the read that missed them. Nil, which is what is proven:
+	// the xid of the transaction that records them.
 	stamp func(missed sighting) uint64
 }
 
 var proven = rules{xidFirst: true, oneSnapshot: true, expected: true, mine: true, repeats: true}
 
-// budget bounds what may happen; everything else may happen at any time.
+// budget limits how often the listed things may happen; everything else may happen at any time.
 type budget struct {
 	txs, ids, takeOvers, beats, aheads uint8
 	lostAcks, delays, crashes, wipes   uint8
@@ -37,19 +35,19 @@ type budget struct {
 	window                             int  // the checkpoint that a replay starts from
 }
 
-// state is all that the database, the broker and both relays remember. Slices
-// are never changed in place: a copy of the struct is a copy of the state.
+// state is everything that the database, the broker and both relays remember. Slices are never changed in place,
+// so a copy of the struct is a copy of the state.
 type state struct {
-	next, ended, flushed uint64 // xids: the next one; the highest that ended; what a crash takes next back to
+	next, ended, flushed uint64 // xids: the next one; the highest that ended; what a crash resets next to
 	lastID               int64
 	begun                int
 	open                 []tx
 	committed            ids8
 	checkpoints          []stored
-	durable              int // so many checkpoints survive a crash
+	durable              int // this many checkpoints survive a crash
 	streamID             int64
 	stream               []int64
-	late                 *batch // sent, given up by its sender, and still on its way
+	late                 *batch // sent, given up by its sender, still in flight
 	relays               [2]relay
 	left                 budget
 }
@@ -71,7 +69,7 @@ func (s ids8) rows() []row {
 
 type tx struct {
 	number int
-	xid    uint64 // 0: not drawn yet
+	xid    uint64 // 0: not assigned yet
 	ids    ids8
 }
 
@@ -88,19 +86,19 @@ type batch struct {
 	expected uint64
 }
 
-// sighting is a read as the model keeps it.
+// sighting is the model's form of a read.
 type sighting struct {
 	some               bool
 	found, fresh       ids8
 	cut                bool
-	xmin, xmax, before uint64 // before: an xid drawn before the read
+	xmin, xmax, before uint64 // before: an xid assigned before the read
 }
 
 func (s sighting) read() read {
 	return read{xmin: s.xmin, found: s.found.rows(), fresh: s.fresh.rows(), foundAll: !s.cut}
 }
 
-// What a relay does next.
+// What a relay does next. The comments continue the name.
 const (
 	loading    = iota // the newest checkpoint; it remembers nothing
 	takingOver        // from the writer of p
@@ -116,16 +114,16 @@ type relay struct {
 	does   int
 	p      position
 	next   position // when correcting
-	behind sighting // published after p, its checkpoint on its way
+	behind sighting // published after p, its checkpoint not yet written
 	end    uint64   // where the stream ended after that
 	sees   sighting // when asking, publishing or writing
 	ahead  sighting // read before p was written
-	sent   int      // when publishing one by one: so many are acknowledged
+	sent   int      // when publishing one by one: this many are acknowledged
 	acked  uint64   // when writing: where the stream ends
-	drawn  uint64   // an xid that is no good as a stamp, for it was drawn before the read
+	drawn  uint64   // an xid that is invalid as a stamp, because it was assigned before the read
 }
 
-// at is the position that the broker has acknowledged.
+// at returns the position that the broker has acknowledged.
 func (r *relay) at() position {
 	if !r.behind.some {
 		return r.p
@@ -139,7 +137,7 @@ func newState(b budget) state {
 	return state{next: 1, flushed: 1, streamID: 1, left: b, durable: 1, checkpoints: []stored{{own: true}}}
 }
 
-// snapshot is what one statement sees at position p.
+// snapshot returns what one statement reads at position p.
 func (m *model) snapshot(s *state, p position) sighting {
 	out := sighting{some: true, xmin: s.xmin()}
 	if m.stamp != nil {
@@ -173,8 +171,7 @@ func (s *state) xmin() uint64 {
 	return low
 }
 
-// load returns a checkpoint as the select statement does; false if its gaps are
-// not where it says.
+// load returns a checkpoint as the SELECT statement does; false if its gaps are not where it points to.
 func (s *state) load(n int) (position, bool) {
 	c := s.checkpoints[n]
 	p := c.position
@@ -190,8 +187,7 @@ func (s *state) load(n int) (position, bool) {
 	return p, true
 }
 
-// insert appends next behind prev as the insert statement does. Author 0 asks
-// for no author.
+// insert appends next behind prev as the INSERT statement does. With author 0, any author of prev is accepted.
 func (m *model) insert(s *state, prev, next position, leader, author int, missed sighting) (position, bool) {
 	n := int(prev.n)
 	if n >= len(s.checkpoints) || len(s.checkpoints) > n+1 || m.mine && author != 0 &&
@@ -216,7 +212,7 @@ func (m *model) insert(s *state, prev, next position, leader, author int, missed
 	return next, true
 }
 
-// compared is p after a look at the stream.
+// compared returns the position after p is compared with the stream.
 func (s *state) compared(p position) position {
 	id, last := time.Unix(s.streamID, 0), uint64(len(s.stream))
 	next := p
@@ -245,7 +241,7 @@ func (s *state) replayFrom() int {
 	return 0
 }
 
-// store is what the broker does with a batch.
+// store is what the broker does with a batch. It reports whether the batch was stored.
 func (m *model) store(s *state, b batch) bool {
 	if m.expected && uint64(len(s.stream)) != b.expected {
 		return false
@@ -254,7 +250,7 @@ func (m *model) store(s *state, b batch) bool {
 	return true
 }
 
-// batch is what the relay sends next, and whether that is the last of what it sees.
+// batch returns what the relay sends next, and whether that is the last of what it has read.
 func (r *relay) batch(singles bool) (b batch, last bool) {
 	b.expected = r.at().streamSeq + uint64(r.sent)
 	for _, e := range r.sees.read().rows()[r.sent:] {
@@ -267,7 +263,7 @@ func (r *relay) batch(singles bool) (b batch, last bool) {
 	return b, true
 }
 
-// save writes the checkpoint that is on its way.
+// save writes the checkpoint that is pending.
 func (m *model) save(s *state, i int) {
 	r := &s.relays[i]
 	next := r.p.advance(r.behind.read())
@@ -279,8 +275,7 @@ func (m *model) save(s *state, i int) {
 	}
 }
 
-// step lets relay i do what it does next, without trouble. It reports whether
-// anything happened.
+// step makes relay i take its next step, without failures. It reports whether anything happened.
 func (m *model) step(s *state, i int) bool {
 	r := &s.relays[i]
 	me, ok := i+1, true
@@ -338,7 +333,7 @@ func (m *model) step(s *state, i int) bool {
 	return true
 }
 
-// sight reads, or takes what was read ahead.
+// sight reads, or takes over the read-ahead.
 func (m *model) sight(s *state, r *relay) bool {
 	ahead := r.ahead.some
 	if r.sees, r.ahead = r.ahead, (sighting{}); !ahead {
@@ -356,7 +351,7 @@ func (m *model) sight(s *state, r *relay) bool {
 	return r.decide() || ahead
 }
 
-// decide is the beginning of session.step.
+// decide is the first part of session.step.
 func (r *relay) decide() bool {
 	seen, p := r.sees.read(), r.at()
 	switch next := p.advance(seen); {

@@ -12,8 +12,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// A relay refuses to lead while the sequence breaks a promise of the proof, says
-// so, and goes on when that is mended.
+// A relay refuses to lead while the sequence breaks an assumption of the proof. It logs the reason, and leads
+// once the sequence is repaired.
 func TestRelayRefusesAnUnfitSequence(t *testing.T) {
 	const sequence = "outbox_event_essential_id_seq"
 	for name, tt := range map[string]struct{ harm, mend, want string }{
@@ -48,8 +48,8 @@ func TestRelayRefusesAnUnfitSequence(t *testing.T) {
 	}
 }
 
-// Somebody resets the sequence under a relay that leads: within seconds it gives
-// up and says why, instead of passing over what is appended from then on.
+// The sequence is reset under a relay that leads. Within seconds the relay gives up and logs why, instead of
+// skipping what is appended from then on.
 func TestSequenceResetUnderARelay(t *testing.T) {
 	b := newBench(t)
 	var leading atomic.Bool
@@ -62,8 +62,8 @@ func TestSequenceResetUnderARelay(t *testing.T) {
 		func() bool { return strings.Contains(b.log.String(), "stands at 2, behind event 3") && !leading.Load() })
 }
 
-// The tables come from another cluster: their xids are above all of this one,
-// and what was published after they were copied is unknown.
+// The tables come from another cluster: their xids are above all xids of this one, and what was published after
+// they were copied is unknown.
 func TestMovedDatabase(t *testing.T) {
 	b := newBench(t)
 	gone := b.begin()
@@ -84,7 +84,7 @@ func TestMovedDatabase(t *testing.T) {
 	if len(p.gaps) != 1 || p.gaps[0].stamp != 1<<40 || !p.moved {
 		t.Fatalf("%+v: want a gap with a strange stamp, moved", p)
 	}
-	if _, err := standby.takeOver(t.Context(), p); err != nil { // and ends before it has dealt with the move
+	if _, err := standby.takeOver(t.Context(), p); err != nil { // and ends before it has handled the move
 		t.Fatal(err)
 	}
 	if !b.position().moved {
@@ -109,8 +109,7 @@ func TestMovedDatabase(t *testing.T) {
 	b.noGaps()
 }
 
-// The relay works with the rights that a service has: read and write the
-// tables, use the sequence.
+// The relay works with a service's privileges: read and write the tables, use the sequence.
 func TestRelayNeedsNoSuperuser(t *testing.T) {
 	b := newBench(t)
 	role := "outbox_" + strings.ReplaceAll(newID(), "-", "")

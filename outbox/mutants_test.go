@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// Each promise that the proof in doc.go names is needed: the model turns red
-// without it, in the way that is expected. Run with -v to see the histories.
+// Each promise that the proof in doc.go names is needed: without it the model fails, in the expected way. Run
+// with -v to see the histories.
 func TestModelTurnsRedWithoutEachRule(t *testing.T) {
 	const lost, twice, stuck = "is not in the stream", "twice", "cannot be loaded"
 	for _, mutant := range []struct {

@@ -16,8 +16,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Writers of four keys, each appending after it has updated its key's row, roll
-// back every now and then: the stream holds each key's events in order.
+// Writers of four keys, each of which appends after it has updated its key's row, sometimes roll back. The
+// stream holds each key's events in order.
 func TestEventsOfOneKeyStayInOrder(t *testing.T) {
 	b := newBench(t)
 	b.exec(b.pool, "CREATE TABLE account (k int PRIMARY KEY, n int NOT NULL DEFAULT 0)")
@@ -72,8 +72,8 @@ func TestEventsOfOneKeyStayInOrder(t *testing.T) {
 	}
 }
 
-// Somebody publishes messages that name ids of ours before we use them, or the
-// id of an event of ours beside another row, or ids that Postgres takes for no text.
+// Foreign messages carry ids of ours before we use them, or the event id of ours with another row id, or ids
+// that Postgres does not accept as text.
 func TestForgedMessagesHideNoEvent(t *testing.T) {
 	b := newBench(t)
 	var foreign atomic.Uint64
@@ -111,8 +111,7 @@ func TestForgedMessagesHideNoEvent(t *testing.T) {
 	}
 }
 
-// What is no event cannot be appended, alone or in a batch, and takes its
-// transaction with it.
+// An invalid event cannot be appended, alone or in a batch, and makes its transaction fail.
 func TestAppendRefusesWhatIsNoEvent(t *testing.T) {
 	b := newBench(t)
 	noID, noLane := event("k", 1), event("k", 2)

@@ -8,8 +8,7 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// A backlog is drained in large batches, but in smaller ones while events are
-// being committed.
+// A backlog is drained in large batches, but in smaller ones while events are being committed.
 func TestBacklogGivesWayToCommits(t *testing.T) {
 	for name, live := range map[string]bool{"quiet": false, "live": true} {
 		t.Run(name, func(t *testing.T) {

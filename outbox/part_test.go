@@ -7,8 +7,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Few events are published one by one: what is stored of them before the broker
-// refuses one is found again when it takes the rest.
+// A few events are published one by one. If the broker refuses one of them, the relay finds those already stored
+// when the broker accepts the rest.
 func TestFewEventsStoredInPart(t *testing.T) {
 	b := newBench(t)
 	js, err := jetstream.New(b.connect())
@@ -31,7 +31,7 @@ func TestFewEventsStoredInPart(t *testing.T) {
 			return nil
 		},
 	})
-	// The third publication begins only after the second one failed and the relay looked again.
+	// The third attempt begins only after the second one failed and the relay read the stream again.
 	b.eventually("three attempts at a full stream", func() bool { return refused.Load() >= 3 })
 	if recovered.Load() != 2 {
 		t.Errorf("recovered %d events while the stream was full, want the 2 that it took", recovered.Load())
@@ -44,7 +44,7 @@ func TestFewEventsStoredInPart(t *testing.T) {
 	b.wantExactly(want)
 }
 
-// An event that the stream itself finds too large does not hold up the lane.
+// An event that exceeds the stream's own size limit does not hold up the lane.
 func TestStreamsOwnLimitOfSize(t *testing.T) {
 	b := newBench(t)
 	js, err := jetstream.New(b.connect())

@@ -21,8 +21,8 @@ import (
 	"github.com/signup-saga/signup-saga/outbox/internal/testenv"
 )
 
-// Behind a real PgBouncer that has fewer sessions than it has clients, and gives
-// each transaction any of them. Run by make verify.
+// The outbox works behind a real PgBouncer that has fewer sessions than clients, and gives each transaction any
+// of them. Run by make verify.
 func TestBehindPgBouncer(t *testing.T) {
 	modes := []pgx.QueryExecMode{pgx.QueryExecModeExec, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeSimpleProtocol}
 	for _, mode := range modes {
@@ -39,8 +39,7 @@ func TestBehindPgBouncer(t *testing.T) {
 	}
 }
 
-// pgBouncer starts a PgBouncer in front of a server, without passwords, and
-// returns its port.
+// pgBouncer starts a PgBouncer in front of a server, without passwords, and returns its port.
 func pgBouncer(t *testing.T, server *pgx.ConnConfig) uint16 {
 	t.Helper()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
@@ -88,8 +87,8 @@ default_pool_size = 3
 	return uint16(n)
 }
 
-// findPgBouncer returns the installed program, or one from Debian's or Ubuntu's
-// archive that is gone after the test, and where its libraries are.
+// findPgBouncer returns the installed program. If there is none, it returns one from Debian's or Ubuntu's
+// archive, which is deleted after the test, and the folder of its libraries.
 func findPgBouncer(t *testing.T) (program, libraries string) {
 	t.Helper()
 	for _, name := range []string{"pgbouncer", "/usr/sbin/pgbouncer"} {

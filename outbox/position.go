@@ -5,24 +5,23 @@ import (
 	"time"
 )
 
-// position is what a checkpoint stores: which ids are published, and where the
-// stream stood afterwards. Positions are values: advance and absorb return new ones.
+// position is what a checkpoint stores: which ids are published, and where the stream ended afterwards.
+// Positions are values: advance and absorb return new ones.
 type position struct {
 	n         int64 // number of the checkpoint
-	hi        int64 // every id up to hi was read
+	hi        int64 // every id up to hi was read or is in gaps
 	gaps      []gap // ids up to hi that were not seen, in ascending order
 	gapsAt    int64 // the checkpoint that holds the gaps
 	streamID  time.Time
 	streamSeq uint64
-	moved     bool // written in another database cluster: the xids in it mean nothing here
+	moved     bool // written in another database cluster: its xids have no meaning here
 }
 
-// gap is a range of ids, bounds included, that no read has seen.
+// gap is a range of ids, bounds included, that no read has returned.
 type gap struct {
 	from, to int64
-	// stamp is the xid of the transaction that first recorded the gap, 0 until
-	// that transaction has run. It was taken after the read that missed the
-	// ids, and so is larger than the xid of whoever owns one of them.
+	// stamp is the xid of the transaction that first recorded the gap, 0 until that transaction has run. It was
+	// assigned after the read that missed the ids, and so is larger than the xid of the owner of any of them.
 	stamp uint64
 }
 
@@ -37,7 +36,7 @@ type row struct {
 	CreatedAt time.Time
 }
 
-// read is what one statement, and so one snapshot, saw.
+// read is what one statement, and so one snapshot, returned.
 type read struct {
 	xmin  uint64 // every transaction below it has ended and is visible if it committed
 	found []row  // rows inside gaps, by id
@@ -47,9 +46,9 @@ type read struct {
 	more     bool // the limits of a batch may have cut the read short
 }
 
-// rows returns what to publish, in the order of ids: gaps lie below hi, so
-// events of one key stay in the order in which they were appended. Fresh rows
-// wait until all found ones are on their way.
+// rows returns what to publish, in the order of ids: gaps lie below hi, so events of one key stay in the order
+// in which they were appended. Fresh rows are left out while more found
+// rows may remain.
 func (r read) rows() []row {
 	switch {
 	case !r.foundAll:
@@ -64,8 +63,8 @@ func (r read) rows() []row {
 func (p position) advance(r read) position {
 	next := p
 	next.gaps = without(p.gaps, r.found, func(rest gap) bool {
-		// An id that a snapshot beyond its stamp does not show was rolled
-		// back: its owner's xid is below the stamp, and so below xmin.
+		// An id that a snapshot with xmin >= stamp does not show was rolled back: its owner's xid is below the
+		// stamp, and so below xmin.
 		return r.foundAll && rest.stamp != 0 && r.xmin >= rest.stamp
 	})
 	if r.foundAll {
@@ -74,8 +73,8 @@ func (p position) advance(r read) position {
 	return next
 }
 
-// absorb returns the position after rows were found in the stream that this
-// position did not know to be published.
+// absorb returns the position after the stream turned out to hold rows that this position does not count as
+// published.
 func (p position) absorb(published []row) position {
 	next := p
 	above, _ := slices.BinarySearchFunc(published, p.hi+1, func(r row, id int64) int { return int(r.ID - id) })
@@ -84,7 +83,7 @@ func (p position) absorb(published []row) position {
 	return next
 }
 
-// raise moves hi to the last of rows and records the ids it jumped over.
+// raise moves hi to the last of rows and records the skipped ids as gaps.
 func (p *position) raise(rows []row) {
 	for _, r := range rows {
 		if r.ID > p.hi+1 {
@@ -94,7 +93,7 @@ func (p *position) raise(rows []row) {
 	}
 }
 
-// stamped returns the gaps after the transaction xid has recorded them.
+// stamped returns the gaps after transaction xid has recorded them.
 func stamped(gaps []gap, xid uint64) []gap {
 	gaps = slices.Clone(gaps)
 	for i := range gaps {

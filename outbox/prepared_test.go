@@ -10,9 +10,8 @@ import (
 	"github.com/signup-saga/signup-saga/outbox/internal/testenv"
 )
 
-// A prepared transaction belongs to no session and outlives the server: its ids
-// are gaps for as long as nobody ends it, through a relay's restart, a crash of
-// the database and any number of later events.
+// A prepared transaction belongs to no session and outlives the server. Its ids are gaps until it is ended,
+// through a relay's restart, a crash of the database and any number of later events.
 func TestPreparedTransactions(t *testing.T) {
 	t.Parallel()
 	url := testenv.Cluster(t)
@@ -65,8 +64,8 @@ func TestPreparedTransactions(t *testing.T) {
 	b.wantExactly(want)
 }
 
-// crash makes the cluster lose what is only in its memory: the server ends all
-// sessions and recovers from its log when one of them is killed.
+// crash makes the cluster lose what is only in memory: it kills one session, so the server ends all sessions and
+// recovers from its log.
 func (b *bench) crash() {
 	b.t.Helper()
 	var pid int

@@ -22,11 +22,10 @@ import (
 	"github.com/signup-saga/signup-saga/outbox/internal/testenv"
 )
 
-// A relay in another process is stopped with a batch in its hands, with all of a
-// batch at the broker but the message that commits it, with one published and the
-// next in its hands, or between two messages that it publishes one by one. A
-// second relay takes over and publishes these events. When the first goes on, the
-// broker refuses what it still sends, and it stands by until it is needed again.
+// A relay in another process is stopped: with a batch ready to send, with all of a batch sent but the message
+// that commits it, with one batch published and the next ready, or between two messages that it publishes one by
+// one. A second relay takes over and publishes these events. When the first continues, the broker refuses what
+// it still sends, and it stands by until it is needed again.
 func TestStoppedProcessCannotPublishWhatAnotherPublished(t *testing.T) {
 	for name, tt := range map[string]struct {
 		events  int
@@ -91,7 +90,7 @@ func (b *bench) otherProcess(point string) *otherProcess {
 	p.cmd.Env = append(os.Environ(), processPoint+"="+point, "DATABASE_URL="+b.pool.Config().ConnString(), "NATS_URL="+
 		b.nats.URL)
 	p.cmd.Stderr = b.t.Output()
-	// In a group of its own, so that the system lets it go on, and thereby end, if this process dies while it is
+	// A separate process group lets the system continue, and so end, the process if this one dies while it is
 	// stopped.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if p.in, err = p.cmd.StdinPipe(); err != nil {
@@ -122,7 +121,7 @@ func (b *bench) otherProcess(point string) *otherProcess {
 	return p
 }
 
-// await waits until the process says something.
+// await waits until the process prints what.
 func (p *otherProcess) await(what string) {
 	p.t.Helper()
 	late := time.After(20 * time.Second)
@@ -141,7 +140,7 @@ func (p *otherProcess) await(what string) {
 	}
 }
 
-// stop stops the process where it waits, and returns when it has stopped.
+// stop stops the process at the point where it waits, and returns once it has stopped.
 func (p *otherProcess) stop() {
 	p.t.Helper()
 	if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
@@ -151,7 +150,7 @@ func (p *otherProcess) stop() {
 	if _, err := syscall.Wait4(p.cmd.Process.Pid, &status, syscall.WUNTRACED, nil); err != nil || !status.Stopped() {
 		p.t.Fatalf("%v, status %v; want a stopped process", err, status)
 	}
-	if _, err := fmt.Fprintln(p.in, "go on"); err != nil { // it reads that when it runs again
+	if _, err := fmt.Fprintln(p.in, "go on"); err != nil { // it reads this when it runs again
 		p.t.Fatal(err)
 	}
 }
@@ -163,9 +162,9 @@ func (p *otherProcess) resume() {
 	}
 }
 
-// processPoint names the variable that makes this program a relay. It says where
-// that announces itself and waits to be told to go on: at a fault of the hooks, or
-// before it sends something that contains a text.
+// processPoint names the variable that makes this program a relay. Its value says where the relay announces
+// itself and waits for the order to continue: at a fault point of the hooks, or before it sends something that
+// contains a given text.
 const processPoint = "OUTBOX_TEST_RELAY_PAUSES_AT"
 
 // TestMain runs the tests, or a relay that one of them started.
@@ -226,7 +225,7 @@ func relayProcess(point string) error {
 	return nil
 }
 
-// wire looks at what goes through the connection to the broker.
+// wire inspects what is sent through the connection to the broker.
 type wire struct{ at func(what []byte) }
 
 func (w wire) Dial(network, address string) (net.Conn, error) {

@@ -8,17 +8,16 @@ import (
 )
 
 const (
-	maxBatch      = 1000    // what the server takes in one atomic batch
+	maxBatch      = 1000    // what the server accepts in one atomic batch
 	liveBatch     = 400     // while events are being committed
-	maxBatchBytes = 8 << 20 // what one batch may hold in memory
+	maxBatchBytes = 8 << 20 // limit of the payloads that one batch holds in memory
 )
 
-// readEvents reads, in one statement and so in one snapshot, up to limit of the
-// next events above p.hi, those that appeared in p's gaps, and, if p has any, the
-// snapshot's xmin. Every gap is looked at whenever later events are read: an
-// event that committed before a later one of the same key is visible with it. The
-// cost is one index probe per gap (hence LATERAL: a join might scan the table)
-// and the rows found. It stops when it holds maxBatchBytes.
+// readEvents reads, in one statement and so in one snapshot, up to limit of the next events above p.hi, the
+// events that appeared in p's gaps, and, if p has gaps, the snapshot's xmin. It checks every gap whenever it
+// reads later events: an event that committed before a later one of the same key is visible with it. The cost is
+// one index probe per gap (hence LATERAL: a join might scan the table) and the rows found. It stops once it
+// holds maxBatchBytes.
 func readEvents(ctx context.Context, pool *pgxpool.Pool, lane string, p position, limit int) (r read, err error) {
 	sql, args := readSQL(lane, p, limit)
 	rows, err := pool.Query(ctx, sql, args...)
@@ -59,8 +58,8 @@ func readEvents(ctx context.Context, pool *pgxpool.Pool, lane string, p position
 	return r, nil
 }
 
-// readSQL returns the statement and its arguments. Where there are gaps, a row
-// with xmin comes first, then what appeared in them.
+// readSQL returns the statement and its arguments. If there are gaps, the first row holds xmin, then come the
+// events that appeared in the gaps.
 func readSQL(lane string, p position, limit int) (string, []any) {
 	events := table("event", lane)
 	const columns = "e.id, e.event_id::text, e.key, e.type, e.headers, e.payload, e.created_at"
@@ -77,7 +76,7 @@ UNION ALL (SELECT 1, '0'::xid8, ` + columns + ` FROM unnest($3::bigint[], $4::bi
 UNION ALL (` + next + `) ORDER BY 1, 3`, []any{p.hi, limit, from, to}
 }
 
-// bounds returns the first and the last ids of gaps.
+// bounds returns the first and the last id of each gap.
 func bounds(gaps []gap) (from, to []int64) {
 	from, to = make([]int64, len(gaps)), make([]int64, len(gaps))
 	for i, g := range gaps {

@@ -14,63 +14,61 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Hooks observe a relay. Every field may be nil; calls come from the relay's
-// goroutine and must not block.
+// Hooks observe a relay. Every field may be nil. The relay calls them from its own goroutine; they must not
+// block.
 type Hooks struct {
-	// Published is called when the broker has acknowledged a batch, with its
-	// messages, which must not be changed or kept, and when publishing began.
+	// Published is called when the broker has acknowledged a batch, with its messages, which must not be changed
+	// or kept, and the time at which publishing began.
 	Published func(batch []*nats.Msg, began time.Time)
-	// Refused is called when the broker refused a batch because the stream did not
-	// end where the relay thought: another relay, or a late batch of its own.
+	// Refused is called when the broker refused a batch because the stream did not end where the relay expected:
+	// another relay published, or a late batch of this relay arrived.
 	Refused func()
-	// Died is called for each event that goes to the dead table with the next
-	// checkpoint; again, should that not be written.
+	// Died is called for each event that the next checkpoint moves to the dead table. If that checkpoint is not
+	// written, it is called again.
 	Died func(eventID string, err error)
 	// Led is called when this relay gains (true) or gives up (false) leadership.
 	Led func(leading bool)
-	// Recovered is called when events were found in the stream that no
-	// checkpoint knew of: an acknowledgement or a checkpoint was lost.
+	// Recovered is called when the stream holds events that no checkpoint records: an acknowledgement or a
+	// checkpoint was lost.
 	Recovered func(events int)
-	// BrokerLost is called when the stream was found replaced or rolled back,
-	// before events of the replay window are published again.
+	// BrokerLost is called when the stream was replaced or rolled back, before the events of the replay window
+	// are published again.
 	BrokerLost func()
-	// Waiting is called when the relay cannot go on, with why and since when, and
-	// again when the reason changes (one of [Reasons]). It is called with nil when
-	// the relay goes on or ends.
+	// Waiting is called when the relay cannot continue, with the error and since when, and again when the reason
+	// changes (one of [Reasons]). It is called with nil when the relay continues or ends.
 	Waiting func(why error, since time.Time)
-	// Foreign is called when a look at the stream finds messages that this outbox
-	// did not write, with the first. Somebody else publishes into it: an alarm.
+	// Foreign is called when the relay reads the stream and finds foreign messages, with the sequence of the
+	// first one. Raise an alarm: another program publishes into the stream.
 	Foreign func(seq uint64)
-	// Fault injects an error before a step ("read", "publish", "checkpoint"), or
-	// after one that happened ("published", "checkpointed"). For tests.
+	// Fault injects an error before a step ("read", "publish", "checkpoint"), or after a step that has happened
+	// ("published", "checkpointed"). For tests.
 	Fault func(point string) error
 }
 
 const (
-	heartbeatEvery = 2 * time.Second        // an idle leader's sign of life
+	heartbeatEvery = 2 * time.Second        // how often an idle leader writes a checkpoint
 	staleAfter     = 3 * heartbeatEvery     // a leader silent for longer is replaced
-	standbyPoll    = 500 * time.Millisecond // how often a standby looks at the leader
-	lookEvery      = 5 * time.Second        // how often an idle leader looks at the stream
+	standbyPoll    = 500 * time.Millisecond // how often a standby checks the leader
+	lookEvery      = 5 * time.Second        // how often an idle leader checks the stream
 	busyPoll       = 100 * time.Millisecond // safety poll after work, and while gaps are open
 	idlePoll       = time.Second            // safety poll otherwise
-	ioTimeout      = 5 * time.Second        // bound of each broker and database call
-	maxBackoff     = 500 * time.Millisecond // after trouble with the broker or the database
-	handedOver     = "handed over"          // body of the wake-up that calls the standbys
+	ioTimeout      = 5 * time.Second        // limit of each broker and database call
+	maxBackoff     = 500 * time.Millisecond // after an error of the broker or the database
+	handedOver     = "handed over"          // body of the wake-up that tells the standbys to take over
 )
 
-// Relay publishes the committed events of one lane into its stream, each
-// exactly once. Run one in every replica: they elect a leader among themselves
-// through the checkpoint table, and the broker refuses all others.
+// Relay publishes the committed events of one lane into its stream, each exactly once. Run one in every replica:
+// they elect a leader through the checkpoint table, and the broker refuses all others.
 type Relay struct {
 	RelayConfig
 	wake   chan struct{} // this process committed events
-	called chan string   // another replica did, or handed over
+	called chan string   // another replica committed events, or handed over
 	cp     checkpoints
 	stream stream
 }
 
-// NewRelay checks the configuration; its error names everything that is wrong. It
-// does no I/O.
+// NewRelay checks the configuration and returns a relay. Its error names everything that is wrong. It does no
+// I/O.
 func NewRelay(c RelayConfig) (*Relay, error) {
 	if err := c.check(); err != nil {
 		return nil, err
@@ -97,9 +95,8 @@ func NewRelay(c RelayConfig) (*Relay, error) {
 	}, nil
 }
 
-// Wake tells the relay that events were committed. It never blocks, may be
-// called from anywhere and reaches the leader also from another replica.
-// Forgetting to call it delays events by at most a second.
+// Wake tells the relay that events were committed. It never blocks, is safe for concurrent use, and reaches the
+// leader from any replica. Without the call, events wait for at most a second.
 func (r *Relay) Wake() {
 	select {
 	case r.wake <- struct{}{}:
@@ -107,9 +104,10 @@ func (r *Relay) Wake() {
 	}
 }
 
-// Run relays until ctx ends; then it finishes the batch in flight and hands
-// over leadership. Trouble with the broker or the database is waited out, and
-// logged when it begins and when it is over. The returned error is ctx's.
+// Run relays until ctx ends. It then finishes the batch in flight and hands over leadership. Errors of the
+// broker or the database do not end it: it retries until they stop, and logs when they begin and end. Run
+// returns the cause of ctx's end; any other error means that it could not subscribe to wake-ups and did not
+// start.
 func (r *Relay) Run(ctx context.Context) error {
 	sub, err := r.NATS.Subscribe(r.wakeSubject(), func(m *nats.Msg) {
 		select {
@@ -148,9 +146,8 @@ func (r *Relay) Run(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
-// lead waits for leadership, finds out where the stream stands, and relays. It
-// returns at the first error: whatever was in memory may be wrong then, and
-// the next call starts from the tables and the stream again.
+// lead waits for leadership, finds out where the stream ends, and relays. It returns at the first error: the
+// state in memory may then be wrong, and the next call starts again from the tables and the stream.
 func (r *Relay) lead(ctx context.Context, healthy func()) error {
 	if err := r.cp.claim(ctx, r.Stream.Name, r.Source); err != nil {
 		return err
@@ -172,8 +169,7 @@ func (r *Relay) lead(ctx context.Context, healthy func()) error {
 	defer s.end()
 	defer r.retainBeside(ctx)()
 	for ctx.Err() == nil {
-		// A step in flight is finished even when ctx ends: it is short, and
-		// what it published is then known.
+		// A step in flight is finished even when ctx ends: it is short, and its outcome is then known.
 		busy, err := s.step(context.WithoutCancel(ctx))
 		if err != nil {
 			return err
@@ -190,7 +186,7 @@ func (r *Relay) lead(ctx context.Context, healthy func()) error {
 	return r.resign(context.WithoutCancel(ctx), s.p)
 }
 
-// acquire returns the newest checkpoint once this relay may write the next.
+// acquire returns the newest checkpoint once this relay may write the next one.
 func (r *Relay) acquire(ctx context.Context) (position, error) {
 	for {
 		p, h, err := r.cp.newest(ctx)
@@ -212,7 +208,7 @@ func (r *Relay) acquire(ctx context.Context) (position, error) {
 	}
 }
 
-// standBy passes local wake-ups on to the leader until it is time to look again.
+// standBy forwards local wake-ups to the leader until it is time to check the leader again.
 func (r *Relay) standBy(ctx context.Context) error {
 	t := time.NewTimer(standbyPoll)
 	defer t.Stop()
@@ -227,7 +223,7 @@ func (r *Relay) standBy(ctx context.Context) error {
 				return nil
 			}
 		case <-r.wake:
-			// Lost if the broker is away; the leader's poll stands behind it.
+			// Lost if the broker is unreachable; the leader's poll then finds the events.
 			_ = r.NATS.Publish(r.wakeSubject(), nil)
 		}
 	}
@@ -247,8 +243,8 @@ func (r *Relay) resign(ctx context.Context, p position) error {
 	return nil
 }
 
-// reconcile compares the position with the stream and returns the one to go on
-// from, written as a checkpoint if it differs.
+// reconcile compares the position with the stream and returns the position to continue from. It writes a
+// checkpoint if that differs.
 func (r *Relay) reconcile(ctx context.Context, p position) (position, error) {
 	ctx, cancel := r.whileConnected(ctx)
 	defer cancel()
@@ -261,7 +257,7 @@ func (r *Relay) reconcile(ctx context.Context, p position) (position, error) {
 	}
 	next, dead := p, []deadEvent(nil)
 	switch {
-	case p.streamID.IsZero(): // the lane's first look at its stream
+	case p.streamID.IsZero(): // the lane's first check of its stream
 		next.streamID, next.streamSeq = id, 0
 	case p.moved || !id.Equal(p.streamID) || last < p.streamSeq:
 		if next, dead, err = r.rewind(ctx, p, id, last); err != nil {
@@ -280,10 +276,9 @@ func (r *Relay) reconcile(ctx context.Context, p position) (position, error) {
 	return r.cp.append(ctx, p, next, dead)
 }
 
-// rewind returns the position from before the replay window: the broker has
-// lost messages, and nobody knows which of them had been consumed; or the
-// database has moved, and nobody knows what was published after it was copied.
-// Events that died since then are read again too.
+// rewind returns the position from before the replay window. Either the broker has lost messages, and nobody
+// knows which of them had been consumed; or the database has moved, and nobody knows what was published after it
+// was copied. Events that died since that position are read again too.
 func (r *Relay) rewind(ctx context.Context, p position, id time.Time, last uint64) (position, []deadEvent, error) {
 	old, _, err := r.cp.replayStart(ctx, r.ReplayWindow, nil)
 	if err != nil {
@@ -306,8 +301,8 @@ func (r *Relay) rewind(ctx context.Context, p position, id time.Time, last uint6
 	return old, dead, nil
 }
 
-// absorb moves p behind the events that the stream holds beyond it, and returns
-// them: their acknowledgement or their checkpoint was lost.
+// absorb moves p behind the events that the stream holds beyond it, and returns those events: their
+// acknowledgement or their checkpoint was lost.
 func (r *Relay) absorb(ctx context.Context, p *position, last uint64) ([]row, error) {
 	rows, foreign, err := r.stream.own(ctx, r.Pool, r.Lane, p.streamSeq, last)
 	if err != nil {
@@ -326,8 +321,8 @@ func (r *Relay) absorb(ctx context.Context, p *position, last uint64) ([]row, er
 	return rows, nil
 }
 
-// whileConnected bounds ctx by ioTimeout and by the connection: an
-// acknowledgement that was under way when it broke never comes.
+// whileConnected limits ctx by ioTimeout and by the connection: when the connection breaks, a pending
+// acknowledgement will never arrive.
 func (r *Relay) whileConnected(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
 	lost := r.NATS.StatusChanged(nats.RECONNECTING, nats.CLOSED)

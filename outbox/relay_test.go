@@ -88,7 +88,7 @@ func TestEachStepMayFail(t *testing.T) {
 			})
 			b.published()
 			b.wantExactly(want)
-			// After "checkpointed" the next batch may be in the stream already.
+			// After "checkpointed" the next batch may already be in the stream.
 			lost, kept := point == "published" || point == "checkpoint", point == "read" || point == "publish"
 			if n := recovered.Load(); lost && n == 0 || kept && n > 0 {
 				t.Errorf("recovered %d events", n)
@@ -97,8 +97,8 @@ func TestEachStepMayFail(t *testing.T) {
 	}
 }
 
-// A relay of an external stream does not create it: it waits, says so, and
-// publishes once somebody else has created it.
+// A relay of an external stream does not create it: it waits, logs that, and publishes once the stream has been
+// created.
 func TestExternalStreamIsWaitedFor(t *testing.T) {
 	b := newBench(t)
 	c := b.config()

@@ -18,9 +18,9 @@ import (
 	"github.com/signup-saga/signup-saga/outbox/internal/testenv"
 )
 
-// A database is dumped while a writer is open and a relay works, and restored in
-// another cluster, whose xids are far behind. What the old one did after the
-// dump is unknown there, and the ids that it used are drawn again.
+// A database is dumped while a writer is open and a relay works, and restored in another cluster, whose xids are
+// far lower. What the old database did after the dump is unknown there, and the ids that it used are allocated
+// again.
 func TestRestoredInAnotherCluster(t *testing.T) {
 	t.Parallel()
 	target := testenv.Cluster(t)
@@ -68,7 +68,7 @@ func TestRestoredInAnotherCluster(t *testing.T) {
 			b.noGaps()
 			b.wantTimes(slices.Concat(old, window, lost, window, fresh))
 			stop()
-			b.start(hooks) // in order now: nothing is published again
+			b.start(hooks) // no replay this time: nothing is published again
 			fresh = append(fresh, b.commit(2)...)
 			b.published()
 			b.wantTimes(slices.Concat(old, window, lost, window, fresh))
@@ -79,12 +79,11 @@ func TestRestoredInAnotherCluster(t *testing.T) {
 	}
 }
 
-// An older physical copy keeps the system identifier: to the relay it is the
-// same database after a crash that took the last transactions back. (This one is
-// a file copy within the cluster; a base backup, or a standby promoted before it
-// had everything, is the same.) What was published after the copy is in the
-// stream and unknown to the database: that is an alarm, but hinders nothing,
-// though the ids are drawn again.
+// An older physical copy keeps the system identifier: to the relay it is the same database after a crash that
+// undid the last transactions. (This copy is a file copy within the cluster. A base backup is the same, and so
+// is a standby that was promoted before it had received everything.) What was published after the copy is in the
+// stream and unknown to the database. That raises an alarm, but blocks nothing, although the ids are allocated
+// again.
 func TestOlderPhysicalCopy(t *testing.T) {
 	t.Parallel()
 	broker := testenv.NATS(t)
@@ -120,7 +119,7 @@ func TestOlderPhysicalCopy(t *testing.T) {
 	}
 }
 
-// newDatabase makes an empty database in a cluster of the test.
+// newDatabase creates an empty database in the test's cluster.
 func newDatabase(t *testing.T, cluster string) string {
 	t.Helper()
 	name := "test_" + strings.ReplaceAll(newID(), "-", "")
@@ -145,8 +144,8 @@ func connectTo(t *testing.T, url string) *pgx.Conn {
 	return conn
 }
 
-// dumpTools returns the folder of the cluster's programs if it holds pg_dump
-// and psql, and these fit the server that the tests share.
+// dumpTools returns the folder of the cluster's programs if it holds pg_dump and psql, and their version fits
+// the server that the tests share.
 func dumpTools(t *testing.T, cluster string) (dir string) {
 	t.Helper()
 	major := map[int]bool{}
@@ -167,7 +166,7 @@ SELECT setting, current_setting('server_version_num')::int / 10000 FROM pg_confi
 	return dir
 }
 
-// dump is pg_dump | psql.
+// dump copies a database with pg_dump | psql.
 func dump(t *testing.T, tools, from, to string) {
 	t.Helper()
 	script, err := exec.CommandContext(t.Context(), filepath.Join(tools, "pg_dump"), "--dbname", from).Output()
@@ -182,8 +181,8 @@ func dump(t *testing.T, tools, from, to string) {
 	}
 }
 
-// copyTables migrates the target and copies what the tables hold, as of one
-// snapshot. It forgets the sequence.
+// copyTables migrates the target and copies the rows of the tables, as of one snapshot. It does not copy the
+// sequence's position.
 func copyTables(t *testing.T, from, to string) {
 	t.Helper()
 	if err := migrate(t.Context(), to); err != nil {
@@ -211,7 +210,7 @@ func copyTables(t *testing.T, from, to string) {
 	}
 }
 
-// xmax returns an xid that no transaction has yet.
+// xmax returns an xid that is not assigned yet.
 func (b *bench) xmax() (xid uint64) {
 	b.t.Helper()
 	if err := b.pool.QueryRow(b.t.Context(), "SELECT pg_snapshot_xmax(pg_current_snapshot())").Scan(&xid); err != nil {
@@ -220,7 +219,7 @@ func (b *bench) xmax() (xid uint64) {
 	return xid
 }
 
-// spendXIDs runs transactions until their xids have reached a number.
+// spendXIDs runs transactions until their xids have reached until.
 func (b *bench) spendXIDs(until uint64) {
 	b.t.Helper()
 	b.exec(b.pool,

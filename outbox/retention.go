@@ -8,10 +8,10 @@ import (
 
 const (
 	retainEvery = 10 * time.Minute // how often the leader deletes what has expired
-	retainChunk = 5000             // rows per delete, so that none takes long
+	retainChunk = 5000             // rows per delete, to keep each statement short
 )
 
-// retainBeside deletes what has expired until the returned function is called.
+// retainBeside deletes what has expired, in a goroutine, until the returned function is called.
 func (r *Relay) retainBeside(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	ended := beside(func() error {
@@ -31,15 +31,14 @@ func (r *Relay) retainBeside(ctx context.Context) (stop func()) {
 	return func() { cancel(); _ = ended() }
 }
 
-// retain deletes published events older than r.Retention, but none that is dead,
-// and checkpoints that no replay needs any more, in short statements.
+// retain deletes published events older than r.Retention, except dead ones, and checkpoints that no replay needs
+// any more, in short statements.
 func (r *Relay) retain(ctx context.Context) error {
 	start, oldest, err := r.cp.replayStart(ctx, 2*r.ReplayWindow, nil)
 	if err != nil {
 		return err
 	}
-	// Whatever a replay may start from has published everything up to bound,
-	// and nobody is looking for an id up to it.
+	// Every position that a replay may start from has published everything up to bound, and has no gap up to it.
 	bound := start.hi
 	if len(start.gaps) > 0 {
 		bound = start.gaps[0].from - 1

@@ -5,12 +5,12 @@ import (
 	"time"
 )
 
-// Retention keeps what a replay may need, and what is still looked for.
+// Retention keeps what a replay may need, and gaps that are still open.
 func TestRetentionDeletesOnlyWhatNobodyNeeds(t *testing.T) {
 	b := newBench(t)
 	r, stop := b.start(Hooks{})
 	open := b.begin()
-	late := b.append(open, event("late", 1)) // id 1: a gap as long as it is open
+	late := b.append(open, event("late", 1)) // id 1: a gap for as long as it is open
 	want := b.commit(20)
 	b.published()
 	stop()

@@ -8,15 +8,15 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// session is one uninterrupted time of leadership. It ends at the first error.
+// session is one uninterrupted period of leadership. It ends at the first error.
 type session struct {
 	*Relay
 	p          position        // what the broker has acknowledged
 	saving     func() error    // waits for the checkpoint of p, if that is being written
 	ahead      func() prepared // waits for the batch after the one in flight, if it was begun
-	limit      int             // of events in a batch
+	limit      int             // events in a batch
 	sent       []*nats.Msg
-	began      time.Time // when the last step did
+	began      time.Time // when the last step began
 	written    time.Time // when a checkpoint was last written
 	worked     time.Time // when events were last published
 	looked     time.Time // when the stream was last compared with p
@@ -51,8 +51,8 @@ func (s *session) prepare(ctx context.Context, p position) prepared {
 	return b
 }
 
-// pace returns how many events the next batch may hold: fewer while events are
-// being committed, for they wait for what a batch keeps busy in one go.
+// pace returns how many events the next batch may hold: fewer while events are being committed, because new events
+// wait while a large batch keeps the servers busy.
 func (s *session) pace() int {
 	select {
 	case <-s.wake:
@@ -63,14 +63,12 @@ func (s *session) pace() int {
 	return min(s.limit, liveBatch)
 }
 
-// step reads once and publishes what it read, while the batch after it is read
-// and the checkpoint of the one before it written. It reports whether it is
-// worth reading again at once.
+// step reads once and publishes what it read. Meanwhile, the next batch is read and the checkpoint of the
+// previous one is written. It reports whether reading again at once is worthwhile.
 //
-// What is read ahead is read from a position whose gaps have no stamps yet, or
-// get them after the read. Both are harmless: a gap without a stamp is kept, and
-// a read that shows every transaction below a stamp shows the owners, whenever
-// the stamp was drawn.
+// The read-ahead starts from a position whose gaps may be unstamped, or may get their stamps after the read.
+// That is safe: an unstamped gap is kept, and once a snapshot's xmin has reached a gap's stamp, the read shows
+// the effects of the gap's owner, whenever the stamp was assigned.
 func (s *session) step(ctx context.Context) (busy bool, err error) {
 	if err := s.fault("read"); err != nil {
 		return false, err
@@ -106,7 +104,7 @@ func (s *session) step(ctx context.Context) (busy bool, err error) {
 	return len(b.msgs)+len(b.dead) > 0, s.save(ctx, next, b.dead)
 }
 
-// publish sends the batch and returns where the stream then ends.
+// publish sends the batch and returns the sequence that the stream then ends at.
 func (s *session) publish(ctx context.Context, b prepared) (last uint64, err error) {
 	for _, d := range b.dead {
 		s.Log.Error("outbox: event is dead", "event", d.row.EventID, "type", d.row.Type, "err", d.err)
@@ -121,7 +119,7 @@ func (s *session) publish(ctx context.Context, b prepared) (last uint64, err err
 	ctx, cancel := s.whileConnected(ctx)
 	defer cancel()
 	if !s.NATS.IsConnected() {
-		return 0, errDisconnected // else the connection would buffer the batch
+		return 0, errDisconnected // otherwise the connection would buffer the batch
 	}
 	began := time.Now()
 	if last, err = s.stream.publish(ctx, b.msgs, s.p.streamSeq); err != nil {
@@ -135,7 +133,7 @@ func (s *session) publish(ctx context.Context, b prepared) (last uint64, err err
 	return last, nil
 }
 
-// save begins to write next as the checkpoint after s.p, which is written.
+// save starts writing next as the checkpoint after s.p, which must be written already.
 func (s *session) save(ctx context.Context, next position, dead []deadEvent) error {
 	if err := s.fault("checkpoint"); err != nil {
 		return err
@@ -158,7 +156,7 @@ func (s *session) save(ctx context.Context, next position, dead []deadEvent) err
 	return nil
 }
 
-// saved waits until s.p is written.
+// saved waits until the checkpoint of s.p is written.
 func (s *session) saved() error {
 	if s.saving == nil {
 		return nil
@@ -168,7 +166,7 @@ func (s *session) saved() error {
 	return wait()
 }
 
-// end waits for what is under way; its outcome no longer matters.
+// end waits for the read and the write in progress; their outcome no longer matters.
 func (s *session) end() {
 	if s.ahead != nil {
 		s.ahead()
@@ -176,15 +174,15 @@ func (s *session) end() {
 	_ = s.saved()
 }
 
-// beside runs f in a goroutine and returns what waits for its result.
+// beside runs f in a goroutine and returns a function that waits for its result.
 func beside[T any](f func() T) func() T {
 	done := make(chan T, 1)
 	go func() { done <- f() }()
 	return func() T { return <-done }
 }
 
-// idle writes the heartbeat and looks whether the broker still has everything,
-// and the sequence is still fit.
+// idle writes the heartbeat. Every lookEvery, and after a reconnect, it also checks that the lane is still this
+// relay's, that the sequence is still fit, and that the stream still ends where the position says.
 func (s *session) idle(ctx context.Context) error {
 	s.sent, s.stream.spare = nil, nil
 	if err := s.saved(); err != nil {
@@ -210,7 +208,7 @@ func (s *session) idle(ctx context.Context) error {
 	return nil
 }
 
-// rest waits for a wake-up, bounded by the safety poll.
+// rest waits for a wake-up, or at most until the next safety poll.
 func (s *session) rest(ctx context.Context) {
 	poll := idlePoll
 	if len(s.p.gaps) > 0 || time.Since(s.worked) < idlePoll {

@@ -14,9 +14,9 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// A pooler in transaction mode gives each transaction another session: none may
-// be left with anything in it that another transaction would miss or find. The
-// modes of pgx are those that prepare no statement by name.
+// A pooler in transaction mode gives each transaction another session. No statement may leave anything in a
+// session that another transaction would miss or find. The tested modes of pgx are those that prepare no
+// statement by name.
 func TestSessionsAreLeftAsTheyWereFound(t *testing.T) {
 	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeExec, pgx.QueryExecModeCacheDescribe,
 		pgx.QueryExecModeSimpleProtocol} {
@@ -58,7 +58,7 @@ SELECT (SELECT count(*) FROM pg_prepared_statements)
 	return n, err
 }
 
-// reconnect exchanges the pool for one with another configuration.
+// reconnect replaces the pool by one with a changed configuration.
 func (b *bench) reconnect(change func(*pgxpool.Config)) {
 	b.t.Helper()
 	config := b.pool.Config()
@@ -71,8 +71,8 @@ func (b *bench) reconnect(change func(*pgxpool.Config)) {
 	b.pool = pool
 }
 
-// everyStatement makes the outbox run each of its statements: with a gap, a
-// lost acknowledgement, a dead event, a replay.
+// everyStatement makes the outbox run each of its statements: with a gap, a lost acknowledgement, a dead event
+// and a replay.
 func (b *bench) everyStatement() {
 	b.t.Helper()
 	writer := b.begin()

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Reads keep their distance however often the relay is woken.
+// Reads stay at least Spacing apart, however often the relay is woken.
 func TestReadsAreSpaced(t *testing.T) {
 	b := newBench(t)
 	const spacing = 50 * time.Millisecond
@@ -33,7 +33,7 @@ func TestReadsAreSpaced(t *testing.T) {
 	}
 }
 
-// A backlog leaves without the pauses.
+// A backlog is published without the pauses.
 func TestBacklogIsNotSpaced(t *testing.T) {
 	b := newBench(t)
 	const backlog = 2*maxBatch + 1

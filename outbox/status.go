@@ -9,35 +9,33 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Querier runs one query; pools, connections and transactions do.
+// Querier runs one query, as pools, connections and transactions do.
 type Querier interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
-// Status is what a lane looks like in the database, whichever process relays it.
+// Status is the state of a lane in the database, whichever process relays it.
 type Status struct {
-	// Leader is the id of the relay in charge; empty after a hand-over.
+	// Leader is the id of the relay that leads; empty after a hand-over.
 	Leader string
 	// Lag is an upper bound of the number of committed events not yet
 	// published: rolled-back ids count until the relay has passed them.
 	Lag int64
-	// OldestPending is when the oldest unpublished event was appended; zero
-	// when all are published. Events of transactions that stayed open while
-	// later ones were published are not counted.
+	// OldestPending is when the oldest unpublished event was appended; zero when all are published. It does not
+	// count events in gaps: those of transactions that stayed open while later events were published.
 	OldestPending time.Time
-	// Appended is the newest event's id: about how many were ever appended, for
-	// ids that were rolled back count too.
+	// Appended is the id of the newest event: roughly the number of events ever appended, as ids of rolled-back
+	// transactions count too.
 	Appended int64
-	// Gaps is the number of ranges of missing ids that the relay still looks for.
+	// Gaps is the number of ranges of missing ids that the relay still queries for.
 	Gaps int64
 	// PublishedAt is when the relay last wrote a checkpoint, by the database's clock.
 	PublishedAt time.Time
-	// Dead is the number of events that could not be published for a defect of their own.
+	// Dead is the number of dead events: they cannot be published for a defect of their own.
 	Dead int64
 }
 
-// ReadStatus reads a lane's status in one round trip, in time independent of
-// the number of events.
+// ReadStatus reads a lane's status in one round trip, in time independent of the number of events.
 func ReadStatus(ctx context.Context, q Querier, lane string) (Status, error) {
 	var s Status
 	var oldest *time.Time

@@ -18,13 +18,13 @@ import (
 	"github.com/synadia-io/orbit.go/jetstreamext"
 )
 
-// headerRow carries the event's id in its table, by which a relay recognises
-// its own events in the stream. It is a CloudEvents extension attribute.
+// headerRow carries the event's id in its table, by which a relay recognises its own events in the stream. It is
+// a CloudEvents extension attribute.
 const headerRow = "ce-outboxid"
 
-// StreamConfig returns the settings that an outbox stream needs: atomic
-// batches, direct reads, nothing deleted by request, and new messages refused
-// rather than old ones dropped when it is full. Messages expire after 7 days.
+// StreamConfig returns the settings that an outbox stream needs: atomic batches, direct reads, no deletion on
+// request, and, when it is full, new messages refused rather than old ones dropped. Messages expire after 7
+// days.
 func StreamConfig(name string, subjects []string, replicas int) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name:               name,
@@ -47,17 +47,17 @@ type stream struct {
 	source string
 	prefix string
 
-	external bool // somebody else creates it
+	external bool // something else creates it
 
-	subjects   []string // what the stream takes, as of the last look
-	maxMsgSize int32    // its own limit of a message; not above 0: none
+	subjects   []string // what the stream accepts, as of the last look
+	maxMsgSize int32    // the stream's own limit per message; 0 or below: none
 
 	lastType, lastSubject string // see subject
 	spare                 []*nats.Msg
 }
 
-// look returns the stream's identity and last sequence, if it can carry the
-// lane. It creates the stream if that is missing and not external.
+// look returns the stream's identity and last sequence, if it can carry the lane. It creates the stream if that
+// is missing and not external.
 func (s *stream) look(ctx context.Context) (id time.Time, last uint64, err error) {
 	if v := s.js.Conn().ConnectedServerVersion(); olderThan(v, 2, 12) {
 		return id, 0, waitFor(ErrNATS, "the NATS server has version %s: atomic batches need 2.12 or later", v)
@@ -95,15 +95,14 @@ func olderThan(version string, major, minor int) bool {
 	return slices.Compare(have[:], []int{major, minor}) < 0
 }
 
-// few is up to how many messages are published one by one: an atomic batch costs
-// the server as much as a dozen plain messages before its first.
+// few is the largest number of messages that are published one by one: an atomic batch costs the server as much
+// as a dozen plain messages before its first message.
 const few = 10
 
-// publish stores msgs directly behind sequence expected: as one atomic batch, or
-// few of them one by one. Each of these waits for the one before it, for with
-// both on their way a rival's message could let the second in behind it. An
-// error that is not a refusal leaves open which of them are stored; so does a
-// refusal, but for the first.
+// publish stores msgs directly behind sequence expected, as one atomic batch, or one by one if they are few. One by
+// one, each waits for the acknowledgement of the one before it: with two in flight, a rival's message could let the
+// second be stored behind it. After an error, an unknown number of msgs is stored, except that none is if the batch
+// or the first message was refused.
 func (s *stream) publish(ctx context.Context, msgs []*nats.Msg, expected uint64) (last uint64, err error) {
 	if len(msgs) > few {
 		ack, err := jetstreamext.PublishMsgBatch(ctx, s.js, s.after(expected, msgs),
@@ -123,7 +122,7 @@ func (s *stream) publish(ctx context.Context, msgs []*nats.Msg, expected uint64)
 	return expected, nil
 }
 
-// after makes the first of msgs demand that the stream ends at a sequence.
+// after makes the first of msgs require that the stream ends at sequence expected.
 func (s *stream) after(expected uint64, msgs []*nats.Msg) []*nats.Msg {
 	msgs[0].Header.Set(jetstream.ExpectedStreamHeader, s.config.Name)
 	msgs[0].Header.Set(jetstream.ExpectedLastSeqHeader, strconv.FormatUint(expected, 10))
@@ -137,8 +136,8 @@ func refused(err error) bool {
 	return errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence
 }
 
-// message renders a row as a CloudEvents 1.0 message in binary mode. The error
-// is a defect of the event itself that no retry will heal.
+// message renders a row as a CloudEvents 1.0 message in binary mode. An error means that the event itself is
+// defective and no retry can help.
 func (s *stream) message(r row, maxPayload int64) (*nats.Msg, error) {
 	subject, err := s.subject(r.Type)
 	if err != nil {
@@ -154,7 +153,7 @@ func (s *stream) message(r row, maxPayload int64) (*nats.Msg, error) {
 		{"ce-time", r.CreatedAt.UTC().Format(time.RFC3339Nano)},
 		{headerRow, strconv.FormatInt(r.ID, 10)},
 	}
-	const batchHeaders = 512 // room for what the batch adds
+	const batchHeaders = 512 // room for the headers that a batch adds
 	size := len(subject) + len(r.Payload) + batchHeaders
 	m := s.blank(len(own) + 4)
 	m.Subject, m.Data, m.Reply = subject, r.Payload, ""
@@ -192,7 +191,7 @@ func (s *stream) message(r row, maxPayload int64) (*nats.Msg, error) {
 	return m, nil
 }
 
-// blank returns a message that is not needed any more, or a new one.
+// blank returns a message that is no longer needed, or a new one.
 func (s *stream) blank(headers int) *nats.Msg {
 	n := len(s.spare)
 	if n == 0 {
@@ -204,8 +203,8 @@ func (s *stream) blank(headers int) *nats.Msg {
 	return m
 }
 
-// subject returns the subject of events of a type. It keeps the last one, for
-// events of one type often come in a row.
+// subject returns the subject of events of a type. It caches the last one, as events of one type often follow
+// each other.
 func (s *stream) subject(eventType string) (string, error) {
 	if eventType != s.lastType || s.lastSubject == "" {
 		subject := s.prefix + eventType
@@ -240,8 +239,8 @@ func matches(pattern, subject string) bool {
 	return !moreP || matches(patterns, subjects)
 }
 
-// own returns the rows of this outbox among the messages after sequence from up
-// to last, by id, and the first sequence that is not ours, 0 if there is none.
+// own returns the rows of this outbox among the messages after sequence from up to last, by id, and the sequence
+// of the first foreign message, 0 if there is none.
 func (s *stream) own(
 	ctx context.Context, pool *pgxpool.Pool, lane string, from, last uint64,
 ) (rows []row, foreign uint64, err error) {
@@ -258,10 +257,10 @@ func (s *stream) own(
 			if err != nil {
 				return nil, 0, fmt.Errorf("read stream %s after %d: %w", s.config.Name, from, err)
 			}
-			id, _ := strconv.ParseInt(m.Header.Get(headerRow), 10, 64) // 0 is no id of ours
+			id, _ := strconv.ParseInt(m.Header.Get(headerRow), 10, 64) // 0 is never an id of ours
 			event := m.Header.Get("ce-id")
 			if !utf8.ValidString(event) || strings.ContainsRune(event, 0) {
-				event = "" // somebody else's: Postgres would refuse to look it up
+				event = "" // a foreign message: Postgres would refuse the query
 			}
 			ids, events, seqs = append(ids, id), append(events, event), append(seqs, m.Sequence)
 		}

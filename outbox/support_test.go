@@ -23,7 +23,7 @@ import (
 
 const lane = "essential"
 
-// bench is a database with one lane, a broker, and what is needed to look at both.
+// bench is a database with one lane, a broker, and helpers to inspect both.
 type bench struct {
 	t      testing.TB
 	pool   *pgxpool.Pool
@@ -72,7 +72,7 @@ func migrate(ctx context.Context, url string) error {
 	return err
 }
 
-// newBench also lets the test run beside others: most of their time is waiting.
+// newBench also makes the test run in parallel: tests spend most of their time waiting.
 func newBench(t *testing.T) *bench {
 	t.Helper()
 	t.Parallel()
@@ -217,7 +217,7 @@ func (b *bench) position() position {
 	return p
 }
 
-// stored returns the event ids in the stream, in order, however often they occur.
+// stored returns the event ids in the stream, in order, duplicates included.
 func (b *bench) stored() []string {
 	var out []string
 	for _, m := range b.messages() {
@@ -226,7 +226,7 @@ func (b *bench) stored() []string {
 	return out
 }
 
-// messages returns what the stream holds; nothing while the broker is away.
+// messages returns what the stream holds; nothing while the broker is unreachable.
 func (b *bench) messages() []*jetstream.RawStreamMsg {
 	nc, err := nats.Connect(b.nats.URL, nats.Timeout(time.Second))
 	if err != nil {
@@ -259,7 +259,7 @@ func (b *bench) eventually(what string, cond func() bool) {
 	testenv.Eventually(b.t, 20*time.Second, what, cond)
 }
 
-// published waits until the lane has nothing pending.
+// published waits until the lane has no unpublished events.
 func (b *bench) published() {
 	b.t.Helper()
 	b.eventually("an empty lane", func() bool {
@@ -279,7 +279,7 @@ func (b *bench) wantExactly(want []string) {
 	}
 }
 
-// wantTimes is wantExactly for events that are published again.
+// wantTimes checks that the stream holds exactly want, in which an event that is published twice occurs twice.
 func (b *bench) wantTimes(want []string) {
 	b.t.Helper()
 	if got := b.stored(); !slices.Equal(slices.Sorted(slices.Values(got)), slices.Sorted(slices.Values(want))) {
@@ -303,7 +303,7 @@ func (b *bench) wantStatus(lag, dead int64) {
 	}
 }
 
-// age makes all checkpoints and events older.
+// age makes all checkpoints and events older by the given durations.
 func (b *bench) age(checkpoints, events time.Duration) {
 	b.t.Helper()
 	b.exec(b.pool, "UPDATE outbox_checkpoint_essential SET published_at = published_at - $1::interval", checkpoints)

@@ -11,16 +11,15 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// What a relay may wait for. The error that [Hooks.Waiting] is given matches
-// exactly one of them, by [errors.Is].
+// What a relay may wait for. The error passed to [Hooks.Waiting] matches exactly one of these, by [errors.Is].
 var (
-	ErrDatabase = errors.New("database") // it is away, or refuses a statement
+	ErrDatabase = errors.New("database") // it is unreachable, or refuses a statement
 	ErrLane     = errors.New("lane")     // it belongs to another stream or source, or its tables are unfit
-	ErrNATS     = errors.New("nats")     // it is away, or does not answer
-	ErrStream   = errors.New("stream")   // it is missing, full, or has settings that it must not have
+	ErrNATS     = errors.New("nats")     // it is unreachable, or does not answer
+	ErrStream   = errors.New("stream")   // it is missing, full, or has settings that an outbox cannot use
 )
 
-// Reasons are all of them.
+// Reasons returns all of them.
 func Reasons() []error { return []error{ErrDatabase, ErrLane, ErrNATS, ErrStream} }
 
 // waitError says what a relay waits for.
@@ -32,7 +31,7 @@ type waitError struct {
 func (w *waitError) Error() string   { return w.err.Error() }
 func (w *waitError) Unwrap() []error { return []error{w.reason, w.err} }
 
-// because returns err with a reason to wait, if it has none yet.
+// because returns err with a reason to wait, unless it already has one.
 func because(reason, err error) error {
 	var known *waitError
 	if errors.As(err, &known) {
@@ -41,7 +40,7 @@ func because(reason, err error) error {
 	return &waitError{reason, err}
 }
 
-// ofBroker returns an error of NATS with its reason.
+// ofBroker returns an error of NATS with the reason to wait that it stands for.
 func (r *Relay) ofBroker(err error) error {
 	var known *waitError
 	var api *jetstream.APIError
@@ -63,7 +62,7 @@ func jetStreamOff(err error) bool {
 		errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount)
 }
 
-// explained is an error whose own words mislead.
+// explained is an error whose own text would mislead.
 type explained struct {
 	text string
 	err  error
@@ -72,8 +71,8 @@ type explained struct {
 func (e *explained) Error() string { return e.text }
 func (e *explained) Unwrap() error { return e.err }
 
-// Explain returns an error of NATS in words that say what to do, if its own do
-// not. It still matches what err matches.
+// Explain rewords an error of NATS to say what to do, where the original text does not. The result still matches
+// everything that err matches.
 func Explain(err error) error {
 	switch {
 	case errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrDisconnected),
@@ -101,15 +100,15 @@ func Explain(err error) error {
 // remindEvery is how often the log repeats why the relay waits.
 const remindEvery = time.Minute
 
-// waiting is a time in which the relay does not go on.
+// waiting is a period in which the relay cannot continue.
 type waiting struct {
 	reason      error
 	since, told time.Time
 	failures    int
 }
 
-// failed notes a failure. The log and the hook hear of the first one for each
-// reason, and the log of it again every minute.
+// failed records a failure. The first failure for each reason goes to the log and to the hook; the log repeats
+// it every minute.
 func (w *waiting) failed(r *Relay, err error) {
 	err = because(ErrDatabase, err)
 	var now *waitError
@@ -130,7 +129,7 @@ func (w *waiting) failed(r *Relay, err error) {
 	}
 }
 
-// over notes that the relay goes on, or ends.
+// over records that the relay continues, or ends.
 func (w *waiting) over(r *Relay, what string) {
 	if w.since.IsZero() {
 		return
@@ -140,8 +139,8 @@ func (w *waiting) over(r *Relay, what string) {
 	call2(r.Hooks.Waiting, nil, time.Time{})
 }
 
-// claim makes the lane this relay's, or checks that it is. Somebody else's lane
-// must not be relayed: its events would leave under a wrong name.
+// claim records this relay's stream and source as the owner of the lane, or checks that they are. A lane of another
+// owner must not be relayed: its events would be published under a wrong name.
 func (c checkpoints) claim(ctx context.Context, stream, source string) error {
 	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
 	defer cancel()

@@ -15,10 +15,10 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// waits keeps what a relay says of its waiting.
+// waits records what a relay reports through Hooks.Waiting.
 type waits struct {
 	mu    sync.Mutex
-	heard []error // nil: it goes on
+	heard []error // nil: it continues
 	since time.Time
 }
 
@@ -28,7 +28,7 @@ func (w *waits) hook(why error, since time.Time) {
 	w.heard, w.since = append(w.heard, why), since
 }
 
-// now reports whether the relay waits for reason, or for nothing if that is nil.
+// now reports whether the relay waits for reason or, if reason is nil, does not wait.
 func (w *waits) now(reason error) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -39,8 +39,8 @@ func (w *waits) now(reason error) bool {
 	return last == nil && reason == nil || reason != nil && errors.Is(last, reason)
 }
 
-// Two services with one lane: the second one publishes nothing, says why, and
-// goes on when the lane is given to it.
+// Two services share one lane: the second publishes nothing, logs why, and starts publishing when the lane is
+// given to it.
 func TestLaneRemembersItsStreamAndSource(t *testing.T) {
 	for name, change := range map[string]func(*RelayConfig){
 		"stream": func(c *RelayConfig) {
@@ -81,7 +81,7 @@ func TestLaneRemembersItsStreamAndSource(t *testing.T) {
 	}
 }
 
-// The lane is given to another stream while its relay leads: it gives up.
+// The lane is given to another source while its relay leads: the relay gives up leadership.
 func TestLeaderGivesUpALaneThatMoves(t *testing.T) {
 	b := newBench(t)
 	var w waits
@@ -92,7 +92,7 @@ func TestLeaderGivesUpALaneThatMoves(t *testing.T) {
 	b.eventually("the end of its leadership", func() bool { return w.now(ErrLane) })
 }
 
-// Each event of a stream has one writer: a second lane is refused.
+// A stream has one writer: a second lane is refused.
 func TestAStreamHasOneLane(t *testing.T) {
 	b := newBench(t)
 	b.start(Hooks{})
@@ -108,8 +108,8 @@ func TestAStreamHasOneLane(t *testing.T) {
 	})
 }
 
-// The relay does not publish into a stream that loses or refuses what it is
-// given. It says what to change, and goes on when that is done.
+// The relay does not publish into a stream that may lose or refuse messages. It logs what to change, and
+// continues when that is done.
 func TestUnfitStreamIsWaitedFor(t *testing.T) {
 	for name, tt := range map[string]struct {
 		harm func(*jetstream.StreamConfig)
@@ -170,8 +170,8 @@ func TestOlderThan(t *testing.T) {
 	}
 }
 
-// NATS goes away under a relay whose connection buffers: nothing is buffered,
-// and the relay says that NATS is not connected, and since when.
+// NATS fails under a relay whose connection buffers: nothing is buffered, and the relay reports that NATS is not
+// connected, and since when.
 func TestNATSIsAway(t *testing.T) {
 	b := newBench(t)
 	var w waits
@@ -209,8 +209,8 @@ func TestNATSIsAway(t *testing.T) {
 	b.eventually("the end of the wait", func() bool { return w.now(nil) })
 }
 
-// impostor is a NATS server of some version that answers every request with "no
-// responders", as one without JetStream does.
+// impostor is a NATS server of a given version that answers every request with "no responders", as a server
+// without JetStream does.
 func impostor(t *testing.T, version string) (url string) {
 	t.Helper()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")

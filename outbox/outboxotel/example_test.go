@@ -13,7 +13,7 @@ import (
 	"github.com/signup-saga/signup-saga/outbox/outboxotel"
 )
 
-// Plug traces: the request, the relay and the consumer are one trace.
+// Connect traces: the request, the relay and the consumer become one trace.
 func Example() {
 	t := &relaytest.Example{}
 	defer t.End()

@@ -1,15 +1,15 @@
-// Package outboxotel carries W3C trace context through the outbox, and makes
-// OpenTelemetry spans of what a relay publishes.
+// Package outboxotel carries W3C trace context through the outbox, and makes OpenTelemetry spans of what a relay
+// publishes.
 //
-// A producer calls [Inject] before it appends an event, its relay has [Hooks],
-// and a consumer calls [Extract]. The message carries the context of the span
-// that appended the event, for it is fixed when that transaction commits; so the
-// spans of the relay and of the consumers are siblings, children of that one:
+// A producer calls [Inject] before it appends an event, its relay uses [Hooks], and a consumer calls [Extract].
+// The message carries the context of the span that appended the event, because the context is fixed when that
+// transaction commits. The spans of the relay and of the consumers are therefore siblings, children of that
+// span:
 //
 //	POST /orders ─┬─ publish orders.paid   (relay: [Hooks])
 //	              └─ process orders.paid   (consumer: started in what Extract returns)
 //
-// Baggage is not carried: what is appended is kept for days.
+// Baggage is not carried: appended events are kept for days.
 package outboxotel
 
 import (
@@ -34,23 +34,22 @@ const (
 	traceState  = "tracestate"
 )
 
-// Inject writes the trace context of ctx, if there is one, into the event's
-// headers, in place of one that is there. It copies the map: events may share
-// one. Without a trace in ctx it does, and allocates, nothing.
+// Inject writes the trace context of ctx, if there is one, into the event's headers, replacing any that is
+// there. It copies the map, because events may share one. Without a trace in ctx it does nothing and allocates
+// nothing.
 func Inject(ctx context.Context, e *outbox.Event) {
 	if !trace.SpanContextFromContext(ctx).IsValid() {
 		return
 	}
 	headers := make(map[string]string, len(e.Headers)+2)
 	maps.Copy(headers, e.Headers)
-	delete(headers, traceState) // that of another trace
+	delete(headers, traceState) // it belongs to another trace
 	propagation.TraceContext{}.Inject(ctx, propagation.MapCarrier(headers))
 	e.Headers = headers
 }
 
-// Extract returns ctx with the trace context of a message, given its headers: a
-// [nats.Header], or a map of strings. It returns ctx itself if there is none, or
-// one that is malformed.
+// Extract returns ctx with the trace context of a message, given its headers: a [nats.Header], or a map of
+// strings. It returns ctx itself if the headers hold no trace context, or a malformed one.
 func Extract[V string | []string, H ~map[string]V](ctx context.Context, headers H) context.Context {
 	parent, ok := headers[traceParent]
 	if !ok {
@@ -60,8 +59,8 @@ func Extract[V string | []string, H ~map[string]V](ctx context.Context, headers 
 		propagation.MapCarrier{traceParent: joined(parent), traceState: joined(headers[traceState])})
 }
 
-// joined is a header as one line. A traceparent given twice becomes malformed by
-// it, and so is ignored; tracestate may be given in parts.
+// joined returns a header as one line. A traceparent given twice thereby becomes malformed, and so is ignored; a
+// tracestate may be given in parts.
 func joined[V string | []string](value V) string {
 	switch v := any(value).(type) {
 	case string:
@@ -74,14 +73,13 @@ func joined[V string | []string](value V) string {
 
 // Hooks returns next, which may be empty, with tracing in front of it.
 //
-// Each published event that carries a trace context becomes a producer span,
-// child of the span that appended it, from when its batch was sent until the
-// broker acknowledged it. An event that cannot be published for a defect of its
-// own becomes a span with an error, the root of its own trace, for its context
-// is not known there; if its batch has to be tried again, so does it.
+// Each published event that carries a trace context becomes a producer span, child of the span that appended it.
+// It lasts from when the batch was sent until the broker acknowledged it. A dead event becomes a span with an
+// error, the root of its own trace, because its context is not known there; if its batch is tried again, there
+// is one such span per attempt.
 //
-// The spans are made in the relay's goroutine: let the provider export in the
-// background, in batches, as the SDK's WithBatcher does.
+// The relay's goroutine makes the spans: let the provider export in the background, in batches, as the SDK's
+// WithBatcher does.
 func Hooks(provider trace.TracerProvider, next outbox.Hooks) outbox.Hooks {
 	tracer := provider.Tracer("github.com/signup-saga/signup-saga/outbox/outboxotel",
 		trace.WithSchemaURL(semconv.SchemaURL))
@@ -121,7 +119,7 @@ func published(tracer trace.Tracer, m *nats.Msg, began, acked time.Time) {
 	span.End(trace.WithTimestamp(acked))
 }
 
-// attributes are those of the messaging conventions that every span has, and more.
+// attributes returns more and the messaging attributes that every span has.
 func attributes(eventID string, more ...attribute.KeyValue) []attribute.KeyValue {
 	return append(more, semconv.MessagingSystemKey.String("nats"), semconv.MessagingOperationName("publish"),
 		semconv.MessagingOperationTypeSend, semconv.MessagingMessageID(eventID))

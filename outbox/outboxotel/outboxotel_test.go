@@ -29,7 +29,7 @@ const (
 	state  = "vendor=value"
 )
 
-// traced returns ctx as it is within a traced request.
+// traced returns ctx as it would be within a traced request.
 func traced(ctx context.Context) context.Context {
 	return outboxotel.Extract(ctx, map[string]string{"traceparent": parent, "tracestate": state})
 }
@@ -42,7 +42,7 @@ func tracing(t testing.TB) (*trace.TracerProvider, *tracetest.InMemoryExporter) 
 	return provider, exporter
 }
 
-// A traced event, one without a trace, and one that dies, through real servers.
+// A traced event, one without a trace, and one that dies, on real servers.
 func TestTraceGoesThroughTheOutbox(t *testing.T) {
 	ctx, pool, broker := relaytest.Servers(t)
 	nc := relaytest.Connect(t, broker)
@@ -181,7 +181,7 @@ func TestUntracedEventsCostNothing(t *testing.T) {
 	}
 }
 
-// Every hook that a caller sets is still called, once, those to come included.
+// Every hook that a caller sets is still called, once, including hooks that are added in future.
 func TestHooksCallTheNext(t *testing.T) {
 	provider, _ := tracing(t)
 	next, calls := outbox.Hooks{}, map[string]int{}
@@ -198,7 +198,7 @@ func TestHooksCallTheNext(t *testing.T) {
 	for _, hooks := range []outbox.Hooks{outboxotel.Hooks(provider, next), outboxotel.Hooks(provider, outbox.Hooks{})} {
 		for field, hook := range reflect.ValueOf(hooks).Fields() {
 			if hook.IsNil() {
-				continue // not set in the empty one
+				continue // not set in the empty Hooks
 			}
 			args := make([]reflect.Value, hook.Type().NumIn())
 			for i := range args {

@@ -15,7 +15,7 @@ import (
 	"github.com/signup-saga/signup-saga/outbox/outboxprom"
 )
 
-// Plug metrics: one call per lane, and its hooks into the relay.
+// Connect metrics: one call per lane, and its hooks passed to the relay.
 func Example() {
 	t := &relaytest.Example{}
 	defer t.End()

@@ -1,38 +1,35 @@
-// Package outboxprom turns what a relay tells through [outbox.Hooks], and what
-// [outbox.ReadStatus] says of its lane, into Prometheus metrics.
+// Package outboxprom turns what a relay reports through [outbox.Hooks], and what [outbox.ReadStatus] reads of
+// its lane, into Prometheus metrics.
 //
-// Every metric has the label lane. Relays whose lanes have the same name in one
-// process need a further label; [prometheus.WrapRegistererWith] adds it.
+// Every metric has the label lane. Relays whose lanes have the same name in one process need a further label;
+// [prometheus.WrapRegistererWith] adds it.
 //
 // Counted in this process, from zero at its start:
 //
 //	outbox_published_events_total   events published, replays included
 //	outbox_published_batches_total  batches in which they were published
 //	outbox_publish_duration_seconds histogram of the time from sending a batch until the broker acknowledged it
-//
-// outbox_recovered_events_total events found in the stream whose acknowledgement or checkpoint was lost; the former are
-//
-//	                                not counted as published
+//	outbox_recovered_events_total   events found in the stream whose acknowledgement or checkpoint was lost; those
+//	                                whose acknowledgement was lost are not counted as published
 //	outbox_refused_batches_total    batches that the broker refused: the stream did not end where expected
 //	outbox_broker_losses_total      times that the stream was found replaced or shortened
-//	outbox_foreign_messages_total   looks at the stream that met messages of somebody else
+//	outbox_foreign_messages_total   checks of the stream that found foreign messages
 //	outbox_leading                  1 while the relay of this process leads, else 0
 //	outbox_waiting_seconds          for how long the relay of this process has waited, by label reason: database,
 //	                                lane, nats or stream; 0 if it does not wait for that
 //
-// Read from the database when scraped; every replica tells the same, so take
-// the maximum, not the sum:
+// Read from the database when scraped. Every replica reports the same values, so take the maximum, not the sum:
 //
-//	outbox_appended_events_total    events ever appended, those of rolled back transactions included
+//	outbox_appended_events_total    events ever appended, those of rolled-back transactions included
 //	outbox_lag_events               events not yet published, at most
 //	outbox_lag_seconds              age of the oldest event not yet published, 0 if there is none
 //	outbox_open_gaps                ranges of ids that may belong to open transactions
-//	outbox_dead_events              events that cannot be published for a defect of their own
-//	outbox_status_up                1 if all that could be read, else 0, and the others of this group are missing
+//	outbox_dead_events              dead events: they cannot be published for a defect of their own
+//	outbox_status_up                1 if the database could be read, else 0 and the other metrics of this group are
+//	                                missing
 //
-// Alarms: outbox_status_up == 0 or a growing outbox_lag_seconds for minutes (the
-// reason is that of outbox_waiting_seconds), any outbox_dead_events, any increase
-// of outbox_foreign_messages_total.
+// Alert on outbox_status_up == 0 or a growing outbox_lag_seconds for minutes (outbox_waiting_seconds names the
+// reason), on any outbox_dead_events, and on any increase of outbox_foreign_messages_total.
 package outboxprom
 
 import (
@@ -47,7 +44,7 @@ import (
 	"github.com/signup-saga/signup-saga/outbox"
 )
 
-// readTimeout bounds what a scrape waits for the database.
+// readTimeout limits how long a scrape waits for the database.
 const readTimeout = time.Second
 
 // Metrics are the metrics of one lane. Their methods are safe for concurrent use.
@@ -58,9 +55,9 @@ type Metrics struct {
 	waiting                                               *waiting
 }
 
-// New registers a lane's metrics with reg. A scrape reads the lane's status
-// through q, in at most a second. The error is that of a name already taken, as
-// by an earlier call for the same lane; nothing stays registered then.
+// New registers a lane's metrics with reg. A scrape reads the lane's status through q, in at most a second. It
+// fails if a name is already registered, for example by an earlier call for the same lane; then nothing stays
+// registered.
 func New(lane string, q outbox.Querier, reg prometheus.Registerer) (*Metrics, error) {
 	label := prometheus.Labels{"lane": lane}
 	counter := func(name, help string) prometheus.Counter {
@@ -99,12 +96,12 @@ func New(lane string, q outbox.Querier, reg prometheus.Registerer) (*Metrics, er
 	return m, nil
 }
 
-// Hooks returns next, which may be empty, with the counting in front of it. Give
-// the result to the relay of the lane that m was made for.
+// Hooks returns next, which may be empty, with the counting in front of it. Give the result to the relay of the
+// lane that m was made for.
 func (m *Metrics) Hooks(next outbox.Hooks) outbox.Hooks {
 	h := next
 	h.Published = func(batch []*nats.Msg, began time.Time) {
-		if len(batch) > 0 { // else all of its events died
+		if len(batch) > 0 { // otherwise all of its events died
 			m.published.Add(float64(len(batch)))
 			m.batches.Inc()
 			m.took.Observe(time.Since(began).Seconds())
@@ -194,7 +191,7 @@ func (w *waiting) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// status collects what the database knows of a lane.
+// status collects what the database holds about a lane.
 type status struct {
 	lane                                    string
 	querier                                 outbox.Querier
@@ -224,8 +221,8 @@ func (c *status) Describe(ch chan<- *prometheus.Desc) {
 	}
 }
 
-// Collect implements [prometheus.Collector]. What cannot be read is left out: an
-// error here would take the counters of the same scrape with it.
+// Collect implements [prometheus.Collector]. It leaves out what it cannot read: an error here would make the
+// whole scrape fail, including the counters.
 func (c *status) Collect(ch chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), readTimeout)
 	defer cancel()

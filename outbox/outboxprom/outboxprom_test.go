@@ -62,7 +62,7 @@ func values(t *testing.T, g prometheus.Gatherer) map[string]float64 {
 	return out
 }
 
-// waits returns for how long the relay has waited, by reason.
+// waits returns how long the relay has waited, by reason.
 func waits(t *testing.T, g prometheus.Gatherer) map[string]float64 {
 	t.Helper()
 	families, err := g.Gather()
@@ -90,8 +90,8 @@ func wantValues(t *testing.T, g prometheus.Gatherer, want map[string]float64) {
 	}
 }
 
-// A relay on real servers: pending events, a lost acknowledgement, a dead event,
-// an open transaction, a wiped broker, the end of leadership, the end of the database.
+// A relay on real servers: pending events, a lost acknowledgement, a dead event, an open transaction, a wiped
+// broker, the end of leadership, the end of the database.
 func TestMetricsTellWhatARelayDoes(t *testing.T) {
 	ctx, pool, broker := relaytest.Servers(t)
 	reg := prometheus.NewRegistry()
@@ -120,7 +120,7 @@ func TestMetricsTellWhatARelayDoes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = open.Rollback(context.Background()) }() // or the pool would not close if the test ends early
+	defer func() { _ = open.Rollback(context.Background()) }() // lets the pool close if the test ends early
 	if err := outbox.Append(ctx, open, relaytest.Event(4)); err != nil {
 		t.Fatal(err)
 	}
@@ -217,7 +217,7 @@ func TestALaneIsRegisteredOnceOrNotAtAll(t *testing.T) {
 	}
 }
 
-// Every hook that a caller sets is still called, once, those to come included.
+// Every hook that a caller sets is still called, once, including hooks that are added in future.
 func TestHooksCountAndCallTheNext(t *testing.T) { synctest.Test(t, hooksCountAndCallTheNext) }
 
 func hooksCountAndCallTheNext(t *testing.T) {
@@ -237,7 +237,7 @@ func hooksCountAndCallTheNext(t *testing.T) {
 	for _, hooks := range []outbox.Hooks{m.Hooks(next), m.Hooks(outbox.Hooks{})} {
 		for field, hook := range reflect.ValueOf(hooks).Fields() {
 			if hook.IsNil() {
-				continue // not set in the empty one
+				continue // not set in the empty Hooks
 			}
 			args := make([]reflect.Value, hook.Type().NumIn())
 			for i := range args {
@@ -271,7 +271,7 @@ func hooksCountAndCallTheNext(t *testing.T) {
 	wantValues(t, reg, map[string]float64{"published_batches_total": 2, "publish_duration_seconds": 2})
 }
 
-// The library itself needs Postgres, NATS and the standard library.
+// The library itself depends only on Postgres, NATS and the standard library.
 func TestTheLibraryDependsOnNoAdapter(t *testing.T) {
 	list := func(args ...string) []string {
 		cmd := exec.CommandContext(t.Context(), "go", append([]string{"list"}, args...)...)

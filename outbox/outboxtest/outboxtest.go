@@ -1,6 +1,5 @@
-// Package outboxtest breaks a relay on purpose, so that a service's tests can
-// show that its events survive: a step that is not done, and one that is done
-// but reported as failed, which is how a lost acknowledgement looks.
+// Package outboxtest breaks a relay on purpose, so that a service's tests can show that its events survive. A
+// step either does not happen, or happens and is reported as failed, as after a lost acknowledgement.
 package outboxtest
 
 import (
@@ -14,24 +13,23 @@ var ErrInjected = errors.New("injected fault")
 // Step is a step of a relay that can fail.
 type Step struct{ before, after string }
 
-// The steps in which a relay speaks to the broker and to the database.
+// The steps in which a relay talks to the broker and to the database.
 var (
 	Publish    = Step{"publish", "published"}       // a batch is stored in the stream
-	Checkpoint = Step{"checkpoint", "checkpointed"} // what is published is noted
+	Checkpoint = Step{"checkpoint", "checkpointed"} // what is published is recorded
 )
 
-// Fault makes a step fail a number of times. It is safe for concurrent use, so
-// that relays may share one.
+// Fault makes a step fail a number of times. It is safe for concurrent use, so relays may share one.
 type Fault struct {
 	point string
 	left  atomic.Int64
 	fired atomic.Int64
 }
 
-// FailBefore drops the step the next times times: it does not happen.
+// FailBefore makes the step fail the next times times, without happening.
 func FailBefore(s Step, times int) *Fault { return newFault(s.before, times) }
 
-// FailAfter lets the step happen but reports the next times times that it failed.
+// FailAfter makes the step report failure the next times times, although it has happened.
 func FailAfter(s Step, times int) *Fault { return newFault(s.after, times) }
 
 func newFault(point string, times int) *Fault {
@@ -40,7 +38,7 @@ func newFault(point string, times int) *Fault {
 	return f
 }
 
-// Hook is for the field Fault of the relay's hooks.
+// Hook is for the field Fault of the relay's hooks. It is safe for concurrent use.
 func (f *Fault) Hook(point string) error {
 	if point != f.point || f.left.Add(-1) < 0 {
 		return nil
@@ -49,6 +47,6 @@ func (f *Fault) Hook(point string) error {
 	return ErrInjected
 }
 
-// Fired returns how often the fault has happened. A test that does not check it
-// may have tested nothing.
+// Fired returns how often the fault has happened. A test should check it: a fault that never fired tests
+// nothing.
 func (f *Fault) Fired() int { return int(f.fired.Load()) }

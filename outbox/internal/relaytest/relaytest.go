@@ -1,5 +1,4 @@
-// Package relaytest runs a relay on real servers for the tests and examples of
-// the adapters.
+// Package relaytest runs a relay on real servers, for the tests and examples of the adapters.
 package relaytest
 
 import (
@@ -19,8 +18,8 @@ import (
 	"github.com/signup-saga/signup-saga/outbox/internal/testenv"
 )
 
-// Example lets an example use what tests use. What it does not define would end
-// the example with a nil dereference.
+// Example implements the part of testing.TB that examples need, so that they can call test helpers. Any other
+// method ends the example with a nil dereference.
 type Example struct {
 	testing.TB
 	cleanups []func()
@@ -32,7 +31,7 @@ func (e *Example) Helper() {}
 // Cleanup keeps f for End.
 func (e *Example) Cleanup(f func()) { e.cleanups = append(e.cleanups, f) }
 
-// Errorf prints, so that the output is not the expected one.
+// Errorf prints to standard output, so that the example's output no longer matches.
 func (e *Example) Errorf(format string, a ...any) { fmt.Printf(format+"\n", a...) }
 
 // Fatalf ends the process.
@@ -41,15 +40,15 @@ func (e *Example) Fatalf(format string, a ...any) {
 	os.Exit(1)
 }
 
-// End runs what Cleanup kept, the last one first.
+// End runs the functions that Cleanup kept, last one first.
 func (e *Example) End() {
 	for _, f := range slices.Backward(e.cleanups) {
 		f()
 	}
 }
 
-// Servers returns a context that ends before a database with the lane
-// "essential" and a broker do.
+// Servers starts a broker and creates a database with the lane "essential". The returned context ends before
+// they do.
 func Servers(t testing.TB) (context.Context, *pgxpool.Pool, *testenv.NATSServer) {
 	t.Helper()
 	url, broker := testenv.Database(t, "outbox", migrate), testenv.NATS(t)
@@ -86,7 +85,7 @@ func migrate(ctx context.Context, url string) error {
 	return err
 }
 
-// Connect connects to the broker until t ends.
+// Connect connects to the broker. The connection closes when t ends.
 func Connect(t testing.TB, broker *testenv.NATSServer) *nats.Conn {
 	t.Helper()
 	nc, err := nats.Connect(broker.URL, nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond),

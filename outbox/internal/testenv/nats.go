@@ -12,9 +12,9 @@ import (
 	"time"
 )
 
-// NATSServer is a NATS server with JetStream in a process of its own, which a
-// test may treat badly. It keeps its URL and, except over Wipe, its messages.
-// Its methods fail the test on trouble; the test's goroutine must call them.
+// NATSServer is a NATS server with JetStream in its own process, which a test may kill, pause or wipe. It keeps
+// its URL and, except over Wipe, its messages. Its methods fail the test on error; call them from the test's
+// goroutine.
 type NATSServer struct {
 	URL string
 	Dir string // holds the messages
@@ -41,7 +41,7 @@ func NATS(t testing.TB) *NATSServer {
 	return s
 }
 
-// Start starts the server again and waits until JetStream takes messages.
+// Start starts the server if it is down and waits until JetStream accepts messages.
 func (s *NATSServer) Start() {
 	s.t.Helper()
 	if s.server != nil {
@@ -54,7 +54,7 @@ func (s *NATSServer) Start() {
 	s.server = started
 }
 
-// Stop ends the server in order.
+// Stop shuts the server down cleanly.
 func (s *NATSServer) Stop() {
 	s.t.Helper()
 	if err := s.server.close(); err != nil {
@@ -63,7 +63,7 @@ func (s *NATSServer) Stop() {
 	s.server = nil
 }
 
-// Kill ends the server at once, as kill -9 does.
+// Kill kills the server with SIGKILL, if it runs.
 func (s *NATSServer) Kill() {
 	if s.server != nil {
 		s.server.kill()
@@ -71,7 +71,7 @@ func (s *NATSServer) Kill() {
 	}
 }
 
-// Wipe kills the server, deletes all that it stored, and starts it again.
+// Wipe kills the server, deletes everything that it stored, and starts it again.
 func (s *NATSServer) Wipe() {
 	s.t.Helper()
 	s.Kill()
@@ -87,12 +87,12 @@ func (s *NATSServer) Pause() {
 	s.signal(syscall.SIGSTOP)
 	stat := fmt.Sprintf("/proc/%d/stat", s.server.cmd.Process.Pid)
 	Eventually(s.t, 5*time.Second, "NATS to stand still", func() bool {
-		state, err := os.ReadFile(stat) // where there is no /proc, nothing tells when
+		state, err := os.ReadFile(stat) // without /proc, nothing shows when it has stopped
 		return err != nil || strings.Contains(string(state), ") T ")
 	})
 }
 
-// Resume lets a paused server go on.
+// Resume continues a paused server.
 func (s *NATSServer) Resume() { s.signal(syscall.SIGCONT) }
 
 func (s *NATSServer) signal(sig syscall.Signal) {
@@ -102,8 +102,8 @@ func (s *NATSServer) signal(sig syscall.Signal) {
 	}
 }
 
-// freeAddress picks a port below those that the system gives to outgoing
-// connections: one of these could take the port while the server is down.
+// freeAddress picks a port below the system's ephemeral range: an outgoing connection could take a port of that
+// range while the server is down.
 func freeAddress(t testing.TB) string {
 	for range 100 {
 		l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000)))

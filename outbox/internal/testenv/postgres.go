@@ -14,7 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// cluster is a PostgreSQL.
+// cluster is a PostgreSQL server.
 type cluster struct {
 	start     func() (url string, err error) // superuser, any database
 	server    *server                        // nil if TEST_DATABASE_URL is used
@@ -29,7 +29,7 @@ type template struct {
 	err      error
 }
 
-// shared is what the tests of this process share.
+// shared is the server that all tests of this process share.
 var shared = newCluster()
 
 func newCluster() *cluster {
@@ -45,9 +45,8 @@ func newCluster() *cluster {
 	return c
 }
 
-// Database returns the URL (superuser) of a fresh database, which is dropped when
-// the test ends. It is a copy of a template that migrate, which may be nil,
-// prepared once per test process and name.
+// Database returns the URL (superuser) of a fresh database, which is dropped when the test ends. The database is
+// a copy of a template, which migrate prepared once per test process and name. migrate may be nil.
 func Database(t testing.TB, name string, migrate func(ctx context.Context, url string) error) string {
 	t.Helper()
 	source, err := shared.template(name, migrate)
@@ -66,8 +65,8 @@ func Database(t testing.TB, name string, migrate func(ctx context.Context, url s
 	return shared.in(database)
 }
 
-// Cluster returns the URL (superuser) of a database in a cluster of the test's
-// own, which may be treated badly and takes a second or two to start.
+// Cluster returns the URL (superuser) of a database in a cluster of the test's own. The test may crash or damage
+// it. It takes a second or two to start.
 func Cluster(t testing.TB) string {
 	t.Helper()
 	started, url, err := launch("DATABASE_URL", "postgres")
@@ -98,8 +97,8 @@ func (c *cluster) template(name string, migrate func(context.Context, string) er
 	return t.database, t.err
 }
 
-// exec runs one statement. PostgreSQL copies a database one at a time per
-// template, and waits up to five seconds for the sessions in the template to end.
+// exec runs one statement. PostgreSQL makes one copy of a template at a time, and waits up to five seconds for
+// the sessions in the template to end.
 func (c *cluster) exec(sql string) error {
 	ctx := context.Background()
 	url, err := c.start()
@@ -119,13 +118,13 @@ func (c *cluster) in(database string) string {
 	started, _ := c.start()
 	u, err := url.Parse(started)
 	if err != nil {
-		return started // pgx explains what is wrong with it
+		return started // pgx reports what is wrong with it
 	}
 	u.Path = "/" + database
 	return u.String()
 }
 
-// close ends the server, or drops the templates in one that goes on running.
+// close stops the server, or drops the templates if the server was given and keeps running.
 func (c *cluster) close() error {
 	if c.server != nil {
 		return c.server.close()

@@ -1,10 +1,9 @@
-// Package testenv gives the tests of the outbox and of its adapters a real
-// PostgreSQL and real NATS servers: processes of the repository's devstack. It
-// runs that program instead of importing devstack/testenv, because a module that
-// requires the outbox would have to find whatever these tests import.
+// Package testenv gives the tests of the outbox and of its adapters a real PostgreSQL and real NATS servers:
+// processes of the repository's devstack. It runs that program instead of importing devstack/testenv, because
+// every module that requires the outbox would otherwise have to resolve the imports of these tests.
 //
-// DEVSTACK_BIN names a devstack to use instead of building one. TEST_DATABASE_URL
-// names a running PostgreSQL to use instead, as a role that may create databases.
+// DEVSTACK_BIN names a devstack program to use instead of building one. TEST_DATABASE_URL names a running
+// PostgreSQL to use instead, as a role that may create databases.
 package testenv
 
 import (
@@ -22,10 +21,10 @@ import (
 	"time"
 )
 
-// stopLimit bounds the orderly end of a server.
+// stopLimit is how long a server may take to stop before it is killed.
 const stopLimit = 30 * time.Second
 
-// Main runs the tests of a package, ends what they share, and exits the process.
+// Main runs the tests of a package, stops what they share, and exits the process.
 func Main(m *testing.M) {
 	code := m.Run()
 	if err := errors.Join(shared.close(), os.RemoveAll(built)); err != nil {
@@ -35,8 +34,8 @@ func Main(m *testing.M) {
 	os.Exit(code)
 }
 
-// Eventually polls cond every 10 ms until it is true, and fails the test when
-// that takes longer than within. What completes "gave up waiting for …".
+// Eventually polls cond every 10 ms until it is true, and fails the test if that takes longer than within. what
+// completes the message "gave up waiting for …".
 func Eventually(t testing.TB, within time.Duration, what string, cond func() bool) {
 	t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
@@ -48,7 +47,7 @@ func Eventually(t testing.TB, within time.Duration, what string, cond func() boo
 	}
 }
 
-// built is the folder of the devstack that this process built.
+// built is the folder of the devstack program that this process built.
 var built string
 
 var devstack = sync.OnceValues(func() (string, error) {
@@ -79,15 +78,14 @@ var devstack = sync.OnceValues(func() (string, error) {
 	return program, nil
 })
 
-// server is a devstack command. It ends when its standard input is closed: at
-// the latest with this process.
+// server is a running devstack command. It stops when its standard input is closed, so at the latest when this
+// process ends.
 type server struct {
 	cmd  *exec.Cmd
 	life io.Closer // its standard input
 }
 
-// launch starts a command of devstack and returns the value that it prints as
-// "NAME=value" once it is ready.
+// launch starts a devstack command and returns the value that it prints as "NAME=value" once it is ready.
 func launch(name string, args ...string) (*server, string, error) {
 	program, err := devstack()
 	if err != nil {
@@ -100,8 +98,9 @@ func launch(name string, args ...string) (*server, string, error) {
 	defer func() { _ = errors.Join(messages.Close(), os.Remove(messages.Name())) }()
 	cmd := exec.Command(program, args...)
 	cmd.Stderr = messages
-	cmd.Env = append(os.Environ(), "DATABASE_URL=") // a test never writes to the database that it names
-	// A terminal interrupts the group of the test only; the server ends in order, by its standard input.
+	cmd.Env = append(os.Environ(), "DATABASE_URL=") // tests never write to the database that the variable names
+	// A terminal's interrupt reaches only the test's process group; the server stops cleanly when its standard
+	// input closes.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	life, err := cmd.StdinPipe()
 	if err != nil {
@@ -126,12 +125,12 @@ func launch(name string, args ...string) (*server, string, error) {
 	return nil, "", fmt.Errorf("devstack %s ended before it was ready: %w", args[0], said)
 }
 
-// close ends the server in order.
+// close stops the server cleanly, or kills it after stopLimit.
 func (s *server) close() error {
 	_ = s.life.Close()
 	_ = s.cmd.Process.Signal(syscall.SIGCONT)
 	late := time.AfterFunc(stopLimit, func() { _ = s.cmd.Process.Kill() })
-	_ = s.cmd.Wait() // however it ended
+	_ = s.cmd.Wait() // whatever its exit status
 	if !late.Stop() {
 		return fmt.Errorf("%s did not end and was killed", s.cmd)
 	}
