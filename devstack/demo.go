@@ -36,7 +36,7 @@ func runDemo(ctx context.Context, args []string, io stdio) error {
 		<-ctx.Done()
 		return nil
 	})
-	// These do nothing unless a step was cut short.
+	// These do nothing unless a step was interrupted.
 	if err == nil {
 		screen.Cancel()
 	}
@@ -47,7 +47,7 @@ func runDemo(ctx context.Context, args []string, io stdio) error {
 	return err
 }
 
-// whatNext is what a person may try when the story is over.
+// whatNext returns what the user can try after the demo.
 func whatNext(s *stack.Stack) string {
 	v := s.Variables().Get
 	return fmt.Sprintf(`
@@ -75,7 +75,7 @@ func whatNext(s *stack.Stack) string {
 		ownName())
 }
 
-// ownName is how this program can be called again from the same folder.
+// ownName returns how to call this program again from the same folder.
 func ownName() string {
 	path, err := os.Executable()
 	if err != nil || strings.Contains(path, "go-build") {

@@ -11,8 +11,8 @@ import (
 	"github.com/signup-saga/signup-saga/devstack/internal/scratch"
 )
 
-// enter returns the absolute path of the folder to work in, which is a throw-away one when dir is empty. Only one
-// devstack may work in a folder; leave lets the next one in.
+// enter returns the absolute path of the folder to work in, a temporary one if dir is empty. It locks the
+// folder, so that only one devstack works in it; leave releases the lock and removes a temporary folder.
 func enter(dir string, account postgres.Account) (path string, leave func() error, err error) {
 	base := account.TempDir()
 	scratch.Sweep(base, postgres.Vacate)
@@ -26,7 +26,7 @@ func enter(dir string, account postgres.Account) (path string, leave func() erro
 	if path, err = filepath.Abs(dir); err != nil {
 		return "", nil, err
 	}
-	// A database server that runs as another user passes through.
+	// A database server that runs as another user has to pass through.
 	if err := os.MkdirAll(path, 0o755); err != nil {
 		return "", nil, err
 	}
@@ -37,7 +37,7 @@ func enter(dir string, account postgres.Account) (path string, leave func() erro
 	return path, lock.Close, nil
 }
 
-// unlessEnded hides an error whose cause is that the user ended the command.
+// unlessEnded drops an error that occurs because the user ended the command.
 func unlessEnded(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return nil

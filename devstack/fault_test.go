@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// A test may stand between a service and what it uses, and tell one start of it where to end itself.
+// A test may put a proxy between a service and what it uses, and tell one start of the service where to end itself.
 func TestServicesAreToldOfProxiesAndFaults(t *testing.T) {
 	tmp := tempDir(t)
 	dir := filepath.Join(tmp, "stack")

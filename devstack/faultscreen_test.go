@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// operateOn posts to the fault screen as a browser does that shows a page of the origin.
+// operateOn posts to the fault screen as a browser does that shows a page of origin.
 func operateOn(t *testing.T, base, host, origin, verb, name string) (status int, location string) {
 	t.Helper()
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, base+"/component",
@@ -31,7 +31,7 @@ func operateOn(t *testing.T, base, host, origin, verb, name string) (status int,
 
 func page(t *testing.T, address string) string {
 	t.Helper()
-	answer, err := http.Get(address) // an address of this test
+	answer, err := http.Get(address) // the address is a constant of this test
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +95,7 @@ func TestFaultScreenOperatesTheStack(t *testing.T) {
 	}
 }
 
-// Pages of somebody else cannot use the fault screen, under no name that leads to it.
+// Pages of other sites cannot use the fault screen, under any host name.
 func TestFaultScreenIsOnlyForItsOwnPages(t *testing.T) {
 	tmp := tempDir(t)
 	dir := filepath.Join(tmp, "stack")

@@ -1,5 +1,4 @@
-// Devstack runs the whole stack on one machine, each component as a process of its own, and nothing of it outlives
-// devstack.
+// Devstack runs the whole stack on one machine, each component in its own process. No component outlives devstack.
 package main
 
 import (
@@ -31,18 +30,18 @@ Each command explains its flags with -h. Settings by environment variable:
   NO_COLOR       no colours
 `
 
-// stdio is what a command may read and print.
+// stdio holds a command's standard input, its outputs and its environment.
 type stdio struct {
 	in       *os.File
 	out, err io.Writer
 	getenv   func(string) string
-	// hurry is done when the user has asked twice to end: what still runs is then killed.
+	// hurry is done when the user has asked twice to end: every process that still runs is then killed.
 	hurry context.Context
 }
 
 type command func(ctx context.Context, args []string, io stdio) error
 
-// errUsage ends a command with status 2; what is wrong has been printed already.
+// errUsage ends a command with status 2. The problem is already printed.
 var errUsage = errors.New("usage")
 
 func commands() map[string]command {
@@ -74,7 +73,7 @@ func main() {
 	}
 }
 
-// asked returns a context that is done at the first request to end, and one that is done at the second.
+// asked returns two contexts: once is done at the first request to end, twice at the second.
 func asked() (once, twice context.Context) {
 	once, first := context.WithCancel(context.Background())
 	twice, second := context.WithCancel(context.Background())
@@ -106,7 +105,7 @@ func run(ctx context.Context, args []string, io stdio) error {
 	return err
 }
 
-// newFlags returns the flags of a command; synopsis is what follows its name.
+// newFlags returns the flags of a command. synopsis is the usage text after its name.
 func newFlags(name, synopsis string, io stdio) *flag.FlagSet {
 	flags := flag.NewFlagSet(name, flag.ContinueOnError)
 	flags.SetOutput(io.err)
@@ -117,7 +116,7 @@ func newFlags(name, synopsis string, io stdio) *flag.FlagSet {
 	return flags
 }
 
-// parse reads flags that may stand before or after the operands, and checks the number of operands.
+// parse reads flags, before or after the operands, and checks the number of operands.
 func parse(flags *flag.FlagSet, args []string, operands int) ([]string, error) {
 	var found []string
 	for {
@@ -140,9 +139,9 @@ func parse(flags *flag.FlagSet, args []string, operands int) ([]string, error) {
 	return found, nil
 }
 
-// untilEOF returns a context that also ends when a pipe on standard input is closed, which happens at the latest when
-// the process at its other end dies. A terminal, a file or /dev/null says nothing about anyone's life and is not
-// watched.
+// untilEOF returns a context that also ends when a pipe on standard input is closed: at the latest when the
+// process at the other end dies. A terminal, a file or /dev/null does not show whether another process lives,
+// and is not watched.
 func untilEOF(ctx context.Context, in *os.File) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	info, err := in.Stat()

@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// TestMain lets the test program play devstack and, under their names, the services, so that a test can run a whole
-// stack as processes and kill any of them.
+// TestMain lets the test program act as devstack and, under their names, as the services, so that a test can run
+// a whole stack as processes and kill any of them.
 func TestMain(m *testing.M) {
 	switch name := filepath.Base(os.Args[0]); {
 	case name == "member-svc":
@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 	case len(os.Args) > 1 && commands()[os.Args[1]] != nil:
 		main()
 	default:
-		// The race detector makes each process wait a second at its end, and the tests run many.
+		// The race detector delays the end of each process by a second, and the tests run many processes.
 		if err := os.Setenv("GORACE", "atexit_sleep_ms=0"); err != nil {
 			fmt.Println(err)
 			os.Exit(1)
@@ -52,7 +52,7 @@ func playService(addr string) {
 	fmt.Println(server.ListenAndServe())
 }
 
-// bin returns a folder in which the test program goes by the names of the services.
+// bin returns a folder in which the test program has the names of the services.
 func bin(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -73,7 +73,7 @@ func program(t *testing.T) string {
 	return path
 }
 
-// devstackCmd runs a short devstack command and returns what it prints on both outputs.
+// devstackCmd runs a short devstack command and returns its standard output and standard error.
 func devstackCmd(t *testing.T, args ...string) (string, error) {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), program(t), args...).CombinedOutput()
@@ -83,12 +83,12 @@ func devstackCmd(t *testing.T, args ...string) (string, error) {
 // running is a devstack process that a test may kill.
 type running struct {
 	*exec.Cmd
-	out  string // file with what it prints on both outputs
+	out  string // file with its standard output and standard error
 	done chan struct{}
 	err  error // valid once done is closed
 }
 
-// launch starts a devstack command. Tmp becomes its folder for throw-away directories.
+// launch starts a devstack command. tmp becomes its folder for temporary directories.
 func launch(t *testing.T, tmp string, env []string, args ...string) *running {
 	t.Helper()
 	out, err := os.Create(filepath.Join(t.TempDir(), "out"))
@@ -125,7 +125,7 @@ func (r *running) printed(t *testing.T) string {
 	return string(content)
 }
 
-// ended waits for the end of the process.
+// ended waits until the process has ended, and fails the test if that takes longer than within.
 func (r *running) ended(t *testing.T, within time.Duration) {
 	t.Helper()
 	select {
@@ -150,7 +150,7 @@ func eventually(t *testing.T, what string, cond func() bool) {
 	}
 }
 
-// tempDir is like t.TempDir, but its path is short enough for sockets and open to the user who runs PostgreSQL.
+// tempDir is like t.TempDir, but its path is short enough for sockets, and the user who runs PostgreSQL may enter it.
 func tempDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/tmp", "ds")

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A killed PostgreSQL cannot remove its shared memory itself, nor collect its processes.
+// A killed PostgreSQL can neither remove its shared memory nor reap its processes.
 func TestAKilledPostgresLeavesNothing(t *testing.T) {
 	tmp := tempDir(t)
 	dir := filepath.Join(tmp, "stack")

@@ -14,7 +14,7 @@ import (
 	"github.com/signup-saga/signup-saga/devstack/internal/postgres"
 )
 
-// startLimit bounds the start of one component.
+// startLimit is how long the start of one component may take.
 const startLimit = time.Minute
 
 func runPostgres(ctx context.Context, args []string, io stdio) (err error) {

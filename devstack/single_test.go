@@ -64,7 +64,7 @@ func TestPostgresEndsWithStandardInput(t *testing.T) {
 	nothingLeft(t, tmp)
 }
 
-// The server must end when devstack is killed, and the next devstack must clear the directory away.
+// The server ends when devstack is killed, and the next devstack removes its directory.
 func TestKilledPostgresIsClearedAway(t *testing.T) {
 	tmp := tempDir(t)
 	first := launch(t, tmp, nil, "postgres")
@@ -81,7 +81,7 @@ func TestKilledPostgresIsClearedAway(t *testing.T) {
 	if len(left) != 1 {
 		t.Fatalf("%d directories after a kill, want the one that could not be removed", len(left))
 	}
-	// A process that has ended may be listed until its new parent has noticed.
+	// A process that has ended may still be listed until its new parent has reaped it.
 	eventually(t, "the next start to clear it away", func() bool {
 		second := launch(t, tmp, nil, "postgres")
 		second.url(t)
@@ -136,7 +136,7 @@ func TestGivenDatabaseIsUsedAsItIs(t *testing.T) {
 	}
 }
 
-// url waits for the line that devstack postgres prints.
+// url waits for the line that devstack postgres prints, and returns the URL in it.
 func (r *running) url(t *testing.T) string {
 	t.Helper()
 	var found []string

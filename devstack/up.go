@@ -15,7 +15,7 @@ import (
 	"github.com/signup-saga/signup-saga/devstack/internal/stack"
 )
 
-// bindStack lets flags fill in the options of a stack.
+// bindStack binds flags to the options of a stack.
 func bindStack(flags *flag.FlagSet, o *stack.Options) {
 	flags.StringVar(&o.Dir, "dir", "", "keep everything in this `folder` (default: a throw-away folder)")
 	flags.IntVar(&o.Members, "members", 1, "run this `number` of member services")
@@ -49,7 +49,7 @@ func runUp(ctx context.Context, args []string, io stdio) error {
 	})
 }
 
-// withStack runs a stack while use runs, and ends it in any case.
+// withStack runs a stack while use runs, and always ends it.
 func withStack(ctx context.Context, options stack.Options, io stdio, use func(*stack.Stack) error) (err error) {
 	options.Account, options.Getenv = postgres.CurrentAccount(), io.getenv
 	home, leave, err := enter(options.Dir, options.Account)
@@ -78,7 +78,7 @@ func withStack(ctx context.Context, options stack.Options, io stdio, use func(*s
 	return use(s)
 }
 
-// describe is the table that up prints.
+// describe returns the table that up prints.
 func describe(s *stack.Stack) string {
 	v := s.Variables().Get
 	faults := ""
@@ -110,7 +110,7 @@ The stack is ready. Ctrl-C ends it.
 		v("STORAGE_DATABASE_URL"), v("NATS_URL"), v("VIEWER_TOKEN"), v("STORAGE_TOKEN"), s.Dir(), ownName(), faults)
 }
 
-// client finds the running stack that a command means.
+// client returns a client of the running stack that the command names.
 func client(flags *flag.FlagSet, dir string, io stdio) (*stack.Client, error) {
 	if dir == "" {
 		dir = io.getenv("DEVSTACK_DIR")
@@ -124,7 +124,7 @@ func client(flags *flag.FlagSet, dir string, io stdio) (*stack.Client, error) {
 
 const dirUsage = "the `folder` of the running stack (default: $DEVSTACK_DIR)"
 
-// operate returns the command that does something to one component.
+// operate returns the command that carries out verb on one component.
 func operate(verb string) command {
 	return func(ctx context.Context, args []string, io stdio) error {
 		flags := newFlags(verb, "COMPONENT --dir DIR", io)

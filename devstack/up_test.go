@@ -19,7 +19,8 @@ import (
 	"github.com/signup-saga/signup-saga/devstack/internal/stack"
 )
 
-// upStack starts a stack whose services are played by the test program, and waits until its settings are written.
+// upStack starts a stack in which the test program acts as the services, and waits until the stack's settings
+// are written.
 func upStack(t *testing.T, tmp, dir string, args ...string) (*running, map[string]string) {
 	t.Helper()
 	up := launch(t, tmp, nil, append([]string{"up", "--dir", dir, "--bin", bin(t), "--hash-cost", "test"}, args...)...)
@@ -145,7 +146,7 @@ func TestRolesHaveOnlyTheRightsTheyNeed(t *testing.T) {
 	}
 }
 
-// Every component is treated as badly as the commands allow, and comes back on its port.
+// Every component is killed, stopped and paused as far as the commands allow, and comes back on its port.
 func TestComponentsAreBrokenAndMended(t *testing.T) {
 	tmp := tempDir(t)
 	dir := filepath.Join(tmp, "stack")
@@ -223,7 +224,7 @@ func TestCommandsThatMakeNoSense(t *testing.T) {
 	}
 }
 
-// Ctrl-C leaves no process and no throw-away directory, even with one component frozen and one dead.
+// Ctrl-C leaves no process and no temporary directory, even with one component paused and one killed.
 func TestSIGINTLeavesNothing(t *testing.T) {
 	tmp := tempDir(t)
 	up := launch(t, tmp, nil, "up", "--bin", bin(t))
@@ -243,7 +244,7 @@ func TestSIGINTLeavesNothing(t *testing.T) {
 	gone(t, pids)
 }
 
-// Nothing survives a kill -9 of devstack, not even what was frozen.
+// No process survives a kill -9 of devstack, not even a paused one.
 func TestChildrenEndWhenDevstackIsKilled(t *testing.T) {
 	tmp := tempDir(t)
 	dir := filepath.Join(tmp, "stack")
@@ -259,13 +260,13 @@ func TestChildrenEndWhenDevstackIsKilled(t *testing.T) {
 	if out, err := devstackCmd(t, "status", "--dir", dir); err == nil || !strings.Contains(out, "no devstack runs in") {
 		t.Errorf("status: %v %s", err, out)
 	}
-	_, env := upStack(t, tmp, dir) // and the directory is as good as new
+	_, env := upStack(t, tmp, dir) // and the directory can be used again
 	if env["MEMBER_URL"] == "" {
 		t.Error("no MEMBER_URL")
 	}
 }
 
-// With DATABASE_URL the stack uses that server, and leaves its life to others.
+// With DATABASE_URL the stack uses that server, and does not start or stop it.
 func TestAStackOnAGivenServer(t *testing.T) {
 	tmp := tempDir(t)
 	server := launch(t, tmp, nil, "postgres")
@@ -297,7 +298,7 @@ func livePIDs(t *testing.T, dir string) []int {
 	return pids
 }
 
-// gone waits until processes have ended; one that nobody has collected yet has ended too.
+// gone waits until processes have ended. A zombie counts as ended.
 func gone(t *testing.T, pids []int) {
 	t.Helper()
 	for _, pid := range pids {
@@ -311,7 +312,7 @@ func gone(t *testing.T, pids []int) {
 func TestPortsAndSecretsAreKept(t *testing.T) {
 	tmp := tempDir(t)
 	dir := filepath.Join(tmp, "stack")
-	// The usual port is not free at the first start, and free at the second.
+	// The usual port is taken at the first start, and free at the second.
 	usual, err := net.Listen("tcp4", "127.0.0.1:4222")
 	first, before := upStack(t, tmp, dir)
 	if err == nil {

@@ -16,7 +16,7 @@ import (
 
 const callLimit = 10 * time.Second
 
-// clients speak to the services as a browser, an operator and a broken provider would.
+// clients call the services as a browser, an operator and a broken provider would.
 type clients struct {
 	http    *http.Client
 	members *client.Public
@@ -41,7 +41,7 @@ func newClients(to stack.Variables) *clients {
 	}
 }
 
-// Guest returns a person with a random name, who wants to sign up.
+// Guest returns a person with a random name who can sign up.
 func Guest() wire.NewMember {
 	name := "guest" + strings.ToLower(rand.Text()[:12])
 	return wire.NewMember{Username: name, Password: rand.Text(), Email: name + "@example.org"}
@@ -55,13 +55,13 @@ func (c *clients) signUp(ctx context.Context) (a accepted, err error) {
 	return a, err
 }
 
-// state returns the state of a signup as its owner sees it.
+// state returns the state of a signup as the member sees it.
 func (c *clients) state(ctx context.Context, signupID string) (string, error) {
 	s, err := c.members.Signup(ctx, signupID)
 	return s.State, err
 }
 
-// retry has an operator send a refused person's command again.
+// retry retries a refused signup as an operator.
 func (c *clients) retry(ctx context.Context, username, reason string) error {
 	found, err := c.admin.Sagas(ctx, client.SagaFilter{Username: username}, client.PageOf{})
 	if err != nil {
@@ -74,7 +74,8 @@ func (c *clients) retry(ctx context.Context, username, reason string) error {
 	return err
 }
 
-// provider makes the storage provider misbehave, or stop to ("none"), and returns when every replica goes by it.
+// provider makes the storage provider misbehave, or behave again ("none"). It returns once every replica applies
+// the change.
 func (c *clients) provider(ctx context.Context, mode string) error {
 	return c.storage.SetFault(ctx, wire.Fault{Mode: mode, Probability: 1})
 }

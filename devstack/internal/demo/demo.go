@@ -1,4 +1,4 @@
-// Package demo tells, on a running stack, what this project is for: signups that outlive every outage.
+// Package demo shows, on a running stack, what this project is for: signups that survive every outage.
 package demo
 
 import (
@@ -12,30 +12,30 @@ import (
 )
 
 const (
-	// people sign up in each of the two crowds.
+	// people is how many people sign up in each of the two crowds.
 	people = 20
-	// patience bounds every wait. It is several times the longest pause between two attempts of anything.
+	// patience limits every wait. It is several times the longest pause between two attempts of anything.
 	patience = 90 * time.Second
-	// courtesy bounds the wait for mails, which nobody has been promised.
+	// courtesy limits the wait for mails, which are not promised.
 	courtesy  = 30 * time.Second
 	pollEvery = 50 * time.Millisecond
 )
 
-// ErrUnbalanced is returned by Run when a promise was broken.
+// ErrUnbalanced is returned by Run if a promise was broken.
 var ErrUnbalanced = errors.New("the ledger does not balance")
 
-// story is the state of a demo that runs.
+// story is the state of a running demo.
 type story struct {
 	*clients
 	stack    *stack.Stack
 	screen   *Screen
-	before   map[string]int // what the provider had created before the story
+	before   map[string]int // storages the provider had created before, by member
 	promises []accepted
-	mailed   int // by mail servers that have been stopped
+	mailed   int // by mail servers that have since been stopped
 }
 
-// Run tells the story on a fresh stack that was started with faults on. It returns an error when a promise was broken
-// or something took too long.
+// Run runs the demo on a fresh stack that was started with faults on. It returns an error if a promise was
+// broken or something took too long.
 func Run(ctx context.Context, s *stack.Stack, screen *Screen) error {
 	before, err := createdBy(s.Variables().Get("PROVIDER_LEDGER"))
 	if err != nil {
@@ -160,7 +160,7 @@ func (t *story) anOperatorRetries(ctx context.Context) error {
 	return nil
 }
 
-// crowd signs people up one after the other and says how long they waited for their answers.
+// crowd signs people up one after the other and returns a summary of their waiting times.
 func (t *story) crowd(ctx context.Context) (string, error) {
 	var times []time.Duration
 	for n := range people {
@@ -201,7 +201,8 @@ func (t *story) reaches(ctx context.Context, p accepted, want string) error {
 	})
 }
 
-// mailsUntil waits a while for a number of mails and returns how many were received. Too few are no failure.
+// mailsUntil waits up to courtesy for a number of mails and returns how many were received. Too few mails are
+// not an error.
 func (t *story) mailsUntil(ctx context.Context, want int) (int, error) {
 	var received int
 	err := t.until(ctx, "mails", courtesy, func() (bool, error) {
@@ -218,7 +219,7 @@ func (t *story) mailsUntil(ctx context.Context, want int) (int, error) {
 
 var errTooLong = errors.New("that took too long")
 
-// until polls done until it is true, fails, or the limit has passed.
+// until polls done until it returns true or an error, or until limit has passed.
 func (t *story) until(ctx context.Context, what string, limit time.Duration, done func() (bool, error)) error {
 	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

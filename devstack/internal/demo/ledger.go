@@ -12,19 +12,19 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// ledger compares what was promised with what happened, from records of different owners: the client's list of accepted
-// signups, the Member database, and the provider's own file of what it created and deleted.
+// ledger compares what was promised with what happened. It uses independent records: the client's list of
+// accepted signups, the Member database, and the provider's own file of creates and deletes.
 type ledger struct {
 	accepted int
-	ready    int // ready for the member, and there at the provider
+	ready    int // ready for the member, and created by the provider
 	lost     int // accepted, but unknown to the Member database, or ready without a storage
-	doubles  int // storages created twice, or for nobody
+	doubles  int // storages created twice, or for an unknown member
 }
 
 func (l ledger) balances() bool { return l.ready == l.accepted && l.lost == 0 && l.doubles == 0 }
 
-// balance draws up the ledger. States are those of the Member database by member id, created is the number of storages
-// that the provider created for each member since the story began.
+// balance compares the records. states holds the states in the Member database by member id. created holds how
+// many storages the provider created for each member since the story began.
 func balance(promises []accepted, states map[string]string, created map[string]int) ledger {
 	l := ledger{accepted: len(promises)}
 	promised := map[string]bool{}
@@ -47,7 +47,7 @@ func balance(promises []accepted, states map[string]string, created map[string]i
 	return l
 }
 
-// createdBy counts the storages that the provider has created for each member, from its file.
+// createdBy counts the storages that the provider has created for each member, from the provider's ledger file.
 func createdBy(path string) (map[string]int, error) {
 	created := map[string]int{}
 	file, err := os.Open(path)
@@ -88,7 +88,7 @@ func memberStates(ctx context.Context, databaseURL string) (map[string]string, e
 	return states, nil
 }
 
-// waitingMails counts the welcome mails that are neither sent nor dropped, from the Member database.
+// waitingMails counts the welcome mails in the Member database that are neither sent nor dropped.
 func waitingMails(ctx context.Context, databaseURL string) (int, error) {
 	rows, err := query(ctx, databaseURL, `-- name: waitingMails
 		SELECT id::text AS id, '' AS value

@@ -21,13 +21,13 @@ const (
 
 var frames = []rune("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏")
 
-// Screen prints the story: on a terminal with one live line for the current step, elsewhere a line per step. Its
-// methods may be called from several goroutines.
+// Screen prints the story: on a terminal with one live line for the current step, elsewhere with one line per
+// step. Its methods are safe for concurrent use.
 type Screen struct {
 	out    io.Writer
 	live   bool
 	colour bool
-	// columns returns how many columns a line has.
+	// columns returns the width of a line in columns.
 	columns func() int
 
 	mu      sync.Mutex
@@ -46,7 +46,7 @@ func NewScreen(out io.Writer, getenv func(string) string) *Screen {
 	return &Screen{out: out, live: live, colour: colour, columns: func() int { return columns(out) }}
 }
 
-// IsTerminal tells whether a person reads out.
+// IsTerminal reports whether out is a terminal.
 func IsTerminal(out io.Writer) bool {
 	file, ok := out.(*os.File)
 	return ok && term.IsTerminal(int(file.Fd()))
@@ -68,14 +68,14 @@ func (s *Screen) Begin(title string) {
 	go s.animate(s.stop, s.stopped)
 }
 
-// Update says how far the step is. It is shown only while the step lasts, and only on a terminal.
+// Update shows the progress of the step. It is shown only while the step lasts, and only on a terminal.
 func (s *Screen) Update(format string, args ...any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.detail = fmt.Sprintf(format, args...)
 }
 
-// Note tells about a part of a step that may take long: in the live line, or on a line of its own where there is none.
+// Note shows a part of a step that may take long: in the live line, or on its own line if there is no live line.
 func (s *Screen) Note(line string) {
 	if s.live {
 		s.Update("%s", line)
@@ -89,13 +89,13 @@ func (s *Screen) Done(format string, args ...any) {
 	s.end(s.green("✓"), fmt.Sprintf(format, args...))
 }
 
-// Fail ends the step, if there is one.
+// Fail marks the current step, if any, as failed.
 func (s *Screen) Fail() { s.end(s.red("✗"), "") }
 
-// Cancel ends the step, if there is one, because the user has ended the demo: that is no failure.
+// Cancel ends the current step, if any, without marking it as failed: the user has ended the demo.
 func (s *Screen) Cancel() { s.end(s.dim("–"), "ended before it was done") }
 
-// Elapsed is the time since the step began.
+// Elapsed returns the time since the step began.
 func (s *Screen) Elapsed() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -117,7 +117,7 @@ func (s *Screen) end(mark, result string) {
 	fmt.Fprintf(s.out, "  %s %s\n", mark, s.layout(title, result))
 }
 
-// layout puts the result of a step beside its title, or below it where a line of the terminal is too short for both.
+// layout puts the result of a step beside its title, or below it if the terminal is too narrow for both.
 func (s *Screen) layout(title, result string) string {
 	line := pad(title, titleWidth)
 	switch {
@@ -129,7 +129,7 @@ func (s *Screen) layout(title, result string) string {
 	return line + s.dim(result)
 }
 
-// columns returns how many columns a line of the terminal has.
+// columns returns the width of the terminal in columns, or lineWidth.
 func columns(out io.Writer) int {
 	if file, ok := out.(*os.File); ok {
 		if columns, _, err := term.GetSize(int(file.Fd())); err == nil && columns > 0 {

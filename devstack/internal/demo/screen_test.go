@@ -7,7 +7,7 @@ import (
 	"unicode/utf8"
 )
 
-// The longest step of the story.
+// The longest step of the demo.
 const (
 	longTitle  = "NATS, the storage provider and the mail server go down"
 	longResult = "40 of 40 ready after 12.5 s, without anyone's help"
@@ -31,7 +31,7 @@ func TestFinishedLinesDoNotWrap(t *testing.T) {
 	}
 }
 
-// What is read by a program has one line for each step, whatever its length.
+// A program that reads the output gets one line for each step, whatever its length.
 func TestStepsAreLinesElsewhere(t *testing.T) {
 	var out bytes.Buffer
 	s := NewScreen(&out, func(string) string { return "" })

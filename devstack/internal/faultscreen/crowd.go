@@ -15,18 +15,18 @@ import (
 )
 
 const (
-	kept, shown = 1000, 10 // latest signups that are remembered, and listed
+	kept, shown = 1000, 10 // latest signups that are kept, and listed
 	answerLimit = 3 * time.Second
-	// A stream signs somebody up every streamEvery, for streamLimit.
+	// A stream makes one signup every streamEvery, for streamLimit.
 	streamEvery, streamLimit = 500 * time.Millisecond, 5 * time.Minute
 )
 
-// person is somebody who has tried to sign up.
+// person is a person who has tried to sign up.
 type person struct {
 	At                      time.Time // of the answer
 	Name, SignupID, Failure string    // Failure is "" if the answer was 201
 	Took                    time.Duration
-	State                   string // of the signup, filled in for those who are listed; "" if unknown
+	State                   string // of the signup, only set for people who are listed; "" if unknown
 }
 
 // tally counts signups by their answers.
@@ -40,19 +40,19 @@ func (t *tally) add(p person) {
 	}
 }
 
-// crowd signs people up and remembers how that went. Safe for concurrent use.
+// crowd signs people up and records the results. It is safe for concurrent use.
 type crowd struct {
 	signUp func(context.Context, wire.NewMember, string) (client.Signup, error)
 
 	running sync.WaitGroup // streams
-	mu      sync.Mutex     // guards what follows
+	mu      sync.Mutex     // guards the fields below
 	latest  []person       // oldest first
 	all     tally
-	until   time.Time // when the stream ends by itself
+	until   time.Time // when the stream ends
 	end     context.CancelFunc
 }
 
-// one has somebody sign up. What ctx ends is not remembered.
+// one signs one person up and records the result, unless ctx ends first.
 func (c *crowd) one(ctx context.Context) {
 	limited, cancel := context.WithTimeout(ctx, answerLimit)
 	defer cancel()
@@ -74,7 +74,7 @@ func (c *crowd) one(ctx context.Context) {
 	c.latest = slices.Delete(c.latest, 0, max(0, len(c.latest)-kept))
 }
 
-// stream ends the stream, and has a new one begin if it is wanted.
+// stream ends the current stream, if any, and starts a new one if wanted is true.
 func (c *crowd) stream(wanted bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -98,12 +98,12 @@ func (c *crowd) stream(wanted bool) {
 	})
 }
 
-// report is what is known of the crowd.
+// report summarises the crowd.
 type report struct {
-	All, Since  tally         // Since: of those who are remembered, after a moment
-	Median, Max time.Duration // from request to answer, of those who are remembered and were answered 201
+	All, Since  tally         // Since: of the kept people, those after a given time
+	Median, Max time.Duration // from request to answer, of the kept people who were answered 201
 	Latest      []person      // newest first
-	Until       time.Time     // when the stream ends by itself; zero if there is none
+	Until       time.Time     // when the stream ends; zero if there is none
 }
 
 func (c *crowd) report(after time.Time) report {

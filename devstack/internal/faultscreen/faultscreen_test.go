@@ -14,7 +14,7 @@ import (
 	"github.com/signup-saga/signup-saga/devstack/internal/stack"
 )
 
-// A stream that everybody has forgotten ends by itself, and costs bounded memory.
+// A stream that nobody stops ends after streamLimit, and uses bounded memory.
 func TestStreamEndsByItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &crowd{signUp: func(context.Context, wire.NewMember, string) (client.Signup,
@@ -44,7 +44,7 @@ func TestStreamIsStopped(t *testing.T) {
 			return client.Signup{}, ctx.Err()
 		}}
 		c.stream(true)
-		c.stream(true) // instead of the first
+		c.stream(true) // replaces the first
 		<-time.After(streamEvery + answerLimit/2)
 		if c.report(time.Time{}).Until.IsZero() {
 			t.Error("the stream is not shown")

@@ -1,6 +1,5 @@
-// Package faultscreen is a page on which a person breaks a stack, has people sign up,
-// and watches. It knows no login: whoever reaches it may kill what the stack runs. It
-// is for demonstrations, and for the loopback interface.
+// Package faultscreen is a page on which a person breaks a stack, signs people up, and watches. It has no login:
+// anyone who reaches it can kill what the stack runs. Use it for demonstrations, on the loopback interface only.
 package faultscreen
 
 import (
@@ -19,13 +18,13 @@ import (
 	"github.com/signup-saga/signup-saga/service/web"
 )
 
-// lookLimit bounds how long a page waits for services that may well be broken.
+// lookLimit is how long a page waits for services that may be broken.
 const lookLimit = 2 * time.Second
 
 //go:embed faults.html
 var templates embed.FS
 
-// screen is the page and what it remembers.
+// screen is the page and its state.
 type screen struct {
 	stack   *stack.Stack
 	crowd   *crowd
@@ -34,16 +33,15 @@ type screen struct {
 	storage *client.Storage
 	pages   *web.Pages
 
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // guards the fields below
 	notice  notice
-	changed time.Time // when the provider was last told how to behave
+	changed time.Time // when the provider's behaviour was last set
 }
 
-// notice says how the latest action went.
+// notice is the result of the latest action.
 type notice struct{ Tone, Text string }
 
-// Serve shows the page to whoever connects to the listener, by the listener's address,
-// until stop is called. It returns at once.
+// Serve serves the page on the listener, under the listener's address only, until stop is called. It returns at once.
 func Serve(l net.Listener, s *stack.Stack) (stop func(), err error) {
 	pages, err := web.NewPages(templates, template.FuncMap{"kind": kindOf})
 	if err != nil {
@@ -67,7 +65,8 @@ func Serve(l net.Listener, s *stack.Stack) (stop func(), err error) {
 	}, nil
 }
 
-// routes serves the page at host only: a name of somebody else that leads here would let his pages use it.
+// routes serves the page only under the host name host. Under another site's name that resolves to this address,
+// that site's pages could use it.
 func (s *screen) routes(host string) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", s.show)
@@ -99,7 +98,7 @@ func (s *screen) routes(host string) http.Handler {
 }
 
 func (s *screen) operate(r *http.Request) (string, error) {
-	// It goes on when the browser leaves: half of a wipe helps nobody.
+	// It continues if the browser disconnects: half a wipe would be useless.
 	return s.stack.Do(context.WithoutCancel(r.Context()), r.PostFormValue("verb"), r.PostFormValue("name"), "")
 }
 
@@ -175,7 +174,7 @@ func (s *screen) look(ctx context.Context) view {
 	for i, p := range v.Latest {
 		if p.Failure == "" {
 			all.Go(func() {
-				signup, _ := s.members.Signup(ctx, p.SignupID) // after an error its state is unknown
+				signup, _ := s.members.Signup(ctx, p.SignupID) // after an error, the state is unknown
 				v.Latest[i].State = signup.State
 			})
 		}

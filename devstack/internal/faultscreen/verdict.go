@@ -10,7 +10,7 @@ import (
 	"github.com/signup-saga/signup-saga/devstack/internal/stack"
 )
 
-// kind is what a component is called in a sentence, and what its loss means.
+// kind describes a component: its name in a sentence, and what its loss means.
 type kind struct{ Label, Loss string }
 
 var kinds = map[string]kind{
@@ -21,13 +21,13 @@ var kinds = map[string]kind{
 	"member":   {"the Member service", "Nobody can sign up: it makes the promises."},
 }
 
-// kindOf returns the kind of a component, of whose name it is the first part.
+// kindOf returns the kind of a component. The first part of the component's name is the kind's key.
 func kindOf(component string) kind {
 	name, number, _ := strings.Cut(component, "-")
 	return kind{strings.TrimSpace(kinds[name].Label + " " + number), kinds[name].Loss}
 }
 
-// mode is a way in which the provider behaves.
+// mode is a behaviour of the provider.
 type mode struct{ Name, Title, Means string }
 
 var modes = []mode{
@@ -40,11 +40,11 @@ var modes = []mode{
 	{"throttle", "throttles", "Asks everybody to come back after the latency."},
 }
 
-// verdict is a sentence on how signups are doing.
+// verdict is a sentence about the state of signups.
 type verdict struct{ Tone, Broken, Text string }
 
-// judge says what is broken, and what became of those who signed up since it is. The
-// fault of the provider and the counts of all members by state are nil if unknown.
+// judge says what is broken, and what happened to the people who signed up since. The provider's fault and the
+// counts of all members by state are nil if unknown.
 func judge(s stack.Status, fault *wire.Fault, since tally, members map[string]int) verdict {
 	var broken []string
 	for _, c := range s.Components {

@@ -1,5 +1,5 @@
-// Package mailbox is a mail server for development: it accepts every mail, shows the latest ones over HTTP, and sends
-// nothing on.
+// Package mailbox is a mail server for development: it accepts every mail, shows the latest ones over HTTP, and
+// delivers none.
 package mailbox
 
 import (
@@ -17,10 +17,10 @@ import (
 	"github.com/emersion/go-smtp"
 )
 
-// Capacity is how many mails are kept; the oldest make room.
+// Capacity is how many mails are kept. When it is reached, each new mail replaces the oldest.
 const Capacity = 1000
 
-// Message is one received mail. The text itself is not kept.
+// Message is one received mail. Its body is not kept.
 type Message struct {
 	From      string    `json:"from"`
 	To        []string  `json:"to"`
@@ -36,7 +36,7 @@ type Mailbox struct {
 	kept     []Message // a ring once it holds Capacity mails; received%Capacity is then the oldest
 }
 
-// Add keeps a mail.
+// Add adds a mail, in place of the oldest one if Capacity is reached.
 func (b *Mailbox) Add(m Message) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -48,7 +48,7 @@ func (b *Mailbox) Add(m Message) {
 	b.received++
 }
 
-// Messages returns how many mails have been received since the start, and the kept ones, oldest first.
+// Messages returns how many mails have been received since the start, and those that are kept, oldest first.
 func (b *Mailbox) Messages() (received int, kept []Message) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -71,7 +71,7 @@ func (b *Mailbox) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "/":
 		slices.Reverse(kept)
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		_ = page.Execute(w, map[string]any{"Received": received, "Kept": kept}) // the reader has gone away
+		_ = page.Execute(w, map[string]any{"Received": received, "Kept": kept}) // the client has disconnected
 	case "/api/messages":
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(struct {

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Run accepts mails on one address and shows them on another until ctx is done. Ready is called with the URL that shows
-// them once both are served.
+// Run accepts mails on smtpAddr and shows them on httpAddr until ctx is done. It calls ready with the URL that
+// shows them once both addresses are served.
 func Run(ctx context.Context, smtpAddr, httpAddr string, ready func(url string)) error {
 	mails, err := net.Listen("tcp", smtpAddr)
 	if err != nil {
@@ -37,7 +37,7 @@ func Run(ctx context.Context, smtpAddr, httpAddr string, ready func(url string))
 	return group.Wait()
 }
 
-// unless hides the error by which a server says that it was closed on purpose.
+// unless returns err, or nil if it is the error with which a server reports that it was closed on purpose.
 func unless(closed, err error) error {
 	if errors.Is(err, closed) {
 		return nil

@@ -14,8 +14,8 @@ import (
 
 const readyLimit = 30 * time.Second
 
-// Run serves NATS on addr (host:port) with its files below dir until ctx is done. Ready is called with the server's URL
-// once JetStream takes messages. Each message is on disk before it is acknowledged.
+// Run serves NATS on addr (host:port), with its files below dir, until ctx is done. It calls ready with the
+// server's URL once JetStream accepts messages. Each message is on disk before it is acknowledged.
 func Run(ctx context.Context, addr, dir string, ready func(url string)) error {
 	host, portText, err := net.SplitHostPort(addr)
 	if err != nil {

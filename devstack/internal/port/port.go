@@ -8,8 +8,8 @@ import (
 	"strconv"
 )
 
-// The random range lies below the ports that operating systems hand out for outgoing connections: such a connection
-// could otherwise take a component's port while the component is down.
+// The random range lies below the ephemeral ports of the operating systems: an outgoing connection could
+// otherwise take a component's port while the component is down.
 const low, high = 10000, 30000
 
 const attempts = 200
@@ -32,7 +32,7 @@ func Hold(preferred int) (net.Listener, int, error) {
 	return nil, 0, fmt.Errorf("find a free port from %d: %w", preferred, last)
 }
 
-// Free returns a random port that is free now.
+// Free returns a random port that is free at this moment.
 func Free() (int, error) {
 	l, p, err := Hold(0)
 	if err != nil {

@@ -14,15 +14,15 @@ import (
 	"syscall"
 )
 
-// Account is the user that runs the server. PostgreSQL refuses to run as root.
+// Account is the user that the server runs as. PostgreSQL refuses to run as root.
 type Account struct {
-	// Name is used in messages.
+	// Name appears in messages.
 	Name     string
 	uid, gid uint32
-	switched bool // the account differs from the one devstack runs as
+	switched bool // the account differs from the user that devstack runs as
 }
 
-// CurrentAccount returns the user devstack runs as, or an unprivileged one when that is root.
+// CurrentAccount returns the user that devstack runs as, or an unprivileged one if that is root.
 func CurrentAccount() Account {
 	if os.Getuid() != 0 {
 		return Account{Name: strconv.Itoa(os.Getuid()), uid: uint32(os.Getuid()), gid: uint32(os.Getgid())}
@@ -38,11 +38,11 @@ func CurrentAccount() Account {
 			return Account{Name: name, uid: uint32(uid), gid: uint32(gid), switched: true}
 		}
 	}
-	const overflow = 65534 // the id that Linux shows for an owner it has no name for
+	const overflow = 65534 // the id that Linux shows for an unknown owner
 	return Account{Name: strconv.Itoa(overflow), uid: overflow, gid: overflow, switched: true}
 }
 
-// own gives a file or folder to the account. It lies in a folder that the account may not write.
+// own makes the account own a file or folder. The account must not be able to write the folder that holds it.
 func (a Account) own(path string) error {
 	if !a.switched {
 		return nil
@@ -50,7 +50,7 @@ func (a Account) own(path string) error {
 	return os.Lchown(path, int(a.uid), int(a.gid))
 }
 
-// disown takes back what own gave, or what an earlier version gave.
+// disown undoes own, also of an earlier version of devstack, and sets the mode.
 func (a Account) disown(path string, mode fs.FileMode) error {
 	if !a.switched {
 		return nil
@@ -65,8 +65,8 @@ func (a Account) as(cmd *exec.Cmd) {
 	}
 }
 
-// Reaches tells whether the account may enter dir and every folder above it. A folder that does not exist yet counts as
-// entered.
+// Reaches reports whether the account may enter dir and every folder above it. A folder that does not exist yet
+// counts as enterable.
 func (a Account) Reaches(dir string) bool {
 	if !a.switched {
 		return true
@@ -94,7 +94,7 @@ func (a Account) enters(info os.FileInfo) bool {
 	}
 }
 
-// TempDir returns the folder for throw-away directories: the usual one, unless the account cannot enter it.
+// TempDir returns the folder for temporary directories: the usual one, or /tmp if the account cannot enter that.
 func (a Account) TempDir() string {
 	if dir := os.TempDir(); a.Reaches(dir) {
 		return dir
@@ -102,7 +102,7 @@ func (a Account) TempDir() string {
 	return "/tmp"
 }
 
-// cacheDir makes the folder where a fetched server is kept: in a place that the account can read.
+// cacheDir makes the folder that keeps a downloaded server, in a place that the account can read.
 func (a Account) cacheDir() (string, error) {
 	temporary := filepath.Join(a.TempDir(), "signup-saga-cache-"+strconv.Itoa(os.Getuid()))
 	lasting := "/var/cache/signup-saga"
@@ -118,8 +118,8 @@ func (a Account) cacheDir() (string, error) {
 	return temporary, makeOurs(temporary)
 }
 
-// makeOurs makes a folder that nobody else may write: programs in it are run. In a place that all may write, like /tmp,
-// it can be somebody else's, or a link.
+// makeOurs makes a folder that no other user may write, because programs in it are executed. In a world-writable
+// place like /tmp, the path may already be another user's folder, or a link.
 func makeOurs(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil { // the server runs as another user
 		return err
@@ -136,10 +136,10 @@ func makeOurs(dir string) error {
 	return nil
 }
 
-// Place returns the folder for the cluster of a stack in dir, which exists: a folder in dir where the account can get
-// there. A stack directory that only root may enter is opened for passing through; its files stay as private as they
-// are. When already a folder above it is closed, the cluster is kept below /var/lib and dir/postgres leads there.
-// Clusters kept so for stacks that have been deleted since are deleted on this occasion.
+// Place returns the folder for the cluster of a stack in dir, which must exist. It is a folder in dir if the
+// account can get there. If dir itself is closed to the account, Place opens dir for passing through; its files
+// stay as private as they are. If a folder above dir is closed, the cluster is kept below /var/lib, and
+// dir/postgres is a link to it. Place then also deletes such clusters of stacks that have been deleted.
 func (a Account) Place(dir string) (string, error) {
 	inside := filepath.Join(dir, "postgres")
 	if a.Reaches(dir) {
@@ -156,7 +156,7 @@ func (a Account) Place(dir string) (string, error) {
 	name := sha256.Sum256([]byte(dir))
 	home := filepath.Join(outsideDir, hex.EncodeToString(name[:8]))
 	outside := filepath.Join(home, "postgres")
-	if err := os.MkdirAll(outside, 0o755); err != nil { // the account has to get there
+	if err := os.MkdirAll(outside, 0o755); err != nil { // the account has to reach it
 		return "", err
 	}
 	if err := os.WriteFile(filepath.Join(home, originName), []byte(dir), 0o600); err != nil {
@@ -171,11 +171,12 @@ func (a Account) Place(dir string) (string, error) {
 const (
 	// outsideDir holds the clusters of stacks in folders that their account cannot reach.
 	outsideDir = "/var/lib/signup-saga"
-	// originName is the file beside such a cluster that names its stack's folder.
+	// originName is the file beside such a cluster that holds the path of its stack's folder.
 	originName = "stack"
 )
 
-// sweepOutside deletes the clusters below base whose stack's folder is gone. Trouble with one never hinders a start.
+// sweepOutside deletes the clusters below base whose stack's folder no longer exists. Errors are ignored, so
+// that no leftover prevents a start.
 func sweepOutside(base string) {
 	origins, err := filepath.Glob(filepath.Join(base, "*", originName))
 	if err != nil {

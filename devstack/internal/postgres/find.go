@@ -24,7 +24,7 @@ type Binaries struct {
 	Major int
 }
 
-// errNone means that a place holds no server; the search goes on.
+// errNone means that a folder holds no server; the search continues.
 var errNone = errors.New("no PostgreSQL server here")
 
 // Finder looks for a PostgreSQL server on this machine.
@@ -33,9 +33,9 @@ type Finder struct {
 	Getenv func(string) string
 	// Folders are glob patterns of the usual install folders.
 	Folders []string
-	// Account must be able to run what is found.
+	// Account must be able to run the server that is found.
 	Account Account
-	// Cache makes the folder that keeps a fetched server between runs.
+	// Cache makes the folder that keeps a downloaded server between runs.
 	Cache func() (string, error)
 	// Fetch downloads a server into an empty folder and returns the folder with its programs.
 	Fetch func(ctx context.Context, dir string) (bin string, err error)
@@ -61,8 +61,8 @@ func NewFinder(account Account, getenv func(string) string, note func(string)) F
 	}
 }
 
-// Find returns the server to use: PG_BIN, else PATH, else the highest version in the usual folders, else a fetched one.
-// DEVSTACK_PG=fetch passes over what is installed.
+// Find returns the server to use: from PG_BIN, else from PATH, else the highest version in the usual folders,
+// else a downloaded one. DEVSTACK_PG=fetch ignores PATH and the usual folders.
 func (f Finder) Find(ctx context.Context) (Binaries, error) {
 	if dir := f.Getenv("PG_BIN"); dir != "" {
 		found, err := f.inspect(ctx, dir)
@@ -108,7 +108,7 @@ func (f Finder) installed(ctx context.Context) (Binaries, bool) {
 
 var versionPattern = regexp.MustCompile(`\(PostgreSQL\) (\d+)`)
 
-// inspect tells whether dir holds a server that is new enough and that the account may run.
+// inspect returns the server in dir, if it is new enough and the account may run it.
 func (f Finder) inspect(ctx context.Context, dir string) (Binaries, error) {
 	if !filepath.IsAbs(dir) {
 		return Binaries{}, errNone
@@ -117,7 +117,7 @@ func (f Finder) inspect(ctx context.Context, dir string) (Binaries, error) {
 	if err != nil {
 		return Binaries{}, errNone
 	}
-	// A link in a common folder leads to the server's own, where its other programs and libraries are.
+	// A link in a common folder points to the server's own folder, which holds its other programs and libraries.
 	dir = filepath.Dir(server)
 	if _, err := os.Stat(filepath.Join(dir, "initdb")); err != nil {
 		return Binaries{}, errNone
@@ -126,7 +126,7 @@ func (f Finder) inspect(ctx context.Context, dir string) (Binaries, error) {
 		return Binaries{}, fmt.Errorf("user %s cannot enter %s", f.Account.Name, dir)
 	}
 	probe := exec.CommandContext(ctx, server, "--version")
-	probe.Dir = "/" // the account may not be able to enter the present one
+	probe.Dir = "/" // the account may not be able to enter the working directory
 	f.Account.as(probe)
 	out, err := probe.Output()
 	if err != nil {
@@ -143,7 +143,7 @@ func (f Finder) inspect(ctx context.Context, dir string) (Binaries, error) {
 	return Binaries{Dir: dir, Major: major}, nil
 }
 
-// environment returns env without the variables that would change what a PostgreSQL program does.
+// environment returns env without the variables that would change the behaviour of a PostgreSQL program.
 func environment(env []string) []string {
 	clean := slices.DeleteFunc(slices.Clone(env), func(kv string) bool {
 		return strings.HasPrefix(kv, "PG") || strings.HasPrefix(kv, "LC_") || strings.HasPrefix(kv, "LANG")

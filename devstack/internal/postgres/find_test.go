@@ -30,7 +30,7 @@ func server(t *testing.T, dir string, major int) string {
 	return dir
 }
 
-// place is a machine with one server of each kind, of versions that tell them apart.
+// place is a machine with one server of each kind, each with a different version.
 type place struct {
 	root    string
 	env     map[string]string
@@ -205,7 +205,7 @@ func TestUnpackMakesLinksAndStaysInside(t *testing.T) {
 	}
 }
 
-// archive packs names and contents, given in turn, as npm does.
+// archive packs files, given as alternating names and contents, as npm does.
 func archive(t *testing.T, namesAndContents ...string) string {
 	t.Helper()
 	var packed bytes.Buffer

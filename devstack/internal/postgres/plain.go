@@ -8,7 +8,7 @@ import (
 	"syscall"
 )
 
-// readPlain reads a small file in a place that another user may write: it follows no link and waits for no pipe.
+// readPlain reads a small file in a folder that another user may write: it does not follow links or wait for pipes.
 func readPlain(path string) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {

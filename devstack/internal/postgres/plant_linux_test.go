@@ -33,8 +33,8 @@ func ownerOf(t *testing.T, path string) uint32 {
 	return info.Sys().(*syscall.Stat_t).Uid
 }
 
-// Links that the server's account planted are not followed, and it cannot plant any later. Without root there is one
-// account only, and the links alone are tried.
+// Links that the server's account placed are not followed, and the account cannot place any later. Without root
+// there is only one account, and only the links are tested.
 func TestNoLinkOfTheAccountIsFollowed(t *testing.T) {
 	account, root := CurrentAccount(), open(t)
 	precious := filepath.Join(root, "precious")
@@ -82,7 +82,7 @@ func TestNoLinkOfTheAccountIsFollowed(t *testing.T) {
 	}
 }
 
-// The socket's folder belongs to the account; the throw-away folder around it, with its lock, does not.
+// The account owns the socket's folder, but not the temporary folder around it, which holds the lock.
 func TestAccountCannotReplaceTheLockBesideItsSocket(t *testing.T) {
 	account, root := CurrentAccount(), open(t)
 	cluster, err := Open(t.Context(), Config{Dir: filepath.Join(root, strings.Repeat("l", socketPathLimit)),
@@ -96,7 +96,7 @@ func TestAccountCannotReplaceTheLockBesideItsSocket(t *testing.T) {
 	}
 }
 
-// A program is asked for its version as the account that would run it.
+// A program's version is probed as the account that would run it.
 func TestVersionIsProbedAsTheAccount(t *testing.T) {
 	account, root := CurrentAccount(), open(t)
 	script := "#!/bin/sh\necho \"postgres (PostgreSQL) $(( 100000 + $(id -u) ))\"\n"
@@ -111,7 +111,7 @@ func TestVersionIsProbedAsTheAccount(t *testing.T) {
 	}
 }
 
-// A folder for programs is refused when somebody else could put some there.
+// A folder for programs is refused if another user could put programs there.
 func TestCacheOfSomebodyElseIsRefused(t *testing.T) {
 	root := t.TempDir()
 	link, shared, fine := filepath.Join(root, "link"), filepath.Join(root, "shared"), filepath.Join(root, "fine")
@@ -136,8 +136,8 @@ func TestCacheOfSomebodyElseIsRefused(t *testing.T) {
 	}
 }
 
-// A pid file that is a pipe does not hang devstack, and one that names somebody else's shared memory does not
-// remove it.
+// A pid file that is a pipe does not hang devstack. A pid file that names another user's shared memory does not
+// make devstack remove that memory.
 func TestPidFileIsNotTrusted(t *testing.T) {
 	data := t.TempDir()
 	pid := filepath.Join(data, "postmaster.pid")

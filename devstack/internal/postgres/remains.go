@@ -8,8 +8,8 @@ import (
 	"syscall"
 )
 
-// Vacate clears away what a killed server left outside its directory. It returns false while the server still runs.
-// The directory is one in which a Cluster may have lived.
+// Vacate removes what a killed server left outside its directory. It returns false while the server still runs.
+// dir is a directory that may hold a Cluster.
 func Vacate(dir string) bool {
 	for _, data := range []string{filepath.Join(dir, "data"), filepath.Join(dir, "postgres", "data")} {
 		if pid := pidFile(data, 1); pid > 0 && syscall.Kill(pid, 0) == nil {
@@ -20,8 +20,8 @@ func Vacate(dir string) bool {
 	return true
 }
 
-// releaseSharedMemory removes the segment by which a server guards its data directory against a second one. A server
-// that was killed cannot do it. A segment that is in use stays.
+// releaseSharedMemory removes the segment with which a server guards its data directory against a second server.
+// A killed server cannot remove it itself. A segment in use stays.
 func releaseSharedMemory(data string) {
 	info, err := os.Lstat(data)
 	if err != nil {
@@ -29,13 +29,13 @@ func releaseSharedMemory(data string) {
 	}
 	if owner, ok := info.Sys().(*syscall.Stat_t); ok {
 		if id := pidFile(data, 7); id >= 0 {
-			removeUnusedSegment(id, owner.Uid) // the file may name a segment of somebody else
+			removeUnusedSegment(id, owner.Uid) // the file may name another user's segment
 		}
 	}
 }
 
-// pidFile returns the last number on a line of the server's pid file, or -1. Line 1 is the process id, the second
-// number of line 7 the id of the shared memory segment.
+// pidFile returns the last number on a line of the server's pid file, or -1. Line 1 holds the process id. Line 7
+// holds two numbers; the second is the id of the shared memory segment.
 func pidFile(data string, line int) int {
 	content, err := readPlain(filepath.Join(data, "postmaster.pid"))
 	if err != nil {

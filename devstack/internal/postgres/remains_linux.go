@@ -6,7 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// removeUnusedSegment removes a segment of owner. It gives the children of a killed server a moment to let go of it.
+// removeUnusedSegment removes a segment of owner. It waits up to three seconds for the children of a killed
+// server to detach from it.
 func removeUnusedSegment(id int, owner uint32) {
 	for deadline := time.Now().Add(3 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		var desc unix.SysvShmDesc
@@ -14,7 +15,7 @@ func removeUnusedSegment(id int, owner uint32) {
 			return
 		}
 		if desc.Nattch == 0 {
-			_, _ = unix.SysvShmCtl(id, unix.IPC_RMID, nil) // already gone is just as well
+			_, _ = unix.SysvShmCtl(id, unix.IPC_RMID, nil) // an error means that it is already removed
 			return
 		}
 	}

@@ -2,6 +2,5 @@
 
 package postgres
 
-// removeUnusedSegment does nothing: a server that starts in the same directory removes the segment, and it holds 56
-// bytes.
+// removeUnusedSegment does nothing: the segment has 56 bytes, and the next server in the same directory removes it.
 func removeUnusedSegment(int, uint32) {}

@@ -1,5 +1,5 @@
-// Package process runs the components of the stack as child processes that can be stopped, killed, paused and started
-// again, and that never outlive devstack.
+// Package process runs the components of the stack as child processes that can be stopped, killed, paused and
+// started again, and that never outlive devstack.
 package process
 
 import (
@@ -18,7 +18,7 @@ import (
 // State says what a Daemon is doing.
 type State string
 
-// The states of a Daemon. Killed and Stopped were asked for; Died was not.
+// The states of a Daemon. Killed and Stopped were requested; Died was not.
 const (
 	Stopped State = "stopped"
 	Running State = "running"
@@ -33,35 +33,35 @@ var ErrNotReady = errors.New("not ready yet")
 // ErrDied is wrapped by Start when the process ended before it was ready.
 var ErrDied = errors.New("ended before it was ready")
 
-// stopLimit bounds how long Stop waits for a process to end by itself before it is killed. It is longer than the drain
-// time of the services.
+// stopLimit is how long Stop waits for a process to end before it kills it. It is longer than the drain time of
+// the services.
 const stopLimit = 30 * time.Second
 
 // Daemon is one component. Fill in the exported fields, then call its methods; they are safe for concurrent use and run
 // one at a time.
 type Daemon struct {
-	// Name is used in errors.
+	// Name appears in errors.
 	Name string
 	// Command returns a fresh command for each start.
 	Command func() (*exec.Cmd, error)
-	// Log opens the file for what the process prints, at each start. Optional.
+	// Log opens the file for the process's output, at each start. Optional.
 	Log func() (*os.File, error)
-	// Ready returns nil once the process does its work. It is polled while Start waits. Optional.
+	// Ready returns nil once the process is ready. Start polls it while it waits. Optional.
 	Ready func(ctx context.Context) error
 	// StopSignal asks the process to end. Zero means SIGTERM.
 	StopSignal syscall.Signal
-	// DeathSignal is what the kernel sends to the process when devstack itself dies. Zero means SIGKILL.
+	// DeathSignal is the signal that the kernel sends to the process when devstack dies. Zero means SIGKILL.
 	DeathSignal syscall.Signal
 	// Family extends Kill, Pause and Resume to the children of the process.
 	Family bool
-	// AfterKill clears away what a killed process could not. Optional.
+	// AfterKill removes what a killed process could not remove itself. Optional.
 	AfterKill func()
-	// OnDeath is called, on its own goroutine, when the process ends without having been asked to. Optional.
+	// OnDeath is called, in its own goroutine, when the process ends without a request. Optional.
 	OnDeath func(exit string)
 
 	operation sync.Mutex // held by Start, Stop, Kill, Pause and Resume
 
-	mu    sync.Mutex // guards what follows
+	mu    sync.Mutex // guards the fields below
 	state State
 	since time.Time
 	exit  string
@@ -74,7 +74,7 @@ type Status struct {
 	State State     `json:"state"`
 	PID   int       `json:"pid,omitempty"`
 	Since time.Time `json:"since"`
-	// Exit says how a process that was not asked to end did so.
+	// Exit says how the process ended, if no request ended it.
 	Exit string `json:"exit,omitempty"`
 }
 
@@ -92,8 +92,7 @@ func (d *Daemon) Status() Status {
 	return s
 }
 
-// Start starts the process and waits until it is ready, it ends or ctx is done. Starting a running process does
-// nothing.
+// Start starts the process and waits until it is ready, it ends, or ctx is done. It does nothing if the process runs.
 func (d *Daemon) Start(ctx context.Context) error {
 	d.operation.Lock()
 	defer d.operation.Unlock()
@@ -104,7 +103,7 @@ func (d *Daemon) Start(ctx context.Context) error {
 	return d.awaitReady(ctx, done)
 }
 
-// launch starts the process. A nil channel and error mean that it already runs.
+// launch starts the process. A nil channel and a nil error mean that it already runs.
 func (d *Daemon) launch() (<-chan struct{}, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -156,7 +155,7 @@ func (d *Daemon) awaitReady(ctx context.Context, done <-chan struct{}) error {
 	}
 }
 
-// wait reaps the process and notes how it ended.
+// wait reaps the process and records how it ended.
 func (d *Daemon) wait(cmd *exec.Cmd, done chan struct{}) {
 	err := cmd.Wait()
 	exit := "exit status 0"
@@ -176,7 +175,7 @@ func (d *Daemon) wait(cmd *exec.Cmd, done chan struct{}) {
 	}
 }
 
-// Stop asks the process to end, waits for it, and kills it when ctx is done or half a minute has passed.
+// Stop asks the process to end and waits for it. It kills the process once ctx is done or stopLimit has passed.
 func (d *Daemon) Stop(ctx context.Context) error {
 	d.operation.Lock()
 	defer d.operation.Unlock()
@@ -189,7 +188,7 @@ func (d *Daemon) Stop(ctx context.Context) error {
 		signal = syscall.SIGTERM
 	}
 	if err := cmd.Process.Signal(signal); err == nil {
-		d.signalAll(cmd, syscall.SIGCONT) // a paused process must wake up to see the signal
+		d.signalAll(cmd, syscall.SIGCONT) // a paused process must continue to receive the signal
 	}
 	ctx, cancel := context.WithTimeout(ctx, stopLimit)
 	defer cancel()
@@ -202,8 +201,8 @@ func (d *Daemon) Stop(ctx context.Context) error {
 	}
 }
 
-// Kill ends the process at once, by SIGKILL. What it has written survives in the kernel, synced or not: that is no
-// power cut. Killing a process that does not run does nothing.
+// Kill ends the process at once with SIGKILL. This is not a power failure: everything that the process has
+// written survives in the kernel, synced or not. Killing a process that does not run does nothing.
 func (d *Daemon) Kill() error {
 	d.operation.Lock()
 	defer d.operation.Unlock()
@@ -214,7 +213,7 @@ func (d *Daemon) Kill() error {
 	return nil
 }
 
-// kill freezes the parent first, so that no child is born between listing the children and killing them.
+// kill freezes the parent first, so that it starts no child between listing the children and killing them.
 func (d *Daemon) kill(cmd *exec.Cmd, done <-chan struct{}) {
 	_ = cmd.Process.Signal(syscall.SIGSTOP)
 	family := d.signalAll(cmd, syscall.SIGKILL)
@@ -228,7 +227,7 @@ func (d *Daemon) kill(cmd *exec.Cmd, done <-chan struct{}) {
 // Pause freezes the process.
 func (d *Daemon) Pause() error { return d.move(Running, Paused, syscall.SIGSTOP) }
 
-// Resume lets a paused process go on.
+// Resume continues a paused process.
 func (d *Daemon) Resume() error { return d.move(Paused, Running, syscall.SIGCONT) }
 
 func (d *Daemon) move(from, to State, signal syscall.Signal) error {
@@ -247,7 +246,7 @@ func (d *Daemon) move(from, to State, signal syscall.Signal) error {
 	return nil
 }
 
-// signalAll reaches the children before the process itself, which may reap and replace them. It returns the children.
+// signalAll signals the children before the process itself, which may reap and replace them. It returns the children.
 func (d *Daemon) signalAll(cmd *exec.Cmd, signal syscall.Signal) []int {
 	var family []int
 	if d.Family {
@@ -260,7 +259,8 @@ func (d *Daemon) signalAll(cmd *exec.Cmd, signal syscall.Signal) []int {
 	return family
 }
 
-// leave notes the wanted end, so that wait does not report it as a death. It returns nil when nothing runs.
+// leave records the requested state, so that wait does not report the end as a death. It returns nil if no
+// process runs.
 func (d *Daemon) leave(to State) (*exec.Cmd, <-chan struct{}) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -285,9 +285,9 @@ func (d *Daemon) alive() bool {
 	}
 }
 
-// Start starts cmd in a process group of its own and has the kernel signal it when this process dies (SIGKILL when
-// signal is zero). The kernel ties that promise to the thread that started the child, so every child is started from
-// one thread that lives as long as the process does.
+// Start starts cmd in its own process group and has the kernel send it signal when this process dies; zero means
+// SIGKILL. The kernel does so when the thread that started the child ends. Every child is therefore started from
+// one thread that lives as long as the process.
 func Start(cmd *exec.Cmd, signal syscall.Signal) error {
 	if signal == 0 {
 		signal = syscall.SIGKILL

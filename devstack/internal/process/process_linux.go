@@ -10,12 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reapLimit bounds the wait for killed processes to end.
+// reapLimit is how long reap waits for killed processes to end.
 const reapLimit = 2 * time.Second
 
 func dieWithParent(attr *syscall.SysProcAttr, signal syscall.Signal) { attr.Pdeathsig = signal }
 
-// children lists the processes whose parent is pid. A process that ends meanwhile is left out.
+// children lists the processes whose parent is pid, except those that end meanwhile.
 func children(pid int) []int {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -31,7 +31,7 @@ func children(pid int) []int {
 		if err != nil {
 			continue
 		}
-		// The command name may hold spaces and parentheses; what follows its last one is "state ppid …".
+		// The command name may hold spaces and parentheses. After its last closing parenthesis comes "state ppid …".
 		fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
 		if len(fields) > 1 && string(fields[1]) == strconv.Itoa(pid) {
 			found = append(found, child)
@@ -40,11 +40,11 @@ func children(pid int) []int {
 	return found
 }
 
-// adoptOrphans makes this process the parent of every descendant whose parent dies. In a container nobody else may
-// collect them. Where the kernel refuses, they are left to whoever adopts them.
+// adoptOrphans makes this process the parent of every descendant whose parent dies: in a container, nothing else
+// may reap them. If the kernel refuses, another process adopts them.
 func adoptOrphans() { _ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }
 
-// reap collects killed processes that this process has adopted.
+// reap reaps killed processes that this process has adopted.
 func reap(pids []int) {
 	deadline := time.Now().Add(reapLimit)
 	for _, pid := range pids {

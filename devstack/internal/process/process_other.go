@@ -9,7 +9,7 @@ import (
 	"syscall"
 )
 
-// dieWithParent does nothing: only Linux can tie the life of a child to its parent's.
+// dieWithParent does nothing: only Linux can end a child with its parent.
 func dieWithParent(*syscall.SysProcAttr, syscall.Signal) {}
 
 // children lists the processes whose parent is pid.
@@ -31,7 +31,7 @@ func children(pid int) []int {
 	return found
 }
 
-// adoptOrphans does nothing: outside Linux the first process of the system collects them.
+// adoptOrphans does nothing: outside Linux, the first process of the system adopts them.
 func adoptOrphans() {}
 
 func reap([]int) {}

@@ -1,5 +1,5 @@
-// Package scratch makes throw-away directories that are cleared away even when their owner was killed: the owner holds
-// a lock, and the next devstack removes every directory whose lock is free.
+// Package scratch makes temporary directories that are removed even if their owner was killed: the owner holds a
+// lock, and the next devstack removes every directory whose lock is free.
 package scratch
 
 import (
@@ -13,18 +13,18 @@ import (
 const (
 	prefix   = "signup-saga-run-"
 	lockName = ".lock"
-	// settling is how long a directory without a lock is left alone: its owner may be about to take it.
+	// settling is how long a directory without a lock is left alone: its owner may be about to lock it.
 	settling = time.Minute
 )
 
-// Dir is a throw-away directory.
+// Dir is a temporary directory.
 type Dir struct {
-	// Path is absolute. Everyone may enter it; protect what is inside.
+	// Path is absolute. Every user may enter the directory; protect the files in it.
 	Path string
 	lock *os.File
 }
 
-// New makes a throw-away directory below base.
+// New makes a temporary directory below base and locks it.
 func New(base string) (*Dir, error) {
 	path, err := os.MkdirTemp(base, prefix)
 	if err != nil {
@@ -41,7 +41,7 @@ func New(base string) (*Dir, error) {
 	return &Dir{Path: path, lock: lock}, nil
 }
 
-// Remove deletes the directory with all that is in it.
+// Remove deletes the directory with everything in it.
 func (d *Dir) Remove() error {
 	if err := os.RemoveAll(d.Path); err != nil {
 		return fmt.Errorf("remove the throw-away directory: %w", err)
@@ -49,8 +49,8 @@ func (d *Dir) Remove() error {
 	return d.lock.Close()
 }
 
-// Sweep removes the directories below base that a killed owner left behind. The caller's vacate is asked first; false
-// leaves a directory for the next sweep. Trouble with one directory never hinders a start, so it is passed over.
+// Sweep removes the directories below base that a killed owner left. It first calls vacate for each; if that returns
+// false, the directory stays until the next sweep. Errors are ignored, so that no leftover prevents a start.
 func Sweep(base string, vacate func(dir string) bool) {
 	left, err := filepath.Glob(filepath.Join(base, prefix+"*"))
 	if err != nil {
@@ -83,7 +83,7 @@ func sweep(dir string, vacate func(string) bool) {
 	}
 }
 
-// Lock takes the lock file at path without waiting. Closing the file, or the death of its owner, frees it.
+// Lock takes the lock file at path without waiting. Closing the file, or the death of its owner, releases it.
 func Lock(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {

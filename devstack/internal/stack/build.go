@@ -12,11 +12,11 @@ import (
 	"github.com/signup-saga/signup-saga/devstack/internal/process"
 )
 
-// services are the programs that are built from the tree; each is named like its folder.
+// services are the programs that are built from the source tree. Each is named like its folder.
 var services = []string{"member-svc", "storage-svc"}
 
-// build brings the services in the folder bin of the tree up to date, as "make build" does.
-// What is up to date is neither compiled nor linked. The compiler's flags are in the Makefile only.
+// build builds the services into the folder bin of the source tree, as "make build" does. What is up to date is
+// neither compiled nor linked again. Only the Makefile holds the compiler's flags.
 func build(ctx context.Context, root string) error {
 	if out, err := process.Run(ctx, exec.Command("make", "--no-print-directory", "-C", root, "services")); err != nil {
 		return fmt.Errorf("build the services (--bin DIR uses those in DIR instead): %w\n%s", err, out)
@@ -24,7 +24,8 @@ func build(ctx context.Context, root string) error {
 	return nil
 }
 
-// source finds the tree with the services: around the working directory, around this program, or where it was built.
+// source finds the source tree with the services: around the working directory, around this program, or where
+// this program was built.
 func source() (string, error) {
 	var starts []string
 	if dir, err := os.Getwd(); err == nil {

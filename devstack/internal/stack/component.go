@@ -19,7 +19,7 @@ import (
 	"github.com/signup-saga/signup-saga/devstack/internal/process"
 )
 
-// logLimit is the size in bytes from which a log is put aside when its component starts. One older log is kept.
+// logLimit is the size in bytes from which a log is renamed when its component starts. One older log is kept.
 const logLimit = 8 << 20
 
 // component is one process of the stack.
@@ -30,7 +30,7 @@ type component struct {
 	fault   atomic.Pointer[string] // where its next process ends itself; nil or empty: nowhere
 }
 
-// program describes how a component is run.
+// program says how a component is run.
 type program struct {
 	path string
 	args []string
@@ -45,7 +45,7 @@ func (p program) command(dir string) *exec.Cmd {
 	return cmd
 }
 
-// newComponent returns a component that runs a program and writes its log.
+// newComponent returns a component that runs a program and writes its log file.
 func (s *Stack) newComponent(
 	name, url string, p program, ready func(context.Context) error, listens ...string,
 ) *component {
@@ -58,7 +58,7 @@ func (s *Stack) newComponent(
 	})
 }
 
-// watch gives a component's ports to it when it starts, and reports its unasked-for end.
+// watch releases a component's ports when it starts, and reports its death.
 func (s *Stack) watch(c *component) *component {
 	command := c.Command
 	c.Command = func() (*exec.Cmd, error) {
@@ -122,7 +122,7 @@ func (s *Stack) component(name string) (*component, error) {
 
 var probes = &http.Client{Timeout: 2 * time.Second}
 
-// answersOK is ready when a GET of the URL answers 200.
+// answersOK returns a check that succeeds when a GET of the URL returns 200.
 func answersOK(url string) func(context.Context) error {
 	return func(ctx context.Context) error {
 		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
@@ -135,14 +135,14 @@ func answersOK(url string) func(context.Context) error {
 		}
 		defer answer.Body.Close()
 		if answer.StatusCode != http.StatusOK {
-			text, _ := io.ReadAll(io.LimitReader(answer.Body, 500)) // only to explain the status
+			text, _ := io.ReadAll(io.LimitReader(answer.Body, 500)) // only used to explain the status
 			return fmt.Errorf("%s answers %s: %s", url, answer.Status, strings.TrimSpace(string(text)))
 		}
 		return nil
 	}
 }
 
-// greetsWithJetStream is ready when a NATS server at addr says that it has JetStream.
+// greetsWithJetStream returns a check that succeeds when a NATS server at addr announces JetStream.
 func greetsWithJetStream(addr string) func(context.Context) error {
 	return func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)

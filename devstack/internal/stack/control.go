@@ -17,16 +17,16 @@ import (
 	"github.com/signup-saga/signup-saga/devstack/internal/scratch"
 )
 
-// socketPathLimit is the shortest limit of all systems for the path of a unix socket, in bytes.
+// socketPathLimit is the lowest limit of any system for the path of a unix socket, in bytes.
 const socketPathLimit = 104
 
-// control lets other devstack commands operate the stack over a unix socket. The file DIR/control names the socket,
-// which lies elsewhere when DIR is too long for one.
+// control lets other devstack commands operate the stack over a unix socket. The file DIR/control holds the path
+// of the socket, which is elsewhere if DIR is too long for one.
 type control struct {
 	server  *http.Server
 	pointer string
 	socket  string
-	scratch *scratch.Dir // nil when the socket is in DIR
+	scratch *scratch.Dir // nil if the socket is in DIR
 }
 
 func pointerFile(dir string) string { return filepath.Join(dir, "control") }
@@ -51,7 +51,7 @@ func listen(s *Stack) (*control, error) {
 		return c, errors.Join(err, listener.Close())
 	}
 	c.server = &http.Server{Handler: routes(s), ReadHeaderTimeout: time.Minute}
-	go func() { _ = c.server.Serve(listener) }() // ends with close
+	go func() { _ = c.server.Serve(listener) }() // returns after close
 	return c, nil
 }
 
@@ -73,10 +73,10 @@ func routes(s *Stack) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(s.Status()) // the caller has gone away
+		_ = json.NewEncoder(w).Encode(s.Status()) // an error means that the caller has disconnected
 	})
 	mux.HandleFunc("POST /do/{verb}/{component}", func(w http.ResponseWriter, r *http.Request) {
-		// The command goes on when its caller is interrupted: half of a wipe helps nobody.
+		// The command continues if its caller disconnects: half a wipe would be useless.
 		done, err := s.Do(context.WithoutCancel(r.Context()), r.PathValue("verb"), r.PathValue("component"),
 			r.FormValue("fault"))
 		if err != nil {
@@ -94,7 +94,7 @@ type Client struct {
 	http *http.Client
 }
 
-// NewClient returns the client for the stack in dir. It fails when none runs there.
+// NewClient returns the client for the stack in dir. It fails if no stack runs there.
 func NewClient(dir string) (*Client, error) {
 	socket, err := os.ReadFile(pointerFile(dir))
 	if err != nil {
@@ -106,7 +106,7 @@ func NewClient(dir string) (*Client, error) {
 	return &Client{dir: dir, http: &http.Client{Transport: &http.Transport{DialContext: dial}}}, nil
 }
 
-// Do asks the stack to carry out a verb on a component; see Stack.Do.
+// Do asks the stack to carry out a verb on a component. See Stack.Do.
 func (c *Client) Do(ctx context.Context, verb, component, fault string) (string, error) {
 	answer, err := c.call(ctx, http.MethodPost, "/do/"+url.PathEscape(verb)+"/"+url.PathEscape(component)+"?"+
 		url.Values{"fault": {fault}}.Encode())

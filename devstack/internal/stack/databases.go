@@ -16,7 +16,7 @@ type database struct {
 	migrator, app string // URLs
 }
 
-// newDatabase names a service's database and its roles on the server of the administrator's URL.
+// newDatabase returns a service's database and the URLs of its roles, on the server of the administrator's URL.
 func newDatabase(admin, name string, secret func(string) string) (database, error) {
 	u, err := url.Parse(admin)
 	if err != nil || (u.Scheme != "postgres" && u.Scheme != "postgresql") {
@@ -30,7 +30,7 @@ func newDatabase(admin, name string, secret func(string) string) (database, erro
 	return database{name: name, migrator: as(name + "_migrator"), app: as(name + "_app")}, nil
 }
 
-// create makes the roles and the database unless they exist, and lets the app use what the migrator creates.
+// create creates the roles and the database unless they exist, and grants the app what the migrator creates.
 func (d database) create(ctx context.Context, admin string, secret func(string) string) error {
 	if err := d.createAsAdmin(ctx, admin, secret); err != nil {
 		return fmt.Errorf("create the %s database: %w", d.name, err)
@@ -49,7 +49,7 @@ func (d database) createAsAdmin(ctx context.Context, admin string, secret func(s
 	defer conn.Close(context.WithoutCancel(ctx))
 	for _, role := range []string{d.name + "_migrator", d.name + "_app"} {
 		quoted := pgx.Identifier{role}.Sanitize()
-		// Secrets are letters and digits only, so they cannot end the literal.
+		// Secrets are letters and digits only, so they cannot end the SQL literal.
 		err := inSequence(ctx, conn,
 			"-- name: createRole\nCREATE ROLE "+quoted,
 			fmt.Sprintf("-- name: setPassword\nALTER ROLE %s LOGIN PASSWORD '%s'", quoted, secret(role)))
@@ -57,7 +57,7 @@ func (d database) createAsAdmin(ctx context.Context, admin string, secret func(s
 			return err
 		}
 	}
-	// Whoever creates a database for another role must be a member of that role, unless he is a superuser.
+	// To create a database for another role, the creator must be a member of that role or a superuser.
 	return inSequence(ctx, conn,
 		fmt.Sprintf("-- name: joinMigrator\nGRANT %[1]s_migrator TO CURRENT_USER", d.name),
 		fmt.Sprintf(
@@ -82,7 +82,7 @@ func (d database) grant(ctx context.Context) error {
 		"-- name: grantFunctions\nALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT EXECUTE ON FUNCTIONS TO "+app)
 }
 
-// inSequence runs statements one by one; what exists already is left as it is.
+// inSequence runs statements one by one. An object that already exists is left unchanged.
 func inSequence(ctx context.Context, conn *pgx.Conn, statements ...string) error {
 	const duplicateObject, duplicateDatabase = "42710", "42P04"
 	for _, sql := range statements {

@@ -7,13 +7,13 @@ import (
 	"strings"
 )
 
-// Variable is one setting that tells others how to reach the stack.
+// Variable is one environment variable that says how to reach the stack.
 type Variable struct{ Name, Value string }
 
 // Variables are the settings of a stack, in the order in which they are shown.
 type Variables []Variable
 
-// Get returns the value of a variable, "" when there is none.
+// Get returns the value of a variable, or "" if there is none.
 func (v Variables) Get(name string) string {
 	for _, one := range v {
 		if one.Name == name {
@@ -25,7 +25,7 @@ func (v Variables) Get(name string) string {
 
 var plain = regexp.MustCompile(`^[\w./:@?=%+,-]*$`)
 
-// file returns the variables in a form that a shell reads with ".".
+// file returns the variables in a form that a shell can source with ".".
 func (v Variables) file() []byte {
 	var b bytes.Buffer
 	for _, one := range v {

@@ -13,8 +13,9 @@ import (
 // ErrUnknownVerb is returned by Do for a verb that it does not know.
 var ErrUnknownVerb = errors.New("unknown verb")
 
-// Do carries out one of kill, stop, start, pause, resume (any component) and wipe (nats only), and says what it did.
-// Doing what is done already is no error. A service that is started with a fault, point[:nth], ends itself there.
+// Do carries out a verb on a component and returns what it did: kill, stop, start, pause or resume on any
+// component, wipe on nats only. A verb that changes nothing is not an error. A service that is started with a
+// fault (point[:nth]) ends itself at that point.
 func (s *Stack) Do(ctx context.Context, verb, name, fault string) (string, error) {
 	select {
 	case <-s.ready:
@@ -44,8 +45,8 @@ func (s *Stack) Do(ctx context.Context, verb, name, fault string) (string, error
 	}
 }
 
-// restart starts a component. One that runs but is not ready, perhaps because something it needs is down, counts as
-// started.
+// restart starts a component. If the component runs but is not ready, for example because something it needs is
+// down, that is not an error.
 func (s *Stack) restart(ctx context.Context, c *component) (string, error) {
 	err := s.startComponent(ctx, c.Name, restartLimit)
 	if errors.Is(err, process.ErrNotReady) {
@@ -54,7 +55,7 @@ func (s *Stack) restart(ctx context.Context, c *component) (string, error) {
 	return c.Name + " runs", err
 }
 
-// wipe loses all that NATS has stored, as a lost disk would.
+// wipe deletes everything that NATS has stored, like the loss of a disk.
 func (s *Stack) wipe(ctx context.Context, c *component) (string, error) {
 	if c.Name != natsName {
 		return "", fmt.Errorf("only %s can be wiped", natsName)
@@ -79,7 +80,7 @@ func (s *Stack) wipe(ctx context.Context, c *component) (string, error) {
 type Status struct {
 	// Dir is the folder of the stack.
 	Dir string `json:"dir"`
-	// Ready is set once all components have been started; it stays set when they are killed later.
+	// Ready is set once all components have been started. It stays set if they are killed later.
 	Ready      bool              `json:"ready"`
 	Components []ComponentStatus `json:"components"`
 }
@@ -108,7 +109,7 @@ func (s *Stack) Status() Status {
 	return status
 }
 
-// Deaths returns an error that names the components that have ended by themselves, nil when there are none.
+// Deaths returns an error that names the components that ended without a request, or nil.
 func (s *Stack) Deaths() error {
 	var errs []error
 	for _, c := range s.components {

@@ -18,7 +18,7 @@ import (
 
 func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 
-// self is a command of this same program.
+// self returns a program that is a command of this same executable.
 func self(args ...string) (program, error) {
 	path, err := os.Executable()
 	return program{path: path, args: args}, err
@@ -56,7 +56,7 @@ func (s *Stack) planSMTP() error {
 	return nil
 }
 
-// replica names the n-th copy of a service, counted from 1: member, member-2, member-3 …
+// replica returns the name of the n-th replica of a service, counted from 1: member, member-2, member-3 …
 func replica(name string, n int) string {
 	if n == 1 {
 		return name
@@ -90,7 +90,7 @@ func (s *Stack) planMembers() error {
 	return nil
 }
 
-// holdStoragePorts finds out where the storage services will listen, before the member services are told.
+// holdStoragePorts reserves the storage services' ports, before the settings of the member services are made.
 func (s *Stack) holdStoragePorts() error {
 	for n := range s.options.Storages {
 		if _, err := s.settings.port(replica("storage", n+1), 8090); err != nil {
@@ -100,7 +100,7 @@ func (s *Stack) holdStoragePorts() error {
 	return nil
 }
 
-// holdFaultScreen finds out where the fault screen will be, before the member services are told.
+// holdFaultScreen reserves the fault screen's port, before the settings of the member services are made.
 func (s *Stack) holdFaultScreen() error {
 	if !s.options.Faults {
 		return nil
@@ -127,11 +127,12 @@ func (s *Stack) planStorages() error {
 	return nil
 }
 
-// commonEnv is the environment of both services. Whatever is not set here can be set from outside.
+// commonEnv returns the environment of both services. Variables that are not set here can be set by devstack's
+// caller.
 func (s *Stack) commonEnv() []string {
 	drain := s.options.Getenv("DRAIN_DELAY")
 	if drain == "" {
-		drain = "500ms" // nobody has to learn here that a replica goes away
+		drain = "500ms" // no load balancer has to notice that a replica drains
 	}
 	env := []string{"NATS_REPLICAS=1", "DRAIN_DELAY=" + drain, "NO_COLOR=1"}
 	if s.options.Faults {
@@ -140,7 +141,7 @@ func (s *Stack) commonEnv() []string {
 	return env
 }
 
-// reach is the address at which a service finds NATS or Postgres.
+// reach returns the address at which a service reaches NATS or Postgres.
 func (s *Stack) reach(service, target string) string {
 	if via := s.options.Via[service+":"+target]; via != "" {
 		return via
@@ -148,7 +149,7 @@ func (s *Stack) reach(service, target string) string {
 	return loopback(s.settings.Ports[target])
 }
 
-// databaseURL is where a service finds its database, as the app.
+// databaseURL returns the URL with which a service reaches its database, as the app.
 func (s *Stack) databaseURL(service string) (string, error) {
 	u, err := url.Parse(s.databases[service].app)
 	if err != nil {
@@ -168,7 +169,7 @@ func (s *Stack) memberEnv() []string {
 		"SMTP_ADDR="+loopback(s.settings.Ports[smtpName]),
 		"STORAGE_URL=http://"+loopback(s.settings.Ports["storage"]),
 		"STORAGE_CLIENT_TOKEN="+s.settings.secret("storage token"),
-		"SIGNUP_RATE_PER_MINUTE=1000000", "SESSION_RATE_PER_MINUTE=1000000") // everyone comes from the same address
+		"SIGNUP_RATE_PER_MINUTE=1000000", "SESSION_RATE_PER_MINUTE=1000000") // all clients have the same address
 	if s.options.Faults {
 		env = append(env, "CONSOLE_DEMO_URL=http://"+loopback(s.settings.Ports[faultScreen])+"/")
 	}
@@ -196,7 +197,7 @@ func (s *Stack) providerDir() string { return filepath.Join(s.options.Dir, "prov
 func (s *Stack) ledgerFile() string  { return filepath.Join(s.options.Dir, "provider-ledger.jsonl") }
 func (s *Stack) tokensFile() string  { return filepath.Join(s.options.Dir, "admin-tokens") }
 
-// writeAdminTokens writes the digests by which member-svc knows its two callers.
+// writeAdminTokens writes the digests of the two admin tokens that member-svc accepts.
 func (s *Stack) writeAdminTokens() error {
 	var lines string
 	for _, role := range []string{"operator", "viewer"} {
@@ -206,7 +207,7 @@ func (s *Stack) writeAdminTokens() error {
 	return writeFile(s.tokensFile(), []byte(lines))
 }
 
-// migrate brings both databases up to date.
+// migrate migrates both databases.
 func (s *Stack) migrate(ctx context.Context) error {
 	s.options.Note("Migrating the databases")
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
@@ -231,7 +232,7 @@ func (s *Stack) migrateOne(ctx context.Context, name string) error {
 	return nil
 }
 
-// planVariables lists how to reach the stack.
+// planVariables sets the variables that say how to reach the stack.
 func (s *Stack) planVariables() {
 	url := func(port string) string { return "http://" + loopback(s.settings.Ports[port]) }
 	s.variables = Variables{

@@ -14,15 +14,15 @@ import (
 	"github.com/signup-saga/signup-saga/devstack/internal/port"
 )
 
-// settings are what a stack keeps over restarts: its ports and its secrets. It is used by one goroutine, but for
-// release.
+// settings are what a stack keeps across restarts: its ports and its secrets. Only release is safe for
+// concurrent use.
 type settings struct {
 	Ports   map[string]int    `json:"ports"`
 	Secrets map[string]string `json:"secrets"`
 
 	path string
 	mu   sync.Mutex
-	held map[string]net.Listener // ports that nobody may take before their component starts
+	held map[string]net.Listener // ports that are reserved until their component starts
 }
 
 func loadSettings(dir string) (*settings, error) {
@@ -51,7 +51,7 @@ func (s *settings) save() error {
 	return writeFile(s.path, append(content, '\n'))
 }
 
-// port returns the port of a listener, the one it had before if possible, and holds it until release.
+// port returns the port of a listener, the same as before if possible, and reserves it until release.
 func (s *settings) port(name string, preferred int) (int, error) {
 	if kept := s.Ports[name]; kept != 0 {
 		preferred = kept
@@ -64,7 +64,7 @@ func (s *settings) port(name string, preferred int) (int, error) {
 	return number, nil
 }
 
-// release lets the named listeners' components take their ports.
+// release frees the ports of the named listeners, so that their components can take them.
 func (s *settings) release(names ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -82,7 +82,7 @@ func (s *settings) releaseAll() {
 	}
 }
 
-// secret returns a secret that nobody can guess.
+// secret returns the secret of that name. It makes a random one on first use.
 func (s *settings) secret(name string) string {
 	if s.Secrets[name] == "" {
 		s.Secrets[name] = rand.Text() + rand.Text()
@@ -90,7 +90,7 @@ func (s *settings) secret(name string) string {
 	return s.Secrets[name]
 }
 
-// writeFile replaces a private file at once, so that nobody reads half of it.
+// writeFile replaces a private file in one step, so that a reader never sees half of it.
 func writeFile(path string, content []byte) error {
 	draft := path + ".new"
 	if err := os.WriteFile(draft, content, 0o600); err != nil {

@@ -1,5 +1,5 @@
-// Package stack runs PostgreSQL, NATS, a mail server and both services, each as a process of its own, and lets them be
-// killed, stopped, paused and started again one by one.
+// Package stack runs PostgreSQL, NATS, a mail server and both services, each in its own process. Each can be
+// killed, stopped, paused and started again.
 package stack
 
 import (
@@ -24,8 +24,8 @@ const (
 	smtpName     = "smtp"
 	faultScreen  = "fault screen"
 
-	// startLimit bounds the first start of a component, restartLimit how long the start command waits for it to be
-	// ready.
+	// startLimit is how long the first start of a component may take. restartLimit is how long the start command
+	// waits for a component to be ready.
 	startLimit   = time.Minute
 	restartLimit = 20 * time.Second
 	fetchLimit   = 10 * time.Minute
@@ -33,24 +33,24 @@ const (
 
 // Options say what to run.
 type Options struct {
-	// Dir holds everything the stack writes. It exists, and no other stack uses it.
+	// Dir holds everything that the stack writes. It must exist, and no other stack may use it.
 	Dir string
 	// Members and Storages are the numbers of replicas, at least 1.
 	Members, Storages int
-	// CheapHash makes password hashes so cheap that they cost no time. Never use it for real passwords.
+	// CheapHash makes password hashes so cheap that they take no noticeable time. Never use it for real passwords.
 	CheapHash bool
-	// Faults lets the storage service play a broken provider, and services end themselves where they are told to.
+	// Faults lets the storage service simulate a broken provider, and lets services end themselves at a given point.
 	Faults bool
-	// Via maps "service:target" to the address through which the service member or storage reaches the target nats or
-	// postgres, for a test that stands between them.
+	// Via maps "service:target" to the address at which the service (member or storage) reaches the target (nats
+	// or postgres). Tests use it to put a proxy between them.
 	Via map[string]string
-	// Bin holds built services. Empty means that they are built from the tree.
+	// Bin holds built services. If it is empty, they are built from the source tree.
 	Bin string
-	// Account runs PostgreSQL.
+	// Account is the user that PostgreSQL runs as.
 	Account postgres.Account
 	// Getenv reads devstack's own settings.
 	Getenv func(string) string
-	// Note receives what a person in front of the screen should know, a line at a time, from several goroutines.
+	// Note receives progress messages for the user, one line at a time. It must be safe for concurrent use.
 	Note func(string)
 }
 
@@ -73,12 +73,12 @@ func (o *Options) AddVia(text string) error {
 type Stack struct {
 	options    Options
 	settings   *settings
-	cluster    *postgres.Cluster // nil when DATABASE_URL names a server
+	cluster    *postgres.Cluster // nil if DATABASE_URL names a server
 	admin      string            // URL of the database administrator
 	databases  map[string]database
 	components []*component // in the order in which they are started
 	variables  Variables
-	tree       string // the source that the services are built from; "" when they are given
+	tree       string // the source that the services are built from; "" if Bin is given
 	bin        string // folder of the services' programs
 	control    *control
 	ready      chan struct{} // closed once the stack is complete
@@ -86,8 +86,8 @@ type Stack struct {
 	stopErr    error
 }
 
-// Start starts everything and returns once every component is ready and devstack.env is written. After an error nothing
-// runs.
+// Start starts everything and returns once every component is ready and devstack.env is written. After an error,
+// nothing is left running.
 func Start(ctx context.Context, options Options) (*Stack, error) {
 	kept, err := loadSettings(options.Dir)
 	if err != nil {
@@ -107,7 +107,7 @@ func (s *Stack) start(ctx context.Context) error {
 	if err := s.plan(ctx); err != nil {
 		return err
 	}
-	// The services take the longest to build, and need nothing for it.
+	// Building the services takes longest and depends on nothing else.
 	group, together := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.build(together) })
 	group.Go(func() error { return s.startDatabases(together) })
@@ -127,7 +127,7 @@ func (s *Stack) start(ctx context.Context) error {
 	return writeFile(s.envFile(), s.variables.file())
 }
 
-// prepare makes the folders and takes away what an earlier run left.
+// prepare makes the folders and removes what an earlier run left.
 func (s *Stack) prepare() error {
 	if err := os.Remove(s.envFile()); err != nil && !os.IsNotExist(err) {
 		return err
@@ -202,7 +202,7 @@ func (s *Stack) planPostgres(ctx context.Context) error {
 
 func (s *Stack) add(c *component) { s.components = append(s.components, c) }
 
-// findPrograms decides where the services' programs are: where the options say, or in the tree.
+// findPrograms sets where the services' programs are: in the folder that the options name, or in the source tree.
 func (s *Stack) findPrograms() (err error) {
 	if s.bin = s.options.Bin; s.bin != "" {
 		return nil
@@ -253,15 +253,15 @@ func (s *Stack) startComponent(ctx context.Context, name string, limit time.Dura
 	return s.explain(name, c.Start(ctx))
 }
 
-// FaultScreen returns the listener that is held for the page on which a person breaks the stack, nil without faults. It
-// ends with the stack.
+// FaultScreen returns the listener that is reserved for the fault screen, or nil without faults. It closes when
+// the stack stops.
 func (s *Stack) FaultScreen() net.Listener {
 	s.settings.mu.Lock()
 	defer s.settings.mu.Unlock()
 	return s.settings.held[faultScreen]
 }
 
-// Variables returns how to reach the stack: what devstack.env holds.
+// Variables returns how to reach the stack: the contents of devstack.env.
 func (s *Stack) Variables() Variables { return s.variables }
 
 // Dir returns the folder of the stack.
@@ -269,8 +269,8 @@ func (s *Stack) Dir() string { return s.options.Dir }
 
 func (s *Stack) envFile() string { return filepath.Join(s.options.Dir, "devstack.env") }
 
-// Stop ends everything: the services, which finish what they have begun, then what they use. When ctx is done, what
-// still runs is killed.
+// Stop ends everything: first the services, which finish the work they have begun, then what they use. Once ctx
+// is done, it kills every process that still runs.
 func (s *Stack) Stop(ctx context.Context) error {
 	s.stopOnce.Do(func() { s.stopErr = s.stop(ctx) })
 	return s.stopErr
