@@ -8,9 +8,10 @@ import (
 	"testing"
 )
 
-// SmallDisk runs the calling test again, in a process that alone sees a disk of this size, for example 128m, mounted in
-// a folder. There it returns the folder; in the process that started it, it returns "" when the other one has ended,
-// and fails the test if that failed. The test must have no subtests before.
+// SmallDisk runs the calling test again, in a new process that sees a disk of the given size, for example 128m,
+// mounted in a folder. No other process sees that mount. In the new process SmallDisk returns the folder. In the
+// process that started it, SmallDisk waits for the new one, fails the test if that failed, and returns "". The
+// test must not have run subtests before.
 func SmallDisk(t testing.TB, size string) (dir string) {
 	t.Helper()
 	if dir = os.Getenv("SMALL_DISK"); dir != "" {
@@ -31,7 +32,7 @@ func SmallDisk(t testing.TB, size string) (dir string) {
 	defer lock.Close()
 	defer os.RemoveAll(home)
 	dir = filepath.Join(home, "disk")
-	if err := os.Chmod(home, 0o711); err != nil { // the server's account passes through
+	if err := os.Chmod(home, 0o711); err != nil { // the server's account has to pass through
 		t.Fatal(err)
 	}
 	if err := os.Mkdir(dir, 0o755); err != nil { // as above
@@ -49,7 +50,7 @@ func SmallDisk(t testing.TB, size string) (dir string) {
 	return ""
 }
 
-// ownMounts is a command that runs another one which may mount what nobody else sees.
+// ownMounts returns a command that runs another command, with mounts that no other process sees.
 func ownMounts(t testing.TB) []string {
 	root := []string{"unshare", "--mount"}
 	if os.Getuid() == 0 {
@@ -57,20 +58,20 @@ func ownMounts(t testing.TB) []string {
 	}
 	user := append(root, "--user", "--map-current-user", "--keep-caps")
 	if exec.CommandContext(t.Context(), user[0], append(user[1:], "true")...).Run() != nil {
-		return append([]string{"sudo", "-n"}, root...) // the system keeps name spaces to root
+		return append([]string{"sudo", "-n"}, root...) // only root may create namespaces on this system
 	}
 	return user
 }
 
-// ClusterIn keeps a cluster of the test's own in a folder. The returned function starts the server, unless it runs, and
-// returns the URL (superuser) of its database "postgres", each time with another port.
+// ClusterIn keeps a cluster of the test's own in a folder. The returned function starts the server unless it
+// runs, and returns the URL (superuser) of its database "postgres". Each start uses another port.
 func ClusterIn(t testing.TB, dir string) (start func() (url string)) {
 	t.Helper()
 	var running *child
 	var printed string
 	t.Cleanup(func() {
 		if running != nil {
-			_ = running.close() // it may have ended: such tests treat it badly
+			_ = running.close() // it may have ended: such tests break it
 		}
 	})
 	return func() string {

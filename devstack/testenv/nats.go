@@ -14,11 +14,10 @@ import (
 	"time"
 )
 
-// NATSServer is a NATS server with JetStream in a process of its own, which a test may treat as badly as it likes. It
-// keeps its port and, but for Wipe, its messages. Its methods fail the test on trouble and must be called by the test's
-// goroutine.
+// NATSServer is a NATS server with JetStream in its own process, which a test may kill, pause or wipe. It keeps its
+// port and, except over Wipe, its messages. Its methods fail the test on error; call them from the test's goroutine.
 type NATSServer struct {
-	// URL is the client URL; it stays the same over restarts.
+	// URL is the client URL. It stays the same across restarts.
 	URL string
 	// Dir holds the messages.
 	Dir string
@@ -26,7 +25,7 @@ type NATSServer struct {
 	t     testing.TB
 	addr  string
 	home  string   // holds Dir
-	lock  *os.File // says that home is in use
+	lock  *os.File // marks home as in use
 	child *child   // nil while the server is down
 }
 
@@ -47,7 +46,7 @@ func NATS(t testing.TB) *NATSServer {
 	return s
 }
 
-// Start starts the server again and waits until JetStream takes messages.
+// Start starts the server if it is down and waits until JetStream accepts messages.
 func (s *NATSServer) Start() {
 	s.t.Helper()
 	if s.child != nil {
@@ -60,7 +59,7 @@ func (s *NATSServer) Start() {
 	s.child = started
 }
 
-// Stop ends the server in order.
+// Stop shuts the server down cleanly, if it runs.
 func (s *NATSServer) Stop() {
 	s.t.Helper()
 	if s.child == nil {
@@ -72,7 +71,7 @@ func (s *NATSServer) Stop() {
 	s.child = nil
 }
 
-// Kill ends the server at once, as kill -9 does.
+// Kill kills the server with SIGKILL, if it runs.
 func (s *NATSServer) Kill() {
 	if s.child != nil {
 		s.child.kill()
@@ -80,7 +79,7 @@ func (s *NATSServer) Kill() {
 	}
 }
 
-// Wipe kills the server, deletes all that it stored, and starts it again.
+// Wipe kills the server, deletes everything that it stored, and starts it again.
 func (s *NATSServer) Wipe() {
 	s.t.Helper()
 	s.Kill()
@@ -94,7 +93,7 @@ func (s *NATSServer) Wipe() {
 func (s *NATSServer) Pause() {
 	s.t.Helper()
 	s.signal(syscall.SIGSTOP)
-	// The signal takes a moment to stop all threads. Where there is no /proc, nothing tells when.
+	// The signal takes a moment to stop all threads. Without /proc, nothing shows when they have stopped.
 	stat := fmt.Sprintf("/proc/%d/stat", s.child.cmd.Process.Pid)
 	Eventually(s.t, 5*time.Second, "NATS to stand still", func() bool {
 		state, err := os.ReadFile(stat)
@@ -102,7 +101,7 @@ func (s *NATSServer) Pause() {
 	})
 }
 
-// Resume lets a paused server go on.
+// Resume continues a paused server.
 func (s *NATSServer) Resume() { s.signal(syscall.SIGCONT) }
 
 func (s *NATSServer) signal(sig syscall.Signal) {
@@ -122,8 +121,9 @@ func (s *NATSServer) close() {
 	}
 }
 
-// throwAway makes a folder that the next devstack removes if this process is killed: it holds a lock while it is in
-// use. The test's own folder will not do, because it is checked for leftovers while the server may still write.
+// throwAway makes a temporary folder and locks it. If this process is killed, the lock is released and the next
+// devstack removes the folder. t.TempDir is unsuitable: the test checks it for leftovers while the server may
+// still write.
 func throwAway() (dir string, lock *os.File, err error) {
 	if dir, err = os.MkdirTemp("", "signup-saga-run-"); err != nil {
 		return "", nil, err
@@ -149,8 +149,8 @@ func empty(dir string) error {
 	return errors.Join(errs...)
 }
 
-// freeAddress picks a port below those that the system gives to outgoing connections: one of these could otherwise take
-// the port while the server is down.
+// freeAddress picks a port below the system's ephemeral range: an outgoing connection could take a port of that
+// range while the server is down.
 func freeAddress() (string, error) {
 	const low, high, attempts = 10000, 30000, 100
 	var last error

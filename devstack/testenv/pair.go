@@ -17,12 +17,12 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Pair is a PostgreSQL and a standby that follows it synchronously, each reached through a proxy. Its methods fail the
-// test on trouble and must be called by the test's goroutine.
+// Pair is a PostgreSQL server and a synchronous standby of it, each reached through a proxy. Its methods fail
+// the test on error; call them from the test's goroutine.
 type Pair struct {
-	// URL (superuser) names both, the first one first.
+	// URL (superuser) names both servers, the first one first.
 	URL string
-	// Proxies lead to the two. Servers[i] is the URL of one without its proxy.
+	// Proxies lead to the two servers. Servers[i] is the URL of server i without its proxy.
 	Proxies [2]*Proxy
 	Servers [2]string
 
@@ -31,7 +31,7 @@ type Pair struct {
 	children [2]*child
 }
 
-// NewPair starts two servers that end with the test. It runs them on this machine whatever TEST_DATABASE_URL says.
+// NewPair starts two servers that end with the test. It starts them on this machine even if TEST_DATABASE_URL is set.
 func NewPair(t testing.TB) *Pair {
 	t.Helper()
 	home, lock, err := throwAway()
@@ -49,7 +49,7 @@ func NewPair(t testing.TB) *Pair {
 			t.Errorf("remove two servers: %v", err)
 		}
 	})
-	p.must(os.Chmod(home, 0o711)) // the server's account passes through
+	p.must(os.Chmod(home, 0o711)) // the server's account has to pass through
 	p.start(0)
 	p.must(p.children[0].close(), os.Mkdir(p.dir(1), 0o755)) // as above
 	p.run("cp", "-a", filepath.Join(p.dir(0), "postgres"), p.dir(1))
@@ -67,7 +67,7 @@ func NewPair(t testing.TB) *Pair {
 	return p
 }
 
-// Kill ends server i as kill -9 does.
+// Kill kills server i with SIGKILL.
 func (p *Pair) Kill(i int) {
 	p.t.Helper()
 	content, err := os.ReadFile(filepath.Join(p.data(i), "postmaster.pid"))
@@ -75,7 +75,7 @@ func (p *Pair) Kill(i int) {
 	pid, err := strconv.Atoi(strings.SplitN(string(content), "\n", 2)[0])
 	p.must(err)
 	p.must(syscall.Kill(pid, syscall.SIGKILL))
-	<-p.children[i].done // devstack ends with it
+	<-p.children[i].done // devstack ends when its server does
 	p.children[i].kill()
 	p.children[i] = nil
 }
@@ -112,7 +112,7 @@ func (p *Pair) start(i int) {
 	p.Proxies[i].Point(printed)
 }
 
-// follow makes server i, which is down, a standby of server j. The files keep their owner.
+// follow makes server i, which must be down, a standby of server j. The files keep their owner.
 func (p *Pair) follow(i, j int) {
 	p.t.Helper()
 	u := p.parse(p.Servers[j])
@@ -126,7 +126,7 @@ primary_conninfo = 'host=%s port=%s user=%s password=%s'
 	p.run("cp", "-a", filepath.Join(p.data(i), "PG_VERSION"), filepath.Join(p.data(i), "standby.signal"))
 }
 
-// query runs a statement on server i and returns its first value, if that is true or false.
+// query runs a statement on server i and returns its first value, which must be a boolean.
 func (p *Pair) query(i int, sql string) bool {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), databaseLimit)

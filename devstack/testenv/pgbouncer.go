@@ -16,8 +16,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// PgBouncer starts a PgBouncer in transaction mode in front of the database with this URL, without passwords and with
-// three sessions, and returns the URL behind it. It ends with the test.
+// PgBouncer starts a PgBouncer in front of the database with this URL and returns the URL that leads through it.
+// It runs in transaction mode, without passwords and with three sessions. It ends with the test.
 func PgBouncer(t testing.TB, databaseURL string) string {
 	t.Helper()
 	server, err := pgx.ParseConfig(databaseURL)
@@ -68,8 +68,8 @@ default_pool_size = 3
 	return u.String()
 }
 
-// findPgBouncer returns the installed program, or one from Debian's or Ubuntu's archive that is gone after the test,
-// and where its libraries are.
+// findPgBouncer returns the installed program. If there is none, it returns one from Debian's or Ubuntu's
+// archive, which is deleted after the test, and the folder of its libraries.
 func findPgBouncer(t testing.TB) (program, libraries string) {
 	t.Helper()
 	for _, name := range []string{"pgbouncer", "/usr/sbin/pgbouncer"} {

@@ -17,11 +17,11 @@ import (
 
 const databaseLimit = time.Minute
 
-// cluster is the PostgreSQL that the tests of this process share.
+// cluster is the PostgreSQL server that the tests of this process share.
 type cluster struct {
 	mu        sync.Mutex
 	url       string // superuser, any database
-	child     *child // nil when TEST_DATABASE_URL is used
+	child     *child // nil if TEST_DATABASE_URL is used
 	templates map[string]*template
 }
 
@@ -34,9 +34,9 @@ type template struct {
 
 var shared = &cluster{templates: map[string]*template{}}
 
-// Database returns the URL (superuser) of a fresh database for this test, which is dropped when the test ends. It is a
-// copy of a template that migrate prepared once per test process and name; copying takes milliseconds. Migrate may be
-// nil.
+// Database returns the URL (superuser) of a fresh database for this test, which is dropped when the test ends.
+// The database is a copy of a template, which migrate prepared once per test process and name; copying takes
+// milliseconds. migrate may be nil.
 func Database(t testing.TB, name string, migrate func(ctx context.Context, url string) error) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), startLimit)
@@ -62,9 +62,9 @@ func Database(t testing.TB, name string, migrate func(ctx context.Context, url s
 	return shared.in(database)
 }
 
-// Cluster returns the URL (superuser) of the database "postgres" in a cluster of the test's own, which ends with the
-// test. It runs on this machine whatever TEST_DATABASE_URL says, may be treated badly, and takes a second or two to
-// start.
+// Cluster returns the URL (superuser) of the database "postgres" in a cluster of the test's own, which ends with
+// the test. The cluster runs on this machine even if TEST_DATABASE_URL is set. The test may crash or damage it.
+// It takes a second or two to start.
 func Cluster(t testing.TB) string {
 	t.Helper()
 	started, printed, err := launch("DATABASE_URL", "postgres")
@@ -124,8 +124,8 @@ func dropDatabase(database string) string {
 	return fmt.Sprintf("-- name: dropDatabase\nDROP DATABASE IF EXISTS %s WITH (FORCE)", quote(database))
 }
 
-// exec runs one statement. PostgreSQL copies a database one at a time per template, and waits up to five seconds for
-// the sessions in the template to end; both are within ctx.
+// exec runs one statement. PostgreSQL makes one copy of a template at a time, and waits up to five seconds for
+// the sessions in the template to end. ctx limits both.
 func (c *cluster) exec(ctx context.Context, sql string) error {
 	conn, err := pgx.Connect(ctx, c.url)
 	if err != nil {
@@ -140,13 +140,13 @@ func (c *cluster) exec(ctx context.Context, sql string) error {
 func (c *cluster) in(database string) string {
 	u, err := url.Parse(c.url)
 	if err != nil {
-		return c.url // pgx will explain what is wrong with it
+		return c.url // pgx reports what is wrong with it
 	}
 	u.Path = "/" + database
 	return u.String()
 }
 
-// close drops the templates of a server that goes on running, or ends the one that was started.
+// close stops the server that was started, or drops the templates of a given server, which keeps running.
 func (c *cluster) close(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -162,7 +162,7 @@ func (c *cluster) close(ctx context.Context) error {
 
 // unique returns a database name that no other test process uses.
 func unique(name string) string {
-	const limit = 40 // PostgreSQL cuts names at 63 bytes
+	const limit = 40 // PostgreSQL truncates names to 63 bytes
 	return name[:min(len(name), limit)] + "_" + strings.ToLower(rand.Text()[:16])
 }
 

@@ -8,17 +8,17 @@ import (
 	"testing"
 )
 
-// Proxy is a way to a PostgreSQL on which packets may get lost without a word: its connections stay open, and nothing
-// passes.
+// Proxy is a TCP proxy in front of a PostgreSQL server that can go deaf: its connections stay open, but nothing passes
+// through them, as when a network loses packets. Its methods are safe for concurrent use.
 type Proxy struct {
-	URL string // of the database behind it
+	URL string // of the database, through the proxy
 
 	listener net.Listener
 	done     chan struct{}
 	mu       sync.Mutex
 	target   string
-	made     int // connections ever
-	deaf     int // connections before this one pass nothing on
+	made     int // number of connections so far
+	deaf     int // connections with a lower number are deaf
 	conns    []net.Conn
 }
 
@@ -40,11 +40,11 @@ func NewProxy(t testing.TB, databaseURL string) *Proxy {
 	return p
 }
 
-// Point makes new connections lead to another database.
+// Point makes new connections lead to another database. It does nothing if the URL is invalid.
 func (p *Proxy) Point(databaseURL string) {
 	u, err := url.Parse(databaseURL)
 	if err != nil {
-		return // then it leads to where it led
+		return // keep the old target
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -54,7 +54,7 @@ func (p *Proxy) Point(databaseURL string) {
 // Deafen makes all connections deaf, present and future.
 func (p *Proxy) Deafen() { p.below(func() int { return math.MaxInt }) }
 
-// Reopen lets new connections through. Those of before stay as they are.
+// Reopen lets new connections through. Existing connections stay deaf if they are.
 func (p *Proxy) Reopen() { p.below(func() int { return p.made }) }
 
 func (p *Proxy) below(n func() int) {
@@ -63,7 +63,7 @@ func (p *Proxy) below(n func() int) {
 	p.deaf = n()
 }
 
-// Cut closes everything.
+// Cut closes all connections and the listener.
 func (p *Proxy) Cut() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -115,7 +115,7 @@ func (p *Proxy) serve() {
 	}
 }
 
-// forward passes on what connection n says, until that is deaf: then it keeps both ends open.
+// forward copies what connection n sends until the connection is deaf. Then it passes nothing and keeps both ends open.
 func (p *Proxy) forward(n int, to, from net.Conn) {
 	defer to.Close()
 	buf := make([]byte, 32<<10)

@@ -1,14 +1,14 @@
-// Package testenv gives tests a real PostgreSQL and real NATS servers. They are processes of devstack, which is built
-// from the workspace around the test; nothing has to be installed beside Go.
+// Package testenv gives tests a real PostgreSQL and real NATS servers. They are processes of devstack, which is
+// built from the workspace around the test. Nothing but Go has to be installed.
 //
-// A package opts in from its TestMain:
+// A package uses it from its TestMain:
 //
 //	func TestMain(m *testing.M) { testenv.Main(m) }
 //
-// Everything is started when the first test asks for it and ends with the test process, even when that is killed.
+// Each server starts when the first test needs it, and ends with the test process, even if that is killed.
 //
-// TEST_DATABASE_URL names a running PostgreSQL to use instead, as a role that may create databases. DEVSTACK_BIN names
-// a devstack to use instead of building one.
+// TEST_DATABASE_URL names a running PostgreSQL to use instead, as a role that may create databases. DEVSTACK_BIN
+// names a devstack program to use instead of building one.
 package testenv
 
 import (
@@ -27,12 +27,12 @@ import (
 )
 
 const (
-	// startLimit is generous because a first start may have to fetch PostgreSQL.
+	// startLimit is long because a first start may have to download PostgreSQL.
 	startLimit = 5 * time.Minute
 	stopLimit  = 30 * time.Second
 )
 
-// Main runs the tests of a package, ends everything they started, and exits the process.
+// Main runs the tests of a package, stops everything that they started, and exits the process.
 func Main(m *testing.M) {
 	code := m.Run()
 	if err := shutdown(); err != nil {
@@ -42,8 +42,8 @@ func Main(m *testing.M) {
 	os.Exit(code)
 }
 
-// Eventually polls cond every 10 ms until it is true, and fails the test when that takes longer than within. What
-// completes the sentence "gave up waiting for …".
+// Eventually polls cond every 10 ms until it is true, and fails the test if that takes longer than within. what
+// completes the message "gave up waiting for …".
 func Eventually(t testing.TB, within time.Duration, what string, cond func() bool) {
 	t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
@@ -59,8 +59,8 @@ func Eventually(t testing.TB, within time.Duration, what string, cond func() boo
 
 var binary = sync.OnceValues(devstack)
 
-// devstack returns the path of the devstack program, building it unless DEVSTACK_BIN names one. Packages are tested at
-// the same time: one builds, the others wait and find the program up to date.
+// devstack returns the path of the devstack program. It builds the program unless DEVSTACK_BIN names one.
+// Packages are tested in parallel: one builds, the others wait and then find the program up to date.
 func devstack() (string, error) {
 	if given := os.Getenv("DEVSTACK_BIN"); given != "" {
 		return given, nil
@@ -87,7 +87,7 @@ func devstack() (string, error) {
 	return filepath.Join(dir, "devstack"), nil
 }
 
-// workspace finds the folder that holds devstack, from the folder of the package under test upwards.
+// workspace returns the folder that holds devstack: the folder of the package under test, or one above it.
 func workspace() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
@@ -101,7 +101,8 @@ func workspace() (string, error) {
 	return "", errors.New("no folder above the test holds devstack: set DEVSTACK_BIN")
 }
 
-// child is a devstack command that ends when its standard input is closed: at the latest with this process.
+// child is a running devstack command. It ends when its standard input is closed, so at the latest when this
+// process ends.
 type child struct {
 	cmd  *exec.Cmd
 	life *os.File // our end of its standard input
@@ -109,7 +110,7 @@ type child struct {
 	err  error // valid once done is closed
 }
 
-// launch starts a command of devstack and returns the value it prints as "NAME=value" once it is ready.
+// launch starts a devstack command and returns the value that it prints as "NAME=value" once it is ready.
 func launch(name string, args ...string) (*child, string, error) {
 	program, err := binary()
 	if err != nil {
@@ -128,9 +129,10 @@ func launch(name string, args ...string) (*child, string, error) {
 	messages := &tailBuffer{}
 	c := &child{cmd: exec.Command(program, args...), life: life, done: make(chan struct{})}
 	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = stdin, output, messages
-	// The test's own group may be interrupted from the terminal; the child then ends in order, by its standard input.
+	// A terminal's interrupt reaches only the test's process group; the child ends cleanly when its standard
+	// input closes.
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	// DATABASE_URL is meant for the services; a test must never write to the database it names.
+	// DATABASE_URL is meant for the services; a test must never write to the database that it names.
 	c.cmd.Env = append(os.Environ(), "DATABASE_URL=")
 	if err := c.cmd.Start(); err != nil {
 		return nil, "", errors.Join(err, life.Close(), stdout.Close())
@@ -160,7 +162,7 @@ func readLine(stdout *os.File, name string) (string, error) {
 	return "", errors.Join(errors.New("it ended, or did not say in time that it is ready"), lines.Err())
 }
 
-// close ends the child in order.
+// close stops the child cleanly, or kills it after stopLimit.
 func (c *child) close() error {
 	_ = c.life.Close() // a second close is harmless
 	_ = c.cmd.Process.Signal(syscall.SIGCONT)
@@ -201,7 +203,7 @@ func (b *tailBuffer) String() string {
 	return string(b.kept)
 }
 
-// shutdown ends what the tests shared.
+// shutdown stops what the tests shared.
 func shutdown() error {
 	ctx, cancel := context.WithTimeout(context.Background(), stopLimit)
 	defer cancel()

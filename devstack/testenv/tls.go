@@ -25,7 +25,7 @@ type Authority struct {
 	key  *ecdsa.PrivateKey
 }
 
-// NewAuthority makes an authority that only the test knows.
+// NewAuthority makes an authority that only the test trusts.
 func NewAuthority(t testing.TB) *Authority {
 	t.Helper()
 	a := &Authority{File: filepath.Join(t.TempDir(), "ca.pem"), t: t, key: newKey(t)}
@@ -45,15 +45,15 @@ func NewAuthority(t testing.TB) *Authority {
 	return a
 }
 
-// Pool returns the authority for those who trust it.
+// Pool returns a certificate pool that trusts the authority.
 func (a *Authority) Pool() *x509.CertPool {
 	pool := x509.NewCertPool()
 	pool.AddCert(a.cert)
 	return pool
 }
 
-// Issue writes a new certificate for name, at localhost and 127.0.0.1, and its key into dir, as tls.crt and tls.key,
-// which is how Kubernetes names them.
+// Issue writes a new certificate for name, valid for localhost and 127.0.0.1, and its key into dir. The files
+// are called tls.crt and tls.key, as in Kubernetes.
 func (a *Authority) Issue(dir, name string) (certFile, keyFile string) {
 	a.t.Helper()
 	key := newKey(a.t)
