@@ -21,7 +21,7 @@ import (
 
 var promQL = parser.NewParser(parser.Options{})
 
-// loadAlerts reads the alert rules as Prometheus does.
+// loadAlerts parses the alert rules as Prometheus does.
 func loadAlerts(t testing.TB) map[string]rulefmt.Rule {
 	t.Helper()
 	file := filepath.Join(repository, "deploy", "prometheus", "alerts.yaml")
@@ -38,14 +38,15 @@ func loadAlerts(t testing.TB) map[string]rulefmt.Rule {
 	return alerts
 }
 
-// watched is how long the series of the alerts' tests last, at one sample a minute; sick ones fall ill after an hour.
+// watched is the length of the series in the alerts' tests, with one sample a minute. In sick, the trouble
+// starts after an hour.
 const watched = 6 * time.Hour
 
 // takesCommands labels the consumer of storage-svc.
 const takesCommands = `{job="storage-svc", instance="a", stream="MEMBER_ESSENTIAL", consumer="storage-svc"} `
 
-// healthy is what a system with two replicas of each service shows on a good day, series by series, with troubles that
-// pass by themselves: nothing must fire.
+// healthy is what a system with two replicas of each service reports on a good day, series by series, including
+// short problems that end without an operator. No alert may fire.
 var healthy = []string{
 	`up{job="member-svc", instance="a"} 1x360`, `up{job="member-svc", instance="b"} 1x360`,
 	`up{job="storage-svc", instance="a"} 1x100 0x3 1x256`, `up{job="storage-svc", instance="b"} 1x360`,
@@ -60,7 +61,7 @@ var healthy = []string{
 	"consumer_missing" + takesCommands + `0x110 1x3 0x246`,
 	"consumer_stalled_seconds" + takesCommands + `0x100 0+60x6 0x253`,
 	`member_signups_total{job="member-svc", instance="a", outcome="created"} 0+600x360`,
-	`member_signups_total{job="member-svc", instance="a", outcome="username_taken"} 0+300x360`, // theirs, not ours
+	`member_signups_total{job="member-svc", instance="a", outcome="username_taken"} 0+300x360`, // not our fault
 	`member_signups_total{job="member-svc", instance="a", outcome="unavailable"} 0+6x100 1000x260`,
 	`member_signups_total{job="member-svc", instance="a", outcome="busy"} 0x360`,
 	`member_oldest_pending_seconds{job="member-svc", instance="a"} 2x100 1000x3 2x256`,
@@ -89,8 +90,8 @@ var healthy = []string{
 	`admin_token_expiry_timestamp_seconds{job="member-svc", instance="b"} 2592000x360`,
 }
 
-// sick is, for each alert, what makes it fire and no other alert, each time instead of the healthy series of the same
-// labels.
+// sick is, for each alert, series that make this alert fire and no other. Each replaces the healthy series of
+// the same labels.
 var sick = map[string][][]string{
 	"TargetDown":   {{`up{job="storage-svc", instance="b"} 1x60 0x299`}},
 	"DatabaseAway": {{`outbox_status_up{job="storage-svc", instance="a", lane="essential"} 1x60 0x299`}},
@@ -105,7 +106,7 @@ var sick = map[string][][]string{
 	},
 	"DeadLetters": {{`storage_dead_letters{job="storage-svc", instance="a"} 0x60 1x299`}},
 	"DeadEvents":  {{`outbox_dead_events{job="member-svc", instance="a", lane="essential"} 0x60 1x299`}},
-	"ProviderAway": {{ // open and, for a probe now and then, half-open
+	"ProviderAway": {{ // open and, for an occasional probe, half-open
 		`storage_provider_gate{job="storage-svc", instance="a", state="closed"} 1x60 0x20 1x278`,
 		`storage_provider_gate{job="storage-svc", instance="a", state="open"} 0x60 1x3 0 1x3 0 1x3 0 1x3 0 0x278`,
 	}},
@@ -165,7 +166,7 @@ func TestAlertsFire(t *testing.T) {
 	}
 }
 
-// instead replaces series by those with the same labels.
+// instead returns series, with each of others in place of the series of the same labels.
 func instead(t testing.TB, series, others []string) []string {
 	t.Helper()
 	series = slices.Clone(series)
@@ -180,8 +181,8 @@ func instead(t testing.TB, series, others []string) []string {
 	return series
 }
 
-// firing evaluates the rules once a minute and returns the alerts that fire at any time: whose expression has selected
-// the same labels for as long as the rule demands.
+// firing evaluates the rules once a minute and returns the alerts that fire at any time: an alert fires when its
+// expression has selected the same labels for as long as the rule requires.
 func firing(t testing.TB, alerts map[string]rulefmt.Rule, descriptions []string) []string {
 	t.Helper()
 	engine := promql.NewEngine(promql.EngineOpts{MaxSamples: 1e6, Timeout: time.Minute, Parser: promQL})
@@ -214,7 +215,7 @@ func firing(t testing.TB, alerts map[string]rulefmt.Rule, descriptions []string)
 	return slices.Sorted(maps.Keys(fired))
 }
 
-// store holds series in memory, one sample a minute.
+// store holds series in memory, with one sample a minute.
 func store(t testing.TB, descriptions []string) storage.Queryable {
 	t.Helper()
 	var all []storage.Series
@@ -243,7 +244,7 @@ func store(t testing.TB, descriptions []string) storage.Queryable {
 	}}
 }
 
-// seriesSet is what a query has selected.
+// seriesSet is the result of a query.
 type seriesSet struct {
 	storage.SeriesSet
 	at   storage.Series
@@ -260,7 +261,8 @@ func (s *seriesSet) Next() bool {
 
 func (s *seriesSet) At() storage.Series { return s.at }
 
-// TestAlertsLeadToTheRunbook wants a section for each alert, an alert for each section, and alerts that say enough.
+// TestAlertsLeadToTheRunbook checks that each alert has a runbook section, each section an alert, and each alert
+// the required annotations.
 func TestAlertsLeadToTheRunbook(t *testing.T) {
 	const runbook = "https://github.com/signup-saga/signup-saga/blob/main/docs/runbook.md"
 	sections := map[string]bool{}
@@ -289,7 +291,7 @@ var (
 	parameter = regexp.MustCompile(`\$\w+|\{\w+\}`)
 )
 
-// TestRunbookCallsWhatExists looks every call up in the OpenAPI documents.
+// TestRunbookCallsWhatExists checks that every call in the runbook is in the OpenAPI documents.
 func TestRunbookCallsWhatExists(t *testing.T) {
 	paths := map[string]bool{}
 	for _, document := range []string{"member-svc/internal/api/admin.yaml", "storage-svc/internal/api/openapi.yaml"} {
@@ -309,7 +311,7 @@ func TestRunbookCallsWhatExists(t *testing.T) {
 	}
 }
 
-// TestQueriesNameDocumentedMetrics looks into alerts and dashboard.
+// TestQueriesNameDocumentedMetrics checks the queries of the alerts and the dashboard.
 func TestQueriesNameDocumentedMetrics(t *testing.T) {
 	queries := panels(t)
 	for name, rule := range loadAlerts(t) {
@@ -328,7 +330,7 @@ func TestQueriesNameDocumentedMetrics(t *testing.T) {
 	}
 }
 
-// misnamed returns the metrics and labels of a query that are not known.
+// misnamed returns the unknown metrics and labels of a query.
 func misnamed(t testing.TB, query string, known map[string]documented) (wrong []string) {
 	t.Helper()
 	expr, err := promQL.ParseExpr(query)
@@ -336,7 +338,7 @@ func misnamed(t testing.TB, query string, known map[string]documented) (wrong []
 		t.Fatalf("%s: %v", query, err)
 	}
 	parts := regexp.MustCompile(`_(bucket|count|sum)$`)
-	given := []string{"job", "instance", "le"} // by Prometheus
+	given := []string{"job", "instance", "le"} // added by Prometheus
 	var grouped []string
 	parser.Inspect(expr, func(node parser.Node, _ []parser.Node) error {
 		switch node := node.(type) {
@@ -369,7 +371,7 @@ func misnamed(t testing.TB, query string, known map[string]documented) (wrong []
 	return wrong
 }
 
-// panels returns the dashboard's queries by the title of their panel, as Grafana sends them.
+// panels returns the dashboard's queries by panel title, as Grafana sends them.
 func panels(t testing.TB) map[string][]string {
 	t.Helper()
 	var dashboard struct {

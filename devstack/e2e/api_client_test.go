@@ -13,7 +13,7 @@ import (
 	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
-// listener remembers the last answer that went through it.
+// listener is a transport that keeps the body of the last response.
 type listener struct{ body []byte }
 
 func (l *listener) RoundTrip(request *http.Request) (*http.Response, error) {
@@ -27,7 +27,7 @@ func (l *listener) RoundTrip(request *http.Request) (*http.Response, error) {
 	return response, err
 }
 
-// understood fails the test unless all members of the last answer are in got.
+// understood fails the test unless got holds all members of the last response.
 func understood[T any](t *testing.T, l *listener, what string, got T, err error) T {
 	t.Helper()
 	var said, kept any
@@ -36,10 +36,10 @@ func understood[T any](t *testing.T, l *listener, what string, got T, err error)
 		t.Fatalf("%s: %v", what, err)
 	}
 	page, isPage := said.(map[string]any)
-	if _, isList := kept.([]any); isPage && isList { // the client leaves the page out
+	if _, isList := kept.([]any); isPage && isList { // the client drops the page
 		said = page["items"]
 	} else if isPage && page["items"] != nil && page["next_cursor"] == nil {
-		kept.(map[string]any)["next_cursor"], page["next_cursor"] = nil, nil // absent, null and empty are one
+		kept.(map[string]any)["next_cursor"], page["next_cursor"] = nil, nil // absent, null and empty mean the same
 	}
 	if !reflect.DeepEqual(said, kept) {
 		t.Errorf("%s: the client understands\n%s\nof\n%s", what, text, l.body)
@@ -47,7 +47,7 @@ func understood[T any](t *testing.T, l *listener, what string, got T, err error)
 	return got
 }
 
-// The Go client knows every member of the answers of the real services.
+// The Go client knows every member of the real services' responses.
 func TestClientUnderstandsTheServices(t *testing.T) {
 	s := startStack(t, nil)
 	ctx, l := t.Context(), &listener{}

@@ -14,10 +14,10 @@ import (
 	"testing"
 )
 
-// example is a command of a page and what the page says that it prints.
+// example is a command on a page, and the output that the page shows for it.
 type example struct{ command, shown string }
 
-// examples returns the commands of a page's console blocks.
+// examples returns the commands in a page's console blocks.
 func examples(page string) (found []example) {
 	for _, block := range regexp.MustCompile("(?ms)^```console\n(.*?)^```").FindAllStringSubmatch(page, -1) {
 		for _, part := range strings.Split("\n"+block[1], "\n$ ")[1:] {
@@ -28,8 +28,8 @@ func examples(page string) (found []example) {
 	return found
 }
 
-// The page about the APIs tells the truth: its commands run one after the other in one shell, and print what it shows
-// but for ids, times and tokens.
+// The page about the APIs is correct: its commands run one after the other in one shell, and print what the page
+// shows, except for ids, times and tokens.
 func TestAPIPage(t *testing.T) {
 	s := startStack(t, nil)
 	page := examples(mustRead(t, filepath.Join(repository, "docs", "api.md")))
@@ -37,7 +37,7 @@ func TestAPIPage(t *testing.T) {
 	runExamples(t, t.TempDir(), append([]example{first}, page...))
 }
 
-// The tour of the README does what it shows, on a stack that is as fresh as its reader's.
+// The tour of the README works as shown, on a stack that is as fresh as its reader's.
 func TestReadmeTour(t *testing.T) {
 	s := startStack(t, nil)
 	page := mustRead(t, filepath.Join(repository, "README.md"))
@@ -47,7 +47,7 @@ func TestReadmeTour(t *testing.T) {
 	runExamples(t, repository, examples(strings.ReplaceAll(page, "/tmp/stack", s.dir)))
 }
 
-// runExamples runs commands one after the other in one shell, and compares what they print.
+// runExamples runs commands one after the other in one shell, and compares their output with the page.
 func runExamples(t *testing.T, dir string, page []example) {
 	t.Helper()
 	const mark = "\n=== next example ===\n"
@@ -74,8 +74,8 @@ func runExamples(t *testing.T, dir string, page []example) {
 	}
 }
 
-// compare says how what was printed differs from what is shown: other JSON, or a line before it that is missing. A
-// shown line that ends with … stands for all that begin so.
+// compare describes how printed differs from shown: different JSON, or a missing line before it. It returns ""
+// if they agree. A shown line that ends with … matches every line with that beginning.
 func compare(shown, printed string) string {
 	shownLines, shownJSON := parts(shown)
 	printedLines, printedJSON := parts(printed)
@@ -95,7 +95,7 @@ func compare(shown, printed string) string {
 	return ""
 }
 
-// volatile is what differs from run to run, and what stands for it.
+// volatile lists what differs from run to run, and the placeholder that replaces it.
 var volatile = []struct {
 	kind    string
 	pattern *regexp.Regexp
@@ -107,7 +107,7 @@ var volatile = []struct {
 	{`"token"`, regexp.MustCompile(`"[A-Za-z0-9_-]{43}"`)},
 }
 
-// parts splits a text into its lines before the JSON, and that; both without what is volatile.
+// parts splits a text into the lines before its JSON, and the JSON, both with placeholders for what is volatile.
 func parts(text string) (lines []string, value any) {
 	for _, v := range volatile {
 		text = v.pattern.ReplaceAllString(text, v.kind)
@@ -124,7 +124,7 @@ func parts(text string) (lines []string, value any) {
 	return lines, value
 }
 
-// Every problem code of the OpenAPI documents is explained on the page.
+// The page explains every problem code of the OpenAPI documents.
 func TestAPIPageExplainsAllProblems(t *testing.T) {
 	page := mustRead(t, filepath.Join(repository, "docs", "api.md"))
 	for _, document := range []string{"member-svc/internal/api/public.yaml", "member-svc/internal/api/admin.yaml",

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// stopBroker kills and freezes NATS.
+// stopBroker kills and pauses NATS.
 func (w *world) stopBroker() error {
 	const times = 5
 	w.plan("NATS kill -9", times)
@@ -44,7 +44,7 @@ func (w *world) stopBroker() error {
 	return nil
 }
 
-// loseBroker wipes the folder of NATS, and rolls it back twice to what it was some seconds before.
+// loseBroker wipes the folder of NATS once, and rolls it back twice to its state some seconds earlier.
 func (w *world) loseBroker() error {
 	const back = 4 * time.Second
 	w.plan("NATS wiped", 1)
@@ -108,11 +108,10 @@ func folderSize(dir string) (size int64, err error) {
 	return size, err
 }
 
-// databaseTime is DATABASE_TIMEOUT and a little.
+// databaseTime is slightly more than DATABASE_TIMEOUT.
 const databaseTime = 3 * time.Second
 
-// stopPostgres ends the database without warning, commits under way included. Meanwhile a signup is told when to come
-// again.
+// stopPostgres kills the database without warning, in the middle of commits. Meanwhile a signup is told when to retry.
 func (w *world) stopPostgres() error {
 	const times = 4
 	w.plan("Postgres stopped at once", times)
@@ -139,7 +138,7 @@ func (w *world) stopPostgres() error {
 	return nil
 }
 
-// breakLinks lets each link fail in two ways.
+// breakLinks makes each link fail in two ways.
 func (w *world) breakLinks(links ...string) error {
 	for i, name := range links {
 		for n := range 2 {
@@ -159,7 +158,7 @@ func (w *world) breakLinks(links ...string) error {
 	return nil
 }
 
-// misbehave has the provider fail in 3 of 10 calls, in one way after the other, for 2,000 calls.
+// misbehave makes the provider fail 3 of 10 calls, in one way after the other, for 2,000 calls.
 func (w *world) misbehave() error {
 	const calls = 2000
 	modes := []string{"outage", "slow", "flaky", "hang"}
@@ -202,7 +201,7 @@ func (w *world) fault(mode string, probability float64, latencyMS int) error {
 
 var attemptsLine = regexp.MustCompile(`(?m)^storage_attempt_seconds_count\{.*\} (\d+)$`)
 
-// attempts is how many calls of the provider the two storage services have counted since they were started.
+// attempts returns how many provider calls both storage services have counted since their start.
 func (w *world) attempts() (sum int, err error) {
 	for _, url := range []string{"STORAGE_URL", "STORAGE_URL_2"} {
 		for _, found := range attemptsLine.FindAllStringSubmatch(metrics(w.t, w.env[url]), -1) {
@@ -216,7 +215,7 @@ func (w *world) attempts() (sum int, err error) {
 	return sum, nil
 }
 
-// leaveSometimes lets one in ten leave after a while.
+// leaveSometimes makes one person in ten leave after a while.
 func (w *world) leaveSometimes(ctx context.Context, p person) error {
 	if rand.N(10) != 0 {
 		return nil
@@ -225,13 +224,13 @@ func (w *world) leaveSometimes(ctx context.Context, p person) error {
 	return w.people.leave(ctx, p)
 }
 
-// leaveAtOnce has a person leave at some moment of the provisioning.
+// leaveAtOnce makes a person leave at a random moment of the provisioning.
 func (w *world) leaveAtOnce(ctx context.Context, p person) error {
 	<-time.After(rand.N(60 * time.Millisecond))
 	return w.people.leave(ctx, p)
 }
 
-// leaveSoon lets every second one leave at once, and some of the others later.
+// leaveSoon makes half of the people leave at once, and some of the others later.
 func (w *world) leaveSoon(ctx context.Context, p person) error {
 	if rand.N(2) == 0 {
 		return w.leaveAtOnce(ctx, p)
@@ -239,13 +238,13 @@ func (w *world) leaveSoon(ctx context.Context, p person) error {
 	return w.leaveSometimes(ctx, p)
 }
 
-// pauseWorker freezes a storage service in the middle of its calls, lets the other one take the storages away when the
-// leases have run out, and wakes the first one up: what it is about to create must not come into being. Of each call
-// that is woken, chance decides whether it goes on or finds that its time is over, hence several.
+// pauseWorker pauses a storage service in the middle of its calls, lets the other one remove the storages once
+// the leases have expired, and resumes the first. The first must not create what it was about to create. For
+// each resumed call it is random whether the call continues or has already timed out, so there are several.
 func (w *world) pauseWorker() error {
 	const kind, together = "worker paused past its lease", 12
 	w.plan(kind, 1)
-	// Whatever else waits would be caught instead of the storages that are going to be taken away.
+	// Other pending work would be paused instead of the storages that are about to be removed.
 	err := errors.Join(w.until("nothing to be under way", func() bool {
 		return w.count("STORAGE_DATABASE_URL", "SELECT count(*) FROM storage WHERE status = 'pending'") == 0
 	}),
@@ -289,7 +288,7 @@ func (w *world) pauseWorker() error {
 	return err
 }
 
-// until is eventually for what should be judged nevertheless.
+// until is like eventually, but returns an error, so that the oracle can still judge the system.
 func (w *world) until(what string, cond func() bool) error {
 	for deadline := time.Now().Add(healLimit); !cond(); {
 		if time.Now().After(deadline) {

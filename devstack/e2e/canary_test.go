@@ -17,10 +17,10 @@ import (
 	"github.com/signup-saga/signup-saga/devstack/e2e/oracle"
 )
 
-// TestPersonalDataStayInTheMemberDatabase leads people whose every name, address and password is a canary through
-// success, failure, repair and withdrawal, among hostile requests, with the services' most talkative logs. Nobody but
-// the Member database ever holds a canary, the spans they export included, and after the withdrawals that does not
-// either.
+// TestPersonalDataStayInTheMemberDatabase leads people whose every name, address and password is a canary
+// through success, failure, repair and withdrawal, among hostile requests, with the services' most verbose logs.
+// No place outside the Member database, exported spans included, ever holds a canary. After the withdrawals, the
+// Member database holds none either.
 func TestPersonalDataStayInTheMemberDatabase(t *testing.T) {
 	spans := startCollector(t)
 	s := startStack(t, append(spans.variables(), "LOG_LEVEL=debug", "PROVISION_PROMISE=2s", "STUCK_AFTER=1s",
@@ -60,7 +60,8 @@ func TestPersonalDataStayInTheMemberDatabase(t *testing.T) {
 	})
 
 	s.noCanaries("while they are members")
-	// They are where they belong, so that the search does find them; the outbox is not such a place.
+	// The search does find canaries in the Member database, in the two expected tables. The outbox is not one of
+	// them.
 	found, _, err := oracle.SearchDatabase(t.Context(), s.env["MEMBER_DATABASE_URL"])
 	if slices.Sort(found); err != nil || !slices.Equal(found, []string{"idempotency_key", "member"}) {
 		t.Errorf("the Member database holds them in %v: %v", found, err)
@@ -85,7 +86,7 @@ func (s *stack) signupState(p person) any {
 	return s.call(http.MethodGet, s.env["MEMBER_URL"]+"/v1/signups/"+p.SignupID, "", "").Body["state"]
 }
 
-// poison sends the storage service what it cannot read.
+// poison sends the storage service a message that it cannot decode.
 func (s *stack) poison() {
 	s.t.Helper()
 	nc, err := nats.Connect(s.env["NATS_URL"])
@@ -100,7 +101,7 @@ func (s *stack) poison() {
 	}
 }
 
-// hostileCanaries puts a canary wherever a request has room for one. What is refused must not come back either.
+// hostileCanaries puts a canary wherever a request has room for one. Refused input must not appear elsewhere either.
 func (s *stack) hostileCanaries() {
 	s.t.Helper()
 	const c = oracle.Canary
@@ -150,7 +151,7 @@ func (s *stack) hostileCanaries() {
 	}
 }
 
-// lookedAtByOperators has an operator find somebody by name, and repair what failed.
+// lookedAtByOperators makes an operator find a member by name, and repair the failed signup.
 func (s *stack) lookedAtByOperators() {
 	s.t.Helper()
 	list := s.call(http.MethodGet, s.env["ADMIN_URL"]+"/admin/v1/sagas?state=needs_attention", s.env["ADMIN_TOKEN"], "")
@@ -166,7 +167,7 @@ func (s *stack) lookedAtByOperators() {
 	}
 }
 
-// noCanaries searches everything but the Member database, and what the services tell everybody.
+// noCanaries searches every place but the Member database, and the services' public pages.
 func (s *stack) noCanaries(when string) {
 	s.t.Helper()
 	found, searched, err := oracle.Search(oracle.Canary, s.sources(newBook(s.t)).Searched...)
@@ -182,7 +183,7 @@ func (s *stack) noCanaries(when string) {
 	}
 	for _, address := range []string{s.env["ADMIN_URL"] + "/metrics", s.env["STORAGE_URL"] + "/metrics",
 		s.env["ADMIN_URL"] + "/readyz?verbose"} {
-		resp, err := http.Get(address) // an address of this test
+		resp, err := http.Get(address) // the address is a constant of this test
 		if err != nil {
 			s.t.Fatal(err)
 		}

@@ -22,12 +22,13 @@ import (
 )
 
 const (
-	// oneTry is how long a client waits for one answer, longPatience for how long it asks again.
+	// oneTry is how long a client waits for one response. longPatience is how long it keeps retrying.
 	oneTry       = 5 * time.Second
 	longPatience = time.Minute
 )
 
-// book is the client's own journal: a file in which every answer is on the disk before the next request is made.
+// book is the client's own journal: a file in which every response is on disk before the client sends the next
+// request.
 type book struct {
 	mu   sync.Mutex
 	file *os.File
@@ -59,20 +60,20 @@ func (b *book) write(line oracle.Line) error {
 	return nil
 }
 
-// tries counts what clients met.
+// tries counts the results of the clients' requests.
 type tries struct {
 	acknowledged, refused, retried, failed, left atomic.Int64
 }
 
-// client is a careful program: it names each signup by an Idempotency-Key and asks again, at the next replica, until it
-// knows.
+// client is a careful program: it names each signup by an Idempotency-Key, and retries at the next replica until
+// it has a final response.
 type client struct {
 	http    *http.Client
 	members []*api.Public // replicas
 	next    atomic.Uint64
 	book    *book
 	tries   *tries
-	// patience is how long it asks again; zero: it asks once.
+	// patience is how long it retries; zero: it does not retry.
 	patience time.Duration
 }
 
@@ -85,14 +86,14 @@ func newClient(b *book, n *tries, members ...string) *client {
 	return c
 }
 
-// person is somebody who signs up.
+// person is a person who signs up.
 type person struct {
 	oracle.Line
 	password string
-	took     time.Duration // until the answer
+	took     time.Duration // until the response
 }
 
-// signUp signs somebody up; it returns an error when the answer is final and not a 201. Twice means a double click.
+// signUp signs a new person up. It returns an error if the final response is not a 201. twice means a double click.
 func (c *client) signUp(ctx context.Context, twice bool) (person, error) {
 	p := person{password: oracle.Canary + "-" + rand.Text()}
 	p.Op, p.Key, p.Username = oracle.Asked, rand.Text(), oracle.Canary+strings.ToLower(rand.Text()[:16])
@@ -130,7 +131,8 @@ func (c *client) signUp(ctx context.Context, twice bool) (person, error) {
 	return p, nil
 }
 
-// leave asks to be forgotten. An answer that was lost is found out by asking again: the session is over then.
+// leave asks to delete the member. If the response is lost, it asks again: an ended session then shows that it
+// worked.
 func (c *client) leave(ctx context.Context, p person) error {
 	session, _, err := persist(ctx, c,
 		func(m *api.Public) (wire.Session, error) { return m.SignIn(ctx, p.Username, p.password) })
@@ -152,8 +154,8 @@ func (c *client) leave(ctx context.Context, p person) error {
 	return c.book.write(p.Line)
 }
 
-// persist repeats a call, at the next replica, until it succeeds, is refused for good, or patience ends. What a client
-// may repeat is a connection that failed and a 503. It returns how many tries it took.
+// persist repeats a call, at the next replica, until it succeeds, is refused for good, or patience ends. It
+// repeats failed connections and 503 responses only. It returns how many tries it made.
 func persist[T any](
 	ctx context.Context, c *client, call func(*api.Public) (T, error),
 ) (answer T, tries int, err error) {
@@ -176,21 +178,21 @@ func persist[T any](
 	}
 }
 
-// load is people who come for as long as it lasts.
+// load is a stream of people who sign up until it is stopped.
 type load struct {
 	stop context.CancelFunc
 	done sync.WaitGroup
 	mu   sync.Mutex
 	errs []error
-	// spoilt is closed when too much goes wrong for a second chance.
+	// spoilt is closed when so many clients have failed that the attack is pointless.
 	spoilt chan struct{}
 }
 
 // tooMuch is how many clients may fail before a load is given up.
 const tooMuch = 10
 
-// start lets people sign up, perSecond of them, until stop. Every hundredth one clicks twice. After a signup, then,
-// which may be nil, decides what else that person does.
+// start makes perSecond people sign up each second until stop, at most atOnce of them at a time. Every hundredth
+// clicks twice. After each signup it calls then, which may be nil, with the person.
 func (c *client) start(perSecond, atOnce int, then func(ctx context.Context, p person) error) *load {
 	ctx, stop := context.WithCancel(context.Background())
 	l := &load{stop: stop, spoilt: make(chan struct{})}
@@ -215,7 +217,7 @@ func (c *client) start(perSecond, atOnce int, then func(ctx context.Context, p p
 	for range atOnce {
 		l.done.Go(func() {
 			for n := range turns {
-				// Whoever has begun gets his answer.
+				// A signup that has begun gets its response, even after stop.
 				p, err := c.signUp(context.WithoutCancel(ctx), n%100 == 50)
 				if err == nil && then != nil {
 					err = then(context.WithoutCancel(ctx), p)
@@ -233,7 +235,7 @@ func (c *client) start(perSecond, atOnce int, then func(ctx context.Context, p p
 	return l
 }
 
-// end stops the load, waits for whoever is still waiting, and returns what went wrong.
+// end stops the load, waits for pending signups, and returns the errors.
 func (l *load) end() error {
 	l.stop()
 	l.done.Wait()

@@ -17,7 +17,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// loadCompose reads docker-compose.yml as `docker compose` does, with no variable set unless given as NAME=value.
+// loadCompose reads docker-compose.yml as `docker compose` does. Variables are unset unless given as NAME=value.
 func loadCompose(t testing.TB, variables ...string) *types.Project {
 	t.Helper()
 	options, err := cli.NewProjectOptions([]string{filepath.Join(repository, "docker-compose.yml")},
@@ -32,7 +32,7 @@ func loadCompose(t testing.TB, variables ...string) *types.Project {
 	return project
 }
 
-// everything is the variable that selects every service of the file.
+// everything is the variable that selects all services of the file.
 const everything = "COMPOSE_PROFILES=observability"
 
 func TestComposeServices(t *testing.T) {
@@ -64,7 +64,7 @@ func TestComposeServices(t *testing.T) {
 			if oneShot != (service.Restart == "no") || !oneShot && service.Restart != "unless-stopped" {
 				t.Errorf("restart %q", service.Restart)
 			}
-			// A broker job listens to nobody.
+			// A broker job has no listener to check.
 			if !oneShot && !strings.HasSuffix(name, "-broker") && service.HealthCheck == nil {
 				t.Error("no health check")
 			}
@@ -115,7 +115,7 @@ func checkDependencies(t *testing.T, project *types.Project, service types.Servi
 			t.Errorf("unknown condition %q", dependency.Condition)
 		}
 	}
-	// What a signup must not need, the start must not need either.
+	// A signup does not need these, so the start must not need them either.
 	for _, forbidden := range []string{"nats", "mailpit", "storage-svc"} {
 		if _, depends := service.DependsOn[forbidden]; depends && service.Name == "member-svc" {
 			t.Errorf("member-svc must start without %s", forbidden)
@@ -169,7 +169,7 @@ func checkVolumes(t *testing.T, project *types.Project, service types.ServiceCon
 	}
 }
 
-// A named volume that an image without root writes to takes its owner from a folder of the image.
+// A named volume gets its owner from a folder of the image. It must be the user that the image runs as.
 func TestComposeVolumesAreWritable(t *testing.T) {
 	for _, service := range loadCompose(t).Services {
 		if service.Build == nil {
@@ -193,7 +193,7 @@ func TestComposeKeepsWhatPostgresPromises(t *testing.T) {
 	}
 }
 
-// The object store is of the version that the provider's conformance suite runs against.
+// The object store has the version against which the provider's conformance suite runs.
 func TestComposeRunsTheTestedObjectStore(t *testing.T) {
 	_, version, _ := strings.Cut(loadCompose(t).Services["versitygw"].Image, ":")
 	if !strings.Contains(mustRead(t, filepath.Join(repository, "Makefile")),
@@ -202,8 +202,8 @@ func TestComposeRunsTheTestedObjectStore(t *testing.T) {
 	}
 }
 
-// Every variable that the file sets for a service is one that the service reads, and its drain fits into its grace
-// period.
+// Every variable that the file sets for a service is one that the service reads, and the service's drain fits
+// into its grace period.
 func TestComposeConfiguresWhatExists(t *testing.T) {
 	for name, service := range loadCompose(t).Services {
 		known := configuration(t)[strings.NewReplacer("-migrate", "-svc", "-broker", "-svc").Replace(name)]
@@ -211,7 +211,7 @@ func TestComposeConfiguresWhatExists(t *testing.T) {
 			continue
 		}
 		for variable := range service.Environment {
-			// the SDK of OpenTelemetry reads those
+			// OpenTelemetry's SDK reads these
 			if _, ok := known[variable]; !ok && !strings.HasPrefix(variable, "OTEL_") {
 				t.Errorf("%s does not know %s", name, variable)
 			}
@@ -251,7 +251,7 @@ func TestComposeVariables(t *testing.T) {
 	}
 }
 
-// Prometheus finds both services where they serve their metrics, under the names that the alerts know them by.
+// Prometheus finds both services where they serve their metrics, under the job names that the alerts use.
 func TestComposeScrapesTheServices(t *testing.T) {
 	var config struct {
 		Scrape []struct {

@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// configVariable is what the code says about one variable.
+// configVariable is what the code declares about one variable.
 type configVariable struct {
 	def      string
 	required bool
@@ -58,7 +58,7 @@ func readTags(t testing.TB, file string, variables map[string]configVariable) {
 		}
 		tag := reflect.StructTag(text)
 		name, options, _ := strings.Cut(tag.Get("env"), ",")
-		// Fields without help repeat a variable for a smaller command.
+		// Fields without help repeat another variable, for a command that needs fewer of them.
 		if name != "" && tag.Get("help") != "" {
 			variables[name] = configVariable{tag.Get("envDefault"), strings.Contains(options, "required"),
 				tag.Get("help")}

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// The program of docs/adding-a-consumer.md runs with the users that its diff adds, and nothing else: it sees a signup
-// that came before it was started.
+// The program of docs/adding-a-consumer.md works with just the users that its diff adds. It sees a signup that
+// was made before it started.
 func TestAddingAConsumer(t *testing.T) {
 	blocks := map[string]string{}
 	guide := mustRead(t, filepath.Join(repository, "docs", "adding-a-consumer.md"))

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// Whoever ends the demo with Ctrl-C is not shown a failure, and nothing that it started goes on.
+// Ctrl-C ends the demo without reporting a failure, and nothing that it started keeps running.
 func TestDemoIsEndedWithoutAFailure(t *testing.T) {
 	demo := start(t, "devstack demo", os.Environ(), devstack, "demo", "--bin", binaries)
 	eventually(t, startLimit, "the second step of the story", func() bool {

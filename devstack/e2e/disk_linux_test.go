@@ -19,7 +19,7 @@ const (
 	databaseDisk = "768m"
 )
 
-// smallDisks is a command that gives NATS and Postgres disks of their own, which only the processes of the stack see.
+// smallDisks returns a command that gives NATS and Postgres their own disks, which only the stack's processes see.
 func smallDisks(dir string) []string {
 	unshare := []string{"unshare", "--mount"}
 	if os.Getuid() != 0 {
@@ -41,13 +41,13 @@ func TestFullDisks(t *testing.T) {
 	w.judge()
 }
 
-// disk is the folder of a component as the stack sees it.
+// disk returns the folder of a component, as the stack sees it.
 func (w *world) disk(component string) string {
 	return filepath.Join("/proc", strconv.Itoa(w.up.cmd.Process.Pid), "root", w.dir, component)
 }
 
-// whileFull fills a disk to the last byte, and again and again what becomes free, until done returns true. Then there
-// is room.
+// whileFull fills a disk to the last byte, and keeps filling what becomes free, until done returns true. Then it
+// frees the space.
 func (w *world) whileFull(component string, done func() bool) (err error) {
 	filler := filepath.Join(w.disk(component), "filler")
 	f, err := os.OpenFile(filler, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
@@ -66,7 +66,7 @@ func (w *world) whileFull(component string, done func() bool) (err error) {
 	})
 }
 
-// fillBroker: signups go on, and nothing is published meanwhile.
+// fillBroker checks that signups continue while nothing can be published.
 func (w *world) fillBroker() error {
 	const kind, some = "NATS disk full", 200
 	w.plan(kind, 1)
@@ -81,11 +81,11 @@ func (w *world) fillBroker() error {
 		return err
 	}
 	w.fired(kind)
-	// A server that met a full disk has stopped to store anything; its operator starts it again.
+	// After a full disk, the server stores nothing any more until its operator restarts it.
 	return errors.Join(w.do("kill", "nats", ""), w.do("start", "nats", ""))
 }
 
-// fillDatabase: signups are told to come again, and none that was acknowledged is lost.
+// fillDatabase checks that signups are asked to retry, and that no acknowledged one is lost.
 func (w *world) fillDatabase() error {
 	const kind, some = "Postgres disk full", 100
 	w.plan(kind, 1)
@@ -97,7 +97,7 @@ func (w *world) fillDatabase() error {
 	w.fired(kind)
 	before = w.tries.acknowledged.Load()
 	return w.until("signups after there is room again", func() bool {
-		// A server that could not write its log has ended, and needs somebody to start it.
+		// A server that could not write its log has ended, and must be started.
 		if state, err := w.look("postgres"); err == nil && state != "running" {
 			_ = w.do("start", "postgres", "")
 		}

@@ -12,8 +12,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// disorder publishes what the essential streams hold again, ten times over and in random order, while new messages come
-// in; and one message in a hundred that nobody can read.
+// disorder publishes the contents of the essential streams again, ten times and in random order, while new
+// messages arrive. One message in a hundred cannot be decoded.
 func (w *world) disorder() error {
 	const copies, window, poisonous = 10, 100, 100
 	ctx, cancel := context.WithTimeout(w.t.Context(), 2*time.Minute)
@@ -50,7 +50,7 @@ func (w *world) disorder() error {
 				}
 				w.poisoned++
 			}
-			if i%window == window-1 { // leave the relays a moment between two of ours
+			if i%window == window-1 { // leave time for the relays between two batches of ours
 				<-time.After(mathrand.N(200 * time.Millisecond))
 			}
 		}
@@ -94,7 +94,7 @@ func latest(ctx context.Context, js jetstream.JetStream, name string, n int) ([]
 	return messages, nil
 }
 
-// damaged is a message with the same headers as another one, but for its id, and a body that cannot be decoded.
+// damaged returns a message with the headers of m, except for the ids, and a body that cannot be decoded.
 func damaged(m *nats.Msg) *nats.Msg {
 	broken := nats.NewMsg(m.Subject)
 	for header, values := range m.Header {

@@ -9,12 +9,12 @@ import (
 	"time"
 )
 
-// TestDrainUnderLoad stops one of two replicas while people sign up at both. Until it is gone, every request is
-// answered; afterwards connections are refused. Whatever it accepted is seen through by the other one.
+// TestDrainUnderLoad stops one of two replicas while people sign up at both. Until it has ended, every request
+// is answered; afterwards, connections are refused. The other replica completes every signup that it accepted.
 func TestDrainUnderLoad(t *testing.T) {
 	const (
 		clients = 4
-		bound   = 20_000 // requests, should the replica never stop
+		bound   = 20_000 // limit of requests, in case the replica never stops
 	)
 	s := startStack(t, noTimers, "--members", "2")
 	b := newBook(t)

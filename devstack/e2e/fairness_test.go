@@ -22,13 +22,13 @@ const (
 	passphrase  = "a long enough password"
 )
 
-// attempt is a request of somebody at an address, as a trusted proxy tells.
+// attempt is a request from a client address, which a trusted proxy reports.
 type attempt struct {
-	signUp                  bool // or else sign in
+	signUp                  bool // otherwise sign in
 	name, password, address string
 }
 
-// from sends requests as a proxy does for a client at the address.
+// from sends requests as a proxy does for a client at address.
 type from struct {
 	address string
 	base    http.RoundTripper
@@ -40,16 +40,16 @@ func (f from) RoundTrip(r *http.Request) (*http.Response, error) {
 	return f.base.RoundTrip(r)
 }
 
-// outcome is what became of attempts.
+// outcome counts the results of attempts.
 type outcome struct {
 	mu    sync.Mutex
 	codes map[string]int
-	took  []time.Duration // of those that were served
+	took  []time.Duration // of those that succeeded
 }
 
-// TestHonestUnderAttack lets many addresses, each within its limits, ask for more password hashes than the machine
-// makes. Of what others ask for meanwhile at least 95 % is served, at the first attempt, if they solve the challenge
-// that they are given. Those who do not keep a share. Every address has a network of its own.
+// TestHonestUnderAttack makes many addresses, each within its limits, ask for more password hashes than the machine
+// can compute. Of the other clients' requests, at least 95 % succeed at the first attempt if they solve the challenge
+// that they are given. Those who do not solve it still get a share. Every address has a network of its own.
 func TestHonestUnderAttack(t *testing.T) {
 	s := startStack(t, []string{"PROVISION_PROMISE=1h", "TRUSTED_PROXIES=127.0.0.0/8"}, "--hash-cost", "real")
 	c := &crowdOfClients{url: s.env["MEMBER_URL"], transport: &http.Transport{MaxIdleConnsPerHost: 1000}}
@@ -116,7 +116,7 @@ func (o *outcome) every(ctx context.Context, c *crowdOfClients, interval time.Du
 	var all sync.WaitGroup
 	began := time.Now()
 	for i := 0; time.Since(began) < attackTime; i++ {
-		for time.Since(began) < time.Duration(i)*interval { // missed ticks are made up for
+		for time.Since(began) < time.Duration(i)*interval { // make up for missed ticks
 			<-tick.C
 		}
 		all.Go(func() {

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// TestTheStoryByHand breaks and mends a stack by the buttons of the fault screen.
+// TestTheStoryByHand breaks and repairs a stack with the buttons of the fault screen.
 func TestTheStoryByHand(t *testing.T) {
 	s := startStack(t, noTimers)
 	s.press("/people", nil)

@@ -14,7 +14,7 @@ import (
 	"github.com/signup-saga/signup-saga/contract"
 )
 
-// forger has the NATS password of storage-svc.
+// forger is an attacker with the NATS password of storage-svc.
 type forger struct {
 	t  *testing.T
 	js jetstream.JetStream
@@ -56,7 +56,8 @@ func (f forger) publish(typ contract.Type, id, key string, data map[string]any) 
 	}
 }
 
-// replies answers for a saga what nobody asked: in generations to come, and with ids that no database takes.
+// replies sends replies to a saga that no command asked for: with future generations, and with ids that no
+// database accepts.
 func (f forger) replies(saga map[string]any) {
 	f.t.Helper()
 	member, id := fmt.Sprint(saga["member_id"]), fmt.Sprint(saga["saga_id"])
@@ -81,7 +82,7 @@ func (f forger) replies(saga map[string]any) {
 	}
 }
 
-// report says that the provider is away, in a version that no true report will reach.
+// report says that the provider has an outage, with a version that no true report will reach.
 func (f forger) report() {
 	f.t.Helper()
 	for _, version := range []int64{contract.MaxVersion, math.MaxInt64} {
@@ -91,7 +92,7 @@ func (f forger) report() {
 	}
 }
 
-// taken waits until a durable consumer has acknowledged everything that is for it in a stream.
+// taken waits until a durable consumer has acknowledged every message for it in a stream.
 func (f *fortress) taken(auditor *nats.Conn, stream, durable string) {
 	f.t.Helper()
 	js, err := jetstream.New(auditor)
@@ -104,7 +105,7 @@ func (f *fortress) taken(auditor *nats.Conn, stream, durable string) {
 	})
 }
 
-// operate makes an operator's request and fails the test unless it is answered so.
+// operate makes an operator's request and fails the test unless the response has status want.
 func (f *fortress) operate(method, path, body string, want int) answer {
 	f.t.Helper()
 	a := f.call(method, "MEMBER_ADMIN_ADDR", "/admin/v1/"+path, operatorToken, body)
@@ -114,7 +115,7 @@ func (f *fortress) operate(method, path, body string, want int) answer {
 	return a
 }
 
-// sagas returns what operators see of all sagas, by username.
+// sagas returns what the admin API shows of all sagas, by username.
 func (f *fortress) sagas() map[string]map[string]any {
 	f.t.Helper()
 	byName := map[string]map[string]any{}
@@ -126,8 +127,8 @@ func (f *fortress) sagas() map[string]map[string]any {
 	return byName
 }
 
-// TestForgedGenerationsStopNobody has a thief of storage-svc's NATS password answer for signups that are settled:
-// nobody is moved, and everything that people and operators do still works.
+// TestForgedGenerationsStopNobody uses a stolen NATS password of storage-svc to reply for settled signups. No
+// signup changes state, and everything that people and operators do still works.
 func TestForgedGenerationsStopNobody(t *testing.T) {
 	f := startFortress(t)
 	f.migrate()
@@ -182,7 +183,7 @@ func TestForgedGenerationsStopNobody(t *testing.T) {
 	f.leave("ready", location["ready"])
 }
 
-// retryAll retries the only kind of failure there is, and waits until so many have succeeded.
+// retryAll retries the only kind of failure there is, and waits until want signups have succeeded.
 func (f *fortress) retryAll(want float64) {
 	f.t.Helper()
 	failures, _ := f.operate(http.MethodGet, "failures", "", http.StatusOK).Body["items"].([]any)

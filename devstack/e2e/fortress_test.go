@@ -21,14 +21,14 @@ import (
 	"github.com/signup-saga/signup-saga/devstack/testenv"
 )
 
-// fortress is the system as one runs it among strangers: TLS on every link, the roles and users of deploy/ by the very
-// files, and every secret in a file.
+// fortress is the system as it runs in a hostile network: TLS on every link, the roles and users from the files
+// in deploy/, and every secret in a file.
 type fortress struct {
 	t        *testing.T
 	tree     string // the source, whose deploy/ and bin/ are used
 	services []string
 	ca       *testenv.Authority
-	dir      string   // with one file for each secret, by its variable
+	dir      string   // holds one file for each secret, by its variable
 	admin    *url.URL // superuser of Postgres
 	natsURL  *url.URL
 	nats     *server.Server
@@ -45,7 +45,7 @@ func startFortress(t *testing.T) *fortress {
 	return startFortressOf(t, repository, "member", "storage")
 }
 
-// startFortressOf runs the services of another tree.
+// startFortressOf runs the services of another source tree.
 func startFortressOf(t *testing.T, tree string, services ...string) *fortress {
 	t.Helper()
 	f := &fortress{
@@ -68,7 +68,7 @@ func startFortressOf(t *testing.T, tree string, services ...string) *fortress {
 	return f
 }
 
-// put replaces the file of a secret at once.
+// put replaces the file of a secret in one step.
 func (f *fortress) put(name, content string) {
 	f.t.Helper()
 	draft := filepath.Join(f.dir, name+".new")
@@ -87,7 +87,7 @@ func tokenLine(name, token string) string {
 	return name + ":operator:" + hex.EncodeToString(digest[:])
 }
 
-// startPostgres starts a server, runs the containers' script in it, and gives it a certificate.
+// startPostgres starts a server, runs the containers' script on it, and gives it a certificate.
 func (f *fortress) startPostgres() {
 	f.t.Helper()
 	var err error
@@ -102,7 +102,7 @@ func (f *fortress) startPostgres() {
 		f.t.Fatal(err)
 	}
 	cert, key := f.ca.Issue(f.t.TempDir(), "postgres")
-	// The server writes the files itself, for they have to be its own; their names are its defaults.
+	// The server writes the files itself, because it must own them. Their names are its defaults.
 	for name, path := range map[string]string{"server.crt": cert, "server.key": key} {
 		object := f.sql("-- name: loadFile\nSELECT lo_from_bytea(0, $1)", []byte(mustRead(f.t, path)))
 		f.sql("-- name: writeFile\nSELECT lo_export("+object+", $1)", name)
@@ -119,7 +119,7 @@ func (f *fortress) startPostgres() {
 	})
 }
 
-// database is the URL of a database over TLS, for a role.
+// database returns the URL of a database over TLS, for a role.
 func (f *fortress) database(role, password, name string) string {
 	u := *f.admin
 	u.User, u.Path = url.UserPassword(role, password), "/"+name
@@ -134,7 +134,7 @@ func (f *fortress) connect(user *url.Userinfo, database string) (*pgx.Conn, erro
 	return pgx.Connect(context.Background(), u.String())
 }
 
-// sql runs a statement as the superuser and returns what the first column of the last row says.
+// sql runs a statement as the superuser and returns the first column of the last row.
 func (f *fortress) sql(statement string, arguments ...any) (last string) {
 	f.t.Helper()
 	conn, err := f.connect(f.admin.User, "postgres")
@@ -162,7 +162,7 @@ func (f *fortress) sql(statement string, arguments ...any) (last string) {
 
 const auditorPassword = "auditor"
 
-// natsOptions reads deploy/nats-server.conf of a tree.
+// natsOptions parses a tree's deploy/nats-server.conf.
 func natsOptions(t *testing.T, tree string, services ...string) *server.Options {
 	t.Helper()
 	for _, service := range services {
@@ -177,7 +177,7 @@ func natsOptions(t *testing.T, tree string, services ...string) *server.Options 
 	return options
 }
 
-// startNATS runs the server of deploy/nats-server.conf with TLS and one more user, who sees everything.
+// startNATS runs the server of deploy/nats-server.conf with TLS and one more user, who may see everything.
 func (f *fortress) startNATS() {
 	f.t.Helper()
 	options := natsOptions(f.t, f.tree, f.services...)
@@ -208,7 +208,7 @@ func (f *fortress) natsAs(user, password string) string {
 	return u.String()
 }
 
-// migrate runs the migrate subcommand of both services, as the migrators, and leaves broker running.
+// migrate runs the migrate subcommand of each service, as its migrator, and leaves its broker subcommand running.
 func (f *fortress) migrate() {
 	f.t.Helper()
 	for _, service := range f.services {
@@ -222,7 +222,7 @@ func (f *fortress) migrate() {
 	}
 }
 
-// serve starts a service as its app and waits until it is healthy. More variables are NAME=value.
+// serve starts a service as its app and waits until it is healthy. Additional variables are NAME=value.
 func (f *fortress) serve(service string, variables ...string) *child {
 	f.t.Helper()
 	c := f.run(service, "app", "serve", variables...)
@@ -230,7 +230,7 @@ func (f *fortress) serve(service string, variables ...string) *child {
 	return c
 }
 
-// healthy waits for the healthcheck subcommand to succeed.
+// healthy waits until the healthcheck subcommand succeeds.
 func (f *fortress) healthy(service string, c *child) {
 	f.t.Helper()
 	eventually(f.t, time.Minute, service+" to be healthy", func() bool {
@@ -265,7 +265,7 @@ func (f *fortress) run(service, role, command string, variables ...string) *chil
 	for variable, value := range secret {
 		file := service + strings.TrimPrefix("-"+role, "-app") + "-" +
 			strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(variable, strings.ToUpper(service)+"_")), "_", "-")
-		if _, err := os.Stat(f.path(file)); err != nil { // a test may have put another one there
+		if _, err := os.Stat(f.path(file)); err != nil { // a test may have written another value
 			f.put(file, value)
 		}
 		env = append(env, variable+"_FILE="+f.path(file))
@@ -277,7 +277,7 @@ func (f *fortress) run(service, role, command string, variables ...string) *chil
 	return start(f.t, service+" "+command, append(env, variables...), program, command)
 }
 
-// call makes a request over TLS and fails the test unless it is answered.
+// call makes a request over TLS and fails the test if there is no response.
 func (f *fortress) call(method, listener, path, token, body string) answer {
 	f.t.Helper()
 	a, err := request(f.client, method, "https://"+f.addrs[listener]+path, body,
@@ -288,7 +288,7 @@ func (f *fortress) call(method, listener, path, token, body string) answer {
 	return a
 }
 
-// signUp makes a member and returns where to look for his state.
+// signUp makes a signup and returns the path of its state.
 func (f *fortress) signUp(username string) (location string) {
 	f.t.Helper()
 	body := `{"username":"` + username + `","password":"a long enough one"}`

@@ -17,12 +17,12 @@ import (
 	"time"
 )
 
-// harass is what clients without manners do, while others sign up. Each request that is answered must be refused.
+// harass sends hostile requests while others sign up. Each of them that is answered must be refused.
 func (w *world) harass() error {
 	const (
 		slow      = 50        // connections that send a byte now and then
-		parallel  = 100       // passwords to be hashed at once, all too weak or too late
-		huge      = 256 << 20 // bytes that nobody should read to the end
+		parallel  = 100       // concurrent passwords to hash, all too weak or too late
+		huge      = 256 << 20 // bytes that the service should not read to the end
 		memoryCap = 256 << 20
 	)
 	target := strings.TrimPrefix(w.env["MEMBER_URL"], "http://")
@@ -57,13 +57,13 @@ func (w *world) harass() error {
 		})
 	}
 	tried.Wait()
-	<-time.After(2 * time.Second) // the slow ones go on
+	<-time.After(2 * time.Second) // the slow ones continue
 	close(stop)
 	all.Wait()
 	return errors.Join(append(errs, w.unharmed(memoryCap))...)
 }
 
-// malformed are no signups.
+// malformed holds request bodies that are not valid signups.
 var malformed = map[string]string{
 	"duplicate key": `{"username":"eve","username":"mallory","password":"a long enough password"}`,
 	"bad UTF-8":     "{\"username\":\"\xff\xfe\",\"password\":\"a long enough password\"}",
@@ -74,7 +74,7 @@ var malformed = map[string]string{
 	"nothing":       "",
 }
 
-// nonsense sends what is no signup.
+// nonsense sends the malformed bodies.
 func (w *world) nonsense() []error {
 	const times = 20
 	var errs []error
@@ -92,7 +92,7 @@ func (w *world) nonsense() []error {
 	return errs
 }
 
-// unharmed looks for panics in the logs, and at the memory of the member service.
+// unharmed checks the logs for panics, and the memory of the member services.
 func (w *world) unharmed(memoryCap float64) error {
 	for _, replica := range members {
 		text, err := os.ReadFile(filepath.Join(w.dir, "log", replica+".log"))
@@ -115,7 +115,8 @@ func (w *world) unharmed(memoryCap float64) error {
 	return err
 }
 
-// dribble begins a request and never ends it: a byte after each pace, until it is thrown out.
+// dribble begins a request and never completes it: it sends a byte after each pace until the service closes the
+// connection.
 func dribble(conn net.Conn, pace time.Duration, stop <-chan struct{}) {
 	defer conn.Close()
 	for _, b := range []byte(
@@ -131,12 +132,12 @@ func dribble(conn net.Conn, pace time.Duration, stop <-chan struct{}) {
 	}
 }
 
-// dialer makes connections that come from an address of this machine, or from any for "".
+// dialer makes connections from a given address of this machine, or from any address for "".
 func dialer(from string) *net.Dialer {
 	return &net.Dialer{Timeout: oneTry, LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
 }
 
-// post sends JSON on a new connection from an address, see dialer.
+// post sends JSON on a new connection from an address; see dialer.
 func post(from, url string, body io.Reader) (int, error) {
 	client := &http.Client{Timeout: 2 * oneTry, Transport: &http.Transport{DialContext: dialer(from).DialContext}}
 	defer client.CloseIdleConnections()
@@ -147,7 +148,7 @@ func post(from, url string, body io.Reader) (int, error) {
 	return resp.StatusCode, resp.Body.Close()
 }
 
-// endless is a body of spaces.
+// endless is an infinite body of spaces.
 type endless struct{}
 
 func (endless) Read(p []byte) (int, error) {
@@ -157,7 +158,7 @@ func (endless) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// counted counts what was taken from a reader.
+// counted counts the bytes read from a reader.
 type counted struct {
 	io.Reader
 	n atomic.Int64

@@ -27,7 +27,7 @@ import (
 
 var dockerfiles = []string{"deploy/member-svc.Dockerfile", "deploy/storage-svc.Dockerfile"}
 
-// anyImage answers for every base image without a registry.
+// anyImage resolves every base image without a registry.
 type anyImage struct{}
 
 func (anyImage) ResolveImageConfig(
@@ -47,7 +47,7 @@ func (anyImage) ResolveSourceMetadata(
 	return nil, fmt.Errorf("no source is resolved here")
 }
 
-// BuildKit's own front end turns each Dockerfile into a build without a word of complaint.
+// BuildKit's own front end compiles each Dockerfile into a build without a warning.
 func TestDockerfilesCompile(t *testing.T) {
 	for _, name := range dockerfiles {
 		t.Run(filepath.Base(name), func(t *testing.T) {
@@ -71,15 +71,15 @@ func TestDockerfilesCompile(t *testing.T) {
 	}
 }
 
-// rehearsal executes a Dockerfile on this machine, in a folder that plays the build stage's root and holds nothing but
-// what the Dockerfile copies from the build context.
+// rehearsal executes a Dockerfile on this machine. A folder acts as the build stage's root and holds only what
+// the Dockerfile copies from the build context.
 type rehearsal struct {
-	root    string // plays /
+	root    string // acts as /
 	workdir string // in the image
 	env     []string
 }
 
-// image is what a rehearsed Dockerfile makes.
+// image is the result of a rehearsed Dockerfile.
 type image struct {
 	entrypoint []string
 	command    []string
@@ -139,7 +139,7 @@ func (r *rehearsal) host(inImage string) string {
 	return filepath.Join(r.root, filepath.FromSlash(inImage))
 }
 
-// resolve returns the absolute path in the image that p means in a folder.
+// resolve returns the absolute path in the image of p, relative to folder.
 func resolve(folder, p string) string {
 	if path.IsAbs(p) {
 		return path.Clean(p)
@@ -149,7 +149,7 @@ func resolve(folder, p string) string {
 
 func (r *rehearsal) run(t testing.TB, c *instructions.RunCommand) {
 	t.Helper()
-	if err := c.Expand(func(word string) (string, error) { return word, nil }); err != nil { // which reads the mounts
+	if err := c.Expand(func(word string) (string, error) { return word, nil }); err != nil { // parses the mounts
 		t.Fatal(err)
 	}
 	for _, mount := range instructions.GetMounts(c) {
@@ -158,7 +158,7 @@ func (r *rehearsal) run(t testing.TB, c *instructions.RunCommand) {
 			t.Errorf("mount %s %s: expected the caches of Go only", mount.Type, mount.Target)
 		}
 	}
-	// Absolute paths mean the stage's root.
+	// Absolute paths are below the stage's root.
 	line := strings.ReplaceAll(strings.Join(c.CmdLine, " "), " /", " "+r.root+"/")
 	cmd := exec.CommandContext(t.Context(), "sh", "-c", line)
 	cmd.Dir, cmd.Env = r.host(r.workdir), r.env
@@ -239,7 +239,7 @@ func (r *rehearsal) finalStage(t testing.TB, stage instructions.Stage) image {
 	return made
 }
 
-// Each image is built from what it copies alone, and the program that it starts is there and links to nothing outside.
+// Each image builds from only what it copies. The program that it starts is in it and links to nothing outside.
 func TestImagesBuildFromWhatTheyCopy(t *testing.T) {
 	for _, name := range dockerfiles {
 		t.Run(filepath.Base(name), func(t *testing.T) {

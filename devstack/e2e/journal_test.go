@@ -14,7 +14,7 @@ import (
 	"github.com/signup-saga/signup-saga/devstack/e2e/oracle"
 )
 
-// median is the time within which half of the people had their answers.
+// median returns the median time until people had their responses.
 func median(people []person) time.Duration {
 	times := make([]time.Duration, len(people))
 	for i, p := range people {
@@ -24,8 +24,7 @@ func median(people []person) time.Duration {
 	return times[len(times)/2]
 }
 
-// crowd signs n people up with some of them at a time, spread over the replicas. Every one must be accepted at the
-// first try.
+// crowd signs n people up, atOnce at a time, spread over the replicas. Each must be accepted at the first try.
 func (s *stack) crowd(b *book, n, atOnce int, members ...string) []person {
 	s.t.Helper()
 	c := newClient(b, new(tries), members...)
@@ -60,7 +59,7 @@ func (s *stack) crowd(b *book, n, atOnce int, members ...string) []person {
 	return people
 }
 
-// states counts the given people by the state that their owners see.
+// states counts people by the state that they see themselves.
 func (s *stack) states(people []person) map[string]int {
 	s.t.Helper()
 	count := map[string]int{}
@@ -80,7 +79,7 @@ func (s *stack) stateOf(p person) string {
 	return state
 }
 
-// allReady waits until every promise is kept, without doing anything for it.
+// allReady waits until every promise is kept, without helping.
 func (s *stack) allReady(people []person) {
 	s.t.Helper()
 	open := slices.Clone(people)
@@ -101,7 +100,7 @@ func (s *stack) allReady(people []person) {
 	})
 }
 
-// audit waits until everybody is ready and has the oracle judge what can be judged without an attack.
+// audit waits until every signup is ready and has the oracle judge what can be judged without an attack.
 func (s *stack) audit(b *book, people []person) {
 	s.t.Helper()
 	began := time.Now()
@@ -124,7 +123,7 @@ func (s *stack) audit(b *book, people []person) {
 	s.t.Logf("audit: %d people, all ready after %s", len(people), took.Round(time.Millisecond))
 }
 
-// sources is where the evidence lies. The URLs lead past the proxies.
+// sources returns where the evidence is. The URLs bypass the proxies.
 func (s *stack) sources(b *book) oracle.Sources {
 	return oracle.Sources{
 		Journal: b.file.Name(), Ledger: s.env["PROVIDER_LEDGER"], Provider: s.env["PROVIDER_DIR"],
@@ -134,7 +133,7 @@ func (s *stack) sources(b *book) oracle.Sources {
 	}
 }
 
-// exec changes a database, to pass over time.
+// exec changes a database, for example to simulate that time has passed.
 func (s *stack) exec(database, sql string) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
@@ -149,7 +148,7 @@ func (s *stack) exec(database, sql string) {
 	}
 }
 
-// count asks a database.
+// count returns the number that a query of a database yields.
 func (s *stack) count(database, sql string) int {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// What every test uses; TestMain sets it.
+// What every test uses; TestMain sets these.
 var (
 	repository string // absolute path
 	binaries   string // folder with member-svc and storage-svc
@@ -42,7 +42,7 @@ func runTests(m *testing.M) (code int, err error) {
 	return m.Run(), nil
 }
 
-// eventually polls until cond is true; what completes "gave up waiting for …".
+// eventually polls cond until it is true. what completes the message "gave up waiting for …".
 func eventually(t testing.TB, within time.Duration, what string, cond func() bool) {
 	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
@@ -57,8 +57,8 @@ func eventually(t testing.TB, within time.Duration, what string, cond func() boo
 	}
 }
 
-// startLocked starts a process from a thread that lives as long as this program. Where the kernel ends children with
-// their parent, it means the parent's thread.
+// startLocked starts a process from a thread that lives as long as this program. Where the kernel ends children
+// with their parent, it ends them with the parent's thread.
 func startLocked(cmd *exec.Cmd) error {
 	result := make(chan error, 1)
 	starter() <- func() { result <- cmd.Start() }

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// The size of the attack. The defaults are the gate; make chaos asks for more. Whatever is drawn at random is drawn
-// from the seed.
+// The size of the attack. The defaults are those of make verify; make chaos asks for more. All random choices
+// come from the seed.
 var (
 	seed     = flag.Uint64("seed", 1, "of everything that is drawn at random")
 	rate     = flag.Int("rate", 60, "signups per second during the attack")
@@ -31,8 +31,8 @@ var (
 	reportDir = flag.String("report", "", "write the results as JSON into this folder")
 )
 
-// TestFaultMatrix attacks a system of two replicas each, from all sides, while people sign up and leave, and judges
-// what is left.
+// TestFaultMatrix attacks a system of two replicas of each service, from all sides, while people sign up and
+// leave. Then it judges the result.
 func TestFaultMatrix(t *testing.T) {
 	w := startWorld(t, *seed)
 	w.progress("the system is up; seed %d", *seed)
@@ -69,7 +69,7 @@ func TestFaultMatrix(t *testing.T) {
 	w.judge()
 }
 
-// spent tells whether a part of the time is over, if it is limited.
+// spent reports whether a part of the time is over, if the time is limited.
 func (w *world) spent(part float64) bool {
 	return *duration > 0 && time.Since(w.began).Seconds() > part*duration.Seconds()
 }
@@ -77,7 +77,7 @@ func (w *world) spent(part float64) bool {
 // raced counts the withdrawals that began while the storage was being provisioned.
 const raced = `SELECT count(DISTINCT e.saga_id) FROM saga_event e WHERE e.state = 'withdrawing' AND e.version = 2`
 
-// await polls without a limit of its own: go test has one. It gives up with the load.
+// await polls without its own time limit, because go test has one. It gives up if the load does.
 func (w *world) await(cond func() bool) error {
 	for !cond() {
 		select {
@@ -89,13 +89,13 @@ func (w *world) await(cond func() bool) error {
 	return nil
 }
 
-// between waits for a random time, to let the attack hit at any moment.
+// between waits for a random time, so that the attack can hit at any moment.
 func between(r *rand.Rand, least, most time.Duration) {
 	<-time.After(least + time.Duration(r.Int64N(int64(most-least))))
 }
 
-// Where a service can be made to end itself: the steps of its relays, and the statements around everything that it
-// does.
+// The points at which a service can be made to end itself: the steps of its relays, and the statements around
+// everything that it does.
 var (
 	relaySteps = []string{"read", "publish", "published", "checkpoint", "checkpointed"}
 	points     = map[string][]string{
@@ -111,18 +111,18 @@ var (
 	}
 )
 
-// killer lets the replicas of one service end themselves at points, one after the other.
+// killer makes the replicas of one service end themselves at points, one after the other.
 type killer struct {
 	*world
 	service string
 	mu      sync.Mutex
 	rand    *rand.Rand
 	todo    []string // points
-	open    int      // armed, but not reached
+	open    int      // armed, but not yet reached
 }
 
 func (w *world) killServices() error {
-	// Storage has news for its non-essential lane only when attempts fail.
+	// storage-svc sends events on its non-essential lane only when attempts fail.
 	if err := w.fault("flaky", 0.1, 0); err != nil {
 		return err
 	}
@@ -137,7 +137,7 @@ func (w *world) killServices() error {
 	return errors.Join(errors.Join(errs...), w.fault("none", 0, 0))
 }
 
-// draw picks the points: each kind in turn, in random order.
+// draw chooses the points: each kind in turn, in random order.
 func (k *killer) draw(n int) {
 	relays := (n*3 + 6) / 7
 	for i := range n {
@@ -178,9 +178,9 @@ func (k *killer) run() error {
 	return errors.Join(errs...)
 }
 
-// attack arms one replica with point after point. A relay's point is reached only by the leader, which is the one
-// replica that did not die last: so both are armed. One that has nothing left to die of stays down until the other one
-// has led.
+// attack arms one replica with one point after the other. Only the leader reaches a relay's point, and the
+// leader is the replica that did not die last: so both replicas are armed. A replica that has no points left
+// stays down until the other one has led.
 func (k *killer) attack(replica string) error {
 	for {
 		k.mu.Lock()
@@ -206,14 +206,15 @@ func (k *killer) attack(replica string) error {
 	}
 }
 
-// killAt arms a replica and sees it die. One that waits for a lane which the other one leads, while that one waits for
-// the lane which this one leads, would wait for ever: it is started again after a while, which hands its lane over.
+// killAt arms a replica and waits until it dies. Two replicas could wait for ever for each other's lane, each leading
+// the lane that the other one waits for. So killAt restarts its replica after a while, which hands over its lane.
 func (k *killer) killAt(replica, point string) error {
 	const limit = 5 * time.Minute
-	// What a dead consumer had fetched is delivered again after half a minute, and may be all that may be under way.
+	// Messages that a dead consumer had fetched are redelivered after half a minute. They may be all the work
+	// there is.
 	wait := 45 * time.Second
 	if strings.HasPrefix(point, "relay.") {
-		wait = 8*time.Second + rand.N(4*time.Second) // a leader that died is replaced after six seconds
+		wait = 8*time.Second + rand.N(4*time.Second) // a dead leader is replaced after six seconds
 	}
 	log := filepath.Join(k.dir, "log", replica+".log")
 	name, _, _ := strings.Cut(point, ":")
@@ -242,7 +243,7 @@ func (k *killer) killAt(replica, point string) error {
 	return fmt.Errorf("%s has not come to %s within %s", replica, point, limit)
 }
 
-// dies waits for the end of a replica that nobody asked for.
+// dies reports whether a replica ends without a request, within the given time.
 func (k *killer) dies(replica string, within time.Duration) (bool, error) {
 	deadline := time.Now().Add(within)
 	for time.Now().Before(deadline) {

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// TestMemoryUnderACrowd lets 500 people sign up at the same time at the real cost of password hashes. Everyone gets an
-// answer, a 201 or the advice to come again, and the memory of the service stays bounded.
+// TestMemoryUnderACrowd makes 500 people sign up at the same time, at the real cost of password hashes. Everyone
+// gets a response, either a 201 or the advice to retry, and the memory of the service stays within its limit.
 func TestMemoryUnderACrowd(t *testing.T) {
 	const people, most = 500, 256 << 10 // KiB
 	s := startStack(t, noTimers, "--hash-cost", "real")
@@ -51,7 +51,7 @@ func TestMemoryUnderACrowd(t *testing.T) {
 	}
 }
 
-// peakMemory is how much memory a component had resident at most, in KiB.
+// peakMemory returns a component's peak resident memory, in KiB.
 func (s *stack) peakMemory(component string) (kib int) {
 	s.t.Helper()
 	out, err := s.control(http.MethodGet, "/status")

@@ -22,7 +22,7 @@ type documented struct {
 
 var metricRow = regexp.MustCompile("^\\| `(\\w+)` \\| \\w+ \\| ([^|]*) \\|")
 
-// documentedMetrics are the rows of docs/metrics.md by heading and name.
+// documentedMetrics returns the rows of docs/metrics.md by heading and name.
 func documentedMetrics(t testing.TB) map[string]map[string]documented {
 	t.Helper()
 	sections, heading := map[string]map[string]documented{}, ""
@@ -40,7 +40,7 @@ func documentedMetrics(t testing.TB) map[string]map[string]documented {
 	return sections
 }
 
-// TestMetricsAreDocumented compares docs/metrics.md with what both services serve after a signup.
+// TestMetricsAreDocumented compares docs/metrics.md with the metrics that both services serve after a signup.
 func TestMetricsAreDocumented(t *testing.T) {
 	s := startStack(t, []string{"STUCK_WEBHOOK_URL=http://127.0.0.1:9/",
 		"STUCK_WEBHOOK_SECRET=whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"})
@@ -71,8 +71,8 @@ func TestMetricsAreDocumented(t *testing.T) {
 	}
 }
 
-// metrics scrapes a service: the row of the documentation that each metric deserves, by name. What every Go program has
-// is left out.
+// metrics scrapes a service and returns, by name, the row that each metric should have in the documentation. It
+// leaves out what every Go program has.
 func (s *stack) metrics(listener string) map[string]string {
 	s.t.Helper()
 	resp, err := http.Get(s.env[listener] + "/metrics")

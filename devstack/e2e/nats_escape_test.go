@@ -13,8 +13,8 @@ import (
 	"github.com/signup-saga/signup-saga/contract"
 )
 
-// shippedNATS runs the server of deploy/nats-server.conf with the streams and consumers of the services,
-// and an auditor.
+// shippedNATS runs the server of deploy/nats-server.conf with the streams and consumers of the services, and an
+// auditor.
 func shippedNATS(t *testing.T) (url string, js jetstream.JetStream) {
 	t.Helper()
 	options := natsOptions(t, repository, "member", "storage")
@@ -56,9 +56,9 @@ func shippedNATS(t *testing.T) (url string, js jetstream.JetStream) {
 	return s.ClientURL(), js
 }
 
-// A server answers a request to any subject that the request names, whatever the user may publish: the
-// answer to a read of one's own stream can be a message of one's choice in the stream of another. Such
-// copies are known by their headers.
+// A NATS server sends its answer to any reply subject that a request names, whatever the user may publish. By
+// reading their own stream, a user can thereby place a message of their choice in another stream. Such copies
+// are recognised by their headers.
 func TestACopiedMessageIsForeign(t *testing.T) {
 	url, js := shippedNATS(t)
 	thief, err := nats.Connect(url, nats.UserInfo("member_app", "canaryNATS"),
@@ -94,7 +94,7 @@ func TestACopiedMessageIsForeign(t *testing.T) {
 		t.Fatal(err)
 	}
 	copied := 0
-	for range 3 { // as many as were asked for; that they arrive is what the server does
+	for range 3 { // as many as were requested; that they arrive is the server's behaviour
 		m, err := consumer.Next(jetstream.FetchMaxWait(time.Minute))
 		if err != nil {
 			t.Fatal(err)

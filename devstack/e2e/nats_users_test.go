@@ -21,13 +21,13 @@ import (
 // foreign marks messages of the test itself.
 const foreign = "foreign"
 
-// recorder knows every subject on which a service has published something.
+// recorder records every subject on which a service has published.
 type recorder struct {
 	mu   sync.Mutex
 	seen map[string]bool
 }
 
-// record listens as a user who may hear everything.
+// record starts a recorder, as a user who may subscribe to everything.
 func record(t testing.TB, f *fortress) (*recorder, *nats.Conn) {
 	t.Helper()
 	r := &recorder{seen: map[string]bool{}}
@@ -53,7 +53,7 @@ func record(t testing.TB, f *fortress) (*recorder, *nats.Conn) {
 	return r, nc
 }
 
-// missing returns those of the patterns on which nothing was published.
+// missing returns the patterns on which nothing was published.
 func (r *recorder) missing(patterns []string) []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -79,7 +79,7 @@ func users(t *testing.T) map[string]*server.User {
 	return found
 }
 
-// A new type of event needs its line in the configuration.
+// A new type of event needs its own line in the configuration.
 func TestNATSUsersMayPublishTheirEvents(t *testing.T) {
 	known := users(t)
 	for _, r := range contract.Table() {
@@ -93,8 +93,8 @@ func TestNATSUsersMayPublishTheirEvents(t *testing.T) {
 	}
 }
 
-// TestNATSUsersMayDoWhatTheyNeedAndNoMore has the services do everything that they ever do with NATS: nothing is
-// refused, and every permission is made use of.
+// TestNATSUsersMayDoWhatTheyNeedAndNoMore makes the services do everything that they ever do with NATS. Nothing
+// is refused, and every permission is used.
 func TestNATSUsersMayDoWhatTheyNeedAndNoMore(t *testing.T) {
 	f := startFortress(t)
 	known := users(t)
@@ -124,7 +124,7 @@ func TestNATSUsersMayDoWhatTheyNeedAndNoMore(t *testing.T) {
 		}
 	}
 	for _, name := range []string{"member_app", "storage_app"} {
-		deadline := time.Now().Add(10 * time.Second) // for what is still on its way to the auditor
+		deadline := time.Now().Add(10 * time.Second) // for messages still on their way to the auditor
 		eventually(t, time.Minute, "the auditor", func() bool {
 			missing := working.missing(known[name].Permissions.Publish.Allow)
 			if len(missing) > 0 && time.Now().After(deadline) {
@@ -149,8 +149,8 @@ func TestNATSUsersMayDoWhatTheyNeedAndNoMore(t *testing.T) {
 	}
 }
 
-// doEverything leads the services through outages, refusals, foreign messages, withdrawals and the loss of the broker's
-// data.
+// doEverything leads the services through outages, refusals, foreign messages, withdrawals and the loss of the
+// broker's data.
 func (f *fortress) doEverything(r *recorder, auditor *nats.Conn) []*child {
 	f.t.Helper()
 	told := make(chan struct{}, 100)
@@ -160,7 +160,7 @@ func (f *fortress) doEverything(r *recorder, auditor *nats.Conn) []*child {
 		"STUCK_WEBHOOK_SECRET=whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="}
 	storage, member := f.serve("storage"), f.serve("member", variables...)
 	f.awaitState(f.signUp("first"), "ready")
-	// What somebody else has published makes the relays read their streams.
+	// Foreign messages make the relays read their streams.
 	for _, own := range contract.Table() {
 		m := &nats.Msg{Subject: contract.SubjectPrefix(own.Lane) + string(own.Type),
 			Header: nats.Header{foreign: {"yes"}}, Data: []byte(`{}`)}
@@ -223,7 +223,7 @@ func (f *fortress) leave(username, location string) {
 	f.awaitState(location, "withdrawn")
 }
 
-// loseStreams deletes every stream, and waits until the services have made them again.
+// loseStreams deletes every stream, and waits until the services have created them again.
 func (f *fortress) loseStreams(auditor *nats.Conn) {
 	f.t.Helper()
 	js, err := jetstream.New(auditor)
@@ -242,14 +242,14 @@ func (f *fortress) loseStreams(auditor *nats.Conn) {
 	})
 }
 
-// migrations returns what is refused to a service's own migrator.
+// migrations returns the subjects that are refused even to a service's own migrator.
 func migrations(own []string) []string {
 	return slices.DeleteFunc(slices.Clone(own), func(subject string) bool {
 		return strings.Contains(subject, ".CREATE.")
 	})
 }
 
-// TestNATSUsersAreRefusedWhatTheyMustNotDo tries what a service that was taken over would try.
+// TestNATSUsersAreRefusedWhatTheyMustNotDo tries what a compromised service would try.
 func TestNATSUsersAreRefusedWhatTheyMustNotDo(t *testing.T) {
 	f := startFortress(t)
 	f.migrate()
@@ -289,8 +289,8 @@ func TestNATSUsersAreRefusedWhatTheyMustNotDo(t *testing.T) {
 		"$JS.API.CONSUMER.CREATE.MEMBER_NONESSENTIAL.member-welcome")
 	storage = append(storage, "$JS.API.STREAM.CREATE.STORAGE_NONESSENTIAL",
 		"$JS.API.CONSUMER.CREATE.MEMBER_ESSENTIAL.storage-svc")
-	// Neither may a service create what it uses itself: a consumer delivers to any subject, and a
-	// stream may copy any other one.
+	// A service may not create even what it uses itself: a consumer delivers to any subject, and a stream may
+	// copy any other stream.
 	create := slices.DeleteFunc(slices.Concat(member, storage), func(subject string) bool {
 		return !strings.Contains(subject, ".CREATE.")
 	})
@@ -334,7 +334,7 @@ func TestNATSUsersAreRefusedWhatTheyMustNotDo(t *testing.T) {
 				select {
 				case text := <-refused:
 					got[text] = true
-				case <-time.After(2 * time.Second): // the rest was let through
+				case <-time.After(2 * time.Second): // the rest was allowed
 				}
 			}
 			for _, attempt := range attempts {

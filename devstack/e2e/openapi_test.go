@@ -10,7 +10,7 @@ import (
 // redocly is the linter of the OpenAPI documents, pinned.
 const redocly = "@redocly/cli@2.77.0"
 
-// An independent linter has nothing to say against the three OpenAPI documents, not even a warning.
+// An independent linter reports nothing for the three OpenAPI documents, not even a warning.
 func TestOpenAPIDocumentsLintClean(t *testing.T) {
 	lint := exec.CommandContext(t.Context(), "npx", "--yes", redocly, "lint")
 	lint.Dir = repository

@@ -9,7 +9,7 @@ import (
 	"github.com/signup-saga/signup-saga/devstack/e2e/oracle"
 )
 
-// TestRejectedThenRetried takes a definite refusal to an operator, who repairs it.
+// TestRejectedThenRetried brings a rejected signup to an operator, who repairs it.
 func TestRejectedThenRetried(t *testing.T) {
 	s := startStack(t, nil)
 	s.provider("reject")
@@ -50,7 +50,7 @@ func TestRejectedThenRetried(t *testing.T) {
 		t.Errorf("a refused retry changed the saga: %v", now.Body)
 	}
 
-	// The retry stays open for as long as the provider is out.
+	// The retry stays open for as long as the provider's outage lasts.
 	s.provider("outage")
 	first := retry(s.env["ADMIN_TOKEN"], reason)
 	if first.Status != http.StatusAccepted || first.Body["state"] != "provisioning" || first.Body["generation"] != 2.0 {
@@ -78,7 +78,7 @@ func TestRejectedThenRetried(t *testing.T) {
 	s.audit(b, []person{p})
 }
 
-// breakerShown waits until operators see that the provider is away, or back.
+// breakerShown waits until the admin API shows the breaker in state want.
 func (s *stack) breakerShown(want string) {
 	s.t.Helper()
 	eventually(s.t, healLimit, "the breaker to be shown "+want, func() bool {
@@ -88,7 +88,7 @@ func (s *stack) breakerShown(want string) {
 	})
 }
 
-// TestLostResponse loses the answer to a signup; the client asks again and gets the very same member.
+// TestLostResponse loses the response to a signup. The client asks again and gets the same member.
 func TestLostResponse(t *testing.T) {
 	s := startStack(t, nil)
 	proxy := startProxy(t, strings.TrimPrefix(s.env["MEMBER_URL"], "http://"))

@@ -8,10 +8,10 @@ import (
 	"time"
 )
 
-// A signup is a matter of milliseconds, whatever else is down.
+// A signup takes milliseconds, whatever else is down.
 const signupMedian = 50 * time.Millisecond
 
-// TestSignupsSurviveOutages takes away, one after the other and then together, everything that a signup must not need.
+// TestSignupsSurviveOutages stops everything that a signup must not need, first one by one and then together.
 func TestSignupsSurviveOutages(t *testing.T) {
 	s := startStack(t, noTimers)
 	b := newBook(t)
@@ -38,7 +38,7 @@ func TestSignupsSurviveOutages(t *testing.T) {
 	})
 }
 
-// outage is something that breaks and comes back; while it lasts, nobody becomes ready if it holds storages up.
+// outage breaks something and restores it. While it lasts, no signup becomes ready if holdsUpReady is set.
 type outage struct {
 	name         string
 	begin, end   func()
@@ -68,7 +68,7 @@ func (s *stack) signUpDuring(t *testing.T, b *book, down []outage) []person {
 	if states := s.states(people); held && states["provisioning"] != len(people) {
 		t.Errorf("states %v during the outage, expected all provisioning: the fault did not happen", states)
 	}
-	// What holds storage-svc's own listener comes back first.
+	// In reverse: storage-svc must be back before the provider's fault is ended through its listener.
 	for i := len(down) - 1; i >= 0; i-- {
 		down[i].end()
 	}
@@ -80,7 +80,7 @@ func (s *stack) signUpDuring(t *testing.T, b *book, down []outage) []person {
 
 func metrics(t testing.TB, base string) string {
 	t.Helper()
-	resp, err := http.Get(base + "/metrics") // an address of this test
+	resp, err := http.Get(base + "/metrics") // the address is a constant of this test
 	if err != nil {
 		t.Fatal(err)
 	}

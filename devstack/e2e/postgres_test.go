@@ -9,7 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// A machine without PostgreSQL fetches a private copy once. The installed one, if any, is passed over.
+// A machine without PostgreSQL downloads a private copy once. An installed PostgreSQL is ignored.
 func TestFetchedPostgres(t *testing.T) {
 	env := append(os.Environ(), "DEVSTACK_PG=fetch", "PG_BIN=", "DATABASE_URL=")
 	server := start(t, "devstack postgres", env, devstack, "postgres")

@@ -25,7 +25,7 @@ type child struct {
 	err     error         // how it ended; read after done
 }
 
-// transcript collects what a process prints.
+// transcript collects the output of a process.
 type transcript struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -48,7 +48,7 @@ func (p *transcript) String() string {
 	return p.text.String()
 }
 
-// start runs a program with exactly this environment, or this process's own when env is nil.
+// start runs a program with exactly this environment, or with this process's own if env is nil.
 func start(t testing.TB, name string, env []string, path string, args ...string) *child {
 	t.Helper()
 	cmd := exec.Command(path, args...)
@@ -56,7 +56,7 @@ func start(t testing.TB, name string, env []string, path string, args ...string)
 	c := &child{t: t, name: name, cmd: cmd, printed: &transcript{more: make(chan struct{}, 1)},
 		done: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = c.printed, c.printed
-	// A pipe that closes when this program dies, however it does.
+	// A pipe that is closed when this program dies for any reason.
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatalf("start %s: %v", name, err)
@@ -70,7 +70,7 @@ func start(t testing.TB, name string, env []string, path string, args ...string)
 		c.err = cmd.Wait()
 	}()
 	t.Cleanup(func() {
-		_ = c.stop() // a test that cares stops it itself
+		_ = c.stop() // a test that checks the exit stops it itself
 		_ = stdin.Close()
 		if t.Failed() {
 			t.Logf("%s printed:\n%s", name, tail(c.printed.String()))
@@ -79,7 +79,7 @@ func start(t testing.TB, name string, env []string, path string, args ...string)
 	return c
 }
 
-// stop asks the process to end and returns how it did.
+// stop asks the process to end and returns how it ended.
 func (c *child) stop() error {
 	c.t.Helper()
 	_ = c.cmd.Process.Signal(syscall.SIGTERM)
@@ -117,7 +117,7 @@ func (c *child) awaitVariable(name string, within time.Duration) string {
 	}
 }
 
-// tail is the end of a long text.
+// tail returns the end of a long text.
 func tail(text string) string {
 	const size = 4000
 	return text[max(0, len(text)-size):]

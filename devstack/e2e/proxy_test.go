@@ -9,24 +9,24 @@ import (
 	"time"
 )
 
-// What a proxy does to its connections.
+// linkFault is what a proxy does to its connections.
 type linkFault string
 
 const (
 	passing   linkFault = ""
 	latency   linkFault = "latency"    // everything arrives late
 	resetting linkFault = "reset"      // connections are reset, new ones too
-	halfOpen  linkFault = "half-open"  // connections stay open, and nothing arrives any more
-	slowClose linkFault = "slow close" // the far side has closed, and nobody is told
-	answering linkFault = "answerless" // requests arrive, answers do not: the connection is reset
+	halfOpen  linkFault = "half-open"  // connections stay open, but nothing arrives
+	slowClose linkFault = "slow close" // the far side has closed, but the near side does not see it
+	answering linkFault = "answerless" // requests arrive, responses do not: the connection is reset
 )
 
 var linkFaults = []linkFault{latency, resetting, halfOpen, slowClose}
 
-// lateness is how much later everything arrives.
+// lateness is the delay of everything under latency.
 const lateness = 150 * time.Millisecond
 
-// proxy stands on a link and can be told to misbehave. Safe for concurrent use.
+// proxy is a TCP proxy on a link that can be told to misbehave. It is safe for concurrent use.
 type proxy struct {
 	listener *net.TCPListener
 	target   string
@@ -36,13 +36,13 @@ type proxy struct {
 	changed chan struct{} // closed at the next change of fault
 	links   map[*pipe]bool
 	fired   map[linkFault]int // pieces of data or connections that met the fault
-	lost    strings.Builder   // answers that were swallowed
+	lost    strings.Builder   // responses that were dropped
 }
 
-// pipe is a client's connection with the one to the target that belongs to it.
+// pipe is a client's connection and the matching connection to the target.
 type pipe struct {
 	client, server *net.TCPConn
-	torn           bool // something was lost: it must not be used again when the fault ends
+	torn           bool // data was lost: it must not be used again when the fault ends
 }
 
 func startProxy(t testing.TB, target string) *proxy {
@@ -73,21 +73,21 @@ func startProxy(t testing.TB, target string) *proxy {
 
 func (p *proxy) addr() string { return p.listener.Addr().String() }
 
-// swallowed is what the clients did not get to see.
+// swallowed returns the responses that the clients did not receive.
 func (p *proxy) swallowed() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.lost.String()
 }
 
-// met is how often something met a fault so far.
+// met returns how often data or connections have met a fault so far.
 func (p *proxy) met(fault linkFault) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.fired[fault]
 }
 
-// set changes what happens from now on, also to the connections that exist.
+// set changes the fault from now on, also for existing connections.
 func (p *proxy) set(fault linkFault) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -131,7 +131,7 @@ func (p *proxy) serve(client *net.TCPConn) {
 	p.mu.Unlock()
 }
 
-// pump passes data on in one direction until the connection ends or breaks.
+// pump forwards data in one direction until the connection ends or breaks.
 func (p *proxy) pump(l *pipe, from io.Reader, to io.Writer, answers bool) {
 	defer l.close()
 	piece := make([]byte, 16<<10)
@@ -149,7 +149,7 @@ func (p *proxy) pump(l *pipe, from io.Reader, to io.Writer, answers bool) {
 	}
 }
 
-// pass hands a piece of data on, as the fault wants it, and reports whether the connection goes on.
+// pass forwards a piece of data, subject to the fault, and reports whether the connection continues.
 func (p *proxy) pass(l *pipe, to io.Writer, piece []byte, answers bool) bool {
 	p.mu.Lock()
 	fault, torn := p.fault, l.torn
@@ -180,7 +180,7 @@ func (p *proxy) pass(l *pipe, to io.Writer, piece []byte, answers bool) bool {
 	return err == nil
 }
 
-// closed keeps the end of a connection to itself while closes are slow.
+// closed delays the end of a connection while closes are slow.
 func (p *proxy) closed() {
 	p.mu.Lock()
 	slow, changed := p.fault == slowClose, p.changed

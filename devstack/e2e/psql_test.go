@@ -9,8 +9,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// psql runs a script for psql, as far as ours need it: \set, \getenv, \connect, \gexec, :'variable', statements
-// that end with a line.
+// psql runs a psql script. It supports what our scripts use: \set, \getenv, \connect, \gexec, :'variable', and
+// statements that end with a line.
 func psql(
 	ctx context.Context, script string, getenv func(string) string, connect func(database string) (*pgx.Conn, error),
 ) error {

@@ -14,7 +14,7 @@ import (
 	"github.com/signup-saga/signup-saga/contract"
 )
 
-// documents are the pages whose links and names are checked.
+// documents returns the pages whose links and names are checked.
 func documents(t testing.TB) map[string]string {
 	t.Helper()
 	pages := map[string]string{}
@@ -30,7 +30,7 @@ func documents(t testing.TB) map[string]string {
 	return pages
 }
 
-// rows returns the table rows of a page whose first cell is code, by that cell.
+// rows returns the table rows of a page whose first cell is code, keyed by that cell.
 func rows(t testing.TB, page string) map[string]string {
 	t.Helper()
 	found := map[string]string{}
@@ -108,7 +108,7 @@ func TestDocumentsPointToWhatExists(t *testing.T) {
 	}
 }
 
-// anchors are the fragments of a page's headings, as GitHub makes them.
+// anchors returns the fragments of a page's headings, as GitHub makes them.
 func anchors(page string) (found []string) {
 	drop := regexp.MustCompile(`[^\p{L}\p{N} _-]`)
 	headings := regexp.MustCompile(`(?m)^#+ (.*)$`)
@@ -139,7 +139,7 @@ func testNames(t testing.TB) map[string]bool {
 	return names
 }
 
-// The demonstration tokens of the containers are the ones that are documented.
+// The containers' demo tokens are documented.
 func TestDemoTokensAreDocumented(t *testing.T) {
 	for _, page := range []string{"docs/compose.md", "deploy/demo-tokens"} {
 		for _, token := range []string{"demo-viewer-token", "demo-operator-token"} {

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// TestLedgerAfterDisasters loses behind the system's back what nobody will ask for again, and has both services
-// reconcile.
+// TestLedgerAfterDisasters deletes data behind the system's back that no event will ask for again, and has both
+// services reconcile.
 func TestLedgerAfterDisasters(t *testing.T) {
 	s := startStack(t, []string{"RECONCILE_MIN_AGE=0s", "RECONCILE_INTERVAL=1h"})
 	people := s.crowd(newBook(t), 12, 4, s.env["MEMBER_URL"])
@@ -25,7 +25,7 @@ func TestLedgerAfterDisasters(t *testing.T) {
 	for _, p := range forgotten { // the Storage database was restored
 		s.exec("STORAGE_DATABASE_URL", "DELETE FROM storage WHERE member_id = '"+p.MemberID+"'")
 	}
-	for _, p := range removed { // somebody cleaned up
+	for _, p := range removed { // somebody deleted the folders
 		if err := os.RemoveAll(filepath.Dir(s.marker(p.MemberID))); err != nil {
 			t.Fatal(err)
 		}
@@ -89,7 +89,7 @@ func (s *stack) reconcile(service string, flags ...string) (printed string, exit
 	return string(out), cmd.ProcessState.ExitCode()
 }
 
-// expectBooks runs it where something is wrong.
+// expectBooks runs reconcile where something is wrong: exit code 1, and lines in the output.
 func (s *stack) expectBooks(service, flag string, lines ...string) string {
 	s.t.Helper()
 	var flags []string

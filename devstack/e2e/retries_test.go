@@ -6,9 +6,9 @@ import (
 	"testing"
 )
 
-// TestGroupRetryFinishesWhatItBegan retries a thousand refused signups together: it stops itself while they are refused
-// again; when the cause is gone it finishes, although member-svc is killed in the middle; and each time it asks once
-// for each of them.
+// TestGroupRetryFinishesWhatItBegan retries a thousand rejected signups together. The group retry stops while
+// signups are rejected again. Once the cause is removed it finishes, although member-svc is killed in between.
+// Each time, it asks once for each signup.
 func TestGroupRetryFinishesWhatItBegan(t *testing.T) {
 	const n = 1000
 	s := startStack(t, noTimers)
@@ -61,7 +61,7 @@ func TestGroupRetryFinishesWhatItBegan(t *testing.T) {
 			t.Errorf("%s is %v, expected %v", field, finished[field], want)
 		}
 	}
-	s.audit(b, people) // among others: each was created once at the provider
+	s.audit(b, people) // among others, that each was created once at the provider
 	for what, c := range map[string]struct {
 		database, sql string
 		want          int
@@ -81,17 +81,17 @@ func TestGroupRetryFinishesWhatItBegan(t *testing.T) {
 	}
 }
 
-// killTwice kills member-svc, and once more in the middle of the step that it goes on with: a part of the group is
-// released in a transaction that is never committed.
+// killTwice kills member-svc twice, the second time in the middle of the step that it resumes: part of the group
+// is released in a transaction that is never committed.
 func (s *stack) killTwice() {
 	s.t.Helper()
 	s.operate("kill", "member")
 	s.goneAway("member", s.env["MEMBER_URL"])
-	_ = s.do("start", "member", "after.markReleased") // fails if that comes before the service is ready
+	_ = s.do("start", "member", "after.markReleased") // fails if the point is reached before the service is ready
 	eventually(s.t, healLimit, "the second death", func() bool { return s.state("member") == "died" })
 }
 
-// retryGroup begins to retry a group and looks at it until it is done.
+// retryGroup starts a group retry and polls it until done returns true.
 func (s *stack) retryGroup(body string, done func(retry map[string]any) bool) map[string]any {
 	s.t.Helper()
 	begun := s.call(http.MethodPost, s.env["ADMIN_URL"]+"/admin/v1/retries", s.env["ADMIN_TOKEN"], body)

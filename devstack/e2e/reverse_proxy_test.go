@@ -22,10 +22,10 @@ import (
 	"github.com/signup-saga/signup-saga/devstack/testenv"
 )
 
-// TestReverseProxies runs the configurations of docs/reverse-proxy.md as they are printed, in front of a real system.
+// TestReverseProxies runs the configurations of docs/reverse-proxy.md exactly as printed, in front of a real system.
 func TestReverseProxies(t *testing.T) {
 	s := startStack(t, []string{"TRUSTED_PROXIES=127.0.0.1", "MAX_STREAMS=8", "PROVISION_PROMISE=1h"})
-	s.provider("outage") // signups wait, and streams of them stay open
+	s.provider("outage") // signups wait, and their streams stay open
 	ca := testenv.NewAuthority(t)
 	dir := stackDir(t)
 	cert, key := ca.Issue(dir, "example.org")
@@ -76,7 +76,7 @@ func TestReverseProxies(t *testing.T) {
 	}
 }
 
-// printed returns a block of the docs page.
+// printed returns a code block of docs/reverse-proxy.md.
 func printed(t *testing.T, language string) string {
 	t.Helper()
 	page := mustRead(t, filepath.Join(repository, "docs", "reverse-proxy.md"))
@@ -87,7 +87,7 @@ func printed(t *testing.T, language string) string {
 	return block[1]
 }
 
-// temporary has nginx keep what it writes in a folder.
+// temporary returns settings that make nginx write its temporary files into dir.
 func temporary(dir string) (config string) {
 	for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
 		config += fmt.Sprintf("%s_temp_path %s/%s;\n", kind, dir, kind)
@@ -95,8 +95,8 @@ func temporary(dir string) (config string) {
 	return config
 }
 
-// findProxy returns a program that is installed or, on Debian, from its archive that is gone after the test, and where
-// its libraries are.
+// findProxy returns the installed program. On Debian without it, it returns one from Debian's archive, which is
+// deleted after the test, and the folder of its libraries.
 func findProxy(t *testing.T, name string) (program, libraries string) {
 	t.Helper()
 	for _, path := range []string{name, "/usr/sbin/" + name} {
@@ -124,14 +124,14 @@ func findProxy(t *testing.T, name string) (program, libraries string) {
 	return filepath.Join(fetch.Dir, "usr", "sbin", name), strings.Join(found, ":")
 }
 
-// front is a system as clients see it through a proxy.
+// front is the system as clients see it through a proxy.
 type front struct {
 	t    *testing.T
 	base string // without the prefix
 	tls  *tls.Config
 }
 
-// said is an answer whose body has been read.
+// said is a response whose body has been read.
 type said struct {
 	Status     string
 	StatusCode int
@@ -140,10 +140,10 @@ type said struct {
 	target     *url.URL
 }
 
-// Location is where the answer leads.
+// Location returns the URL that the response redirects to.
 func (a said) Location() (*url.URL, error) { return a.target.Parse(a.Header.Get("Location")) }
 
-// do sends a request from an address of this machine, and follows no redirect.
+// do sends a request from an address of this machine. It does not follow redirects.
 func (f *front) do(from, method, path, body string, headers ...string) (said, string) {
 	f.t.Helper()
 	response := f.open(f.t.Context(), from, method, path, body, headers...)
@@ -176,7 +176,7 @@ func (f *front) open(ctx context.Context, from, method, path, body string, heade
 	return response
 }
 
-// pages signs somebody up in a browser that does not send Sec-Fetch-Site.
+// pages signs a person up in a browser that does not send Sec-Fetch-Site.
 func (f *front) pages(name string) {
 	t := f.t
 	t.Helper()
@@ -232,7 +232,7 @@ func (f *front) pages(name string) {
 	f.streams(to.Path)
 }
 
-// streams expects that a proxy passes on the beginning of a stream that does not end.
+// streams checks that a proxy forwards the beginning of a stream that does not end.
 func (f *front) streams(path string) {
 	t := f.t
 	t.Helper()
@@ -248,12 +248,12 @@ func (f *front) streams(path string) {
 	t.Errorf("%s: %s, and no event arrives in 10 s", path, stream.Status)
 }
 
-// api signs somebody up by the API, whose paths begin with the prefix, and returns that of the signup.
+// api signs a person up through the API, whose paths begin with the prefix, and returns the path of the signup.
 func (f *front) api(name string) (path string) {
 	t := f.t
 	t.Helper()
 	body := fmt.Sprintf(`{"username":"%s-api","password":"a long enough one"}`, name)
-	for range 2 { // the second answer is the first one's
+	for range 2 { // the second response repeats the first
 		created, text := f.do("127.0.0.3", "POST", "/signup-saga/v1/members", body,
 			"Content-Type", "application/json", "Idempotency-Key", name)
 		path = created.Header.Get("Location")
@@ -274,7 +274,7 @@ func (f *front) api(name string) (path string) {
 	return path
 }
 
-// limits expects that each client of a network has two places for streams, whatever it says of itself.
+// limits checks that each client of a network may open two streams, whatever address it claims.
 func (f *front) limits(path, network string) {
 	t := f.t
 	t.Helper()

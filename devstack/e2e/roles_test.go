@@ -10,8 +10,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// The script that makes roles and databases finds what an earlier run left behind, however short it was cut,
-// and follows changed passwords.
+// The script that creates roles and databases completes what an interrupted earlier run left, and applies
+// changed passwords.
 func TestRolesAreMadeAgain(t *testing.T) {
 	postgres := start(t, "postgres", nil, devstack, "postgres")
 	admin, err := url.Parse(postgres.awaitVariable("DATABASE_URL", startLimit))
@@ -60,7 +60,7 @@ func TestRolesAreMadeAgain(t *testing.T) {
 		t.Error("the Member service gets into the Storage database")
 	}
 
-	// What a server that was killed during CREATE DATABASE leaves.
+	// The state that a server leaves when it is killed during CREATE DATABASE.
 	conn, err := connect("postgres")
 	if err != nil {
 		t.Fatal(err)

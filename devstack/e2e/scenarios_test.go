@@ -12,8 +12,8 @@ import (
 	"github.com/signup-saga/signup-saga/devstack/e2e/oracle"
 )
 
-// TestRecoveryKeepsToTheRate has many signups wait for a provider that is away, and watches how it is treated when it
-// comes back. The outage of ten minutes is scaled by 30 to 20 s, and so are the back-offs; the rate is not.
+// TestRecoveryKeepsToTheRate has many signups wait for a provider in outage, and checks the load on the provider
+// when it returns. An outage of ten minutes is scaled by 30 to 20 s, and so are the back-offs; the rate is not.
 func TestRecoveryKeepsToTheRate(t *testing.T) {
 	const perSecond, slack = 300, 1.1
 	w := startWorld(t, *seed, "OUTAGE_BACKOFF_CAP=200ms", "BACKOFF_CAP=1s", "PROVIDER_RATE="+strconv.Itoa(perSecond))
@@ -57,7 +57,7 @@ func TestRecoveryKeepsToTheRate(t *testing.T) {
 		float64(waiting)/recovery.Seconds(), most, perSecond)
 }
 
-// TestWipedWhileStorageIsDown loses everything that NATS holds while nobody has read it.
+// TestWipedWhileStorageIsDown wipes NATS while no consumer has read what it holds.
 func TestWipedWhileStorageIsDown(t *testing.T) {
 	const redrivesPerSecond = 200
 	w := startWorld(t, *seed)
@@ -76,7 +76,7 @@ func TestWipedWhileStorageIsDown(t *testing.T) {
 	if _, err := os.Stat(canary); os.IsNotExist(err) {
 		w.fired("NATS wiped")
 	}
-	// The first ones may have been repeated already while the last ones signed up.
+	// The first commands may already have been repeated while the last people signed up.
 	commands := func() int { return w.count("MEMBER_DATABASE_URL", "SELECT count(*) FROM outbox_event_essential") }
 	eventually(t, healLimit, "commands to be repeated", func() bool { return commands() > n+n/10 })
 	<-time.After(5 * time.Second)
@@ -96,7 +96,7 @@ func TestWipedWhileStorageIsDown(t *testing.T) {
 		n, took.Seconds(), grown, float64(grown)/float64(n), commands()-n)
 }
 
-// crowdOf signs up at least n people as fast as it goes.
+// crowdOf signs up at least n people as fast as possible.
 func (w *world) crowdOf(n int) {
 	w.t.Helper()
 	w.rate = 500
@@ -105,7 +105,7 @@ func (w *world) crowdOf(n int) {
 	})
 }
 
-// busiestSecond is the largest number of creates that the provider has seen within any second.
+// busiestSecond returns the largest number of creates that the provider received within any second.
 func (w *world) busiestSecond() int {
 	w.t.Helper()
 	effects, err := oracle.ReadLines[oracle.Effect](w.env["PROVIDER_LEDGER"])

@@ -28,7 +28,7 @@ import (
 
 var looksSecret = regexp.MustCompile(`URL|SECRET|TOKEN|PASS|PEPPER|KEY|CREDENTIAL|DSN`)
 
-// Every variable that may hold a secret is of a type that does not show it. Names of files are no secrets.
+// Every variable that may hold a secret has a type that does not print it. File names are not secrets.
 func TestEverySecretIsOfTheTypeSecret(t *testing.T) {
 	secrets := 0
 	for _, module := range []string{"service", "member-svc", "storage-svc"} {
@@ -81,7 +81,7 @@ func fieldType(x ast.Expr) string {
 	}
 }
 
-// traffic signs people up and asks as an operator, each time over a new connection, until it ends.
+// traffic signs people up and calls the admin API, each time over a new connection, until it is stopped.
 type traffic struct {
 	stop chan struct{}
 	wg   sync.WaitGroup
@@ -130,7 +130,7 @@ func (l *traffic) count(ok bool, what string, a answer, err error) {
 	}
 }
 
-// more waits until some more requests have been answered.
+// more waits until 20 more requests have been answered.
 func (l *traffic) more(t testing.TB) {
 	t.Helper()
 	count := func() int { l.mu.Lock(); defer l.mu.Unlock(); return l.answered }
@@ -138,8 +138,8 @@ func (l *traffic) more(t testing.TB) {
 	eventually(t, time.Minute, "some load", func() bool { return count() >= target })
 }
 
-// TestSecretsAreRotatedUnderLoad replaces one secret after the other as docs/secrets.md says, while people sign up and
-// an operator looks on. No request fails, and what was replaced is of no use any more.
+// TestSecretsAreRotatedUnderLoad replaces one secret after the other as docs/secrets.md says, while people sign
+// up and an operator reads. No request fails, and the replaced secrets no longer work.
 func TestSecretsAreRotatedUnderLoad(t *testing.T) {
 	f := startFortress(t)
 	f.migrate()
@@ -184,7 +184,7 @@ func snippet(t testing.TB, name string) string {
 	return text
 }
 
-// shell runs an example among the secrets.
+// shell runs an example in the folder of the secrets.
 func (f *fortress) shell(t *testing.T, name string, variables ...string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "sh", "-euc", snippet(t, "sh "+name))
@@ -246,8 +246,8 @@ func (f *fortress) rotateCertificate(t *testing.T, load *traffic) {
 	}
 }
 
-// rotateNATS gives both services another password at the server, which throws them out. Who signs up last shows that
-// they are back.
+// rotateNATS changes both services' passwords on the server, which disconnects them. The last signup shows that
+// they are connected again.
 func (f *fortress) rotateNATS(t *testing.T) {
 	next := f.natsOptions.Clone()
 	next.Users = nil
@@ -264,8 +264,8 @@ func (f *fortress) rotateNATS(t *testing.T) {
 	}
 }
 
-// TestPostgresRolesMayDoWhatTheyNeedAndNoMore tries what somebody would who has a service's password. That the roles
-// suffice is shown by every other test of the fortress.
+// TestPostgresRolesMayDoWhatTheyNeedAndNoMore tries what an attacker with a service's password would. Every
+// other test of the fortress shows that the roles have enough rights.
 func TestPostgresRolesMayDoWhatTheyNeedAndNoMore(t *testing.T) {
 	f := startFortress(t)
 	f.migrate()
@@ -312,7 +312,7 @@ func TestPostgresRolesMayDoWhatTheyNeedAndNoMore(t *testing.T) {
 			_, err := conn.Exec(t.Context(), "-- name: attempt\n"+sql)
 			refuse(sql, err)
 		}
-		// Postgres lets every role change its own password; docs/secrets.md says what follows.
+		// Postgres lets every role change its own password; docs/secrets.md describes the consequences.
 		_, err = conn.Exec(t.Context(), "-- name: ownPassword\nALTER ROLE "+role+" PASSWORD 'canaryPostgres'")
 		if err != nil {
 			t.Errorf("%s: %v", role, err)

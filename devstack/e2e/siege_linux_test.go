@@ -17,24 +17,25 @@ import (
 	"time"
 )
 
-// Who comes from where. All of 127.0.0.0/8 is this machine.
+// The addresses of the clients. All of 127.0.0.0/8 is this machine.
 const (
 	slowAddress, rudeAddress, goodAddress = "127.0.0.1", "127.0.0.3", "127.0.0.2"
 
 	slowOnes  = 5000    // connections that one address tries to hold
-	dialing   = 256     // those that it makes at a time: fewer than the kernel queues for the service
-	bigBody   = 1 << 30 // bytes that nobody should read to the end
+	dialing   = 256     // concurrent dials: fewer than the kernel queues for the service
+	bigBody   = 1 << 30 // bytes that the service should not read to the end
 	bigHeader = 16 << 20
 )
 
-// TestSiege is a service between clients without manners and others. These are answered, all of them, and their p99 is
-// at most twice that of calm times. The machine may be busy with other things, which come and go: so times of siege and
-// of calm take turns, the medians of their p99 are compared, and while chance may still be what tells them apart there
-// are more turns. The besiegers share the processors with the service, so they hold connections rather than make many.
+// TestSiege runs a service under attack by hostile clients. All requests of the other clients are answered, and
+// their p99 is at most twice that without an attack. Other load on the machine comes and goes, so periods with
+// and without the attack alternate, and the medians of their p99 are compared. There are more periods while the
+// difference may still be chance. The attackers share the processors with the service, so they hold connections
+// rather than open many.
 func TestSiege(t *testing.T) {
 	const (
 		turns  = 5                // at least
-		enough = 40 * time.Second // for more of them
+		enough = 40 * time.Second // time limit for more of them
 		factor = 2
 		memory = 256 << 10 // KiB
 	)
@@ -76,7 +77,7 @@ func TestSiege(t *testing.T) {
 	}
 }
 
-// besiegers attack from start to end, again and again.
+// besiegers attack from start to end, repeatedly.
 type besiegers struct {
 	url  string
 	stop chan struct{}
@@ -85,7 +86,7 @@ type besiegers struct {
 	slow, bodies, headers, malformed atomic.Int64 // tries
 }
 
-// start returns when all have begun.
+// start starts the attackers and returns when all have begun.
 func (b *besiegers) start(t *testing.T) {
 	t.Helper()
 	b.stop = make(chan struct{})
@@ -127,7 +128,7 @@ func (b *besiegers) start(t *testing.T) {
 	eventually(t, 20*time.Second, "the siege", func() bool { return b.slow.Load() >= before+slowOnes })
 }
 
-// again does something until the end, or until it fails.
+// again repeats try, with pauses, until the end, or until it fails.
 func (b *besiegers) again(pause time.Duration, try func() error) {
 	stop := b.stop
 	b.done.Go(func() {
@@ -146,7 +147,7 @@ func (b *besiegers) end() {
 	b.done.Wait()
 }
 
-// body sends a body of which nobody should read much.
+// body sends a body of which the service should read only a small part.
 func (b *besiegers) body() error {
 	b.bodies.Add(1)
 	sent := &counted{Reader: io.LimitReader(endless{}, bigBody)}
@@ -157,7 +158,7 @@ func (b *besiegers) body() error {
 	return nil
 }
 
-// header sends headers without an end.
+// header sends endless headers.
 func (b *besiegers) header(target string) error {
 	b.headers.Add(1)
 	conn, err := dialer(rudeAddress).Dial("tcp", target)
@@ -171,14 +172,14 @@ func (b *besiegers) header(target string) error {
 		_, _ = io.Copy(conn, sent)
 	}
 	answer, _ := io.ReadAll(conn)
-	// A reset may overtake the answer.
+	// A connection reset may arrive before the response.
 	if n := sent.n.Load(); n >= bigHeader || len(answer) > 0 && !strings.HasPrefix(string(answer), "HTTP/1.1 431 ") {
 		return fmt.Errorf("%d bytes of headers were taken: %.100s", n, answer)
 	}
 	return nil
 }
 
-// fields are headers without an end.
+// fields are endless headers.
 type fields struct{}
 
 func (fields) Read(p []byte) (int, error) {
@@ -189,7 +190,7 @@ func (fields) Read(p []byte) (int, error) {
 	return len(p) / len(field) * len(field), nil
 }
 
-// good are clients like others.
+// good are the ordinary clients.
 type good struct {
 	s        *stack
 	requests atomic.Int64
@@ -197,8 +198,8 @@ type good struct {
 
 func newGood(s *stack) *good { return &good{s: s} }
 
-// turn lets two clients work for some time and returns the p99 of their requests, all of which must be answered, as
-// must a probe.
+// turn makes two clients work for some time and returns the p99 of their requests. All requests and a probe must
+// be answered.
 func (g *good) turn(t *testing.T) time.Duration {
 	t.Helper()
 	const clients, rounds, perConnection = 2, 50, 5
@@ -248,7 +249,7 @@ func middle(all []time.Duration) time.Duration {
 	return sorted[len(sorted)/2]
 }
 
-// pid returns the process of a component.
+// pid returns the process id of a component.
 func (s *stack) pid(component string) int {
 	s.t.Helper()
 	out, err := s.control(http.MethodGet, "/status")
@@ -275,7 +276,7 @@ func (s *stack) pid(component string) int {
 
 var vmHWM = regexp.MustCompile(`(?m)^VmHWM:\s+(\d+) kB$`)
 
-// highWater is the most memory that a process has had, in KiB.
+// highWater returns the peak memory of a process, in KiB.
 func highWater(t *testing.T, pid int) int {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))

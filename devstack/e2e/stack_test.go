@@ -19,14 +19,13 @@ import (
 )
 
 const (
-	// startLimit is generous: a first start may have to fetch PostgreSQL.
+	// startLimit is long because a first start may have to download PostgreSQL.
 	startLimit = 5 * time.Minute
-	// healLimit is how long the system may take to put right what an outage has held up.
+	// healLimit is how long the system may take to catch up after an outage.
 	healLimit = 90 * time.Second
 )
 
-// noTimers keeps the timers that repeat unanswered commands out of a test: what it sees is the work of the outboxes
-// alone.
+// noTimers disables the timers that repeat unanswered commands, so that a test sees only the work of the outboxes.
 var noTimers = []string{"PROVISION_PROMISE=1h"}
 
 // stack is a system of real processes, run by devstack.
@@ -34,14 +33,14 @@ type stack struct {
 	t   testing.TB
 	dir string
 	env map[string]string // the file devstack.env
-	// ports by the names of devstack.json
+	// ports holds the ports by their names in devstack.json.
 	ports map[string]int
-	// within is a command that runs the one which follows it, in surroundings of its own.
+	// within is a command that runs the command after it in an environment of its own, for example with small disks.
 	within []string
 	up     *child
 }
 
-// startStack runs devstack up with faults on and cheap password hashes. Variables are NAME=value, for the services.
+// startStack runs devstack up with faults on and cheap password hashes. variables are NAME=value, for the services.
 func startStack(t testing.TB, variables []string, flags ...string) *stack {
 	t.Helper()
 	s := &stack{t: t, dir: stackDir(t), env: map[string]string{}}
@@ -50,7 +49,7 @@ func startStack(t testing.TB, variables []string, flags ...string) *stack {
 	return s
 }
 
-// start runs the stack in its folder, on the ports that were chosen.
+// start runs the stack in its folder, on the chosen ports.
 func (s *stack) start(variables []string, flags ...string) {
 	s.t.Helper()
 	t := s.t
@@ -78,8 +77,8 @@ func (s *stack) start(variables []string, flags ...string) {
 	}
 }
 
-// stackDir makes a folder that ends with the test. It lies where an unprivileged database server may enter, unlike the
-// folders of t.TempDir.
+// stackDir makes a folder that is deleted after the test. Unlike t.TempDir, an unprivileged database server may
+// enter it.
 func stackDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "e2e-stack-")
@@ -94,8 +93,8 @@ func stackDir(t testing.TB) string {
 	return dir
 }
 
-// choosePorts lets the stack find free ports of its own among the settings of an earlier run. The usual ones may be
-// taken by another stack on this machine, just while a component of this one is down.
+// choosePorts writes free ports into the settings file, as if an earlier run had used them. Another stack on
+// this machine could take the usual ports while a component of this one is down.
 func (s *stack) choosePorts() {
 	s.t.Helper()
 	s.ports = map[string]int{}
@@ -114,7 +113,7 @@ func (s *stack) choosePorts() {
 	}
 }
 
-// freePort picks a port below those that the system gives to outgoing connections.
+// freePort picks a free port below the system's ephemeral range.
 func freePort(t testing.TB) int {
 	t.Helper()
 	const low, high, tries = 10_000, 30_000, 100
@@ -145,8 +144,8 @@ func (s *stack) showLogs() {
 	}
 }
 
-// do asks devstack to kill, stop, start … a component, over the socket on which its commands do. A service that is
-// started with a fault, point[:nth], ends itself there.
+// do asks devstack to carry out a verb (kill, stop, start …) on a component, over devstack's control socket. A
+// service that is started with a fault (point[:nth]) ends itself at that point.
 func (s *stack) do(verb, component, fault string) error {
 	_, err := s.control(http.MethodPost, "/do/"+verb+"/"+component+"?"+url.Values{"fault": {fault}}.Encode())
 	return err
@@ -177,7 +176,7 @@ func (s *stack) control(method, path string) (string, error) {
 	return string(text), err
 }
 
-// operate does something to a component and fails the test if that fails.
+// operate carries out a verb on a component and fails the test if that fails.
 func (s *stack) operate(verb, component string) {
 	s.t.Helper()
 	if err := s.do(verb, component, ""); err != nil {
@@ -185,7 +184,7 @@ func (s *stack) operate(verb, component string) {
 	}
 }
 
-// look returns what devstack says of a component: running, stopped, killed, died …
+// look returns the state of a component according to devstack: running, stopped, killed, died …
 func (s *stack) look(component string) (string, error) {
 	out, err := s.control(http.MethodGet, "/status")
 	if err != nil {
@@ -214,7 +213,7 @@ func (s *stack) state(component string) string {
 	return state
 }
 
-// goneAway fails the test unless nobody answers at the address any more: the proof that a fault has happened.
+// goneAway fails the test if the address still accepts connections. This proves that a fault has happened.
 func (s *stack) goneAway(component, address string) {
 	s.t.Helper()
 	if u, err := url.Parse(address); err == nil && u.Host != "" {
@@ -242,7 +241,7 @@ type answer struct {
 	Body   map[string]any
 }
 
-// call makes a request and fails the test unless it is answered, with whatever status.
+// call makes a request and fails the test if there is no response. Any status is accepted.
 func (s *stack) call(method, address, token, body string) answer {
 	s.t.Helper()
 	a, err := request(http.DefaultClient, method, address, body, map[string]string{"Authorization": "Bearer " + token})

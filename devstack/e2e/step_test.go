@@ -15,7 +15,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// copyTree copies the repository without what git ignores.
+// copyTree copies the repository without the files that git ignores.
 func copyTree(t *testing.T) string {
 	t.Helper()
 	to := t.TempDir()
@@ -44,7 +44,7 @@ func copyTree(t *testing.T) string {
 	return to
 }
 
-// follow does what the code blocks of a guide say, in their order: sh is run, diff is applied.
+// follow carries out the code blocks of a guide in order: it runs sh blocks and applies diff blocks.
 func follow(t *testing.T, tree, guide string) {
 	t.Helper()
 	blocks := regexp.MustCompile("(?ms)^```(sh|diff)\n(.*?)^```").FindAllStringSubmatch(guide, -1)
@@ -60,8 +60,8 @@ func follow(t *testing.T, tree, guide string) {
 	}
 }
 
-// applyDiff changes a file as a person would who reads the diff: each hunk stands once in the file.
-// Lines of @@ divide the hunks.
+// applyDiff changes a file as a person would who reads the diff. Each hunk must occur once in the file. Lines of
+// @@ separate the hunks.
 func applyDiff(t *testing.T, tree, diff string) {
 	t.Helper()
 	head, hunks, _ := strings.Cut(diff, "\n@@\n")
@@ -146,7 +146,7 @@ func (s *twoSteps) exec(database, statement string, args ...any) {
 	}
 }
 
-// crowd signs up some people.
+// crowd signs five people up.
 func (s *twoSteps) crowd(name string) (locations []string) {
 	for n := range 5 {
 		locations = append(locations, s.signUp(fmt.Sprintf("%s%d", name, n)))
@@ -161,7 +161,7 @@ func (s *twoSteps) awaitAll(locations []string, state string) {
 	}
 }
 
-// wipeNATS replaces the server by one at the same address that knows nothing.
+// wipeNATS replaces the server by an empty one at the same address.
 func (s *twoSteps) wipeNATS() {
 	s.t.Helper()
 	s.nats.Shutdown()
@@ -192,13 +192,13 @@ func (s *twoSteps) leave(username string) {
 	}
 }
 
-// docs/adding-a-step.md is followed to the letter in a copy of the tree. What comes of it runs with the users and roles
-// of the containers, in processes of its own, and keeps the promises of one step for two.
+// docs/adding-a-step.md is followed exactly in a copy of the tree. The result runs with the containers' users
+// and roles, in its own processes, and keeps the promises of one step for two.
 func TestAddingAStep(t *testing.T) {
 	tree := copyTree(t)
 	follow(t, tree, mustRead(t, filepath.Join(repository, "docs", "adding-a-step.md")))
 	in(t, tree, "make", "--no-print-directory", "services")
-	// With the flags of the services, so that nothing is compiled twice.
+	// Use the flags of the services, so that nothing is compiled twice.
 	test := []string{"test", "-trimpath", "-vet=off", "-count=1", "-run",
 		"^Test(Golden|EverySubject|StepsAreEssential)"}
 	in(t, filepath.Join(tree, "contract"), "go", append(test, "./...")...)

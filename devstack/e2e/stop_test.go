@@ -13,11 +13,11 @@ import (
 	"time"
 )
 
-// Whatever hangs, a service that is told to stop has ended when DRAIN_DELAY and DRAIN_TIMEOUT are over, and everything
-// that it printed is JSON.
+// Whatever hangs, a service that is told to stop ends within DRAIN_DELAY plus DRAIN_TIMEOUT, and its whole
+// output is JSON.
 func TestStopIsBoundedWhateverHangs(t *testing.T) {
 	const delay, timeout, bound = 200 * time.Millisecond, 4 * time.Second, 5200 * time.Millisecond
-	collector, err := net.Listen("tcp", "127.0.0.1:0") // takes connections and never answers
+	collector, err := net.Listen("tcp", "127.0.0.1:0") // accepts connections and never answers
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,7 +34,7 @@ func TestStopIsBoundedWhateverHangs(t *testing.T) {
 				signUpSome(t, s, "other")
 			} else {
 				s.operate("pause", hanging)
-				go func() { // somebody is in the middle of it
+				go func() { // a signup is in progress
 					body := fmt.Sprintf(`{"username":"late%s","password":"a long enough password"}`, hanging)
 					_, _ = request(http.DefaultClient, http.MethodPost, s.env["MEMBER_URL"]+"/v1/members", body, nil)
 				}()
@@ -81,7 +81,7 @@ func signUpSome(t *testing.T, s *stack, prefix string) {
 	}
 }
 
-// onlyJSON fails the test for each line of a log that is not an object of JSON.
+// onlyJSON fails the test for each line of a log that is not a JSON object.
 func onlyJSON(t *testing.T, path string) {
 	t.Helper()
 	file, err := os.Open(path)

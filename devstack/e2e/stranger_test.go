@@ -16,11 +16,11 @@ import (
 
 const (
 	outboxModule  = "github.com/signup-saga/signup-saga/outbox"
-	outboxVersion = "v0.1.0" // which the adapters require
+	outboxVersion = "v0.1.0" // the version that the adapters require
 )
 
-// strangersEnv is an environment with a Go module proxy made of the tree: what a stranger gets once these modules are
-// tagged. Everything else comes from where this machine gets it.
+// strangersEnv returns an environment with a Go module proxy that serves the tree: what an outsider gets once
+// these modules are tagged. Other modules come from this machine's usual sources.
 func strangersEnv(t *testing.T, modules ...string) (env []string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -55,13 +55,13 @@ func strangersEnv(t *testing.T, modules ...string) (env []string) {
 		t.Fatal(err)
 	}
 	goproxy, downloaded, _ := strings.Cut(strings.TrimSpace(string(others)), "\n")
-	// A cache of the test's own: v0.1.0 is another one in each run. What this machine has downloaded serves as a proxy.
+	// The test has its own cache, because v0.1.0 differs in each run. This machine's downloads serve as a proxy.
 	return append(os.Environ(), "GOWORK=off", "GOFLAGS=-modcacherw", "GONOSUMDB=github.com/signup-saga",
 		"GOMODCACHE="+filepath.Join(dir, "cache"),
 		"GOPROXY=file://"+dir+",file://"+filepath.Join(downloaded, "cache", "download")+","+goproxy)
 }
 
-// sh runs a script as a stranger would, and fails at the first command that does.
+// sh runs a script as an outsider would, and fails at the first command that fails.
 func sh(t *testing.T, dir string, env []string, script string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "bash", "-euxo", "pipefail", "-c", script)
@@ -71,7 +71,7 @@ func sh(t *testing.T, dir string, env []string, script string) {
 	}
 }
 
-// A module that requires only the outbox is tidied and built, and the quick start of its README works as it is printed.
+// A module that requires only the outbox can be tidied and built, and the quick start of its README works as printed.
 func TestStrangerUsesTheOutbox(t *testing.T) {
 	readme := mustRead(t, filepath.Join(repository, "outbox", "README.md"))
 	block := func(language string) string {
@@ -129,7 +129,7 @@ func TestStrangerUsesTheOutbox(t *testing.T) {
 	}
 }
 
-// The adapters need no replace either.
+// The adapters need no replace directive either.
 func TestStrangerUsesTheAdapters(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "main.go"), []byte(`package main

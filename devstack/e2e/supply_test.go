@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// Actions are named by a commit, which nobody can move as they can a tag. People and Dependabot read the version.
+// Actions are pinned by commit, because a tag can be moved. People and Dependabot read the version in the comment.
 func TestActionsArePinned(t *testing.T) {
 	files, err := filepath.Glob(filepath.Join(repository, ".github/workflows/*.yml"))
 	if err != nil || len(files) == 0 {

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// guard is a part of the code on which a promise rests, with the mutation that removes it and the test that must turn
-// red then.
+// guard is a part of the code that a promise depends on, with the mutation that removes it and the test that
+// must then fail.
 type guard struct {
 	promise  string
 	file     string // in the repository
@@ -428,8 +428,8 @@ var guards = []guard{
 		"service .", "TestEventsOverHTTP2"},
 }
 
-// Each guard is needed: without it, a test turns red. The tree itself is left alone; the compiler is shown another
-// file.
+// Each guard is needed: without it, a test fails. The source tree itself is not changed; the compiler gets
+// another file through an overlay.
 func TestEveryGuardIsNeeded(t *testing.T) {
 	for _, g := range guards {
 		t.Run(strings.ReplaceAll(g.promise, " ", "_"), func(t *testing.T) {
@@ -450,7 +450,7 @@ func TestEveryGuardIsNeeded(t *testing.T) {
 	}
 }
 
-// withFile runs a go command in a module, which finds this content in the file.
+// withFile runs a go command in a module as if file had this content.
 func withFile(t *testing.T, file, content, module string, args ...string) (string, error) {
 	t.Helper()
 	dir := t.TempDir()

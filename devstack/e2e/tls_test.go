@@ -14,8 +14,8 @@ import (
 	"github.com/signup-saga/signup-saga/devstack/testenv"
 )
 
-// TestEverythingOverTLS signs somebody up in a system whose every link is encrypted, and finds nobody who speaks
-// without.
+// TestEverythingOverTLS signs a person up in a system whose every link is encrypted, and checks that no server
+// accepts plain text.
 func TestEverythingOverTLS(t *testing.T) {
 	f := startFortress(t)
 	f.migrate()
@@ -36,7 +36,7 @@ func TestEverythingOverTLS(t *testing.T) {
 		return strings.Contains(string(text), "\nstranded_members 0\n")
 	})
 	for name, address := range f.addrs {
-		resp, err := http.Get("http://" + address + "/livez") // an address of this test
+		resp, err := http.Get("http://" + address + "/livez") // the address is a constant of this test
 		if err == nil {
 			resp.Body.Close()
 			if resp.StatusCode != http.StatusBadRequest {
@@ -70,14 +70,15 @@ SELECT count(*) FROM pg_stat_activity JOIN pg_stat_ssl USING (pid) WHERE usename
 			t.Errorf("%s: %v", c.name, err)
 		}
 	}
-	// Nobody answers any more, and the health check says so.
+	// The service no longer answers, and the health check reports that.
 	probe := f.run("member", "app", "healthcheck")
 	if <-probe.done; probe.err == nil {
 		t.Error("the health check passes without a service")
 	}
 }
 
-// TestStrangersCertificatesAreRefused gives the services an authority that has not issued what the servers show.
+// TestStrangersCertificatesAreRefused makes the services trust an authority that has not issued the servers'
+// certificates.
 func TestStrangersCertificatesAreRefused(t *testing.T) {
 	f := startFortress(t)
 	f.migrate()
@@ -100,7 +101,7 @@ func TestStrangersCertificatesAreRefused(t *testing.T) {
 			t.Errorf("%s is connected", c.AuthorizedUser)
 		}
 	}
-	// A signup needs neither.
+	// A signup needs neither NATS nor storage-svc.
 	f.healthy("member", member)
 	f.signUp("mina")
 }

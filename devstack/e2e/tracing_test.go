@@ -28,7 +28,7 @@ type collector struct {
 
 	mu    sync.Mutex
 	spans []span
-	raw   bytes.Buffer // everything, as it came
+	raw   bytes.Buffer // everything, as received
 }
 
 type span struct {
@@ -40,7 +40,7 @@ func (s span) id() string     { return hex.EncodeToString(s.SpanId) }
 func (s span) parent() string { return hex.EncodeToString(s.ParentSpanId) }
 func (s span) trace() string  { return hex.EncodeToString(s.TraceId) }
 
-// attribute returns the value of an attribute as text, "" without it.
+// attribute returns the value of an attribute as text, or "" if it is not set.
 func (s span) attribute(key string) string {
 	for _, a := range s.Attributes {
 		if a.Key == key {
@@ -58,7 +58,7 @@ func startCollector(t testing.TB) *collector {
 	return c
 }
 
-// variables make the services export to the collector soon.
+// variables make the services export to the collector with a short delay.
 func (c *collector) variables() []string {
 	return []string{"OTEL_EXPORTER_OTLP_ENDPOINT=" + c.URL, "OTEL_BSP_SCHEDULE_DELAY=100"}
 }
@@ -88,7 +88,7 @@ func (c *collector) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// find returns the spans of a trace that have a name and a parent, in the order of time; "" stands for any.
+// find returns the spans of a trace with the given name and parent, ordered by time. "" matches any name or parent.
 func (c *collector) find(trace, name, parent string) []span {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -102,7 +102,7 @@ func (c *collector) find(trace, name, parent string) []span {
 	return found
 }
 
-// await returns the only span of that kind, once it is there.
+// await waits for a span of that kind and returns it. The test fails if there are several.
 func (c *collector) await(trace, name, parent string) span {
 	c.t.Helper()
 	var found []span
@@ -116,7 +116,7 @@ func (c *collector) await(trace, name, parent string) span {
 	return found[0]
 }
 
-// tree draws a trace.
+// tree renders a trace as a tree.
 func (c *collector) tree(trace string) string {
 	var b strings.Builder
 	var draw func(parent string, depth int)
@@ -143,14 +143,14 @@ const (
 	provisioned = "signup.essential.storage.provisioned"
 )
 
-// TestOneTraceOfASignup follows a signup through both services, an attempt that fails, and back, by its trace alone;
-// then one that is refused and that an operator retries.
+// TestOneTraceOfASignup follows a signup through both services, a failed attempt, and back, by its trace alone.
+// Then it follows a rejected signup that an operator retries.
 func TestOneTraceOfASignup(t *testing.T) {
 	c := startCollector(t)
 	s := startStack(t, slices.Concat(c.variables(), noTimers,
 		[]string{"LOG_LEVEL=debug", "BACKOFF_BASE=5s", "BACKOFF_CAP=5s"}))
 	s.provider("flaky")
-	const stranger = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00" // and says that nobody shall see it
+	const stranger = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00" // with the sampled flag unset
 	id := s.tracedSignup("first", stranger)
 	eventually(t, healLimit, "an attempt that fails", func() bool {
 		return s.count("STORAGE_DATABASE_URL", "SELECT count(*) FROM storage WHERE attempts > 0") == 1
@@ -210,7 +210,7 @@ func TestOneTraceOfASignup(t *testing.T) {
 	s.retryIsAnotherTrace(c)
 }
 
-// retryIsAnotherTrace has an operator retry a signup that is refused.
+// retryIsAnotherTrace makes an operator retry a rejected signup.
 func (s *stack) retryIsAnotherTrace(c *collector) {
 	t := s.t
 	t.Helper()
@@ -241,7 +241,7 @@ func (s *stack) retryIsAnotherTrace(c *collector) {
 	t.Logf("trace %s, linked to %s:\n%s", second, first, c.tree(second))
 }
 
-// tracedSignup signs somebody up and returns the saga's id.
+// tracedSignup signs a person up and returns the saga's id.
 func (s *stack) tracedSignup(name, traceParent string) string {
 	s.t.Helper()
 	a, err := request(http.DefaultClient, http.MethodPost, s.env["MEMBER_URL"]+"/v1/members",
@@ -259,7 +259,7 @@ func (s *stack) tracedSignup(name, traceParent string) string {
 	return fmt.Sprint(saga["saga_id"])
 }
 
-// sagaTrace waits until a saga has that state, and returns its trace.
+// sagaTrace waits until a saga has that state, and returns its trace id.
 func (s *stack) sagaTrace(id, state string) (trace string) {
 	s.t.Helper()
 	eventually(s.t, healLimit, "the saga to be "+state, func() bool {
@@ -283,7 +283,7 @@ func (s *stack) logged(component, trace string) {
 	})
 }
 
-// holdsNoCanaries searches all that was ever exported.
+// holdsNoCanaries searches everything that was ever exported.
 func (c *collector) holdsNoCanaries() {
 	c.t.Helper()
 	eventually(c.t, 20*time.Second, "spans of the withdrawals", func() bool {

@@ -26,9 +26,9 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// twin runs docker-compose.yml without containers: each service's command, environment and mounted files as plain
-// processes. Host names become loopback, container ports become free ports, and mounted paths become files and folders
-// of this machine. What this cannot show is listed in docs/compose.md.
+// twin runs docker-compose.yml without containers: each service's command, environment and mounted files as
+// plain processes. Host names become loopback, container ports become free ports, and mounted paths become files
+// and folders of this machine. docs/compose.md lists what this cannot show.
 type twin struct {
 	t       *testing.T
 	project *types.Project
@@ -76,7 +76,7 @@ func TestComposeTwinSignsUp(t *testing.T) {
 	}
 }
 
-// up starts every service once what it depends on is there.
+// up starts every service once its dependencies are met.
 func (w *twin) up() {
 	w.t.Helper()
 	names := slices.Sorted(slices.Values(w.project.ServiceNames()))
@@ -99,7 +99,7 @@ func (w *twin) up() {
 	}
 }
 
-// start starts a service and waits until it is healthy or, if it is a job, done.
+// start starts a service and waits until it is healthy or, if it is a job, until it has ended.
 func (w *twin) start(service types.ServiceConfig) {
 	w.t.Helper()
 	switch service.Name {
@@ -156,7 +156,7 @@ func (w *twin) connect(database string) (*pgx.Conn, error) {
 	return pgx.Connect(context.Background(), u.String())
 }
 
-// makeRoles runs the job's script, as psql does: twice, for each start of the containers does.
+// makeRoles runs the job's script as psql does. It runs it twice, because each start of the containers runs it again.
 func (w *twin) makeRoles(service types.ServiceConfig) {
 	w.t.Helper()
 	file, ok := strings.CutPrefix(service.Command[len(service.Command)-1], "--file=")
@@ -265,7 +265,7 @@ func (w *twin) startBuilt(service types.ServiceConfig) {
 	}
 }
 
-// environment translates a service's environment.
+// environment translates a service's environment for this machine.
 func (w *twin) environment(service types.ServiceConfig) []string {
 	env := []string{}
 	for name, value := range service.Environment {
@@ -295,7 +295,7 @@ func (w *twin) translate(service types.ServiceConfig, value string) string {
 	})
 }
 
-// address is where a container's port is here.
+// address returns the address on this machine of a container's port.
 func (w *twin) address(service, port string) string {
 	key := service + ":" + port
 	if w.ports[key] == "" {
@@ -315,7 +315,7 @@ func (w *twin) listen(service string, port int) (host string, here int) {
 	return host, here
 }
 
-// path is where a container's path is here: a volume, a mounted file or a secret.
+// path returns the path on this machine of a container's path: a volume, a mounted file or a secret.
 func (w *twin) path(service types.ServiceConfig, inContainer string) string {
 	for _, secret := range service.Secrets {
 		if inContainer == path.Join("/run/secrets", secret.Source) {
@@ -336,7 +336,7 @@ func (w *twin) path(service types.ServiceConfig, inContainer string) string {
 	return ""
 }
 
-// source is the file of the repository that is mounted at a path.
+// source returns the file of the repository that is mounted at a path.
 func (w *twin) source(service types.ServiceConfig, target string) string {
 	for _, volume := range service.Volumes {
 		if volume.Target == target {
@@ -347,7 +347,7 @@ func (w *twin) source(service types.ServiceConfig, target string) string {
 	return ""
 }
 
-// awaitHealth runs a service's health check as often as the file says.
+// awaitHealth runs a service's health check as often as the compose file says.
 func (w *twin) awaitHealth(service types.ServiceConfig) {
 	w.t.Helper()
 	check := w.healthy[service.Name]
@@ -378,7 +378,7 @@ func (w *twin) awaitHealth(service types.ServiceConfig) {
 	})
 }
 
-// checkPublishedPorts finds somebody behind every published port.
+// checkPublishedPorts checks that every published port accepts connections.
 func (w *twin) checkPublishedPorts() {
 	for _, service := range w.project.Services {
 		for _, port := range service.Ports {
@@ -401,7 +401,7 @@ func dial(address string) error {
 }
 
 func answersOK(address string) error {
-	resp, err := http.Get(address) // an address of this test
+	resp, err := http.Get(address) // the address is a constant of this test
 	if err != nil {
 		return err
 	}

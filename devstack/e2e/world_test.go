@@ -21,7 +21,7 @@ import (
 	"github.com/signup-saga/signup-saga/devstack/e2e/oracle"
 )
 
-// quick makes what takes minutes in production take seconds: the promise, the lease and every back-off.
+// quick shortens what takes minutes in production to seconds: the promise, the lease and every back-off.
 var quick = []string{
 	"PROVISION_PROMISE=3s", "PROVIDER_TIMEOUT=1s", "STORAGE_LEASE=4s", "BACKOFF_CAP=2s", "OUTAGE_BACKOFF_CAP=1s",
 	"LOG_LEVEL=info",
@@ -32,15 +32,15 @@ var (
 	storages = []string{"storage", "storage-2"}
 )
 
-// world is a system of two replicas each under attack: every link goes through a proxy, clients write their journal,
-// and what happens is counted.
+// world is a system of two replicas of each service under attack: every link goes through a proxy, clients write
+// their journal, and every event of the attack is counted.
 type world struct {
 	*stack
-	rand   *rand.Rand // of the attack's plan; used by one goroutine
+	rand   *rand.Rand // for the plan of the attack; used by one goroutine
 	book   *book
 	tries  tries
-	people *client           // goes to all replicas, through their proxies
-	load   *load             // of the attack that goes on
+	people *client           // calls all replicas, through their proxies
+	load   *load             // of the current attack
 	links  map[string]*proxy // "member:nats", …, and "client:member" for each replica
 	began  time.Time
 	rate   int // signups per second
@@ -49,19 +49,19 @@ type world struct {
 	faults   []oracle.Fault
 	canaries map[string]bool
 	phases   []phase
-	poisoned int // messages that nobody can read
+	poisoned int // messages that cannot be decoded
 }
 
-// phase is what happened during one part of the attack.
+// phase is the result of one part of the attack.
 type phase struct {
 	Name         string  `json:"name"`
 	Seconds      float64 `json:"seconds"`
 	Acknowledged int64   `json:"acknowledged"`
 	Retried      int64   `json:"retried"` // requests that were repeated
-	Failed       int64   `json:"failed"`  // signups without a 201 in the end
+	Failed       int64   `json:"failed"`  // signups that never got a 201
 }
 
-// startWorld starts the system. Variables are added to the quick ones.
+// startWorld starts the system. variables are added to quick.
 func startWorld(t testing.TB, seed uint64, variables ...string) *world {
 	t.Helper()
 	w := newWorld(t, seed)
@@ -69,7 +69,7 @@ func startWorld(t testing.TB, seed uint64, variables ...string) *world {
 	return w
 }
 
-// newWorld is a system that does not run yet.
+// newWorld returns a system that is not yet running.
 func newWorld(t testing.TB, seed uint64) *world {
 	t.Helper()
 	s := &stack{t: t, dir: stackDir(t), env: map[string]string{}}
@@ -102,7 +102,7 @@ func (w *world) start(variables ...string) {
 
 func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 
-// plan says how often a kind of fault is going to happen; fired, that it has happened.
+// plan records how often a kind of fault will happen; fired records that it has happened once.
 func (w *world) plan(kind string, times int) { w.tally(kind, times, 0) }
 func (w *world) fired(kind string)           { w.tally(kind, 0, 1) }
 
@@ -118,8 +118,8 @@ func (w *world) tally(kind string, planned, fired int) {
 	w.faults[i].Fired += fired
 }
 
-// attack does something while people sign up. Strict means that every request has to be answered with success at the
-// first try, for it is not Postgres or the member service that suffers.
+// attack runs do while people sign up. strict requires that every request succeeds at the first try, because
+// neither Postgres nor the member service is attacked.
 func (w *world) attack(name string, strict bool, then func(context.Context, person) error, do func() error) {
 	w.t.Helper()
 	began := time.Now()
@@ -144,13 +144,13 @@ func (w *world) attack(name string, strict bool, then func(context.Context, pers
 		p.Failed)
 }
 
-// progress is for somebody who watches: the test runner would show it at the end only.
+// progress prints to standard error at once: the test runner would show it only at the end.
 func (w *world) progress(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, "%7.1f s  %s\n", time.Since(w.began).Seconds(), fmt.Sprintf(format, args...))
 }
 
-// putCanaries puts a file into each storage that was created and has none. Its loss would show that a storage was made
-// anew.
+// putCanaries puts a file into each storage that was created and has none. If the file disappears, the storage
+// was created again.
 func (w *world) putCanaries() {
 	effects, err := oracle.ReadLines[oracle.Effect](w.env["PROVIDER_LEDGER"])
 	if err != nil {
@@ -166,8 +166,8 @@ func (w *world) putCanaries() {
 			w.t.Error(err)
 		}
 	}
-	// A storage may have ended meanwhile, and the file come in after that. The ledger tells of the end before the data
-	// go.
+	// A storage may have been deleted meanwhile, and the file written after that. The ledger records a deletion
+	// before the data are deleted.
 	if effects, err = oracle.ReadLines[oracle.Effect](w.env["PROVIDER_LEDGER"]); err != nil {
 		w.t.Error(err)
 	}
@@ -181,7 +181,7 @@ func (w *world) putCanaries() {
 	}
 }
 
-// judge waits until the system has come to rest and judges it.
+// judge waits until the system is at rest, and judges it.
 func (w *world) judge() []oracle.Verdict {
 	w.t.Helper()
 	w.restAll()
@@ -202,8 +202,8 @@ func (w *world) judge() []oracle.Verdict {
 	return verdicts
 }
 
-// restAll waits until nothing is under way any more. A mail whose sender died is tried again when its lease runs out,
-// after five minutes; that time is passed over.
+// restAll waits until no work is pending. A mail whose sender died is retried when its lease expires, after five
+// minutes; restAll skips that time.
 func (w *world) restAll() {
 	w.t.Helper()
 	began := time.Now()
@@ -221,19 +221,19 @@ LEFT JOIN mail l ON l.member_id = m.id WHERE s.state <> 'withdrawn' AND m.email 
     AND coalesce(l.state, '') <> 'sent'`) == 0
 	})
 	if err := errors.Join(open, unsent); err != nil {
-		w.t.Error(err) // the oracle says more
+		w.t.Error(err) // the oracle reports more
 	}
 	w.progress("sagas settled after %.1f s, mails sent after %.1f s", sagas.Seconds(), time.Since(began).Seconds())
 }
 
-// mailsReceived is what the mail server has counted.
+// mailsReceived returns how many mails the mail server has received.
 func (w *world) mailsReceived() int {
 	a := w.call(http.MethodGet, w.env["MAIL_URL"]+"/api/messages", "", "")
 	n, _ := a.Body["count"].(float64)
 	return int(n)
 }
 
-// deaths is how many mails may have been sent twice: at each death, each batch in hand may lose one record.
+// deaths returns how many mails may have been sent twice: each death may lose the record of one mail per replica.
 func (w *world) deaths() int {
 	n := 0
 	for _, f := range w.faults {
@@ -245,7 +245,7 @@ func (w *world) deaths() int {
 	return n
 }
 
-// result is what a run leaves behind, as JSON for those who compare runs.
+// result is the JSON that a run writes, for comparing runs.
 type result struct {
 	Seed         uint64           `json:"seed"`
 	Seconds      float64          `json:"seconds"`

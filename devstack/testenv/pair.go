@@ -126,7 +126,7 @@ primary_conninfo = 'host=%s port=%s user=%s password=%s'
 	p.run("cp", "-a", filepath.Join(p.data(i), "PG_VERSION"), filepath.Join(p.data(i), "standby.signal"))
 }
 
-// query runs a statement on server i and returns its first value, which must be a boolean.
+// query runs a statement on server i and returns its first value, or false if that is not a boolean.
 func (p *Pair) query(i int, sql string) bool {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), databaseLimit)

@@ -18,13 +18,13 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// axe-core, the accessibility checker, pinned with its digest. npm keeps it in its cache.
+// axe-core, the accessibility checker, pinned by its digest. npm caches the package.
 const (
 	axePackage   = "axe-core@4.14.1"
 	axeIntegrity = "sha512-FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ=="
 )
 
-// axe returns the text of the checker.
+// axe returns the checker's source text.
 var axe = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "browser-axe-")
 	if err != nil {
@@ -47,7 +47,7 @@ var axe = sync.OnceValues(func() (string, error) {
 	return member(packed, "package/axe.min.js")
 })
 
-// member returns the text of one file of a gzipped tar archive.
+// member returns the text of one file in a gzipped tar archive.
 func member(packed []byte, name string) (string, error) {
 	plain, err := gzip.NewReader(bytes.NewReader(packed))
 	if err != nil {
@@ -65,7 +65,7 @@ func member(packed []byte, name string) (string, error) {
 	}
 }
 
-// violation is a rule of axe that a page breaks.
+// violation is a rule of axe that a page violates.
 type violation struct {
 	ID, Impact, Help string
 	Nodes            []struct {
@@ -82,7 +82,7 @@ func (v violation) String() string {
 	return text
 }
 
-// violations asks axe what is wrong with the page.
+// violations runs axe on the page and returns what it finds.
 func (p *tab) violations() []violation {
 	p.t.Helper()
 	text, err := axe()

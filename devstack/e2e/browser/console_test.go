@@ -18,10 +18,11 @@ func (p *tab) logIn(s *system, token string) {
 	p.node("heading", "Overview")
 }
 
-// console is the address of a page of the console.
+// console returns the address of a page of the console.
 func (s *system) console(path string) string { return s.env["ADMIN_URL"] + "/console/" + path }
 
-// rejected makes members whose storage was refused. The provider agrees again afterwards.
+// rejected makes members whose storage was rejected, and returns their usernames. Afterwards the provider works
+// again.
 func (s *system) rejected(t testing.TB, number int) []string {
 	t.Helper()
 	s.setProvider(t, "reject")
@@ -37,14 +38,14 @@ func (s *system) rejected(t testing.TB, number int) []string {
 	return names
 }
 
-// saga returns the ID of somebody's saga.
+// saga returns the id of a member's saga.
 func (s *system) saga(t testing.TB, username string) string {
 	t.Helper()
 	saga, _ := s.look(t, username)
 	return saga
 }
 
-// look returns the IDs of somebody's saga and signup.
+// look returns the ids of a member's saga and signup.
 func (s *system) look(t testing.TB, username string) (saga, signup string) {
 	t.Helper()
 	list := s.call(t, http.MethodGet, s.env["ADMIN_URL"]+"/admin/v1/sagas?username="+username, s.env["VIEWER_TOKEN"],
@@ -59,7 +60,7 @@ func (s *system) look(t testing.TB, username string) (saga, signup string) {
 	return saga, signup
 }
 
-// A group is retried after a dry run, and watched to its end.
+// A group is retried after a dry run, and the page shows it to its end.
 func TestGroupIsRetriedAndWatched(t *testing.T) {
 	s := needSystem(t)
 	s.rejected(t, 10)
@@ -74,7 +75,7 @@ func TestGroupIsRetriedAndWatched(t *testing.T) {
 	p.sees("10 sagas")
 	p.fill("Sagas per second, at most", "2")
 	p.click("button", "Retry 10 signups")
-	p.until("document.activeElement.id === 'reason'") // the browser wants one
+	p.until("document.activeElement.id === 'reason'") // the browser requires a reason
 	const reason = "the provider has raised the quota"
 	p.fill("Reason", reason)
 	p.click("button", "Retry 10 signups")
@@ -101,7 +102,7 @@ func TestGroupIsRetriedAndWatched(t *testing.T) {
 	p.sees("Nothing has failed for good")
 }
 
-// What is not released yet when an operator cancels stays as it was.
+// When an operator cancels a group retry, the sagas that are not released yet stay as they were.
 func TestGroupRetryIsCancelled(t *testing.T) {
 	s := needSystem(t)
 	s.rejected(t, 30)
@@ -148,7 +149,7 @@ func TestViewerCanOnlyLook(t *testing.T) {
 		}
 	}
 
-	// The same form does its work when an operator sends it.
+	// The same form works when an operator sends it.
 	o := open(t)
 	o.logIn(s, "ADMIN_TOKEN")
 	if status := o.post(s.console("sagas/"+saga+"/retry"), "reason=because&version=2"); status != http.StatusOK {
@@ -156,7 +157,7 @@ func TestViewerCanOnlyLook(t *testing.T) {
 	}
 }
 
-// post sends a form as the page could, with the cookies of its person, and returns the status at the end of redirects.
+// post sends a form as the page could, with the cookies of the tab, and returns the status after redirects.
 func (p *tab) post(address, form string) int {
 	p.t.Helper()
 	send := fmt.Sprintf(`fetch(%q, {method: "POST", body: new URLSearchParams(%q)}).then(answer => answer.status)`,
@@ -168,7 +169,7 @@ func (p *tab) post(address, form string) int {
 	return status
 }
 
-// A failure is repaired with the keyboard alone, and it can always be seen where the focus is.
+// A failure is repaired with the keyboard alone, and the focus is always visible.
 func TestKeyboardIsEnough(t *testing.T) {
 	s := needSystem(t)
 	name := s.rejected(t, 1)[0]
@@ -193,7 +194,7 @@ func TestKeyboardIsEnough(t *testing.T) {
 	p.sees("told the provider")
 }
 
-// focusName is the name of what has the focus.
+// focusName is an expression for the name of the focused element.
 const focusName = `document.activeElement.computedName`
 
 func (p *tab) focused(name string) {
@@ -202,7 +203,7 @@ func (p *tab) focused(name string) {
 	p.focusIsVisible()
 }
 
-// tabTo presses Tab until the focus is on what has this name.
+// tabTo presses Tab until the element with this name is focused.
 func (p *tab) tabTo(name string) {
 	p.t.Helper()
 	const most = 60
@@ -216,7 +217,7 @@ func (p *tab) tabTo(name string) {
 	p.t.Fatalf("%q is not within %d presses of Tab", name, most)
 }
 
-// focusIsVisible fails the test unless what has the focus is marked and nothing lies on top of it.
+// focusIsVisible fails the test unless the focused element is marked and not covered.
 func (p *tab) focusIsVisible() {
 	p.t.Helper()
 	hidden := p.script(`(e => {
@@ -250,7 +251,7 @@ func TestConsoleWithoutJavaScript(t *testing.T) {
 	p.reloadUntil("1 succeeded")
 }
 
-// reloadUntil loads the page again, as a person without scripts does, until it says something.
+// reloadUntil reloads the page until it shows text, as a person without scripts does.
 func (p *tab) reloadUntil(text string) {
 	p.t.Helper()
 	eventually(p.t, text, func() bool {
@@ -259,7 +260,7 @@ func (p *tab) reloadUntil(text string) {
 	})
 }
 
-// News are announced and come when they are asked for; who pauses is left in peace.
+// New rows are announced and shown on request. A paused list does not change.
 func TestListIsLive(t *testing.T) {
 	s := needSystem(t)
 	s.signUp(t, someone())
@@ -306,7 +307,7 @@ func TestFiltersAreInTheAddress(t *testing.T) {
 	p.until(fmt.Sprintf("new URLSearchParams(location.search).get('username') === %q", mine))
 	p.node("link", mine)
 
-	// Whoever gets the address sees the same, after logging in.
+	// Another person who opens the address sees the same list after logging in.
 	friend := open(t)
 	friend.visit(p.script("location.href"))
 	friend.fill("Admin token", s.env["VIEWER_TOKEN"])
@@ -317,7 +318,7 @@ func TestFiltersAreInTheAddress(t *testing.T) {
 	}
 }
 
-// retryAll retries all that need attention and waits until they are ready.
+// retryAll retries all signups that need attention and waits until they are ready.
 func (p *tab) retryAll(s *system) {
 	p.t.Helper()
 	p.visit(s.console("sagas?state=needs_attention"))
@@ -328,7 +329,7 @@ func (p *tab) retryAll(s *system) {
 	p.sees("finished", "0 failed again, 0 open")
 }
 
-// All that match are chosen, not those on the page.
+// All matching sagas are chosen, not only those on the page.
 func TestAllThatMatchAreRetried(t *testing.T) {
 	s := needSystem(t)
 	names := s.rejected(t, 3)
@@ -344,7 +345,7 @@ func TestAllThatMatchAreRetried(t *testing.T) {
 	p.sees("Retried by devstack-operator", "all of them")
 }
 
-// What was ticked is retried, and nothing else.
+// Only the ticked sagas are retried.
 func TestTickedSagasAreRetried(t *testing.T) {
 	s := needSystem(t)
 	names := s.rejected(t, 2)

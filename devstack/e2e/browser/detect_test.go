@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// serve serves a page under a strict policy, and a script.
+// serve serves a page with a strict Content Security Policy, and a script.
 func serve(t *testing.T, body, script string) string {
 	t.Helper()
 	mux := http.NewServeMux()
@@ -29,7 +29,7 @@ func serve(t *testing.T, body, script string) string {
 	return s.URL
 }
 
-// What is wrong with a page is seen; the tests of the real pages rely on it.
+// The watch detects what is wrong with a page. The tests of the real pages rely on it.
 func TestTheWatchSeesWhatIsWrong(t *testing.T) {
 	for name, c := range map[string]struct{ body, script, want string }{
 		"console error":    {"", `console.error("lost")`, `console.error: "lost"`},
@@ -54,7 +54,7 @@ func TestTheWatchSeesWhatIsWrong(t *testing.T) {
 			if title := p.script("document.title"); title != "A page" {
 				t.Errorf("the policy let the page run what was injected: %s", title)
 			}
-			p.expect("") // every problem contains it
+			p.expect("") // matches every problem
 		})
 	}
 }
@@ -74,7 +74,7 @@ func TestTheWatchIsQuietOnAGoodPage(t *testing.T) {
 func TestAxeSeesWhatIsWrong(t *testing.T) {
 	p := open(t)
 	p.visit(serve(t, `<input type="text"><img src="data:,">`, ""))
-	p.expect("") // the policy refuses the image
+	p.expect("") // the policy blocks the image
 	var rules []string
 	for _, v := range p.violations() {
 		rules = append(rules, v.ID+" "+v.Impact)

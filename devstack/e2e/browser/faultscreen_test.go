@@ -2,7 +2,7 @@ package browser
 
 import "testing"
 
-// The fault screen breaks things and shows, without being loaded again, who can sign up all the same.
+// The fault screen breaks components and shows, without a reload, who can still sign up.
 func TestFaultScreenIsPlayed(t *testing.T) {
 	s := needSystem(t)
 	p := open(t)

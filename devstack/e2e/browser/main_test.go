@@ -13,10 +13,10 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// waitLimit is how long a page may take to show what it has to, on a busy machine.
+// waitLimit is how long a page may take to show what it should, on a busy machine.
 const waitLimit = 30 * time.Second
 
-// atExit is run after the last test, in reverse.
+// atExit holds functions that run after the last test, last one first.
 var atExit []func() error
 
 func TestMain(m *testing.M) {
@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// chromium starts the browser of this run and returns its context. It can reach nothing but this machine.
+// chromium starts the browser of this run and returns its context. The browser can reach only this machine.
 var chromium = sync.OnceValues(func() (context.Context, error) {
 	flags := append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.DisableGPU,
@@ -50,7 +50,8 @@ var chromium = sync.OnceValues(func() (context.Context, error) {
 	return ctx, nil
 })
 
-// needChromium returns the context of the browser. Where there is none, the test is skipped, and in CI it fails.
+// needChromium returns the context of the browser. Without a browser, the test is skipped, except in CI, where
+// it fails.
 func needChromium(t testing.TB) context.Context {
 	t.Helper()
 	ctx, err := chromium()
@@ -63,7 +64,7 @@ func needChromium(t testing.TB) context.Context {
 	return ctx
 }
 
-// eventually polls until cond is true; what completes "gave up waiting for …".
+// eventually polls cond until it is true. what completes the message "gave up waiting for …".
 func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)

@@ -13,17 +13,17 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// tab is a page of a person of its own: it shares neither cookies nor storage with another.
+// tab is a browser tab of one person: it shares neither cookies nor storage with other tabs.
 type tab struct {
 	*watch
 	t   testing.TB
 	ctx context.Context
 }
 
-// setting is what a tab may be opened with.
+// setting is an option for opening a tab.
 type setting = chromedp.Action[chromedp.Void]
 
-// phoneWidth is that of a narrow phone, in CSS pixels.
+// phoneWidth is the width of a narrow phone, in CSS pixels.
 const phoneWidth = 360
 
 var (
@@ -40,7 +40,7 @@ func media(name, value string) setting {
 	return command(emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: features})
 }
 
-// command is an action whose result does not matter.
+// command returns an action whose result is ignored.
 func command[P, R any](cmd cdp.Command[P, R], params P) setting {
 	return chromedp.Func(func(ctx context.Context, to *chromedp.Target) error {
 		_, err := cdp.Call(ctx, to, cmd, params)
@@ -48,7 +48,7 @@ func command[P, R any](cmd cdp.Command[P, R], params P) setting {
 	})
 }
 
-// open opens a tab that ends with the test, and fails the test if anything in it went wrong.
+// open opens a tab that closes at the end of the test, and fails the test if anything went wrong in the tab.
 func open(t testing.TB, settings ...setting) *tab {
 	t.Helper()
 	p := &tab{watch: &watch{}, t: t}
@@ -73,7 +73,7 @@ func open(t testing.TB, settings ...setting) *tab {
 	return p
 }
 
-// do runs actions that have to work at once.
+// do runs actions that must succeed at once.
 func (p *tab) do(actions ...setting) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.ctx, waitLimit)
@@ -89,7 +89,7 @@ func (p *tab) visit(address string) {
 	p.do(chromedp.Navigate(address))
 }
 
-// await polls until cond is true. A page that is just being replaced is asked again.
+// await polls cond until it is true. It asks again if the page is being replaced.
 func (p *tab) await(what string, cond func(ctx context.Context) (bool, error)) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.ctx, waitLimit)
@@ -97,7 +97,7 @@ func (p *tab) await(what string, cond func(ctx context.Context) (bool, error)) {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		// The browser does not answer questions about a document that it throws away meanwhile.
+		// The browser does not answer calls about a document that it discards meanwhile.
 		asking, done := context.WithTimeout(ctx, time.Second)
 		ok, err := cond(asking)
 		done()
@@ -112,13 +112,14 @@ func (p *tab) await(what string, cond func(ctx context.Context) (bool, error)) {
 	}
 }
 
-// until waits until an expression of JavaScript is true.
+// until waits until a JavaScript expression is true.
 func (p *tab) until(expression string) {
 	p.t.Helper()
 	p.becomes(expression, expression)
 }
 
-// becomes waits until something is so. The debugger evaluates the expression, and no policy of the page hinders it.
+// becomes waits until a JavaScript expression is true. The debugger evaluates the expression, so the page's
+// policy does not block it. what describes the condition in errors.
 func (p *tab) becomes(what, expression string) {
 	p.t.Helper()
 	p.await(what, func(ctx context.Context) (bool, error) {
@@ -126,7 +127,7 @@ func (p *tab) becomes(what, expression string) {
 	})
 }
 
-// sees waits for texts that a person can read.
+// sees waits until texts are visible.
 func (p *tab) sees(texts ...string) {
 	p.t.Helper()
 	for _, text := range texts {
@@ -134,10 +135,10 @@ func (p *tab) sees(texts ...string) {
 	}
 }
 
-// text is what a person can read now.
+// text returns the page's visible text.
 func (p *tab) text() string { return p.script("document.body?.innerText ?? ''") }
 
-// script returns the text that an expression of JavaScript yields.
+// script returns the text that a JavaScript expression evaluates to.
 func (p *tab) script(expression string) string {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.ctx, waitLimit)
@@ -149,9 +150,9 @@ func (p *tab) script(expression string) string {
 	return text
 }
 
-// find is an expression for the visible elements with this role and name, as a screen reader knows them. The browser
-// computes both, slowly, so only those are asked about that may have the name. DevTools' own query crashes a page that
-// is just being left.
+// find returns an expression for the visible elements with this role and name, as a screen reader sees them. The
+// browser computes both, which is slow, so the expression first filters for elements that may have the name.
+// DevTools' own query crashes a page that is being left.
 func find(role, name string) string {
 	return fmt.Sprintf(`[...document.querySelectorAll("h1, h2, a, button, input, textarea, table")].filter(e =>
 		(e.ariaLabel || e.labels?.length || e.textContent.replace(/\s+/g, " ").includes(%[2]q)) &&
@@ -164,13 +165,13 @@ func (p *tab) node(role, name string) {
 	p.becomes("the "+role+" "+name, find(role, name)+".length > 0")
 }
 
-// has tells whether there is an element with this role and name.
+// has reports whether an element with this role and name exists.
 func (p *tab) has(role, name string) bool {
 	p.t.Helper()
 	return p.script("String("+find(role, name)+".length)") != "0"
 }
 
-// click clicks the first element with this role and name, as soon as there is one.
+// click clicks the first element with this role and name, as soon as it exists.
 func (p *tab) click(role, name string) {
 	p.t.Helper()
 	var at []float64
@@ -185,7 +186,7 @@ func (p *tab) click(role, name string) {
 	p.do(chromedp.MouseClickXY(at[0], at[1]))
 }
 
-// fill replaces what is in a field.
+// fill replaces the text of a field.
 func (p *tab) fill(name, text string) {
 	p.t.Helper()
 	field := find("textbox", name) + "[0]"
@@ -202,7 +203,7 @@ func (p *tab) holds(name, want string) {
 		fmt.Sprintf("%s[0].value === %q", find("textbox", name), want))
 }
 
-// described waits until a field is marked as wrong and says why, with this in its words.
+// described waits until a field is marked as invalid and its description contains part.
 func (p *tab) described(name, part string) {
 	p.t.Helper()
 	p.becomes(fmt.Sprintf("%q at the field %s", part, name),

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// Every page can be used by everybody, in both themes, and fits on a phone.
+// Every page is accessible in both themes, and fits on a phone.
 func TestEveryPageIsUsable(t *testing.T) {
 	s := needSystem(t)
 	p := open(t)
@@ -19,7 +19,7 @@ func TestEveryPageIsUsable(t *testing.T) {
 	for _, path := range []string{"failures", "retries", "dead"} {
 		p.suits(s.console(path)) // empty
 	}
-	p.expect("status of 422") // a filter that cannot be read
+	p.expect("status of 422") // an invalid filter
 	saga, signup := s.look(t, s.rejected(t, 1)[0])
 	p.suits(s.env["MEMBER_URL"] + "/signup/" + signup)
 	for _, path := range []string{
@@ -36,7 +36,7 @@ func TestEveryPageIsUsable(t *testing.T) {
 	p.suits(s.console("audit"))
 }
 
-// The policy of each listener refuses what a page was tricked into.
+// The policy of each listener blocks a script that is injected into a page.
 func TestInjectedScriptsAreRefused(t *testing.T) {
 	s := needSystem(t)
 	for _, address := range []string{s.env["MEMBER_URL"], s.console("login")} {
@@ -53,14 +53,14 @@ func TestInjectedScriptsAreRefused(t *testing.T) {
 	}
 }
 
-// suits visits a page and looks whether everybody can use it.
+// suits visits a page and checks that it is usable.
 func (p *tab) suits(address string) {
 	p.t.Helper()
 	p.visit(address)
 	p.usable(address)
 }
 
-// usable fails the test if somebody is kept from using what is shown, for one by its colours or its width.
+// usable fails the test if the page is inaccessible to some people, for example because of its colours or its width.
 func (p *tab) usable(what string) {
 	p.t.Helper()
 	for name, theme := range map[string]setting{"light": light, "dark": dark} {

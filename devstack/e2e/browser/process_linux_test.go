@@ -5,7 +5,7 @@ import (
 	"syscall"
 )
 
-// dieWithTests ends a process when the test program is killed.
+// dieWithTests makes a process end when the test program is killed.
 func dieWithTests(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 }

@@ -7,5 +7,5 @@ import (
 	"syscall"
 )
 
-// dieWithTests keeps an interrupt at the terminal from a process: the test ends it.
+// dieWithTests shields a process from an interrupt at the terminal: the test ends it instead.
 func dieWithTests(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} }

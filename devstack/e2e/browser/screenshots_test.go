@@ -19,10 +19,10 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// pictures is where the documents look for them.
+// pictures is the folder from which the documentation includes pictures.
 const pictures = "../../../docs/img"
 
-// TestScreenshots writes pictures of the pages, in both themes, from a system in which something is going on.
+// TestScreenshots writes pictures of the pages, in both themes, from a busy system.
 func TestScreenshots(t *testing.T) {
 	s := needSystem(t)
 	for i := range 150 {
@@ -82,7 +82,7 @@ func TestScreenshots(t *testing.T) {
 	p.sees("Everything runs")
 }
 
-// spread has the signups and the failures of the last seconds happen in the last hour, but for those of one member.
+// spread backdates the signups and failures of the last seconds within the last hour, except those of the member but.
 func (s *system) spread(t *testing.T, but string) {
 	t.Helper()
 	db, err := pgx.Connect(t.Context(), s.env["MEMBER_DATABASE_URL"])
@@ -107,14 +107,14 @@ WHERE past.id = f.id AND f.id <> $1`
 	}
 }
 
-// resident is a username that looks like one.
+// resident returns a realistic username.
 func resident(i int) string {
 	first := []string{"mina", "jonas", "amara", "tomek", "ines", "farid", "lotte", "kenji", "sofia", "bram", "noor",
 		"pavel"}
 	return fmt.Sprintf("%s.%d", first[i%len(first)], 1960+i%50+i/50)
 }
 
-// picture writes what the tab shows, light and dark.
+// picture writes pictures of the tab, light and dark.
 func (p *tab) picture(name string) {
 	p.t.Helper()
 	for theme, look := range map[string]setting{"light": light, "dark": dark} {
@@ -138,8 +138,8 @@ func (p *tab) picture(name string) {
 	p.do(light)
 }
 
-// fewerColours keeps the 256 most frequent colours, which halves the file: the others are shades at the edges of
-// letters.
+// fewerColours keeps the 256 most frequent colours, which halves the file. The other colours are shades at the
+// edges of letters.
 func fewerColours(all image.Image) image.Image {
 	area := all.Bounds()
 	count := map[color.Color]int{}

@@ -12,10 +12,10 @@ import (
 
 const password = "a long enough password"
 
-// someone is a username that nobody has.
+// someone returns a username that is not taken.
 func someone() string { return "mina-" + strings.ToLower(rand.Text()[:12]) }
 
-// fillIn fills in the form for somebody.
+// fillIn fills in and sends the sign-up form.
 func (p *tab) fillIn(username, password string) {
 	p.t.Helper()
 	p.fill("Username", username)
@@ -39,7 +39,7 @@ func TestSignUpIsWatchedUntilReady(t *testing.T) {
 	}
 }
 
-// A provider that is away delays the storage, never the signup.
+// A provider outage delays the storage, never the signup.
 func TestSignUpWhileTheProviderIsAway(t *testing.T) {
 	s := needSystem(t)
 	s.provider(t, "outage")
@@ -93,8 +93,8 @@ func TestSignUpWithoutJavaScript(t *testing.T) {
 	p.sees("You are in", "Your storage is ready")
 }
 
-// The page's script finds the number of a challenge, and what it found is sent with the form. The service did not issue
-// this one: the signup goes through as one without.
+// The page's script solves a challenge, and the form sends the solution. The service did not issue this
+// challenge, so it accepts the signup as one without a challenge.
 func TestSignUpSolvesTheChallenge(t *testing.T) {
 	s := needSystem(t)
 	p := open(t)
@@ -120,7 +120,7 @@ func TestSignUpSolvesTheChallenge(t *testing.T) {
 	}
 }
 
-// refusedSolutions is how many solutions the service did not accept.
+// refusedSolutions returns how many solutions the service has refused.
 func (s *system) refusedSolutions(t *testing.T) (n int) {
 	t.Helper()
 	resp, err := http.Get(s.env["ADMIN_URL"] + "/metrics")

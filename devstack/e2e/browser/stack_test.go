@@ -18,13 +18,12 @@ import (
 )
 
 const (
-	// startLimit is generous: a first start may have to fetch PostgreSQL.
+	// startLimit is long because a first start may have to download PostgreSQL.
 	startLimit = 5 * time.Minute
 	stopLimit  = 40 * time.Second
 )
 
-// variables make the system keep its promises in seconds, let one address sign up as often as it likes, and leave a
-// choice of plans.
+// variables shorten the promise to seconds, remove the rate limit of signups, and offer two plans.
 var variables = []string{
 	"PROVISION_PROMISE=2s", "STUCK_AFTER=2s", "OUTAGE_BACKOFF_CAP=1s",
 	"SIGNUP_RATE_PER_MINUTE=1000000", "PLANS_ALLOWED=free,plus",
@@ -35,11 +34,11 @@ type system struct {
 	dir    string
 	env    map[string]string // the file devstack.env
 	up     *exec.Cmd
-	output bytes.Buffer // what devstack prints; read after done
+	output bytes.Buffer // devstack's output; read after done
 	done   chan struct{}
 }
 
-// running is the system that all tests share; each uses members of its own.
+// running is the system that all tests share; each test uses its own members.
 var running = sync.OnceValues(func() (*system, error) {
 	s := &system{env: map[string]string{}, done: make(chan struct{})}
 	var err error
@@ -65,12 +64,12 @@ var running = sync.OnceValues(func() (*system, error) {
 	atExit = append(atExit, s.stop)
 	go func() {
 		defer close(s.done)
-		_ = s.up.Wait() // stop looks at how it ended
+		_ = s.up.Wait() // stop checks how it ended
 	}()
 	return s, s.ready()
 })
 
-// ready waits until the system has said where it is.
+// ready waits until the system has written its addresses.
 func (s *system) ready() error {
 	deadline := time.After(startLimit)
 	tick := time.NewTicker(50 * time.Millisecond)
@@ -109,10 +108,10 @@ func (s *system) stop() error {
 	return nil
 }
 
-// needSystem returns the system, with a provider that works, as every test leaves it.
+// needSystem returns the system. Its provider works: every test restores it.
 func needSystem(t testing.TB) *system {
 	t.Helper()
-	needChromium(t) // it would be started for nothing
+	needChromium(t) // without it, starting the system would be useless
 	s, err := running()
 	if err != nil {
 		t.Fatal(err)
@@ -133,7 +132,7 @@ func (s *system) setProvider(t testing.TB, mode string) {
 	s.call(t, http.MethodPut, s.env["STORAGE_URL"]+"/v1/faults", s.env["STORAGE_TOKEN"], body)
 }
 
-// signUp makes a member through the API and returns the path of the signup.
+// signUp makes a signup through the API and returns the path of the signup.
 func (s *system) signUp(t testing.TB, username string) string {
 	t.Helper()
 	answer := s.call(t, http.MethodPost, s.env["MEMBER_URL"]+"/v1/members", "",
@@ -150,7 +149,7 @@ func (s *system) awaitState(t testing.TB, signup, state string) {
 	})
 }
 
-// call asks an API and fails the test unless it agrees.
+// call calls an API, fails the test unless the call succeeds, and returns the decoded answer.
 func (s *system) call(t testing.TB, method, address, token, body string) map[string]any {
 	t.Helper()
 	req, err := http.NewRequest(method, address, strings.NewReader(body))

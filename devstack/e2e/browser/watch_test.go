@@ -16,7 +16,7 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// watch collects what goes wrong in a page.
+// watch collects the problems of a page.
 type watch struct {
 	mu       sync.Mutex
 	problems []string
@@ -24,7 +24,7 @@ type watch struct {
 	loads    int
 }
 
-// event is called by the browser's reader, in the order in which things happen.
+// event is called by the browser's reader, in the order of the events.
 func (w *watch) event(event any) {
 	switch e := event.(type) {
 	case *runtime.EventConsoleAPICalled:
@@ -46,7 +46,7 @@ func (w *watch) event(event any) {
 			w.add("foreign request: %s", e.Request.URL)
 		}
 	case *network.EventLoadingFailed:
-		// What a page had under way when it was left.
+		// Requests that were pending when the page was left do not count.
 		if !e.Canceled {
 			w.add("request failed: %s %s", e.ErrorText, e.BlockedReason)
 		}
@@ -65,14 +65,14 @@ func (w *watch) add(format string, args ...any) {
 	w.problems = append(w.problems, fmt.Sprintf(format, args...))
 }
 
-// expect says that there will be a problem with this in its text.
+// expect declares that a problem whose text contains part will occur.
 func (w *watch) expect(part string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.expected = append(w.expected, part)
 }
 
-// verdict returns the problems that nobody has expected, and what was expected in vain.
+// verdict returns the problems that were not expected, and the expected problems that did not occur.
 func (w *watch) verdict() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()

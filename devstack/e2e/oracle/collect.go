@@ -8,18 +8,18 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Sources are where the evidence lies.
+// Sources says where to find the evidence.
 type Sources struct {
 	Journal, Ledger string // files
 	Provider        string // folder of the storages
 	MemberDatabase  string // URL
 	StorageDatabase string // URL
-	// Searched are folders and files that must not hold the canary; the Storage database is searched as well.
+	// Searched are folders and files that must not hold the canary. The Storage database is searched too.
 	Searched []string
 }
 
-// Collect gathers the evidence of a system at rest; what only the attacker knows (canaries, mails, faults) is left to
-// the caller.
+// Collect gathers the evidence of a system at rest. The caller adds what only the attacker knows: canaries,
+// mails, faults.
 func Collect(ctx context.Context, s Sources) (e Evidence, err error) {
 	if e.Client, err = ReadLines[Line](s.Journal); err != nil {
 		return e, err
@@ -85,7 +85,7 @@ SELECT member_id::text, desired, status, generation FROM storage`)
 	if err != nil {
 		return err
 	}
-	// The outbox carries what NATS holds; a dead letter is the raw message.
+	// NATS holds what the outbox holds. A dead letter is the raw message.
 	err = conn.QueryRow(ctx, "-- name: oracleDeadLetters\nSELECT count(*) FROM dead_letter").Scan(&e.DeadLetters)
 	if err != nil {
 		return err
@@ -98,7 +98,7 @@ SELECT member_id::text, desired, status, generation FROM storage`)
 	return err
 }
 
-// SearchDatabase returns the tables of a database that hold the canary, and how many characters were read.
+// SearchDatabase returns the tables of a database that hold the canary, and how many characters were searched.
 func SearchDatabase(ctx context.Context, url string) (found []string, searched int64, err error) {
 	err = connected(ctx, url, func(conn *pgx.Conn) error {
 		found, searched, err = searchTables(ctx, conn)
@@ -116,7 +116,7 @@ SELECT quote_ident(table_name) AS name FROM information_schema.tables WHERE tabl
 		err := conn.QueryRow(ctx, fmt.Sprintf(`-- name: oracleSearch
 SELECT count(*) FILTER (WHERE x ILIKE '%%%[1]s%%' OR x LIKE '%%%[2]x%%'), coalesce(sum(length(x)), 0)
 FROM (SELECT t::text AS x FROM %[3]s t) AS rows`,
-			Canary, Canary, t.Name)).Scan(&rows, &size) // binary columns print as hex
+			Canary, Canary, t.Name)).Scan(&rows, &size) // binary columns are rendered as hex
 		if err != nil {
 			return nil, 0, err
 		}

@@ -1,6 +1,6 @@
-// Package oracle decides, from the outside, whether a system that was attacked has kept its promises. It shares no code
-// with the services: it reads four journals that nobody of them writes together (the client's own, the provider's
-// ledger, and the two databases), and what lies in the provider's folder, and compares them.
+// Package oracle decides, from the outside, whether an attacked system has kept its promises. It shares no code
+// with the services. It compares four independent records (the client's journal, the provider's ledger, and the
+// two databases) and the contents of the provider's folder. No service writes all of them.
 package oracle
 
 import (
@@ -14,18 +14,18 @@ import (
 	"time"
 )
 
-// Canary is part of every name, address and password that the clients of a test use. Nobody but the Member database may
-// hold it.
+// Canary is part of every name, address and password that the clients of a test use. Only the Member database
+// may hold it.
 const Canary = "quokka"
 
-// CanaryFile is what a test puts into a storage to see whether it survives.
+// CanaryFile is a file that a test puts into a storage to check that it survives.
 const CanaryFile = "canary"
 
-// What a client writes down.
+// The operations in a client's journal.
 const (
 	Asked    = "asked"    // before the first request: the member may exist from now on
 	Accepted = "accepted" // after a 201
-	Leaving  = "leaving"  // before asking to be forgotten
+	Leaving  = "leaving"  // before asking to be deleted
 	Left     = "left"     // after a 202
 )
 
@@ -36,10 +36,10 @@ type Line struct {
 	Username string `json:"username,omitempty"`
 	SignupID string `json:"signup_id,omitempty"`
 	MemberID string `json:"member_id,omitempty"`
-	Twice    bool   `json:"twice,omitempty"` // one of two answers to a double click
+	Twice    bool   `json:"twice,omitempty"` // one of the two answers to a double click
 }
 
-// Effect is one line of the provider's ledger: something that changed there.
+// Effect is one line of the provider's ledger: an effective create or delete.
 type Effect struct {
 	Op       string    `json:"op"` // create or delete
 	MemberID string    `json:"member_id"`
@@ -51,7 +51,7 @@ type Member struct {
 	ID, Username, SagaID, SignupID, State string
 	HasAddress                            bool
 	Generation, Version                   int64
-	Mail                                  string // state of the welcome mail; empty: none
+	Mail                                  string // state of the welcome mail; empty if there is none
 }
 
 // Step is a transition in a saga's timeline.
@@ -69,17 +69,17 @@ type Storage struct {
 // Marker is what the provider holds for a member.
 type Marker struct {
 	Tombstone bool
-	Canary    bool // the canary file is there
+	Canary    bool // the canary file exists
 }
 
-// Fault is a kind of fault with how often it was to happen and was seen to happen.
+// Fault is a kind of fault, with how often it was planned and how often it was observed.
 type Fault struct {
 	Kind    string `json:"kind"`
 	Planned int    `json:"planned"`
 	Fired   int    `json:"fired"`
 }
 
-// Evidence is all that the judgement rests on, collected when the system has come to rest.
+// Evidence is everything that the verdicts are based on, collected when the system is at rest.
 type Evidence struct {
 	Client      []Line
 	Ledger      []Effect
@@ -88,17 +88,17 @@ type Evidence struct {
 	Keys        map[string]string // member id by idempotency key
 	Storages    []Storage
 	DeadLetters int
-	Poisoned    int               // messages that belong there
+	Poisoned    int               // messages that belong in dead_letter
 	Markers     map[string]Marker // by member id
-	Canaries    map[string]bool   // members into whose storage a canary was put
+	Canaries    map[string]bool   // members with a canary file in their storage
 	Mails       int               // received by the mail server
-	MailsTwice  int               // that a death between the mail server's yes and its record excuses
+	MailsTwice  int               // allowed duplicates: a death between the mail server's yes and its record
 	Leaks       []string          // places outside the Member database where Canary was found
-	Searched    int64             // bytes that were searched for it
+	Searched    int64             // bytes that were searched for Canary
 	Faults      []Fault
 }
 
-// ReadLines reads a journal of JSON lines. A last line that was cut off is left out: its writer died.
+// ReadLines reads a journal of JSON lines. It ignores a truncated last line: its writer died.
 func ReadLines[T any](path string) ([]T, error) {
 	file, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -125,12 +125,12 @@ func ReadLines[T any](path string) ([]T, error) {
 	return all, lines.Err()
 }
 
-// StorageDir is a member's folder at the provider.
+// StorageDir returns a member's folder at the provider.
 func StorageDir(provider, memberID string) string {
 	return filepath.Join(provider, memberID[len(memberID)-2:], memberID)
 }
 
-// ReadMarkers reads what the provider's folder holds.
+// ReadMarkers reads the markers in the provider's folder.
 func ReadMarkers(provider string) (map[string]Marker, error) {
 	owners, err := filepath.Glob(filepath.Join(provider, "??", "*", "owner"))
 	if err != nil {

@@ -6,13 +6,13 @@ import (
 	"strings"
 )
 
-// Verdict is what became of one invariant.
+// Verdict is the result for one invariant.
 type Verdict struct {
 	Name    string `json:"name"` // I1 …
 	Claim   string `json:"claim"`
-	Checked int    `json:"checked"` // things that it was checked on
+	Checked int    `json:"checked"` // number of checks
 	Broken  int    `json:"broken"`
-	// Examples are the first few of what is broken.
+	// Examples are the first few violations.
 	Examples []string `json:"examples,omitempty"`
 }
 
@@ -27,8 +27,8 @@ func (v *Verdict) require(ok bool, format string, args ...any) {
 	}
 }
 
-// Judge checks every invariant on the evidence. One that had nothing to be checked on is broken too: it would prove
-// nothing.
+// Judge checks every invariant on the evidence. An invariant with nothing to check counts as broken: it would
+// prove nothing.
 func Judge(e Evidence) []Verdict {
 	c := newCase(e)
 	verdicts := []Verdict{
@@ -48,7 +48,7 @@ func Judge(e Evidence) []Verdict {
 	return verdicts
 }
 
-// Sound reports whether nothing is broken.
+// Sound reports whether no invariant is broken.
 func Sound(verdicts []Verdict) bool {
 	return !slices.ContainsFunc(verdicts, func(v Verdict) bool { return v.Broken > 0 })
 }
@@ -59,10 +59,10 @@ type signup struct {
 	accepted      bool
 	leaving, left bool
 	clicks        int
-	members       map[string]bool // named by its answers
+	members       map[string]bool // that its answers name
 }
 
-// kase is the evidence, arranged for questions.
+// kase is the evidence, indexed for the checks.
 type kase struct {
 	Evidence
 	signups  map[string]*signup // by key
@@ -231,7 +231,7 @@ func (c *kase) mails(v *Verdict) {
 		switch m.Mail {
 		case "sent":
 			sent++
-		case "dropped": // perhaps while it was on its way
+		case "dropped": // possibly while it was being sent
 			dropped++
 		}
 		v.require(!m.HasAddress || m.State == "withdrawn" || m.Mail == "sent", "the mail of %s is %q", m.ID, m.Mail)
@@ -241,7 +241,7 @@ func (c *kase) mails(v *Verdict) {
 		dropped, c.MailsTwice)
 }
 
-// legal lists where each state may lead to. It repeats, on purpose, what the engine knows.
+// legal lists which states may follow each state. It repeats the engine's rules on purpose.
 var legal = map[string]string{
 	"":                         "provisioning",
 	"provisioning":             "ready needs_attention withdrawing",
@@ -256,7 +256,7 @@ func (c *kase) histories(v *Verdict) {
 		var last Step
 		for _, s := range c.steps[m.SagaID] {
 			if s.Version <= last.Version {
-				continue // a remark beside the transitions
+				continue // a note between the transitions
 			}
 			v.require(s.Version == last.Version+1 && slices.Contains(strings.Fields(legal[last.State]), s.State) &&
 				s.Generation >= last.Generation,

@@ -10,7 +10,7 @@ import (
 
 func effect(op, member string) Effect { return Effect{Op: op, MemberID: member} }
 
-// sound is the evidence of a small system in which everything went well: ann is ready, ben has left.
+// sound returns the evidence of a small system without violations: ann is ready, ben has left.
 func sound() Evidence {
 	step := func(saga, state string, version, generation int64) Step {
 		return Step{SagaID: saga, State: state, Version: version, Generation: generation}
@@ -46,7 +46,8 @@ func sound() Evidence {
 	}
 }
 
-// Each invariant sees what breaks it. Without a row here nobody would know that a check had become blind.
+// Each invariant detects the damage that breaks it. Without this test, a check could stop detecting anything
+// unnoticed.
 func TestEveryInvariantHasTeeth(t *testing.T) {
 	if verdicts := Judge(sound()); !Sound(verdicts) {
 		t.Fatalf("the sound system is condemned: %+v", verdicts)

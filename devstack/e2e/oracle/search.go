@@ -9,8 +9,8 @@ import (
 	"path/filepath"
 )
 
-// Search looks for a text in all files below some folders, and returns those that hold it and how many bytes were read.
-// A file that goes away meanwhile is passed over.
+// Search searches for a text in all files below some folders. It returns the files that hold the text, and how
+// many bytes were read. It skips files that are deleted meanwhile.
 func Search(text string, folders ...string) (found []string, searched int64, err error) {
 	for _, folder := range folders {
 		err := filepath.WalkDir(folder, func(path string, entry fs.DirEntry, err error) error {
@@ -36,7 +36,7 @@ func Search(text string, folders ...string) (found []string, searched int64, err
 	return found, searched, nil
 }
 
-// holds reads a file piece by piece; the end of each is kept for a text that goes across.
+// holds reads a file in pieces. It keeps the end of each piece, to find a text that crosses the border.
 func holds(path string, text []byte) (read int64, held bool, err error) {
 	file, err := os.Open(path)
 	if err != nil {

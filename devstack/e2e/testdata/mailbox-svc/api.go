@@ -11,7 +11,7 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// handler serves probes, and the two calls of reconciliation to whoever has the token.
+// handler serves the probes, and the two calls of reconciliation for callers with the token.
 func (m *mailboxes) handler(tokens *service.Tokens, health *service.Health) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", health.LiveHandler)
@@ -38,7 +38,7 @@ func (m *mailboxes) get(w http.ResponseWriter, r *http.Request) error {
 	return service.WriteJSON(w, http.StatusOK, found[0])
 }
 
-// list shows mailboxes in the order of their members' ids; a full page has a cursor.
+// list returns mailboxes in the order of their members' ids. A full page has a cursor.
 func (m *mailboxes) list(w http.ResponseWriter, r *http.Request) error {
 	after, err := uuid.FromString(r.FormValue("cursor"))
 	if err != nil {
@@ -58,7 +58,7 @@ func (m *mailboxes) list(w http.ResponseWriter, r *http.Request) error {
 	return service.WriteJSON(w, http.StatusOK, page)
 }
 
-// read returns the part of a mailbox that reconciliation needs.
+// read returns the fields of mailboxes that reconciliation needs.
 func (m *mailboxes) read(r *http.Request, which string, args ...any) ([]wire.MemberStorage, error) {
 	rows, err := m.pool.Query(r.Context(), `-- name: readMailboxes
 SELECT member_id::text, saga_id::text, generation, desired, CASE desired WHEN 'present' THEN 'ready' ELSE 'absent'

@@ -1,6 +1,6 @@
-// Mailbox-svc gives each member a mailbox: the smallest participant that keeps the rules. It has no provider, and its
-// replies are its only events. It leaves out what storage-svc has: attempts with back-off, a circuit breaker, dead
-// letters, faults.
+// Mailbox-svc gives each member a mailbox. It is the smallest participant that follows the rules: it has no
+// provider, and its replies are its only events. Unlike storage-svc, it has no attempts with back-off, circuit
+// breaker, dead letters or faults.
 package main
 
 import (
@@ -51,7 +51,7 @@ type config struct {
 	Token service.Secret `env:"MAILBOX_TOKEN,required" help:"bearer token of the internal listener"`
 }
 
-// Validate lists everything that is wrong.
+// Validate returns everything that is wrong.
 func (c config) Validate() []error { return append(c.Common.Validate(), c.TLSFiles.Validate()...) }
 
 func main() { service.Main(run) }
@@ -88,7 +88,7 @@ func serve(ctx context.Context, c config, log *slog.Logger) error {
 	return p.Run(ctx)
 }
 
-// assemble puts the parts together: commands in, replies out.
+// assemble connects the parts: commands in, replies out.
 func assemble(
 	c config, pool *pgxpool.Pool, nc *service.NATS, tracer *service.Tracer, log *slog.Logger,
 ) (*service.Process, error) {
@@ -123,7 +123,7 @@ func assemble(
 	}, nil
 }
 
-// suspended is how long a transaction may stand still before Postgres ends it.
+// suspended is how long a transaction may be idle before Postgres ends it.
 const suspended = 5 * time.Second
 
 type mailboxes struct {
@@ -132,20 +132,20 @@ type mailboxes struct {
 	log  *slog.Logger
 }
 
-// mailbox is what a command says.
+// mailbox holds the fields of a command.
 type mailbox struct {
 	MemberID, SagaID string
 	Generation       int64
 	Desired          string // present or absent
 }
 
-// handle carries out a batch of commands and answers each, in one transaction: a crash before the commit leaves nothing
-// behind, and after it the commands come again and are answered again.
+// handle carries out a batch of commands and replies to each, in one transaction. A crash before the commit
+// leaves nothing behind. After a crash that follows the commit, the commands are delivered and replied to again.
 func (m *mailboxes) handle(ctx context.Context, batch []service.Message) error {
 	return outbox.InTx(ctx, service.Transactor{Pool: m.pool, Idle: suspended}, m.wake, func(tx pgx.Tx) error {
 		for _, message := range batch {
 			e, wanted, err := parse(message)
-			if err != nil { // nobody is answered: the saga's timer asks again
+			if err != nil { // no reply: the saga's timer re-drives the step
 				m.log.Warn("malformed command skipped", "subject", message.Subject, "error", err)
 				continue
 			}
@@ -184,7 +184,7 @@ func parse(message service.Message) (contract.Event, mailbox, error) {
 }
 
 // obey brings the row to the desired state, and reports whether the mailbox was removed for good. A removal is obeyed
-// whatever its generation, and what is absent stays absent. Anything else is so already.
+// whatever its generation, and an absent mailbox stays absent. Every other command finds its desired state in place.
 func obey(ctx context.Context, tx pgx.Tx, c mailbox) (removed bool, err error) {
 	err = tx.QueryRow(ctx, `-- name: obey
 INSERT INTO mailbox AS m (member_id, saga_id, generation, desired) VALUES ($1, $2, $3, $4)
@@ -194,7 +194,7 @@ RETURNING desired = 'absent'`, c.MemberID, c.SagaID, c.Generation, c.Desired).Sc
 	return removed, err
 }
 
-// answer says what is so, in the generation of the command.
+// answer returns the reply that states what is true, in the generation of the command.
 func answer(e contract.Event, c mailbox, removed bool) (outbox.Event, error) {
 	typ, reply := contract.MailboxProvisioned, contract.StorageReply{
 		MemberID: c.MemberID, SagaID: c.SagaID, Generation: c.Generation, Attempt: 1,
