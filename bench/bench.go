@@ -14,19 +14,19 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// connections is how many clients write at a time where a row is about load.
+// connections is the number of concurrent clients that write, in rows about load.
 const connections = 64
 
 // config says what to measure and for how long.
 type config struct {
 	rows        string
-	bin         string // folder of the services, "" to build them
+	bin         string // folder of the services; "" to build them
 	peers       bool
 	reps        int
 	slice       time.Duration // of each variant in W, W2, H and N
 	backlog     int           // of R
-	peerBacklog int           // of R, for peers, at most
-	peerDrain   time.Duration // of R, for peers, at most
+	peerBacklog int           // upper limit for peers in R
+	peerDrain   time.Duration // upper limit for peers in R
 	flow        time.Duration // of each variant in L
 	bigBacklog  int           // of Q
 	calm        time.Duration // of Q's run without backlog
@@ -35,12 +35,12 @@ type config struct {
 	sustain     time.Duration // of E's load at full speed
 	steps       time.Duration // of the limit and the peers in E at full speed
 	gentle      time.Duration // of each run at 100 signups/s in E and P
-	mails       int           // that are stuck in P
-	looks       int           // of an operator at each page in A
-	profile     string        // folder for CPU profiles, "" for none
+	mails       int           // waiting mails in P
+	looks       int           // times that A requests each page
+	profile     string        // folder for CPU profiles; "" for none
 }
 
-// quick scales everything down, for a look while developing.
+// quick scales everything down, for quick runs during development.
 func (c *config) quick() {
 	c.reps, c.slice, c.flow, c.calm, c.pin, c.peerPin = 1, time.Second, 2*time.Second, 2*time.Second, 5*time.Second,
 		5*time.Second
@@ -48,7 +48,7 @@ func (c *config) quick() {
 	c.sustain, c.steps, c.gentle, c.mails, c.looks = 9*time.Second, 3*time.Second, 5*time.Second, 20_000, 5
 }
 
-// short returns the configuration of row D, which repeats others.
+// short returns the configuration of row D, which repeats other rows.
 func (c config) short() config {
 	c.backlog, c.peerBacklog, c.peerDrain, c.flow = c.backlog/2, c.peerBacklog/2, c.peerDrain/2, c.flow/2
 	return c
@@ -72,10 +72,10 @@ type bench struct {
 type row struct {
 	name, title string
 	run         func(b *bench, ctx context.Context) error
-	takes       func(c config) time.Duration // roughly
+	takes       func(c config) time.Duration // estimate of its duration
 }
 
-// rows are measured in this order; later ones use figures of earlier ones.
+// rows are measured in this order. Later rows use results of earlier ones.
 var rows = []row{
 	{"W", "writing a signup", (*bench).rowW, config.takesW},
 	{"W2", "signing up over HTTP", (*bench).rowW2, config.takesW2},
@@ -91,7 +91,7 @@ var rows = []row{
 	{"A", "what operators look at, with a million sagas", (*bench).rowA, config.takesA},
 }
 
-// section returns the one being written.
+// section returns the section of the current row.
 func (b *bench) section() *section { return b.sections[len(b.sections)-1] }
 
 func (b *bench) report(l line) {
@@ -99,14 +99,14 @@ func (b *bench) report(l line) {
 	b.note("   %s: %s %s", l.what, l.value.text(), l.unit)
 }
 
-// note writes a line of progress.
+// note prints a line of progress.
 func (b *bench) note(format string, args ...any) {
 	b.noting.Lock()
 	defer b.noting.Unlock()
 	_, _ = fmt.Fprintf(b.out, "%6s  %s\n", time.Since(b.began).Round(time.Second), fmt.Sprintf(format, args...))
 }
 
-// run measures the chosen rows. A row that fails is reported, and the others go on.
+// run measures the chosen rows. If a row fails, it reports that and continues with the others.
 func (b *bench) run(ctx context.Context, chosen func(row string) bool) error {
 	var left time.Duration
 	var todo []row
@@ -135,7 +135,7 @@ func (b *bench) run(ctx context.Context, chosen func(row string) bool) error {
 	return errors.Join(failures...)
 }
 
-// watch writes a line of progress every half a minute until it is stopped.
+// watch prints a line of progress every 30 seconds until it is stopped.
 func (b *bench) watch(what func() string) (stop func()) {
 	done := make(chan struct{})
 	var running sync.WaitGroup
@@ -154,7 +154,7 @@ func (b *bench) watch(what func() string) (stop func()) {
 	return func() { close(done); running.Wait() }
 }
 
-// fresh runs f at a site that nobody has used.
+// fresh runs f at a new site.
 func (b *bench) fresh(ctx context.Context, f func(s *site) error) error {
 	s, err := b.newSite(ctx)
 	if err != nil {
@@ -163,7 +163,7 @@ func (b *bench) fresh(ctx context.Context, f func(s *site) error) error {
 	return errors.Join(f(s), s.close())
 }
 
-// at runs f with a system at a fresh site.
+// at runs f with a system at a new site.
 func (b *bench) at(ctx context.Context, m maker, f func(s *site, sys system) error) error {
 	err := b.fresh(ctx, func(s *site) error {
 		sys, err := m.make(ctx, s)
@@ -187,7 +187,7 @@ func relaying(ctx context.Context, sys system, f func() error) error {
 	return errors.Join(f(), stop())
 }
 
-// profiled runs f and writes a CPU profile of it if one is asked for.
+// profiled runs f, and writes a CPU profile of it if the configuration asks for one.
 func (b *bench) profiled(name string, f func() error) (err error) {
 	if b.profile == "" {
 		return f()
@@ -204,7 +204,7 @@ func (b *bench) profiled(name string, f func() error) (err error) {
 	return f()
 }
 
-// rotated calls each variant once, beginning with another one at each repetition.
+// rotated calls each variant once. Each repetition begins with another variant.
 func rotated(rep, variants int, f func(variant int) error) error {
 	for i := range variants {
 		if err := f((i + rep) % variants); err != nil {

@@ -14,7 +14,7 @@ import (
 	natsserver "github.com/nats-io/nats-server/v2/server"
 )
 
-// A child is this program run once more, as a process of its own.
+// A child is another run of this program, in its own process.
 const (
 	childReplica = "replica" // a relay that leads: database, broker, name of the site
 	childNATS    = "nats"    // a NATS server at its default sync interval: folder, address
@@ -31,7 +31,7 @@ func child(role string, args ...string) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// runChild is what a child does until ctx ends or its standard input is closed.
+// runChild runs a child until ctx ends or its standard input is closed.
 func runChild(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -57,8 +57,8 @@ func leadUntilDone(ctx context.Context, s *site, stdout io.Writer) error {
 	return stop()
 }
 
-// serveNATS differs from devstack's server in one thing only: a message may be
-// acknowledged up to two minutes before it is on disk.
+// serveNATS differs from devstack's server in one respect: it may acknowledge a message up to two minutes before
+// the message is on disk.
 func serveNATS(ctx context.Context, dir, addr string, stdout io.Writer) error {
 	host, portText, err := net.SplitHostPort(addr)
 	if err != nil {

@@ -2,21 +2,21 @@ package main
 
 import "time"
 
-// The estimates below are the durations of the configuration with what goes on
-// around them, as measured on two cores; backlogs by the event.
+// The estimates below are the configured durations plus the overhead, as measured on two cores. Backlogs are
+// estimated per event.
 const (
-	around     = 1200 * time.Millisecond // a fresh site, its audit and its end
+	around     = 1200 * time.Millisecond // a new site, its audit and its end
 	perEvent   = 35 * time.Microsecond   // filled, drained and audited
 	perMail    = 150 * time.Microsecond
 	stackStart = 10 * time.Second
 	generating = 60 * time.Second // of A's database
-	perLook    = time.Second      // one at each page, alone and beside signups
+	perLook    = time.Second      // one request for each page, alone and during signups
 )
 
 func times(n int, d time.Duration) time.Duration { return time.Duration(n) * d }
 
 func (c config) takesW() time.Duration {
-	// What is written in the slices is published and audited.
+	// Events written in the slices are published and audited.
 	return times(c.reps+2, 4*c.slice*6/5+around+c.slice)
 }
 

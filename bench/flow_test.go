@@ -43,7 +43,7 @@ func TestPartsOfAFlow(t *testing.T) {
 	}
 }
 
-// The limit of R and L must carry what the outbox carries.
+// The messages of the limit in R and L must have the headers and the size of the outbox's messages.
 func TestRawMessageIsLikeOneOfTheOutbox(t *testing.T) {
 	b := testBench(t)
 	stored := map[string]*jetstream.RawStreamMsg{}
@@ -70,7 +70,7 @@ func TestRawMessageIsLikeOneOfTheOutbox(t *testing.T) {
 	}
 	raw, ours := stored["raw"], stored["outbox"]
 	for _, m := range []*jetstream.RawStreamMsg{raw, ours} {
-		// of the way it was published
+		// these depend on how the message was published
 		maps.DeleteFunc(m.Header, func(name string, _ []string) bool { return strings.HasPrefix(name, "Nats-") })
 	}
 	if a, b := slices.Sorted(maps.Keys(raw.Header)), slices.Sorted(maps.Keys(ours.Header)); !slices.Equal(a, b) {
@@ -82,7 +82,7 @@ func TestRawMessageIsLikeOneOfTheOutbox(t *testing.T) {
 		}
 		return n + len(m.Subject) + len(m.Data)
 	}
-	if a, b := size(raw), size(ours); a < b-10 || a > b+10 { // a time ends with up to nine digits
+	if a, b := size(raw), size(ours); a < b-10 || a > b+10 { // a time has up to nine decimals
 		t.Errorf("the limit's message has %d bytes, the outbox's %d", a, b)
 	}
 }
@@ -116,7 +116,7 @@ func TestWholeSagaOfTheLimitIsAudited(t *testing.T) {
 	}
 }
 
-// forgetful undoes something after each saga.
+// forgetful undoes something after each saga, as a broken system would.
 type forgetful struct {
 	singleProcess
 	forget string

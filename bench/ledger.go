@@ -6,13 +6,13 @@ import (
 	"sync"
 )
 
-// idPrefix begins every event id; the rest is the event's number in hex. An id
-// that says which event it is makes the audit of a million events cheap.
+// idPrefix begins every event id. The rest is the event's number in hex. Because the id contains the number, the
+// audit of a million events is cheap.
 const idPrefix = "00000000-0000-4000-8000-"
 
 func eventID(n int) string { return fmt.Sprintf("%s%012x", idPrefix, n) }
 
-// ledger counts how often each event of a run arrived. Safe for concurrent use.
+// ledger counts how often each event of a run arrived. It is safe for concurrent use.
 type ledger struct {
 	mu        sync.Mutex
 	seen      []bool
@@ -21,8 +21,8 @@ type ledger struct {
 	strangers int
 }
 
-// add records an arrival and returns the event's number, -1 for an id that no
-// event has, and whether it is the first arrival.
+// add records an arrival. It returns the event's number, or -1 for an unknown id, and whether it is the first
+// arrival.
 func (l *ledger) add(id string) (n int, first bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -48,7 +48,7 @@ func (l *ledger) add(id string) (n int, first bool) {
 	return n, true
 }
 
-// count returns how many different events arrived.
+// count returns how many different events have arrived.
 func (l *ledger) count() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -11,7 +11,7 @@ import (
 	"github.com/signup-saga/signup-saga/devstack/testenv"
 )
 
-// TestMain lets the program under test run itself once more.
+// TestMain lets the test program run as a child.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && (os.Args[1] == childReplica || os.Args[1] == childNATS) {
 		main()
@@ -48,7 +48,7 @@ func TestLedgerNoticesWhatIsWrong(t *testing.T) {
 	}
 }
 
-// testBench runs rows against servers of the test.
+// testBench returns a bench on the test's own servers.
 func testBench(t *testing.T) *bench {
 	t.Helper()
 	b := &bench{out: io.Discard, began: time.Now(), sections: []*section{{}}}
@@ -65,11 +65,11 @@ func testBench(t *testing.T) *bench {
 	return b
 }
 
-// wrongSystem publishes its backlog, but not quite.
+// wrongSystem publishes its backlog with errors: events are missing or doubled.
 type wrongSystem struct {
 	ours
-	from, to int // the numbers that it publishes
-	again    int // how many of them twice
+	from, to int // the range of numbers that it publishes
+	again    int // how many of them it publishes twice
 }
 
 func (w *wrongSystem) fill(_ context.Context, n int) error {
@@ -110,7 +110,7 @@ func TestLostOrDoubledEventFailsTheRow(t *testing.T) {
 
 func TestFailedRowFailsTheRun(t *testing.T) {
 	b := testBench(t)
-	b.servers.nats.url = "nats://127.0.0.1:1" // nobody is there
+	b.servers.nats.url = "nats://127.0.0.1:1" // no server is there
 	if err := b.run(t.Context(), func(row string) bool { return row == "R" }); err == nil {
 		t.Error("no error")
 	}

@@ -12,21 +12,21 @@ type line struct {
 	goal         goal
 }
 
-// goal judges the ratio of a line to its limit, or its value.
+// goal is a bound on the ratio of a line to its limit, or on the line's value.
 type goal struct {
 	bound float64
-	most  bool // the bound is an upper one
-	plain bool // of the value, though there is a limit beside it
+	most  bool // the bound is an upper bound
+	plain bool // for the value, although the line has a limit
 	set   bool
 }
 
 func atLeast(bound float64) goal { return goal{bound: bound, set: true} }
 func atMost(bound float64) goal  { return goal{bound: bound, most: true, set: true} }
 
-// ofValue makes a goal one of the value itself.
+// ofValue makes a goal apply to the value itself.
 func (g goal) ofValue() goal { g.plain = true; return g }
 
-// judged returns what the goal is about.
+// judged returns what the goal applies to.
 func (l line) judged() series {
 	if l.limit == nil || l.goal.plain {
 		return l.value

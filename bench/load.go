@@ -8,15 +8,15 @@ import (
 	"time"
 )
 
-// closedLoop lets all clients call do one call after the other for d. It
-// returns the number of calls per second, and the first error.
+// closedLoop makes all clients call do again and again for d. It returns the number of calls per second, and the
+// first error.
 func closedLoop(ctx context.Context, d time.Duration, do func(ctx context.Context) error) (rate float64, err error) {
 	rates, err := closedParts(ctx, d, 1, do)
 	return rates[0], err
 }
 
-// closedParts is a closed loop whose time is cut into parts of equal length: the
-// rates are those of the calls that ended in each.
+// closedParts is a closed loop whose time is split into parts of equal length. rates holds the rate of the calls
+// that ended in each part.
 func closedParts(
 	ctx context.Context, d time.Duration, parts int, do func(ctx context.Context) error,
 ) (rates series, err error) {
@@ -45,12 +45,12 @@ func closedParts(
 	return rates, context.Cause(ctx)
 }
 
-// errEnough ends an open loop from inside.
+// errEnough ends an open loop from inside do.
 var errEnough = errors.New("enough")
 
-// openLoop calls do rate times a second for d, whether or not earlier calls have
-// returned; each client makes one call at a time, the others wait in line. It
-// returns how long each call took from the moment at which it was due.
+// openLoop calls do rate times a second for d, whether or not earlier calls have returned. Each client makes one
+// call at a time; calls that are due wait for a free client. It returns how long each call took, counted from
+// when it was due.
 func openLoop(
 	ctx context.Context, rate float64, d time.Duration, do func(ctx context.Context) error,
 ) (latencies, error) {
@@ -86,7 +86,7 @@ func openLoop(
 	return took, nil
 }
 
-// pace sends the moments at which calls are due, then closes the channel.
+// pace sends the times at which calls are due, then closes the channel.
 func pace(ctx context.Context, rate float64, d time.Duration, due chan<- time.Time) {
 	defer close(due)
 	began := time.Now()
@@ -105,6 +105,6 @@ func pace(ctx context.Context, rate float64, d time.Duration, due chan<- time.Ti
 		if ctx.Err() != nil {
 			return
 		}
-		due <- at // there is room for all
+		due <- at // never blocks: the buffer has room for all
 	}
 }

@@ -23,7 +23,7 @@ func main() {
 	}
 }
 
-// options are what the command line says beside the configuration.
+// options are the command line's options, including the configuration.
 type options struct {
 	config
 	devstack, results string
@@ -106,7 +106,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	b.note("measuring on\n%s", machine)
 	failed := b.run(ctx, func(row string) bool { return slices.Contains(chosen, row) })
 	_, err = io.WriteString(stdout, b.document(machine, ""))
-	if o.results != "" && ctx.Err() == nil { // half a run must not replace a whole one
+	if o.results != "" && ctx.Err() == nil { // an interrupted run must not replace a complete one
 		err = errors.Join(err, b.save(b.document(machine, earlier), o.results))
 	}
 	return errors.Join(failed, err)

@@ -22,8 +22,8 @@ type journey struct {
 
 type journeys []journey
 
-// stations are the moments that a saga passes, each as the clock of the one
-// machine shows it: what lies between them adds up to what the client waited.
+// stations are the points in time that a saga passes, all by the clock of the one machine. The times between
+// them add up to what the client waited.
 var stations = []string{
 	"request sent",
 	"HTTP, check of the request: member-svc asks the database",
@@ -35,8 +35,7 @@ var stations = []string{
 	"commit: the client sees ready, by watcher and GET",
 }
 
-// note tells how long the parts of the journeys took on average, which unlike
-// medians add up.
+// note describes how long the parts of the journeys took on average. Unlike medians, averages add up.
 func (all journeys) note(ctx context.Context, s *stack) (string, error) {
 	moments, err := s.moments(ctx, all)
 	if err != nil {
@@ -114,8 +113,8 @@ func (s *stack) moments(ctx context.Context, all journeys) ([][]time.Time, error
 	return moments, nil
 }
 
-// published returns when the broker took the essential events of a service, by
-// member, from the time began on. There are at least n.
+// published returns when the broker stored the essential events of a service, by member, from the time began on. n is
+// the expected number of members.
 func (s *stack) published(
 	ctx context.Context, by contract.Service, began time.Time, n int,
 ) (map[string]time.Time, error) {
@@ -151,7 +150,7 @@ func (s *stack) published(
 	}
 }
 
-// costs tells what a saga, or whatever it is, costs each process at full speed.
+// costs describes the processor time that each what, for example a saga, costs each process at full speed.
 func costs(after, before usage, rate float64, what string) string {
 	cores := float64(runtime.NumCPU())
 	var out strings.Builder

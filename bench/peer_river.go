@@ -24,7 +24,7 @@ func riverDefaultConfig() river.Config {
 	return river.Config{Queues: map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: 100}}}
 }
 
-// riverTunedConfig is what its documentation offers for throughput and latency.
+// riverTunedConfig is what River's documentation recommends for throughput and latency.
 func riverTunedConfig() river.Config {
 	return river.Config{
 		Queues:            map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: 1000}},
@@ -64,8 +64,8 @@ type publishWorker struct {
 	subject string
 }
 
-// Work publishes the event and waits until it is stored. A retry after a lost
-// acknowledgement is recognised by its id.
+// Work publishes the event and waits until it is stored. NATS recognises a retry after a lost acknowledgement by
+// its message id.
 func (w *publishWorker) Work(ctx context.Context, job *river.Job[publishArgs]) error {
 	m := nats.NewMsg(w.subject)
 	m.Header["ce-id"] = []string{job.Args.ID}
@@ -115,7 +115,7 @@ func (r *riverSystem) append(ctx context.Context, tx pgx.Tx, n int) error {
 	return err
 }
 
-// wake does nothing: an insert notifies.
+// wake does nothing: River's inserts notify the workers.
 func (r *riverSystem) wake() {}
 
 func (r *riverSystem) start(ctx context.Context) (func() error, error) {

@@ -8,9 +8,8 @@ import (
 	"github.com/riverqueue/river"
 )
 
-// riverSagas runs the saga as two River jobs in one process: the signup inserts
-// the first with its rows; each job completes in the transaction of its own
-// writes, and the first one inserts the second there.
+// riverSagas runs the saga as two River jobs in one process. The signup inserts the first job with its own rows.
+// Each job completes in the transaction of its own writes, and the first job inserts the second one there.
 type riverSagas struct {
 	*riverSystem
 	provider *provider
@@ -39,7 +38,7 @@ type provisionWorker struct {
 	*riverSagas
 }
 
-// Work creates the storage and hands on to the next step.
+// Work creates the storage and inserts the next job.
 func (w *provisionWorker) Work(ctx context.Context, job *river.Job[provisionArgs]) error {
 	if err := w.provider.create(job.Args.MemberID); err != nil {
 		return err
@@ -60,7 +59,7 @@ type readyWorker struct {
 	*riverSagas
 }
 
-// Work ends the saga and tells whoever waits for it.
+// Work makes the saga ready and wakes the client that waits for it.
 func (w *readyWorker) Work(ctx context.Context, job *river.Job[readyArgs]) error {
 	err := pgx.BeginFunc(ctx, w.backend, func(tx pgx.Tx) error {
 		b := new(pgx.Batch)

@@ -15,12 +15,11 @@ import (
 
 const watermillTopic = "events"
 
-// watermillMaker is tuned where that is possible without weakening anything:
-// the forwarder looks for new rows every 5 ms instead of every second.
+// watermillMaker tunes Watermill where that weakens nothing: the forwarder polls for new rows every 5 ms instead
+// of every second.
 var watermillMaker = maker{"Watermill", newWatermill}
 
-// watermillSystem keeps events as rows of Watermill's Postgres Pub/Sub, which
-// its forwarder publishes.
+// watermillSystem keeps events as rows of Watermill's Postgres Pub/Sub, which its forwarder publishes.
 type watermillSystem struct {
 	*site
 	subscriber *wmsql.Subscriber

@@ -36,7 +36,7 @@ func drawSVG(path string, curves []curve) error {
 		} {
 			xys := make(plotter.XYs, len(c.points))
 			for j, pt := range c.points {
-				xys[j] = plotter.XY{X: pt.second, Y: max(part.value(pt), 0.01)} // a logarithm wants more than nothing
+				xys[j] = plotter.XY{X: pt.second, Y: max(part.value(pt), 0.01)} // a log scale needs positive values
 			}
 			l, err := plotter.NewLine(xys)
 			if err != nil {

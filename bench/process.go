@@ -15,16 +15,15 @@ import (
 
 // sagas runs whole sagas: a signup, its storage, and ready.
 type sagas interface {
-	// signUp runs one and returns when its last commit is done.
+	// signUp runs one saga and returns after its last commit.
 	signUp(ctx context.Context) error
-	// start makes it possible to run some until the returned function is called.
+	// start starts what signUp needs; the returned function stops it.
 	start(ctx context.Context) (stop func() error, err error)
 }
 
-// singleProcess is the limit of row E: one process without a broker, which
-// writes the rows that the services write in the fewest possible transactions,
-// one before the provider's work and one after it. It is spared the outbox, HTTP,
-// the check of the request and the hash.
+// singleProcess is the limit of row E: one process without a broker. It writes the rows that the services write
+// in the fewest possible transactions, one before the provider's work and one after it. It leaves out the
+// outbox, HTTP, the check of the request and the hash.
 type singleProcess struct {
 	*site
 	provider *provider
@@ -76,9 +75,8 @@ UPDATE signup_saga SET state = 'ready', version = 2, due_at = NULL, updated_at =
 			"'provisioned', 'ready', 2, $2)", sagaID, sagaID)
 }
 
-// provider does what the fs provider of the Storage service does, one system
-// call after the other: a marker that appears at once and is on disk, with its
-// folders and a line in the ledger, before it is reported.
+// provider makes the same system calls as the fs provider of the Storage service: it creates the marker in one
+// step, and syncs it, its folders and a line in the ledger to disk before it reports success.
 type provider struct {
 	dir     string
 	ledger  *os.File

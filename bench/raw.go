@@ -15,8 +15,7 @@ import (
 
 const rawBatch = 1000
 
-// rawSystem is what a relay cannot beat: its messages, published without the
-// database that they come from.
+// rawSystem is the upper limit for any relay: it publishes the relay's messages without reading them from a database.
 type rawSystem struct {
 	*site
 	backlog int
@@ -39,7 +38,7 @@ func (r *rawSystem) start(ctx context.Context) (func() error, error) {
 	return func() error { return <-done }, nil
 }
 
-// send is one round trip to Postgres, then one message: the limit of row L.
+// send makes one round trip to Postgres, then publishes one message: the limit of row L.
 func (r *rawSystem) send(ctx context.Context, n int) error {
 	var id int64
 	err := r.clients.QueryRow(ctx, "-- name: roundTrip\nSELECT coalesce(max(id), 0) FROM outbox_event_"+lane).Scan(&id)
@@ -68,9 +67,8 @@ func rawMessage(s *site, n int) *nats.Msg {
 	return m
 }
 
-// rawDrain publishes n messages in atomic batches, each expecting the stream to
-// end where the one before it ended. The messages of a batch are used again for
-// the next, so that next to nothing but the broker's work is measured.
+// rawDrain publishes n messages in atomic batches, each expecting the stream to end where the batch before it
+// ended. It reuses the messages of a batch for the next, so that it measures almost only the broker's work.
 func rawDrain(ctx context.Context, s *site, n int) error {
 	msgs := make([]*nats.Msg, 0, rawBatch)
 	for range min(n, rawBatch) {

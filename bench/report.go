@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// section is what the result tells of one row.
+// section is the result of one row.
 type section struct {
 	row, title string
 	at         time.Time
@@ -34,7 +34,7 @@ const (
 	picture = "pinned-snapshot.svg"
 )
 
-// machine describes what was measured on, and the settings that matter.
+// machine describes the machine, and the settings that matter.
 func (b *bench) machine(ctx context.Context) (string, error) {
 	var version, settings string
 	err := b.admin.QueryRow(ctx, `-- name: settings
@@ -50,7 +50,7 @@ FROM pg_settings WHERE name IN ('fsync', 'synchronous_commit', 'full_page_writes
 		return "", err
 	}
 	defer nc.Close()
-	kernel, _ := exec.CommandContext(ctx, "uname", "-sr").Output() // missing on some systems: then it is not named
+	kernel, _ := exec.CommandContext(ctx, "uname", "-sr").Output() // missing on some systems: then it is left out
 	return fmt.Sprintf("- Machine: %d cores, %s, %s, %s, %s.\n- Postgres %s: %s.\n"+
 		"- NATS server %s: file storage, sync_interval always (a message is on disk before it is acknowledged), one "+
 		"replica.\n"+
@@ -60,7 +60,7 @@ FROM pg_settings WHERE name IN ('fsync', 'synchronous_commit', 'full_page_writes
 		version, settings, nc.ConnectedServerVersion()), nil
 }
 
-// procValue returns the first value of a key in one of Linux's lists.
+// procValue returns the first value of a key in one of Linux's lists, such as /proc/cpuinfo.
 func procValue(path, key string) string {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -95,11 +95,11 @@ func (s *section) markdown() string {
 	return out.String()
 }
 
-// errOtherMachine refuses to mix figures that cannot be compared.
+// errOtherMachine prevents mixing results that cannot be compared.
 var errOtherMachine = errors.New("the results in the file are of another machine or other settings: measure all rows")
 
-// earlier returns the document at path whose rows stay where fewer than all are
-// measured, "" if there is none.
+// earlier returns the document at path, whose other rows are kept if not all rows are measured. It returns "" if
+// there is none, or none is needed.
 func (b *bench) earlier(machine, path string, measured int) (string, error) {
 	if path == "" || measured == len(rows) {
 		return "", nil
@@ -114,8 +114,7 @@ func (b *bench) earlier(machine, path string, measured int) (string, error) {
 	return string(text), err
 }
 
-// document renders the result. Rows that were not measured now are taken from
-// an earlier document.
+// document renders the result. Rows that were not measured in this run are taken from the earlier document.
 func (b *bench) document(machine, earlier string) string {
 	texts := map[string]string{}
 	for i, part := range strings.Split(earlier, "\n## ") {
@@ -135,7 +134,7 @@ func (b *bench) document(machine, earlier string) string {
 	return out
 }
 
-// save writes the document into the file at path, with the picture beside it.
+// save writes the document to the file at path, and the picture beside it.
 func (b *bench) save(document, path string) error {
 	for _, s := range b.sections {
 		if len(s.charts) == 0 {

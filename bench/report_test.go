@@ -45,7 +45,7 @@ func TestChosenRowsReplaceOnlyTheirOwn(t *testing.T) {
 	if err := measured("- here\n", map[string]string{"L": "old latency", "R": "old drain"}); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 { // the second time nothing grows
+	for range 2 { // the second run must not add anything
 		if err := measured("- here\n", map[string]string{"R": "new drain", "P": "mails"}); err != nil {
 			t.Fatal(err)
 		}

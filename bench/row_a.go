@@ -19,20 +19,20 @@ import (
 	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
-// generateSQL makes what operators look at.
+// generateSQL generates the data that operators read.
 //
 //go:embed operators.sql
 var generateSQL string
 
-// disturbSQL changes a row on each page of the table of sagas, too few for autovacuum to
-// come by: whoever counts in an index has to look every entry's row up.
+// disturbSQL changes a row on each page of the table of sagas, too few rows to start autovacuum: an index-only
+// count must then look up the row of every entry.
 const disturbSQL = `-- name: disturb
 UPDATE signup_saga SET redrives = redrives WHERE ('x' || right(id::text, 12))::bit(48)::bigint % 20 = 4`
 
-// question is a GET that an operator asks, with a session or with a token.
+// question is a GET that an operator makes, with a session or with a token.
 type question struct {
 	path  string // with its query
-	shown string // what it is called
+	shown string // its name in the result
 	page  bool
 }
 
@@ -43,20 +43,20 @@ func (q question) name() string {
 	return "call: " + q.shown
 }
 
-// answers are how long a question took, in one part of the row.
+// answers holds how long a question took, in one part of the row.
 type answers struct {
 	question
 	took latencies
 }
 
-// operator asks member-svc's admin listener.
+// operator calls member-svc's admin listener.
 type operator struct {
 	base, token, session string
 	http                 *http.Client
 	admin                *client.Admin
 }
 
-// rowA measures what operators wait for.
+// rowA measures how long operators wait.
 func (b *bench) rowA(ctx context.Context) (err error) {
 	b.section().method = fmt.Sprintf(
 		"a stack of real processes whose database holds 1,000,000 sagas, of which 50,000 need attention (40 kinds, "+
@@ -100,7 +100,7 @@ func (b *bench) rowA(ctx context.Context) (err error) {
 		cancel(errEnough)
 	}()
 	_, err = openLoop(load, gentleRate, time.Hour, func(context.Context) error {
-		_, err := s.signUp(ctx, false) // what has begun is finished
+		_, err := s.signUp(ctx, false) // a signup that has begun is completed
 		return err
 	})
 	cancel(errEnough)
@@ -111,7 +111,7 @@ func (b *bench) rowA(ctx context.Context) (err error) {
 	return nil
 }
 
-// generate fills the database of a stack and leaves it as it is between two vacuums.
+// generate fills the database of a stack and leaves it in the state between two vacuums.
 func (b *bench) generate(ctx context.Context, s *stack) error {
 	began := time.Now()
 	conn, err := pgx.Connect(ctx, s.database)
@@ -133,7 +133,7 @@ func (b *bench) generate(ctx context.Context, s *stack) error {
 	return err
 }
 
-// newOperator logs in.
+// newOperator logs an operator in.
 func newOperator(ctx context.Context, s *stack) (*operator, error) {
 	o := &operator{base: s.settings["ADMIN_URL"], token: s.settings["ADMIN_TOKEN"], http: &http.Client{
 		Transport:     s.http.Transport,
@@ -160,8 +160,8 @@ func newOperator(ctx context.Context, s *stack) (*operator, error) {
 	return o, nil
 }
 
-// retryMany begins a retry of the largest group, measures what that costs, and returns
-// the id of the one that runs on.
+// retryMany starts a group retry of the largest group, measures how long that takes, and returns the id of the
+// retry that is left running.
 func (b *bench) retryMany(ctx context.Context, o *operator) (id string, err error) {
 	failures, err := o.admin.Failures(ctx, 1)
 	if err != nil {
@@ -197,8 +197,8 @@ func (b *bench) retryMany(ctx context.Context, o *operator) (id string, err erro
 	return id, nil
 }
 
-// questions are all that there is to look at, each list by all that it can be filtered
-// by. The first one is the limit.
+// questions returns all pages and lists that operators can read, each list with every filter. The first question
+// is the limit.
 func (o *operator) questions(ctx context.Context, retry string) ([]question, error) {
 	failures, err := o.admin.Failures(ctx, 50)
 	if err != nil {
@@ -262,7 +262,7 @@ func (o *operator) questions(ctx context.Context, retry string) ([]question, err
 		common.Fingerprint, page: true}), nil
 }
 
-// ask asks all questions.
+// ask asks each question b.looks times.
 func (b *bench) ask(ctx context.Context, o *operator, questions []question) (all []answers, err error) {
 	for _, q := range questions {
 		a := answers{question: q}
@@ -278,7 +278,7 @@ func (b *bench) ask(ctx context.Context, o *operator, questions []question) (all
 	return all, nil
 }
 
-// get asks a question and reads the whole answer.
+// get asks a question and reads the whole response.
 func (o *operator) get(ctx context.Context, q question) (time.Duration, error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, o.base+q.path, nil)
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 
 const steadyRate = 1000 // events per second
 
-// rowB measures what a long transaction elsewhere in the database does to the
-// flow. A run begins without it: that is the limit.
+// rowB measures how a long transaction elsewhere in the database affects the flow. Each run begins without the
+// transaction; that part is the limit.
 func (b *bench) rowB(ctx context.Context) error {
 	b.section().method = fmt.Sprintf(
 		"1,000 events/s, first %s without and then %s with the transaction (peers %s), consumer attached; the "+
@@ -81,8 +81,8 @@ func pinSnapshot(ctx context.Context, s *site, _ system, _ *flights) (func() err
 	}, nil
 }
 
-// openWriter appends an event and commits it only at the end: its xid holds
-// back every snapshot's xmin, and its id is a gap meanwhile.
+// openWriter appends an event and commits it only at the end. Meanwhile its xid holds back every snapshot's
+// xmin, and its id is a gap.
 func openWriter(ctx context.Context, s *site, sys system, f *flights) (func() error, error) {
 	conn, err := pgx.Connect(ctx, s.url)
 	if err != nil {

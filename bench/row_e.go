@@ -13,11 +13,11 @@ import (
 
 const (
 	gentleRate = 100 // signups per second at which latency is measured
-	sampleGET  = 10  // one signup in so many is also read by GET at full speed; at 100/s all are
-	thirds     = 3   // parts of the sustained run
+	sampleGET  = 10  // at full speed, one signup in this many is also read by GET; at 100/s all are
+	thirds     = 3   // number of parts of the sustained run
 )
 
-// sagaMaker makes what runs whole sagas at a site.
+// sagaMaker makes a system that runs whole sagas at a site.
 type sagaMaker struct {
 	name string
 	make func(ctx context.Context, s *site, p *provider) (sagas, error)
@@ -34,7 +34,7 @@ func riverSagaMaker(name string, config func() river.Config) sagaMaker {
 	}}
 }
 
-// speeds are the figures of row E, one per repetition.
+// speeds are the results of row E, one per repetition.
 type speeds struct{ rate, p50, p99 series }
 
 func (s *speeds) add(l latencies) {
@@ -116,8 +116,7 @@ func (b *bench) reportSagas(ours speeds, others []speeds, makers []sagaMaker) {
 	}
 }
 
-// sustained lets all clients sign up for a long time and notes what each process
-// used meanwhile.
+// sustained makes all clients sign up for a long time and records what each process used meanwhile.
 func (b *bench) sustained(ctx context.Context, s *stack) (series, error) {
 	parties, err := s.parties(ctx)
 	if err != nil {
@@ -147,8 +146,7 @@ func (b *bench) sustained(ctx context.Context, s *stack) (series, error) {
 	return rates, nil
 }
 
-// sagasOf runs the sagas of a limit or a peer at a fresh site: first as fast as
-// they go, then at 100/s.
+// sagasOf runs the sagas of a limit or a peer at a new site: first at full speed, then at 100/s.
 func (b *bench) sagasOf(ctx context.Context, m sagaMaker, to *speeds) error {
 	return b.fresh(ctx, func(s *site) error {
 		p, err := newProvider(filepath.Join(b.servers.dir, s.name))
@@ -185,8 +183,8 @@ func (b *bench) sagasOf(ctx context.Context, m sagaMaker, to *speeds) error {
 	})
 }
 
-// settled fails unless all members of a site are ready and their storages, as
-// many as the provider has created, too.
+// settled fails unless all members of a site are ready and so are their storages, and the provider has created
+// exactly as many.
 func (s *site) settled(ctx context.Context, created int) error {
 	var members, sagas, storages int
 	err := s.clients.QueryRow(ctx, `-- name: countSettled
@@ -200,7 +198,7 @@ SELECT (SELECT count(*) FROM member), (SELECT count(*) FROM signup_saga WHERE st
 	return err
 }
 
-// dropStack drops what the services have left on the server of the other rows.
+// dropStack drops the databases that the services left on the shared server.
 func (b *bench) dropStack() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -212,7 +210,7 @@ func (b *bench) dropStack() error {
 	return errors.Join(errs...)
 }
 
-// gently signs up at 100/s and returns how long the clients waited, and their journeys.
+// gently signs up at 100/s. It returns how long the clients waited, and their journeys.
 func (s *stack) gently(ctx context.Context, d time.Duration) (took latencies, all journeys, err error) {
 	var mu sync.Mutex
 	took, err = openLoop(ctx, gentleRate, d, func(ctx context.Context) error {

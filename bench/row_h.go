@@ -15,7 +15,7 @@ import (
 	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
-// cost is what an argon2id hash takes.
+// cost is the cost of an argon2id hash.
 type cost struct {
 	kib, passes uint32
 	lanes       uint8
@@ -25,16 +25,16 @@ func (c cost) String() string {
 	return fmt.Sprintf("%g MiB, t = %d, p = %d", float64(c.kib)/1024, c.passes, c.lanes)
 }
 
-// owasp are the costs that the Password Storage Cheat Sheet of OWASP holds to be
-// equally strong, as far as they need 7 to 19 MiB.
+// owasp are the costs that OWASP's Password Storage Cheat Sheet considers equally strong, those that need 7 to
+// 19 MiB.
 var owasp = []cost{{19456, 2, 1}, {12288, 3, 1}, {7168, 5, 1}}
 
-// rowH measures signups that cost what a service has to pay for passwords.
+// rowH measures signups with password hashes of realistic cost.
 func (b *bench) rowH(ctx context.Context) error {
 	var ours series
 	var busy atomic.Int64
 	raw := make([]series, len(owasp))
-	var used int // which of them the service uses
+	var used int // index of the cost that the service uses
 	var rss, note string
 	err := b.withMembers(ctx, "hash", func(s *stack) error {
 		post := func(ctx context.Context) error {
@@ -89,7 +89,7 @@ func (b *bench) rowH(ctx context.Context) error {
 	return nil
 }
 
-// reportHashes writes what row H measured; used is the cost that the service has.
+// reportHashes reports the results of row H. used is the index of the service's cost.
 func (b *bench) reportHashes(ours series, raw []series, used int) {
 	b.section().method = fmt.Sprintf(
 		"%d repetitions of %s each, %d connections; POST /v1/members at a real member-svc that relays, the Storage "+
@@ -105,7 +105,7 @@ func (b *bench) reportHashes(ours series, raw []series, used int) {
 	}
 }
 
-// rawHashes returns how many hashes a second all cores make.
+// rawHashes returns how many hashes a second all cores compute.
 func rawHashes(d time.Duration, c cost) float64 {
 	var n atomic.Int64
 	var wg sync.WaitGroup
@@ -122,7 +122,7 @@ func rawHashes(d time.Duration, c cost) float64 {
 	return float64(n.Load()) / time.Since(began).Seconds()
 }
 
-// usedCost returns which of the costs the service uses, as its members' hashes tell.
+// usedCost returns the index of the cost that the service uses, read from a member's hash.
 func (s *stack) usedCost(ctx context.Context) (int, error) {
 	var phc string
 	if err := s.member.QueryRow(ctx, "-- name: anyHash\nSELECT password_hash FROM member LIMIT 1").Scan(
@@ -140,7 +140,7 @@ func (s *stack) usedCost(ctx context.Context) (int, error) {
 	return i, nil
 }
 
-// peakMemory returns the most memory that a process of the stack had resident.
+// peakMemory returns the peak resident memory of a process of the stack.
 func (s *stack) peakMemory(ctx context.Context, name string) (string, error) {
 	parties, err := s.parties(ctx)
 	if err != nil {

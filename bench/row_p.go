@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// rowP measures essential work beside mails that cannot be sent.
+// rowP measures essential work while mails that cannot be sent are waiting.
 func (b *bench) rowP(ctx context.Context) (err error) {
 	b.section().method = fmt.Sprintf(
 		"%d × %s at 100 signups/s, from the request until the client sees `ready`, in two stacks alternately, each "+
@@ -69,7 +69,7 @@ func (b *bench) rowP(ctx context.Context) (err error) {
 	return err
 }
 
-// startApart starts a stack with a Postgres server of its own.
+// startApart starts a stack with its own Postgres server.
 func (b *bench) startApart(ctx context.Context, name string) (*stack, func() error, error) {
 	postgres, err := launch(ctx, "DATABASE_URL=", exec.Command(b.servers.devstack, "postgres"))
 	if err != nil {
@@ -82,7 +82,7 @@ func (b *bench) startApart(ctx context.Context, name string) (*stack, func() err
 	return s, func() error { return errors.Join(s.close(), postgres.close()) }, nil
 }
 
-// stick takes the mail server away and has a welcome mail sent to many members.
+// stick stops the mail server and queues a welcome mail for many members.
 func (b *bench) stick(ctx context.Context, s *stack) error {
 	if out, err := exec.CommandContext(ctx, s.devstack, "stop", "smtp", "--dir", s.dir).CombinedOutput(); err != nil {
 		return fmt.Errorf("devstack stop smtp: %w: %s", err, out)
@@ -115,7 +115,7 @@ SELECT gen_random_uuid(), id::text, 'member.signed-up', '{}', convert_to(json_bu
 	return nil
 }
 
-// settle does at once what the server would do at any time after many writes.
+// settle runs the vacuum and the checkpoint that the server would run at some time after many writes.
 func (s *stack) settle(ctx context.Context) error {
 	conn, err := pgx.Connect(ctx, s.database)
 	if err != nil {
@@ -129,14 +129,14 @@ func (s *stack) settle(ctx context.Context) error {
 	return errors.Join(err, conn.Close(ctx))
 }
 
-// arrivedMails counts cheaply, a little late.
+// arrivedMails counts mails cheaply; the count lags a little.
 func (s *stack) arrivedMails(ctx context.Context) (n int, err error) {
 	err = s.member.QueryRow(ctx,
 		"-- name: arrivedMails\nSELECT n_tup_ins FROM pg_stat_user_tables WHERE relname = 'mail'").Scan(&n)
 	return n, err
 }
 
-// waitingMails counts exactly.
+// waitingMails counts the queued mails exactly.
 func (s *stack) waitingMails(ctx context.Context) (n int, err error) {
 	err = s.member.QueryRow(ctx, "-- name: waitingMails\nSELECT count(*) FROM mail WHERE state = 'queued'").Scan(&n)
 	return n, err

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// rowQ measures signups and relay against each other: a large backlog is
-// drained while signups arrive, whatever their answers take.
+// rowQ measures signups and the relay at the same time: a large backlog is drained while signups arrive, however
+// long their responses take.
 func (b *bench) rowQ(ctx context.Context) error {
 	if err := errors.Join(b.needSignups(ctx), b.needDrain(ctx)); err != nil {
 		return err
@@ -21,7 +21,7 @@ func (b *bench) rowQ(ctx context.Context) error {
 	var drain, limit, calm, busy series
 	for rep := range b.reps {
 		err := b.at(ctx, outboxMaker, func(s *site, sys system) error {
-			// statements, tables that are not empty
+			// warm up: statements, tables that are not empty
 			if _, err := b.writeRate(ctx, s, sys, false, false, false); err != nil {
 				return err
 			}
@@ -68,7 +68,7 @@ func (b *bench) rowQ(ctx context.Context) error {
 	return nil
 }
 
-// signupsBeside lets signups arrive while the relay runs, for d or until enough returns.
+// signupsBeside makes signups arrive while the relay runs, for d or until enough returns.
 func (b *bench) signupsBeside(
 	ctx context.Context, s *site, sys system, rate float64, d time.Duration, enough func(),
 ) (took latencies, err error) {
@@ -83,7 +83,7 @@ func (b *bench) signupsBeside(
 		}
 		var err error
 		took, err = openLoop(load, rate, d, func(context.Context) error {
-			err := signUp(ctx, s, s.take(2), throughOutbox) // what has begun is finished
+			err := signUp(ctx, s, s.take(2), throughOutbox) // a signup that has begun is completed
 			sys.wake()
 			return err
 		})

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// warmShare of a backlog leaves before the clock starts, for systems and limit alike.
-const warmShare = 50 // one in
+// warmShare is the part of a backlog that is drained before the clock starts, for systems and limit alike.
+const warmShare = 50 // one in this many
 
 // rowR measures how fast a backlog is published.
 func (b *bench) rowR(ctx context.Context) error {
@@ -59,15 +59,15 @@ func (b *bench) rowR(ctx context.Context) error {
 	return nil
 }
 
-// manageable returns how many events a peer drains in the time it has.
+// manageable returns how many events a peer can drain in the given time.
 func (b *bench) manageable(ctx context.Context, m maker) (int, error) {
 	const probe = 1000
 	rate, err := b.drainRate(ctx, m, probe, 0)
 	return min(b.peerBacklog, max(probe, int(rate*b.peerDrain.Seconds()))), err
 }
 
-// drainRate fills a backlog and returns how many events per second leave it, once
-// at least warm of them have.
+// drainRate fills a backlog and returns how many events per second are drained, counted once at least warm of
+// them are.
 func (b *bench) drainRate(ctx context.Context, m maker, n, warm int) (rate float64, err error) {
 	err = b.at(ctx, m, func(s *site, sys system) error {
 		if err := sys.fill(ctx, n); err != nil {
@@ -103,7 +103,7 @@ func (b *bench) drainRate(ctx context.Context, m maker, n, warm int) (rate float
 	return rate, err
 }
 
-// needDrain makes sure that the rate of row R is known.
+// needDrain measures the rate of row R unless it is known.
 func (b *bench) needDrain(ctx context.Context) (err error) {
 	if b.drain == 0 {
 		b.drain, err = b.drainRate(ctx, outboxMaker, b.backlog, b.backlog/warmShare)
@@ -111,8 +111,8 @@ func (b *bench) needDrain(ctx context.Context) (err error) {
 	return err
 }
 
-// rowD measures R and L at the broker's default, which may lose what it has
-// acknowledged in the last two minutes when the machine loses power.
+// rowD repeats R and L with the broker's default sync interval. If the machine loses power, such a broker may
+// lose what it has acknowledged in the last two minutes.
 func (b *bench) rowD(ctx context.Context) error {
 	addr, err := freeAddress()
 	if err != nil {
@@ -130,7 +130,7 @@ func (b *bench) rowD(ctx context.Context) error {
 	b.servers.nats, b.config = relaxed, b.short()
 	if err = b.rowR(ctx); err == nil {
 		for i := range b.section().lines {
-			b.section().lines[i].goal = goal{} // that of a drain is for a broker that loses nothing
+			b.section().lines[i].goal = goal{} // the goal of a drain is for a broker that loses nothing
 		}
 		method := b.section().method
 		err = b.rowL(ctx)

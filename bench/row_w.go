@@ -6,14 +6,14 @@ import (
 	"fmt"
 )
 
-// rowW measures what a signup costs when its events go through the outbox.
+// rowW measures what the outbox adds to the cost of a signup.
 func (b *bench) rowW(ctx context.Context) error {
 	const bare, plain, box, relayed = 0, 1, 2, 3
 	b.section().method = fmt.Sprintf(
 		"%d repetitions of %s each after a fifth of it to warm up, %d connections, one round trip per signup", b.reps+2,
 		b.slice, connections)
 	rates := make([]series, 4)
-	for rep := range b.reps + 2 { // short runs need more of them
+	for rep := range b.reps + 2 { // short runs need more repetitions
 		err := b.at(ctx, outboxMaker, func(s *site, sys system) error {
 			err := rotated(rep, len(rates), func(variant int) error {
 				rate, err := b.writeRate(ctx, s, sys, variant == bare, variant == plain, variant == relayed)
@@ -51,7 +51,7 @@ func (b *bench) writeRate(
 	case plain:
 		write = func(ctx context.Context) error { return signUp(ctx, s, 0, plainInsert) }
 	case relayed:
-		err := b.drainAndAudit(ctx, s, sys) // what earlier variants left behind
+		err := b.drainAndAudit(ctx, s, sys) // the events that earlier variants left
 		if err != nil {
 			return 0, err
 		}
@@ -71,7 +71,7 @@ func (b *bench) writeRate(
 	return closedLoop(ctx, b.slice, write)
 }
 
-// drainAndAudit relays what is left and checks the stream.
+// drainAndAudit relays the remaining events and checks the stream.
 func (b *bench) drainAndAudit(ctx context.Context, s *site, sys system) error {
 	err := relaying(ctx, sys, func() error { return s.drained(ctx, s.appended()) })
 	if err != nil {
@@ -80,7 +80,7 @@ func (b *bench) drainAndAudit(ctx context.Context, s *site, sys system) error {
 	return s.audit(ctx)
 }
 
-// needSignups makes sure that the rate of row W is known.
+// needSignups measures the rate of row W unless it is known.
 func (b *bench) needSignups(ctx context.Context) error {
 	if b.signups > 0 {
 		return nil

@@ -60,8 +60,7 @@ func (b *bench) rowW2(ctx context.Context) error {
 	return nil
 }
 
-// withMembers runs f with a member-svc on the servers of the other rows; nobody
-// answers its commands.
+// withMembers runs f with a member-svc on the shared servers. No service replies to its commands.
 func (b *bench) withMembers(ctx context.Context, name string, f func(s *stack) error, flags ...string) error {
 	s, err := b.startStack(ctx, name, b.servers.postgres.url, flags...)
 	if err != nil {
@@ -76,7 +75,7 @@ func (b *bench) withMembers(ctx context.Context, name string, f func(s *stack) e
 	return errors.Join(err, s.close(), b.dropStack())
 }
 
-// post signs a member up and waits for no more than the answer.
+// post signs a member up and waits only for the response.
 func (s *stack) post(ctx context.Context) error {
 	_, err := s.members.SignUp(ctx, somebody(), "")
 	if err == nil {
@@ -85,7 +84,7 @@ func (s *stack) post(ctx context.Context) error {
 	return err
 }
 
-// counted fails unless there are as many members as signups were answered with 201.
+// counted fails unless there are as many members and sagas as signups that were answered with 201.
 func (s *stack) counted(ctx context.Context) error {
 	var members, sagas int64
 	err := s.member.QueryRow(ctx,

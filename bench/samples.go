@@ -12,16 +12,15 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// sampleEvery is rare enough to cost nothing, and often enough for shares: a run
-// of five minutes finds sessions at work some ten thousand times.
+// sampleEvery is rare enough to cost nothing, and frequent enough for shares: a run of five minutes finds
+// working sessions some ten thousand times.
 const sampleEvery = 50 * time.Millisecond
 
-// samples counts how often a statement was found running on a processor, or
-// ready to, by database and name.
+// samples counts how often a statement was found running, or ready to run, by database and name.
 type samples map[string]int
 
-// sample looks what the server's sessions do until it is stopped. Who waits, for a
-// lock or the disk, does not count, and neither does this look itself.
+// sample samples what the server's sessions do until it is stopped. It does not count sessions that wait for a
+// lock or the disk, or its own session.
 func sample(ctx context.Context, pool *pgxpool.Pool) (stop func() (samples, error)) {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan error, 1)
@@ -63,8 +62,8 @@ FROM pg_stat_activity WHERE state = 'active' AND wait_event IS NULL AND backend_
 	}
 }
 
-// shares tells how the time that the server used for each saga, in µs, was spread
-// over the statements: as often as they were found running.
+// shares describes how the server time per saga, total in µs, was spread over the statements, in proportion to
+// how often each was found running.
 func (f samples) shares(total float64) string {
 	const shown = 15
 	var all int

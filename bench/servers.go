@@ -14,12 +14,12 @@ import (
 	"time"
 )
 
-// server is another process that this one needs. It ends with SIGTERM, or when
-// its standard input is closed: at the latest with this process.
+// server is another process that this one needs. It ends on SIGTERM, or when its standard input is closed, so at
+// the latest with this process.
 type server struct {
 	cmd  *exec.Cmd
 	life *os.File
-	url  string // what it said when it was ready
+	url  string // printed when it was ready
 }
 
 // servers are the Postgres and the NATS server of all rows.
@@ -54,9 +54,8 @@ func (s *servers) close() error {
 	return errors.Join(s.nats.close(), s.postgres.close(), os.RemoveAll(s.dir))
 }
 
-// launch starts a command and waits for the line that begins with ready: the
-// rest of it is the server's URL. DATABASE_URL is for devstack alone to set,
-// unless the command has an environment of its own.
+// launch starts a command and waits for the line that begins with ready. The rest of that line is the server's
+// URL. The command does not inherit DATABASE_URL, unless it has its own environment.
 func launch(ctx context.Context, ready string, cmd *exec.Cmd) (*server, error) {
 	stdin, life, err := os.Pipe()
 	if err != nil {
@@ -64,8 +63,8 @@ func launch(ctx context.Context, ready string, cmd *exec.Cmd) (*server, error) {
 	}
 	defer func() { _ = stdin.Close() }()
 	s := &server{cmd: cmd, life: life}
-	cmd.Stdin = stdin                                     // what NATS logs to standard error says nothing here
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for this process, which ends its servers in order
+	cmd.Stdin = stdin                                     // NATS logs to standard error; that is not shown
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C reaches only this process, which stops its servers
 	if cmd.Env == nil {
 		cmd.Env = append(os.Environ(), "DATABASE_URL=")
 	}
@@ -89,7 +88,7 @@ func launch(ctx context.Context, ready string, cmd *exec.Cmd) (*server, error) {
 	select {
 	case s.url = <-found:
 	case <-ctx.Done():
-	case <-time.After(5 * time.Minute): // a first start may fetch PostgreSQL
+	case <-time.After(5 * time.Minute): // a first start may download PostgreSQL
 	}
 	if s.url == "" {
 		return nil, errors.Join(fmt.Errorf("%s did not start", strings.Join(cmd.Args, " ")), s.close())
@@ -97,7 +96,7 @@ func launch(ctx context.Context, ready string, cmd *exec.Cmd) (*server, error) {
 	return s, nil
 }
 
-// pid returns the server's process, 0 for one that somebody else started.
+// pid returns the server's process id, or 0 if this process did not start it.
 func (s *server) pid() int {
 	if s.cmd == nil {
 		return 0

@@ -16,10 +16,10 @@ const passwordHash = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$Rdes
 // queueEvent queues one event of a signup.
 type queueEvent func(b *pgx.Batch, e outbox.Event)
 
-// throughOutbox is what a service does.
+// throughOutbox appends the event to the outbox, as a service does.
 func throughOutbox(b *pgx.Batch, e outbox.Event) { outbox.AppendBatch(b, e) }
 
-// plainInsert is the same row in a table that nobody relays.
+// plainInsert inserts the same row into a table that no relay reads.
 func plainInsert(b *pgx.Batch, e outbox.Event) {
 	headers, _ := json.Marshal(e.Headers) // a map of strings always encodes
 	b.Queue(
@@ -40,8 +40,8 @@ func newMember() (m member, err error) {
 	return member{id.String(), saga.String()}, err
 }
 
-// signUp writes a member, a saga, a timeline row and two events, numbered from
-// first on, in one round trip.
+// signUp writes a member, a saga, a timeline row and two events in one round trip. The events are numbered from
+// first on.
 func signUp(ctx context.Context, s *site, first int, queue queueEvent) error {
 	m, err := newMember()
 	if err != nil {

@@ -26,7 +26,7 @@ const (
 	payloadSize = 300
 )
 
-// checkpointSQL writes everything to disk, so that no run pays for the one before it.
+// checkpointSQL writes everything to disk, so that no run pays for the run before it.
 const checkpointSQL = "-- name: checkpoint\nCHECKPOINT"
 
 // schema holds the business tables of a signup.
@@ -34,14 +34,14 @@ const checkpointSQL = "-- name: checkpoint\nCHECKPOINT"
 //go:embed schema.sql
 var schema string
 
-// site is a fresh database and a fresh stream for one run.
+// site is a new database and a new stream for one run.
 type site struct {
 	broker  string // URL
 	admin   *pgxpool.Pool
 	name    string        // of the database and the stream
 	url     string        // of the database
 	clients *pgxpool.Pool // for the writers
-	backend *pgxpool.Pool // for whatever relays
+	backend *pgxpool.Pool // for the relay
 	nc      *nats.Conn
 	js      jetstream.JetStream
 
@@ -87,7 +87,7 @@ func (b *bench) newSite(ctx context.Context) (s *site, err error) {
 	return s, err
 }
 
-// migrate makes the tables.
+// migrate creates the tables.
 func (s *site) migrate(ctx context.Context) error {
 	paths, err := fs.Glob(outbox.Migrations, "migrations/*.sql") // in order
 	if err != nil {
@@ -119,7 +119,7 @@ func newPool(ctx context.Context, url string, size int32) (*pgxpool.Pool, error)
 	return pgxpool.NewWithConfig(ctx, c)
 }
 
-// connectAll opens all connections, so that no run waits for that.
+// connectAll opens all connections, so that no run waits for connections.
 func connectAll(ctx context.Context, pool *pgxpool.Pool, n int) error {
 	conns := make([]*pgxpool.Conn, 0, n)
 	defer func() {
@@ -150,7 +150,7 @@ func (s *site) stream() jetstream.StreamConfig {
 	return outbox.StreamConfig(s.name, []string{s.name + ".>"}, 1)
 }
 
-// subject is what all events of the run are published on.
+// subject returns the subject of all events of the run.
 func (s *site) subject() string { return s.name + "." + eventType }
 
 // close drops the database and the stream.
@@ -173,13 +173,13 @@ func (s *site) close() error {
 	return errors.Join(append(errs, err)...)
 }
 
-// take returns the number of the first of n new events.
+// take reserves the numbers of n new events and returns the first.
 func (s *site) take(n int) int { return int(s.next.Add(int64(n))) - n }
 
 // appended returns how many events the run has appended so far.
 func (s *site) appended() int { return int(s.next.Load()) }
 
-// stored returns how many messages the stream took so far.
+// stored returns how many messages the stream has stored so far.
 func (s *site) stored(ctx context.Context) (int, error) {
 	st, err := s.js.Stream(ctx, s.name)
 	if err != nil {
@@ -188,17 +188,16 @@ func (s *site) stored(ctx context.Context) (int, error) {
 	return int(st.CachedInfo().State.LastSeq), nil
 }
 
-// errStalled ends a wait for something that no longer goes on.
+// errStalled ends a wait for something that makes no more progress.
 var errStalled = errors.New("nothing has happened for 20 s")
 
-// drained waits until the stream has taken n messages.
+// drained waits until the stream has stored n messages.
 func (s *site) drained(ctx context.Context, n int) error {
 	return progress(ctx, n, s.stored)
 }
 
-// progress waits until count has reached n, as long as it goes on growing. It
-// looks rarely at first and often near the end: looking costs the server
-// something, too.
+// progress waits until count has reached n, as long as it keeps growing. It polls rarely at first and often near
+// the end, because polling costs the server something too.
 func progress(ctx context.Context, n int, count func(context.Context) (int, error)) error {
 	const patience, often, rarely = 20 * time.Second, 5 * time.Millisecond, 250 * time.Millisecond
 	began := time.Now()
@@ -259,8 +258,7 @@ func (s *site) audit(ctx context.Context) error {
 	return l.check(s.appended())
 }
 
-// consume calls f for every message of the stream from the first one on, on a
-// connection of its own.
+// consume calls f for every message of the stream from the first one on, on its own connection.
 func (s *site) consume(ctx context.Context, f func(m jetstream.Msg, id string)) (stop func(), err error) {
 	nc, js, err := connect(s.broker)
 	if err != nil {

@@ -22,15 +22,15 @@ import (
 	"github.com/signup-saga/signup-saga/contract/wire"
 )
 
-// stack is the whole product: both services, one replica each, as processes of
-// devstack, with its fs provider and password hashes that cost nothing.
+// stack is the whole product: both services, one replica each, as processes of devstack, with devstack's fs
+// provider and password hashes that cost nothing.
 type stack struct {
 	*server
 	devstack, dir   string
 	database        string            // URL of the member database for the administrator
 	settings        map[string]string // devstack.env
 	member, storage *pgxpool.Pool     // the databases of the services
-	watching        *pgxpool.Pool     // the member database, for the watcher alone
+	watching        *pgxpool.Pool     // the member database, only for the watcher
 	http            *http.Client
 	members         *client.Public
 	ready           *watcher
@@ -38,8 +38,8 @@ type stack struct {
 	accepted        atomic.Int64 // signups that were answered with 201
 }
 
-// startStack runs the product on the Postgres server at database and on a NATS
-// server of its own. Flags of devstack may override the usual ones.
+// startStack runs the product on the Postgres server at database and on its own NATS server. flags may override
+// the usual flags of devstack.
 func (b *bench) startStack(ctx context.Context, name, database string, flags ...string) (s *stack, err error) {
 	s = &stack{devstack: b.servers.devstack, dir: filepath.Join(b.servers.dir, name)}
 	defer func() {
@@ -100,7 +100,7 @@ func (s *stack) close() error {
 	return errors.Join(append(errs, s.server.close())...)
 }
 
-// parties are the processes of the stack, by the names that devstack gives them.
+// parties returns the processes of the stack, by devstack's component names.
 func (s *stack) parties(ctx context.Context) ([]party, error) {
 	out, err := exec.CommandContext(ctx, s.devstack, "status", "--json", "--dir", s.dir).Output()
 	if err != nil {
@@ -122,10 +122,9 @@ func (s *stack) parties(ctx context.Context) ([]party, error) {
 	return parties, nil
 }
 
-// signUp signs a member up over HTTP and waits until the client sees that all is
-// ready: as soon as the commit is visible, which one watcher of the database
-// looks for on behalf of all clients, and where get is true by a GET of the
-// signup as well.
+// signUp signs a member up over HTTP and waits until the client knows that the signup is ready: when the commit
+// is visible, which one watcher of the database polls for on behalf of all clients, and if get is true, also by
+// a GET of the signup.
 func (s *stack) signUp(ctx context.Context, get bool) (j journey, err error) {
 	body := somebody()
 	j.sent = time.Now()
@@ -145,13 +144,13 @@ func (s *stack) signUp(ctx context.Context, get bool) (j journey, err error) {
 	return j, err
 }
 
-// somebody is a new member.
+// somebody returns a new member.
 func somebody() wire.NewMember {
 	return wire.NewMember{Username: strings.ToLower(rand.Text()), Password: "a long enough one"}
 }
 
-// audit fails unless each accepted signups is ready in both databases, and its
-// storage was created once, and there are no others.
+// audit fails unless each accepted signup is ready in both databases, its storage was created once, and there
+// are no others.
 func (s *stack) audit(ctx context.Context) error {
 	n := int(s.accepted.Load())
 	var sagas, ready, storages int
@@ -176,8 +175,7 @@ func (s *stack) audit(ctx context.Context) error {
 	return nil
 }
 
-// readCreations counts the members of a provider's ledger with one creation and
-// with more.
+// readCreations returns how many members of a provider's ledger have one creation, and how many have more.
 func readCreations(path string) (members, doubled int, err error) {
 	text, err := os.ReadFile(path)
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 // series holds one figure per repetition.
 type series []float64
 
-// median returns the middle of the values, NaN without any.
+// median returns the median of the values, or NaN if there are none.
 func (s series) median() float64 { return quantile(slices.Sorted(slices.Values(s)), 0.5) }
 
 // over returns this series divided by another, repetition by repetition.
@@ -23,7 +23,7 @@ func (s series) over(limit series) series {
 	return ratios
 }
 
-// text shows the median with the smallest and the largest value.
+// text formats the median with the smallest and the largest value.
 func (s series) text() string {
 	if len(s) == 0 {
 		return ""
@@ -31,7 +31,7 @@ func (s series) text() string {
 	return fmt.Sprintf("%s (%s–%s)", number(s.median()), number(slices.Min(s)), number(slices.Max(s)))
 }
 
-// number shows three significant digits, and thousands with a comma.
+// number formats three significant digits, and thousands with a comma.
 func number(v float64) string {
 	switch a := math.Abs(v); {
 	case math.IsNaN(v):
@@ -52,8 +52,8 @@ func number(v float64) string {
 	return fmt.Sprintf("%.2f", v)
 }
 
-// quantile returns the q-quantile of ascending values: the middle of the two
-// next to it for q = 0.5 and an even count, the nearest rank otherwise.
+// quantile returns the q-quantile of ascending values: the mean of the two middle values for q = 0.5 and an even
+// count, the nearest rank otherwise.
 func quantile[T float64 | time.Duration](ascending []T, q float64) T {
 	n := len(ascending)
 	if n == 0 {

@@ -19,7 +19,7 @@ func TestMedianAndSpread(t *testing.T) {
 }
 
 func TestRatioIsTakenPerRepetition(t *testing.T) {
-	// The machine slowed down by half between the repetitions: each ratio stays true.
+	// The machine slowed down by half between the repetitions; each ratio is still right.
 	got := series{90, 45, 22}.over(series{100, 50, 25})
 	if got.median() != 0.9 || len(got) != 3 || got[2] != 0.88 {
 		t.Errorf("ratios %v", got)

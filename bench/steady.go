@@ -11,12 +11,12 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// warmUp is how long events flow before anything is measured: connections,
-// statements, buffers and elections are nobody's latency.
+// warmUp is how long events flow before anything is measured: connecting, preparing statements, filling buffers
+// and elections do not count as latency.
 const warmUp = time.Second
 
-// flights records when each event was committed and when it was received, as
-// time since began. Slots are written by one goroutine each, and once.
+// flights records when each event was committed and when it was received, as time since began. Each slot is
+// written once, by one goroutine.
 type flights struct {
 	ledger
 	began     time.Time
@@ -40,24 +40,22 @@ func (f *flights) receive(_ jetstream.Msg, id string) {
 // point is the latency of the events committed within one second.
 type point struct{ second, p50, p99 float64 }
 
-// outcome is what a steady flow of events looked like, by part of its time.
+// outcome is the result of a steady flow of events, by part of its time.
 type outcome struct {
 	throughput series // events received per second
 	p50, p99   series // ms from commit to receipt
 	points     []point
 }
 
-// span is the time in which the events from number first up to last, which is
-// not one of them, were sent.
+// span is the time in which the events from first up to, but not including, last were sent.
 type span struct {
 	first, last int
 	from, to    time.Duration // since began
 }
 
-// evaluate cuts a span into parts of equal length. Latency is that of the
-// events committed in a part, throughput that of those received in it. An event
-// may be received before its writer has heard of the commit; that counts as no
-// latency.
+// evaluate splits a span into parts of equal length. The latency of a part is that of the events committed in
+// it; the throughput is that of the events received in it. An event may be received before its writer learns of
+// the commit; that counts as zero latency.
 func (f *flights) evaluate(s span, parts int) (out outcome) {
 	length := (s.to - s.from) / time.Duration(parts)
 	took, received := make([]latencies, parts), make([]float64, parts)
@@ -89,13 +87,13 @@ func (f *flights) evaluate(s span, parts int) (out outcome) {
 	return out
 }
 
-// and adds the outcome of a further repetition.
+// and appends the outcome of another repetition.
 func (o outcome) and(next outcome) outcome {
 	return outcome{append(o.throughput, next.throughput...), append(o.p50, next.p50...), append(o.p99, next.p99...),
 		o.points}
 }
 
-// disturbance begins something at a site that hinders others until it is released.
+// disturbance starts something at a site that hinders others until release is called.
 type disturbance func(ctx context.Context, s *site, sys system, f *flights) (release func() error, err error)
 
 // phase is a part of a steady flow.
@@ -104,10 +102,9 @@ type phase struct {
 	disturb disturbance // nil for none
 }
 
-// steady appends events rate times a second, each in a transaction of its own,
-// and measures phase by phase how long they take from the commit to a consumer.
-// Dead counts the rows that relaying left dead, updated or deleted in the
-// outbox tables. A part of an outcome is a part of its phase.
+// steady appends events rate times a second, each in its own transaction, and measures, phase by phase, how long
+// they take from the commit to a consumer. dead counts the rows of the outbox tables that relaying left dead,
+// updated or deleted. Each outcome is split into parts.
 func (b *bench) steady(
 	ctx context.Context, m maker, rate float64, parts int, phases ...phase,
 ) (outs []outcome, dead float64, err error) {
@@ -181,12 +178,12 @@ func send(ctx context.Context, s *site, sys system, f *flights) error {
 	return nil
 }
 
-// arrived waits until every event was received.
+// arrived waits until every event has been received.
 func arrived(ctx context.Context, s *site, f *flights) error {
 	return progress(ctx, s.appended(), func(context.Context) (int, error) { return f.count(), nil })
 }
 
-// storedOnce fails if the stream holds more messages than there are events.
+// storedOnce fails unless the stream holds as many messages as there are events.
 func storedOnce(ctx context.Context, s *site) error {
 	stored, err := s.stored(ctx)
 	if err == nil && stored != s.appended() {
@@ -195,8 +192,8 @@ func storedOnce(ctx context.Context, s *site) error {
 	return err
 }
 
-// deadRows counts what relaying has left for vacuum to clean. Sessions report
-// their statistics when they end, so the relay has to be stopped before.
+// deadRows counts the rows that relaying has left for vacuum. Sessions report their statistics when they end, so
+// the relay must be stopped first.
 func deadRows(ctx context.Context, s *site) (n float64, err error) {
 	err = s.clients.QueryRow(ctx, `-- name: deadRows
 SELECT coalesce(sum(n_dead_tup + n_tup_upd + n_tup_del), 0)::float8 FROM pg_stat_user_tables

@@ -28,7 +28,7 @@ type system interface {
 	wake()
 }
 
-// maker makes a system at a site, with the tables it needs.
+// maker makes a system at a site, with the tables that it needs.
 type maker struct {
 	name string
 	make func(ctx context.Context, s *site) (system, error)
@@ -45,17 +45,16 @@ func newEvent(n int) outbox.Event {
 type ours struct {
 	*site
 	relay  *outbox.Relay
-	leader bool // a relay in another process leads, this one's stands by
+	leader bool // a relay in another process leads; this one stands by
 }
 
 var outboxMaker = maker{"outbox", func(_ context.Context, s *site) (system, error) { return &ours{site: s}, nil }}
 
-// replicasMaker runs two replicas and commits in the process of the one that
-// stands by.
+// replicasMaker runs two replicas and commits in the process of the one that stands by.
 var replicasMaker = maker{"outbox, two replicas",
 	func(_ context.Context, s *site) (system, error) { return &ours{site: s, leader: true}, nil }}
 
-// fill inserts within the server; the rows are the same as those of Append.
+// fill inserts within the server. The rows are the same as those of Append.
 func (o *ours) fill(ctx context.Context, n int) error {
 	const chunk = 50_000
 	for n > 0 {
@@ -106,7 +105,7 @@ func (o *ours) start(ctx context.Context) (func() error, error) {
 	}, nil
 }
 
-// run runs a relay with connections of its own.
+// run runs a relay with its own connections.
 func (o *ours) run(ctx context.Context, led func()) (*outbox.Relay, func() error, error) {
 	nc, _, err := connect(o.broker)
 	if err != nil {

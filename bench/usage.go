@@ -8,19 +8,19 @@ import (
 	"time"
 )
 
-// ticksPerSecond is what Linux counts processor time in, on every architecture.
+// ticksPerSecond is Linux's unit of processor time, on every architecture.
 const ticksPerSecond = 100
 
-// party is somebody who uses processor time: a process with all its children.
+// party is a user of processor time: a process with all its children.
 type party struct {
 	name string
 	pid  int
 }
 
-// postgresParty is the server's place among the parties.
+// postgresParty is the index of Postgres among the parties.
 const postgresParty = 1
 
-// parties are those of a row without services.
+// parties returns the parties of a row without services.
 func (b *bench) parties() []party {
 	return []party{{"this process", os.Getpid()}, {"Postgres", b.servers.postgres.pid()},
 		{"NATS", b.servers.nats.pid()}}
@@ -33,7 +33,7 @@ type usage struct {
 	seconds []float64
 }
 
-// usage reads the processor times. This process's children are parties of their own.
+// usage reads the processor times. This process's children count as their own parties.
 func (b *bench) usage(parties []party) usage {
 	u := usage{at: time.Now(), parties: parties}
 	seconds, parents := processes()
@@ -61,7 +61,7 @@ func (u usage) cores(i int, before usage) float64 {
 	return (u.seconds[i] - before.seconds[i]) / u.at.Sub(before.at).Seconds()
 }
 
-// since tells how many cores each party kept busy.
+// since describes how many cores each party kept busy.
 func (u usage) since(before usage) string {
 	var busy []string
 	for i, party := range u.parties {
@@ -70,18 +70,18 @@ func (u usage) since(before usage) string {
 	return "busy cores: " + strings.Join(busy, ", ")
 }
 
-// processes returns the processor time of each process, its ended children
-// included but for this one's, and its parent.
+// processes returns each process's processor time and parent. The time includes ended children, except for this
+// process.
 func processes() (seconds map[int]float64, parents map[int]int) {
 	seconds, parents = map[int]float64{}, map[int]int{}
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat") // the pattern is right
 	for _, path := range stats {
 		text, err := os.ReadFile(path)
 		if err != nil {
-			continue // it has just ended
+			continue // the process has just ended
 		}
 		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
-		_, rest, _ := strings.Cut(string(text), ") ") // the name may hold spaces, but hardly this
+		_, rest, _ := strings.Cut(string(text), ") ") // the name may hold spaces, but is unlikely to hold this
 		fields := strings.Fields(rest)
 		if len(fields) < 15 {
 			continue

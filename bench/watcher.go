@@ -10,19 +10,19 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// watcher looks for sagas that have become ready, on behalf of many who wait.
+// watcher polls for sagas that have become ready, on behalf of many clients.
 type watcher struct {
 	arrive chan waiter
 }
 
-// waiter is somebody who waits for a signup.
+// waiter is a client that waits for a signup.
 type waiter struct {
 	signup string
 	seen   chan<- error
 }
 
-// watchEvery is how long the watcher rests between two looks, watchCrowd how
-// long when many wait: what looking costs is bounded, whatever the load.
+// watchEvery is the pause between two polls of the watcher, watchCrowd the pause when more than crowd clients
+// wait. This limits the cost of polling, whatever the load.
 const (
 	watchEvery = 2 * time.Millisecond
 	watchCrowd = 5 * time.Millisecond
@@ -34,9 +34,8 @@ const sagaPatience = time.Minute
 
 var errLostSaga = fmt.Errorf("a saga is not ready after %s", sagaPatience)
 
-// newWatchPool connects as the administrator, so that what the watcher costs the
-// server is told apart from what the services cost it. It looks signups up by
-// their index, also while the server believes the table to be small.
+// newWatchPool connects as the administrator, so that the watcher's cost to the server can be told apart from
+// that of the services. It looks signups up by index even while the server estimates the table to be small.
 func newWatchPool(ctx context.Context, url string) (*pgxpool.Pool, error) {
 	c, err := pgxpool.ParseConfig(url)
 	if err != nil {
@@ -105,8 +104,7 @@ func (w *watcher) run(ctx context.Context, pool *pgxpool.Pool) error {
 	}
 }
 
-// collect adds those who have begun to wait in the time between two looks, and
-// waits for somebody if there is nobody.
+// collect adds the clients that have begun to wait since the last poll. If no client waits, it blocks until one does.
 func (w *watcher) collect(ctx context.Context, waiting map[string]chan<- error) error {
 	pause := watchEvery
 	if len(waiting) > crowd {
