@@ -25,7 +25,24 @@ const (
 	silent                // no answer
 )
 
-// nameServer makes this process use a name server of the test, with the real resolver of the standard library.
+// nameServerAddress is that of the test's name server while there is one. The resolver itself is set before all
+// tests and never changed: lookups may outlive the test that began them.
+var nameServerAddress atomic.Pointer[string]
+
+// useNameServers makes the real resolver of the standard library ask the name server of the running test.
+func useNameServers() {
+	net.DefaultResolver = &net.Resolver{
+		PreferGo: true,
+		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+			if of := nameServerAddress.Load(); of != nil {
+				network, address = "udp", *of
+			}
+			return new(net.Dialer).DialContext(ctx, network, address)
+		},
+	}
+}
+
+// nameServer starts a name server that this process asks until the test ends.
 func nameServer(t *testing.T) (mode *atomic.Int32) {
 	t.Helper()
 	mode = new(atomic.Int32)
@@ -33,12 +50,10 @@ func nameServer(t *testing.T) (mode *atomic.Int32) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	before := net.DefaultResolver
-	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "udp", server.LocalAddr().String())
-	}}
+	address := server.LocalAddr().String()
+	nameServerAddress.Store(&address)
 	t.Cleanup(func() {
-		net.DefaultResolver = before
+		nameServerAddress.Store(nil)
 		server.Close()
 	})
 	go func() {

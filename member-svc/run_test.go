@@ -28,7 +28,10 @@ import (
 	"github.com/signup-saga/signup-saga/outbox"
 )
 
-func TestMain(m *testing.M) { testenv.Main(m) }
+func TestMain(m *testing.M) {
+	useNameServers()
+	testenv.Main(m)
+}
 
 const password = "correct horse battery"
 
