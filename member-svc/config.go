@@ -16,6 +16,11 @@ type MigrateConfig struct {
 	DatabaseURL service.Secret `env:"MEMBER_DATABASE_URL,required" help:"Member database; migrate wants the owner's role"`
 }
 
+// Validate lists everything that is wrong.
+func (c MigrateConfig) Validate() []error {
+	return append(c.Common.Validate(), service.CheckDatabaseURL("MEMBER_DATABASE_URL", c.DatabaseURL)...)
+}
+
 // ProbeConfig is the configuration of the healthcheck subcommand.
 type ProbeConfig struct {
 	service.TLSFiles
@@ -43,7 +48,7 @@ type Config struct {
 
 // Validate returns everything that is wrong with the configuration.
 func (c Config) Validate() []error {
-	errs := slices.Concat(c.Common.Validate(), c.TLSFiles.Validate(),
+	errs := slices.Concat(c.MigrateConfig.Validate(), c.TLSFiles.Validate(),
 		c.StepConfig.problems(), c.ReconcileConfig.problems(), c.StuckConfig.problems(),
 		c.LimitConfig.problems(), c.CredentialsConfig.problems(), c.MailConfig.problems())
 	require := func(ok bool, name, what string) {

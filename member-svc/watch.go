@@ -80,7 +80,7 @@ type reconcileConfig struct {
 
 // Validate returns everything that is wrong with the configuration.
 func (c reconcileConfig) Validate() []error {
-	errs := slices.Concat(c.Common.Validate(), c.ReconcileConfig.problems(), c.StepConfig.problems())
+	errs := slices.Concat(c.MigrateConfig.Validate(), c.ReconcileConfig.problems(), c.StepConfig.problems())
 	for name, value := range map[string]service.Secret{
 		"STORAGE_URL": c.StorageURL, "STORAGE_CLIENT_TOKEN": c.StorageToken,
 	} {

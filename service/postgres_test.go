@@ -319,3 +319,22 @@ func TestTimesAreInUTC(t *testing.T) {
 		t.Errorf("%s is in %s: %v", at, at.Location(), err)
 	}
 }
+
+func TestDatabaseURLIsChecked(t *testing.T) {
+	for url, wrong := range map[string]bool{
+		"": false, "postgres://u:p@h/d": false, "host=h dbname=d": false,
+		"postgres://u:p%23x@h/d?pool_max_conns=4": false,
+		"http://h/d": true, "secret": true, "postgres://u:secret@h:port/d": true,
+		"postgres://u:secret@h/d?sslmode=verify-full&sslrootcert=/nowhere": true,
+	} {
+		errs := service.CheckDatabaseURL("X_URL", service.NewSecret(url))
+		if (len(errs) > 0) != wrong {
+			t.Errorf("%q: %v", url, errs)
+		}
+		for _, err := range errs {
+			if !strings.HasPrefix(err.Error(), "X_URL: must be ") || strings.Contains(err.Error(), "secret") {
+				t.Errorf("%q: %v", url, err)
+			}
+		}
+	}
+}

@@ -46,10 +46,15 @@ func MigrationSets(own embed.FS, table string) []MigrationSet {
 type Command func(getenv func(string) string, stdout io.Writer) error
 
 // Dispatch runs the subcommand that args name. A key of commands is one word, or several joined by spaces. An
-// unknown subcommand is [ErrUsage].
+// unknown subcommand is [ErrUsage]. Asked for help, it prints ErrUsage.
 func Dispatch(args []string, getenv func(string) string, stdout io.Writer, commands map[string]Command) error {
-	command := commands[strings.Join(args, " ")]
-	if command == nil {
+	line := strings.Join(args, " ")
+	command := commands[line]
+	switch {
+	case line == "help" || line == "-h" || line == "--help":
+		_, err := fmt.Fprintln(stdout, ErrUsage)
+		return err
+	case command == nil:
 		return ErrUsage
 	}
 	return command(getenv, stdout)

@@ -19,7 +19,8 @@ type MigrateConfig struct {
 
 // Validate reports everything that is wrong with the configuration.
 func (c MigrateConfig) Validate() []error {
-	return append(c.Common.Validate(), c.ProviderConfig.Validate()...)
+	return slices.Concat(c.Common.Validate(), c.ProviderConfig.Validate(),
+		service.CheckDatabaseURL("STORAGE_DATABASE_URL", c.DatabaseURL))
 }
 
 // ProbeConfig is the configuration of the healthcheck subcommand.

@@ -384,10 +384,17 @@ func TestConfigurationErrorsAreListedAtOnce(t *testing.T) {
 }
 
 func TestUsage(t *testing.T) {
-	for _, args := range [][]string{nil, {"help"}, {"serve", "x"}} {
-		if err := run(t.Context(), args, func(string) string { return "" }, io.Discard); !errors.Is(err,
-			service.ErrUsage) {
+	nothing := func(string) string { return "" }
+	for _, args := range [][]string{nil, {"helps"}, {"serve", "x"}} {
+		if err := run(t.Context(), args, nothing, io.Discard); !errors.Is(err, service.ErrUsage) {
 			t.Errorf("%v: %v", args, err)
+		}
+	}
+	for _, asked := range []string{"help", "-h", "--help"} {
+		var out strings.Builder
+		err := run(t.Context(), []string{asked}, nothing, &out)
+		if err != nil || !strings.HasPrefix(out.String(), "usage: serve") {
+			t.Errorf("%s: %q, %v", asked, out.String(), err)
 		}
 	}
 }
