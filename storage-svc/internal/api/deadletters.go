@@ -37,8 +37,11 @@ func (a *API) listDeadLetters(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
-// parseCursor parses the position of the last dead letter of a page.
+// parseCursor parses the position of the last dead letter of a page; "" is the beginning.
 func parseCursor(cursor string) (d store.DeadLetter, err error) {
+	if cursor == "" {
+		return d, nil
+	}
 	raw, _ := base64.RawURLEncoding.DecodeString(cursor)
 	at, id, _ := strings.Cut(string(raw), " ")
 	if !store.KnownID(id) {

@@ -48,6 +48,9 @@ func (a *API) listStorages(w http.ResponseWriter, r *http.Request) error {
 	known := service.Params{
 		"limit": service.Limit(&limit, maxLimit),
 		"cursor": service.Parsed(&after, func(v string) (string, error) {
+			if v == "" { // the beginning
+				return "", nil
+			}
 			id, err := uuid.FromString(v)
 			return id.String(), err
 		}),
