@@ -129,9 +129,9 @@ func TestViewerCanOnlyLook(t *testing.T) {
 	for _, path := range []string{"", "failures", "sagas", "sagas/" + saga, "retries", "dead", "audit"} {
 		p.visit(s.console(path))
 		p.until("document.readyState === 'complete'")
-		if found := p.script(
-			`[...document.querySelectorAll("main form[method=post], main input[type=checkbox],
-			    main a[href*='retries/new']")].map(e => e.outerHTML).join()`); found != "" {
+		found := p.script(`[...document.querySelectorAll("main form[method=post], main input[type=checkbox], ` +
+			`main a[href*='retries/new']")].map(e => e.outerHTML).join()`)
+		if found != "" {
 			t.Errorf("a viewer is offered at %s: %s", path, found)
 		}
 	}
