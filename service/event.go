@@ -3,6 +3,7 @@ package service
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/gofrs/uuid/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -39,5 +40,5 @@ func NewEvent(e contract.Event, data interface{ Validate() error }) (outbox.Even
 func Defective(err error) bool {
 	var pg *pgconn.PgError
 	return errors.Is(err, contract.ErrMalformed) ||
-		errors.As(err, &pg) && (pg.Code[:2] == "22" || pg.Code[:2] == "23")
+		errors.As(err, &pg) && (strings.HasPrefix(pg.Code, "22") || strings.HasPrefix(pg.Code, "23"))
 }

@@ -5,6 +5,7 @@ package wire
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"time"
@@ -78,5 +79,5 @@ func (c Cursor) MarshalJSON() ([]byte, error) {
 	if c == "" {
 		return []byte("null"), nil
 	}
-	return fmt.Appendf(nil, "%q", string(c)), nil
+	return json.Marshal(string(c))
 }
