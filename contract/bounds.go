@@ -84,7 +84,7 @@ func (c *checks) name(field, s string) {
 
 func (c *checks) time(field string, t time.Time, ahead time.Duration) {
 	if t.Before(earliest) || t.After(time.Now().Add(ahead)) {
-		c.fail(field, "be a time after 2000 and not far ahead")
+		c.fail(field, "be a time after the year 2000 and not far in the future")
 	}
 }
 

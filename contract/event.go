@@ -77,7 +77,7 @@ func (e Event) cameBy(subject string, headers map[string][]string) error {
 	case !known && (!found || lane != SubjectPrefix(Essential) && lane != SubjectPrefix(NonEssential)):
 		return errors.New("the type is not that of the subject")
 	case first(headers, headerCopied) != "":
-		return errors.New("the message is a copy of one that the server had stored already")
+		return errors.New("the message is a server-made copy of a stored message")
 	}
 	return nil
 }
@@ -186,7 +186,8 @@ func (e Event) DataTo(v any) error {
 	if c, ok := v.(interface {
 		whom() (memberID, sagaID string, generation int64)
 	}); ok && !e.isAbout(c.whom()) {
-		return fmt.Errorf("%w: data of %s: the attributes are about something else", ErrMalformed, e.Type)
+		return fmt.Errorf("%w: data of %s: the attributes name another member, saga or generation",
+			ErrMalformed, e.Type)
 	}
 	return nil
 }

@@ -74,7 +74,7 @@ type Route struct {
 func Table() []Route {
 	return []Route{
 		{StorageProvision, Essential, Member, Storage,
-			"a member without storage was promised something we did not give",
+			"a signup promises the member their storage",
 			"retried for ever; re-driven by timers; after 24 h shown to operators and still retried"},
 		{StorageDeprovision, Essential, Member, Storage, "a member who left must leave nothing behind",
 			"retried for ever; re-driven by timers; after 24 h shown to operators and still retried"},
@@ -84,13 +84,13 @@ func Table() []Route {
 			"repeated for every repeated command"},
 		{StorageDeprovisioned, Essential, Storage, "", "only this reply closes a withdrawal",
 			"repeated for every repeated command"},
-		{MemberSignedUp, NonEssential, Member, "", "feeds the welcome mail: pleasant, not promised",
+		{MemberSignedUp, NonEssential, Member, "", "starts the welcome mail, which is not promised",
 			"bounded attempts and age, then dropped and counted"},
 		{StorageAttemptFailed, NonEssential, Storage, "", "tells operators why a signup is late",
-			"dropped with its stream's age limit; the saga does not depend on it"},
+			"dropped at its stream's age limit; the saga does not depend on it"},
 		{StorageProviderChanged, NonEssential, Storage, "", "shows operators that the provider is away",
-			"dropped with its stream's age limit; the next change is told again"},
-		{SignupStuck, NonEssential, Member, "", "calls a person, who would also find it in the list of sagas",
+			"dropped at its stream's age limit; the next change has its own event"},
+		{SignupStuck, NonEssential, Member, "", "notifies an operator, who also finds the signup in the console",
 			"bounded attempts and age, then dropped and counted"},
 	}
 }

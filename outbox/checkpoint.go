@@ -15,7 +15,7 @@ import (
 
 // errSuperseded means that another relay has written the next checkpoint, or that a crash of the database undid
 // the last one.
-var errSuperseded = errors.New("another relay is in charge")
+var errSuperseded = errors.New("another relay leads")
 
 // checkpoints reads and appends the rows of one lane's checkpoint table.
 type checkpoints struct {
@@ -101,10 +101,10 @@ FROM pg_sequence WHERE seqrelid = pg_get_serial_sequence($1, 'id')::regclass`,
 	case err != nil:
 		return fmt.Errorf("verify sequence of lane %s: %w", c.lane, err)
 	case cache != 1:
-		return waitFor(ErrLane, "the id sequence of lane %s caches %d values: set CACHE 1, or events may be skipped",
+		return waitFor(ErrLane, "the id sequence of lane %s caches %d values, so events may be skipped: set CACHE 1",
 			c.lane, cache)
 	case last < highest:
-		return waitFor(ErrLane, "the id sequence of lane %s stands at %d, behind event %d: set it with setval",
+		return waitFor(ErrLane, "the id sequence of lane %s is at %d, behind event %d: set it with setval",
 			c.lane, last, highest)
 	}
 	return nil

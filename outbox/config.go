@@ -74,7 +74,7 @@ func (c RelayConfig) check() error {
 			"is %q: it must be a subject without wildcards that ends with a dot, such as \"orders.\"",
 			c.SubjectPrefix)
 	} else if len(c.Stream.Subjects) > 0 && !takesPrefix(c.Stream.Subjects, c.SubjectPrefix) {
-		wrong("SubjectPrefix", "is %q, which the stream's subjects %q do not take: change one of them",
+		wrong("SubjectPrefix", "is %q, which the stream's subjects %q do not cover: change one of them",
 			c.SubjectPrefix, c.Stream.Subjects)
 	}
 	if !c.ExternalStream {
@@ -122,19 +122,19 @@ func defects(c jetstream.StreamConfig) (problems []string) {
 		broken bool
 		remedy string
 	}{
-		{!c.AllowAtomicPublish, "it takes no atomic batches: set allow_atomic"},
+		{!c.AllowAtomicPublish, "it refuses atomic batches: set allow_atomic"},
 		{!c.AllowDirect, "the relay cannot read it back: set allow_direct"},
 		{c.Retention != jetstream.LimitsPolicy,
-			"consumed messages vanish before the relay has seen that they are stored: create it with retention limits"},
+			"it deletes consumed messages before the relay can verify them: create it with retention limits"},
 		{c.Discard == jetstream.DiscardOld && (c.MaxMsgs > 0 || c.MaxBytes > 0),
 			"it drops old messages when it is full: set discard to new"},
 		{c.MaxMsgsPerSubject > 0 && (c.Discard == jetstream.DiscardOld || !c.DiscardNewPerSubject),
 			"it drops old messages of a subject: set max_msgs_per_subject to -1"},
 		{c.NoAck, "it acknowledges nothing: unset no_ack"},
-		{c.Sealed, "it is sealed and takes nothing: create another one"},
-		{c.Mirror != nil, "it is a mirror and takes nothing: publish into its origin"},
+		{c.Sealed, "it is sealed and accepts no messages: create another one"},
+		{c.Mirror != nil, "it is a mirror and accepts no messages: publish into its origin"},
 		{len(c.Sources) > 0, "it has sources, and only the relay may write into it: remove them"},
-		{c.AllowMsgCounter, "it is a counter and takes numbers only: create another one"},
+		{c.AllowMsgCounter, "it is a counter and accepts numbers only: create another one"},
 	} {
 		if rule.broken {
 			problems = append(problems, rule.remedy)

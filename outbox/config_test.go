@@ -49,11 +49,11 @@ func TestNewRelayNamesWhatIsWrong(t *testing.T) {
 		"two dots":        {func(c *RelayConfig) { c.SubjectPrefix = "orders.." }, "SubjectPrefix is"},
 		"wildcard":        {func(c *RelayConfig) { c.SubjectPrefix = "orders.*." }, "SubjectPrefix is"},
 		"space":           {func(c *RelayConfig) { c.SubjectPrefix = "or ders." }, "SubjectPrefix is"},
-		"another subject": {func(c *RelayConfig) { c.SubjectPrefix = "bills." }, `subjects ["orders.>"] do not take`},
+		"another subject": {func(c *RelayConfig) { c.SubjectPrefix = "bills." }, `subjects ["orders.>"] do not cover`},
 		"longer prefix":   {func(c *RelayConfig) { c.SubjectPrefix = "orders.eu." }, ""},
 		"prefix too long": {func(c *RelayConfig) {
 			c.Stream.Subjects, c.SubjectPrefix = []string{"orders.*"}, "orders.eu."
-		}, "do not take"},
+		}, "do not cover"},
 		"listed subjects": {func(c *RelayConfig) { c.Stream.Subjects = []string{"bills.paid", "orders.paid"} }, ""},
 		"star":            {func(c *RelayConfig) { c.Stream.Subjects = []string{"*.paid"} }, ""},
 		"window":          {func(c *RelayConfig) { c.ReplayWindow = -1 }, "ReplayWindow is -1ns: it must not"},
@@ -61,7 +61,7 @@ func TestNewRelayNamesWhatIsWrong(t *testing.T) {
 		"spacing":         {func(c *RelayConfig) { c.Spacing = -1 }, "Spacing is -1ns"},
 		"bare stream": {func(c *RelayConfig) {
 			c.Stream = jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}}
-		}, "Stream cannot carry an outbox: it takes no atomic batches: set allow_atomic"},
+		}, "Stream cannot carry an outbox: it refuses atomic batches: set allow_atomic"},
 		"external stream": {func(c *RelayConfig) {
 			c.Stream, c.ExternalStream = jetstream.StreamConfig{Name: "ORDERS"}, true
 		}, ""},

@@ -20,12 +20,12 @@ func TestRelayRefusesAnUnfitSequence(t *testing.T) {
 		"cache": {"ALTER SEQUENCE " + sequence + " CACHE 20", "ALTER SEQUENCE " + sequence +
 			" CACHE 1", "caches 20 values"},
 		"behind an event": {"SELECT setval('" + sequence + "', 2)", "SELECT setval('" + sequence + "', 3)",
-			"stands at 2, behind event 3"},
+			"is at 2, behind event 3"},
 		"behind a deleted event": {"DELETE FROM outbox_event_essential; SELECT setval('" + sequence + "', 1)",
-			"SELECT setval('" + sequence + "', 3)", "stands at 1, behind event 3"},
+			"SELECT setval('" + sequence + "', 3)", "is at 1, behind event 3"},
 		"never used": {"DELETE FROM outbox_event_essential; SELECT setval('" + sequence + "', 1, false)",
 			"SELECT setval('" + sequence + "', 3)",
-			"stands at 0, behind event 3"},
+			"is at 0, behind event 3"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t)
@@ -59,7 +59,7 @@ func TestSequenceResetUnderARelay(t *testing.T) {
 	b.exec(b.pool, "TRUNCATE outbox_event_essential RESTART IDENTITY")
 	b.commit(2)
 	b.eventually("a clear error",
-		func() bool { return strings.Contains(b.log.String(), "stands at 2, behind event 3") && !leading.Load() })
+		func() bool { return strings.Contains(b.log.String(), "is at 2, behind event 3") && !leading.Load() })
 }
 
 // The tables come from another cluster: their xids are above all xids of this one, and what was published after

@@ -131,7 +131,8 @@ func (r *Relay) Run(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		case errors.Is(err, errSuperseded), refused(err):
-			r.Log.Info("outbox: looking again", "err", err) // another relay, or a late batch of ours, was there
+			// another relay, or a late batch of ours, was there
+			r.Log.Info("outbox: checking the stream again", "err", err)
 			if refused(err) && r.Hooks.Refused != nil {
 				r.Hooks.Refused()
 			}
@@ -309,7 +310,7 @@ func (r *Relay) absorb(ctx context.Context, p *position, last uint64) ([]row, er
 		return nil, r.ofBroker(err)
 	}
 	if foreign != 0 {
-		r.Log.Error("outbox: somebody else publishes into this stream", "sequence", foreign)
+		r.Log.Error("outbox: another program publishes into this stream", "sequence", foreign)
 		call(r.Hooks.Foreign, foreign)
 	}
 	if len(rows) > 0 {

@@ -59,7 +59,7 @@ func TestRestoredInAnotherCluster(t *testing.T) {
 			_, stop = b.start(hooks)
 			if way == "tables only" {
 				b.eventually("a clear error", func() bool {
-					return strings.Contains(b.log.String(), "stands at 0, behind event 6: set it with setval")
+					return strings.Contains(b.log.String(), "is at 0, behind event 6: set it with setval")
 				})
 				b.exec(b.pool, "SELECT setval('outbox_event_essential_id_seq', 6)")
 			}

@@ -24,7 +24,7 @@ func (r *Relay) retainBeside(ctx context.Context) (stop func()) {
 			case <-t.C:
 			}
 			if err := r.retain(ctx); err != nil && ctx.Err() == nil {
-				r.Log.Warn("outbox: cannot delete what has expired", "err", err)
+				r.Log.Warn("outbox: cannot delete expired rows", "err", err)
 			}
 		}
 	})
@@ -57,10 +57,10 @@ c AS (DELETE FROM `+checkpoints+` WHERE n IN (SELECT n FROM `+checkpoints+` WHER
 SELECT (SELECT count(*) FROM e), (SELECT count(*) FROM c)`, bound, r.Retention, oldest, retainChunk).Scan(&e, &c)
 		cancel()
 		if err != nil {
-			return fmt.Errorf("delete what has expired in lane %s: %w", r.Lane, err)
+			return fmt.Errorf("delete expired rows of lane %s: %w", r.Lane, err)
 		}
 		if e+c > 0 {
-			r.Log.Info("outbox: deleted what has expired", "events", e, "checkpoints", c)
+			r.Log.Info("outbox: deleted expired rows", "events", e, "checkpoints", c)
 		}
 		if max(e, c) < retainChunk {
 			return nil

@@ -75,7 +75,7 @@ func (s *stream) look(ctx context.Context) (id time.Time, last uint64, err error
 	info := st.CachedInfo()
 	problems := defects(info.Config)
 	if !takesPrefix(info.Config.Subjects, s.prefix) {
-		problems = append(problems, fmt.Sprintf("it takes no subject that begins with %s: add one to its subjects %q",
+		problems = append(problems, fmt.Sprintf("it accepts no subject that begins with %s: add one to its subjects %q",
 			s.prefix, info.Config.Subjects))
 	}
 	if len(problems) > 0 {
@@ -209,7 +209,7 @@ func (s *stream) subject(eventType string) (string, error) {
 	if eventType != s.lastType || s.lastSubject == "" {
 		subject := s.prefix + eventType
 		if !slices.ContainsFunc(s.subjects, func(pattern string) bool { return matches(pattern, subject) }) {
-			return "", fmt.Errorf("stream %s does not take subject %q", s.config.Name, subject)
+			return "", fmt.Errorf("stream %s does not accept subject %q", s.config.Name, subject)
 		}
 		s.lastType, s.lastSubject = eventType, subject
 	}

@@ -127,7 +127,7 @@ func TestUnfitStreamIsWaitedFor(t *testing.T) {
 		"no ack": {func(c *jetstream.StreamConfig) { c.NoAck, c.AllowAtomicPublish = true, false },
 			"unset no_ack"},
 		"subjects": {func(c *jetstream.StreamConfig) { c.Subjects = []string{"elsewhere.>"} },
-			"it takes no subject that begins with signup.essential.: add one"},
+			"it accepts no subject that begins with signup.essential.: add one"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t)

@@ -70,8 +70,9 @@ func New(lane string, q outbox.Querier, reg prometheus.Registerer) (*Metrics, er
 			"Events found in the stream whose acknowledgement was lost."),
 		refused: counter("outbox_refused_batches_total",
 			"Batches refused because the stream did not end where expected."),
-		lost:    counter("outbox_broker_losses_total", "Times that the stream was found replaced or shortened."),
-		foreign: counter("outbox_foreign_messages_total", "Looks at the stream that met messages of somebody else."),
+		lost: counter("outbox_broker_losses_total", "Times that the stream was found replaced or shortened."),
+		foreign: counter("outbox_foreign_messages_total",
+			"Times that the relay found messages of another publisher in the stream."),
 		took: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "outbox_publish_duration_seconds",
 			Help: "Time from sending a batch until the broker acknowledged it.", ConstLabels: label,
@@ -166,7 +167,8 @@ type waiting struct {
 
 func newWaiting(label prometheus.Labels) *waiting {
 	return &waiting{desc: prometheus.NewDesc("outbox_waiting_seconds",
-		"For how long the relay of this process has waited for reason, 0 if it does not.", []string{"reason"}, label)}
+		"How long the relay of this process has been waiting for reason; 0 while it does not wait.",
+		[]string{"reason"}, label)}
 }
 
 func (w *waiting) set(why error, since time.Time) {
@@ -205,9 +207,9 @@ func newStatus(lane string, q outbox.Querier) *status {
 	return &status{
 		lane: lane, querier: q,
 		appended: desc("outbox_appended_events_total",
-			"Events ever appended, those of rolled back transactions included."),
-		lag:    desc("outbox_lag_events", "Events not yet published, at most."),
-		lagAge: desc("outbox_lag_seconds", "Age of the oldest event not yet published, 0 if there is none."),
+			"Events ever appended, including those of transactions that were rolled back."),
+		lag:    desc("outbox_lag_events", "Upper bound of the number of events not yet published."),
+		lagAge: desc("outbox_lag_seconds", "Age of the oldest event not yet published; 0 if there is none."),
 		gaps:   desc("outbox_open_gaps", "Ranges of ids that may belong to open transactions."),
 		dead:   desc("outbox_dead_events", "Events that cannot be published for a defect of their own."),
 		read:   desc("outbox_status_up", "1 if the lane's status could be read from the database, else 0."),
