@@ -11,8 +11,8 @@ import (
 
 	"github.com/signup-saga/signup-saga/contract"
 	"github.com/signup-saga/signup-saga/devstack/testenv"
+	"github.com/signup-saga/signup-saga/devstack/testenv/apitest"
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
-	"github.com/signup-saga/signup-saga/service/apitest"
 )
 
 func newMember(name string) string {

@@ -13,8 +13,8 @@ import (
 
 	"github.com/signup-saga/signup-saga/contract"
 	"github.com/signup-saga/signup-saga/devstack/testenv"
+	"github.com/signup-saga/signup-saga/devstack/testenv/webtest"
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
-	"github.com/signup-saga/signup-saga/service/web/webtest"
 )
 
 // page is what a browser receives.

@@ -8,8 +8,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/signup-saga/signup-saga/devstack/testenv"
+	"github.com/signup-saga/signup-saga/devstack/testenv/apitest"
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
-	"github.com/signup-saga/signup-saga/service/apitest"
 )
 
 var (

@@ -10,7 +10,7 @@ import (
 
 	"github.com/signup-saga/signup-saga/contract"
 	"github.com/signup-saga/signup-saga/devstack/testenv"
-	"github.com/signup-saga/signup-saga/service/apitest"
+	"github.com/signup-saga/signup-saga/devstack/testenv/apitest"
 )
 
 // Every documented answer is seen, and no other one.

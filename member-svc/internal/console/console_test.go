@@ -22,12 +22,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/signup-saga/signup-saga/devstack/testenv"
+	"github.com/signup-saga/signup-saga/devstack/testenv/webtest"
 	"github.com/signup-saga/signup-saga/member-svc/internal/api"
 	"github.com/signup-saga/signup-saga/member-svc/internal/console"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
 	"github.com/signup-saga/signup-saga/service"
-	"github.com/signup-saga/signup-saga/service/web/webtest"
 )
 
 func TestMain(m *testing.M) { testenv.Main(m) }

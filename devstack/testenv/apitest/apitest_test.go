@@ -1,8 +1,8 @@
 package apitest_test
 
 import (
+	"encoding/json"
 	"fmt"
-	"log/slog"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -10,8 +10,9 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/signup-saga/signup-saga/service"
-	"github.com/signup-saga/signup-saga/service/apitest"
+	"go.yaml.in/yaml/v4"
+
+	"github.com/signup-saga/signup-saga/devstack/testenv/apitest"
 )
 
 const document = `
@@ -94,8 +95,13 @@ func run(t *testing.T, document, request string, replies ...reply) []string {
 	t.Helper()
 	next := replies
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /openapi.json",
-		service.Adapt(slog.New(slog.DiscardHandler), nil, service.OpenAPI([]byte(document))))
+	mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
+		var content any
+		if err := yaml.Unmarshal([]byte(document), &content); err != nil {
+			t.Error(err)
+		}
+		_ = json.NewEncoder(w).Encode(content)
+	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		for name, value := range next[0].headers {
 			w.Header().Set(name, value)
