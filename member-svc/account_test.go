@@ -15,14 +15,14 @@ import (
 func signIn(t *testing.T, s *svc, name string) []string {
 	t.Helper()
 	status, _, body, raw := call(t, "POST", s.public+"/v1/sessions",
-		fmt.Sprintf(`{"username":%q,"password":%q}`, name, password))
+		fmt.Sprintf(`{"username":%q,"password":%q}`, name, phrase))
 	if status != http.StatusOK || body["expires_at"] == nil || len(body) != 2 {
 		t.Fatalf("sign in: %d %s", status, raw)
 	}
 	return []string{"Authorization", "Bearer " + body["token"].(string)}
 }
 
-var leave = `{"password":"` + password + `"}`
+var leave = `{"password":"` + phrase + `"}`
 
 func TestAccounts(t *testing.T) {
 	s := start(t, environment(t, storetest.URL(t), "nats://127.0.0.1:1"))
@@ -36,8 +36,8 @@ func TestAccounts(t *testing.T) {
 		me["storage"].(map[string]any)["status"] != "pending" {
 		t.Errorf("%d %v %s", status, header, raw)
 	}
-	signIn := func(name, password string) string {
-		return fmt.Sprintf(`{"username":%q,"password":%q}`, name, password)
+	signIn := func(name, phrase string) string {
+		return fmt.Sprintf(`{"username":%q,"password":%q}`, name, phrase)
 	}
 	for _, tc := range []struct {
 		name, method, path, body string
@@ -46,8 +46,8 @@ func TestAccounts(t *testing.T) {
 		code                     string
 	}{
 		{"wrong password", "POST", "/v1/sessions", signIn("mina", "another password"), nil, 401, "invalid_credentials"},
-		{"unknown name", "POST", "/v1/sessions", signIn("nora", password), nil, 401, "invalid_credentials"},
-		{"impossible name", "POST", "/v1/sessions", signIn("nö ra", password), nil, 401, "invalid_credentials"},
+		{"unknown name", "POST", "/v1/sessions", signIn("nora", phrase), nil, 401, "invalid_credentials"},
+		{"impossible name", "POST", "/v1/sessions", signIn("nö ra", phrase), nil, 401, "invalid_credentials"},
 		{"unknown field", "POST", "/v1/sessions", `{"user":"mina"}`, nil, 400, "invalid_json"},
 		{"no token", "GET", "/v1/members/me", "", nil, 401, "unauthorized"},
 		{"foreign token", "GET", "/v1/members/me", "", []string{"Authorization", "Bearer x"}, 401, "unauthorized"},
@@ -113,16 +113,16 @@ func TestWithdrawal(t *testing.T) {
 		got["storage"].(map[string]any)["status"] != "removed" || header.Get("Retry-After") != "" {
 		t.Errorf("%v %s", header, raw)
 	}
-	if status, _, _, raw := call(t, "POST", s.public+"/v1/sessions", `{"username":"mina","password":"`+password+
+	if status, _, _, raw := call(t, "POST", s.public+"/v1/sessions", `{"username":"mina","password":"`+phrase+
 		`"}`); status != 401 {
 		t.Errorf("sign in afterwards: %d %s", status, raw)
 	}
-	if status, _, body, raw := call(t, "POST", s.public+"/v1/members", `{"username":"MINA","password":"`+password+
+	if status, _, body, raw := call(t, "POST", s.public+"/v1/members", `{"username":"MINA","password":"`+phrase+
 		`"}`); status != 409 || body["code"] != "username_taken" {
 		t.Errorf("the name was taken again: %d %s", status, raw)
 	}
 	status, _, body, raw = call(t, "POST", s.public+"/v1/members",
-		`{"username":"mina","password":"`+password+`","email":"m@example.org"}`, "Idempotency-Key", "k")
+		`{"username":"mina","password":"`+phrase+`","email":"m@example.org"}`, "Idempotency-Key", "k")
 	if status != 409 || body["code"] != "username_taken" {
 		t.Errorf("the key afterwards: %d %s", status, raw)
 	}

@@ -81,7 +81,7 @@ func crowd(t *testing.T, s *svc, c *statuses, prefix string, n int) {
 		wg.Go(func() {
 			name := fmt.Sprintf("%s%d", prefix, i)
 			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.public+"/v1/members",
-				strings.NewReader(fmt.Sprintf(`{"username":%q,"password":%q}`, name, password)))
+				strings.NewReader(fmt.Sprintf(`{"username":%q,"password":%q}`, name, phrase)))
 			if err != nil {
 				t.Error(err)
 				return
@@ -180,7 +180,7 @@ func TestNoOperationAnswers500WhileTablesAreLocked(t *testing.T) {
 	const role = "test_locked"
 	s, admin := underRole(t, role)
 	body := signUp(t, s, "mina")
-	credentials := fmt.Sprintf(`{"username":"mina","password":%q}`, password)
+	credentials := fmt.Sprintf(`{"username":"mina","password":%q}`, phrase)
 	status, _, session, raw := call(t, "POST", s.public+"/v1/sessions", credentials)
 	if status != http.StatusOK {
 		t.Fatalf("sign in: %d %s", status, raw)
@@ -205,11 +205,11 @@ LOOP EXECUTE format('LOCK TABLE %I IN ACCESS EXCLUSIVE MODE', r.tablename); END 
 	token := fmt.Sprint("Bearer ", session["token"])
 	none := "01a20435-2858-7421-b5f0-fc06fb2e3e4e"
 	requests := [][4]string{
-		{"POST", s.public + "/v1/members", fmt.Sprintf(`{"username":"otto","password":%q}`, password)},
+		{"POST", s.public + "/v1/members", fmt.Sprintf(`{"username":"otto","password":%q}`, phrase)},
 		{"GET", s.self(body)},
 		{"POST", s.public + "/v1/sessions", credentials},
 		{"GET", s.public + "/v1/members/me", "", token},
-		{"DELETE", s.public + "/v1/members/me", fmt.Sprintf(`{"password":%q}`, password), token},
+		{"DELETE", s.public + "/v1/members/me", fmt.Sprintf(`{"password":%q}`, phrase), token},
 		{"DELETE", s.public + "/v1/sessions/current", "", token},
 	}
 	for _, path := range []string{
@@ -324,7 +324,7 @@ func TestMissedSwapsAreNoDefect(t *testing.T) {
 	admin := storetest.Connect(t, url)
 	s := start(t, environment(t, url, broker.URL))
 	body := signUp(t, s, "mina")
-	credentials := fmt.Sprintf(`{"username":"mina","password":%q}`, password)
+	credentials := fmt.Sprintf(`{"username":"mina","password":%q}`, phrase)
 	_, _, session, _ := call(t, "POST", s.public+"/v1/sessions", credentials)
 	var sagaID string
 	if err := admin.QueryRow(t.Context(), "SELECT id::text FROM signup_saga").Scan(&sagaID); err != nil {
@@ -333,7 +333,7 @@ func TestMissedSwapsAreNoDefect(t *testing.T) {
 	storetest.Exec(t, admin, `CREATE FUNCTION miss() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
 CREATE TRIGGER miss BEFORE UPDATE ON signup_saga FOR EACH ROW EXECUTE FUNCTION miss()`)
 	close(answer)
-	own, token := fmt.Sprintf(`{"password":%q}`, password), fmt.Sprint("Bearer ", session["token"])
+	own, token := fmt.Sprintf(`{"password":%q}`, phrase), fmt.Sprint("Bearer ", session["token"])
 	for _, r := range [][4]string{
 		{"DELETE", s.public + "/v1/members/me", own, token},
 		{"POST", s.admin + "/admin/v1/sagas/" + sagaID + "/cancel", `{"reason":"a test"}`, "Bearer operator-token"},
@@ -377,7 +377,7 @@ func TestServerVanishesWithoutAWord(t *testing.T) {
 		return after.of(http.StatusCreated) == 1
 	})
 	t.Logf("first 201 after %s", time.Since(began))
-	_, _, late, _ := call(t, "POST", s.public+"/v1/members", fmt.Sprintf(`{"username":"late","password":%q}`, password))
+	_, _, late, _ := call(t, "POST", s.public+"/v1/members", fmt.Sprintf(`{"username":"late","password":%q}`, phrase))
 	testenv.Eventually(t, bound-time.Since(began), "the relay and the replies", func() bool {
 		_, _, got, _ := call(t, "GET", s.self(late), "")
 		return got["state"] == "ready"

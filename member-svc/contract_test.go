@@ -16,7 +16,7 @@ import (
 )
 
 func newMember(name string) string {
-	return fmt.Sprintf(`{"username":%q,"password":%q}`, name, password)
+	return fmt.Sprintf(`{"username":%q,"password":%q}`, name, phrase)
 }
 
 // also starts another replica with changed settings.
@@ -97,7 +97,7 @@ func TestPublicContract(t *testing.T) {
 	c.Call(503, "GET", s.public+sessions, "", mine...)
 	c.Call(503, "DELETE", s.public+sessions, "", mine...)
 	c.Call(503, "DELETE", s.public+sessions+"/ses_"+strings.Repeat("0", 32), "", mine...)
-	c.Call(503, "PUT", s.public+me+"/password", change(password, "a wholly new passphrase"), mine...)
+	c.Call(503, "PUT", s.public+me+"/password", change(phrase, "a wholly new phrase"), mine...)
 	c.Call(503, "DELETE", s.public+me, leave, mine...)
 }
 
@@ -134,21 +134,21 @@ func sessionsAnswer(t *testing.T, c *apitest.Contract, s, limited *svc) {
 	}
 	signIn(t, s, "petra")
 	c.Refusals("PUT", secret, mine...)
-	c.Call(401, "PUT", secret, change("another password", "a wholly new passphrase"), mine...)
-	c.Call(422, "PUT", secret, change(password, "too short"), mine...)
-	c.Call(204, "PUT", secret, change(password, "a wholly new passphrase"), mine...)
+	c.Call(401, "PUT", secret, change("another password", "a wholly new phrase"), mine...)
+	c.Call(422, "PUT", secret, change(phrase, "too short"), mine...)
+	c.Call(204, "PUT", secret, change(phrase, "a wholly new phrase"), mine...)
 	if n := len(list()); n != 0 {
 		t.Errorf("%d other sessions after the password was changed", n)
 	}
 	c.Call(401, "POST", sessions, newMember("petra"))
-	c.Call(200, "POST", sessions, `{"username":"petra","password":"a wholly new passphrase"}`)
-	c.Call(401, "PUT", limited.public+"/v1/members/me/password", change("x", "a wholly new passphrase"), mine...)
-	c.Call(429, "PUT", limited.public+"/v1/members/me/password", change("x", "a wholly new passphrase"), mine...)
+	c.Call(200, "POST", sessions, `{"username":"petra","password":"a wholly new phrase"}`)
+	c.Call(401, "PUT", limited.public+"/v1/members/me/password", change("x", "a wholly new phrase"), mine...)
+	c.Call(429, "PUT", limited.public+"/v1/members/me/password", change("x", "a wholly new phrase"), mine...)
 	c.Call(204, "DELETE", sessions, "", mine...)
 	c.Call(401, "GET", sessions, "", mine...)
 	c.Call(401, "DELETE", sessions, "", mine...)
 	c.Call(401, "DELETE", sessions+"/ses_"+strings.Repeat("0", 32), "", mine...)
-	c.Call(401, "PUT", secret, change(password, "a wholly new passphrase"), mine...)
+	c.Call(401, "PUT", secret, change(phrase, "a wholly new phrase"), mine...)
 }
 
 // oneStreamTooMany opens the last stream that is allowed, and then one more.
@@ -183,7 +183,7 @@ func busy(t *testing.T, c *apitest.Contract, s *svc, mine []string) {
 	c.Call(200, "GET", s.public+"/v1/challenges", "")
 	c.Until("busy", "POST", s.public+"/v1/sessions", func() string { return newMember("mina") })
 	const secret = "/v1/members/me/password"
-	c.Until("busy", "PUT", s.public+secret, func() string { return change("x", "a wholly new passphrase") }, mine...)
+	c.Until("busy", "PUT", s.public+secret, func() string { return change("x", "a wholly new phrase") }, mine...)
 	c.Until("busy", "DELETE", s.public+"/v1/members/me", func() string { return `{"password":"x"}` }, mine...)
 }
 

@@ -6,7 +6,7 @@ import (
 	"runtime"
 	"time"
 
-	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
+	"github.com/signup-saga/signup-saga/member-svc/internal/password"
 	"github.com/signup-saga/signup-saga/service"
 )
 
@@ -36,14 +36,14 @@ func (c CredentialsConfig) problems() (errs []error) {
 		}
 	}
 	require(c.Usernames == "ascii" || c.Usernames == "unicode", "USERNAMES: must be ascii or unicode")
-	require(c.PasswordMin > 0 && c.PasswordMin <= signup.PasswordMax,
-		fmt.Sprintf("PASSWORD_MIN: must be 1 to %d", signup.PasswordMax))
+	require(c.PasswordMin > 0 && c.PasswordMin <= password.MaxLength,
+		fmt.Sprintf("PASSWORD_MIN: must be 1 to %d", password.MaxLength))
 	require(c.HashMemoryKiB >= 8*uint32(c.HashParallelism) && c.HashTime > 0 && c.HashParallelism > 0,
 		"HASH_MEMORY_KIB, HASH_TIME, HASH_PARALLELISM: must be positive, with at least 8 KiB of memory per lane")
 	require(c.HashConcurrency >= 0 && c.HashQueueWait > 0, "HASH_CONCURRENCY, HASH_QUEUE_WAIT: must not be negative")
 	require(int64(c.HashMemoryKiB)*int64(max(c.HashConcurrency, 1)) <= c.budgetKiB(),
 		"HASH_MEMORY_BUDGET_MIB: must hold HASH_CONCURRENCY hashes of HASH_MEMORY_KIB each, or one")
-	if _, err := signup.ParsePeppers(c.Peppers.Reveal()); err != nil {
+	if _, err := password.ParsePeppers(c.Peppers.Reveal()); err != nil {
 		errs = append(errs, fmt.Errorf("PASSWORD_PEPPERS: %w", err))
 	}
 	return errs
@@ -51,14 +51,14 @@ func (c CredentialsConfig) problems() (errs []error) {
 
 func (c CredentialsConfig) budgetKiB() int64 { return int64(c.HashBudgetMiB) << 10 }
 
-func (c CredentialsConfig) hasher() (*signup.Hasher, error) {
-	peppers, err := signup.ParsePeppers(c.Peppers.Reveal())
+func (c CredentialsConfig) hasher() (*password.Hasher, error) {
+	peppers, err := password.ParsePeppers(c.Peppers.Reveal())
 	concurrency := c.HashConcurrency
 	if concurrency == 0 { // GOMAXPROCS respects container limits
 		concurrency = int(min(int64(runtime.GOMAXPROCS(0)), c.budgetKiB()/int64(c.HashMemoryKiB)))
 	}
-	return signup.NewHasher(signup.HashConfig{
-		Cost:        signup.Cost{MemoryKiB: c.HashMemoryKiB, Time: c.HashTime, Parallelism: c.HashParallelism},
+	return password.NewHasher(password.HashConfig{
+		Cost:        password.Cost{MemoryKiB: c.HashMemoryKiB, Time: c.HashTime, Parallelism: c.HashParallelism},
 		Concurrency: concurrency, BudgetKiB: c.budgetKiB(), Wait: c.HashQueueWait, Peppers: peppers,
 	}), err
 }

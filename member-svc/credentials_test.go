@@ -77,7 +77,7 @@ func crowded(t *testing.T, url string) *svc {
 func TestCrowdWantsOneUsername(t *testing.T) {
 	url := storetest.URL(t)
 	s := crowded(t, url)
-	counts, _ := together(t, s, 1000, `{"username":"mina","password":"`+password+`"}`)
+	counts, _ := together(t, s, 1000, `{"username":"mina","password":"`+phrase+`"}`)
 	if want := map[string]int{"201 ": 1, "409 ": 999}; !maps.Equal(counts, want) {
 		t.Errorf("%v, want %v", counts, want)
 	}
@@ -89,7 +89,7 @@ func TestCrowdWantsOneUsername(t *testing.T) {
 func TestCrowdWithOneKey(t *testing.T) {
 	url := storetest.URL(t)
 	s := crowded(t, url)
-	counts, bodies := together(t, s, 1000, `{"username":"mina","password":"`+password+`"}`, "Idempotency-Key",
+	counts, bodies := together(t, s, 1000, `{"username":"mina","password":"`+phrase+`"}`, "Idempotency-Key",
 		"the-key")
 	if want := map[string]int{"201 ": 1, "201 true": 999}; !maps.Equal(counts, want) || len(bodies) != 1 {
 		t.Errorf("%v with %d different bodies, want %v with one", counts, len(bodies), want)
@@ -184,7 +184,7 @@ func TestMissingPepper(t *testing.T) {
 		t.Error("the hash does not name its pepper")
 	}
 	lost := run(newer)
-	status, _, body, raw := call(t, "POST", lost.public+"/v1/sessions", `{"username":"mina","password":"`+password+`"}`)
+	status, _, body, raw := call(t, "POST", lost.public+"/v1/sessions", `{"username":"mina","password":"`+phrase+`"}`)
 	if log := lost.log.String(); status != 500 || body["code"] != "internal" || !strings.Contains(log, `2025`) ||
 		strings.Contains(log, "b2xk") || strings.Contains(log, "bmV3") {
 		t.Errorf("%d %s\n%s", status, raw, log)

@@ -62,7 +62,7 @@ func (p page) expect(t *testing.T, name string, status int, parts ...string) {
 	if p.status != status {
 		t.Errorf("%s: %d, want %d", name, p.status, status)
 	}
-	for _, part := range append(parts, "!"+password) {
+	for _, part := range append(parts, "!"+phrase) {
 		if what, absent := strings.CutPrefix(part, "!"); strings.Contains(p.text, what) == absent {
 			t.Errorf("%s: not %q in\n%s", name, part, p.text)
 		}
@@ -82,7 +82,7 @@ func (p page) key(t *testing.T) string {
 }
 
 func entries(username, key string) url.Values {
-	return url.Values{"username": {username}, "password": {password}, "email": {"m@example.org"}, "key": {key}}
+	return url.Values{"username": {username}, "password": {phrase}, "email": {"m@example.org"}, "key": {key}}
 }
 
 var progressPath = regexp.MustCompile(`^/signup/sgn_[0-9a-f]{40}$`)

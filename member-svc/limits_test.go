@@ -28,10 +28,10 @@ func behindProxy(t *testing.T, variables ...string) *svc {
 }
 
 // guess tries a password for a name. It returns the status, negative if there is a Retry-After.
-func guess(t *testing.T, s *svc, forwarded, name, password string) int {
+func guess(t *testing.T, s *svc, forwarded, name, phrase string) int {
 	t.Helper()
 	status, header, _, _ := call(t, "POST", s.public+"/v1/sessions",
-		fmt.Sprintf(`{"username":%q,"password":%q}`, name, password), "X-Forwarded-For", forwarded)
+		fmt.Sprintf(`{"username":%q,"password":%q}`, name, phrase), "X-Forwarded-For", forwarded)
 	if header.Get("Retry-After") != "" {
 		return -status
 	}
@@ -97,7 +97,7 @@ func TestGuessersDoNotLockTheMemberOut(t *testing.T) {
 	if a, b := passed(0, 5), passed(5, 20); a != 5 || b != 9 {
 		t.Errorf("%d and %d guesses passed: %v", a, b, seen[0])
 	}
-	if status := guess(t, s, "198.51.100.7", "Mina", password); status != 200 {
+	if status := guess(t, s, "198.51.100.7", "Mina", phrase); status != 200 {
 		t.Errorf("the member: %d", status)
 	}
 	if status := guess(t, s, "198.51.100.8", "another", "wrong"); status != 401 {
@@ -110,7 +110,7 @@ func TestSignupsOfOneNameAreLimited(t *testing.T) {
 	var statuses []int
 	for i := range 8 {
 		status, _, _, _ := call(t, "POST", s.public+"/v1/members", fmt.Sprintf(`{"username":"mina","password":%q}`,
-			password), "X-Forwarded-For", fmt.Sprintf("192.0.2.%d", i/4))
+			phrase), "X-Forwarded-For", fmt.Sprintf("192.0.2.%d", i/4))
 		statuses = append(statuses, status)
 	}
 	if want := []int{201, 409, 409, 409, 409, 409, 409, 429}; !slices.Equal(statuses, want) {

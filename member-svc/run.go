@@ -17,6 +17,7 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/api"
 	"github.com/signup-saga/signup-saga/member-svc/internal/challenge"
 	"github.com/signup-saga/signup-saga/member-svc/internal/console"
+	"github.com/signup-saga/signup-saga/member-svc/internal/password"
 	"github.com/signup-saga/signup-saga/member-svc/internal/replies"
 	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
 	"github.com/signup-saga/signup-saga/member-svc/internal/signuppage"
@@ -169,13 +170,14 @@ func assemble(cfg Config, pool *pgxpool.Pool, nc *service.NATS, tracer *service.
 }
 
 // newAPI returns the API, and adds the worker that feeds its signup streams to p.
-func newAPI(p *service.Process, cfg Config, st *store.Store, hasher *signup.Hasher, metrics *api.Metrics) *api.API {
+func newAPI(p *service.Process, cfg Config, st *store.Store, hasher *password.Hasher, metrics *api.Metrics) *api.API {
 	steps := cfg.steps()
 	hub := stream.NewHub(st, steps, stream.DefaultPace)
 	p.Workers = append(p.Workers,
 		service.Task{Name: "signup streams", Run: func(ctx context.Context) error { return hub.Run(ctx, p.Log) }})
 	signups := signup.New(signup.Config{
-		Plans: cfg.PlansAllowed, PasswordMin: cfg.PasswordMin, Unicode: cfg.Usernames == "unicode",
+		Plans: cfg.PlansAllowed, Passwords: password.Policy{MinLength: cfg.PasswordMin},
+		Unicode:  cfg.Usernames == "unicode",
 		Reserved: signup.ParseReserved(cfg.Names),
 		Secret:   []byte(cfg.IdempotencySecret.Reveal()), DatabaseTimeout: cfg.DatabaseTimeout,
 	}, st, hasher, steps)
@@ -183,7 +185,7 @@ func newAPI(p *service.Process, cfg Config, st *store.Store, hasher *signup.Hash
 		Signups: signups,
 		Accounts: account.New(account.Config{
 			SessionLifetime: cfg.SessionLifetime, DatabaseTimeout: cfg.DatabaseTimeout,
-			CheckPassword: signups.CheckPassword, Log: p.Log,
+			Passwords: password.Policy{MinLength: cfg.PasswordMin}, Log: p.Log,
 		}, st, hasher, steps),
 		Live: hub, Store: st, Steps: steps, Metrics: metrics, DatabaseTimeout: cfg.DatabaseTimeout, Log: p.Log,
 		Challenges: api.Challenges{

@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 	testenv.Main(m)
 }
 
-const password = "correct horse battery"
+const phrase = "correct horse battery"
 
 // svc is member-svc as main starts it, on free ports.
 type svc struct {
@@ -142,7 +142,7 @@ func call(t *testing.T, method, url, body string, headers ...string) (int, http.
 func signUp(t *testing.T, s *svc, name string, headers ...string) map[string]any {
 	t.Helper()
 	status, _, body, raw := call(t, "POST", s.public+"/v1/members",
-		fmt.Sprintf(`{"username":%q,"password":%q,"email":"m@example.org"}`, name, password), headers...)
+		fmt.Sprintf(`{"username":%q,"password":%q,"email":"m@example.org"}`, name, phrase), headers...)
 	if status != http.StatusCreated {
 		t.Fatalf("signup: %d %s", status, raw)
 	}
@@ -259,13 +259,13 @@ func TestSignupNeedsPostgresOnly(t *testing.T) {
 	broker := testenv.NATS(t)
 	broker.Kill()
 	s := start(t, environment(t, storetest.URL(t), broker.URL))
-	status, header, first, raw := call(t, "POST", s.public+"/v1/members", `{"username":"mina","password":"`+password+
+	status, header, first, raw := call(t, "POST", s.public+"/v1/members", `{"username":"mina","password":"`+phrase+
 		`"}`, "Idempotency-Key", `"k-1"`)
 	if status != 201 || header.Get("Location") != "/v1/signups/"+first["signup_id"].(string) ||
 		header.Get("Idempotent-Replayed") != "" {
 		t.Fatalf("%d %v %s", status, header, raw)
 	}
-	status, header, _, again := call(t, "POST", s.public+"/v1/members", ` {"password":"`+password+
+	status, header, _, again := call(t, "POST", s.public+"/v1/members", ` {"password":"`+phrase+
 		`","username":"mina","plan":"free"}`, "Idempotency-Key", "k-1")
 	if status != 201 || header.Get("Idempotent-Replayed") != "true" || again != raw ||
 		header.Get("Location") != "/v1/signups/"+first["signup_id"].(string) {
@@ -306,14 +306,14 @@ func TestProblems(t *testing.T) {
 	env["SIGNUP_RATE_PER_MINUTE"] = "8"
 	s := start(t, env)
 	signUp(t, s, "mina", "Idempotency-Key", "k")
-	good := `{"username":"nora","password":"` + password + `"}`
+	good := `{"username":"nora","password":"` + phrase + `"}`
 	for _, tc := range []struct {
 		name, method, path, body string
 		headers                  []string
 		status                   int
 		code                     string
 	}{
-		{"taken", "POST", "/v1/members", `{"username":"MINA","password":"` + password + `"}`, nil, 409,
+		{"taken", "POST", "/v1/members", `{"username":"MINA","password":"` + phrase + `"}`, nil, 409,
 			"username_taken"},
 		{"invalid", "POST", "/v1/members", `{"username":"x","password":"y","plan":"pro","email":"z"}`, nil, 422,
 			"validation_failed"},
@@ -341,7 +341,7 @@ func TestProblems(t *testing.T) {
 		if allow := header.Values("Allow"); status == 405 && !slices.Equal(allow, []string{"POST, OPTIONS"}) {
 			t.Errorf("%s: Allow has %q", tc.name, allow)
 		}
-		if strings.Contains(raw, password) {
+		if strings.Contains(raw, phrase) {
 			t.Errorf("%s: the answer repeats a value", tc.name)
 		}
 	}

@@ -27,7 +27,7 @@ func TestActionsArePinned(t *testing.T) {
 
 // The published passwords that member-svc refuses are those of the npm package that its source names.
 func TestPublishedPasswordsAreThoseOfTheList(t *testing.T) {
-	folder, dir := filepath.Join(repository, "member-svc/internal/signup"), t.TempDir()
+	folder, dir := filepath.Join(repository, "member-svc/internal/password"), t.TempDir()
 	source := mustRead(t, filepath.Join(folder, "published.go"))
 	from := regexp.MustCompile(`npm pack --silent (\S+)\n//go:generate go run ./gen (\S+) `).FindStringSubmatch(source)
 	if from == nil {
@@ -44,6 +44,6 @@ func TestPublishedPasswordsAreThoseOfTheList(t *testing.T) {
 		}
 	}
 	if mustRead(t, made) != mustRead(t, filepath.Join(folder, "published.bin")) {
-		t.Error("published.bin is another list: run go generate in member-svc/internal/signup")
+		t.Error("published.bin is another list: run go generate in member-svc/internal/password")
 	}
 }

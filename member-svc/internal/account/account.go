@@ -15,36 +15,39 @@ import (
 	"golang.org/x/text/unicode/norm"
 
 	"github.com/signup-saga/signup-saga/contract/wire"
+	"github.com/signup-saga/signup-saga/member-svc/internal/password"
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
 )
 
-// Errors besides [signup.ErrBusy] and database errors.
+// Errors besides [password.ErrBusy] and database errors.
 var (
 	ErrCredentials = errors.New("the username or the password is wrong")
 	ErrNoSession   = errors.New("a valid session is required")
 )
 
+// errHashChanged means that the hash has changed twice while a request was served.
+var errHashChanged = fmt.Errorf("%w: the hash has changed twice", password.ErrBusy)
+
 // Config configures a [Service].
 type Config struct {
 	SessionLifetime time.Duration
 	DatabaseTimeout time.Duration // of each database call
-	// CheckPassword returns what is wrong with a new password, or "".
-	CheckPassword func(password, usernameKey, email string) string
-	Log           *slog.Logger
+	Passwords       password.Policy
+	Log             *slog.Logger
 }
 
 // Service serves members. It is safe for concurrent use.
 type Service struct {
 	cfg    Config
 	store  *store.Store
-	hasher *signup.Hasher
+	hasher *password.Hasher
 	steps  saga.Steps
 }
 
 // New returns a service.
-func New(cfg Config, st *store.Store, hasher *signup.Hasher, steps saga.Steps) *Service {
+func New(cfg Config, st *store.Store, hasher *password.Hasher, steps saga.Steps) *Service {
 	return &Service{cfg, st, hasher, steps}
 }
 
@@ -58,7 +61,7 @@ func (s *Service) SignIn(ctx context.Context, username, password string) (wire.S
 		session, err = s.signIn(ctx, key, password)
 	}
 	if errors.Is(err, store.ErrNotFound) {
-		err = fmt.Errorf("%w: the hash has changed twice", signup.ErrBusy)
+		err = errHashChanged
 	}
 	return session, err
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/devstack/testenv"
 	"github.com/signup-saga/signup-saga/member-svc/internal/account"
+	"github.com/signup-saga/signup-saga/member-svc/internal/password"
 	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
@@ -24,7 +25,7 @@ import (
 
 func TestMain(m *testing.M) { testenv.Main(m) }
 
-const password = "påsswörd of some length"
+const phrase = "påsswörd of some length"
 
 type fixture struct {
 	*account.Service
@@ -34,14 +35,15 @@ type fixture struct {
 	log    bytes.Buffer // of one sign-in
 }
 
-func open(t *testing.T, pool *pgxpool.Pool, cost signup.HashConfig) *fixture {
+func open(t *testing.T, pool *pgxpool.Pool, cost password.HashConfig) *fixture {
 	t.Helper()
 	f := &fixture{pool: pool, store: store.New(pool, storetest.Steps, storetest.Secret, func() {})}
-	hasher := signup.NewHasher(cost)
-	f.signup = signup.New(signup.Config{Plans: []string{"free"}, PasswordMin: 15, Secret: storetest.Secret,
+	hasher := password.NewHasher(cost)
+	f.signup = signup.New(signup.Config{Plans: []string{"free"}, Passwords: password.Policy{MinLength: 15},
+		Secret:          storetest.Secret,
 		DatabaseTimeout: 5 * time.Second}, f.store, hasher, storetest.Steps)
 	f.Service = account.New(account.Config{
-		SessionLifetime: time.Hour, DatabaseTimeout: 5 * time.Second, CheckPassword: f.signup.CheckPassword,
+		SessionLifetime: time.Hour, DatabaseTimeout: 5 * time.Second, Passwords: password.Policy{MinLength: 15},
 		Log: slog.New(slog.NewTextHandler(&f.log, nil)),
 	}, f.store, hasher, storetest.Steps)
 	return f
@@ -49,14 +51,14 @@ func open(t *testing.T, pool *pgxpool.Pool, cost signup.HashConfig) *fixture {
 
 func (f *fixture) signUp(t *testing.T, name string) signup.Answer {
 	t.Helper()
-	a, err := f.signup.SignUp(t.Context(), signup.Request{Username: name, Password: password}, "")
+	a, err := f.signup.SignUp(t.Context(), signup.Request{Username: name, Password: phrase}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	return a
 }
 
-var cheap = signup.HashConfig{Cost: signup.Cost{MemoryKiB: 8, Time: 1, Parallelism: 1}, Concurrency: 2,
+var cheap = password.HashConfig{Cost: password.Cost{MemoryKiB: 8, Time: 1, Parallelism: 1}, Concurrency: 2,
 	Wait: 5 * time.Second}
 
 func TestSignIn(t *testing.T) {
@@ -68,7 +70,7 @@ func TestSignIn(t *testing.T) {
 		len(session.Token) != 43 {
 		t.Fatalf("%+v %v", session, err)
 	}
-	other, err := f.SignIn(t.Context(), "mina", password)
+	other, err := f.SignIn(t.Context(), "mina", phrase)
 	if err != nil || other.Token == session.Token {
 		t.Errorf("%+v %v", other, err)
 	}
@@ -84,7 +86,7 @@ func TestSignIn(t *testing.T) {
 	if _, err := f.Me(t.Context(), session.Token); !errors.Is(err, account.ErrNoSession) {
 		t.Errorf("its time is over: %v", err)
 	}
-	if _, err := f.Withdraw(t.Context(), session.Token, password); !errors.Is(err, account.ErrNoSession) {
+	if _, err := f.Withdraw(t.Context(), session.Token, phrase); !errors.Is(err, account.ErrNoSession) {
 		t.Errorf("leaving after its time: %v", err)
 	}
 }
@@ -137,7 +139,7 @@ func TestHashIsRenewed(t *testing.T) {
 		stored() != before {
 		t.Errorf("a wrong password: %v, %s", err, stored())
 	}
-	session, err := f.SignIn(t.Context(), "mina", password)
+	session, err := f.SignIn(t.Context(), "mina", phrase)
 	renewed := stored()
 	if err != nil || !strings.Contains(renewed, "t=2") {
 		t.Fatalf("%s, %v", renewed, err)
@@ -145,11 +147,11 @@ func TestHashIsRenewed(t *testing.T) {
 	if _, err := f.Me(t.Context(), session.Token); err != nil {
 		t.Errorf("the session that came with the new hash: %v", err)
 	}
-	if _, err := f.SignIn(t.Context(), "mina", password); err != nil || stored() != renewed {
+	if _, err := f.SignIn(t.Context(), "mina", phrase); err != nil || stored() != renewed {
 		t.Errorf("again: %v, %s", err, stored())
 	}
 	// A replica with the old configuration still runs: it accepts the hash, and replaces it by one of its own.
-	if _, err := old.SignIn(t.Context(), "mina", password); err != nil || !strings.Contains(stored(), "t=1") {
+	if _, err := old.SignIn(t.Context(), "mina", phrase); err != nil || !strings.Contains(stored(), "t=1") {
 		t.Errorf("the old configuration: %v, %s", err, stored())
 	}
 }
@@ -167,7 +169,7 @@ func TestSignInsRenewAtOnce(t *testing.T) {
 		var wg sync.WaitGroup
 		for range twins {
 			wg.Go(func() {
-				if _, err := f.SignIn(context.Background(), name, password); err != nil {
+				if _, err := f.SignIn(context.Background(), name, phrase); err != nil {
 					t.Error(err)
 				}
 			})
@@ -187,7 +189,7 @@ func TestFailureToRenewIsNoFailure(t *testing.T) {
 	dearer.Time = 2
 	f := open(t, old.pool, dearer)
 	proxy.LoseAnswer.Store("renewHash")
-	session, err := f.SignIn(t.Context(), "mina", password)
+	session, err := f.SignIn(t.Context(), "mina", phrase)
 	if err != nil || proxy.Lost.Load() != 1 {
 		t.Fatalf("%v, %d answers lost", err, proxy.Lost.Load())
 	}
@@ -206,7 +208,7 @@ func TestPasswordsWaitInTheQueue(t *testing.T) {
 	full.Wait = time.Millisecond
 	f := open(t, storetest.Open(t), full)
 	for _, name := range []string{"mina", "im possible"} {
-		if _, err := f.SignIn(t.Context(), name, password); !errors.Is(err, signup.ErrBusy) {
+		if _, err := f.SignIn(t.Context(), name, phrase); !errors.Is(err, password.ErrBusy) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -217,19 +219,19 @@ func TestAmbiguousWithdrawal(t *testing.T) {
 	proxy := storetest.NewProxy(t, storetest.URL(t))
 	f := open(t, storetest.Connect(t, proxy.URL), cheap)
 	f.signUp(t, "mina")
-	session, err := f.SignIn(t.Context(), "mina", password)
+	session, err := f.SignIn(t.Context(), "mina", phrase)
 	if err != nil {
 		t.Fatal(err)
 	}
 	proxy.LoseAnswer.Store("eraseMember") // and the transaction with it
-	if _, err := f.Withdraw(t.Context(), session.Token, password); err == nil || proxy.Lost.Load() != 1 {
+	if _, err := f.Withdraw(t.Context(), session.Token, phrase); err == nil || proxy.Lost.Load() != 1 {
 		t.Fatalf("it did not happen, but: %v", err)
 	}
 	if _, err := f.Me(t.Context(), session.Token); err != nil {
 		t.Errorf("still a member: %v", err)
 	}
 	proxy.LoseAnswer.Store("commit")
-	view, err := f.Withdraw(t.Context(), session.Token, password)
+	view, err := f.Withdraw(t.Context(), session.Token, phrase)
 	if err != nil || view.State != wire.Withdrawing || view.Username != nil || proxy.Lost.Load() != 2 {
 		t.Errorf("a commit that happened was not found: %+v %v", view, err)
 	}
@@ -243,14 +245,14 @@ func TestAmbiguousWithdrawal(t *testing.T) {
 func TestLeavingTwice(t *testing.T) {
 	f := open(t, storetest.Open(t), cheap)
 	f.signUp(t, "mina")
-	session, err := f.SignIn(t.Context(), "mina", password)
+	session, err := f.SignIn(t.Context(), "mina", phrase)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {
-			view, err := f.Withdraw(context.Background(), session.Token, password)
+			view, err := f.Withdraw(context.Background(), session.Token, phrase)
 			if err != nil && !errors.Is(err, account.ErrNoSession) || err == nil && view.State != wire.Withdrawing {
 				t.Errorf("%+v %v", view, err)
 			}

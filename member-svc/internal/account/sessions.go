@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"time"
 
 	"golang.org/x/text/unicode/norm"
@@ -92,7 +91,7 @@ func (s *Service) ChangePassword(ctx context.Context, token, old, changed string
 		err = s.changePassword(ctx, token, old, changed)
 	}
 	if errors.Is(err, store.ErrNotFound) {
-		err = fmt.Errorf("%w: the hash has changed twice", signup.ErrBusy)
+		err = errHashChanged
 	}
 	return err
 }
@@ -110,7 +109,7 @@ func (s *Service) changePassword(ctx context.Context, token, old, changed string
 	if a.Email != nil {
 		email = *a.Email
 	}
-	if problem := s.cfg.CheckPassword(changed, *a.UsernameKey, email); problem != "" {
+	if problem := s.cfg.Passwords.Check(changed, *a.UsernameKey, email); problem != "" {
 		return signup.InvalidField("/new_password", problem)
 	}
 	hash, err := s.hasher.Hash(ctx, changed)

@@ -13,12 +13,12 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
 )
 
-const changed = "a wholly new passphrase"
+const changed = "a wholly new phrase"
 
 // signIn opens a session and returns its token.
-func (f *fixture) signIn(t *testing.T, name, password string) string {
+func (f *fixture) signIn(t *testing.T, name, phrase string) string {
 	t.Helper()
-	session, err := f.SignIn(t.Context(), name, password)
+	session, err := f.SignIn(t.Context(), name, phrase)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,10 +29,10 @@ func TestPasswordIsChanged(t *testing.T) {
 	f := open(t, storetest.Open(t), cheap)
 	f.signUp(t, "mina")
 	f.signUp(t, "nora")
-	mine, other, noras := f.signIn(t, "mina", password), f.signIn(t, "mina", password), f.signIn(t, "nora", password)
+	mine, other, noras := f.signIn(t, "mina", phrase), f.signIn(t, "mina", phrase), f.signIn(t, "nora", phrase)
 	var invalid signup.Invalid
 	for _, easy := range []string{"short", "minaminaminamina", "passwordpassword"} {
-		err := f.ChangePassword(t.Context(), mine, password, easy)
+		err := f.ChangePassword(t.Context(), mine, phrase, easy)
 		if !errors.As(err, &invalid) || invalid.Fields[0].Pointer != "/new_password" {
 			t.Errorf("%q: %v", easy, err)
 		}
@@ -41,7 +41,7 @@ func TestPasswordIsChanged(t *testing.T) {
 		account.ErrCredentials) {
 		t.Errorf("with a wrong password: %v", err)
 	}
-	if err := f.ChangePassword(t.Context(), mine, password, changed); err != nil {
+	if err := f.ChangePassword(t.Context(), mine, phrase, changed); err != nil {
 		t.Fatal(err)
 	}
 	for token, want := range map[string]error{mine: nil, other: account.ErrNoSession, noras: nil} {
@@ -49,7 +49,7 @@ func TestPasswordIsChanged(t *testing.T) {
 			t.Errorf("a session afterwards: %v, want %v", err, want)
 		}
 	}
-	if _, err := f.SignIn(t.Context(), "mina", password); !errors.Is(err, account.ErrCredentials) {
+	if _, err := f.SignIn(t.Context(), "mina", phrase); !errors.Is(err, account.ErrCredentials) {
 		t.Errorf("the old password: %v", err)
 	}
 	f.signIn(t, "mina", changed)
@@ -65,12 +65,12 @@ func TestSignInsRaceThePasswordChange(t *testing.T) {
 	f := open(t, storetest.Open(t), cheap)
 	for range 20 {
 		f.signUp(t, "mina")
-		mine := f.signIn(t, "mina", password)
+		mine := f.signIn(t, "mina", phrase)
 		var wg sync.WaitGroup
 		for range 8 {
-			wg.Go(func() { _, _ = f.SignIn(context.Background(), "mina", password) })
+			wg.Go(func() { _, _ = f.SignIn(context.Background(), "mina", phrase) })
 		}
-		err := f.ChangePassword(t.Context(), mine, password, changed)
+		err := f.ChangePassword(t.Context(), mine, phrase, changed)
 		wg.Wait()
 		if err != nil {
 			t.Fatal(err)
@@ -90,9 +90,9 @@ func TestAmbiguousPasswordChange(t *testing.T) {
 	proxy := storetest.NewProxy(t, storetest.URL(t))
 	f := open(t, storetest.Connect(t, proxy.URL), cheap)
 	f.signUp(t, "mina")
-	mine, other := f.signIn(t, "mina", password), f.signIn(t, "mina", password)
+	mine, other := f.signIn(t, "mina", phrase), f.signIn(t, "mina", phrase)
 	proxy.LoseAnswer.Store("changePassword")
-	if err := f.ChangePassword(t.Context(), mine, password, changed); err != nil || proxy.Lost.Load() != 1 {
+	if err := f.ChangePassword(t.Context(), mine, phrase, changed); err != nil || proxy.Lost.Load() != 1 {
 		t.Fatalf("%v, %d answers lost", err, proxy.Lost.Load())
 	}
 	if _, err := f.Me(t.Context(), other); !errors.Is(err, account.ErrNoSession) {
@@ -105,7 +105,7 @@ func TestSessionsAreListedAndEnded(t *testing.T) {
 	f := open(t, storetest.Open(t), cheap)
 	f.signUp(t, "mina")
 	f.signUp(t, "nora")
-	first, second, noras := f.signIn(t, "mina", password), f.signIn(t, "mina", password), f.signIn(t, "nora", password)
+	first, second, noras := f.signIn(t, "mina", phrase), f.signIn(t, "mina", phrase), f.signIn(t, "nora", phrase)
 	list, err := f.Sessions(t.Context(), first)
 	if err != nil || len(list) != 2 || list[0].Current || !list[1].Current {
 		t.Fatalf("%+v %v", list, err)

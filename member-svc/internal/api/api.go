@@ -15,6 +15,7 @@ import (
 
 	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/member-svc/internal/account"
+	"github.com/signup-saga/signup-saga/member-svc/internal/password"
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
@@ -62,8 +63,8 @@ func problem(err error) *wire.Problem {
 		return service.NewProblem(http.StatusUnauthorized, "invalid_credentials", account.ErrCredentials.Error())
 	case errors.Is(err, account.ErrNoSession):
 		return service.NewProblem(http.StatusUnauthorized, "unauthorized", account.ErrNoSession.Error())
-	case errors.Is(err, signup.ErrBusy):
-		return later(service.NewProblem(http.StatusServiceUnavailable, "busy", signup.ErrBusy.Error()), time.Second)
+	case errors.Is(err, password.ErrBusy):
+		return later(service.NewProblem(http.StatusServiceUnavailable, "busy", password.ErrBusy.Error()), time.Second)
 	case errors.Is(err, store.ErrNotFound):
 		return errNoRoute
 	case errors.Is(err, store.ErrStale):

@@ -6,7 +6,7 @@ import (
 
 	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/member-svc/internal/challenge"
-	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
+	"github.com/signup-saga/signup-saga/member-svc/internal/password"
 	"github.com/signup-saga/signup-saga/service"
 )
 
@@ -19,15 +19,15 @@ type Challenges struct {
 	Pressure func() float64 // on the turns to hash; 0 for none
 }
 
-// caller adds the request's [signup.Caller] to its context, for the queue of hashes.
+// caller adds the request's [password.Caller] to its context, for the queue of hashes.
 func (a *API) caller(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c := signup.Caller{Address: service.ClientAddress(r)}
+		c := password.Caller{Address: service.ClientAddress(r)}
 		if payload := r.Header.Get(solutionHeader); payload != "" {
 			c.Solved = a.Challenges.Redeem(payload)
 			a.Metrics.challenge(map[bool]string{true: "accepted", false: "refused"}[c.Solved])
 		}
-		next.ServeHTTP(w, r.WithContext(signup.WithCaller(r.Context(), c)))
+		next.ServeHTTP(w, r.WithContext(password.WithCaller(r.Context(), c)))
 	})
 }
 
@@ -35,7 +35,7 @@ func (a *API) caller(next http.Handler) http.Handler {
 func (a *API) offer(h service.Handler) service.Handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		err := h(w, r)
-		if !errors.Is(err, signup.ErrBusy) {
+		if !errors.Is(err, password.ErrBusy) {
 			return err
 		}
 		p := problem(err)

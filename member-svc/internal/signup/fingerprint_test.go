@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/signup-saga/signup-saga/member-svc/internal/password"
 	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
@@ -95,11 +96,12 @@ func TestReplaysWaitForTheirTurn(t *testing.T) {
 	full := cheap
 	full.Concurrency, full.Wait = 0, time.Millisecond // no caller gets a turn
 	cfg := signup.Config{
-		Plans: []string{"free"}, PasswordMin: 15, Secret: []byte(strings.Repeat("s", 32)), DatabaseTimeout: time.Minute,
+		Plans: []string{"free"}, Passwords: password.Policy{MinLength: 15}, Secret: []byte(strings.Repeat("s", 32)),
+		DatabaseTimeout: time.Minute,
 	}
 	st := store.New(pool, storetest.Steps, storetest.Secret, func() {})
-	s := signup.New(cfg, st, signup.NewHasher(full), storetest.Steps)
-	if _, err := s.SignUp(context.Background(), request, "the-key"); !errors.Is(err, signup.ErrBusy) {
+	s := signup.New(cfg, st, password.NewHasher(full), storetest.Steps)
+	if _, err := s.SignUp(context.Background(), request, "the-key"); !errors.Is(err, password.ErrBusy) {
 		t.Errorf("%v, want busy", err)
 	}
 }

@@ -15,15 +15,15 @@ import (
 
 	"github.com/gofrs/uuid/v5"
 
+	"github.com/signup-saga/signup-saga/member-svc/internal/password"
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
 )
 
-// Errors of [Service.SignUp], besides [Invalid] and database errors.
+// Errors of [Service.SignUp], besides [Invalid], [password.ErrBusy] and database errors.
 var (
 	ErrTaken     = errors.New("the username is taken")
 	ErrKeyReused = errors.New("the idempotency key belongs to another request")
-	ErrBusy      = errors.New("too many passwords wait to be hashed")
 )
 
 // Request is the body of POST /v1/members.
@@ -37,7 +37,7 @@ type Request struct {
 // Config configures a [Service].
 type Config struct {
 	Plans           []string // open to everyone; the first one is the default
-	PasswordMin     int      // characters
+	Passwords       password.Policy
 	Unicode         bool     // allowed in usernames, besides ASCII
 	Reserved        Reserved // usernames that are refused
 	Secret          []byte   // HMAC key of request fingerprints
@@ -48,12 +48,12 @@ type Config struct {
 type Service struct {
 	cfg    Config
 	store  *store.Store
-	hasher *Hasher
+	hasher *password.Hasher
 	steps  saga.Steps
 }
 
 // New returns a service.
-func New(cfg Config, st *store.Store, hasher *Hasher, steps saga.Steps) *Service {
+func New(cfg Config, st *store.Store, hasher *password.Hasher, steps saga.Steps) *Service {
 	return &Service{cfg, st, hasher, steps}
 }
 

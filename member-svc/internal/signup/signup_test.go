@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/signup-saga/signup-saga/devstack/testenv"
+	"github.com/signup-saga/signup-saga/member-svc/internal/password"
 	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
@@ -20,7 +21,7 @@ import (
 
 func TestMain(m *testing.M) { testenv.Main(m) }
 
-var cheap = signup.HashConfig{Cost: signup.Cost{MemoryKiB: 8, Time: 1, Parallelism: 1}, Concurrency: 2,
+var cheap = password.HashConfig{Cost: password.Cost{MemoryKiB: 8, Time: 1, Parallelism: 1}, Concurrency: 2,
 	Wait: 5 * time.Second}
 
 const good = "correct horse battery"
@@ -30,9 +31,10 @@ func newService(pool *pgxpool.Pool) *signup.Service { return configured(pool, fa
 func configured(pool *pgxpool.Pool, unicode bool) *signup.Service {
 	st := store.New(pool, storetest.Steps, storetest.Secret, func() {})
 	return signup.New(signup.Config{
-		Plans: []string{"free", "plus"}, PasswordMin: 15, Unicode: unicode, Reserved: signup.ParseReserved("standard"),
+		Plans: []string{"free", "plus"}, Passwords: password.Policy{MinLength: 15},
+		Unicode: unicode, Reserved: signup.ParseReserved("standard"),
 		Secret: []byte(strings.Repeat("s", 32)), DatabaseTimeout: 2500 * time.Millisecond,
-	}, st, signup.NewHasher(cheap), storetest.Steps)
+	}, st, password.NewHasher(cheap), storetest.Steps)
 }
 
 func TestSignUpIsOneRoundTripBesideTheLookUp(t *testing.T) {

@@ -1,4 +1,4 @@
-package signup
+package password
 
 import (
 	"context"
@@ -13,11 +13,11 @@ import (
 )
 
 // line makes n callers wait for turns that take kib each, in this order, and reports each turn to came.
-func line(t *testing.T, turns *turns, u use, kib int64, n int, came chan<- use) {
+func line(t *testing.T, queue *hashQueue, u use, kib int64, n int, came chan<- use) {
 	t.Helper()
 	for range n {
 		go func() {
-			if err := turns.enter(context.Background(), u, kib); err != nil {
+			if err := queue.enter(context.Background(), u, kib); err != nil {
 				t.Error(err)
 			}
 			came <- u
@@ -29,17 +29,17 @@ func line(t *testing.T, turns *turns, u use, kib int64, n int, came chan<- use) 
 // However many callers wait for one use, every second turn belongs to the other.
 func TestSignupsAndLoginsShare(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		turns := newTurns(HashConfig{Concurrency: 1, Wait: time.Minute})
+		queue := newHashQueue(HashConfig{Concurrency: 1, Wait: time.Minute})
 		came := make(chan use, 100)
-		line(t, turns, forSignup, 0, 21, came) // the first caller gets a turn at once
-		line(t, turns, forLogin, 0, 5, came)
-		if n := turns.waiting(); n != 25 {
+		line(t, queue, forSignup, 0, 21, came) // the first caller gets a turn at once
+		line(t, queue, forLogin, 0, 5, came)
+		if n := queue.waiting(); n != 25 {
 			t.Fatalf("%d wait", n)
 		}
 		var order []use
 		for range 26 {
 			order = append(order, <-came)
-			turns.leave(0)
+			queue.leave(0)
 			synctest.Wait()
 		}
 		want := []use{forSignup}
@@ -56,11 +56,11 @@ func TestSignupsAndLoginsShare(t *testing.T) {
 // A full line of one use does not affect the other's line.
 func TestEachUseHasItsOwnLine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		turns := newTurns(HashConfig{Concurrency: 1, Wait: time.Minute})
+		queue := newHashQueue(HashConfig{Concurrency: 1, Wait: time.Minute})
 		refused := make(chan error, 1)
 		waits := func(u use) {
 			go func() {
-				if err := turns.enter(t.Context(), u, 0); err != nil {
+				if err := queue.enter(t.Context(), u, 0); err != nil {
 					refused <- err
 				}
 			}()
@@ -74,47 +74,47 @@ func TestEachUseHasItsOwnLine(t *testing.T) {
 		}
 		waits(forLogin)
 		for range 2 {
-			turns.leave(0)
+			queue.leave(0)
 			synctest.Wait()
 		}
-		if n := len(turns.lines[forLogin]); n != 0 {
+		if n := len(queue.lines[forLogin]); n != 0 {
 			t.Error("the login still waits")
 		}
 		for range waitersPerTurn {
-			turns.leave(0)
+			queue.leave(0)
 		}
 	})
 }
 
-// queue is a line with one turn at a time. Callers have names.
-type queue struct {
+// oneTurn is a queue with one turn at a time. Callers have names.
+type oneTurn struct {
 	t       *testing.T
-	turns   *turns
+	queue   *hashQueue
 	came    chan string // callers that got a turn
 	refused chan string // callers that were refused at once
 }
 
-func newQueue(t *testing.T, took time.Duration) *queue {
-	turns := newTurns(HashConfig{Concurrency: 1, Wait: 2 * time.Second})
-	q := &queue{t, turns, make(chan string, 1000), make(chan string, 1000)}
+func newOneTurn(t *testing.T, took time.Duration) *oneTurn {
+	queue := newHashQueue(HashConfig{Concurrency: 1, Wait: 2 * time.Second})
+	q := &oneTurn{t, queue, make(chan string, 1000), make(chan string, 1000)}
 	if took > 0 {
-		q.turns.measured(took)
+		q.queue.measured(took)
 	}
-	if err := q.turns.enter(t.Context(), forLogin, 0); err != nil { // someone has the turn
+	if err := q.queue.enter(t.Context(), forLogin, 0); err != nil { // someone has the turn
 		t.Fatal(err)
 	}
 	return q
 }
 
-func (q *queue) wait(name, address string) {
+func (q *oneTurn) wait(name, address string) {
 	q.waitAs(name, Caller{Address: netip.MustParseAddr(address)})
 }
 
-func (q *queue) waitAs(name string, caller Caller) {
+func (q *oneTurn) waitAs(name string, caller Caller) {
 	ctx := WithCaller(q.t.Context(), caller)
 	go func() {
 		came := q.came
-		if q.turns.enter(ctx, forLogin, 0) != nil {
+		if q.queue.enter(ctx, forLogin, 0) != nil {
 			came = q.refused
 		}
 		came <- name
@@ -123,8 +123,8 @@ func (q *queue) waitAs(name string, caller Caller) {
 }
 
 // turn ends a turn and returns who has the next one.
-func (q *queue) turn() string {
-	q.turns.leave(0)
+func (q *oneTurn) turn() string {
+	q.queue.leave(0)
 	synctest.Wait()
 	select {
 	case name := <-q.came:
@@ -134,7 +134,7 @@ func (q *queue) turn() string {
 	}
 }
 
-func (q *queue) order() string {
+func (q *oneTurn) order() string {
 	var order []string
 	for name := q.turn(); name != "nobody"; name = q.turn() {
 		order = append(order, name)
@@ -162,7 +162,7 @@ func TestTurnsAreFair(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				q := newQueue(t, 0)
+				q := newOneTurn(t, 0)
 				for i, w := range c.wait {
 					if w[1] == "" {
 						w[1] = fmt.Sprint("192.0.2.", i+1)
@@ -181,7 +181,7 @@ func TestTurnsAreFair(t *testing.T) {
 // oldest is refused at once.
 func TestALongLineServesTheNewest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q, began := newQueue(t, 200*time.Millisecond), time.Now()
+		q, began := newOneTurn(t, 200*time.Millisecond), time.Now()
 		for i := range 12 {
 			q.wait(string(rune('a'+i)), fmt.Sprintf("192.0.%d.1", i))
 		}
@@ -197,7 +197,7 @@ func TestALongLineServesTheNewest(t *testing.T) {
 // When a line is full, the caller who asks all the time is refused, and no one else.
 func TestAFullLineRefusesWhoAskedMost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := newQueue(t, 200*time.Millisecond)
+		q := newOneTurn(t, 200*time.Millisecond)
 		q.wait("b", "198.51.100.1")
 		for range 40 {
 			q.wait("a", "192.0.2.1")
@@ -216,25 +216,25 @@ func TestAFullLineRefusesWhoAskedMost(t *testing.T) {
 
 func TestTurnsKeepToTheBudgetOfMemory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		turns := newTurns(HashConfig{Concurrency: 4, BudgetKiB: 100, Wait: time.Second})
+		queue := newHashQueue(HashConfig{Concurrency: 4, BudgetKiB: 100, Wait: time.Second})
 		came := make(chan use, 100)
-		line(t, turns, forLogin, 60, 2, came)
-		line(t, turns, forLogin, 10, 1, came)
-		if n := len(came); n != 1 || turns.kib != 40 {
-			t.Fatalf("%d have turns, %d KiB are free; the second one needs more, and the third one may not overtake it",
-				n, turns.kib)
+		line(t, queue, forLogin, 60, 2, came)
+		line(t, queue, forLogin, 10, 1, came)
+		if n := len(came); n != 1 || queue.kib != 40 {
+			t.Fatalf("%d have queue, %d KiB are free; the second one needs more, and the third one may not overtake it",
+				n, queue.kib)
 		}
-		turns.leave(60)
+		queue.leave(60)
 		synctest.Wait()
-		if n := len(came); n != 3 || turns.kib != 30 {
-			t.Errorf("%d have turns, %d KiB are free", n, turns.kib)
+		if n := len(came); n != 3 || queue.kib != 30 {
+			t.Errorf("%d have queue, %d KiB are free", n, queue.kib)
 		}
 		// A caller who gives up makes room for those behind who need less.
 		giveUp, cancel := context.WithCancel(t.Context())
 		result := make(chan error, 1)
-		go func() { result <- turns.enter(giveUp, forSignup, 50) }()
+		go func() { result <- queue.enter(giveUp, forSignup, 50) }()
 		synctest.Wait()
-		line(t, turns, forSignup, 20, 1, came)
+		line(t, queue, forSignup, 20, 1, came)
 		if n := len(came); n != 3 {
 			t.Errorf("%d have turns before one gives up", n)
 		}
@@ -243,8 +243,8 @@ func TestTurnsKeepToTheBudgetOfMemory(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 		synctest.Wait()
-		if n := len(came); n != 4 || turns.kib != 10 || turns.free != 1 {
-			t.Errorf("%d have turns, %d KiB and %d turns are free", n, turns.kib, turns.free)
+		if n := len(came); n != 4 || queue.kib != 10 || queue.free != 1 {
+			t.Errorf("%d have queue, %d KiB and %d turns are free", n, queue.kib, queue.free)
 		}
 	})
 }
@@ -253,13 +253,13 @@ func TestTurnsKeepToTheBudgetOfMemory(t *testing.T) {
 func TestDearHash(t *testing.T) {
 	h := NewHasher(HashConfig{Cost: Cost{8, 1, 1}, Concurrency: 4, BudgetKiB: 32, Wait: time.Minute})
 	leave, err := h.enter(t.Context(), forLogin, Cost{1 << 20, 1, 1})
-	if err != nil || h.turns.kib != 0 || h.turns.free != 3 {
-		t.Fatalf("%d KiB and %d turns are free, %v", h.turns.kib, h.turns.free, err)
+	if err != nil || h.queue.kib != 0 || h.queue.free != 3 {
+		t.Fatalf("%d KiB and %d turns are free, %v", h.queue.kib, h.queue.free, err)
 	}
 	leave()
 	leave, err = h.enter(t.Context(), forLogin, Cost{4, 1, 1}) // the turn may also make a new hash of 8 KiB
-	if err != nil || h.turns.kib != 24 {
-		t.Errorf("%d KiB are free, %v", h.turns.kib, err)
+	if err != nil || h.queue.kib != 24 {
+		t.Errorf("%d KiB are free, %v", h.queue.kib, err)
 	}
 	leave()
 }
@@ -267,12 +267,12 @@ func TestDearHash(t *testing.T) {
 // Callers with a solved challenge come first. The others keep every fourth turn and a fourth of a full line.
 func TestSolvedChallengesComeFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := newQueue(t, 125*time.Millisecond) // 16 turns fit into the wait
-		q.turns.given[forLogin] = 1
+		q := newOneTurn(t, 125*time.Millisecond) // 16 turns fit into the wait
+		q.queue.given[forLogin] = 1
 		for i := range 10 {
 			q.wait("u", fmt.Sprintf("192.0.%d.1", i))
 		}
-		if q.turns.pressure() != 0 {
+		if q.queue.pressure() != 0 {
 			t.Error("there is pressure while nobody is refused")
 		}
 		for i := range 12 {
@@ -283,7 +283,7 @@ func TestSolvedChallengesComeFirst(t *testing.T) {
 				t.Errorf("%s is refused", name)
 			}
 		}
-		if q.turns.pressure() == 0 {
+		if q.queue.pressure() == 0 {
 			t.Error("there is no pressure while callers are refused")
 		}
 		q.waitAs("s", Caller{Solved: true})
@@ -294,7 +294,7 @@ func TestSolvedChallengesComeFirst(t *testing.T) {
 			t.Error(got)
 		}
 		<-time.After(time.Minute)
-		if p := q.turns.pressure(); p != 0 {
+		if p := q.queue.pressure(); p != 0 {
 			t.Errorf("pressure %f after a minute", p)
 		}
 	})

@@ -1,4 +1,4 @@
-package signup
+package password
 
 import (
 	"cmp"
@@ -13,6 +13,9 @@ import (
 
 	"golang.org/x/crypto/argon2"
 )
+
+// ErrBusy means that a turn to hash did not come in time.
+var ErrBusy = errors.New("too many passwords wait to be hashed")
 
 // ErrNoPepper means that a password cannot be checked, because this process lacks the pepper of its hash.
 var ErrNoPepper = errors.New("the pepper of a stored password hash is missing")
@@ -37,20 +40,20 @@ type HashConfig struct {
 type Hasher struct {
 	cfg   HashConfig
 	decoy string // a hash that no password has
-	turns *turns
+	queue *hashQueue
 }
 
 // NewHasher returns a hasher.
 func NewHasher(cfg HashConfig) *Hasher {
 	return &Hasher{cfg: cfg, decoy: phc{cfg.Cost, cfg.Peppers.newest, random(16), random(32)}.String(),
-		turns: newTurns(cfg)}
+		queue: newHashQueue(cfg)}
 }
 
 // Waiting returns how many callers wait for their turn.
-func (h *Hasher) Waiting() int64 { return h.turns.waiting() }
+func (h *Hasher) Waiting() int64 { return h.queue.waiting() }
 
 // Pressure returns how many callers were refused recently for each one that had a turn.
-func (h *Hasher) Pressure() float64 { return h.turns.pressure() }
+func (h *Hasher) Pressure() float64 { return h.queue.pressure() }
 
 // Hash returns the argon2id hash as a PHC string, or [ErrBusy] if its turn does not come in time. Hashing
 // cannot be interrupted: a turn ends when the hash is done, even if the client has left.
@@ -112,11 +115,11 @@ func (h *Hasher) catchUp(done Cost) {
 // enter waits for a turn with the memory for a hash of cost c and, after it, for a new one.
 func (h *Hasher) enter(ctx context.Context, u use, c Cost) (leave func(), err error) {
 	kib := min(int64(max(c.MemoryKiB, h.cfg.MemoryKiB)), h.cfg.BudgetKiB)
-	err = h.turns.enter(ctx, u, kib)
+	err = h.queue.enter(ctx, u, kib)
 	began := time.Now()
 	return func() {
-		h.turns.measured(time.Since(began))
-		h.turns.leave(kib)
+		h.queue.measured(time.Since(began))
+		h.queue.leave(kib)
 	}, err
 }
 

@@ -1,6 +1,50 @@
 package signup
 
-import "testing"
+import (
+	"strings"
+	"testing"
+	"unicode/utf8"
+)
+
+func TestUsernameKey(t *testing.T) {
+	for name, want := range map[string]string{
+		"mina": "mina", "MINA": "mina", "m.i-n_a+1@x": "m.i-n_a+1@x",
+		"Ｍｉｎａ":   "mina",                             // fullwidth
+		"MÜLLER": "müller", "mu\u0308ller": "müller", // composed and decomposed
+		"Βίος": "βίος", "ΒΊΟΣ": "βίοσ", // lower-casing ignores words, so these differ
+		"ДАША": "даша", "даша": "даша", "раура": "раура", // Cyrillic; the last one looks like paypa
+		"عمر": "عمر", "שרה": "שרה", "李小龍": "李小龍",
+		"mi na": "", "mi\tna": "", "mi\x00na": "", "mi\u200bna": "", "mi\u00a0na": "", "ℌermann": "", "mina😀": "",
+		"mi\u2028na": "",
+		"עabc":       "", "abcע": "", // both directions in one name
+		"mi\xffna": "",
+	} {
+		key, err := UsernameKey(name)
+		if key != want || (err == nil) != (want != "") {
+			t.Errorf("%q: %q, %v; want %q", name, key, err, want)
+		}
+	}
+}
+
+// The key of a key is itself. Otherwise two members could have one name.
+func FuzzUsernameKey(f *testing.F) {
+	for _, name := range []string{"Mina", "ΒΊΟΣ", "ｍｉｎａ", "İstanbul", "ß", "mu\u0308ller", "עמר", "ﬁna", "Ǆ", "\u1e9e",
+		"ϒ\u0301", "ﾊﾞ", "\u0345a"} {
+		f.Add(name)
+	}
+	f.Fuzz(func(t *testing.T, name string) {
+		key, err := UsernameKey(name)
+		if err != nil {
+			return
+		}
+		if again, err := UsernameKey(key); err != nil || again != key {
+			t.Errorf("%q: the key of %q is %q, %v", name, key, again, err)
+		}
+		if !utf8.ValidString(key) || strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
+			t.Errorf("%q: %q", name, key)
+		}
+	})
+}
 
 func TestReservedNames(t *testing.T) {
 	standard := ParseReserved("standard")

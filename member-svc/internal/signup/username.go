@@ -5,8 +5,16 @@ import (
 	"strings"
 	"unicode"
 
+	"golang.org/x/text/secure/precis"
 	"golang.org/x/text/unicode/norm"
 )
+
+// UsernameKey returns the unique form of a username: the PRECIS profile UsernameCaseMapped (RFC 8265), which
+// maps case and width and normalises. The key of a key is itself. Names that merely look alike have different
+// keys.
+func UsernameKey(username string) (string, error) {
+	return precis.UsernameCaseMapped.String(username)
+}
 
 // Reserved is a set of usernames that nobody may take, because people would believe that they speak for the
 // service. Names that look alike count as equal, see fold.

@@ -1,4 +1,4 @@
-package signup
+package password
 
 import (
 	"context"
@@ -49,7 +49,7 @@ func WithCaller(ctx context.Context, c Caller) context.Context {
 	return context.WithValue(ctx, callerKey{}, c)
 }
 
-// turns limits how many hash at a time, and their memory. Each use has its own line. One use may take
+// hashQueue limits how many hash at a time, and their memory. Each use has its own line. One use may take
 // everything while the other line is empty; when both wait, they alternate, so that each gets at least half.
 // Safe for concurrent use.
 //
@@ -59,7 +59,7 @@ func WithCaller(ctx context.Context, c Caller) context.Context {
 // longest waiter comes first. When the line is more than half full, the newest comes first instead: under a
 // load that cannot be met, some callers get their turn at once, rather than all of them late. A line is full
 // when more waiters could not have their turns in time; then the last one in this order is refused at once.
-type turns struct {
+type hashQueue struct {
 	wait        time.Duration // maximum time in line
 	concurrency int
 	asked       *service.Limiter // counts the turns that each network asked for
@@ -84,34 +84,34 @@ type waiter struct {
 	turn   chan error // receives nil when the turn comes, or ErrBusy
 }
 
-func newTurns(cfg HashConfig) *turns {
-	return &turns{
+func newHashQueue(cfg HashConfig) *hashQueue {
+	return &hashQueue{
 		wait: cfg.Wait, concurrency: cfg.Concurrency, asked: service.NewLimiter(remembered, forgotten),
 		free: cfg.Concurrency, kib: cfg.BudgetKiB,
 	}
 }
 
 // waiting returns how many callers wait in both lines.
-func (t *turns) waiting() int64 {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return int64(len(t.lines[forSignup]) + len(t.lines[forLogin]))
+func (q *hashQueue) waiting() int64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return int64(len(q.lines[forSignup]) + len(q.lines[forLogin]))
 }
 
 // enter waits for a turn with kib of memory. The error is [ErrBusy] if the turn does not come in time. After
 // enter returned nil, the caller must call leave with the same kib.
-func (t *turns) enter(ctx context.Context, u use, kib int64) error {
+func (q *hashQueue) enter(ctx context.Context, u use, kib int64) error {
 	caller, _ := ctx.Value(callerKey{}).(Caller)
 	// Ranks are powers of two, so that one more attempt seldom changes a caller's rank.
 	w := &waiter{
-		kib: kib, solved: caller.Solved, rank: bits.Len(uint(t.asked.Spend(caller.Address))), turn: make(chan error, 1),
+		kib: kib, solved: caller.Solved, rank: bits.Len(uint(q.asked.Spend(caller.Address))), turn: make(chan error, 1),
 	}
-	t.mu.Lock()
-	t.lines[u] = append(t.lines[u], w)
-	t.admit()
-	t.refuse(u)
-	t.mu.Unlock()
-	timer := time.NewTimer(t.wait)
+	q.mu.Lock()
+	q.lines[u] = append(q.lines[u], w)
+	q.admit()
+	q.refuse(u)
+	q.mu.Unlock()
+	timer := time.NewTimer(q.wait)
 	defer timer.Stop()
 	var err error
 	select {
@@ -122,62 +122,62 @@ func (t *turns) enter(ctx context.Context, u use, kib int64) error {
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	i := slices.Index(t.lines[u], w)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	i := slices.Index(q.lines[u], w)
 	if i < 0 {
 		return <-w.turn // the turn came meanwhile
 	}
-	t.lines[u] = slices.Delete(t.lines[u], i, i+1)
+	q.lines[u] = slices.Delete(q.lines[u], i, i+1)
 	if errors.Is(err, ErrBusy) {
-		t.count(1, 0)
+		q.count(1, 0)
 	}
-	t.admit() // it may have blocked others that need less memory
+	q.admit() // it may have blocked others that need less memory
 	return err
 }
 
-func (t *turns) leave(kib int64) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.free++
-	t.kib += kib
-	t.admit()
+func (q *hashQueue) leave(kib int64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.free++
+	q.kib += kib
+	q.admit()
 }
 
 // measured updates the average duration of a turn.
-func (t *turns) measured(took time.Duration) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.took == 0 {
-		t.took = took
+func (q *hashQueue) measured(took time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.took == 0 {
+		q.took = took
 	}
-	t.took += (took - t.took) / 16
+	q.took += (took - q.took) / 16
 }
 
 // count adds to the recent callers, after decaying the counts.
-func (t *turns) count(refused, served float64) {
+func (q *hashQueue) count(refused, served float64) {
 	now := time.Now()
-	kept := math.Exp2(-float64(now.Sub(t.counted)) / float64(pressureTime))
-	t.refused, t.served, t.counted = t.refused*kept+refused, t.served*kept+served, now
+	kept := math.Exp2(-float64(now.Sub(q.counted)) / float64(pressureTime))
+	q.refused, q.served, q.counted = q.refused*kept+refused, q.served*kept+served, now
 }
 
 // pressure returns how many callers were refused recently for each one that had a turn; 0 while almost none is.
-func (t *turns) pressure() float64 {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.count(0, 0)
-	if t.refused < 0.5 {
+func (q *hashQueue) pressure() float64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.count(0, 0)
+	if q.refused < 0.5 {
 		return 0
 	}
-	return t.refused / max(1, t.served)
+	return q.refused / max(1, q.served)
 }
 
 // most returns how many waiters of a line can have their turns in time.
-func (t *turns) most(u use) int {
-	most := waitersPerTurn * t.concurrency
-	if t.took > 0 {
-		inTime := int(t.wait / t.took * time.Duration(t.concurrency))
-		if len(t.lines[1-u]) > 0 { // the other line has half of the turns
+func (q *hashQueue) most(u use) int {
+	most := waitersPerTurn * q.concurrency
+	if q.took > 0 {
+		inTime := int(q.wait / q.took * time.Duration(q.concurrency))
+		if len(q.lines[1-u]) > 0 { // the other line has half of the turns
 			inTime /= 2
 		}
 		most = max(1, min(most, inTime))
@@ -186,33 +186,33 @@ func (t *turns) most(u use) int {
 }
 
 // refuse shortens a line that is too long. It refuses the last waiter of the group that exceeds its share.
-func (t *turns) refuse(u use) {
-	for most := t.most(u); len(t.lines[u]) > most; {
+func (q *hashQueue) refuse(u use) {
+	for most := q.most(u); len(q.lines[u]) > most; {
 		unsolved := 0
-		for _, w := range t.lines[u] {
+		for _, w := range q.lines[u] {
 			if !w.solved {
 				unsolved++
 			}
 		}
-		solved := unsolved <= max(1, most/unsolvedShare) && unsolved < len(t.lines[u])
+		solved := unsolved <= max(1, most/unsolvedShare) && unsolved < len(q.lines[u])
 		last := -1 // the oldest of the highest rank
-		for i, w := range t.lines[u] {
-			if w.solved == solved && (last < 0 || w.rank > t.lines[u][last].rank) {
+		for i, w := range q.lines[u] {
+			if w.solved == solved && (last < 0 || w.rank > q.lines[u][last].rank) {
 				last = i
 			}
 		}
-		t.lines[u][last].turn <- ErrBusy
-		t.lines[u] = slices.Delete(t.lines[u], last, last+1)
-		t.count(1, 0)
+		q.lines[u][last].turn <- ErrBusy
+		q.lines[u] = slices.Delete(q.lines[u], last, last+1)
+		q.count(1, 0)
 	}
 }
 
 // first returns the index of the waiter that has the next turn: the oldest of the lowest rank or, in a long
 // line, the newest of that rank.
-func (t *turns) first(u use) int {
-	line, first := t.lines[u], 0
-	long := len(line) > t.most(u)/2
-	preferSolved := t.given[u]%unsolvedShare != 0
+func (q *hashQueue) first(u use) int {
+	line, first := q.lines[u], 0
+	long := len(line) > q.most(u)/2
+	preferSolved := q.given[u]%unsolvedShare != 0
 	for i, w := range line {
 		best := line[first]
 		switch {
@@ -229,26 +229,26 @@ func (t *turns) first(u use) int {
 
 // admit gives turns to those who come first. While the first waiter of the next line waits for memory, nobody
 // else has a turn: otherwise a waiter that needs much memory would never get it.
-func (t *turns) admit() {
-	for t.free > 0 {
-		u := t.next
-		if len(t.lines[u]) == 0 {
+func (q *hashQueue) admit() {
+	for q.free > 0 {
+		u := q.next
+		if len(q.lines[u]) == 0 {
 			u = (u + 1) % uses
 		}
-		if len(t.lines[u]) == 0 {
+		if len(q.lines[u]) == 0 {
 			return
 		}
-		i := t.first(u)
-		w := t.lines[u][i]
-		if w.kib > t.kib {
+		i := q.first(u)
+		w := q.lines[u][i]
+		if w.kib > q.kib {
 			return
 		}
-		t.free--
-		t.kib -= w.kib
-		t.given[u]++
-		t.count(0, 1)
+		q.free--
+		q.kib -= w.kib
+		q.given[u]++
+		q.count(0, 1)
 		w.turn <- nil
-		t.lines[u] = slices.Delete(t.lines[u], i, i+1)
-		t.next = (u + 1) % uses
+		q.lines[u] = slices.Delete(q.lines[u], i, i+1)
+		q.next = (u + 1) % uses
 	}
 }

@@ -1,4 +1,4 @@
-package signup
+package password
 
 import (
 	"context"
@@ -154,7 +154,7 @@ func TestParsePeppers(t *testing.T) {
 func TestHashQueueIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := NewHasher(HashConfig{Cost: Cost{8, 1, 1}, Concurrency: 1, Wait: 2 * time.Second})
-		if err := h.turns.enter(t.Context(), forSignup, 0); err != nil { // a hash that never ends
+		if err := h.queue.enter(t.Context(), forSignup, 0); err != nil { // a hash that never ends
 			t.Fatal(err)
 		}
 		results := make(chan error, waitersPerTurn)
@@ -183,9 +183,9 @@ func TestHashQueueIsBounded(t *testing.T) {
 		if _, err := h.Hash(left, "x"); !errors.Is(err, context.Canceled) {
 			t.Errorf("a client that left: %v", err)
 		}
-		h.turns.leave(0)
-		if _, err := h.Hash(left, "x"); err != nil || h.turns.free != 1 {
-			t.Errorf("a client that left when its turn had come: %v, %d turns are free", err, h.turns.free)
+		h.queue.leave(0)
+		if _, err := h.Hash(left, "x"); err != nil || h.queue.free != 1 {
+			t.Errorf("a client that left when its turn had come: %v, %d turns are free", err, h.queue.free)
 		}
 	})
 }

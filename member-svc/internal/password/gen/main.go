@@ -1,4 +1,4 @@
-// Command gen packs the list of common passwords in an npm package for package signup.
+// Command gen packs the list of common passwords in an npm package for package password.
 package main
 
 import (
@@ -12,7 +12,7 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
+	"github.com/signup-saga/signup-saga/member-svc/internal/password"
 )
 
 const (
@@ -43,7 +43,7 @@ func run(args []string) error {
 	if err != nil {
 		return fmt.Errorf("%s in %s: %w", list, args[0], err)
 	}
-	return os.WriteFile(args[1], signup.PackPublished(passwords), 0o600)
+	return os.WriteFile(args[1], password.PackPublished(passwords), 0o600)
 }
 
 func read(packed []byte) (passwords []string, err error) {
