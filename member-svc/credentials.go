@@ -23,7 +23,6 @@ type CredentialsConfig struct {
 	Peppers         service.Secret `env:"PASSWORD_PEPPERS" help:"keys of hashes, see docs/passwords.md"`
 	HashMemoryKiB   uint32         `env:"HASH_MEMORY_KIB" envDefault:"7168" help:"argon2id memory per hash"`
 	HashTime        uint32         `env:"HASH_TIME" envDefault:"5" help:"argon2id passes"`
-	HashParallelism uint8          `env:"HASH_PARALLELISM" envDefault:"1" help:"argon2id lanes"`
 	HashConcurrency int            `env:"HASH_CONCURRENCY" envDefault:"0" help:"hashes at a time; 0 means one per core, if the budget allows it"`
 	HashBudgetMiB   uint32         `env:"HASH_MEMORY_BUDGET_MIB" envDefault:"64" help:"memory of all hashes at a time"`
 	HashQueueWait   time.Duration  `env:"HASH_QUEUE_WAIT" envDefault:"2s" help:"for a turn to hash, before 503 busy"`
@@ -38,8 +37,7 @@ func (c CredentialsConfig) problems() (errs []error) {
 	require(c.Usernames == "ascii" || c.Usernames == "unicode", "USERNAMES: must be ascii or unicode")
 	require(c.PasswordMin > 0 && c.PasswordMin <= password.MaxLength,
 		fmt.Sprintf("PASSWORD_MIN: must be 1 to %d", password.MaxLength))
-	require(c.HashMemoryKiB >= 8*uint32(c.HashParallelism) && c.HashTime > 0 && c.HashParallelism > 0,
-		"HASH_MEMORY_KIB, HASH_TIME, HASH_PARALLELISM: must be positive, with at least 8 KiB of memory per lane")
+	require(c.HashMemoryKiB >= 8 && c.HashTime > 0, "HASH_MEMORY_KIB, HASH_TIME: must be at least 8 and 1")
 	require(c.HashConcurrency >= 0 && c.HashQueueWait > 0, "HASH_CONCURRENCY, HASH_QUEUE_WAIT: must not be negative")
 	require(int64(c.HashMemoryKiB)*int64(max(c.HashConcurrency, 1)) <= c.budgetKiB(),
 		"HASH_MEMORY_BUDGET_MIB: must hold HASH_CONCURRENCY hashes of HASH_MEMORY_KIB each, or one")
@@ -58,7 +56,7 @@ func (c CredentialsConfig) hasher() (*password.Hasher, error) {
 		concurrency = int(min(int64(runtime.GOMAXPROCS(0)), c.budgetKiB()/int64(c.HashMemoryKiB)))
 	}
 	return password.NewHasher(password.HashConfig{
-		Cost:        password.Cost{MemoryKiB: c.HashMemoryKiB, Time: c.HashTime, Parallelism: c.HashParallelism},
+		Cost:        password.Cost{MemoryKiB: c.HashMemoryKiB, Time: c.HashTime, Parallelism: 1},
 		Concurrency: concurrency, BudgetKiB: c.budgetKiB(), Wait: c.HashQueueWait, Peppers: peppers,
 	}), err
 }

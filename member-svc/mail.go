@@ -19,8 +19,6 @@ type MailConfig struct {
 	MailHelo string `env:"MAIL_HELO" help:"name for EHLO; by default the host's full name, else its address"`
 	MailTLS  string `env:"MAIL_TLS" envDefault:"opportunistic" help:"opportunistic, required, implicit or off"`
 
-	MailMaxAttempts int `env:"MAIL_MAX_ATTEMPTS" envDefault:"20" help:"times that the mail server may put a mail off"`
-
 	MailMaxAge time.Duration `env:"MAIL_MAX_AGE" envDefault:"24h" help:"after which an unsent mail is dropped"`
 
 	SMTPCAFile   string `env:"SMTP_CA_FILE" help:"authorities of the mail server, PEM; by default the system's"`
@@ -50,7 +48,7 @@ func (c MailConfig) problems() (errs []error) {
 	require((c.SMTPCertFile == "") == (c.SMTPKeyFile == ""), "SMTP_CERT_FILE, SMTP_KEY_FILE: one needs the other")
 	known := (c.SMTPUsername == "") == (c.SMTPPassword.Reveal() == "")
 	require(known, "SMTP_USERNAME, SMTP_PASSWORD: one needs the other")
-	require(c.MailMaxAttempts > 0 && c.MailMaxAge > 0, "MAIL_MAX_ATTEMPTS, MAIL_MAX_AGE: must be positive")
+	require(c.MailMaxAge > 0, "MAIL_MAX_AGE: must be positive")
 	return errs
 }
 

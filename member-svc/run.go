@@ -229,7 +229,7 @@ func addWorkers(p *service.Process, cfg Config, pool *pgxpool.Pool, nc *service.
 ) error {
 	mailer, err := welcome.New(welcome.Config{
 		Server: cfg.server(), From: cfg.MailFrom, Secret: []byte(cfg.IdempotencySecret.Reveal()),
-		MaxAttempts: cfg.MailMaxAttempts, MaxAge: cfg.MailMaxAge, Observe: metrics.Mail, Log: p.Log,
+		MaxAttempts: deliveryAttempts, MaxAge: cfg.MailMaxAge, Observe: metrics.Mail, Log: p.Log,
 	}, pool)
 	if err != nil {
 		return err

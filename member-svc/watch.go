@@ -40,25 +40,25 @@ func (c ReconcileConfig) problems() []error {
 func (c ReconcileConfig) reconciler(
 	pool *pgxpool.Pool, steps saga.Steps, wake func(), log *slog.Logger,
 ) *reconcile.Reconciler {
-	cfg := reconcile.Config{MinAge: c.ReconcileMinAge, MaxRepairs: c.ReconcileMaxRepairs, Wake: wake, Log: log}
+	cfg := reconcile.Config{MinAge: c.ReconcileMinAge, MaxRepairs: service.ReconcileMaxRepairs, Wake: wake, Log: log}
 	return reconcile.New(cfg, pool, steps, reconcile.NewStorages(c.StorageURL.Reveal(), c.StorageToken.Reveal()))
 }
 
+const (
+	deliveryAttempts = 20             // of one mail, and of one notice
+	webhookMaxAge    = 24 * time.Hour // after which an unsent notice is dropped
+)
+
 // StuckConfig configures the notices of stuck signups.
 type StuckConfig struct {
-	StuckAfter         time.Duration  `env:"STUCK_AFTER" envDefault:"15m" help:"after which an unanswered signup is told of with signup.stuck"`
-	WebhookURL         service.Secret `env:"STUCK_WEBHOOK_URL" help:"receives each signup.stuck; without it nothing is sent"`
-	WebhookSecret      service.Secret `env:"STUCK_WEBHOOK_SECRET" help:"signs them as standardwebhooks.com says: whsec_ and 24 to 64 bytes in base64"`
-	WebhookMaxAttempts int            `env:"STUCK_WEBHOOK_MAX_ATTEMPTS" envDefault:"20" help:"posts of one signup.stuck"`
-	WebhookMaxAge      time.Duration  `env:"STUCK_WEBHOOK_MAX_AGE" envDefault:"24h" help:"after which an unsent signup.stuck is dropped"`
+	StuckAfter    time.Duration  `env:"STUCK_AFTER" envDefault:"15m" help:"after which an unanswered signup is told of with signup.stuck"`
+	WebhookURL    service.Secret `env:"STUCK_WEBHOOK_URL" help:"receives each signup.stuck; without it nothing is sent"`
+	WebhookSecret service.Secret `env:"STUCK_WEBHOOK_SECRET" help:"signs them as standardwebhooks.com says: whsec_ and 24 to 64 bytes in base64"`
 }
 
 func (c StuckConfig) problems() (errs []error) {
 	if c.StuckAfter <= 0 {
 		errs = append(errs, errors.New("STUCK_AFTER: must be positive"))
-	}
-	if c.WebhookMaxAttempts < 1 || c.WebhookMaxAge <= 0 {
-		errs = append(errs, errors.New("STUCK_WEBHOOK_MAX_ATTEMPTS, STUCK_WEBHOOK_MAX_AGE: must be positive"))
 	}
 	if u := c.WebhookURL.Reveal(); u != "" {
 		if err := stuck.CheckURL(u); err != nil {
@@ -126,7 +126,7 @@ func addWatchers(
 		}
 		webhook, err := stuck.NewWebhook(stuck.WebhookConfig{
 			URL: cfg.WebhookURL.Reveal(), Secret: cfg.WebhookSecret.Reveal(), Log: log,
-			MaxAttempts: cfg.WebhookMaxAttempts, MaxAge: cfg.WebhookMaxAge,
+			MaxAttempts: deliveryAttempts, MaxAge: webhookMaxAge,
 			Observe: func(result string, n int) { posts.WithLabelValues(result).Add(float64(n)) },
 		}, pool)
 		if err != nil {

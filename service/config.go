@@ -28,7 +28,7 @@ type Common struct {
 	DatabaseTimeout time.Duration `env:"DATABASE_TIMEOUT" envDefault:"2500ms" help:"for the database work of one request"`
 	LogFormat       string        `env:"LOG_FORMAT" envDefault:"text" help:"text or json"`
 	LogLevel        string        `env:"LOG_LEVEL" envDefault:"info" help:"debug, info, warn or error"`
-	FaultsAllowed   string        `env:"FAULTS" envDefault:"off" help:"on allows FAULT; for tests only"`
+	FaultsAllowed   string        `env:"FAULTS" envDefault:"off" help:"on allows FAULT, and serves /v1/faults of storage-svc; for tests and demonstrations only"`
 	Fault           string        `env:"FAULT" help:"point[:nth] at which the process kills itself, see docs/testing.md"`
 }
 

@@ -5,11 +5,13 @@ import (
 	"time"
 )
 
-// Reconciliation configures when and how much a service reconciles. Services that reconcile embed it.
+// ReconcileMaxRepairs is how many disagreements one reconciliation acts on, at most.
+const ReconcileMaxRepairs = 1000
+
+// Reconciliation configures when a service reconciles. Services that reconcile embed it.
 type Reconciliation struct {
-	ReconcileInterval   time.Duration `env:"RECONCILE_INTERVAL" envDefault:"1h" help:"from one reconciliation to the next"`
-	ReconcileMinAge     time.Duration `env:"RECONCILE_MIN_AGE" envDefault:"10m" help:"what settled, or was commanded, less than that ago is left alone"`
-	ReconcileMaxRepairs int           `env:"RECONCILE_MAX_REPAIRS" envDefault:"1000" help:"most disagreements that one reconciliation acts on"`
+	ReconcileInterval time.Duration `env:"RECONCILE_INTERVAL" envDefault:"1h" help:"from one reconciliation to the next"`
+	ReconcileMinAge   time.Duration `env:"RECONCILE_MIN_AGE" envDefault:"10m" help:"what settled, or was commanded, less than that ago is left alone"`
 }
 
 // Problems lists everything that is wrong with the configuration.
@@ -19,9 +21,6 @@ func (r Reconciliation) Problems() (errs []error) {
 	}
 	if r.ReconcileMinAge < 0 {
 		errs = append(errs, errors.New("RECONCILE_MIN_AGE: must not be negative"))
-	}
-	if r.ReconcileMaxRepairs < 1 {
-		errs = append(errs, errors.New("RECONCILE_MAX_REPAIRS: must be positive"))
 	}
 	return errs
 }

@@ -29,6 +29,11 @@ type ProbeConfig struct {
 	Addr string `env:"STORAGE_HTTP_ADDR" envDefault:"127.0.0.1:8090" help:"internal listener"`
 }
 
+const (
+	backoffBase = 200 * time.Millisecond // limit of the first random back-off; doubles
+	deadLetters = 10_000                 // how many are kept, the newest
+)
+
 // config is the configuration of the serve subcommand.
 type config struct {
 	MigrateConfig
@@ -38,14 +43,14 @@ type config struct {
 	ProviderTimeout  time.Duration  `env:"PROVIDER_TIMEOUT" envDefault:"5s" help:"for one call of the provider"`
 	ProviderRate     float64        `env:"PROVIDER_RATE" envDefault:"3000" help:"calls of the provider per second, of all replicas together; 0 is unlimited"`
 	Workers          int            `env:"STORAGE_WORKERS" envDefault:"16" help:"provider calls at the same time"`
-	Lease            time.Duration  `env:"STORAGE_LEASE" envDefault:"15s" help:"how long a worker has a storage to itself"`
-	Faults           string         `env:"STORAGE_FAULTS" envDefault:"off" help:"on serves /v1/faults, for demonstrations and tests"`
-	BackoffBase      time.Duration  `env:"BACKOFF_BASE" envDefault:"200ms" help:"limit of the first random back-off; doubles"`
 	BackoffCap       time.Duration  `env:"BACKOFF_CAP" envDefault:"30s" help:"longest back-off"`
 	OutageBackoffCap time.Duration  `env:"OUTAGE_BACKOFF_CAP" envDefault:"2s" help:"longest back-off, and longest time between probes, while the provider is away"`
 	DeadLetterAge    time.Duration  `env:"DEAD_LETTER_RETENTION" envDefault:"720h" help:"how long a dead letter is kept after it was last seen"`
-	DeadLetters      int            `env:"DEAD_LETTERS_MAX" envDefault:"10000" help:"dead letters that are kept, the newest"`
 }
+
+// lease is how long a worker has a storage to itself. What the call of the provider leaves of it is time to write
+// the result.
+func (c config) lease() time.Duration { return 3 * c.ProviderTimeout }
 
 // Validate reports everything that is wrong with the configuration.
 func (c config) Validate() []error {
@@ -61,23 +66,13 @@ func (c config) Validate() []error {
 	if c.ProviderTimeout <= 0 {
 		errs = append(errs, errors.New("PROVIDER_TIMEOUT: must be positive"))
 	}
-	// The rest of the lease leaves time to write the result.
-	if c.Lease < 2*c.ProviderTimeout {
-		errs = append(errs, errors.New("STORAGE_LEASE: must be at least twice PROVIDER_TIMEOUT"))
-	}
 	if !(c.ProviderRate >= 0 && c.ProviderRate <= 1e6) {
 		errs = append(errs, errors.New("PROVIDER_RATE: must be 0 to 1000000"))
 	}
 	if c.Workers < 1 || c.Workers > 1000 {
 		errs = append(errs, errors.New("STORAGE_WORKERS: must be 1 to 1000"))
 	}
-	if c.DeadLetters < 1 {
-		errs = append(errs, errors.New("DEAD_LETTERS_MAX: must be positive"))
-	}
-	if c.Faults != "on" && c.Faults != "off" {
-		errs = append(errs, errors.New("STORAGE_FAULTS: must be on or off"))
-	}
-	for name, d := range map[string]time.Duration{"BACKOFF_BASE": c.BackoffBase, "BACKOFF_CAP": c.BackoffCap,
+	for name, d := range map[string]time.Duration{"BACKOFF_CAP": c.BackoffCap,
 		"OUTAGE_BACKOFF_CAP": c.OutageBackoffCap, "DEAD_LETTER_RETENTION": c.DeadLetterAge} {
 		if d <= 0 {
 			errs = append(errs, errors.New(name+": must be positive"))

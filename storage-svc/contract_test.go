@@ -64,7 +64,7 @@ func TestContract(t *testing.T) {
 	c.Call(422, "PUT", faults, `{"mode":"explode"}`, bearer...)
 	c.Refusals("PUT", faults, bearer...)
 	without := maps.Clone(vars)
-	without["STORAGE_FAULTS"] = "off"
+	without["FAULTS"] = "off"
 	off := "http://" + start(t, without).addr + "/v1/faults"
 	c.Call(404, "GET", off, "", bearer...)
 	c.Call(404, "PUT", off, `{"mode":"none"}`, bearer...)

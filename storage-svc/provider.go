@@ -97,7 +97,7 @@ func newProvider(ctx context.Context, cfg config, st *store.Store, log *slog.Log
 	case err != nil:
 		log.Error("no storage is created or removed until the provider is well", "error", err)
 	}
-	if cfg.Faults == "on" {
+	if cfg.FaultsAllowed == "on" {
 		return &provider.Faulty{Provider: p, Load: st.Fault}, nil
 	}
 	return p, nil

@@ -30,8 +30,8 @@ func (c reconcileConfig) Validate() []error {
 func newReconciler(
 	c service.Reconciliation, pool *pgxpool.Pool, prov provision.Provider, log *slog.Logger,
 ) *reconcile.Reconciler {
-	return reconcile.New(reconcile.Config{MinAge: c.ReconcileMinAge, MaxRepairs: c.ReconcileMaxRepairs, Log: log}, pool,
-		prov)
+	settings := reconcile.Config{MinAge: c.ReconcileMinAge, MaxRepairs: service.ReconcileMaxRepairs, Log: log}
+	return reconcile.New(settings, pool, prov)
 }
 
 // reconcileOnce is the reconcile subcommand: it prints a report, and fails if anything is wrong or was wrong

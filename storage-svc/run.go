@@ -100,9 +100,9 @@ func assemble(
 	due := make(chan struct{}, 1)
 	worker := &provision.Worker{
 		Queue: st, Provider: prov,
-		Policy: provision.Policy{Base: cfg.BackoffBase, Cap: cfg.BackoffCap, OutageCap: cfg.OutageBackoffCap,
+		Policy: provision.Policy{Base: backoffBase, Cap: cfg.BackoffCap, OutageCap: cfg.OutageBackoffCap,
 			Rate: cfg.ProviderRate},
-		Concurrency: cfg.Workers, Timeout: cfg.ProviderTimeout, Lease: cfg.Lease,
+		Concurrency: cfg.Workers, Timeout: cfg.ProviderTimeout, Lease: cfg.lease(),
 		Wake: due, Log: log, Tracer: tracer, Attempted: metrics.Attempted,
 	}
 	handler := &provision.Handler{Inbox: st, Wake: signal(due), Log: log, Poisoned: metrics.Poisoned}
@@ -113,7 +113,7 @@ func assemble(
 	}
 	server, err := listen(cfg, &api.API{
 		Store: st, Tokens: tokens, Health: health, Metrics: metrics,
-		Log: log, Timeout: cfg.DatabaseTimeout, Faults: cfg.Faults == "on", Requeue: handler.Requeue,
+		Log: log, Timeout: cfg.DatabaseTimeout, Faults: cfg.FaultsAllowed == "on", Requeue: handler.Requeue,
 	}, tracer, log)
 	if err != nil {
 		return nil, err
@@ -124,7 +124,7 @@ func assemble(
 	}
 	forget := service.Task{Name: "forget dead letters", Run: func(ctx context.Context) error {
 		service.Loop(ctx, "forget dead letters", time.Minute, nil, log, func(ctx context.Context) (bool, error) {
-			n, err := st.ForgetDeadLetters(ctx, cfg.DeadLetterAge, cfg.DeadLetters, forgetBatch)
+			n, err := st.ForgetDeadLetters(ctx, cfg.DeadLetterAge, deadLetters, forgetBatch)
 			if n > 0 {
 				log.Warn("dead letters forgotten", "count", n)
 			}

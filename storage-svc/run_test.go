@@ -108,7 +108,7 @@ const token = "a-token-of-these-tests-0123456789"
 func environment(t *testing.T, natsURL string) map[string]string {
 	dir := t.TempDir()
 	return map[string]string{
-		"STORAGE_HTTP_ADDR": "127.0.0.1:0", "STORAGE_TOKEN": token, "STORAGE_FAULTS": "on",
+		"STORAGE_HTTP_ADDR": "127.0.0.1:0", "STORAGE_TOKEN": token, "FAULTS": "on",
 		"STORAGE_DATABASE_URL": testenv.Database(t, "empty", nil), "NATS_URL": natsURL,
 		"PROVIDER_DIR": filepath.Join(dir, "storages"), "PROVIDER_LEDGER": filepath.Join(dir, "ledger"),
 		"DRAIN_DELAY": "1ms", "LOG_FORMAT": "json", "OUTAGE_BACKOFF_CAP": "200ms", "BACKOFF_CAP": "200ms",
@@ -368,15 +368,15 @@ func TestMigrateConfiguresStreams(t *testing.T) {
 
 func TestConfigurationErrorsAreListedAtOnce(t *testing.T) {
 	get := func(name string) string {
-		return map[string]string{"STORAGE_LEASE": "6s", "STORAGE_FAULTS": "maybe", "STORAGE_WORKERS": "many",
+		return map[string]string{"BACKOFF_CAP": "0s", "FAULTS": "maybe", "STORAGE_WORKERS": "many",
 			"PROVIDER_RATE": "NaN", "STORAGE_HTTP_ADDR": "8090"}[name]
 	}
 	err := run(t.Context(), []string{"serve"}, get, io.Discard)
 	if err == nil {
 		t.Fatal("no error")
 	}
-	for _, want := range []string{"STORAGE_DATABASE_URL", "STORAGE_TOKEN", "PROVIDER_DIR", "STORAGE_LEASE",
-		"STORAGE_FAULTS", "STORAGE_WORKERS", "PROVIDER_RATE", "STORAGE_HTTP_ADDR"} {
+	for _, want := range []string{"STORAGE_DATABASE_URL", "STORAGE_TOKEN", "PROVIDER_DIR", "BACKOFF_CAP",
+		"FAULTS", "STORAGE_WORKERS", "PROVIDER_RATE", "STORAGE_HTTP_ADDR"} {
 		if strings.Count(err.Error(), want+":") != 1 {
 			t.Errorf("%s not exactly once in:\n%v", want, err)
 		}

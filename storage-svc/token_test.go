@@ -21,7 +21,7 @@ func TestTokenIsStrong(t *testing.T) {
 		hexadecimal + "\n" + hexadecimal: true, token: true,
 	} {
 		vars := environment(t, "nats://127.0.0.1:1")
-		vars["STORAGE_TOKEN"], vars["STORAGE_LEASE"] = text, "1s" // the latter ends every start
+		vars["STORAGE_TOKEN"], vars["BACKOFF_CAP"] = text, "0s" // the latter ends every start
 		err := run(t.Context(), []string{"serve"}, func(name string) string { return vars[name] }, io.Discard)
 		if err == nil {
 			t.Fatalf("%q: it started", text)

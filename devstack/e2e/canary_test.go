@@ -24,7 +24,7 @@ import (
 func TestPersonalDataStayInTheMemberDatabase(t *testing.T) {
 	spans := startCollector(t)
 	s := startStack(t, append(spans.variables(), "LOG_LEVEL=debug", "PROVISION_PROMISE=2s", "STUCK_AFTER=1s",
-		"PROVIDER_TIMEOUT=1s", "STORAGE_LEASE=4s", "OUTAGE_BACKOFF_CAP=1s"))
+		"PROVIDER_TIMEOUT=1s", "OUTAGE_BACKOFF_CAP=1s"))
 	b := newBook(t)
 	people := newClient(b, new(tries), s.env["MEMBER_URL"])
 	var all []person

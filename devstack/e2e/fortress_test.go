@@ -252,7 +252,7 @@ func (f *fortress) run(service, role, command string, variables ...string) *chil
 		"NATS_URL": f.natsAs(service+"_"+role, "canaryNATS")}
 	env := []string{
 		"NATS_CA_FILE=" + f.ca.File, "SSL_CERT_FILE=" + f.ca.File, "DRAIN_DELAY=100ms",
-		"NATS_SETUP=migrate", "LOG_LEVEL=debug", "FAULTS=on", "STORAGE_FAULTS=on",
+		"NATS_SETUP=migrate", "LOG_LEVEL=debug", "FAULTS=on",
 		"ADMIN_TOKENS_FILE=" + f.path("admin-tokens"), "TLS_CERT_FILE=" + f.path("tls.crt"), "TLS_KEY_FILE=" +
 			f.path("tls.key"),
 		"STORAGE_TOKEN_FILE=" + f.path("STORAGE_TOKEN"), "STORAGE_CLIENT_TOKEN_FILE=" + f.path("STORAGE_TOKEN"),

@@ -148,7 +148,7 @@ const (
 func TestOneTraceOfASignup(t *testing.T) {
 	c := startCollector(t)
 	s := startStack(t, slices.Concat(c.variables(), noTimers,
-		[]string{"LOG_LEVEL=debug", "BACKOFF_BASE=5s", "BACKOFF_CAP=5s"}))
+		[]string{"LOG_LEVEL=debug", "BACKOFF_CAP=5s"}))
 	s.provider("flaky")
 	const stranger = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00" // with the sampled flag unset
 	id := s.tracedSignup("first", stranger)

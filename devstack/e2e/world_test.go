@@ -23,7 +23,7 @@ import (
 
 // quick shortens what takes minutes in production to seconds: the promise, the lease and every back-off.
 var quick = []string{
-	"PROVISION_PROMISE=3s", "PROVIDER_TIMEOUT=1s", "STORAGE_LEASE=4s", "BACKOFF_CAP=2s", "OUTAGE_BACKOFF_CAP=1s",
+	"PROVISION_PROMISE=3s", "PROVIDER_TIMEOUT=1s", "BACKOFF_CAP=2s", "OUTAGE_BACKOFF_CAP=1s",
 	"LOG_LEVEL=info",
 }
 

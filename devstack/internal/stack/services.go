@@ -180,16 +180,11 @@ func (s *Stack) memberEnv() []string {
 }
 
 func (s *Stack) storageEnv() []string {
-	env := append(s.commonEnv(),
+	return append(s.commonEnv(),
 		"NATS_URL=nats://"+s.reach("storage", natsName),
 		"STORAGE_TOKEN="+s.settings.secret("storage token"),
 		"PROVIDER_DIR="+s.providerDir(),
-		"PROVIDER_LEDGER="+s.ledgerFile(),
-		"STORAGE_FAULTS=off")
-	if s.options.Faults {
-		env = append(env, "STORAGE_FAULTS=on")
-	}
-	return env
+		"PROVIDER_LEDGER="+s.ledgerFile())
 }
 
 func (s *Stack) natsDir() string     { return filepath.Join(s.options.Dir, "nats") }
