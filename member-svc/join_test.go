@@ -170,7 +170,7 @@ func TestSignUpByThePage(t *testing.T) {
 	answer <- contract.StorageRejected
 	becomes(t, mina, "Your storage is ready").expect(t, "ready", 200, "You are in, mina", "5 GiB are yours",
 		"!data-events", "!refresh")
-	becomes(t, nora, "needs a hand").expect(t, "needs attention", 200, "You are in, nora", "need to do nothing",
+	becomes(t, nora, "needs a hand").expect(t, "needs attention", 200, "You are in, nora", "do not have to do anything",
 		"!data-events", "!refresh", "!fail", "!Error")
 	if status, _, _, _ := call(t, "DELETE", s.public+"/v1/members/me", leave, signIn(t, s, "mina")...); status != 202 {
 		t.Fatalf("leave: %d", status)
@@ -190,7 +190,7 @@ func TestLateOrUnknownSignupsOnThePage(t *testing.T) {
 	s := start(t, env)
 	address := signUpByForm(t, s, "mina")
 	becomes(t, address, "It takes longer than usual").expect(t, "delayed", 200, "You are in, mina",
-		"need to do nothing", "data-events")
+		"do not have to do anything", "data-events")
 	browse(t, s.public+"/signup/sgn_"+strings.Repeat("0", 40), nil).expect(t, "unknown", 404, "<h1>No such signup</h1>",
 		`href="/"`)
 	browse(t, s.public+"/signup/%3Cb%3E", nil).expect(t, "no id", 404, "<h1>No such signup</h1>", "!<b>")
@@ -313,7 +313,7 @@ func TestSignUpFormOfAnotherSite(t *testing.T) {
 	for _, from := range [][]string{{"Sec-Fetch-Site", "cross-site"}, {"Origin", "https://example.org"},
 		{"Origin", "null"}} {
 		browse(t, s.public+"/", entries("mina", "a-key"), from...).expect(t, from[1], 403,
-			"Another site has sent this form", "!mina")
+			"Another site sent this form", "!mina")
 		if status, _, _, raw := call(t, "POST", s.public+"/v1/members", newMember("api-"+from[1][:4]),
 			from...); status != 201 {
 			t.Errorf("the API refuses %v: %d %s", from, status, raw)

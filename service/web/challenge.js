@@ -1,5 +1,5 @@
-// Solves the work that a busy service asks for before a form is sent; see docs/availability.md. Without it, or if anything fails,
-// the form is sent as it is.
+// Solves the challenge that a busy service offers, before a form is sent; see docs/availability.md. Without this script, or
+// if anything fails, the form is sent as it is.
 "use strict";
 (() => {
   const form = document.querySelector("form[data-challenges]");
@@ -18,8 +18,8 @@
   const H = [0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19];
   const W = new Int32Array(64);
 
-  // first returns the first 32 bits of the SHA-256 of the block in W, as a signed number. (crypto.subtle is much slower for short
-  // texts, and is not there without TLS.)
+  // first returns the first 32 bits of the SHA-256 of the block in W, as a signed number. (crypto.subtle is much slower for
+  // short texts, and does not exist without TLS.)
   const first = () => {
     for (let i = 16; i < 64; i++) {
       const x = W[i - 15], y = W[i - 2];
@@ -43,7 +43,8 @@
     W[15] = 8 * text.length;
   };
 
-  // solve looks for the number, 20 ms at a time: the page stays alive. 32 bits tell it from all others that are likely.
+  // solve searches for the number, 20 ms at a time, so that the page stays responsive. Comparing 32 bits is enough: another
+  // match is unlikely.
   const solve = async ({ algorithm, challenge, maxnumber, salt, signature }) => {
     const want = parseInt(challenge.slice(0, 8), 16) | 0;
     for (let number = 0, pause = performance.now() + 20; number <= maxnumber; number++) {

@@ -1,4 +1,4 @@
-// Keeps a page up to date and spares a few clicks; see the package's doc.go. Without it everything still works.
+// Keeps a page up to date and saves a few clicks; see the package's doc.go. Without it everything still works.
 "use strict";
 (() => {
   let events = document.querySelector("[data-events]")?.dataset.events;
@@ -8,7 +8,7 @@
   let paused = sessionStorage.getItem("paused") === "yes";
   let busy = false, again = false;
 
-  // inUse tells whether somebody is about to use what is in an element.
+  // inUse reports whether somebody is using an element: it has the focus, a selection or changed fields.
   const inUse = e => e.contains(document.activeElement) && document.activeElement !== document.body && document.activeElement !== e
     || e.querySelector("input:checked:not([type=hidden]), details[open]") !== null
     || !getSelection().isCollapsed && getSelection().containsNode(e, true)
@@ -16,8 +16,8 @@
 
   const swap = (old, now) => { if (!inUse(old) && old.innerHTML !== now.innerHTML) old.innerHTML = now.innerHTML; };
 
-  // rows updates those that are there, strikes those that are not any more, and announces the others. Rows at the end
-  // that are missing in a page as long as before were pushed off by new ones.
+  // rows updates the rows that are still there, strikes out those that are not, and announces new ones. If the page is as
+  // long as before, missing rows at the end were only pushed off it by new ones.
   const rows = (old, now) => {
     let news = 0, gone = 0, pushed = now.rows.length >= old.rows.length;
     for (const row of now.rows) {
@@ -78,7 +78,7 @@
     if (!events) return;
     const stream = new EventSource(events);
     for (const kind of ["message", "state", "changed"]) stream.addEventListener(kind, refresh);
-    // A browser comes again by itself when a stream breaks, but not when one is refused, for want of a place perhaps.
+    // A browser reconnects when a stream breaks, but not when one is refused, for example because too many are open.
     stream.addEventListener("error", () => {
       if (events && stream.readyState === EventSource.CLOSED) setTimeout(() => refresh().then(follow), 10000);
     });
@@ -106,7 +106,7 @@
       const text = "countdown" in t.dataset ? (seconds > 0 ? `in ${span(seconds)}` : "any moment") : seconds > -1 ? "now" : `${span(-seconds)} ago`;
       if (t.textContent !== text) t.textContent = text;
     }
-    for (const b of document.querySelectorAll("[data-copy][hidden]")) b.hidden = false; // also those that came just now
+    for (const b of document.querySelectorAll("[data-copy][hidden]")) b.hidden = false; // including new ones
   };
   tick();
   setInterval(tick, 1000);

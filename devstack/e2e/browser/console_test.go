@@ -67,20 +67,20 @@ func TestGroupIsRetriedAndWatched(t *testing.T) {
 	p := open(t)
 	p.logIn(s, "ADMIN_TOKEN")
 	p.click("link", "Failures")
-	p.node("heading", "10 sagas rejected")
+	p.node("heading", "10 signups rejected")
 	p.click("button", "Copy message")
 	p.node("button", "Copied")
 	p.click("link", "Retry this group…")
 
-	p.sees("10 sagas")
-	p.fill("Sagas per second, at most", "2")
+	p.sees("10 signups")
+	p.fill("Signups per second, at most", "2")
 	p.click("button", "Retry 10 signups")
 	p.until("document.activeElement.id === 'reason'") // the browser requires a reason
 	const reason = "the provider has raised the quota"
 	p.fill("Reason", reason)
 	p.click("button", "Retry 10 signups")
 
-	p.node("heading", "Retry of 10 sagas")
+	p.node("heading", "Retry of 10 signups")
 	p.until("document.querySelector('progress').value < 10")
 	loaded := p.loaded()
 	p.usable("an operation under way")
@@ -110,7 +110,7 @@ func TestGroupRetryIsCancelled(t *testing.T) {
 	p.logIn(s, "ADMIN_TOKEN")
 	p.visit(s.console("retries/new?state=needs_attention"))
 	p.fill("Reason", "let us see")
-	p.fill("Sagas per second, at most", "1")
+	p.fill("Signups per second, at most", "1")
 	p.click("button", "Retry 30 signups")
 	p.until("document.querySelector('progress')?.value > 0")
 	p.fill("Reason to cancel", "it is not the quota")
@@ -182,7 +182,7 @@ func TestKeyboardIsEnough(t *testing.T) {
 	p.focused("Skip to the content")
 	p.tabTo("Failures")
 	p.press(kb.Enter)
-	p.node("heading", "1 saga rejected")
+	p.node("heading", "1 signup rejected")
 	p.tabTo("one of them")
 	p.press(kb.Enter)
 	p.node("heading", name+" needs attention")
@@ -247,7 +247,7 @@ func TestConsoleWithoutJavaScript(t *testing.T) {
 	p.click("link", "Retry this group…")
 	p.fill("Reason", "told the provider again")
 	p.click("button", "Retry 1 signup")
-	p.node("heading", "Retry of 1 saga")
+	p.node("heading", "Retry of 1 signup")
 	p.reloadUntil("1 succeeded")
 }
 
@@ -267,8 +267,8 @@ func TestListIsLive(t *testing.T) {
 	p, paused := open(t), open(t)
 	for _, one := range []*tab{p, paused} {
 		one.logIn(s, "ADMIN_TOKEN")
-		one.click("link", "Sagas")
-		one.node("table", "Sagas, newest first")
+		one.click("link", "Signups")
+		one.node("table", "Signups, newest first")
 		one.until("document.querySelectorAll('#sagas tr').length > 0")
 	}
 	paused.click("button", "Pause live updates")
@@ -300,7 +300,7 @@ func TestFiltersAreInTheAddress(t *testing.T) {
 	s.signUp(t, other)
 	p := open(t)
 	p.logIn(s, "ADMIN_TOKEN")
-	p.click("link", "Sagas")
+	p.click("link", "Signups")
 	p.node("link", other)
 	p.fill("Username", mine)
 	p.click("button", "Filter")
@@ -337,7 +337,7 @@ func TestAllThatMatchAreRetried(t *testing.T) {
 	p.logIn(s, "ADMIN_TOKEN")
 	p.visit(s.console("sagas?state=needs_attention"))
 	p.click("link", "Retry all that match…")
-	p.sees("3 sagas")
+	p.sees("3 signups")
 	p.fill("Reason", "all of them")
 	p.click("button", "Retry 3 signups")
 	p.sees("released 3 of 3: 3 succeeded")
@@ -360,5 +360,5 @@ func TestTickedSagasAreRetried(t *testing.T) {
 	p.click("checkbox", "Select all on this page that need attention")
 	p.fill("Reason", "the rest")
 	p.click("button", "Retry selected")
-	p.sees("1 accepted", "No saga matches")
+	p.sees("1 accepted", "No signup matches")
 }

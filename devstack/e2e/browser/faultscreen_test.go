@@ -13,7 +13,7 @@ func TestFaultScreenIsPlayed(t *testing.T) {
 	p.sees("The mail server is down: 10 of 10 signups since then were answered 201")
 	p.usable("the fault screen when something is down")
 	p.click("button", "Start a stream: 2 per second")
-	p.sees("ends by itself at")
+	p.sees("ends at")
 	loaded := p.loaded()
 	p.until(`Number(document.querySelector("#figures .figure").textContent) > 12`)
 	if p.loaded() != loaded {

@@ -48,7 +48,7 @@ func TestSignUpWhileTheProviderIsAway(t *testing.T) {
 	p.fillIn(someone(), password)
 	p.sees("You are in", "Your account is open", "Your storage is being prepared")
 	loaded := p.loaded()
-	p.sees("It takes longer than usual. You are in all the same")
+	p.sees("It takes longer than usual. Your account is open")
 	s.setProvider(t, "none")
 	p.sees("Your storage is ready")
 	if p.loaded() != loaded {

@@ -14,7 +14,7 @@ import (
 func TestAudit(t *testing.T) {
 	s := open(t)
 	b := s.logIn(t, "viewer-token")
-	b.get("/console/audit").wants(t, 200, "Nobody did such a thing")
+	b.get("/console/audit").wants(t, 200, "No action matches")
 	one, two := s.fail(t, "one", "full"), s.fail(t, "two", "full")
 	s.apply(t, one.ID, saga.Event{Kind: saga.Retried, Actor: "ann", Reason: hostile})
 	s.apply(t, two.ID, saga.Event{Kind: saga.Withdraw, Actor: "bob", Reason: "asked by letter"})
@@ -47,7 +47,7 @@ func TestAudit(t *testing.T) {
 	}
 	b.get("/console/audit?actor=%00").wants(t, 422, "cannot be read", `aria-invalid="true"`)
 	b.get("/console/audit?who=ann").wants(t, 422, "/who")
-	b.get("/console/audit?action="+"undone").wants(t, 200, "Nobody did such a thing")
+	b.get("/console/audit?action="+"undone").wants(t, 200, "No action matches")
 }
 
 var auditRow = regexp.MustCompile(`<tr id="a-([0-9]+)">`)

@@ -31,7 +31,7 @@ type bar struct {
 // newChart draws one number per minute. The newest minute is at the right end, even if there are fewer than
 // sixty.
 func newChart(name, tone string, minutes []wire.Minute, of func(wire.Minute) int) chart {
-	c := chart{Name: name, Tone: tone, Summary: "nothing is known yet"}
+	c := chart{Name: name, Tone: tone, Summary: "no data yet"}
 	if len(minutes) == 0 {
 		return c
 	}

@@ -82,7 +82,7 @@ var errNoPage = &wire.Problem{Status: http.StatusNotFound, Title: "Not Found", D
 
 var errQuery = &wire.Problem{
 	Status: http.StatusUnprocessableEntity, Title: "Unprocessable Entity",
-	Detail: "what follows the question mark in the address cannot be read",
+	Detail: "the part of the address after the question mark cannot be read",
 }
 
 // routes adds the screens and their actions.
@@ -109,9 +109,9 @@ func (c *Console) navigation(path string) []web.Link {
 	links := []web.Link{
 		{Path: home, Text: "Overview"},
 		{Path: home + "failures", Text: "Failures"},
-		{Path: home + "sagas", Text: "Sagas"},
+		{Path: home + "sagas", Text: "Signups"},
 		{Path: home + "retries", Text: "Operations"},
-		{Path: home + "dead", Text: "Dead letters"},
+		{Path: home + "dead", Text: "Dead events"},
 		{Path: home + "audit", Text: "Audit"},
 	}
 	for i, l := range links {

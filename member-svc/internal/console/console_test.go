@@ -282,7 +282,7 @@ func TestLogoutNeedsTheDatabase(t *testing.T) {
 	s := open(t)
 	b := s.logIn(t, "operator-token")
 	s.pool.Close()
-	b.get("/console/").wants(t, 503, "cannot be checked now")
+	b.get("/console/").wants(t, 503, "cannot be checked at the moment")
 	b.post("/console/logout").wants(t, 503, "log out again")
 }
 

@@ -26,7 +26,7 @@ func (c *Console) dead(r *http.Request) (view, error) {
 		return view{}, err
 	}
 	v := deadView{newPager(r, page.NextCursor), page.Items, q.Get("requeued")}
-	return view{template: "dead", title: "Dead letters", data: v, every: 5000}, nil
+	return view{template: "dead", title: "Dead events", data: v, every: 5000}, nil
 }
 
 func (c *Console) requeue(r *http.Request) (string, error) {

@@ -22,7 +22,7 @@ func (s *site) kill(t *testing.T, lane contract.Lane, why string) {
 func TestDeadLetters(t *testing.T) {
 	s := open(t)
 	b, viewer := s.logIn(t, "operator-token"), s.logIn(t, "viewer-token")
-	viewer.get("/console/dead").wants(t, 200, "No dead letters")
+	viewer.get("/console/dead").wants(t, 200, "No dead events")
 	r := s.signUp(t, "mina")
 	s.kill(t, contract.Essential, hostile)
 	s.kill(t, contract.NonEssential, "too large")
@@ -42,7 +42,7 @@ func TestDeadLetters(t *testing.T) {
 	}
 	b.get("/console/dead").wants(t, 200, `action="/console/dead/essential-1/requeue"`)
 	p = b.post("/console/dead/essential-1/requeue", "reason", "limit raised")
-	p.wants(t, 200, "essential-1 is published once more", "nonessential-1")
+	p.wants(t, 200, "essential-1 will be published again", "nonessential-1")
 	p.lacks(t, `id="d-essential-1"`)
 	if n := dead(); n != 0 ||
 		storetest.Count(t, s.pool, "SELECT count(*) FROM outbox_event_essential WHERE id > 1") != 1 {

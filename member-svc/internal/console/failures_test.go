@@ -19,7 +19,7 @@ func (p page) looksOnly(t *testing.T) {
 func TestFailures(t *testing.T) {
 	s := open(t)
 	b, viewer := s.logIn(t, "operator-token"), s.logIn(t, "viewer-token")
-	b.get("/console/failures").wants(t, 200, "no saga needs attention", "There is nothing to do.")
+	b.get("/console/failures").wants(t, 200, "no signup needs attention", "There is nothing to do.")
 
 	s.sagas(t, 2, "needs_attention", "rejected:no-room", "no room")
 	s.sagas(t, 1, "withdraw_needs_attention", "rejected:no-room", "no room")
@@ -29,10 +29,10 @@ func TestFailures(t *testing.T) {
 			"AND state = 'needs_attention'")
 	for _, who := range []*browser{b, viewer} {
 		p := who.get("/console/failures")
-		p.wants(t, 200, "4 sagas, in 2 groups", "3 sagas</a>", "1 saga</a>", "2 failed again after a retry",
+		p.wants(t, 200, "4 signups in 2 groups", "3 signups</a>", "1 signup</a>", "2 failed again after a retry",
 			"2026-11-22 10:00:00 UTC", "rejected", hostile, `data-copy="#message-1"`, `href="/console/sagas/`+odd)
 		p.harmless(t)
-		p.lacks(t, "no saga needs attention")
+		p.lacks(t, "no signup needs attention")
 	}
 	viewer.get("/console/failures").looksOnly(t)
 	for fingerprint, sagas := range map[string]int{"error=rejected%3Ano-room": 3, "error=%3Cscript%3E%26%22+%27": 1} {
@@ -50,5 +50,5 @@ func TestManyFailures(t *testing.T) {
 	for i := range 51 {
 		s.sagas(t, 1, "needs_attention", string(rune('A'+i)), "no room")
 	}
-	s.logIn(t, "viewer-token").get("/console/failures").wants(t, 200, "51 sagas, in 51 groups", "the 50 largest")
+	s.logIn(t, "viewer-token").get("/console/failures").wants(t, 200, "51 signups in 51 groups", "the 50 largest")
 }

@@ -38,7 +38,7 @@ func (fs fields) read(q url.Values, others ...string) error {
 		case f != nil && len(values) == 1:
 			f.Value = strings.TrimSpace(values[0])
 		case f != nil || !slices.Contains(others, name):
-			return invalid(name, "is not a filter, or given more than once")
+			return invalid(name, "is not a filter, or occurs more than once")
 		}
 	}
 	return nil

@@ -22,7 +22,7 @@ func (c *Console) signedIn(next http.Handler) http.Handler {
 		ctx, ok, err := c.resume(r)
 		switch {
 		case err != nil:
-			c.away(w, r, err, "whether you are logged in cannot be checked now: try again")
+			c.away(w, r, err, "your session cannot be checked at the moment: try again")
 			return
 		case ok:
 			next.ServeHTTP(w, r.WithContext(ctx))
@@ -49,13 +49,13 @@ func (c *Console) showLogin(w http.ResponseWriter, r *http.Request) {
 	_, ok, err := c.resume(r)
 	switch {
 	case err != nil:
-		c.away(w, r, err, "whether you are logged in cannot be checked now: try again")
+		c.away(w, r, err, "your session cannot be checked at the moment: try again")
 		return
 	case ok:
 		web.Redirect(w, r, v.Next)
 		return
 	case r.FormValue("began") != "":
-		v.Wrong = "The browser did not keep the session. It does so over HTTPS, and on the machine itself."
+		v.Wrong = "The browser did not keep the session. Use HTTPS, or a browser on the machine itself."
 	}
 	c.writeLogin(w, r, http.StatusOK, v)
 }

@@ -83,46 +83,44 @@ func troubles(o wire.Overview) (found []trouble) {
 		because = ": " + o.Breaker.Error.Message + "."
 	}
 	add(o.Breaker.State == "open", trouble{"bad", "The storage provider is away" + because +
-		" People sign up all the same; their storages wait, and follow by themselves.",
-		home + "sagas?" + query("state", wire.Provisioning), "See who waits", "ProviderAway"})
+		" People can still sign up. Their storages wait, and are created automatically.",
+		home + "sagas?" + query("state", wire.Provisioning), "See what waits", "ProviderAway"})
 	if age := o.OldestPending; age != nil {
 		add(*age > pendingTooLong, trouble{"bad", "The oldest signup has waited for its storage for " + span(*age) +
 			". It should take seconds.",
-			home + "sagas?" + query("state", wire.Provisioning, "delayed", "true"), "See who waits",
+			home + "sagas?" + query("state", wire.Provisioning, "delayed", "true"), "See what waits",
 			"SignupsPendingTooLong"})
 	}
 	failed := o.Counts[wire.NeedsAttention] + o.Counts[wire.WithdrawNeedsAttention]
 	add(failed > 0, trouble{"bad",
-		cmp.Or(about(o, wire.NeedsAttention), about(o, wire.WithdrawNeedsAttention)) + plural(failed, "saga") +
-			" failed for good or went unanswered for too long, and will not go on without a decision.",
+		cmp.Or(about(o, wire.NeedsAttention), about(o, wire.WithdrawNeedsAttention)) + plural(failed, "signup") +
+			" failed for good or got no answer for too long. An operator has to decide.",
 		home + "failures", "See the failures", "SagasNeedAttention"})
 	for _, lane := range o.Outbox {
-		add(lane.Seconds > lagTooLong,
-			trouble{"bad", fmt.Sprintf(
-				"Events of the %s lane have waited for %s to be published. They are safe in the database.", lane.Lane,
-				span(lane.Seconds)),
-				"", "", "OutboxLag"})
+		add(lane.Seconds > lagTooLong, trouble{Tone: "bad", Runbook: "OutboxLag",
+			Text: fmt.Sprintf("Events of the %s lane have waited for %s. They are safe in the database.", lane.Lane,
+				span(lane.Seconds))})
 	}
 	for _, c := range o.Consumers {
 		name, messages := fmt.Sprintf("The consumer %s of %s", c.Consumer, c.Stream), plural(c.Messages, "message")
 		add(c.State == "paused", trouble{Tone: "bad", Runbook: "ConsumerPaused",
 			Text: name + " is paused" + until(c.PausedUntil) + " and holds back " + messages + ". They are safe."})
 		add(c.State == "missing", trouble{Tone: "wait", Runbook: "ConsumerPaused",
-			Text: name + " does not exist. The service that reads with it makes it again."})
+			Text: name + " does not exist. The service that uses it creates it again."})
 		add(c.State == "delivering" && c.Stalled > stalledTooLong, trouble{Tone: "bad", Runbook: "ConsumerStalled",
-			Text: name + " has acknowledged nothing for " + span(c.Stalled) + ". Behind it: " + messages + "."})
+			Text: name + " has acknowledged nothing for " + span(c.Stalled) + ". Waiting: " + messages + "."})
 	}
 	add(o.DeadEvents > 0, trouble{"bad", plural(int(o.DeadEvents), "event") +
-		" could not be published: the broker refuses what is in them.",
-		home + "dead", "See the dead letters", "DeadEvents"})
+		" could not be published: NATS refuses the content.",
+		home + "dead", "See the dead events", "DeadEvents"})
 	add(o.Stranded > 0, trouble{"bad", plural(o.Stranded, "member") +
-		" had lost the storage that they were told was ready. It has been asked for again.", "", "", "Stranded"})
-	add(o.Orphans > 0, trouble{"wait", plural(o.Orphans, "storage") + " without a member: reported, and never touched.",
-		"", "", "Orphans"})
+		" had lost a storage that was reported ready. The command was sent again.", "", "", "Stranded"})
+	add(o.Orphans > 0, trouble{Tone: "wait", Runbook: "Orphans",
+		Text: plural(o.Orphans, "storage") + " without a member: only reported, never changed."})
 	if last := o.ReconciledAt; last != nil {
 		age := o.At.Sub(*last)
 		add(age > reconciledTooLong*time.Hour, trouble{"wait", "The last reconciliation ended " + span(age.Seconds()) +
-			" ago: nobody has looked for stranded members since.", "", "", "ReconciliationStale"})
+			" ago. Stranded members go unnoticed until the next one.", "", "", "ReconciliationStale"})
 	}
 	return found
 }

@@ -44,7 +44,7 @@ func threshold(t *testing.T, expression string) string {
 
 func TestOverviewOfNothing(t *testing.T) {
 	p := open(t).logIn(t, "viewer-token").get("/console/")
-	p.wants(t, 200, well, "nothing is pending", "none since", "no change was ever reported", "none has ended yet",
+	p.wants(t, 200, well, "nothing is pending", "none since", "no change reported yet", "none has ended yet",
 		`href="/console/sagas?state=provisioning"`)
 	p.lacks(t, "Runbook", "notice bad", "about", "<rect")
 }
@@ -87,7 +87,7 @@ func TestOverviewSaysWhatIsNotWell(t *testing.T) {
 		{"ProviderAway", "The storage provider is away.", "/console/sagas?state=provisioning", "0",
 			always("UPDATE provider_report SET state = 'open', changed_at = now(), reported_at = now()"),
 			"UPDATE provider_report SET state = 'closed'"},
-		{"Stranded", "3 members had lost the storage", "", "0", always("UPDATE reconciliation SET stranded = 3"),
+		{"Stranded", "3 members had lost a storage", "", "0", always("UPDATE reconciliation SET stranded = 3"),
 			"UPDATE reconciliation SET stranded = 0"},
 		{"Orphans", "1 storage without a member", "", "0", always("UPDATE reconciliation SET orphans = 1"),
 			"UPDATE reconciliation SET orphans = 0"},
@@ -96,7 +96,7 @@ func TestOverviewSaysWhatIsNotWell(t *testing.T) {
 				s.kill(t, contract.Essential, "too large")
 			}
 		}, "DELETE FROM outbox_dead_essential"},
-		{"SagasNeedAttention", "1 saga failed for good", "/console/failures", "0", func(_, off string) {
+		{"SagasNeedAttention", "1 signup failed for good", "/console/failures", "0", func(_, off string) {
 			if off == " + 5" {
 				s.apply(t, member.ID, reply("rejected", 1, "no room"))
 			}
@@ -187,6 +187,6 @@ func TestOverviewShowsConsumers(t *testing.T) {
 	p := b.get("/console/")
 	p.wants(t, 200, "The consumer held of COMMANDS is paused until 2126-01-02 03:0", "holds back 3 messages",
 		"Runbook: ConsumerPaused",
-		"The consumer lost of COMMANDS does not exist", "<dt>Consumer well of COMMANDS</dt><dd>3 messages to take</dd>")
+		"The consumer lost of COMMANDS does not exist", "<dt>Consumer well of COMMANDS</dt><dd>3 messages to read</dd>")
 	p.lacks(t, well)
 }

@@ -38,13 +38,13 @@ type newRetry struct {
 func retryFields() fields {
 	return fields{
 		{Name: "reason", Label: "Reason",
-			Hint: "Kept with the retry, with each of its sagas and in the audit, under your name."},
-		{Name: "rate_per_second", Label: "Sagas per second, at most", Value: "10",
-			Hint: "1 to 200. One goes in the first second, two in the next, then four, and so on up to this: if the " +
-				"cause is still there, few have gone."},
-		{Name: "stop_after_failures", Label: "Stop after this many have failed again", Value: "10",
-			Hint: "1 to 100,000. Those that have not gone by then stay as they are. It also stops when as many as " +
-				"it releases in ten seconds wait for an answer."},
+			Hint: "Kept with your name in the retry, in each of its signups and in the audit."},
+		{Name: "rate_per_second", Label: "Signups per second, at most", Value: "10",
+			Hint: "1 to 200. The retry starts with one per second and doubles up to this rate: " +
+				"if the cause is still there, few are retried in vain."},
+		{Name: "stop_after_failures", Label: "Stop after this many failed again", Value: "10",
+			Hint: "1 to 100,000. Signups not released by then stay as they are. The retry also stops when " +
+				"ten seconds' worth of releases wait for an answer."},
 	}
 }
 
@@ -125,7 +125,7 @@ func (c *Console) retries(r *http.Request) (view, error) {
 // retry shows the progress of a group retry.
 func (c *Console) retry(r *http.Request) (view, error) {
 	one, err := c.api.GroupRetry(r.Context(), chi.URLParam(r, "id"))
-	return view{template: "retry", title: "Retry of " + plural(one.Matched, "saga"), data: struct {
+	return view{template: "retry", title: "Retry of " + plural(one.Matched, "signup"), data: struct {
 		wire.GroupRetry
 		Begin wire.NewGroupRetry // the call that started it
 	}{one, wire.NewGroupRetry{Filter: one.Filter, Reason: one.Reason, Rate: one.Rate, StopAfter: one.StopAfter}}}, err

@@ -45,12 +45,12 @@ func TestOperatorRetriesAGroup(t *testing.T) {
 	s.sagas(t, 3, "needs_attention", "full", "no room")
 	s.sagas(t, 1, "needs_attention", "other", "something else")
 	const filter = "?error=full&plan=free"
-	b.get("/console/retries/new"+filter).wants(t, 200, "<strong>3 sagas</strong>", "Retry 3 signups",
+	b.get("/console/retries/new"+filter).wants(t, 200, "<strong>3 signups</strong>", "Retry 3 signups",
 		`action="/console/retries?error=full&plan=free"`, `href="/console/sagas?error=full&plan=free"`)
 
 	p := b.post("/console/retries"+filter, b.group(filter, "room made")...)
-	p.wants(t, 200, "Retry of 3 sagas", "released 0 of 3: 0 succeeded, 0 failed again, 0 open; 3 left", "ann",
-		"room made", "Cancel this retry", "at most 10 sagas per second, until 10 have failed again")
+	p.wants(t, 200, "Retry of 3 signups", "released 0 of 3: 0 succeeded, 0 failed again, 0 open; 3 left", "ann",
+		"room made", "Cancel this retry", "at most 10 signups per second, until 10 have failed again")
 	id := strings.TrimPrefix(p.path, "/console/retries/")
 	if n := storetest.Count(t, s.pool,
 		`SELECT count(*) FROM admin_audit WHERE actor = 'ann' AND action = 'retry_group' AND subject = 'retry ' || $1
@@ -123,7 +123,7 @@ func TestMistakesAreShownOnTheForm(t *testing.T) {
 		if p.wants(t, 422, tc.value); tc.field != "reason" {
 			p.wants(t, 422, kept)
 		}
-		p.lacks(t, "This cannot begin")
+		p.lacks(t, "This cannot start")
 		if strings.Contains(p.raw, "<b>") {
 			t.Error("what was typed is not escaped")
 		}
@@ -133,10 +133,10 @@ func TestMistakesAreShownOnTheForm(t *testing.T) {
 		"?created_after=noon": "cannot be read",
 	} {
 		p := b.get("/console/retries/new" + filter)
-		p.wants(t, 200, "This cannot begin", want)
+		p.wants(t, 200, "This cannot start", want)
 		p.lacks(t, "<form class", "Nothing that matches")
 		b.post("/console/retries"+filter, "reason", "x", "rate_per_second", "1", "stop_after_failures", "1").wants(t,
-			422, "This cannot begin", want)
+			422, "This cannot start", want)
 	}
 	b.get("/console/retries/new?error=none").wants(t, 200, "There is nothing to retry.")
 
@@ -172,7 +172,7 @@ func TestOperatorCancelsARetry(t *testing.T) {
 	for reason, kept := range map[string]string{"": "not said", "the wrong group": "the wrong group"} {
 		one := b.post("/console/retries?error=full", b.group("?error=full", "room made")...).path
 		p := b.post(one+"/cancel", "reason", reason)
-		p.wants(t, 200, "cancelled", "by somebody", "released 0 of 3", "3 left")
+		p.wants(t, 200, "cancelled", "by an operator", "released 0 of 3", "3 left")
 		p.lacks(t, "Cancel this retry")
 		if n := storetest.Count(t, s.pool,
 			"SELECT count(*) FROM admin_audit WHERE actor = 'ann' AND action = 'cancel_retry' AND reason = $1",
@@ -184,7 +184,7 @@ func TestOperatorCancelsARetry(t *testing.T) {
 	ended := b.post("/console/retries?error=none", "reason", "x", "rate_per_second", "1", "stop_after_failures",
 		"1").path
 	s.step(t)
-	b.get(ended).wants(t, 200, "Retry of 0 sagas", "finished", "all had their turn")
+	b.get(ended).wants(t, 200, "Retry of 0 signups", "finished", "all were released")
 	b.post(ended+"/cancel").wants(t, 409, "the retry has ended")
 	b.get("/console/retries/none").wants(t, 404)
 }
@@ -199,8 +199,8 @@ SELECT ('00000000-0000-7000-8000-' || lpad(i::text, 12, '0'))::uuid, 'bob', $1::
 FROM generate_series(1, 60) i`, hostile)
 	b := s.logIn(t, "operator-token")
 	p := b.get("/console/retries")
-	p.wants(t, 200, "by itself: 2 failed again, and the limit is 2",
-		"by itself: as many as it releases in ten seconds wait for an answer", hostile, "released 2 of 300")
+	p.wants(t, 200, "automatically: 2 failed again, and the limit is 2",
+		"automatically: ten seconds' worth of releases wait for an answer", hostile, "released 2 of 300")
 	p.harmless(t)
 	found := b.pages("/console/retries", regexp.MustCompile(`<tr id="retry-[0-9a-f-]*?([0-9]+)">`))
 	if len(found) != 2 || len(found[0]) != 50 || len(found[1]) != 10 || found[0][0] <= found[0][49] ||
@@ -210,7 +210,7 @@ FROM generate_series(1, 60) i`, hostile)
 	b.get("/console/retries?cursor=x").wants(t, 422, "/cursor")
 
 	p = b.get("/console/retries/00000000-0000-7000-8000-" + fmt.Sprintf("%012d", 60))
-	p.wants(t, 200, "by itself: 2 failed again", "retry the rest", hostile, "298 left")
+	p.wants(t, 200, "automatically: 2 failed again", "retry the rest", hostile, "298 left")
 	p.harmless(t)
 }
 

@@ -29,18 +29,18 @@ type moment struct {
 
 // kinds maps the kinds of moments to words and tones.
 var kinds = map[string]struct{ text, tone string }{
-	"signed_up":       {"Signed up: member, saga and events were committed together", ""},
-	"provisioned":     {"Answer: done, it is there", "good"},
-	"deprovisioned":   {"Answer: done, it is gone", "good"},
-	"rejected":        {"Answer: refused, and not tried again by itself", "bad"},
-	"attempt_failed":  {"News: an attempt failed, the next one follows by itself", "wait"},
-	"redriven":        {"No answer in time: asked once more", "wait"},
+	"signed_up":       {"Signed up: committed in one transaction with its events", ""},
+	"provisioned":     {"Answer: provisioned", "good"},
+	"deprovisioned":   {"Answer: removed", "good"},
+	"rejected":        {"Answer: refused for good", "bad"},
+	"attempt_failed":  {"An attempt failed; the next one follows automatically", "wait"},
+	"redriven":        {"No answer in time: command sent again", "wait"},
 	"gave_up":         {"No answer for too long: needs attention", "bad"},
-	"stuck":           {"A person was called", ""},
-	"commanded_again": {"A reconciliation found a difference: asked once more", "wait"},
+	"stuck":           {"A notice was sent", ""},
+	"commanded_again": {"Reconciliation found a difference: command sent again", "wait"},
 	"retried":         {"Retried", ""},
 	"withdraw":        {"Withdrawn", ""},
-	"timer_due":       {"Taken up by a version that knows the step", ""},
+	"timer_due":       {"Resumed by a version that knows the step", ""},
 	"erased":          {"The database refused the withdrawal: only the member was erased", "bad"},
 }
 
@@ -55,7 +55,7 @@ func newMoments(timeline []wire.Moment) []moment {
 		case known.text == "":
 			all[i].Text = m.Kind
 		case ignored:
-			all[i].Text, all[i].Tone = known.text+" – not awaited, and ignored", ""
+			all[i].Text, all[i].Tone = known.text+" – not expected, ignored", ""
 		case kind == "withdraw" && m.Actor == "":
 			all[i].Text = "The member left"
 		case m.Actor != "":

@@ -30,7 +30,7 @@ func TestSagaTellsWhatHappened(t *testing.T) {
 	failed.Attempt = 3
 	s.apply(t, r.ID, failed)
 	b := s.logIn(t, "viewer-token")
-	b.get("/console/sagas/"+r.ID).inTurn(t, "data-countdown", "Signed up", "an attempt failed", "after ", "attempt 3",
+	b.get("/console/sagas/"+r.ID).inTurn(t, "data-countdown", "Signed up", "An attempt failed", "after ", "attempt 3",
 		"disk is slow", "No answer yet")
 	s.apply(t, r.ID, reply(saga.Rejected, 1, "no room"))
 	s.apply(t, r.ID, saga.Event{Kind: saga.Retried, Actor: "ann", Reason: "room made"})
@@ -45,10 +45,10 @@ func TestSagaTellsWhatHappened(t *testing.T) {
 			"FROM saga_event WHERE id < e.id) WHERE saga_id = $1", r.ID)
 	p := b.get("/console/sagas/" + r.ID)
 	p.wants(t, 200, "<h1>A member who has left <", r.MemberID, r.SignupID)
-	p.inTurn(t, "What happened", "Signed up", "an attempt failed", "Answer: refused", "no room", "Retried by ann",
+	p.inTurn(t, "What happened", "Signed up", "An attempt failed", "Answer: refused", "no room", "Retried by ann",
 		"generation 2", "room made",
-		"Answer: refused, and not tried again by itself – not awaited, and ignored",
-		"Answer: done", "after 1.5 s", "2026-01-02 03:04:12 UTC", "The member left", "from_the_future",
+		"Answer: refused for good – not expected, ignored",
+		"Answer: provisioned", "after 1.5 s", "2026-01-02 03:04:12 UTC", "The member left", "from_the_future",
 		`"kind": "signed_up"`, `"actor": "ann"`)
 	p.wants(t, 200, "curl -s ", "/admin/v1/sagas/"+r.ID+"/retry", "Bearer $ADMIN_TOKEN", `-H 'If-Match: "5"'`,
 		"/console/audit?saga_id="+r.ID)
@@ -91,8 +91,8 @@ func TestOperatorRetriesASaga(t *testing.T) {
 	viewer.get(path).lacks(t, `action="`+path, `name="reason"`, `name="version"`)
 	viewer.post(path+"/retry", "version", "2", "reason", "x").wants(t, 403, "logged in as a viewer")
 	b.post(path+"/retry", "version", "2").wants(t, 422, "must say why")
-	b.post(path+"/retry", "reason", "x").wants(t, 422, "the one that you have seen")
-	b.post(path+"/retry", "version", "1", "reason", "x").wants(t, 412, "It has changed since you looked")
+	b.post(path+"/retry", "reason", "x").wants(t, 422, "the version that the page showed")
+	b.post(path+"/retry", "version", "1", "reason", "x").wants(t, 412, "It changed after this page was loaded")
 	s.wantState(t, r.ID, "needs_attention", 0)
 
 	p := b.post(path+"/retry", "version", "2", "reason", hostile)
@@ -118,7 +118,7 @@ func TestOperatorWithdrawsAMember(t *testing.T) {
 	viewer.get(path).lacks(t, "Withdraw")
 	viewer.post(path+"/cancel", "version", "1", "reason", "asked by letter", "sure", "yes").wants(t, 403)
 	b.post(path+"/cancel", "version", "1", "reason", "asked by letter").wants(t, 422, "tick the box")
-	b.post(path+"/cancel", "reason", "asked by letter", "sure", "yes").wants(t, 422, "the one that you have seen")
+	b.post(path+"/cancel", "reason", "asked by letter", "sure", "yes").wants(t, 422, "the version that the page showed")
 	b.post(path+"/cancel", "version", "7", "reason", "asked by letter", "sure", "yes").wants(t, 412)
 	s.wantState(t, r.ID, "provisioning", 0)
 
@@ -146,7 +146,7 @@ func TestSagaThatWaitsSaysWhyTheProviderIsAway(t *testing.T) {
 		error_class = 'outage', error_message = 'the provider has no identity', error_fingerprint = 'outage:the'`)
 	for _, r := range []string{never.ID, tried.ID} {
 		p := b.get("/console/sagas/" + r)
-		p.wants(t, 200, "Last error", "outage: the provider has no identity", `?state=provisioning">All who wait`)
+		p.wants(t, 200, "Last error", "outage: the provider has no identity", `?state=provisioning">All that wait`)
 	}
 	b.get("/console/sagas?state=provisioning").inTurn(t, "nora", "no identity", "mina", "no identity")
 	b.get("/console/sagas/"+ready.ID).lacks(t, "Last error")

@@ -83,7 +83,7 @@ func (c *Console) sagas(r *http.Request) (view, error) {
 		id, code, _ := strings.Cut(text, ":")
 		v.Refused = append(v.Refused, refusal{id, refusals[code]})
 	}
-	return v.Fields.answer(view{template: "sagas", title: "Sagas", data: v})
+	return v.Fields.answer(view{template: "sagas", title: "Signups", data: v})
 }
 
 // failing reports whether a saga in this state can be retried.
@@ -111,11 +111,11 @@ func group(f client.SagaFilter) string {
 
 // refusals maps the API's codes to reasons why a saga was not retried.
 var refusals = map[string]string{
-	"not_found":        "there is no such saga",
+	"not_found":        "there is no such signup",
 	"not_retryable":    "it does not need attention any more",
-	"version_mismatch": "it has changed since you looked",
-	"unknown":          "there was no answer: look whether it was retried",
-	"not_tried":        "it was not tried, since the one before had no answer",
+	"version_mismatch": "it changed after the page was loaded",
+	"unknown":          "there was no answer: check whether it was retried",
+	"not_tried":        "it was not tried, because the previous one got no answer",
 }
 
 // maxChosen is the maximum number of sagas that are retried one by one: a page of them.
@@ -163,7 +163,7 @@ func (c *Console) retryChosen(r *http.Request) (string, error) {
 func actOf(r *http.Request, version string) (client.Act, error) {
 	seen, err := strconv.ParseInt(version, 10, 64)
 	if err != nil || seen < 1 {
-		return client.Act{}, invalid("version", "must be the one that you have seen")
+		return client.Act{}, invalid("version", "must be the version that the page showed")
 	}
 	return client.Act{Reason: r.PostForm.Get("reason"), Version: seen}, nil
 }

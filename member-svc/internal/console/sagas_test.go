@@ -142,11 +142,11 @@ func TestSagasInPages(t *testing.T) {
 func TestPageWithoutSagas(t *testing.T) {
 	s := open(t)
 	b := s.logIn(t, "viewer-token")
-	b.get("/console/sagas").wants(t, 200, "No saga matches", "nobody has signed up yet")
+	b.get("/console/sagas").wants(t, 200, "No signup matches", "nobody has signed up yet")
 	s.sagas(t, 5001, "ready", "", "")
 	storetest.Exec(t, s.pool, "UPDATE member SET plan = 'pro' WHERE username = 'member1'")
 	p := b.get("/console/sagas?plan=pro")
-	p.wants(t, 200, "Nothing on this page yet", "look further")
+	p.wants(t, 200, "Nothing found so far", "search further")
 	found := b.pages("/console/sagas?plan=pro", sagaRow)
 	if len(found) != 2 || len(found[0]) != 0 || len(found[1]) != 1 {
 		t.Errorf("found %v", found)
@@ -250,15 +250,15 @@ func TestChosenSagasAreRetried(t *testing.T) {
 	s.logIn(t, "viewer-token").post("/console/sagas/retry", ticked...).wants(t, 403, "logged in as a viewer")
 	b.post("/console/sagas/retry", "reason", "room made").wants(t, 422, "tick at least one")
 	b.post("/console/sagas/retry", "reason", " ", "saga", one.ID+":2").wants(t, 422, "must say why")
-	b.post("/console/sagas/retry", "reason", "unseen", "saga", one.ID).wants(t, 422, "the one that you have seen")
+	b.post("/console/sagas/retry", "reason", "unseen", "saga", one.ID).wants(t, 422, "the version that the page showed")
 	b.post("/console/sagas/retry", slices.Concat([]string{"reason", "x"},
 		slices.Repeat([]string{"saga", one.ID + ":2"}, 51))...).wants(t, 422, "at most 50")
 	s.wantState(t, one.ID, "needs_attention", 0)
 
 	p := b.post("/console/sagas/retry", ticked...)
 	p.wants(t, 200, "2 accepted, 3 not", `<option value="needs_attention" selected>`)
-	for _, why := range []string{moved.ID + "</a> it has changed since you looked", healed.ID +
-		"</a> it does not need attention any more", "there is no such saga"} {
+	for _, why := range []string{moved.ID + "</a> it changed after the page was loaded", healed.ID +
+		"</a> it does not need attention any more", "there is no such signup"} {
 		p.wants(t, 200, why)
 	}
 	s.wantState(t, one.ID, "provisioning", 1)

@@ -118,14 +118,15 @@ func (s *site) empty(w http.ResponseWriter, r *http.Request) error {
 
 func (s *site) foreign(w http.ResponseWriter, r *http.Request) error {
 	return s.show(w, r, http.StatusForbidden, form{
-		Failure: "Another site has sent this form, and nothing was done. If you want to sign up, fill it in here.",
+		Failure: "Another site sent this form, so nothing was done. To sign up, fill it in here.",
 	})
 }
 
 func (s *site) signUp(w http.ResponseWriter, r *http.Request) error {
 	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 	if err := r.ParseForm(); err != nil {
-		return s.show(w, r, http.StatusBadRequest, form{Failure: "The form is too large, or did not arrive whole."})
+		return s.show(w, r, http.StatusBadRequest,
+			form{Failure: "The form is too large, or did not arrive completely. Please send it again."})
 	}
 	value := r.PostForm.Get
 	m := wire.NewMember{Username: value("username"), Password: value("password"), Plan: value("plan"),
