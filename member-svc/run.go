@@ -235,10 +235,7 @@ func addWorkers(p *service.Process, cfg Config, pool *pgxpool.Pool, nc *service.
 		return err
 	}
 	loop := func(name string, every time.Duration, fn func(context.Context) (bool, error)) {
-		p.Workers = append(p.Workers, service.Task{Name: name, Run: func(ctx context.Context) error {
-			service.Loop(ctx, name, every, nil, p.Log, fn)
-			return nil
-		}})
+		p.Workers = append(p.Workers, service.Periodic(name, every, p.Log, fn))
 	}
 	handlers := map[string]handler{sagaReplies: replies.Handler(st, p.Log, metrics.Reply), welcomes: mailer.Queue}
 	loop("redrive", time.Second, func(ctx context.Context) (bool, error) {
@@ -261,6 +258,13 @@ func addWorkers(p *service.Process, cfg Config, pool *pgxpool.Pool, nc *service.
 	loop("gauges", 5*time.Second, func(ctx context.Context) (bool, error) { return false, metrics.Refresh(ctx, st) })
 	if handlers[webhooks], err = addWatchers(cfg, pool, registry, wake, p.Log, loop); err != nil {
 		return err
+	}
+	if cfg.StorageURL.Reveal() != "" {
+		reconciliation, err := reconciliationTask(cfg, pool, wake, registry, p.Log)
+		if err != nil {
+			return err
+		}
+		p.Workers = append(p.Workers, reconciliation)
 	}
 	return addConsumers(p, cfg, nc, st, metrics.Consumers, handlers)
 }

@@ -1,48 +1,17 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/signup-saga/signup-saga/member-svc/internal/reconcile"
-	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/member-svc/internal/stuck"
 	"github.com/signup-saga/signup-saga/service"
-	"github.com/signup-saga/signup-saga/service/drift"
 )
-
-// ReconcileConfig configures the reconciliation of members with storages.
-type ReconcileConfig struct {
-	service.Reconciliation
-	StorageURL   service.Secret `env:"STORAGE_URL" help:"internal listener of storage-svc, http://host:port; without it nothing is reconciled"`
-	StorageToken service.Secret `env:"STORAGE_CLIENT_TOKEN" help:"the STORAGE_TOKEN of storage-svc"`
-}
-
-func (c ReconcileConfig) problems() []error {
-	errs := c.Problems()
-	if u := c.StorageURL.Reveal(); u != "" {
-		if err := stuck.CheckURL(u); err != nil {
-			errs = append(errs, fmt.Errorf("STORAGE_URL: %w", err))
-		}
-	}
-	return errs
-}
-
-// reconciler returns the reconciler of members with the participants, which are in the order of their steps.
-func (c ReconcileConfig) reconciler(
-	pool *pgxpool.Pool, steps saga.Steps, wake func(), log *slog.Logger,
-) *reconcile.Reconciler {
-	cfg := reconcile.Config{MinAge: c.ReconcileMinAge, MaxRepairs: service.ReconcileMaxRepairs, Wake: wake, Log: log}
-	return reconcile.New(cfg, pool, steps, reconcile.NewStorages(c.StorageURL.Reveal(), c.StorageToken.Reveal()))
-}
 
 const (
 	deliveryAttempts = 20             // of one mail, and of one notice
@@ -69,45 +38,6 @@ func (c StuckConfig) problems() (errs []error) {
 		}
 	}
 	return errs
-}
-
-// reconcileConfig is the configuration of the reconcile subcommand.
-type reconcileConfig struct {
-	MigrateConfig
-	ReconcileConfig
-	StepConfig
-}
-
-// Validate returns everything that is wrong with the configuration.
-func (c reconcileConfig) Validate() []error {
-	errs := slices.Concat(c.MigrateConfig.Validate(), c.ReconcileConfig.problems(), c.StepConfig.problems())
-	for name, value := range map[string]service.Secret{
-		"STORAGE_URL": c.StorageURL, "STORAGE_CLIENT_TOKEN": c.StorageToken,
-	} {
-		if value.Reveal() == "" {
-			errs = append(errs, fmt.Errorf("%s: required by reconcile", name))
-		}
-	}
-	return errs
-}
-
-// reconcileOnce is the reconcile subcommand: it prints a report, and fails if anything was wrong, even if it
-// was repaired.
-func reconcileOnce(ctx context.Context, cfg reconcileConfig, stdout io.Writer, dry bool) error {
-	log := service.NewLogger(stdout, cfg.LogFormat, cfg.LogLevel)
-	pool, err := program.Database(ctx, cfg.DatabaseURL, cfg.Common, log)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = service.ClosePool(context.WithoutCancel(ctx), pool) }()
-	books, err := cfg.reconciler(pool, cfg.steps(), nil, log).Check(ctx, dry)
-	if err != nil {
-		return err
-	}
-	if err := books.Write(stdout); err != nil {
-		return err
-	}
-	return books.Err()
 }
 
 // addWatchers adds the workers that look for signups that do not progress. It returns the handler of notices of
@@ -138,20 +68,5 @@ func addWatchers(
 		notices = webhook.Queue
 		loop("webhooks", time.Second, webhook.Work)
 	}
-	if cfg.StorageURL.Reveal() == "" {
-		return notices, nil
-	}
-	gauges, err := drift.NewGauges(registry,
-		prometheus.GaugeOpts{Name: "stranded_members",
-			Help: "Members who are ready but have no storage, by the last reconciliation."},
-		prometheus.GaugeOpts{Name: "orphan_storages",
-			Help: "Storages whose member left or is unknown, by the last reconciliation."},
-		prometheus.GaugeOpts{Name: "double_storages",
-			Help: "Storages of another saga of their member, by the last reconciliation."})
-	if err != nil {
-		return nil, err
-	}
-	reconciler := cfg.reconciler(pool, cfg.steps(), wake, log)
-	loop("reconciliation", cfg.Tick(), reconciler.Schedule(cfg.ReconcileInterval, gauges))
 	return notices, nil
 }

@@ -21,7 +21,7 @@ import (
 	"github.com/signup-saga/signup-saga/devstack/testenv"
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
 	"github.com/signup-saga/signup-saga/service"
-	"github.com/signup-saga/signup-saga/service/drift"
+	"github.com/signup-saga/signup-saga/service/reconcile"
 )
 
 // sink records each event once, however often it is delivered.
@@ -197,12 +197,12 @@ func TestReconciliation(t *testing.T) {
 	s.awaitState(t, body, "ready")
 	id := body["member_id"].(string)
 	out, err := subcommand("reconcile", "--dry-run")
-	if !errors.Is(err, drift.ErrFound) || !strings.Contains(out, "stranded                   1\n") ||
+	if !errors.Is(err, reconcile.ErrFound) || !strings.Contains(out, "stranded                   1\n") ||
 		!strings.Contains(out, id+": ready, storage missing") {
 		t.Errorf("%v\n%s", err, out)
 	}
-	if out, err := subcommand("reconcile"); !errors.Is(err, drift.ErrFound) ||
-		!strings.Contains(out, "mended                     1\n") {
+	if out, err := subcommand("reconcile"); !errors.Is(err, reconcile.ErrFound) ||
+		!strings.Contains(out, "repaired                   1\n") {
 		t.Errorf("%v\n%s", err, out)
 	}
 	testenv.Eventually(t, 20*time.Second, "the command to come a second time", func() bool {

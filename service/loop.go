@@ -67,6 +67,16 @@ func Loop(
 	}
 }
 
+// Periodic returns a task that calls fn at an interval, as [Loop] does.
+func Periodic(
+	name string, interval time.Duration, log *slog.Logger, fn func(ctx context.Context) (more bool, err error),
+) Task {
+	return Task{Name: name, Run: func(ctx context.Context) error {
+		Loop(ctx, name, interval, nil, log, fn)
+		return nil
+	}}
+}
+
 // Failures logs why a task fails: the first failure of each kind, and then the 2nd, 4th, 8th and so on of that
 // kind. Two errors are of one kind if their texts differ only in numbers and ids. An outage logs a few lines,
 // not one per attempt, and an old cause never hides a new one. Safe for concurrent use.

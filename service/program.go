@@ -89,7 +89,7 @@ func (p Program) Connect(
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	pool, err := p.Database(ctx, databaseURL, c, log)
+	pool, err := p.database(ctx, databaseURL, c, log)
 	if err != nil {
 		return nil, nil, nil, errors.Join(err, tracer.Close(ctx))
 	}
@@ -100,8 +100,21 @@ func (p Program) Connect(
 	return pool, nc, tracer, nil
 }
 
-// Database opens a pool and waits until Postgres answers and has the program's schema.
-func (p Program) Database(ctx context.Context, url Secret, c Common, log *slog.Logger) (*pgxpool.Pool, error) {
+// WithDatabase runs fn, part of a subcommand, with a pool that it closes afterwards. Like Connect, it waits for
+// Postgres and the schema.
+func (p Program) WithDatabase(
+	ctx context.Context, url Secret, c Common, log *slog.Logger, fn func(*pgxpool.Pool) error,
+) error {
+	pool, err := p.database(ctx, url, c, log)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = ClosePool(context.WithoutCancel(ctx), pool) }()
+	return fn(pool)
+}
+
+// database opens a pool and waits until Postgres answers and has the program's schema.
+func (p Program) database(ctx context.Context, url Secret, c Common, log *slog.Logger) (*pgxpool.Pool, error) {
 	pool, err := openPool(ctx, url, log, newFault(c, log))
 	if err != nil {
 		return nil, err

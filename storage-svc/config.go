@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/signup-saga/signup-saga/service"
+	"github.com/signup-saga/signup-saga/service/reconcile"
 )
 
 // MigrateConfig is the configuration of the migrate subcommand.
@@ -38,7 +39,7 @@ const (
 type config struct {
 	MigrateConfig
 	ProbeConfig
-	service.Reconciliation
+	reconcile.Config
 	Token            service.Secret `env:"STORAGE_TOKEN,required" help:"bearer token of callers, see docs/secrets.md"`
 	ProviderTimeout  time.Duration  `env:"PROVIDER_TIMEOUT" envDefault:"5s" help:"for one call of the provider"`
 	ProviderRate     float64        `env:"PROVIDER_RATE" envDefault:"3000" help:"calls of the provider per second, of all replicas together; 0 is unlimited"`
@@ -54,7 +55,7 @@ func (c config) lease() time.Duration { return 3 * c.ProviderTimeout }
 
 // Validate reports everything that is wrong with the configuration.
 func (c config) Validate() []error {
-	errs := slices.Concat(c.MigrateConfig.Validate(), c.TLSFiles.Validate(), c.Problems())
+	errs := slices.Concat(c.MigrateConfig.Validate(), c.TLSFiles.Validate(), c.Config.Validate())
 	if _, _, err := net.SplitHostPort(c.Addr); err != nil {
 		errs = append(errs, errors.New("STORAGE_HTTP_ADDR: must be host:port"))
 	}

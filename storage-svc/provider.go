@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"github.com/signup-saga/signup-saga/service"
 	"github.com/signup-saga/signup-saga/storage-svc/internal/provider"
 	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
@@ -106,12 +108,12 @@ func newProvider(ctx context.Context, cfg config, st *store.Store, log *slog.Log
 // identify gives the provider and the database the same identity, and begins the ledger. It waits for an object
 // store that is unavailable, but not for a decision that a person has to make.
 func identify(ctx context.Context, cfg MigrateConfig, adopt bool, log *slog.Logger) error {
-	pool, err := program.Database(ctx, cfg.DatabaseURL, cfg.Common, log)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = service.ClosePool(context.WithoutCancel(ctx), pool) }()
-	known := store.New(pool, nil)
+	return program.WithDatabase(ctx, cfg.DatabaseURL, cfg.Common, log, func(pool *pgxpool.Pool) error {
+		return identifyIn(ctx, store.New(pool, nil), cfg.ProviderConfig, adopt, log)
+	})
+}
+
+func identifyIn(ctx context.Context, known *store.Store, cfg ProviderConfig, adopt bool, log *slog.Logger) error {
 	p, err := cfg.open(known, nil)
 	if err != nil {
 		return err

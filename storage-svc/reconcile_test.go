@@ -11,7 +11,7 @@ import (
 
 	"github.com/signup-saga/signup-saga/contract"
 	"github.com/signup-saga/signup-saga/devstack/testenv"
-	"github.com/signup-saga/signup-saga/service/drift"
+	"github.com/signup-saga/signup-saga/service/reconcile"
 )
 
 func TestReconciliation(t *testing.T) {
@@ -36,15 +36,15 @@ func TestReconciliation(t *testing.T) {
 	if err := os.Remove(marker); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := subcommand("reconcile", "--dry-run"); !errors.Is(err, drift.ErrFound) ||
+	if out, err := subcommand("reconcile", "--dry-run"); !errors.Is(err, reconcile.ErrFound) ||
 		!strings.Contains(out, "stranded "+member+": ready, the provider's is missing") {
 		t.Errorf("%v\n%s", err, out)
 	}
 	if _, err := os.Stat(marker); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a dry run did something: %v", err)
 	}
-	if out, err := subcommand("reconcile"); !errors.Is(err, drift.ErrFound) ||
-		!strings.Contains(out, "mended                     1\n") {
+	if out, err := subcommand("reconcile"); !errors.Is(err, reconcile.ErrFound) ||
+		!strings.Contains(out, "repaired                   1\n") {
 		t.Errorf("%v\n%s", err, out)
 	}
 	m.expect(contract.StorageProvisioned, 1) // the same reply as before

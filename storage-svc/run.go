@@ -122,17 +122,14 @@ func assemble(
 	if err != nil {
 		return nil, err
 	}
-	forget := service.Task{Name: "forget dead letters", Run: func(ctx context.Context) error {
-		service.Loop(ctx, "forget dead letters", time.Minute, nil, log, func(ctx context.Context) (bool, error) {
-			n, err := st.ForgetDeadLetters(ctx, cfg.DeadLetterAge, deadLetters, forgetBatch)
-			if n > 0 {
-				log.Warn("dead letters forgotten", "count", n)
-			}
-			return n == forgetBatch, err
-		})
-		return nil
-	}}
-	reconciliation, err := reconciliationTask(cfg, pool, prov, registry, log)
+	forget := service.Periodic("forget dead letters", time.Minute, log, func(ctx context.Context) (bool, error) {
+		n, err := st.ForgetDeadLetters(ctx, cfg.DeadLetterAge, deadLetters, forgetBatch)
+		if n > 0 {
+			log.Warn("dead letters forgotten", "count", n)
+		}
+		return n == forgetBatch, err
+	})
+	reconciliation, err := reconciliationTask(cfg.Config, pool, prov, registry, log)
 	if err != nil {
 		return nil, err
 	}

@@ -41,13 +41,13 @@ func TestLedgerAfterDisasters(t *testing.T) {
 	}
 
 	s.expectBooks("member-svc", "--dry-run", "accepted                  12", "ready                   12",
-		"stranded                   3", "orphans                    1", "mended                     0")
+		"stranded                   3", "orphans                    1", "repaired                   0")
 	s.expectBooks("storage-svc", "--dry-run", "stranded                   3", "orphans                    3",
-		"mended                     0")
+		"repaired                   0")
 	s.expectBooks("storage-svc", "", "stranded                   3", "orphans                    3",
-		"mended                     3")
+		"repaired                   3")
 	s.expectBooks("member-svc", "", "stranded                   3", "orphans                    1",
-		"mended                     3")
+		"repaired                   3")
 	eventually(t, healLimit, "every storage to be there again", func() bool {
 		return s.count("STORAGE_DATABASE_URL", "SELECT count(*) FROM storage WHERE status = 'ready'") == 13
 	})

@@ -28,7 +28,7 @@ type member struct {
 	step int
 }
 
-// Key implements drift.Keyed.
+// Key implements reconcile.Keyed.
 func (m member) Key() string { return key(m.MemberID, m.step) }
 
 // key returns the key of a member at a step: the member's id for the first step, and the id with the step
@@ -55,9 +55,9 @@ FROM signup_saga `
 // compared.
 func (r *Reconciler) members(ctx context.Context, after string) ([]member, error) {
 	after, _ = splitKey(cmp.Or(after, uuid.Nil.String()))
-	rows, err := r.pool.Query(ctx, "-- name: listMembers\n"+selectMembers+
+	rows, err := r.Pool.Query(ctx, "-- name: listMembers\n"+selectMembers+
 		"WHERE member_id > $2 ORDER BY member_id LIMIT $3",
-		r.cfg.MinAge.Seconds(), after, pageSize)
+		r.MinAge.Seconds(), after, pageSize)
 	if err != nil {
 		return nil, fmt.Errorf("list members: %w", err)
 	}
@@ -75,7 +75,7 @@ func (r *Reconciler) members(ctx context.Context, after string) ([]member, error
 
 // member reads one member again; nil if there is none.
 func (r *Reconciler) member(ctx context.Context, memberID string, step int) (*member, error) {
-	rows, err := r.pool.Query(ctx, "-- name: readMember\n"+selectMembers+"WHERE member_id = $2", r.cfg.MinAge.Seconds(),
+	rows, err := r.Pool.Query(ctx, "-- name: readMember\n"+selectMembers+"WHERE member_id = $2", r.MinAge.Seconds(),
 		memberID)
 	if err != nil {
 		return nil, fmt.Errorf("read member: %w", err)
@@ -95,13 +95,13 @@ var errOvertaken = errors.New("the saga went on")
 // the event, the time of the newest command and a timeline row, if the saga still has the version that was read
 // and the last command is older than MinAge. It reports whether it did.
 func (r *Reconciler) command(ctx context.Context, m member, why string) (bool, error) {
-	err := r.tx.Do(ctx, r.cfg.Wake, func(tx pgx.Tx) error {
+	err := r.tx.Do(ctx, r.wake, func(tx pgx.Tx) error {
 		record := store.Record{Saga: saga.Saga{ID: m.SagaID, MemberID: m.MemberID, State: m.State}}
 		err := tx.QueryRow(ctx, `-- name: commandAgain
 UPDATE signup_saga s SET commanded_at = now() FROM member m
 WHERE s.id = $1 AND s.version = $2 AND m.id = s.member_id
       AND NOT s.commanded_at BETWEEN now() - make_interval(secs => $3) AND now() -- later: a damaged row
-RETURNING s.generation, m.plan, coalesce(s.traceparent, '')`, m.SagaID, m.Version, r.cfg.MinAge.Seconds()).
+RETURNING s.generation, m.plan, coalesce(s.traceparent, '')`, m.SagaID, m.Version, r.MinAge.Seconds()).
 			Scan(&record.Generation, &record.Plan, &record.TraceParent)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return errOvertaken
@@ -134,7 +134,7 @@ SELECT $1::uuid, 'commanded_again', $2, $3, $4, $5 WHERE (SELECT count(*) FROM s
 
 // quarantine records a storage without a known owner.
 func (r *Reconciler) quarantine(ctx context.Context, s Storage) error {
-	_, err := r.pool.Exec(ctx, `-- name: quarantineStorage
+	_, err := r.Pool.Exec(ctx, `-- name: quarantineStorage
 INSERT INTO quarantine (member_id, saga_id, generation, status) VALUES ($1, $2, $3, $4)
 ON CONFLICT (member_id) DO UPDATE SET saga_id = $2, generation = $3, status = $4,
     last_seen = now()`, s.MemberID, s.SagaID, s.Generation, s.Status)
@@ -159,7 +159,7 @@ func (l Ledger) Balances() bool {
 }
 
 func (r *Reconciler) ledger(ctx context.Context) (Ledger, error) {
-	rows, err := r.pool.Query(ctx, `-- name: countLedger
+	rows, err := r.Pool.Query(ctx, `-- name: countLedger
 SELECT (SELECT count(*) FROM member) AS accepted,
        count(*) FILTER (WHERE state = 'ready') AS ready,
        count(*) FILTER (WHERE state IN ('provisioning', 'withdrawing')) AS in_progress,

@@ -12,7 +12,7 @@ import (
 
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/service"
-	"github.com/signup-saga/signup-saga/service/drift"
+	"github.com/signup-saga/signup-saga/service/reconcile"
 )
 
 const (
@@ -20,37 +20,32 @@ const (
 	suspended = 5 * time.Second // an idle transaction is ended after this
 )
 
-// Config configures [New].
-type Config struct {
-	MinAge     time.Duration // sagas changed, or commands sent, more recently are left alone
-	MaxRepairs int           // most disagreements that one run examines
-	Wake       func()        // called after a commit with events; may be nil
-	Log        *slog.Logger
-}
-
 // Reconciler compares members with what the participants have. It is safe for concurrent use.
 type Reconciler struct {
-	drift.Reconciler[member, Storage]
-	cfg          Config
-	pool         *pgxpool.Pool
+	reconcile.Reconciler[member, Storage]
+	wake         func()
 	tx           service.Transactor
 	steps        saga.Steps
 	participants []*Storages // by step
 }
 
 // New returns a reconciler. The participants are in the order of their steps; a nil participant is not
-// compared. A run ends at the first participant that does not answer.
-func New(cfg Config, pool *pgxpool.Pool, steps saga.Steps, participants ...*Storages) *Reconciler {
+// compared. A run ends at the first participant that does not answer. Sagas that changed, and commands that were
+// sent, more recently than the minimum age are left alone. wake is called after a commit with events; it may be
+// nil.
+func New(
+	cfg reconcile.Config, pool *pgxpool.Pool, steps saga.Steps, wake func(), log *slog.Logger,
+	participants ...*Storages,
+) *Reconciler {
 	r := &Reconciler{
-		cfg: cfg, pool: pool, tx: service.Transactor{Pool: pool, Idle: suspended},
-		steps: steps, participants: participants,
+		wake: wake, tx: service.Transactor{Pool: pool, Idle: suspended}, steps: steps, participants: participants,
 	}
-	r.Reconciler = drift.Reconciler[member, Storage]{
-		Pool: pool, MaxLooks: cfg.MaxRepairs, Log: cfg.Log,
-		Lists: drift.Lists[member, Storage]{
-			Left: r.members, Right: r.lists, Verdict: r.verdict, Mend: r.mend,
+	r.Reconciler = reconcile.Reconciler[member, Storage]{
+		Config: cfg, Pool: pool, Log: log,
+		Lists: reconcile.Lists[member, Storage]{
+			Left: r.members, Right: r.lists, Verdict: r.verdict, Repair: r.repair,
 			// Read the storage first, so that the saga is at least as new as the storage it is compared with.
-			Again: func(ctx context.Context, key string) (*member, *Storage, error) {
+			Reread: func(ctx context.Context, key string) (*member, *Storage, error) {
 				memberID, step := splitKey(key)
 				s, err := r.participants[step].get(ctx, memberID, step)
 				if err != nil {
@@ -66,30 +61,32 @@ func New(cfg Config, pool *pgxpool.Pool, steps saga.Steps, participants ...*Stor
 
 // verdict compares a member with what one participant has. A member who became ready before a step was added
 // has no claim to it.
-func (r *Reconciler) verdict(m *member, s *Storage) (drift.Kind, string) {
+func (r *Reconciler) verdict(m *member, s *Storage) (reconcile.Kind, string) {
 	switch {
 	case m == nil && s.left():
-		return drift.Orphan, "unknown here, " + r.steps[s.step].Name + " " + s.describe()
+		return reconcile.Orphan, "unknown here, " + r.steps[s.step].Name + " " + s.describe()
 	case m == nil:
 		return "", ""
 	}
 	what := r.steps[m.step].Name + " "
 	switch {
 	case s.left() && s.SagaID != m.SagaID:
-		return drift.Double, string(m.State) + ", " + what + "of saga " + s.SagaID + " " + s.describe()
+		return reconcile.Double, string(m.State) + ", " + what + "of saga " + s.SagaID + " " + s.describe()
 	case m.Settled && m.State == saga.Ready && m.Newest >= m.step && !s.given():
-		return drift.Stranded, "ready, " + what + s.describe()
+		return reconcile.Stranded, "ready, " + what + s.describe()
 	case m.Settled && m.State == saga.Withdrawn && s.left():
-		return drift.Orphan, "withdrawn, " + what + s.describe()
+		return reconcile.Orphan, "withdrawn, " + what + s.describe()
 	}
 	return "", ""
 }
 
-func (r *Reconciler) mend(ctx context.Context, m *member, s *Storage, kind drift.Kind, detail string) (bool, error) {
+func (r *Reconciler) repair(
+	ctx context.Context, m *member, s *Storage, kind reconcile.Kind, detail string,
+) (bool, error) {
 	switch {
 	case m == nil:
 		return false, r.quarantine(ctx, *s)
-	case kind == drift.Double:
+	case kind == reconcile.Double:
 		return false, nil
 	default:
 		return r.command(ctx, *m, detail)
@@ -100,7 +97,7 @@ func (r *Reconciler) mend(ctx context.Context, m *member, s *Storage, kind drift
 // service agrees.
 type Books struct {
 	Ledger
-	drift.Report
+	reconcile.Report
 }
 
 // Check counts the members and compares them with the storages. Unless dry is set, it also repairs differences.
@@ -108,11 +105,7 @@ func (r *Reconciler) Check(ctx context.Context, dry bool) (b Books, err error) {
 	if b.Ledger, err = r.ledger(ctx); err != nil {
 		return b, err
 	}
-	if dry {
-		b.Report, err = r.DryRun(ctx)
-	} else {
-		b.Report, err = r.Run(ctx, 0)
-	}
+	b.Report, err = r.Reconciler.Check(ctx, dry)
 	return b, err
 }
 
@@ -125,10 +118,10 @@ func (b Books) Write(w io.Writer) error {
 	return errors.Join(err, b.Report.Write(w))
 }
 
-// Err returns [drift.ErrFound] if anything is wrong, even if it was repaired.
+// Err returns [reconcile.ErrFound] if anything is wrong, even if it was repaired.
 func (b Books) Err() error {
 	if !b.Balances() {
-		return drift.ErrFound
+		return reconcile.ErrFound
 	}
 	return b.Report.Err()
 }

@@ -19,7 +19,7 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
-	"github.com/signup-saga/signup-saga/service/drift"
+	engine "github.com/signup-saga/signup-saga/service/reconcile"
 )
 
 func TestMain(m *testing.M) { testenv.Main(m) }
@@ -43,8 +43,8 @@ func open(t *testing.T, maxRepairs int) *fixture {
 // replica returns another reconciler on the same databases.
 func (f *fixture) replica(maxRepairs int) *reconcile.Reconciler {
 	return reconcile.New(
-		reconcile.Config{MinAge: time.Minute, MaxRepairs: maxRepairs, Log: slog.New(slog.DiscardHandler)},
-		f.pool, storetest.Steps, reconcile.NewStorages(f.storages.URL+"/", token))
+		engine.Config{MinAge: time.Minute, MaxRepairs: maxRepairs}, f.pool, storetest.Steps, nil,
+		slog.New(slog.DiscardHandler), reconcile.NewStorages(f.storages.URL+"/", token))
 }
 
 // member signs a member up and moves the saga to a state.
@@ -145,7 +145,7 @@ func TestEveryDisagreementIsFound(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !errors.Is(dry.Err(), drift.ErrFound) || f.sent() != "" ||
+	if !errors.Is(dry.Err(), engine.ErrFound) || f.sent() != "" ||
 		storetest.Count(t, f.pool, "SELECT count(*) FROM saga_event") != before ||
 		storetest.Count(t, f.pool, "SELECT count(*) FROM quarantine") != 0 {
 		t.Errorf("a dry run did something: %s", f.sent())
@@ -155,7 +155,7 @@ func TestEveryDisagreementIsFound(t *testing.T) {
 		Withdrawn: 7}); report.Ledger != want || !report.Balances() {
 		t.Errorf("ledger %+v, want %+v", report.Ledger, want)
 	}
-	if report.Stranded != 4 || report.Orphans != 5 || report.Doubles != 1 || report.Mended != 8 {
+	if report.Stranded != 4 || report.Orphans != 5 || report.Doubles != 1 || report.Repaired != 8 {
 		t.Errorf("%+v", report)
 	}
 	if findings(dry) != findings(report) {
@@ -177,12 +177,12 @@ func TestEveryDisagreementIsFound(t *testing.T) {
 		stranger); n != 1 {
 		t.Error("the storage without an owner is not in quarantine")
 	}
-	status, err := drift.ReadStatus(t.Context(), f.pool)
+	status, err := engine.ReadStatus(t.Context(), f.pool)
 	if err != nil || status.FinishedAt == nil || status.Stranded != 4 || status.Orphans != 5 || status.Doubles != 1 {
 		t.Errorf("status %+v, %v", status, err)
 	}
 	// A command that was just sent has time to work before it is sent again. The difference still counts.
-	if again := f.run(); again.Mended != 0 || again.Stranded != 4 {
+	if again := f.run(); again.Repaired != 0 || again.Stranded != 4 {
 		t.Errorf("%+v", again)
 	}
 	var printed strings.Builder
@@ -206,7 +206,7 @@ func TestBalancedBooks(t *testing.T) {
 		"INSERT INTO member (id, username, username_key, plan, password_hash, created_at) VALUES ($1, 'lost', "+
 			"'lost', 'free', 'x', now())", uuid.Must(uuid.NewV7()))
 	if report, err := f.Check(t.Context(), true); err != nil || report.Balances() ||
-		!errors.Is(report.Err(), drift.ErrFound) {
+		!errors.Is(report.Err(), engine.ErrFound) {
 		t.Errorf("a member without a saga: %+v, %v", report, err)
 	}
 }
@@ -229,7 +229,7 @@ func TestBothSidesAreReadAgain(t *testing.T) {
 		return 0
 	})
 	report := f.run()
-	if report.Stranded != 0 || report.Mended != 0 {
+	if report.Stranded != 0 || report.Repaired != 0 {
 		t.Errorf("%+v", report)
 	}
 	if n := storetest.Count(t, f.pool,
@@ -301,7 +301,7 @@ func TestCommandIsGuardedByTheVersion(t *testing.T) {
 			"= version + 1"); err != nil {
 		t.Fatal(err)
 	}
-	done := make(chan drift.Report, 1)
+	done := make(chan engine.Report, 1)
 	go func() { report, _ := f.Run(context.Background(), 0); done <- report }()
 	testenv.Eventually(t, 10*time.Second, "the run to wait for the other transaction", func() bool {
 		return storetest.Count(t, f.pool,
@@ -311,7 +311,7 @@ func TestCommandIsGuardedByTheVersion(t *testing.T) {
 	if err := other.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if report := <-done; report.Stranded != 1 || report.Mended != 0 || f.sent() != "" {
+	if report := <-done; report.Stranded != 1 || report.Repaired != 0 || f.sent() != "" {
 		t.Errorf("%+v, sent %s", report, f.sent())
 	}
 }
@@ -331,7 +331,7 @@ func TestCommandIsOneTransaction(t *testing.T) {
 		t.Errorf("%d rows in the timeline for commands that were not sent", n)
 	}
 	storetest.Exec(t, f.pool, "DROP TRIGGER broken ON outbox_event_essential")
-	if report := f.run(); report.Mended != 1 { // the lease was released, and the command is still due
+	if report := f.run(); report.Repaired != 1 { // the lease was released, and the command is still due
 		t.Errorf("%+v", report)
 	}
 }
@@ -344,7 +344,7 @@ func TestCappedRunsTakeTurns(t *testing.T) {
 	f.settle()
 	for i, want := range []int{2, 2, 1, 0} {
 		report := f.run()
-		if report.Mended != want || report.Stranded != 5 {
+		if report.Repaired != want || report.Stranded != 5 {
 			t.Errorf("run %d: %+v, want %d commands and 5 stranded", i, report, want)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
+	engine "github.com/signup-saga/signup-saga/service/reconcile"
 )
 
 // twoSteps returns a fixture in which members get a mailbox after their storage.
@@ -23,8 +24,8 @@ func twoSteps(t *testing.T) (f *fixture, mailboxes *storages) {
 	})
 	mailboxes = newStorages(t)
 	f.store = store.New(f.pool, steps, storetest.Secret, func() {})
-	cfg := reconcile.Config{MinAge: time.Minute, MaxRepairs: 100, Log: slog.New(slog.DiscardHandler)}
-	f.Reconciler = reconcile.New(cfg, f.pool, steps,
+	cfg := engine.Config{MinAge: time.Minute, MaxRepairs: 100}
+	f.Reconciler = reconcile.New(cfg, f.pool, steps, nil, slog.New(slog.DiscardHandler),
 		reconcile.NewStorages(f.storages.URL, token), reconcile.NewStorages(mailboxes.URL, token))
 	return f, mailboxes
 }
@@ -73,7 +74,7 @@ func TestEveryStepIsCompared(t *testing.T) {
 	f.settle()
 
 	report := f.run()
-	if report.Stranded != 4 || report.Orphans != 1 || report.Mended != 4 {
+	if report.Stranded != 4 || report.Orphans != 1 || report.Repaired != 4 {
 		t.Errorf("%+v", report)
 	}
 	want := "no_mailbox mailbox.provision 1 107374182400, no_storage storage.provision 1 107374182400, " +

@@ -9,7 +9,7 @@ import (
 
 	"github.com/signup-saga/signup-saga/client"
 	"github.com/signup-saga/signup-saga/contract/wire"
-	"github.com/signup-saga/signup-saga/service/drift"
+	"github.com/signup-saga/signup-saga/service/reconcile"
 )
 
 const requestTimeout = 5 * time.Second
@@ -20,7 +20,7 @@ type Storage struct {
 	step int
 }
 
-// Key implements drift.Keyed.
+// Key implements reconcile.Keyed.
 func (s Storage) Key() string { return key(s.MemberID, s.step) }
 
 // given reports whether the member has the storage or will have it soon.
@@ -75,18 +75,18 @@ func explain(err error) error {
 }
 
 // lists returns what all participants have, in the order of the keys.
-func (r *Reconciler) lists() drift.Pages[Storage] {
-	var all []drift.Pages[Storage]
+func (r *Reconciler) lists() reconcile.Pages[Storage] {
+	var all []reconcile.Pages[Storage]
 	for step, p := range r.participants {
 		if p != nil {
 			all = append(all, p.list(step))
 		}
 	}
-	return drift.Join(all...)
+	return reconcile.Join(all...)
 }
 
 // list returns everything that one participant has, in the order of the members' ids.
-func (s *Storages) list(step int) drift.Pages[Storage] {
+func (s *Storages) list(step int) reconcile.Pages[Storage] {
 	part, more := client.PageOf{Limit: pageSize}, true
 	return func(ctx context.Context, _ string) ([]Storage, error) {
 		if !more {

@@ -15,7 +15,7 @@ import (
 	"github.com/signup-saga/signup-saga/member-svc/internal/reconcile"
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
-	"github.com/signup-saga/signup-saga/service/drift"
+	engine "github.com/signup-saga/signup-saga/service/reconcile"
 )
 
 // A replica is suspended in the middle of a run until another one has taken over.
@@ -42,12 +42,12 @@ func TestPausedReplicaDoesNothingMore(t *testing.T) {
 		t.Fatalf("the run ended before it was paused: %v", err)
 	}
 	other := f.replica(100)
-	if _, err := other.Run(t.Context(), 0); !errors.Is(err, drift.ErrBusy) {
+	if _, err := other.Run(t.Context(), 0); !errors.Is(err, engine.ErrBusy) {
 		t.Errorf("two at a time: %v", err)
 	}
 	storetest.Exec(t, f.pool, "UPDATE reconciliation SET lease_until = now()") // the lease of a dead replica expires
 	report, err := other.Run(t.Context(), 0)
-	if err != nil || report.Mended != 3 {
+	if err != nil || report.Repaired != 3 {
 		t.Errorf("%+v, %v", report, err)
 	}
 	close(resume)
@@ -64,19 +64,19 @@ func TestScheduleAndAbsentStorageService(t *testing.T) {
 	f.member("mina", saga.Ready)
 	f.settle()
 	f.storages.hook(func(string) int { return http.StatusServiceUnavailable })
-	if _, err := f.Run(t.Context(), time.Hour); err == nil || errors.Is(err, drift.ErrBusy) {
+	if _, err := f.Run(t.Context(), time.Hour); err == nil || errors.Is(err, engine.ErrBusy) {
 		t.Fatalf("the Storage service is away: %v", err)
 	}
 	f.storages.hook(nil)
-	if _, err := f.Run(t.Context(), time.Hour); !errors.Is(err, drift.ErrBusy) {
+	if _, err := f.Run(t.Context(), time.Hour); !errors.Is(err, engine.ErrBusy) {
 		t.Errorf("begun again at once: %v", err)
 	}
 	storetest.Exec(t, f.pool, "UPDATE reconciliation SET lease_until = lease_until - interval '1 minute'")
 	report, err := f.Run(t.Context(), time.Hour)
-	if err != nil || report.Mended != 1 {
+	if err != nil || report.Repaired != 1 {
 		t.Errorf("%+v, %v", report, err)
 	}
-	if _, err := f.Run(t.Context(), time.Hour); !errors.Is(err, drift.ErrBusy) {
+	if _, err := f.Run(t.Context(), time.Hour); !errors.Is(err, engine.ErrBusy) {
 		t.Errorf("begun again within the hour: %v", err)
 	}
 	storetest.Exec(t, f.pool, "UPDATE reconciliation SET finished_at = finished_at - interval '1 hour'")
@@ -100,15 +100,16 @@ func TestStrangeAnswersEndTheRun(t *testing.T) {
 			}
 			fmt.Fprint(w, answer)
 		}))
-		cfg := reconcile.Config{MinAge: time.Minute, MaxRepairs: 1, Log: slog.New(slog.DiscardHandler)}
-		r := reconcile.New(cfg, f.pool, storetest.Steps, reconcile.NewStorages(strange.URL, token))
+		cfg := engine.Config{MinAge: time.Minute, MaxRepairs: 1}
+		r := reconcile.New(cfg, f.pool, storetest.Steps, nil, slog.New(slog.DiscardHandler),
+			reconcile.NewStorages(strange.URL, token))
 		if _, err := r.Run(t.Context(), 0); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 		strange.Close()
 	}
-	wrong := reconcile.New(reconcile.Config{MinAge: time.Minute, MaxRepairs: 1}, f.pool,
-		storetest.Steps, reconcile.NewStorages(f.storages.URL, "wrong"))
+	wrong := reconcile.New(engine.Config{MinAge: time.Minute, MaxRepairs: 1}, f.pool,
+		storetest.Steps, nil, nil, reconcile.NewStorages(f.storages.URL, "wrong"))
 	if _, err := wrong.Check(t.Context(), true); err == nil || !strings.Contains(err.Error(), "401") {
 		t.Errorf("wrong token: %v", err)
 	}

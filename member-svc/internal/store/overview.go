@@ -12,7 +12,7 @@ import (
 	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/outbox"
-	"github.com/signup-saga/signup-saga/service/drift"
+	"github.com/signup-saga/signup-saga/service/reconcile"
 )
 
 // Overview is the state of the whole system. Its cost does not grow with the number of members.
@@ -24,7 +24,7 @@ type Overview struct {
 	Minutes       []wire.Minute      // the last hour, as far back as the counting limit reaches
 	Lanes         map[contract.Lane]outbox.Status
 	Provider      wire.Breaker
-	Drift         drift.Status
+	Drift         reconcile.Status
 }
 
 // Limits on exact counting. Beyond them, the counts of ready and withdrawn sagas are estimated from the
@@ -57,7 +57,7 @@ SELECT now(), (`+oldestPending+")").
 				return err
 			}
 		}
-		o.Drift, err = drift.ReadStatus(ctx, s.pool)
+		o.Drift, err = reconcile.ReadStatus(ctx, s.pool)
 		return err
 	})
 	err = group.Wait()

@@ -11,8 +11,8 @@
 // A storage that is pending again keeps its generation, so its reply contains nothing new for the Member
 // service. The provider's operations may be repeated, and each update of the row is guarded by the version that
 // was read: a command that arrives meanwhile wins. A resource without a row is left alone, because this
-// database may have been restored to a time before that row existed. Package drift explains why the comparison
-// is safe while both sides keep changing.
+// database may have been restored to a time before that row existed. Package service/reconcile explains why the
+// comparison is safe while both sides keep changing.
 package reconcile
 
 import (
@@ -26,7 +26,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/signup-saga/signup-saga/service/drift"
+	"github.com/signup-saga/signup-saga/service/reconcile"
 	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
 )
 
@@ -35,31 +35,21 @@ const (
 	listTimeout = 30 * time.Second // for one page of the provider's list; shorter than the lease of a run
 )
 
-// Config configures [New].
-type Config struct {
-	MinAge     time.Duration // storages that changed more recently are left alone
-	MaxRepairs int           // most differences that one run rechecks
-	Log        *slog.Logger
-}
-
 // Reconciler compares storages and resources. Safe for concurrent use.
 type Reconciler struct {
-	drift.Reconciler[row, resource]
-	cfg      Config
-	pool     *pgxpool.Pool
+	reconcile.Reconciler[row, resource]
 	provider provision.Provider
 }
 
-// New returns a reconciler.
-func New(cfg Config, pool *pgxpool.Pool, provider provision.Provider) *Reconciler {
-	r := &Reconciler{cfg: cfg, pool: pool, provider: provider}
-	r.Reconciler = drift.Reconciler[row, resource]{
-		Pool: pool, MaxLooks: cfg.MaxRepairs, Log: cfg.Log,
-		Lists: drift.Lists[row, resource]{
-			Left: r.rows, Verdict: verdict, Again: r.again, Mend: r.mend,
-			Right: func() drift.Pages[resource] {
-				return func(ctx context.Context, after string) ([]resource,
-					error) {
+// New returns a reconciler. Storages that changed more recently than the minimum age are left alone.
+func New(cfg reconcile.Config, pool *pgxpool.Pool, provider provision.Provider, log *slog.Logger) *Reconciler {
+	r := &Reconciler{provider: provider}
+	r.Reconciler = reconcile.Reconciler[row, resource]{
+		Config: cfg, Pool: pool, Log: log,
+		Lists: reconcile.Lists[row, resource]{
+			Left: r.rows, Verdict: verdict, Reread: r.reread, Repair: r.repair,
+			Right: func() reconcile.Pages[resource] {
+				return func(ctx context.Context, after string) ([]resource, error) {
 					return r.resources(ctx, after, pageSize)
 				}
 			},
@@ -76,43 +66,45 @@ type row struct {
 	Settled  bool // unchanged for the minimum age
 }
 
-// Key implements drift.Keyed.
+// Key implements reconcile.Keyed.
 func (r row) Key() string { return r.MemberID }
 
 // resource is what the provider has.
 type resource provision.Resource
 
-// Key implements drift.Keyed.
+// Key implements reconcile.Keyed.
 func (r resource) Key() string { return r.MemberID }
 
 // verdict compares a row with what the provider has.
-func verdict(r *row, have *resource) (drift.Kind, string) {
+func verdict(r *row, have *resource) (reconcile.Kind, string) {
 	state := provision.ResourceState("missing")
 	if have != nil {
 		state = have.State
 	}
 	switch {
 	case r == nil && state != provision.ResourceTombstone:
-		return drift.Orphan, "unknown here, the provider's is " + string(state)
+		return reconcile.Orphan, "unknown here, the provider's is " + string(state)
 	case r == nil || !r.Settled:
 	case r.Status == provision.Ready && state != provision.ResourceLive:
-		return drift.Stranded, "ready, the provider's is " + string(state)
+		return reconcile.Stranded, "ready, the provider's is " + string(state)
 	case r.Status == provision.Removed && have != nil && state != provision.ResourceTombstone:
-		return drift.Orphan, "removed, the provider's is " + string(state)
+		return reconcile.Orphan, "removed, the provider's is " + string(state)
 	}
 	return "", ""
 }
 
-// mend makes a storage pending again if a worker can help, and stores in the quarantine what nobody may touch.
-func (r *Reconciler) mend(ctx context.Context, storage *row, have *resource, kind drift.Kind, _ string) (bool, error) {
+// repair makes a storage pending again if a worker can help, and stores in the quarantine what nobody may touch.
+func (r *Reconciler) repair(
+	ctx context.Context, storage *row, have *resource, kind reconcile.Kind, _ string,
+) (bool, error) {
 	switch {
 	case storage == nil || (have != nil && have.State == provision.ResourceDamaged):
 		return false, r.quarantine(ctx, *have)
-	case kind == drift.Stranded && have != nil && have.State == provision.ResourceTombstone:
+	case kind == reconcile.Stranded && have != nil && have.State == provision.ResourceTombstone:
 		return false, nil // removed for good
 	}
 	// As after a new command. The lease stays with the worker that holds it.
-	tag, err := r.pool.Exec(ctx, `-- name: pendingAgain
+	tag, err := r.Pool.Exec(ctx, `-- name: pendingAgain
 UPDATE storage SET status = 'pending', attempts = 0, outage_attempts = 0, next_attempt_at = now(),
     last_error_class = NULL, last_error = NULL,
 	version = version + 1, updated_at = now()
@@ -124,7 +116,7 @@ WHERE member_id = $1 AND version = $2`, storage.MemberID, storage.Version)
 }
 
 func (r *Reconciler) quarantine(ctx context.Context, have resource) error {
-	_, err := r.pool.Exec(ctx, `-- name: quarantineResource
+	_, err := r.Pool.Exec(ctx, `-- name: quarantineResource
 INSERT INTO quarantine (member_id, state, generation) VALUES ($1, $2, $3)
 ON CONFLICT (member_id) DO UPDATE SET state = $2, generation = $3,
     last_seen = now()`, have.MemberID, string(have.State), have.Generation)
@@ -141,8 +133,8 @@ func (r *Reconciler) rows(ctx context.Context, after string) ([]row, error) {
 	if after == "" {
 		after = uuid.Nil.String()
 	}
-	rows, _ := r.pool.Query(ctx, "-- name: listRows\n"+selectRows+"WHERE member_id > $2 ORDER BY member_id LIMIT $3",
-		r.cfg.MinAge.Seconds(), after, pageSize)
+	rows, _ := r.Pool.Query(ctx, "-- name: listRows\n"+selectRows+"WHERE member_id > $2 ORDER BY member_id LIMIT $3",
+		r.MinAge.Seconds(), after, pageSize)
 	page, err := pgx.CollectRows(rows, pgx.RowToStructByName[row])
 	if err != nil {
 		return nil, fmt.Errorf("list rows: %w", err)
@@ -164,8 +156,8 @@ func (r *Reconciler) resources(ctx context.Context, after string, limit int) ([]
 	return page, nil
 }
 
-// again reads the provider first, so that the row is at least as new.
-func (r *Reconciler) again(ctx context.Context, memberID string) (*row, *resource, error) {
+// reread reads the provider first, so that the row is at least as new.
+func (r *Reconciler) reread(ctx context.Context, memberID string) (*row, *resource, error) {
 	found, err := r.resources(ctx, before(memberID), 1)
 	if err != nil {
 		return nil, nil, err
@@ -174,7 +166,7 @@ func (r *Reconciler) again(ctx context.Context, memberID string) (*row, *resourc
 	if len(found) > 0 && found[0].MemberID == memberID {
 		have = &found[0]
 	}
-	rows, _ := r.pool.Query(ctx, "-- name: readRow\n"+selectRows+"WHERE member_id = $2", r.cfg.MinAge.Seconds(),
+	rows, _ := r.Pool.Query(ctx, "-- name: readRow\n"+selectRows+"WHERE member_id = $2", r.MinAge.Seconds(),
 		memberID)
 	stored, err := pgx.CollectRows(rows, pgx.RowToStructByName[row])
 	if err != nil {

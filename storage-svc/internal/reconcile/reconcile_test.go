@@ -18,7 +18,7 @@ import (
 
 	"github.com/signup-saga/signup-saga/devstack/testenv"
 	"github.com/signup-saga/signup-saga/service"
-	"github.com/signup-saga/signup-saga/service/drift"
+	engine "github.com/signup-saga/signup-saga/service/reconcile"
 	"github.com/signup-saga/signup-saga/storage-svc/internal/provider"
 	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
 	"github.com/signup-saga/signup-saga/storage-svc/internal/reconcile"
@@ -75,7 +75,7 @@ func open(t *testing.T) *fixture {
 	}
 	f.provider = &lists{Provider: files}
 	f.Reconciler = reconcile.New(
-		reconcile.Config{MinAge: time.Minute, MaxRepairs: 100, Log: slog.New(slog.DiscardHandler)}, pool, f.provider)
+		engine.Config{MinAge: time.Minute, MaxRepairs: 100}, pool, f.provider, slog.New(slog.DiscardHandler))
 	return f
 }
 
@@ -165,7 +165,7 @@ func (f *fixture) at(i int) provision.ResourceState {
 	return "missing"
 }
 
-func (f *fixture) run() drift.Report {
+func (f *fixture) run() engine.Report {
 	f.t.Helper()
 	report, err := f.Run(f.t.Context(), 0)
 	if err != nil {
@@ -174,7 +174,7 @@ func (f *fixture) run() drift.Report {
 	return report
 }
 
-func findings(r drift.Report) string {
+func findings(r engine.Report) string {
 	var all []string
 	for _, found := range r.Findings {
 		all = append(all, found.Key[len(found.Key)-2:]+" "+string(found.Kind)+": "+found.Detail)
@@ -206,7 +206,7 @@ func TestWhatWasUndoneIsDoneAgain(t *testing.T) {
 	f.write(f.marker(21), `{"member_id":"`+id(21)+`","generation":1,"tombstone":true}`)
 	f.settle()
 
-	dry, err := f.DryRun(t.Context())
+	dry, err := f.Check(t.Context(), true)
 	if err != nil || f.count("storage WHERE status = 'pending'")+f.count("quarantine") != 0 {
 		t.Errorf("a dry run did something: %v", err)
 	}
@@ -220,7 +220,7 @@ func TestWhatWasUndoneIsDoneAgain(t *testing.T) {
 	}, "\n"); findings(report) != want || findings(dry) != want {
 		t.Errorf("found\n%s\ndry\n%s\nwant\n%s", findings(report), findings(dry), want)
 	}
-	if report.Mended != 4 ||
+	if report.Repaired != 4 ||
 		f.count(
 			"storage WHERE status = 'pending' AND version = 3 AND generation = CASE desired WHEN 'absent' THEN 2 "+
 				"ELSE 1 END AND attempts = 0") != 4 {
@@ -246,7 +246,7 @@ func TestWhatWasUndoneIsDoneAgain(t *testing.T) {
 		t.Errorf("%d replies of the right kind, want 4", n)
 	}
 	f.settle()
-	if again := f.run(); again.Stranded != 1 || again.Orphans != 2 || again.Mended != 0 {
+	if again := f.run(); again.Stranded != 1 || again.Orphans != 2 || again.Repaired != 0 {
 		t.Errorf("what a person has to look at: %+v", again)
 	}
 }
@@ -285,7 +285,7 @@ func TestCommandWinsTheRace(t *testing.T) {
 			"next_attempt_at = now(), version = version + 1"); err != nil {
 		t.Fatal(err)
 	}
-	done := make(chan drift.Report, 1)
+	done := make(chan engine.Report, 1)
 	go func() { report, _ := f.Run(context.Background(), 0); done <- report }()
 	testenv.Eventually(t, 10*time.Second, "the run to wait for the command", func() bool {
 		return f.count("pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'") == 1
@@ -293,7 +293,7 @@ func TestCommandWinsTheRace(t *testing.T) {
 	if err := other.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if report := <-done; report.Stranded != 1 || report.Mended != 0 {
+	if report := <-done; report.Stranded != 1 || report.Repaired != 0 {
 		t.Errorf("%+v", report)
 	}
 	f.work()
@@ -316,7 +316,7 @@ func TestWorkerWinsTheRace(t *testing.T) {
 		}
 		return nil
 	}
-	if report := f.run(); report.Stranded != 1 || report.Mended != 1 || report.Findings[0].Key != id(2) {
+	if report := f.run(); report.Stranded != 1 || report.Repaired != 1 || report.Findings[0].Key != id(2) {
 		t.Errorf("%+v", report)
 	}
 	f.work()
@@ -348,7 +348,7 @@ func TestProviderAwayPutsItOff(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	f.provider.before = nil
-	if _, err := f.Run(t.Context(), time.Hour); !errors.Is(err, drift.ErrBusy) {
+	if _, err := f.Run(t.Context(), time.Hour); !errors.Is(err, engine.ErrBusy) {
 		t.Errorf("begun again at once: %v", err)
 	}
 	if f.count("storage WHERE status = 'ready'") != 1 {
@@ -381,11 +381,11 @@ func TestCrashInTheMiddleOfARun(t *testing.T) {
 	if f.count("storage WHERE status = 'pending'") != 1 {
 		t.Fatal("the run did not die in its middle")
 	}
-	if _, err := f.Run(t.Context(), 0); !errors.Is(err, drift.ErrBusy) {
+	if _, err := f.Run(t.Context(), 0); !errors.Is(err, engine.ErrBusy) {
 		t.Errorf("the lease of the dead: %v", err)
 	}
 	f.exec("UPDATE reconciliation SET lease_until = now()")
-	if report := f.run(); report.Mended != 2 {
+	if report := f.run(); report.Repaired != 2 {
 		t.Errorf("%+v", report)
 	}
 	f.work()
@@ -443,7 +443,7 @@ func TestAnotherPlaceIsNotJudged(t *testing.T) {
 
 // A directory that was restored from a backup is the right one: what it lacks is created again, and what it has
 // in excess is removed.
-func TestRestoredDirectoryIsMended(t *testing.T) {
+func TestRestoredDirectoryIsRepaired(t *testing.T) {
 	f := open(t)
 	f.command(1, provision.Present, 1)
 	backup := filepath.Join(t.TempDir(), "backup")

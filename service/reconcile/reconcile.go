@@ -1,6 +1,7 @@
-package drift
+package reconcile
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,9 +14,9 @@ import (
 )
 
 const (
-	lease    = time.Minute // renewed before each page and each recheck; far longer than either takes
-	patience = 5 * time.Second
-	shown    = 20 // most findings that a report lists
+	lease          = time.Minute // renewed before each page and each recheck; far longer than either takes
+	releaseTimeout = 5 * time.Second
+	shown          = 20 // most findings that a report lists
 )
 
 // ErrBusy means that another run is in progress, or that the last one was too recent.
@@ -41,19 +42,19 @@ type Lists[L, R Keyed] struct {
 	// Verdict compares the entries that both lists have for a key, one of which may be nil, and returns what is
 	// wrong. An empty kind means that nothing is.
 	Verdict func(l *L, r *R) (kind Kind, detail string)
-	// Again re-reads both sides of a suspicion.
-	Again func(ctx context.Context, key string) (*L, *R, error)
-	// Mend repairs a confirmed suspicion, guarded by what was read, and reports whether it changed anything
+	// Reread reads both sides of a suspicion again.
+	Reread func(ctx context.Context, key string) (*L, *R, error)
+	// Repair repairs a confirmed suspicion, guarded by what was read, and reports whether it changed anything
 	// that is compared.
-	Mend func(ctx context.Context, l *L, r *R, kind Kind, detail string) (bool, error)
+	Repair func(ctx context.Context, l *L, r *R, kind Kind, detail string) (bool, error)
 }
 
 // Reconciler compares lists. Safe for concurrent use, in many replicas.
 type Reconciler[L, R Keyed] struct {
 	Lists[L, R]
-	Pool     *pgxpool.Pool
-	MaxLooks int // most suspicions that one run rechecks
-	Log      *slog.Logger
+	Config
+	Pool *pgxpool.Pool
+	Log  *slog.Logger
 }
 
 // Finding is one difference.
@@ -66,15 +67,15 @@ type Finding struct {
 // Report is what a run found and did.
 type Report struct {
 	Stranded, Orphans, Doubles int
-	Mended                     int
+	Repaired                   int
 	Findings                   []Finding // the first few
 }
 
 // Write prints the report for operators.
 func (r Report) Write(w io.Writer) error {
 	_, err := fmt.Fprintf(w,
-		"stranded           %9d\norphans            %9d\ndoubles            %9d\nmended             %9d\n", r.Stranded,
-		r.Orphans, r.Doubles, r.Mended)
+		"stranded           %9d\norphans            %9d\ndoubles            %9d\nrepaired           %9d\n", r.Stranded,
+		r.Orphans, r.Doubles, r.Repaired)
 	for _, f := range r.Findings {
 		if err == nil {
 			_, err = fmt.Fprintf(w, "%s %s: %s\n", f.Kind, f.Key, f.Detail)
@@ -96,9 +97,28 @@ func (r Report) Err() error {
 	return nil
 }
 
-// DryRun compares and changes nothing.
-func (r *Reconciler[L, R]) DryRun(ctx context.Context) (Report, error) {
-	return (&run[L, R]{Reconciler: r, dry: true}).compare(ctx)
+// Check compares once, however recent the last run is. A dry check changes nothing. Otherwise Check does what
+// [Reconciler.Run] does.
+func (r *Reconciler[L, R]) Check(ctx context.Context, dry bool) (Report, error) {
+	if dry {
+		return (&run[L, R]{Reconciler: r, dry: true}).compare(ctx)
+	}
+	return r.Run(ctx, 0)
+}
+
+// Print ends the reconcile subcommand: it prints what a check returned. It fails if anything was wrong, even if
+// that was repaired.
+func Print(w io.Writer, checked interface {
+	Write(w io.Writer) error
+	Err() error
+}, err error) error {
+	if err == nil {
+		err = checked.Write(w)
+	}
+	if err != nil {
+		return err
+	}
+	return checked.Err()
 }
 
 // Run compares, repairs, and records what it found. It returns [ErrBusy] if another run is in progress, if the
@@ -129,12 +149,12 @@ RETURNING holder::text, coalesce(resume_after,
 // run is one comparison.
 type run[L, R Keyed] struct {
 	*Reconciler[L, R]
-	holder string
-	dry    bool
-	from   string // the previous run rechecked up to this key
-	looked int
-	last   string // key of the last recheck
-	report Report
+	holder    string
+	dry       bool
+	from      string // the previous run rechecked up to this key
+	rechecked int
+	last      string // key of the last recheck
+	report    Report
 }
 
 func (r *run[L, R]) compare(ctx context.Context) (Report, error) {
@@ -149,15 +169,18 @@ func (r *run[L, R]) compare(ctx context.Context) (Report, error) {
 		} else {
 			key = (*b).Key()
 		}
-		if key <= r.from || r.looked == r.MaxLooks { // counted without a recheck; another run does that
+		if key <= r.from || r.full() { // counted without a recheck; another run does that
 			r.count(Finding{kind, key, detail})
 			return nil
 		}
-		r.looked, r.last = r.looked+1, key
-		return r.look(ctx, key)
+		r.rechecked, r.last = r.rechecked+1, key
+		return r.recheck(ctx, key)
 	})
 	return r.report, err
 }
+
+// full reports whether the run has rechecked as much as one run may.
+func (r *run[L, R]) full() bool { return r.rechecked == cmp.Or(r.MaxRepairs, maxRepairs) }
 
 // renewing renews the lease before each page.
 func renewing[T Keyed](renew func(context.Context) error, load Pages[T]) Pages[T] {
@@ -169,12 +192,12 @@ func renewing[T Keyed](renew func(context.Context) error, load Pages[T]) Pages[T
 	}
 }
 
-// look re-reads both sides of a suspicion and repairs it if it is confirmed.
-func (r *run[L, R]) look(ctx context.Context, key string) error {
+// recheck reads both sides of a suspicion again, and repairs it if it is confirmed.
+func (r *run[L, R]) recheck(ctx context.Context, key string) error {
 	if err := r.renew(ctx); err != nil {
 		return err
 	}
-	a, b, err := r.Again(ctx, key)
+	a, b, err := r.Reread(ctx, key)
 	if err != nil {
 		return err
 	}
@@ -186,9 +209,9 @@ func (r *run[L, R]) look(ctx context.Context, key string) error {
 	if r.dry {
 		return nil
 	}
-	done, err := r.Mend(ctx, a, b, kind, detail)
+	done, err := r.Repair(ctx, a, b, kind, detail)
 	if done {
-		r.report.Mended++
+		r.report.Repaired++
 	}
 	return err
 }
@@ -228,7 +251,7 @@ UPDATE reconciliation SET lease_until = now() + make_interval(secs => $2) WHERE 
 // quarantine rows that it has not seen again.
 func (r *run[L, R]) finish(ctx context.Context) error {
 	var resume *string
-	if r.looked == r.MaxLooks {
+	if r.full() {
 		resume = &r.last
 	}
 	everything := r.from == "" && resume == nil
@@ -249,7 +272,7 @@ DELETE FROM quarantine USING done WHERE last_seen < started_at AND $6`,
 // so that a service which is down is not called all the time. A run that died without calling release leaves
 // its lease to run out, too.
 func (r *run[L, R]) release(ctx context.Context, done bool) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
 	defer cancel()
 	_, err := r.Pool.Exec(ctx, `-- name: releaseReconciliation
 UPDATE reconciliation SET holder = NULL, lease_until = CASE WHEN $2 THEN now() ELSE lease_until

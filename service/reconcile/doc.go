@@ -1,5 +1,5 @@
-// Package drift compares two lists that should agree and repairs the differences. It is the part of
-// reconciliation that both services share.
+// Package reconcile compares two lists that should agree and repairs the differences. It is the part of
+// reconciliation that all services share: the engine, its configuration, its schedule and its subcommand.
 //
 // The lists are read side by side, page by page, while they keep changing, so a difference is at first only a
 // suspicion. Before anything is changed, both sides are read again, and each change must be guarded by the
@@ -15,4 +15,4 @@
 // finished_at timestamptz (the last may be null), resume_after text, and the integers stranded, orphans and
 // doubles. Of table quarantine, this package uses only the column last_seen timestamptz: a run over everything
 // deletes the rows that it has not seen again.
-package drift
+package reconcile

@@ -1,4 +1,4 @@
-package drift_test
+package reconcile_test
 
 import (
 	"context"
@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/signup-saga/signup-saga/service/drift"
+	"github.com/signup-saga/signup-saga/service/reconcile"
 )
 
 type letter string
@@ -15,7 +15,7 @@ type letter string
 func (l letter) Key() string { return string(l) }
 
 // pages returns the letters of a text, size at a time.
-func pages(text string, size int) drift.Pages[letter] {
+func pages(text string, size int) reconcile.Pages[letter] {
 	return func(_ context.Context, after string) (page []letter, err error) {
 		rest := text[strings.Index(text, after)+len(after):]
 		for _, r := range rest[:min(size, len(rest))] {
@@ -42,7 +42,8 @@ func TestMergeMeetsEveryKeyOnce(t *testing.T) {
 				}
 				return string(*l)
 			}
-			err := drift.Merge(t.Context(), pages(tc.left, size), pages(tc.right, 6-size), func(l, r *letter) error {
+			left, right := pages(tc.left, size), pages(tc.right, 6-size)
+			err := reconcile.Merge(t.Context(), left, right, func(l, r *letter) error {
 				got = append(got, show(l)+show(r))
 				return nil
 			})
@@ -68,14 +69,14 @@ func TestMergeEndsWithTheFirstError(t *testing.T) {
 		}
 		return nil
 	}
-	if err := drift.Merge(t.Context(), fails, pages("ab", 9), collect); !errors.Is(err, broken) ||
+	if err := reconcile.Merge(t.Context(), fails, pages("ab", 9), collect); !errors.Is(err, broken) ||
 		!slices.Equal(seen, []letter{"a"}) {
 		t.Errorf("left: %v after %v", err, seen)
 	}
-	if err := drift.Merge(t.Context(), pages("ab", 9), fails, collect); !errors.Is(err, broken) {
+	if err := reconcile.Merge(t.Context(), pages("ab", 9), fails, collect); !errors.Is(err, broken) {
 		t.Errorf("right: %v", err)
 	}
-	if err := drift.Merge(t.Context(), pages("ab", 9), pages("ab", 9),
+	if err := reconcile.Merge(t.Context(), pages("ab", 9), pages("ab", 9),
 		func(*letter, *letter) error { return broken }); !errors.Is(err, broken) {
 		t.Errorf("visit: %v", err)
 	}
@@ -83,7 +84,7 @@ func TestMergeEndsWithTheFirstError(t *testing.T) {
 		whole := func(context.Context, string) ([]letter, error) {
 			return []letter{letter(disordered[:1]), letter(disordered[1:])}, nil
 		}
-		if err := drift.Merge(t.Context(), whole, pages("", 1), collect); err == nil {
+		if err := reconcile.Merge(t.Context(), whole, pages("", 1), collect); err == nil {
 			t.Errorf("%s was taken for ordered", disordered)
 		}
 	}

@@ -1,0 +1,85 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+
+	members "github.com/signup-saga/signup-saga/member-svc/internal/reconcile"
+	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
+	"github.com/signup-saga/signup-saga/member-svc/internal/stuck"
+	"github.com/signup-saga/signup-saga/service"
+	"github.com/signup-saga/signup-saga/service/reconcile"
+)
+
+// ReconcileConfig configures the reconciliation of members with storages.
+type ReconcileConfig struct {
+	reconcile.Config
+	StorageURL   service.Secret `env:"STORAGE_URL" help:"internal listener of storage-svc, http://host:port; without it nothing is reconciled"`
+	StorageToken service.Secret `env:"STORAGE_CLIENT_TOKEN" help:"the STORAGE_TOKEN of storage-svc"`
+}
+
+func (c ReconcileConfig) problems() []error {
+	errs := c.Config.Validate()
+	if u := c.StorageURL.Reveal(); u != "" {
+		if err := stuck.CheckURL(u); err != nil {
+			errs = append(errs, fmt.Errorf("STORAGE_URL: %w", err))
+		}
+	}
+	return errs
+}
+
+// reconciler returns the reconciler of members with the participants, which are in the order of their steps.
+func (c ReconcileConfig) reconciler(
+	pool *pgxpool.Pool, steps saga.Steps, wake func(), log *slog.Logger,
+) *members.Reconciler {
+	return members.New(c.Config, pool, steps, wake, log,
+		members.NewStorages(c.StorageURL.Reveal(), c.StorageToken.Reveal()))
+}
+
+// reconcileConfig is the configuration of the reconcile subcommand.
+type reconcileConfig struct {
+	MigrateConfig
+	ReconcileConfig
+	StepConfig
+}
+
+// Validate returns everything that is wrong with the configuration.
+func (c reconcileConfig) Validate() []error {
+	errs := slices.Concat(c.MigrateConfig.Validate(), c.ReconcileConfig.problems(), c.StepConfig.problems())
+	for name, value := range map[string]service.Secret{
+		"STORAGE_URL": c.StorageURL, "STORAGE_CLIENT_TOKEN": c.StorageToken,
+	} {
+		if value.Reveal() == "" {
+			errs = append(errs, fmt.Errorf("%s: required by reconcile", name))
+		}
+	}
+	return errs
+}
+
+// reconcileOnce is the reconcile subcommand.
+func reconcileOnce(ctx context.Context, cfg reconcileConfig, stdout io.Writer, dry bool) error {
+	log := service.NewLogger(stdout, cfg.LogFormat, cfg.LogLevel)
+	return program.WithDatabase(ctx, cfg.DatabaseURL, cfg.Common, log, func(pool *pgxpool.Pool) error {
+		books, err := cfg.reconciler(pool, cfg.steps(), nil, log).Check(ctx, dry)
+		return reconcile.Print(stdout, books, err)
+	})
+}
+
+// reconciliationTask compares members and storages at an interval.
+func reconciliationTask(
+	cfg Config, pool *pgxpool.Pool, wake func(), registry prometheus.Registerer, log *slog.Logger,
+) (service.Task, error) {
+	return cfg.reconciler(pool, cfg.steps(), wake, log).Task(registry,
+		prometheus.GaugeOpts{Name: "stranded_members",
+			Help: "Members who are ready but have no storage, by the last reconciliation."},
+		prometheus.GaugeOpts{Name: "orphan_storages",
+			Help: "Storages whose member left or is unknown, by the last reconciliation."},
+		prometheus.GaugeOpts{Name: "double_storages",
+			Help: "Storages of another saga of their member, by the last reconciliation."})
+}

@@ -1,0 +1,27 @@
+package reconcile
+
+import (
+	"errors"
+	"time"
+)
+
+const maxRepairs = 1000
+
+// Config says when and how much a service reconciles. Services that reconcile embed it.
+type Config struct {
+	Interval time.Duration `env:"RECONCILE_INTERVAL" envDefault:"1h" help:"from one reconciliation to the next"`
+	MinAge   time.Duration `env:"RECONCILE_MIN_AGE" envDefault:"10m" help:"what settled, or was commanded, less than that ago is left alone"`
+	// MaxRepairs is how many differences a run acts on, at most; 0 means 1000.
+	MaxRepairs int
+}
+
+// Validate lists everything that is wrong with the configuration.
+func (c Config) Validate() (errs []error) {
+	if c.Interval <= 0 {
+		errs = append(errs, errors.New("RECONCILE_INTERVAL: must be positive"))
+	}
+	if c.MinAge < 0 {
+		errs = append(errs, errors.New("RECONCILE_MIN_AGE: must not be negative"))
+	}
+	return errs
+}

@@ -1,0 +1,83 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/signup-saga/signup-saga/service"
+)
+
+// checkInterval is how often a replica checks at least whether a run is due.
+const checkInterval = 5 * time.Second
+
+// Status is the result of the last run that finished, on whichever replica.
+type Status struct {
+	FinishedAt                 *time.Time // nil: none has finished
+	Stranded, Orphans, Doubles int
+}
+
+// Querier runs one query; pools, connections and transactions do.
+type Querier interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// ReadStatus reads the result of the last run that finished.
+func ReadStatus(ctx context.Context, q Querier) (s Status, err error) {
+	err = q.QueryRow(ctx,
+		"-- name: reconciliationStatus\nSELECT finished_at, stranded, orphans, doubles FROM reconciliation").
+		Scan(&s.FinishedAt, &s.Stranded, &s.Orphans, &s.Doubles)
+	if err != nil {
+		return s, fmt.Errorf("reconciliation status: %w", err)
+	}
+	return s, nil
+}
+
+// Task returns a task that begins a run when the last one, on any replica, finished at least [Config.Interval]
+// ago (see [Reconciler.Run]). It registers reconciliation_finished_timestamp_seconds and a gauge for each of
+// found: stranded, orphans and, if there is a third, doubles. They show the [Status], in every replica alike.
+// Task fails only if they are registered already.
+func (r *Reconciler[L, R]) Task(reg prometheus.Registerer, found ...prometheus.GaugeOpts) (service.Task, error) {
+	finished := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "reconciliation_finished_timestamp_seconds",
+		Help: "When the last reconciliation ended; 0 if there was none.",
+	})
+	errs := []error{reg.Register(finished)}
+	var gauges []prometheus.Gauge
+	for _, opts := range found {
+		gauge := prometheus.NewGauge(opts)
+		gauges, errs = append(gauges, gauge), append(errs, reg.Register(gauge))
+	}
+	run := func(ctx context.Context) (more bool, err error) {
+		r.runDue(ctx)
+		s, err := ReadStatus(ctx, r.Pool)
+		if err != nil {
+			return false, err
+		}
+		counts := []int{s.Stranded, s.Orphans, s.Doubles}
+		for i, gauge := range gauges {
+			gauge.Set(float64(counts[i]))
+		}
+		if s.FinishedAt != nil {
+			finished.Set(float64(s.FinishedAt.Unix()))
+		}
+		return false, nil
+	}
+	return service.Periodic("reconciliation", min(r.Interval, checkInterval), r.Log, run), errors.Join(errs...)
+}
+
+// runDue begins a run if one is due, and logs what it found.
+func (r *Reconciler[L, R]) runDue(ctx context.Context) {
+	report, err := r.Run(ctx, r.Interval)
+	switch {
+	case err == nil && report.Err() != nil:
+		r.Log.Warn("reconciled", "stranded", report.Stranded, "orphans", report.Orphans, "doubles", report.Doubles,
+			"repaired", report.Repaired)
+	case err != nil && !errors.Is(err, ErrBusy) && ctx.Err() == nil:
+		r.Log.Warn("reconciliation put off", "error", err)
+	}
+}
