@@ -34,6 +34,7 @@ test: devstack ## all tests but the slow ones, with the race detector
 
 verify: devstack modules build versitygw ## slower checks: modules, images, compose, fault tests (wants npm, Chromium, and PgBouncer, nginx and HAProxy, or apt-get)
 	@cd devstack/e2e && GOWORK=off $(TEST_ENV) $(GATEWAY_ENV) go run $(GOTESTSUM) -- -count=1 -timeout=55m -p=1 ./...
+	@cd devstack && $(TEST_ENV) go run $(GOTESTSUM) -- -count=1 -timeout=55m -tags=verify -parallel=6 -run=EveryGuard ./internal/guards
 	@cd bench && GOWORK=off $(TEST_ENV) go run $(GOTESTSUM) -- -count=1 ./...
 	@cd outbox && GOWORK=off $(TEST_ENV) go run $(GOTESTSUM) -- -count=1 -tags=verify -run=PgBouncer .
 	@cd member-svc && GOWORK=off $(TEST_ENV) go run $(GOTESTSUM) -- -count=1 -tags=verify -run='PgBouncer|FullDisk' .
