@@ -198,11 +198,12 @@ func newAPI(p *service.Process, cfg Config, st *store.Store, hasher *password.Ha
 func pages(
 	p *service.Process, cfg Config, handlers *api.API, tokens *service.Tokens,
 ) (public, admin http.Handler, err error) {
-	public, err = signuppage.New(signuppage.Config{API: handlers.Public(cfg.limits()), Plans: cfg.PlansAllowed,
-		PasswordMin: cfg.PasswordMin, Log: p.Log})
+	page, err := signuppage.New(
+		signuppage.Config{Plans: cfg.PlansAllowed, PasswordMin: cfg.PasswordMin, Log: p.Log})
 	if err != nil {
 		return nil, nil, err
 	}
+	public = handlers.Public(cfg.limits(), page.Mount)
 	pulse := console.NewPulse(handlers.Store.Pulse, time.Second)
 	p.Workers = append(p.Workers,
 		service.Task{Name: "console pulse", Run: func(ctx context.Context) error { return pulse.Run(ctx, p.Log) }})

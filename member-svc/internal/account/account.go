@@ -52,13 +52,12 @@ func New(cfg Config, st *store.Store, hasher *password.Hasher, steps saga.Steps)
 }
 
 // SignIn opens a session. An unknown username costs the same work as a wrong password and gets the same answer,
-// [ErrCredentials].
-func (s *Service) SignIn(ctx context.Context, username, password string) (wire.Session, error) {
-	key, _ := signup.UsernameKey(username) // nobody has the name "", and looking it up costs the same
-	session, err := s.signIn(ctx, key, password)
+// [ErrCredentials]. So does the key "", which nobody has.
+func (s *Service) SignIn(ctx context.Context, usernameKey, password string) (wire.Session, error) {
+	session, err := s.signIn(ctx, usernameKey, password)
 	if errors.Is(err, store.ErrNotFound) {
 		// The hash has changed since we read it: another sign-in renewed it, or the member left.
-		session, err = s.signIn(ctx, key, password)
+		session, err = s.signIn(ctx, usernameKey, password)
 	}
 	if errors.Is(err, store.ErrNotFound) {
 		err = errHashChanged
@@ -67,9 +66,9 @@ func (s *Service) SignIn(ctx context.Context, username, password string) (wire.S
 }
 
 // signIn opens a session, or returns [store.ErrNotFound] if the hash has changed meanwhile.
-func (s *Service) signIn(ctx context.Context, key, password string) (wire.Session, error) {
+func (s *Service) signIn(ctx context.Context, usernameKey, password string) (wire.Session, error) {
 	c, err := timed(ctx, s,
-		func(ctx context.Context) (store.Credentials, error) { return s.store.Credentials(ctx, key) })
+		func(ctx context.Context) (store.Credentials, error) { return s.store.Credentials(ctx, usernameKey) })
 	if err != nil {
 		return wire.Session{}, err
 	}

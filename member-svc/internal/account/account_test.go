@@ -49,9 +49,16 @@ func open(t *testing.T, pool *pgxpool.Pool, cost password.HashConfig) *fixture {
 	return f
 }
 
+// SignIn signs in as the API does.
+func (f *fixture) SignIn(ctx context.Context, username, password string) (wire.Session, error) {
+	key, _ := signup.UsernameKey(username)
+	return f.Service.SignIn(ctx, key, password)
+}
+
 func (f *fixture) signUp(t *testing.T, name string) signup.Answer {
 	t.Helper()
-	a, err := f.signup.SignUp(t.Context(), signup.Request{Username: name, Password: phrase}, "")
+	key, _ := signup.UsernameKey(name)
+	a, err := f.signup.SignUp(t.Context(), wire.NewMember{Username: name, Password: phrase}, key, "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,12 +1,14 @@
 package api
 
 import (
+	"cmp"
 	"net/http"
 	"strconv"
 
 	"github.com/go-chi/chi/v5"
 
 	"github.com/signup-saga/signup-saga/member-svc/internal/account"
+	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
 	"github.com/signup-saga/signup-saga/service"
 )
 
@@ -23,10 +25,11 @@ func (a *API) signIn(w http.ResponseWriter, r *http.Request) (err error) {
 	if err := service.DecodeJSON(w, r, &body); err != nil {
 		return err
 	}
-	if err := a.passwordAttempts.at(client, nameKey(body.Username)); err != nil {
+	key, _ := signup.UsernameKey(body.Username)
+	if err := a.passwordAttempts.at(client, cmp.Or(key, body.Username)); err != nil {
 		return err
 	}
-	session, err := a.Accounts.SignIn(r.Context(), body.Username, body.Password)
+	session, err := a.Accounts.SignIn(r.Context(), key, body.Password)
 	if err != nil {
 		return err
 	}

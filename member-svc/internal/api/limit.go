@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
 	"github.com/signup-saga/signup-saga/service"
 )
 
@@ -61,12 +60,4 @@ func limited(wait time.Duration) error {
 	}
 	const detail = "too many requests from this address or its network or for this name"
 	return later(service.NewProblem(http.StatusTooManyRequests, "rate_limited", detail), wait)
-}
-
-// nameKey returns the key that counts attempts for a username, even for one that nobody can have.
-func nameKey(username string) string {
-	if key, err := signup.UsernameKey(username); err == nil {
-		return key
-	}
-	return username
 }

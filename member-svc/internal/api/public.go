@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/http"
 	"strings"
@@ -8,31 +9,36 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
 	"github.com/signup-saga/signup-saga/service"
 	"github.com/signup-saga/signup-saga/service/etag"
 )
 
-// Public returns the handler of the public listener. Call it once.
-func (a *API) Public(limits Limits) http.Handler {
+// Public returns the handler of the public listener. pages adds routes beside those of the API; they may call the
+// API in this process. Call Public once.
+func (a *API) Public(limits Limits, pages func(routes chi.Router, api http.Handler)) http.Handler {
 	a.signupAttempts, a.passwordAttempts = newAttempts(limits.Signups), newAttempts(limits.Passwords)
 	a.streams = service.NewPlaces(limits.Streams)
 	r := a.router()
-	r.Use(private, a.caller)
+	r.Use(private)
+	handler := alone(r)
+	pages(r, handler)
 	r.With(service.Compress).Get("/openapi.json", a.handle(service.OpenAPI(publicDocument)))
-	r.Post("/v1/members", a.handle(a.offer(a.signUp)))
-	r.Get("/v1/signups/{signup_id}", a.handle(a.showSignup))
-	r.Get("/v1/signups/{signup_id}/events", a.handle(a.streamSignup))
-	r.Get("/v1/members/me", a.handle(signed(a.showMe)))
-	r.Put("/v1/members/me/password", a.handle(a.offer(a.changePassword)))
-	r.Get("/v1/sessions", a.handle(signed(a.listSessions)))
-	r.Delete("/v1/sessions", a.handle(signed(a.endSessions)))
-	r.Delete("/v1/sessions/current", a.handle(signed(a.signOut)))
-	r.Delete("/v1/sessions/{session_id}", a.handle(signed(a.endSession)))
-	r.Post("/v1/sessions", a.handle(a.offer(a.signIn)))
-	r.Delete("/v1/members/me", a.handle(a.offer(a.withdraw)))
-	r.Get("/v1/challenges", a.handle(a.showChallenge))
-	return alone(r)
+	api := r.With(a.caller)
+	api.Post("/v1/members", a.handle(a.offer(a.signUp)))
+	api.Get("/v1/signups/{signup_id}", a.handle(a.showSignup))
+	api.Get("/v1/signups/{signup_id}/events", a.handle(a.streamSignup))
+	api.Get("/v1/members/me", a.handle(signed(a.showMe)))
+	api.Put("/v1/members/me/password", a.handle(a.offer(a.changePassword)))
+	api.Get("/v1/sessions", a.handle(signed(a.listSessions)))
+	api.Delete("/v1/sessions", a.handle(signed(a.endSessions)))
+	api.Delete("/v1/sessions/current", a.handle(signed(a.signOut)))
+	api.Delete("/v1/sessions/{session_id}", a.handle(signed(a.endSession)))
+	api.Post("/v1/sessions", a.handle(a.offer(a.signIn)))
+	api.Delete("/v1/members/me", a.handle(a.offer(a.withdraw)))
+	api.Get("/v1/challenges", a.handle(a.showChallenge))
+	return handler
 }
 
 // private keeps URLs that grant access out of caches and out of other sites' logs.
@@ -51,7 +57,7 @@ func (a *API) signUp(w http.ResponseWriter, r *http.Request) (err error) {
 	if err := a.signupAttempts.from(client); err != nil {
 		return err
 	}
-	var req signup.Request
+	var req wire.NewMember
 	if err := service.DecodeJSON(w, r, &req); err != nil {
 		return err
 	}
@@ -59,10 +65,11 @@ func (a *API) signUp(w http.ResponseWriter, r *http.Request) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := a.signupAttempts.at(client, nameKey(req.Username)); err != nil {
+	username, _ := signup.UsernameKey(req.Username)
+	if err := a.signupAttempts.at(client, cmp.Or(username, req.Username)); err != nil {
 		return err
 	}
-	answer, err := a.Signups.SignUp(r.Context(), req, key)
+	answer, err := a.Signups.SignUp(r.Context(), req, username, key)
 	if err != nil {
 		return err
 	}

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/gofrs/uuid/v5"
 
@@ -35,13 +34,7 @@ func (p page) harmless(t *testing.T) {
 // signUp adds a signup as the service does.
 func (s *site) signUp(t *testing.T, name string) store.Record {
 	t.Helper()
-	id := func() string { return uuid.Must(uuid.NewV7()).String() }
-	m := store.Member{ID: id(), Username: name, UsernameKey: name, Plan: "free", PasswordHash: "$argon2id$"}
-	r, effects := s.store.Begin(id(), "sgn_"+fmt.Sprintf("%040x", uuid.Must(uuid.NewV4()).Bytes()), m, time.Now())
-	if err := s.store.SignUp(t.Context(), m, r, effects, nil); err != nil {
-		t.Fatal(err)
-	}
-	return r
+	return storetest.SignUp(t, s.store, name, "free")
 }
 
 func (s *site) apply(t *testing.T, id string, e saga.Event) {

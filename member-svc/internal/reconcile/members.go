@@ -117,7 +117,7 @@ SELECT $1::uuid, 'commanded_again', $2, $3, $4, $5 WHERE (SELECT count(*) FROM s
 			m.SagaID, string(m.State), m.Version, record.Generation, why); err != nil {
 			return err
 		}
-		event, err := store.Message(record, saga.Effect{Type: r.steps[m.step].Asks(m.State)})
+		event, err := store.Message(record, r.steps[m.step].Asks(m.State))
 		if err != nil {
 			return err
 		}

@@ -50,12 +50,7 @@ func (f *fixture) replica(maxRepairs int) *reconcile.Reconciler {
 // member signs a member up and moves the saga to a state.
 func (f *fixture) member(name string, state saga.State) store.Record {
 	f.t.Helper()
-	id := func() string { return uuid.Must(uuid.NewV7()).String() }
-	m := store.Member{ID: id(), Username: name, UsernameKey: name, Plan: "plus", PasswordHash: "x"}
-	r, effects := f.store.Begin(id(), "sgn_"+m.ID, m, time.Now())
-	if err := f.store.SignUp(f.t.Context(), m, r, effects, nil); err != nil {
-		f.t.Fatal(err)
-	}
+	r := storetest.SignUp(f.t, f.store, name, "plus")
 	events := map[saga.State][]saga.Event{
 		saga.Ready:          {{Kind: saga.Provisioned, Generation: 1}},
 		saga.NeedsAttention: {{Kind: saga.Rejected, Generation: 1}},

@@ -60,7 +60,7 @@ func openOn(t *testing.T, pool *pgxpool.Pool) (*store.Store, func(...service.Mes
 	t.Helper()
 	st := store.New(pool, storetest.Steps, storetest.Secret, func() {})
 	m := store.Member{ID: goldenMember, Username: "mina", UsernameKey: "mina", Plan: "free", PasswordHash: "x"}
-	r, effects := st.Begin(goldenSaga, "sgn_0123456789abcdef0123456789abcdef", m, time.Now())
+	r, effects := storetest.Begin(goldenSaga, m)
 	if err := st.SignUp(t.Context(), m, r, effects, nil); err != nil {
 		t.Fatal(err)
 	}

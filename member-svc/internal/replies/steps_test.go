@@ -125,16 +125,9 @@ func TestTwoSteps(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	id := func() string { return uuid.Must(uuid.NewV7()).String() }
 	var records []store.Record
 	for i := range 100 {
-		m := store.Member{ID: id(), Username: fmt.Sprint("mina", i), UsernameKey: fmt.Sprint("mina", i), Plan: "free",
-			PasswordHash: "x"}
-		r, effects := st.Begin(id(), fmt.Sprintf("sgn_%040d", i), m, time.Now())
-		if err := st.SignUp(t.Context(), m, r, effects, nil); err != nil {
-			t.Fatal(err)
-		}
-		records = append(records, r)
+		records = append(records, storetest.SignUp(t, st, fmt.Sprint("mina", i), "free"))
 	}
 	apply := func(r store.Record, e saga.Event) store.Result {
 		results, err := st.Apply(t.Context(), store.Change{SagaID: r.ID, Event: e})

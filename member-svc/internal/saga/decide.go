@@ -11,9 +11,10 @@ import (
 // class and ClassUnknownStep; all others come with a rejection.
 const ClassGaveUp = "gave_up"
 
-// Decide applies one event to a saga, and returns the next saga and the effects to publish. Unless the outcome
-// is Advanced, GaveUp or Redriven, the next saga is the given one; only counters out of bounds are clamped.
-func (ss Steps) Decide(s Saga, e Event, now time.Time) (Saga, []Effect, Outcome) {
+// Decide applies one event to a saga. It returns the next saga, and the types of the events to publish in the
+// transaction that stores it. Unless the outcome is Advanced, GaveUp or Redriven, the next saga is the given one;
+// only counters out of bounds are clamped.
+func (ss Steps) Decide(s Saga, e Event, now time.Time) (Saga, []contract.Type, Outcome) {
 	s = s.bounded()
 	if s.Step >= len(ss) {
 		return ss.unknown(s, e, now)
@@ -25,7 +26,7 @@ func (ss Steps) Decide(s Saga, e Event, now time.Time) (Saga, []Effect, Outcome)
 		}
 		s.CreatedAt = now
 		next, effects, outcome := ss.open(s, Provisioning, now)
-		return next, append(effects, Effect{contract.MemberSignedUp}), outcome
+		return next, append(effects, contract.MemberSignedUp), outcome
 	case Provisioned, Rejected, Deprovisioned:
 		return ss.reply(s, e, now)
 	case TimerDue:
@@ -57,7 +58,7 @@ func (s Saga) bounded() Saga {
 	return s
 }
 
-func (ss Steps) reply(s Saga, e Event, now time.Time) (Saga, []Effect, Outcome) {
+func (ss Steps) reply(s Saga, e Event, now time.Time) (Saga, []contract.Type, Outcome) {
 	step := ss.index(e.Step)
 	switch {
 	case step < 0, e.Generation > s.Generation: // no command asked for this
@@ -94,7 +95,7 @@ func (s Saga) knows(e Event, step int) bool {
 }
 
 // forward moves to the next step. An operator's retry stays open until the last step is provisioned.
-func (ss Steps) forward(s Saga, now time.Time) (Saga, []Effect, Outcome) {
+func (ss Steps) forward(s Saga, now time.Time) (Saga, []contract.Type, Outcome) {
 	if s.Step == len(ss)-1 {
 		return settle(s, Ready, contract.StorageError{}, now)
 	}
@@ -104,7 +105,7 @@ func (ss Steps) forward(s Saga, now time.Time) (Saga, []Effect, Outcome) {
 
 // backward moves to the previous step. Only steps that were started are taken back, the newest first, so that
 // no step is removed while a later one may depend on it.
-func (ss Steps) backward(s Saga, now time.Time) (Saga, []Effect, Outcome) {
+func (ss Steps) backward(s Saga, now time.Time) (Saga, []contract.Type, Outcome) {
 	if s.Step == 0 {
 		return settle(s, Withdrawn, contract.StorageError{}, now)
 	}
@@ -112,7 +113,7 @@ func (ss Steps) backward(s Saga, now time.Time) (Saga, []Effect, Outcome) {
 	return ss.ask(s, Withdrawing, now)
 }
 
-func (st Step) timer(s Saga, jitter float64, now time.Time) (Saga, []Effect, Outcome) {
+func (st Step) timer(s Saga, jitter float64, now time.Time) (Saga, []contract.Type, Outcome) {
 	if s.DueAt == nil || now.Before(*s.DueAt) {
 		return s, nil, Unchanged
 	}
@@ -130,10 +131,10 @@ func (st Step) timer(s Saga, jitter float64, now time.Time) (Saga, []Effect, Out
 	}
 	st.due(&s, now, time.Duration(jitter*float64(wait)))
 	s.CommandedAt = now
-	return s, []Effect{{st.Asks(s.State)}}, Redriven
+	return s, []contract.Type{st.Asks(s.State)}, Redriven
 }
 
-func (ss Steps) retry(s Saga, now time.Time) (Saga, []Effect, Outcome) {
+func (ss Steps) retry(s Saga, now time.Time) (Saga, []contract.Type, Outcome) {
 	switch {
 	case s.State.Open() && s.RetryOpen:
 		return s, nil, Unchanged
@@ -148,7 +149,7 @@ func (ss Steps) retry(s Saga, now time.Time) (Saga, []Effect, Outcome) {
 	}
 }
 
-func (ss Steps) withdraw(s Saga, now time.Time) (Saga, []Effect, Outcome) {
+func (ss Steps) withdraw(s Saga, now time.Time) (Saga, []contract.Type, Outcome) {
 	if s.State.Left() {
 		return s, nil, Unchanged
 	}
@@ -158,13 +159,13 @@ func (ss Steps) withdraw(s Saga, now time.Time) (Saga, []Effect, Outcome) {
 
 // open starts the next generation. At its maximum the generation is reused: participants accept a removal of
 // any generation, so the member can still leave.
-func (ss Steps) open(s Saga, state State, now time.Time) (Saga, []Effect, Outcome) {
+func (ss Steps) open(s Saga, state State, now time.Time) (Saga, []contract.Type, Outcome) {
 	s.Generation = min(s.Generation+1, contract.MaxGeneration)
 	return ss.ask(s, state, now)
 }
 
 // ask sends the command of the current step for the first time.
-func (ss Steps) ask(s Saga, state State, now time.Time) (Saga, []Effect, Outcome) {
+func (ss Steps) ask(s Saga, state State, now time.Time) (Saga, []contract.Type, Outcome) {
 	s.State = state
 	s.Version++
 	s.Redrives = 0
@@ -172,10 +173,10 @@ func (ss Steps) ask(s Saga, state State, now time.Time) (Saga, []Effect, Outcome
 	s.OpenedAt, s.CommandedAt, s.UpdatedAt = now, now, now
 	st := ss[s.Step]
 	st.due(&s, now, st.Promise)
-	return s, []Effect{{st.Asks(state)}}, Advanced
+	return s, []contract.Type{st.Asks(state)}, Advanced
 }
 
-func settle(s Saga, state State, why contract.StorageError, now time.Time) (Saga, []Effect, Outcome) {
+func settle(s Saga, state State, why contract.StorageError, now time.Time) (Saga, []contract.Type, Outcome) {
 	s.State, s.ErrorClass, s.ErrorMessage, s.ErrorFingerprint = state, why.Class, why.Message, why.Fingerprint
 	s.Version++
 	s.RetryOpen, s.DueAt, s.UpdatedAt = false, nil, now

@@ -18,8 +18,8 @@ var (
 func begin(t *testing.T) Saga {
 	t.Helper()
 	s, effects, outcome := one.Decide(Saga{ID: "s"}, Event{Kind: SignedUp}, epoch)
-	if outcome != Advanced || len(effects) != 2 || effects[0].Type != contract.StorageProvision ||
-		effects[1].Type != contract.MemberSignedUp {
+	if outcome != Advanced || len(effects) != 2 || effects[0] != contract.StorageProvision ||
+		effects[1] != contract.MemberSignedUp {
 		t.Fatalf("signed up: %s %v", outcome, effects)
 	}
 	return s
@@ -179,7 +179,7 @@ func TestOneStepAfterTheOther(t *testing.T) {
 		next, effects, outcome := two.Decide(s, tc.event, epoch)
 		var command contract.Type
 		if len(effects) > 0 {
-			command = effects[0].Type
+			command = effects[0]
 		}
 		if next.State != tc.state || next.Step != tc.step || next.Generation != tc.gen || command != tc.command ||
 			outcome != tc.outcome {
@@ -224,7 +224,7 @@ func TestStepsAreAdded(t *testing.T) {
 	}
 	s, _, _ := one.Decide(begin(t), Event{Kind: Provisioned, Step: "storage", Generation: 1}, epoch)
 	s, effects, _ := two.Decide(s, Event{Kind: Withdraw}, epoch)
-	if effects[0].Type != contract.StorageDeprovision {
+	if effects[0] != contract.StorageDeprovision {
 		t.Errorf("%v", effects)
 	}
 	if s, _, _ = two.Decide(s, Event{Kind: Deprovisioned, Step: "storage", Generation: 2},

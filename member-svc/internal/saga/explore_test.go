@@ -66,7 +66,7 @@ func (w world) identity() identity {
 type move struct {
 	from, to world
 	event    Event
-	effects  []Effect
+	effects  []contract.Type
 	outcome  Outcome
 }
 
@@ -109,9 +109,9 @@ func (w world) moves(ss Steps, people bool) []move {
 	return out
 }
 
-func sent(ss Steps, f Effect, generation int64) uint64 {
+func sent(ss Steps, event contract.Type, generation int64) uint64 {
 	for i, st := range ss {
-		switch f.Type {
+		switch event {
 		case st.Command:
 			return bit(i, command, generation)
 		case st.Compensation:
@@ -187,7 +187,7 @@ func (m move) check(ss Steps) string {
 	case b.State.Open() && b.DueAt == nil, b.ErrorClass == ClassGaveUp && b.DueAt == nil:
 		return "who waits has a timer"
 	case (m.outcome == Redriven || transition && b.State.Open()) &&
-		(len(m.effects) != 1 || m.effects[0].Type != ss[b.Step].Asks(b.State)):
+		(len(m.effects) != 1 || m.effects[0] != ss[b.Step].Asks(b.State)):
 		return "the command of state and step is sent"
 	}
 	for i := range ss {
@@ -271,7 +271,7 @@ func (w world) heals(ss Steps) bool {
 
 // by returns the world after an event.
 func (w world) by(ss Steps, kind Kind) world {
-	var effects []Effect
+	var effects []contract.Type
 	w.saga, effects, _ = ss.Decide(w.saga, Event{Kind: kind}, epoch)
 	for _, f := range effects {
 		w.wire |= sent(ss, f, w.saga.Generation)
@@ -357,7 +357,7 @@ func checkHandOver(t *testing.T, ss Steps, id identity, w world) {
 			t.Fatalf("%s: %+v", kind, next.saga)
 		}
 		taken, effects, outcome := ss.Decide(next.saga, Event{Kind: TimerDue}, *next.saga.DueAt)
-		if outcome != Advanced || len(effects) != 1 || effects[0].Type != ss[w.saga.Step].Asks(next.saga.State) ||
+		if outcome != Advanced || len(effects) != 1 || effects[0] != ss[w.saga.Step].Asks(next.saga.State) ||
 			taken.RetryOpen != (kind == Retried) {
 			t.Fatalf("%s, then taken up: %s %v %+v", kind, outcome, effects, taken)
 		}

@@ -90,9 +90,6 @@ type Event struct {
 	Jitter     float64               // TimerDue: a random number in [0, 1)
 }
 
-// Effect is an event type to publish in the transaction that stores the saga.
-type Effect struct{ Type contract.Type }
-
 // Outcome is the result of applying an event to a saga.
 type Outcome string
 

@@ -15,7 +15,7 @@ const ClassUnknownStep = "unknown_step"
 // is sent by a version that knows the step, see takeUp. If there is no such version, a second retry continues
 // with the last step that this version knows. Reconciliation by a version that knows the later steps then finds
 // what they left behind.
-func (ss Steps) unknown(s Saga, e Event, now time.Time) (Saga, []Effect, Outcome) {
+func (ss Steps) unknown(s Saga, e Event, now time.Time) (Saga, []contract.Type, Outcome) {
 	switch {
 	case e.Kind == Withdraw && s.State.Left():
 		return s, nil, Unchanged
@@ -35,7 +35,7 @@ func (ss Steps) unknown(s Saga, e Event, now time.Time) (Saga, []Effect, Outcome
 
 // handOver starts the next generation without sending a command. The timer is due at once; versions that do not
 // know the step skip it.
-func handOver(s Saga, state State, now time.Time) (Saga, []Effect, Outcome) {
+func handOver(s Saga, state State, now time.Time) (Saga, []contract.Type, Outcome) {
 	s.Generation = min(s.Generation+1, contract.MaxGeneration)
 	s, effects, outcome := settle(s, state, contract.StorageError{
 		Class: ClassUnknownStep, Fingerprint: ClassUnknownStep,
@@ -51,7 +51,7 @@ func (s Saga) handedOver() bool {
 }
 
 // takeUp sends the command of a saga that was handed over by a version that does not know its step.
-func (ss Steps) takeUp(s Saga, now time.Time) (Saga, []Effect, Outcome) {
+func (ss Steps) takeUp(s Saga, now time.Time) (Saga, []contract.Type, Outcome) {
 	if s.DueAt == nil || now.Before(*s.DueAt) {
 		return s, nil, Unchanged
 	}

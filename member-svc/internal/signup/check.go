@@ -20,23 +20,22 @@ type Invalid struct{ Fields []wire.FieldError }
 func (Invalid) Error() string { return "the request is not valid" }
 
 // check fills in defaults, normalises req, and returns the new member, or an Invalid.
-func (s *Service) check(req *Request) (store.Member, error) {
+func (s *Service) check(req *wire.NewMember, usernameKey string) (store.Member, error) {
 	if req.Plan == "" {
 		req.Plan = s.cfg.Plans[0]
 	}
 	// The same password typed on two keyboards must give the same bytes.
 	req.Password = norm.NFC.String(req.Password)
-	key, err := UsernameKey(req.Username)
 	var wrong []wire.FieldError
-	switch n := utf8.RuneCountInString(key); {
-	case err != nil || n < 3 || n > 30:
+	switch n := utf8.RuneCountInString(usernameKey); {
+	case n < 3 || n > 30:
 		wrong = append(wrong, wire.FieldError{Pointer: "/username", Detail: "must be 3 to 30 letters, digits or signs"})
 	case !s.cfg.Unicode && strings.ContainsFunc(req.Username, func(r rune) bool { return r > '~' }):
 		wrong = append(wrong, wire.FieldError{Pointer: "/username", Detail: "must be ASCII"})
-	case s.cfg.Reserved.Has(key):
+	case s.cfg.Reserved.Has(usernameKey):
 		wrong = append(wrong, wire.FieldError{Pointer: "/username", Detail: "is reserved; choose another one"})
 	}
-	if problem := s.cfg.Passwords.Check(req.Password, key, req.Email); problem != "" {
+	if problem := s.cfg.Passwords.Check(req.Password, usernameKey, req.Email); problem != "" {
 		wrong = append(wrong, wire.FieldError{Pointer: "/password", Detail: problem})
 	}
 	if !slices.Contains(s.cfg.Plans, req.Plan) {
@@ -50,8 +49,9 @@ func (s *Service) check(req *Request) (store.Member, error) {
 		return store.Member{}, Invalid{wrong}
 	}
 	id, err := uuid.NewV7()
-	return store.Member{ID: id.String(), Username: req.Username, UsernameKey: key, Email: req.Email, Plan: req.Plan},
-		err
+	return store.Member{
+		ID: id.String(), Username: req.Username, UsernameKey: usernameKey, Email: req.Email, Plan: req.Plan,
+	}, err
 }
 
 // InvalidField returns an [Invalid] about one field.

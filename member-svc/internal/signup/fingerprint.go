@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
 )
 
@@ -15,14 +16,14 @@ import (
 const fingerprintVersion = 2
 
 // fingerprint identifies a request without its password. It is keyed, because the body holds personal data.
-func (s *Service) fingerprint(r Request) []byte {
+func (s *Service) fingerprint(r wire.NewMember) []byte {
 	r.Password = ""
 	return append([]byte{fingerprintVersion}, s.mac("fingerprint 2\x00", r)...)
 }
 
 // sameRequest reports whether r is the request that created the member. It checks the password against the
 // member's hash, in a turn of the queue, as a sign-in does.
-func (s *Service) sameRequest(ctx context.Context, r Request, known store.Known) (bool, error) {
+func (s *Service) sameRequest(ctx context.Context, r wire.NewMember, known store.Known) (bool, error) {
 	if len(known.Fingerprint) == sha256.Size { // version 1: an older replica wrote it in the last 24 hours
 		return hmac.Equal(known.Fingerprint, s.mac("", r)), nil
 	}
@@ -33,7 +34,7 @@ func (s *Service) sameRequest(ctx context.Context, r Request, known store.Known)
 	return same, err
 }
 
-func (s *Service) mac(prefix string, r Request) []byte {
+func (s *Service) mac(prefix string, r wire.NewMember) []byte {
 	body, _ := json.Marshal(r) // strings always encode; check has filled in the defaults
 	h := hmac.New(sha256.New, s.cfg.Secret)
 	h.Write([]byte(prefix))

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/member-svc/internal/password"
 	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
@@ -24,7 +25,7 @@ func TestFingerprintHasNoPassword(t *testing.T) {
 	for _, password := range []string{good, "another long passphrase"} {
 		pool := storetest.Open(t)
 		s := newService(pool)
-		first := signup.Request{Username: "mina", Password: password, Email: "mina@example.org"}
+		first := wire.NewMember{Username: "mina", Password: password, Email: "mina@example.org"}
 		answer, err := s.SignUp(t.Context(), first, "the-key")
 		if err != nil {
 			t.Fatal(err)
@@ -37,15 +38,15 @@ func TestFingerprintHasNoPassword(t *testing.T) {
 		fingerprints = append(fingerprints, fingerprint)
 
 		for name, tc := range map[string]struct {
-			change func(*signup.Request)
+			change func(*wire.NewMember)
 			want   error
 		}{
-			"the same":           {func(*signup.Request) {}, nil},
-			"the default plan":   {func(r *signup.Request) { r.Plan = "free" }, nil},
-			"another password":   {func(r *signup.Request) { r.Password += "!" }, signup.ErrKeyReused},
-			"another address":    {func(r *signup.Request) { r.Email = "nora@example.org" }, signup.ErrKeyReused},
-			"another plan":       {func(r *signup.Request) { r.Plan = "plus" }, signup.ErrKeyReused},
-			"the name elsewhere": {func(r *signup.Request) { r.Username = "MINA" }, signup.ErrKeyReused},
+			"the same":           {func(*wire.NewMember) {}, nil},
+			"the default plan":   {func(r *wire.NewMember) { r.Plan = "free" }, nil},
+			"another password":   {func(r *wire.NewMember) { r.Password += "!" }, signup.ErrKeyReused},
+			"another address":    {func(r *wire.NewMember) { r.Email = "nora@example.org" }, signup.ErrKeyReused},
+			"another plan":       {func(r *wire.NewMember) { r.Plan = "plus" }, signup.ErrKeyReused},
+			"the name elsewhere": {func(r *wire.NewMember) { r.Username = "MINA" }, signup.ErrKeyReused},
 		} {
 			again := first
 			tc.change(&again)
@@ -64,7 +65,7 @@ func TestFingerprintHasNoPassword(t *testing.T) {
 func TestOldFingerprintsHold(t *testing.T) {
 	pool := storetest.Open(t)
 	s := newService(pool)
-	request := signup.Request{Username: "mina", Password: good, Plan: "free"}
+	request := wire.NewMember{Username: "mina", Password: good, Plan: "free"}
 	first, err := s.SignUp(t.Context(), request, "the-key")
 	if err != nil {
 		t.Fatal(err)
@@ -89,7 +90,7 @@ func TestOldFingerprintsHold(t *testing.T) {
 // Replays hash, so they wait in the queue like every other caller.
 func TestReplaysWaitForTheirTurn(t *testing.T) {
 	pool := storetest.Open(t)
-	request := signup.Request{Username: "mina", Password: good}
+	request := wire.NewMember{Username: "mina", Password: good}
 	if _, err := newService(pool).SignUp(t.Context(), request, "the-key"); err != nil {
 		t.Fatal(err)
 	}
@@ -100,7 +101,7 @@ func TestReplaysWaitForTheirTurn(t *testing.T) {
 		DatabaseTimeout: time.Minute,
 	}
 	st := store.New(pool, storetest.Steps, storetest.Secret, func() {})
-	s := signup.New(cfg, st, password.NewHasher(full), storetest.Steps)
+	s := members{signup.New(cfg, st, password.NewHasher(full), storetest.Steps)}
 	if _, err := s.SignUp(context.Background(), request, "the-key"); !errors.Is(err, password.ErrBusy) {
 		t.Errorf("%v, want busy", err)
 	}

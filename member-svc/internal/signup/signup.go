@@ -15,6 +15,7 @@ import (
 
 	"github.com/gofrs/uuid/v5"
 
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/member-svc/internal/password"
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
@@ -25,14 +26,6 @@ var (
 	ErrTaken     = errors.New("the username is taken")
 	ErrKeyReused = errors.New("the idempotency key belongs to another request")
 )
-
-// Request is the body of POST /v1/members.
-type Request struct {
-	Username string `json:"username"`
-	Password string `json:"password"`
-	Plan     string `json:"plan,omitempty"`
-	Email    string `json:"email,omitempty"`
-}
 
 // Config configures a [Service].
 type Config struct {
@@ -65,9 +58,10 @@ type Answer struct {
 }
 
 // SignUp creates a member, or finds the member that an earlier request with the same idempotency key created.
-// The key is "" if there is none. SignUp depends on nothing but the Member database.
-func (s *Service) SignUp(ctx context.Context, req Request, key string) (Answer, error) {
-	m, err := s.check(&req)
+// usernameKey is the [UsernameKey] of the request, "" if nobody can have its username. key is "" if there is none.
+// SignUp depends on nothing but the Member database.
+func (s *Service) SignUp(ctx context.Context, req wire.NewMember, usernameKey, key string) (Answer, error) {
+	m, err := s.check(&req, usernameKey)
 	if err != nil {
 		return Answer{}, err
 	}
@@ -89,7 +83,7 @@ func (s *Service) SignUp(ctx context.Context, req Request, key string) (Answer, 
 type attempt struct {
 	member   store.Member
 	key      string
-	request  Request
+	request  wire.NewMember
 	signupID string // "" before it is drawn
 }
 
@@ -99,7 +93,10 @@ func (s *Service) commit(ctx context.Context, a attempt, now time.Time) (Answer,
 		return Answer{}, err
 	}
 	a.signupID = newSignupID()
-	record, effects := s.store.Begin(sagaID.String(), a.signupID, a.member, now)
+	first, effects, _ := s.steps.Decide(saga.Saga{ID: sagaID.String(), MemberID: a.member.ID, SignupID: a.signupID},
+		saga.Event{Kind: saga.SignedUp}, now)
+	record := store.Record{Saga: first, Username: &a.member.Username, UsernameKey: &a.member.UsernameKey,
+		Plan: a.member.Plan, Now: now}
 	body, err := json.Marshal(NewView(record, s.steps))
 	if err != nil {
 		return Answer{}, err

@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/devstack/testenv"
 	"github.com/signup-saga/signup-saga/member-svc/internal/password"
 	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
@@ -26,15 +27,23 @@ var cheap = password.HashConfig{Cost: password.Cost{MemoryKiB: 8, Time: 1, Paral
 
 const good = "correct horse battery"
 
-func newService(pool *pgxpool.Pool) *signup.Service { return configured(pool, false) }
+// members signs members up as the API does.
+type members struct{ *signup.Service }
 
-func configured(pool *pgxpool.Pool, unicode bool) *signup.Service {
+func (s members) SignUp(ctx context.Context, req wire.NewMember, key string) (signup.Answer, error) {
+	username, _ := signup.UsernameKey(req.Username)
+	return s.Service.SignUp(ctx, req, username, key)
+}
+
+func newService(pool *pgxpool.Pool) members { return configured(pool, false) }
+
+func configured(pool *pgxpool.Pool, unicode bool) members {
 	st := store.New(pool, storetest.Steps, storetest.Secret, func() {})
-	return signup.New(signup.Config{
+	return members{signup.New(signup.Config{
 		Plans: []string{"free", "plus"}, Passwords: password.Policy{MinLength: 15},
 		Unicode: unicode, Reserved: signup.ParseReserved("standard"),
 		Secret: []byte(strings.Repeat("s", 32)), DatabaseTimeout: 2500 * time.Millisecond,
-	}, st, password.NewHasher(cheap), storetest.Steps)
+	}, st, password.NewHasher(cheap), storetest.Steps)}
 }
 
 func TestSignUpIsOneRoundTripBesideTheLookUp(t *testing.T) {
@@ -43,7 +52,7 @@ func TestSignUpIsOneRoundTripBesideTheLookUp(t *testing.T) {
 	s := newService(pool)
 	request := func(name string) {
 		t.Helper()
-		if _, err := s.SignUp(t.Context(), signup.Request{Username: name, Password: good, Email: name + "@example.org"},
+		if _, err := s.SignUp(t.Context(), wire.NewMember{Username: name, Password: good, Email: name + "@example.org"},
 			"key-"+name); err != nil {
 			t.Fatal(err)
 		}
@@ -70,7 +79,7 @@ func TestTwinsOfOneKeyMakeOneMember(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 50 {
 		wg.Go(func() {
-			a, err := s.SignUp(context.Background(), signup.Request{Username: "mina", Password: good}, "the-key")
+			a, err := s.SignUp(context.Background(), wire.NewMember{Username: "mina", Password: good}, "the-key")
 			if err != nil {
 				t.Error(err)
 			}
@@ -89,12 +98,12 @@ func TestTwinsOfOneKeyMakeOneMember(t *testing.T) {
 	if n := storetest.Count(t, pool, "SELECT count(*) FROM member"); n != 1 {
 		t.Errorf("%d members", n)
 	}
-	if _, err := s.SignUp(t.Context(), signup.Request{Username: "other", Password: good}, "the-key"); !errors.Is(err,
+	if _, err := s.SignUp(t.Context(), wire.NewMember{Username: "other", Password: good}, "the-key"); !errors.Is(err,
 		signup.ErrKeyReused) {
 		t.Errorf("other body: %v", err)
 	}
 	storetest.Exec(t, pool, "UPDATE idempotency_key SET expires_at = now()")
-	if _, err := s.SignUp(t.Context(), signup.Request{Username: "mina", Password: good}, "the-key"); !errors.Is(err,
+	if _, err := s.SignUp(t.Context(), wire.NewMember{Username: "mina", Password: good}, "the-key"); !errors.Is(err,
 		signup.ErrTaken) {
 		t.Errorf("after the key's time: %v", err)
 	}
@@ -109,7 +118,7 @@ func TestOneUsernameOnce(t *testing.T) {
 	for i := range 20 {
 		wg.Go(func() {
 			name := []string{"mina", "MINA", "Mina"}[i%3]
-			_, err := s.SignUp(context.Background(), signup.Request{Username: name, Password: good},
+			_, err := s.SignUp(context.Background(), wire.NewMember{Username: name, Password: good},
 				fmt.Sprint("key", i))
 			mu.Lock()
 			defer mu.Unlock()
@@ -130,7 +139,7 @@ func TestUsernamesOfAllScripts(t *testing.T) {
 		{strings.Repeat("ж", 30), ""}, {strings.Repeat("ж", 31), "not valid"}, {"жж", "not valid"},
 		{"mi na", "not valid"},
 	} {
-		_, err := s.SignUp(t.Context(), signup.Request{Username: tc.name, Password: good}, "")
+		_, err := s.SignUp(t.Context(), wire.NewMember{Username: tc.name, Password: good}, "")
 		if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%q: %v, want %q", tc.name, err, tc.want)
 		}
@@ -142,8 +151,8 @@ func TestAmbiguousCommit(t *testing.T) {
 	proxy := storetest.NewProxy(t, storetest.URL(t))
 	pool := storetest.Connect(t, proxy.URL)
 	s := newService(pool)
-	req := signup.Request{Username: "mina", Password: good}
-	if _, err := s.SignUp(t.Context(), signup.Request{Username: "warm", Password: good}, "warm"); err != nil {
+	req := wire.NewMember{Username: "mina", Password: good}
+	if _, err := s.SignUp(t.Context(), wire.NewMember{Username: "warm", Password: good}, "warm"); err != nil {
 		t.Fatal(err)
 	}
 	proxy.LoseAnswer.Store("insertMember")
@@ -163,7 +172,7 @@ func TestAmbiguousCommit(t *testing.T) {
 	}
 	// The same holds without a key: the signup id finds our own signup.
 	proxy.LoseAnswer.Store("insertMember")
-	if _, err := s.SignUp(t.Context(), signup.Request{Username: "nora", Password: good}, ""); err != nil {
+	if _, err := s.SignUp(t.Context(), wire.NewMember{Username: "nora", Password: good}, ""); err != nil {
 		t.Errorf("without a key: %v", err)
 	}
 }
@@ -172,9 +181,9 @@ func TestPostgresAwayIsToldInTime(t *testing.T) {
 	proxy := storetest.NewProxy(t, storetest.URL(t))
 	pool := storetest.Connect(t, proxy.URL)
 	s := newService(pool)
-	req := signup.Request{Username: "mina", Password: good}
+	req := wire.NewMember{Username: "mina", Password: good}
 	for name, set := range map[string]func(bool){"stopped": proxy.Refuse.Store, "paused": proxy.Pause.Store} {
-		if _, err := s.SignUp(t.Context(), signup.Request{Username: "before-" + name, Password: good}, ""); err != nil {
+		if _, err := s.SignUp(t.Context(), wire.NewMember{Username: "before-" + name, Password: good}, ""); err != nil {
 			t.Fatal(err)
 		}
 		set(true)
@@ -187,7 +196,7 @@ func TestPostgresAwayIsToldInTime(t *testing.T) {
 		set(false)
 		proxy.BreakAll(name == "paused")
 		testenv.Eventually(t, 5*time.Second, "a signup after Postgres is back", func() bool {
-			_, err := s.SignUp(t.Context(), signup.Request{Username: "after-" + name, Password: good}, "")
+			_, err := s.SignUp(t.Context(), wire.NewMember{Username: "after-" + name, Password: good}, "")
 			return err == nil
 		})
 	}
@@ -198,7 +207,7 @@ func TestPostgresAwayIsToldInTime(t *testing.T) {
 
 func TestFind(t *testing.T) {
 	s := newService(storetest.Open(t))
-	a, err := s.SignUp(t.Context(), signup.Request{Username: "Mina", Password: good, Plan: "plus"}, "")
+	a, err := s.SignUp(t.Context(), wire.NewMember{Username: "Mina", Password: good, Plan: "plus"}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -219,29 +228,29 @@ func TestFind(t *testing.T) {
 func TestInvalidRequests(t *testing.T) {
 	s := newService(storetest.Open(t))
 	for name, tc := range map[string]struct {
-		change func(*signup.Request)
+		change func(*wire.NewMember)
 		want   string
 	}{
-		"short username":     {func(r *signup.Request) { r.Username = "mi" }, "/username"},
-		"long username":      {func(r *signup.Request) { r.Username = strings.Repeat("m", 31) }, "/username"},
-		"space in username":  {func(r *signup.Request) { r.Username = "mi na" }, "/username"},
-		"umlaut in username": {func(r *signup.Request) { r.Username = "mïna" }, "/username"},
-		"wide username":      {func(r *signup.Request) { r.Username = "ｍｉｎａ" }, "/username"},
-		"short password":     {func(r *signup.Request) { r.Password = "fourteen chars" }, "/password"},
-		"long password":      {func(r *signup.Request) { r.Password = strings.Repeat("ab cd efg", 30) }, "/password"},
-		"repeated word":      {func(r *signup.Request) { r.Password = "PasswordPassword1" }, "/password"},
-		"keyboard row":       {func(r *signup.Request) { r.Password = "qwertyuiop123456789" }, "/password"},
-		"one character":      {func(r *signup.Request) { r.Password = strings.Repeat("a", 20) }, "/password"},
-		"own name":           {func(r *signup.Request) { r.Password = "minaminaminamina1" }, "/password"},
-		"plan":               {func(r *signup.Request) { r.Plan = "pro" }, "/plan"},
-		"email":              {func(r *signup.Request) { r.Email = "Mina <mina@example.org>" }, "/email"},
-		"reserved username":  {func(r *signup.Request) { r.Username = "Supp0rt" }, "/username"},
-		"email without dot":  {func(r *signup.Request) { r.Email = "mina@localhost" }, "/email"},
-		"unseen in email":    {func(r *signup.Request) { r.Email = "mina\u200b@example.org" }, "/email"},
-		"email header": {func(r *signup.Request) { r.Email = "mina@example.org\r\nBcc: x@example.org" },
+		"short username":     {func(r *wire.NewMember) { r.Username = "mi" }, "/username"},
+		"long username":      {func(r *wire.NewMember) { r.Username = strings.Repeat("m", 31) }, "/username"},
+		"space in username":  {func(r *wire.NewMember) { r.Username = "mi na" }, "/username"},
+		"umlaut in username": {func(r *wire.NewMember) { r.Username = "mïna" }, "/username"},
+		"wide username":      {func(r *wire.NewMember) { r.Username = "ｍｉｎａ" }, "/username"},
+		"short password":     {func(r *wire.NewMember) { r.Password = "fourteen chars" }, "/password"},
+		"long password":      {func(r *wire.NewMember) { r.Password = strings.Repeat("ab cd efg", 30) }, "/password"},
+		"repeated word":      {func(r *wire.NewMember) { r.Password = "PasswordPassword1" }, "/password"},
+		"keyboard row":       {func(r *wire.NewMember) { r.Password = "qwertyuiop123456789" }, "/password"},
+		"one character":      {func(r *wire.NewMember) { r.Password = strings.Repeat("a", 20) }, "/password"},
+		"own name":           {func(r *wire.NewMember) { r.Password = "minaminaminamina1" }, "/password"},
+		"plan":               {func(r *wire.NewMember) { r.Plan = "pro" }, "/plan"},
+		"email":              {func(r *wire.NewMember) { r.Email = "Mina <mina@example.org>" }, "/email"},
+		"reserved username":  {func(r *wire.NewMember) { r.Username = "Supp0rt" }, "/username"},
+		"email without dot":  {func(r *wire.NewMember) { r.Email = "mina@localhost" }, "/email"},
+		"unseen in email":    {func(r *wire.NewMember) { r.Email = "mina\u200b@example.org" }, "/email"},
+		"email header": {func(r *wire.NewMember) { r.Email = "mina@example.org\r\nBcc: x@example.org" },
 			"/email"},
 	} {
-		req := signup.Request{Username: "mina", Password: good}
+		req := wire.NewMember{Username: "mina", Password: good}
 		tc.change(&req)
 		_, err := s.SignUp(t.Context(), req, "")
 		var invalid signup.Invalid
@@ -252,7 +261,7 @@ func TestInvalidRequests(t *testing.T) {
 	for _, password := range []string{"påsswörd-är-löng", "fifteen charact", strings.Repeat("ab cd efgh", 25) +
 		"123456"} {
 		if _, err := s.SignUp(t.Context(),
-			signup.Request{Username: fmt.Sprintf("ok%d", len(password)), Password: password}, ""); err != nil {
+			wire.NewMember{Username: fmt.Sprintf("ok%d", len(password)), Password: password}, ""); err != nil {
 			t.Errorf("%q: %v", password, err)
 		}
 	}

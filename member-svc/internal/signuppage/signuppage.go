@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
-	"github.com/go-chi/chi/v5/middleware"
 
 	"github.com/signup-saga/signup-saga/client"
 	"github.com/signup-saga/signup-saga/contract/wire"
@@ -39,20 +38,20 @@ var files embed.FS
 
 // Config configures the page.
 type Config struct {
-	API         http.Handler // the public API
-	Plans       []string     // open to everyone; the first is the default
-	PasswordMin int          // characters; the page only shows it
+	Plans       []string // open to everyone; the first is the default
+	PasswordMin int      // characters; the page only shows it
 	Log         *slog.Logger
 }
 
-type site struct {
+// Site is the sign-up page. It is safe for concurrent use.
+type Site struct {
 	cfg     Config
 	members *client.Public
 	pages   *web.Pages
 }
 
-// New returns a handler that serves the page and passes every other request to the API.
-func New(cfg Config) (http.Handler, error) {
+// New returns the page. It answers no requests before [Site.Mount].
+func New(cfg Config) (*Site, error) {
 	templates, err := fs.Sub(files, "templates")
 	if err != nil {
 		return nil, err
@@ -62,30 +61,23 @@ func New(cfg Config) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	api := &http.Client{Transport: web.Transport{Handler: cfg.API}}
-	s := &site{cfg: cfg, pages: pages, members: client.NewPublic("http://api", api)}
-	return s.routes(), nil
+	return &Site{cfg: cfg, pages: pages}, nil
 }
 
-func (s *site) routes() http.Handler {
+// Mount adds the routes of the page to a router. The page calls api, the public API, in this process.
+func (s *Site) Mount(r chi.Router, api http.Handler) {
+	s.members = client.NewPublic("http://api", &http.Client{Transport: web.Transport{Handler: api}})
 	handle := func(h service.Handler) http.HandlerFunc { return service.Adapt(s.cfg.Log, nil, h) }
 	sameOrigin := http.NewCrossOriginProtection()
 	sameOrigin.SetDenyHandler(handle(s.foreign))
-	r := chi.NewRouter()
-	r.Use(middleware.GetHead)
-	r.NotFound(s.cfg.API.ServeHTTP)
-	r.MethodNotAllowed(handle(service.UnknownMethod(func(method, path string) bool {
-		return r.Match(chi.NewRouteContext(), method, path)
-	})))
 	page := r.With(web.Headers, service.Compress)
 	page.Get("/", handle(s.empty))
 	page.With(sameOrigin.Handler).Post("/", handle(s.signUp))
 	page.Get("/signup/{signup_id}", handle(s.progress))
 	page.Get("/assets/{name}", web.Asset)
-	return r
 }
 
-func (s *site) write(w http.ResponseWriter, r *http.Request, status int, name string, page web.Page) error {
+func (s *Site) write(w http.ResponseWriter, r *http.Request, status int, name string, page web.Page) error {
 	page.Product, page.Home, page.Assets = "Signup Saga", "/", "/assets"
 	return s.pages.Write(w, r, status, name, page)
 }
@@ -100,7 +92,7 @@ type form struct {
 	PasswordMin int
 }
 
-func (s *site) show(w http.ResponseWriter, r *http.Request, status int, f form) error {
+func (s *Site) show(w http.ResponseWriter, r *http.Request, status int, f form) error {
 	title := "Sign up"
 	if status != http.StatusOK {
 		title = "Error: " + title
@@ -112,17 +104,17 @@ func (s *site) show(w http.ResponseWriter, r *http.Request, status int, f form) 
 	return s.write(w, r, status, "form", web.Page{Title: title, Data: f})
 }
 
-func (s *site) empty(w http.ResponseWriter, r *http.Request) error {
+func (s *Site) empty(w http.ResponseWriter, r *http.Request) error {
 	return s.show(w, r, http.StatusOK, form{})
 }
 
-func (s *site) foreign(w http.ResponseWriter, r *http.Request) error {
+func (s *Site) foreign(w http.ResponseWriter, r *http.Request) error {
 	return s.show(w, r, http.StatusForbidden, form{
 		Failure: "Another site sent this form, so nothing was done. To sign up, fill it in here.",
 	})
 }
 
-func (s *site) signUp(w http.ResponseWriter, r *http.Request) error {
+func (s *Site) signUp(w http.ResponseWriter, r *http.Request) error {
 	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 	if err := r.ParseForm(); err != nil {
 		return s.show(w, r, http.StatusBadRequest,
@@ -176,7 +168,7 @@ func (f *form) refuse(p *wire.Problem) {
 	}
 }
 
-func (s *site) progress(w http.ResponseWriter, r *http.Request) error {
+func (s *Site) progress(w http.ResponseWriter, r *http.Request) error {
 	signup, err := s.members.Signup(web.ForClient(r), chi.URLParam(r, "signup_id"))
 	var refusal *wire.Problem
 	switch {

@@ -109,7 +109,7 @@ func (s *Store) applyTx(ctx context.Context, tx pgx.Tx, records map[string]Recor
 			return nil, ErrStale
 		}
 		before := r.Saga
-		var effects []saga.Effect
+		var effects []contract.Type
 		var outcome saga.Outcome
 		r.Saga, effects, outcome = s.steps.Decide(before, c.Event, r.Now)
 		if s.Tracer != nil {
@@ -170,7 +170,7 @@ func (s *Store) applyEach(
 }
 
 // write queues the audit row and the events of an outcome.
-func (s *Store) write(b *pgx.Batch, before saga.Saga, r *Record, c Change, effects []saga.Effect) error {
+func (s *Store) write(b *pgx.Batch, before saga.Saga, r *Record, c Change, effects []contract.Type) error {
 	if c.Event.Actor != "" {
 		auditChange(b, before, r.Saga, c)
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/signup-saga/signup-saga/contract"
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/outbox"
 	"github.com/signup-saga/signup-saga/service"
@@ -69,18 +70,11 @@ LEFT JOIN member m ON m.id = k.member_id`, usernameKey, key, signupID, s.nameMAC
 	return one[Known](rows)
 }
 
-// Begin decides the first state of a new signup. It writes nothing.
-func (s *Store) Begin(sagaID, signupID string, m Member, now time.Time) (Record, []saga.Effect) {
-	next, effects, _ := s.steps.Decide(saga.Saga{ID: sagaID, MemberID: m.ID, SignupID: signupID},
-		saga.Event{Kind: saga.SignedUp}, now)
-	return Record{Saga: next, Username: &m.Username, UsernameKey: &m.UsernameKey, Plan: m.Plan, Now: now}, effects
-}
-
 // SignUp stores a new member, the saga, its first timeline row, the idempotency key if there is one, and the
 // events. It sends one batch, which Postgres runs as one implicit transaction in one round trip. If the
 // username or the key exists, the error is [ErrTaken]. After any other error the signup may or may not be
 // committed; [Store.LookUp] tells.
-func (s *Store) SignUp(ctx context.Context, m Member, r Record, effects []saga.Effect, key *Key) error {
+func (s *Store) SignUp(ctx context.Context, m Member, r Record, effects []contract.Type, key *Key) error {
 	r.TraceParent = service.TraceParent(ctx)
 	err := service.Repeat(ctx, func() error { return s.insert(ctx, m, r, effects, key) })
 	if pg := new(pgconn.PgError); errors.As(err, &pg) && pg.Code == "23505" {
@@ -92,7 +86,7 @@ func (s *Store) SignUp(ctx context.Context, m Member, r Record, effects []saga.E
 	return err
 }
 
-func (s *Store) insert(ctx context.Context, m Member, r Record, effects []saga.Effect, key *Key) error {
+func (s *Store) insert(ctx context.Context, m Member, r Record, effects []contract.Type, key *Key) error {
 	b := new(pgx.Batch)
 	b.Queue(`-- name: insertMember
 INSERT INTO member (id, username, username_key, name_mac, email, plan, password_hash, created_at)
@@ -129,9 +123,9 @@ DELETE FROM idempotency_key WHERE key IN (SELECT key FROM idempotency_key WHERE 
 	return tag.RowsAffected(), err
 }
 
-func queueEffects(b *pgx.Batch, r Record, effects []saga.Effect) error {
-	for _, f := range effects {
-		e, err := Message(r, f)
+func queueEffects(b *pgx.Batch, r Record, effects []contract.Type) error {
+	for _, what := range effects {
+		e, err := Message(r, what)
 		if err != nil {
 			return err
 		}

@@ -108,20 +108,20 @@ func (s *Store) Find(ctx context.Context, signupID string) (Record, error) {
 	return one[Record](rows)
 }
 
-// Message converts an effect of a saga into the event to publish. It uses the record's ids, generation, plan,
-// state and trace only.
-func Message(r Record, effect saga.Effect) (outbox.Event, error) {
+// Message returns an event of a saga, to be published. It uses the record's ids, generation, plan, state and trace
+// only.
+func Message(r Record, what contract.Type) (outbox.Event, error) {
 	generation := min(r.Generation, contract.MaxGeneration) // an older version stored higher ones
 	command := contract.StorageCommand{MemberID: r.MemberID, SagaID: r.ID, Generation: generation}
 	if !r.State.Left() {
 		command.QuotaBytes = QuotaBytes[r.Plan]
 	}
 	var data interface{ Validate() error } = command
-	if effect.Type == contract.MemberSignedUp {
+	if what == contract.MemberSignedUp {
 		data = contract.SignedUp{MemberID: r.MemberID, SagaID: r.ID}
 	}
 	return service.NewEvent(contract.Event{
-		Type: effect.Type, Subject: r.MemberID, SagaID: r.ID, Generation: generation, TraceParent: r.TraceParent,
+		Type: what, Subject: r.MemberID, SagaID: r.ID, Generation: generation, TraceParent: r.TraceParent,
 	}, data)
 }
 

@@ -35,11 +35,11 @@ func open(t *testing.T) *fixture {
 }
 
 // begin prepares a signup without storing it.
-func (f *fixture) begin(name string) (store.Member, store.Record, []saga.Effect) {
+func (f *fixture) begin(name string) (store.Member, store.Record, []contract.Type) {
 	id := func() string { return uuid.Must(uuid.NewV7()).String() }
 	m := store.Member{ID: id(), Username: name, UsernameKey: name, Email: name + "@example.org", Plan: "free",
 		PasswordHash: "$argon2id$"}
-	r, effects := f.Begin(id(), "sgn_"+fmt.Sprintf("%040x", uuid.Must(uuid.NewV4()).Bytes()), m, time.Now())
+	r, effects := storetest.Begin(id(), m)
 	return m, r, effects
 }
 

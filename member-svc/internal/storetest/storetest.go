@@ -3,12 +3,15 @@ package storetest
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"testing"
 	"time"
 
+	"github.com/gofrs/uuid/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/signup-saga/signup-saga/contract"
 	"github.com/signup-saga/signup-saga/devstack/testenv"
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
@@ -44,6 +47,28 @@ func Connect(t testing.TB, url string) *pgxpool.Pool {
 	}
 	t.Cleanup(pool.Close)
 	return pool
+}
+
+// Begin returns a new signup of m, and the types of its events, without storing it.
+func Begin(sagaID string, m store.Member) (store.Record, []contract.Type) {
+	now := time.Now()
+	first, effects, _ := Steps.Decide(
+		saga.Saga{ID: sagaID, MemberID: m.ID, SignupID: fmt.Sprintf("sgn_%040x", uuid.Must(uuid.NewV4()).Bytes())},
+		saga.Event{Kind: saga.SignedUp}, now)
+	r := store.Record{Saga: first, Username: &m.Username, UsernameKey: &m.UsernameKey, Plan: m.Plan, Now: now}
+	return r, effects
+}
+
+// SignUp stores a new member with this name and plan, as the service does.
+func SignUp(t testing.TB, st *store.Store, name, plan string) store.Record {
+	t.Helper()
+	id := func() string { return uuid.Must(uuid.NewV7()).String() }
+	m := store.Member{ID: id(), Username: name, UsernameKey: name, Plan: plan, PasswordHash: "$argon2id$"}
+	r, effects := Begin(id(), m)
+	if err := st.SignUp(t.Context(), m, r, effects, nil); err != nil {
+		t.Fatal(err)
+	}
+	return r
 }
 
 // Count returns the number that a query selects.
