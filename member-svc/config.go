@@ -1,8 +1,6 @@
 package main
 
 import (
-	"fmt"
-	"net"
 	"slices"
 	"time"
 
@@ -16,9 +14,9 @@ type MigrateConfig struct {
 	DatabaseURL service.Secret `env:"MEMBER_DATABASE_URL,required" help:"Member database; migrate wants the owner's role"`
 }
 
-// Validate lists everything that is wrong.
-func (c MigrateConfig) Validate() []error {
-	return append(c.Common.Validate(), service.CheckDatabaseURL("MEMBER_DATABASE_URL", c.DatabaseURL)...)
+// Validate implements [service.Validator].
+func (c MigrateConfig) Validate(check *service.Checks) {
+	check.DatabaseURL("MEMBER_DATABASE_URL", c.DatabaseURL)
 }
 
 // ProbeConfig is the configuration of the healthcheck subcommand.
@@ -46,25 +44,14 @@ type Config struct {
 	RedrivePerSecond  int            `env:"REDRIVE_PER_SECOND" envDefault:"200" help:"repeated commands per second, of all replicas together"`
 }
 
-// Validate returns everything that is wrong with the configuration.
-func (c Config) Validate() []error {
-	errs := slices.Concat(c.MigrateConfig.Validate(), c.TLSFiles.Validate(),
-		c.StepConfig.problems(), c.ReconcileConfig.problems(), c.StuckConfig.problems(),
-		c.LimitConfig.problems(), c.CredentialsConfig.problems(), c.MailConfig.problems())
-	require := func(ok bool, name, what string) {
-		if !ok {
-			errs = append(errs, fmt.Errorf("%s: %s", name, what))
-		}
-	}
-	require(len(c.IdempotencySecret.Reveal()) >= 32, "IDEMPOTENCY_SECRET", "must have at least 32 characters")
-	for _, v := range [][2]string{{"MEMBER_HTTP_ADDR", c.HTTPAddr}, {"MEMBER_ADMIN_ADDR", c.AdminAddr}} {
-		_, _, err := net.SplitHostPort(v[1])
-		require(err == nil, v[0], "must be host:port")
-	}
-	require(c.SessionLifetime > 0, "SESSION_LIFETIME", "must be positive")
-	require(len(c.PlansAllowed) > 0 &&
-		!slices.ContainsFunc(c.PlansAllowed, func(p string) bool { return store.QuotaBytes[p] == 0 }),
-		"PLANS_ALLOWED", "must list some of free, plus, pro")
-	require(c.RedrivePerSecond > 0, "REDRIVE_PER_SECOND", "must be positive")
-	return errs
+// Validate implements [service.Validator].
+func (c Config) Validate(check *service.Checks) {
+	check.Require(len(c.IdempotencySecret.Reveal()) >= 32, "IDEMPOTENCY_SECRET: must have at least 32 characters")
+	check.Addr("MEMBER_HTTP_ADDR", c.HTTPAddr)
+	check.Addr("MEMBER_ADMIN_ADDR", c.AdminAddr)
+	check.Require(c.SessionLifetime > 0, "SESSION_LIFETIME: must be positive")
+	unknown := func(p string) bool { return store.QuotaBytes[p] == 0 }
+	check.Require(len(c.PlansAllowed) > 0 && !slices.ContainsFunc(c.PlansAllowed, unknown),
+		"PLANS_ALLOWED: must list some of free, plus, pro")
+	check.Require(c.RedrivePerSecond > 0, "REDRIVE_PER_SECOND: must be positive")
 }

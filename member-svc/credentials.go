@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"runtime"
 	"time"
@@ -28,23 +27,18 @@ type CredentialsConfig struct {
 	HashQueueWait   time.Duration  `env:"HASH_QUEUE_WAIT" envDefault:"2s" help:"for a turn to hash, before 503 busy"`
 }
 
-func (c CredentialsConfig) problems() (errs []error) {
-	require := func(ok bool, problem string) {
-		if !ok {
-			errs = append(errs, errors.New(problem))
-		}
-	}
-	require(c.Usernames == "ascii" || c.Usernames == "unicode", "USERNAMES: must be ascii or unicode")
-	require(c.PasswordMin > 0 && c.PasswordMin <= password.MaxLength,
+// Validate implements [service.Validator].
+func (c CredentialsConfig) Validate(check *service.Checks) {
+	check.Require(c.Usernames == "ascii" || c.Usernames == "unicode", "USERNAMES: must be ascii or unicode")
+	check.Require(c.PasswordMin > 0 && c.PasswordMin <= password.MaxLength,
 		fmt.Sprintf("PASSWORD_MIN: must be 1 to %d", password.MaxLength))
-	require(c.HashMemoryKiB >= 8 && c.HashTime > 0, "HASH_MEMORY_KIB, HASH_TIME: must be at least 8 and 1")
-	require(c.HashConcurrency >= 0 && c.HashQueueWait > 0, "HASH_CONCURRENCY, HASH_QUEUE_WAIT: must not be negative")
-	require(int64(c.HashMemoryKiB)*int64(max(c.HashConcurrency, 1)) <= c.budgetKiB(),
+	check.Require(c.HashMemoryKiB >= 8 && c.HashTime > 0, "HASH_MEMORY_KIB, HASH_TIME: must be at least 8 and 1")
+	check.Require(c.HashConcurrency >= 0 && c.HashQueueWait > 0,
+		"HASH_CONCURRENCY, HASH_QUEUE_WAIT: must not be negative")
+	check.Require(int64(c.HashMemoryKiB)*int64(max(c.HashConcurrency, 1)) <= c.budgetKiB(),
 		"HASH_MEMORY_BUDGET_MIB: must hold HASH_CONCURRENCY hashes of HASH_MEMORY_KIB each, or one")
-	if _, err := password.ParsePeppers(c.Peppers.Reveal()); err != nil {
-		errs = append(errs, fmt.Errorf("PASSWORD_PEPPERS: %w", err))
-	}
-	return errs
+	_, err := password.ParsePeppers(c.Peppers.Reveal())
+	check.NoError("PASSWORD_PEPPERS", err)
 }
 
 func (c CredentialsConfig) budgetKiB() int64 { return int64(c.HashBudgetMiB) << 10 }

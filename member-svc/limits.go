@@ -1,9 +1,6 @@
 package main
 
 import (
-	"errors"
-	"fmt"
-
 	"github.com/signup-saga/signup-saga/member-svc/internal/api"
 	"github.com/signup-saga/signup-saga/service"
 )
@@ -20,20 +17,16 @@ type LimitConfig struct {
 // proxyAddresses are addresses and networks in text form, see [service.ParseProxies].
 type proxyAddresses []string
 
-func (c LimitConfig) problems() []error {
-	var errs []error
+// Validate implements [service.Validator].
+func (c LimitConfig) Validate(check *service.Checks) {
 	for name, value := range map[string]int{
 		"SIGNUP_RATE_PER_MINUTE": c.SignupRate, "SESSION_RATE_PER_MINUTE": c.SessionRate,
 		"MAX_CONNECTIONS": c.MaxConnections, "MAX_STREAMS": c.MaxStreams,
 	} {
-		if value <= 0 || value > 1e9 {
-			errs = append(errs, errors.New(name+": must be positive"))
-		}
+		check.Require(value > 0 && value <= 1e9, name+": must be positive")
 	}
-	if _, err := service.ParseProxies(c.TrustedProxies); err != nil {
-		errs = append(errs, fmt.Errorf("TRUSTED_PROXIES: %w", err))
-	}
-	return errs
+	_, err := service.ParseProxies(c.TrustedProxies)
+	check.NoError("TRUSTED_PROXIES", err)
 }
 
 func (c LimitConfig) limits() api.Limits {

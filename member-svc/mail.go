@@ -1,9 +1,6 @@
 package main
 
 import (
-	"errors"
-	"fmt"
-	"net"
 	"slices"
 	"strings"
 	"time"
@@ -29,27 +26,19 @@ type MailConfig struct {
 	SMTPPassword service.Secret `env:"SMTP_PASSWORD" help:"password of SMTP_USERNAME"`
 }
 
-func (c MailConfig) problems() (errs []error) {
-	require := func(ok bool, problem string) {
-		if !ok {
-			errs = append(errs, errors.New(problem))
-		}
-	}
-	_, _, err := net.SplitHostPort(c.SMTPAddr)
-	require(err == nil, "SMTP_ADDR: must be host:port")
-	if err := welcome.CheckSender(c.MailFrom); err != nil {
-		errs = append(errs, fmt.Errorf("MAIL_FROM: %w", err))
-	}
-	if err := welcome.CheckHello(c.MailHelo); c.MailHelo != "" && err != nil {
-		errs = append(errs, fmt.Errorf("MAIL_HELO: %w", err))
+// Validate implements [service.Validator].
+func (c MailConfig) Validate(check *service.Checks) {
+	check.Addr("SMTP_ADDR", c.SMTPAddr)
+	check.NoError("MAIL_FROM", welcome.CheckSender(c.MailFrom))
+	if c.MailHelo != "" {
+		check.NoError("MAIL_HELO", welcome.CheckHello(c.MailHelo))
 	}
 	policies := strings.Join(welcome.TLSPolicies, ", ")
-	require(slices.Contains(welcome.TLSPolicies, c.MailTLS), "MAIL_TLS: must be one of "+policies)
-	require((c.SMTPCertFile == "") == (c.SMTPKeyFile == ""), "SMTP_CERT_FILE, SMTP_KEY_FILE: one needs the other")
+	check.Require(slices.Contains(welcome.TLSPolicies, c.MailTLS), "MAIL_TLS: must be one of "+policies)
+	check.Require((c.SMTPCertFile == "") == (c.SMTPKeyFile == ""), "SMTP_CERT_FILE, SMTP_KEY_FILE: one needs the other")
 	known := (c.SMTPUsername == "") == (c.SMTPPassword.Reveal() == "")
-	require(known, "SMTP_USERNAME, SMTP_PASSWORD: one needs the other")
-	require(c.MailMaxAge > 0, "MAIL_MAX_AGE: must be positive")
-	return errs
+	check.Require(known, "SMTP_USERNAME, SMTP_PASSWORD: one needs the other")
+	check.Require(c.MailMaxAge > 0, "MAIL_MAX_AGE: must be positive")
 }
 
 func (c MailConfig) server() welcome.Server {

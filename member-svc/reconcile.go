@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"log/slog"
-	"slices"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
@@ -24,14 +22,11 @@ type ReconcileConfig struct {
 	StorageToken service.Secret `env:"STORAGE_CLIENT_TOKEN" help:"the STORAGE_TOKEN of storage-svc"`
 }
 
-func (c ReconcileConfig) problems() []error {
-	errs := c.Config.Validate()
+// Validate implements [service.Validator].
+func (c ReconcileConfig) Validate(check *service.Checks) {
 	if u := c.StorageURL.Reveal(); u != "" {
-		if err := stuck.CheckURL(u); err != nil {
-			errs = append(errs, fmt.Errorf("STORAGE_URL: %w", err))
-		}
+		check.NoError("STORAGE_URL", stuck.CheckURL(u))
 	}
-	return errs
 }
 
 // reconciler returns the reconciler of members with the participants, which are in the order of their steps.
@@ -49,17 +44,10 @@ type reconcileConfig struct {
 	StepConfig
 }
 
-// Validate returns everything that is wrong with the configuration.
-func (c reconcileConfig) Validate() []error {
-	errs := slices.Concat(c.MigrateConfig.Validate(), c.ReconcileConfig.problems(), c.StepConfig.problems())
-	for name, value := range map[string]service.Secret{
-		"STORAGE_URL": c.StorageURL, "STORAGE_CLIENT_TOKEN": c.StorageToken,
-	} {
-		if value.Reveal() == "" {
-			errs = append(errs, fmt.Errorf("%s: required by reconcile", name))
-		}
-	}
-	return errs
+// Validate implements [service.Validator].
+func (c reconcileConfig) Validate(check *service.Checks) {
+	check.Require(c.StorageURL.Reveal() != "", "STORAGE_URL: required by reconcile")
+	check.Require(c.StorageToken.Reveal() != "", "STORAGE_CLIENT_TOKEN: required by reconcile")
 }
 
 // reconcileOnce is the reconcile subcommand.

@@ -1,10 +1,10 @@
 package main
 
 import (
-	"errors"
 	"time"
 
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
+	"github.com/signup-saga/signup-saga/service"
 )
 
 // StepConfig configures the essential steps of a signup.
@@ -13,11 +13,10 @@ type StepConfig struct {
 	SagaGiveUp       time.Duration `env:"SAGA_GIVE_UP" envDefault:"24h" help:"after which an unanswered signup is shown to operators"`
 }
 
-func (c StepConfig) problems() []error {
-	if c.ProvisionPromise <= 0 || c.SagaGiveUp <= c.ProvisionPromise {
-		return []error{errors.New("PROVISION_PROMISE, SAGA_GIVE_UP: must be positive, the promise shorter")}
-	}
-	return nil
+// Validate implements [service.Validator].
+func (c StepConfig) Validate(check *service.Checks) {
+	check.Require(c.ProvisionPromise > 0 && c.SagaGiveUp > c.ProvisionPromise,
+		"PROVISION_PROMISE, SAGA_GIVE_UP: must be positive, the promise shorter")
 }
 
 // steps returns the essential steps of every signup. Sagas store the index of their step, so new steps may only

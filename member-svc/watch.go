@@ -1,8 +1,6 @@
 package main
 
 import (
-	"errors"
-	"fmt"
 	"log/slog"
 	"time"
 
@@ -25,19 +23,14 @@ type StuckConfig struct {
 	WebhookSecret service.Secret `env:"STUCK_WEBHOOK_SECRET" help:"signs them as standardwebhooks.com says: whsec_ and 24 to 64 bytes in base64"`
 }
 
-func (c StuckConfig) problems() (errs []error) {
-	if c.StuckAfter <= 0 {
-		errs = append(errs, errors.New("STUCK_AFTER: must be positive"))
-	}
+// Validate implements [service.Validator].
+func (c StuckConfig) Validate(check *service.Checks) {
+	check.Require(c.StuckAfter > 0, "STUCK_AFTER: must be positive")
 	if u := c.WebhookURL.Reveal(); u != "" {
-		if err := stuck.CheckURL(u); err != nil {
-			errs = append(errs, fmt.Errorf("STUCK_WEBHOOK_URL: %w", err))
-		}
-		if _, err := stuck.ParseSecret(c.WebhookSecret.Reveal()); err != nil {
-			errs = append(errs, fmt.Errorf("STUCK_WEBHOOK_SECRET: %w", err))
-		}
+		check.NoError("STUCK_WEBHOOK_URL", stuck.CheckURL(u))
+		_, err := stuck.ParseSecret(c.WebhookSecret.Reveal())
+		check.NoError("STUCK_WEBHOOK_SECRET", err)
 	}
-	return errs
 }
 
 // addWatchers adds the workers that look for signups that do not progress. It returns the handler of notices of

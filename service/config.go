@@ -32,42 +32,26 @@ type Common struct {
 	Fault           string        `env:"FAULT" help:"point[:nth] at which the process kills itself, see docs/testing.md"`
 }
 
-// Validate reports everything that is wrong with the common configuration.
-func (c Common) Validate() []error {
-	var errs []error
-	if c.NATSReplicas < 1 || c.NATSReplicas > 5 {
-		errs = append(errs, errors.New("NATS_REPLICAS: must be 1 to 5"))
-	}
-	if c.NATSMaxBytes < 1<<20 {
-		errs = append(errs, errors.New("NATS_STREAM_MAX_BYTES: must be at least 1048576"))
-	}
-	if c.NATSSetup != "serve" && c.NATSSetup != "migrate" {
-		errs = append(errs, errors.New("NATS_SETUP: must be serve or migrate"))
-	}
-	if (c.NATSCertFile == "") != (c.NATSKeyFile == "") {
-		errs = append(errs, errors.New("NATS_CERT_FILE, NATS_KEY_FILE: one needs the other"))
-	}
-	if c.DrainDelay < 0 {
-		errs = append(errs, errors.New("DRAIN_DELAY: must not be negative"))
-	}
-	if c.DrainTimeout <= 0 {
-		errs = append(errs, errors.New("DRAIN_TIMEOUT: must be positive"))
-	}
-	if c.DatabaseTimeout <= 0 {
-		errs = append(errs, errors.New("DATABASE_TIMEOUT: must be positive"))
-	}
-	if c.LogFormat != "text" && c.LogFormat != "json" {
-		errs = append(errs, errors.New("LOG_FORMAT: must be text or json"))
-	}
-	if err := new(slog.LevelVar).UnmarshalText([]byte(c.LogLevel)); err != nil {
-		errs = append(errs, errors.New("LOG_LEVEL: must be debug, info, warn or error"))
-	}
-	if err := validateFault(c.Fault, c.FaultsAllowed); err != nil {
-		errs = append(errs, err)
-	}
-	_, wrong := tracingWanted()
-	return append(errs, wrong...)
+// Validate implements [Validator].
+func (c Common) Validate(check *Checks) {
+	check.Require(c.NATSReplicas >= 1 && c.NATSReplicas <= 5, "NATS_REPLICAS: must be 1 to 5")
+	check.Require(c.NATSMaxBytes >= 1<<20, "NATS_STREAM_MAX_BYTES: must be at least 1048576")
+	check.Require(c.NATSSetup == "serve" || c.NATSSetup == "migrate", "NATS_SETUP: must be serve or migrate")
+	check.Require((c.NATSCertFile == "") == (c.NATSKeyFile == ""), "NATS_CERT_FILE, NATS_KEY_FILE: one needs the other")
+	check.Require(c.DrainDelay >= 0, "DRAIN_DELAY: must not be negative")
+	check.Require(c.DrainTimeout > 0, "DRAIN_TIMEOUT: must be positive")
+	check.Require(c.DatabaseTimeout > 0, "DATABASE_TIMEOUT: must be positive")
+	check.Require(c.LogFormat == "text" || c.LogFormat == "json", "LOG_FORMAT: must be text or json")
+	err := new(slog.LevelVar).UnmarshalText([]byte(c.LogLevel))
+	check.Require(err == nil, "LOG_LEVEL: must be debug, info, warn or error")
+	check.Require(c.FaultsAllowed == "on" || c.FaultsAllowed == "off", "FAULTS: must be on or off")
+	check.Require(c.Fault == "" || c.FaultsAllowed == "on", "FAULT: refused unless FAULTS=on")
+	check.Require(c.Fault == "" || faultPoint.MatchString(c.Fault), "FAULT: must be point or point:nth")
+	tracingWanted(check)
 }
+
+// Logger returns the configured logger, see [NewLogger].
+func (c Common) Logger(w io.Writer) *slog.Logger { return NewLogger(w, c.LogFormat, c.LogLevel) }
 
 // External reports whether serve leaves streams and consumers to migrate and broker.
 func (c Common) External() bool { return c.NATSSetup == "migrate" }
@@ -77,8 +61,8 @@ func (c Common) External() bool { return c.NATSSetup == "migrate" }
 // line breaks at its end; setting both is an error. The file's mode is not checked: mounted secrets are often
 // readable by everything in their container, and the container protects them.
 //
-// The error lists every problem at once, including those of cfg's optional Validate() []error, each of which
-// must begin with "NAME: ". It never contains a value.
+// The error lists every problem at once, including those that cfg and the structs that it embeds report if they
+// are a [Validator]. It never contains a value.
 func LoadConfig(getenv func(string) string, cfg any) error {
 	params, err := env.GetFieldParams(cfg)
 	if err != nil {
@@ -105,10 +89,9 @@ func LoadConfig(getenv func(string) string, cfg any) error {
 			s.file = getenv(name + "_FILE")
 		}
 	})
-	if v, ok := cfg.(interface{ Validate() []error }); ok {
-		errs = addNew(errs, v.Validate())
-	}
-	if len(errs) > 0 {
+	var check Checks
+	check.all(reflect.ValueOf(cfg).Elem())
+	if errs = addNew(errs, check.errs); len(errs) > 0 {
 		return fmt.Errorf("configuration:\n%w", errors.Join(errs...))
 	}
 	return nil

@@ -1,7 +1,6 @@
 package service_test
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -21,15 +20,9 @@ type testConfig struct {
 	Count  int    `env:"TEST_COUNT" envDefault:"3"`
 }
 
-func (c testConfig) Validate() []error {
-	errs := c.Common.Validate()
-	if len(c.Secret) < 8 {
-		errs = append(errs, errors.New("TEST_SECRET: too short"))
-	}
-	if c.Count < 1 {
-		errs = append(errs, errors.New("TEST_COUNT: must be at least 1"))
-	}
-	return errs
+func (c testConfig) Validate(check *service.Checks) {
+	check.Require(len(c.Secret) >= 8, "TEST_SECRET: too short")
+	check.Require(c.Count >= 1, "TEST_COUNT: must be at least 1")
 }
 
 func environment(vars map[string]string) func(string) string {

@@ -2,7 +2,6 @@ package service
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -32,19 +31,6 @@ type fault struct {
 }
 
 var faultPoint = regexp.MustCompile(`^[A-Za-z0-9.]+(:[1-9][0-9]{0,8})?$`)
-
-// validateFault checks the values of FAULT (point) and FAULTS (allowed).
-func validateFault(point, allowed string) error {
-	switch {
-	case allowed != "on" && allowed != "off":
-		return errors.New("FAULTS: must be on or off")
-	case point != "" && allowed != "on":
-		return errors.New("FAULT: refused unless FAULTS=on")
-	case point != "" && !faultPoint.MatchString(point):
-		return errors.New("FAULT: must be point or point:nth")
-	}
-	return nil
-}
 
 // newFault returns nil unless a point was named.
 func newFault(c Common, log *slog.Logger) *fault {

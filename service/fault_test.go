@@ -107,7 +107,10 @@ func TestFaultsAreRefusedUnlessAllowed(t *testing.T) {
 		{"before.x", "off", false}, {"before.x", "perhaps", false}, {"before.x:0", "on", false},
 		{"before x", "on", false},
 	} {
-		if err := validateFault(c.point, c.allowed); (err == nil) != c.ok {
+		var cfg Common
+		vars := map[string]string{"FAULT": c.point, "FAULTS": c.allowed}
+		err := LoadConfig(func(name string) string { return vars[name] }, &cfg)
+		if (err == nil) != c.ok {
 			t.Errorf("FAULT=%q FAULTS=%q: %v", c.point, c.allowed, err)
 		}
 	}

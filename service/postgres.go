@@ -135,15 +135,6 @@ func explain(err error) error {
 	return err
 }
 
-// CheckDatabaseURL says what is wrong with the variable of this name, never with which value.
-func CheckDatabaseURL(name string, url Secret) []error {
-	if _, err := pgxpool.ParseConfig(url.Reveal()); err != nil && url.Reveal() != "" {
-		return []error{fmt.Errorf("%s: must be postgres://user:password@host/database, with special characters "+
-			"of the password escaped and a readable sslrootcert", name)}
-	}
-	return nil
-}
-
 // Migrate waits for Postgres, then applies the missing migrations of each set, in order. Several processes may
 // call it at once: a lock lets only one work. If the server refuses the role or TLS for half a minute, Migrate
 // gives up.

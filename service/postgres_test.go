@@ -327,14 +327,14 @@ func TestDatabaseURLIsChecked(t *testing.T) {
 		"http://h/d": true, "secret": true, "postgres://u:secret@h:port/d": true,
 		"postgres://u:secret@h/d?sslmode=verify-full&sslrootcert=/nowhere": true,
 	} {
-		errs := service.CheckDatabaseURL("X_URL", service.NewSecret(url))
-		if (len(errs) > 0) != wrong {
-			t.Errorf("%q: %v", url, errs)
+		var check service.Checks
+		check.DatabaseURL("X_URL", service.NewSecret(url))
+		err := check.Err()
+		if (err != nil) != wrong {
+			t.Errorf("%q: %v", url, err)
 		}
-		for _, err := range errs {
-			if !strings.HasPrefix(err.Error(), "X_URL: must be ") || strings.Contains(err.Error(), "secret") {
-				t.Errorf("%q: %v", url, err)
-			}
+		if wrong && (!strings.HasPrefix(err.Error(), "X_URL: must be ") || strings.Contains(err.Error(), "secret")) {
+			t.Errorf("%q: %v", url, err)
 		}
 	}
 }

@@ -16,12 +16,9 @@ type TLSFiles struct {
 	KeyFile  string `env:"TLS_KEY_FILE" help:"private key of TLS_CERT_FILE, PEM; both are read anew when they change"`
 }
 
-// Validate reports one file without the other.
-func (f TLSFiles) Validate() []error {
-	if (f.CertFile == "") != (f.KeyFile == "") {
-		return []error{errors.New("TLS_CERT_FILE, TLS_KEY_FILE: one needs the other")}
-	}
-	return nil
+// Validate implements [Validator].
+func (f TLSFiles) Validate(check *Checks) {
+	check.Require((f.CertFile == "") == (f.KeyFile == ""), "TLS_CERT_FILE, TLS_KEY_FILE: one needs the other")
 }
 
 // ServerTLS returns the configuration of a listener, or nil if there is no certificate. Changed files are used

@@ -130,8 +130,10 @@ func TestCertificateIsReplacedWhileItServes(t *testing.T) {
 
 func TestCertificateFilesAreChecked(t *testing.T) {
 	t.Parallel()
-	if errs := (service.TLSFiles{CertFile: "x"}).Validate(); len(errs) != 1 {
-		t.Errorf("a certificate without a key: %v", errs)
+	var check service.Checks
+	service.TLSFiles{CertFile: "x"}.Validate(&check)
+	if check.Err() == nil {
+		t.Error("a certificate without a key is accepted")
 	}
 	if _, err := (service.TLSFiles{CertFile: "/nonexistent", KeyFile: "/nonexistent"}).ServerTLS(
 		discard()); err == nil {

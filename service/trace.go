@@ -56,8 +56,9 @@ func NewTracer(provider trace.TracerProvider) *Tracer {
 // if they give none. While the collector is unavailable, spans are lost, and at most one line per minute is
 // logged.
 func StartTracing(ctx context.Context, name string, log *slog.Logger) (*Tracer, error) {
-	if on, errs := tracingWanted(); !on {
-		return nil, errors.Join(errs...)
+	var check Checks
+	if !tracingWanted(&check) {
+		return nil, check.Err()
 	}
 	otel.SetLogger(logr.Discard()) // it would print values that it cannot parse, such as secret headers
 	otel.SetErrorHandler(complaints(log))
@@ -80,8 +81,8 @@ func StartTracing(ctx context.Context, name string, log *slog.Logger) (*Tracer, 
 	return t, nil
 }
 
-// tracingWanted reports whether the environment turns tracing on, and what is wrong with it.
-func tracingWanted() (on bool, errs []error) {
+// tracingWanted reports whether the environment turns tracing on, and checks it.
+func tracingWanted(check *Checks) bool {
 	either := func(signal, all string) (name, value string) {
 		if value = os.Getenv(signal); value != "" {
 			return signal, value
@@ -90,21 +91,18 @@ func tracingWanted() (on bool, errs []error) {
 	}
 	exporter := os.Getenv("OTEL_TRACES_EXPORTER")
 	if strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true") || exporter == "none" {
-		return false, nil
+		return false
 	}
-	if exporter != "" && exporter != "otlp" {
-		errs = append(errs, errors.New("OTEL_TRACES_EXPORTER: must be otlp or none"))
-	}
-	if name, protocol := either("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"); protocol != "" &&
-		protocol != "http/protobuf" {
-		errs = append(errs, errors.New(name+": must be http/protobuf"))
-	}
+	known := exporter == "" || exporter == "otlp"
+	check.Require(known, "OTEL_TRACES_EXPORTER: must be otlp or none")
+	name, protocol := either("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+	spoken := protocol == "" || protocol == "http/protobuf"
+	check.Require(spoken, name+": must be http/protobuf")
 	name, endpoint := either("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-	if u, err := url.Parse(endpoint); endpoint != "" &&
-		(err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
-		errs = append(errs, errors.New(name+": must be http://host:port or https://host:port"))
-	}
-	return endpoint != "" && len(errs) == 0, errs
+	u, err := url.Parse(endpoint)
+	valid := endpoint == "" || err == nil && u.Host != "" && (u.Scheme == "http" || u.Scheme == "https")
+	check.Require(valid, name+": must be http://host:port or https://host:port")
+	return endpoint != "" && known && spoken && valid
 }
 
 // complaints logs what the SDK reports, at most one line per minute.

@@ -1,10 +1,6 @@
 package main
 
 import (
-	"errors"
-	"fmt"
-	"net"
-	"slices"
 	"time"
 
 	"github.com/signup-saga/signup-saga/service"
@@ -18,10 +14,9 @@ type MigrateConfig struct {
 	DatabaseURL service.Secret `env:"STORAGE_DATABASE_URL,required" help:"the Storage database; migrate needs the role that owns the schema"`
 }
 
-// Validate reports everything that is wrong with the configuration.
-func (c MigrateConfig) Validate() []error {
-	return slices.Concat(c.Common.Validate(), c.ProviderConfig.Validate(),
-		service.CheckDatabaseURL("STORAGE_DATABASE_URL", c.DatabaseURL))
+// Validate implements [service.Validator].
+func (c MigrateConfig) Validate(check *service.Checks) {
+	check.DatabaseURL("STORAGE_DATABASE_URL", c.DatabaseURL)
 }
 
 // ProbeConfig is the configuration of the healthcheck subcommand.
@@ -53,31 +48,17 @@ type config struct {
 // the result.
 func (c config) lease() time.Duration { return 3 * c.ProviderTimeout }
 
-// Validate reports everything that is wrong with the configuration.
-func (c config) Validate() []error {
-	errs := slices.Concat(c.MigrateConfig.Validate(), c.TLSFiles.Validate(), c.Config.Validate())
-	if _, _, err := net.SplitHostPort(c.Addr); err != nil {
-		errs = append(errs, errors.New("STORAGE_HTTP_ADDR: must be host:port"))
-	}
+// Validate implements [service.Validator].
+func (c config) Validate(check *service.Checks) {
+	check.Addr("STORAGE_HTTP_ADDR", c.Addr)
 	if text := c.Token.Reveal(); text != "" {
-		if _, err := service.OperatorTokens("service", text); err != nil {
-			errs = append(errs, fmt.Errorf("STORAGE_TOKEN: %w", err))
-		}
+		_, err := service.OperatorTokens("service", text)
+		check.NoError("STORAGE_TOKEN", err)
 	}
-	if c.ProviderTimeout <= 0 {
-		errs = append(errs, errors.New("PROVIDER_TIMEOUT: must be positive"))
-	}
-	if !(c.ProviderRate >= 0 && c.ProviderRate <= 1e6) {
-		errs = append(errs, errors.New("PROVIDER_RATE: must be 0 to 1000000"))
-	}
-	if c.Workers < 1 || c.Workers > 1000 {
-		errs = append(errs, errors.New("STORAGE_WORKERS: must be 1 to 1000"))
-	}
-	for name, d := range map[string]time.Duration{"BACKOFF_CAP": c.BackoffCap,
-		"OUTAGE_BACKOFF_CAP": c.OutageBackoffCap, "DEAD_LETTER_RETENTION": c.DeadLetterAge} {
-		if d <= 0 {
-			errs = append(errs, errors.New(name+": must be positive"))
-		}
-	}
-	return errs
+	check.Require(c.ProviderTimeout > 0, "PROVIDER_TIMEOUT: must be positive")
+	check.Require(c.ProviderRate >= 0 && c.ProviderRate <= 1e6, "PROVIDER_RATE: must be 0 to 1000000")
+	check.Require(c.Workers >= 1 && c.Workers <= 1000, "STORAGE_WORKERS: must be 1 to 1000")
+	check.Require(c.BackoffCap > 0, "BACKOFF_CAP: must be positive")
+	check.Require(c.OutageBackoffCap > 0, "OUTAGE_BACKOFF_CAP: must be positive")
+	check.Require(c.DeadLetterAge > 0, "DEAD_LETTER_RETENTION: must be positive")
 }

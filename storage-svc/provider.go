@@ -30,28 +30,18 @@ type ProviderConfig struct {
 	Ledger string `env:"PROVIDER_LEDGER" help:"file for audits of creates and deletes, see docs/runbook.md"`
 }
 
-// Validate reports everything that is wrong with the provider's configuration.
-func (c ProviderConfig) Validate() []error {
-	if c.Provider == "fs" {
-		if c.ProviderDir == "" {
-			return []error{errors.New("PROVIDER_DIR: required with PROVIDER=fs")}
-		}
-		return nil
-	}
+// Validate implements [service.Validator].
+func (c ProviderConfig) Validate(check *service.Checks) {
+	check.Require(c.Provider == "fs" || c.Provider == "s3", "PROVIDER: must be fs or s3")
+	check.Require(c.Provider != "fs" || c.ProviderDir != "", "PROVIDER_DIR: required with PROVIDER=fs")
 	if c.Provider != "s3" {
-		return []error{errors.New("PROVIDER: must be fs or s3")}
+		return
 	}
-	var errs []error
-	for name, value := range map[string]string{"S3_BUCKET": c.S3Bucket, "S3_ACCESS_KEY": c.S3AccessKey.Reveal(),
-		"S3_SECRET_KEY": c.S3SecretKey.Reveal()} {
-		if value == "" {
-			errs = append(errs, errors.New(name+": required with PROVIDER=s3"))
-		}
-	}
-	if _, err := c.s3(nil, nil); err != nil {
-		errs = append(errs, errors.New("S3_ENDPOINT: must be an http or https URL without a path"))
-	}
-	return errs
+	check.Require(c.S3Bucket != "", "S3_BUCKET: required with PROVIDER=s3")
+	check.Require(c.S3AccessKey.Reveal() != "", "S3_ACCESS_KEY: required with PROVIDER=s3")
+	check.Require(c.S3SecretKey.Reveal() != "", "S3_SECRET_KEY: required with PROVIDER=s3")
+	_, err := c.s3(nil, nil)
+	check.Require(err == nil, "S3_ENDPOINT: must be an http or https URL without a path")
 }
 
 func (c ProviderConfig) s3(known provider.Identities, ledger *provider.Ledger) (*provider.S3, error) {

@@ -21,11 +21,6 @@ type reconcileConfig struct {
 	reconcile.Config
 }
 
-// Validate reports everything that is wrong with the configuration.
-func (c reconcileConfig) Validate() []error {
-	return append(c.MigrateConfig.Validate(), c.Config.Validate()...)
-}
-
 // reconcileOnce is the reconcile subcommand.
 func reconcileOnce(ctx context.Context, cfg reconcileConfig, stdout io.Writer, dry bool) error {
 	log := service.NewLogger(stdout, cfg.LogFormat, cfg.LogLevel)

@@ -1,8 +1,9 @@
 package reconcile
 
 import (
-	"errors"
 	"time"
+
+	"github.com/signup-saga/signup-saga/service"
 )
 
 const maxRepairs = 1000
@@ -15,13 +16,8 @@ type Config struct {
 	MaxRepairs int
 }
 
-// Validate lists everything that is wrong with the configuration.
-func (c Config) Validate() (errs []error) {
-	if c.Interval <= 0 {
-		errs = append(errs, errors.New("RECONCILE_INTERVAL: must be positive"))
-	}
-	if c.MinAge < 0 {
-		errs = append(errs, errors.New("RECONCILE_MIN_AGE: must not be negative"))
-	}
-	return errs
+// Validate implements [service.Validator].
+func (c Config) Validate(check *service.Checks) {
+	check.Require(c.Interval > 0, "RECONCILE_INTERVAL: must be positive")
+	check.Require(c.MinAge >= 0, "RECONCILE_MIN_AGE: must not be negative")
 }

@@ -51,9 +51,6 @@ type config struct {
 	Token service.Secret `env:"MAILBOX_TOKEN,required" help:"bearer token of the internal listener"`
 }
 
-// Validate returns everything that is wrong.
-func (c config) Validate() []error { return append(c.Common.Validate(), c.TLSFiles.Validate()...) }
-
 func main() { service.Main(run) }
 
 func run(ctx context.Context, args []string, getenv func(string) string, stdout io.Writer) error {
