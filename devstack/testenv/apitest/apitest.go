@@ -27,11 +27,19 @@ import (
 // Contract is an OpenAPI document together with the documented responses that have not been seen yet. Safe for
 // concurrent use.
 type Contract struct {
+	t    testing.TB
+	slow sync.WaitGroup // calls that the test's cleanup waits for
+	// check is a function, and not a method of a field: a package that sees a type of libopenapi compiles the methods
+	// of all its generic types, which takes 13 s.
+	check func(*http.Request, *http.Response, []byte)
+}
+
+// document is an OpenAPI document as the library sees it, and what was seen of it.
+type document struct {
 	t         testing.TB
 	model     *v3.Document
 	validator validator.Validator
 
-	slow   sync.WaitGroup // calls that the test's cleanup waits for
 	mu     sync.Mutex
 	unseen map[string]bool // documented answers: true until seen, then false
 }
@@ -55,32 +63,33 @@ func New(t testing.TB, base string) *Contract {
 	if err != nil {
 		t.Fatal(err)
 	}
-	document, err := libopenapi.NewDocument(closed)
+	parsed, err := libopenapi.NewDocument(closed)
 	if err != nil {
 		t.Fatal(err)
 	}
-	model, err := document.BuildV3Model()
+	model, err := parsed.BuildV3Model()
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, errs := validator.NewValidator(document, config.WithFormatAssertions(), config.WithStrictMode(),
+	v, errs := validator.NewValidator(parsed, config.WithFormatAssertions(), config.WithStrictMode(),
 		config.WithStrictIgnorePaths("$.body.**"), config.WithStrictIgnoredHeadersExtra(general...))
 	if len(errs) > 0 {
 		t.Fatal(errs)
 	}
-	c := &Contract{t: t, model: &model.Model, validator: v, unseen: map[string]bool{}}
+	d := &document{t: t, model: &model.Model, validator: v, unseen: map[string]bool{}}
 	if ok, errs := v.ValidateDocument(); !ok {
-		c.report("the document", errs)
+		d.report("the document", errs)
 	}
-	for path, item := range c.model.Paths.PathItems.FromOldest() {
+	for path, item := range d.model.Paths.PathItems.FromOldest() {
 		for method, operation := range item.GetOperations().FromOldest() {
-			c.expect(strings.ToUpper(method), path, operation)
+			d.expect(strings.ToUpper(method), path, operation)
 		}
 	}
+	c := &Contract{t: t, check: d.check}
 	t.Cleanup(func() {
 		c.slow.Wait()
-		for _, answer := range slices.Sorted(maps.Keys(c.unseen)) {
-			if c.unseen[answer] {
+		for _, answer := range slices.Sorted(maps.Keys(d.unseen)) {
+			if d.unseen[answer] {
 				t.Errorf("documented, but not seen: %s", answer)
 			}
 		}
@@ -146,34 +155,34 @@ func answer(method, path, status, contentType string, body []byte) string {
 
 // expect records the documented answers of an operation and validates its examples. A problem must have one
 // example per code, and a required header must have an example.
-func (c *Contract) expect(method, path string, operation *v3.Operation) {
+func (d *document) expect(method, path string, operation *v3.Operation) {
 	url := strings.NewReplacer("{", "", "}", "").Replace(path)
 	if operation.RequestBody != nil {
 		for contentType, media := range operation.RequestBody.Content.FromOldest() {
-			for name, body := range c.examples(media) {
+			for name, body := range d.examples(media) {
 				request, _ := http.NewRequest(method, url, bytes.NewReader(body)) //nolint:noctx // it is never sent
 				request.Header.Set("Content-Type", contentType)
-				_, errs := c.validator.GetRequestBodyValidator().ValidateRequestBody(request)
-				c.report(fmt.Sprintf("%s %s: example %s of the request", method, path, name), errs)
+				_, errs := d.validator.GetRequestBodyValidator().ValidateRequestBody(request)
+				d.report(fmt.Sprintf("%s %s: example %s of the request", method, path, name), errs)
 			}
 		}
 	}
 	for status, response := range operation.Responses.Codes.FromOldest() {
 		if orderedmap.Len(response.Content) == 0 {
-			c.unseen[answer(method, path, status, "", nil)] = true
+			d.unseen[answer(method, path, status, "", nil)] = true
 		}
 		for contentType, media := range response.Content.FromOldest() {
-			bodies := c.examples(media)
+			bodies := d.examples(media)
 			for name, body := range bodies {
 				documented := answer(method, path, status, contentType, body)
-				c.unseen[documented] = true
+				d.unseen[documented] = true
 				//nolint:bodyclose // it is in memory
 				req, resp := exchange(method, url, status, contentType, response.Headers, body)
-				_, errs := c.validator.GetResponseBodyValidator().ValidateResponseBody(req, resp)
-				c.report(fmt.Sprintf("%s: example %s", documented, name), errs)
+				_, errs := d.validator.GetResponseBodyValidator().ValidateResponseBody(req, resp)
+				d.report(fmt.Sprintf("%s: example %s", documented, name), errs)
 			}
 			if len(bodies) == 0 {
-				c.unseen[answer(method, path, status, contentType, nil)] = true
+				d.unseen[answer(method, path, status, contentType, nil)] = true
 			}
 		}
 	}
@@ -196,7 +205,7 @@ func exchange(
 }
 
 // examples returns the examples of a body by name, as they would be sent.
-func (c *Contract) examples(media *v3.MediaType) map[string][]byte {
+func (d *document) examples(media *v3.MediaType) map[string][]byte {
 	found := map[string][]byte{}
 	add := func(name string, node interface{ Decode(any) error }) {
 		var value any
@@ -205,7 +214,7 @@ func (c *Contract) examples(media *v3.MediaType) map[string][]byte {
 			found[name], err = json.Marshal(value)
 		}
 		if err != nil {
-			c.t.Errorf("example %s: %v", name, err)
+			d.t.Errorf("example %s: %v", name, err)
 		}
 	}
 	if media.Example != nil {
@@ -217,12 +226,12 @@ func (c *Contract) examples(media *v3.MediaType) map[string][]byte {
 	return found
 }
 
-func (c *Contract) report(what string, errs []*errors.ValidationError) {
-	c.t.Helper()
+func (d *document) report(what string, errs []*errors.ValidationError) {
+	d.t.Helper()
 	for _, err := range errs {
-		c.t.Errorf("%s: %s: %s", what, err.Message, err.Reason)
+		d.t.Errorf("%s: %s: %s", what, err.Message, err.Reason)
 		for _, detail := range err.SchemaValidationErrors {
-			c.t.Errorf("%s: %s", what, detail.Error())
+			d.t.Errorf("%s: %s", what, detail.Error())
 		}
 	}
 }
@@ -249,44 +258,44 @@ func (t *transport) RoundTrip(request *http.Request) (*http.Response, error) {
 	return response, nil
 }
 
-func (c *Contract) check(request *http.Request, response *http.Response, body []byte) {
-	item, _, path := paths.FindPath(request, c.model, nil)
+func (d *document) check(request *http.Request, response *http.Response, body []byte) {
+	item, _, path := paths.FindPath(request, d.model, nil)
 	if item == nil || item.GetOperations().GetOrZero(strings.ToLower(request.Method)) == nil {
-		c.t.Errorf("%s %s is not documented", request.Method, request.URL.Path)
+		d.t.Errorf("%s %s is not documented", request.Method, request.URL.Path)
 		return
 	}
 	status := strconv.Itoa(response.StatusCode)
 	name := answer(request.Method, path, status, response.Header.Get("Content-Type"), body)
-	c.mu.Lock()
-	_, documented := c.unseen[name]
-	c.unseen[name] = false
-	c.mu.Unlock()
+	d.mu.Lock()
+	_, documented := d.unseen[name]
+	d.unseen[name] = false
+	d.mu.Unlock()
 	if !documented {
-		c.t.Errorf("not documented: %s", name)
+		d.t.Errorf("not documented: %s", name)
 		return
 	}
 	described := item.GetOperations().GetOrZero(strings.ToLower(request.Method)).Responses.Codes.GetOrZero(status)
 	if (orderedmap.Len(described.Content) == 0) != (len(body) == 0) {
-		c.t.Errorf("%s: the body has %d bytes", name, len(body))
+		d.t.Errorf("%s: the body has %d bytes", name, len(body))
 	}
 	for header := range response.Header { // the library checks headers only if some are documented
 		if orderedmap.Len(described.Headers) == 0 && !slices.Contains(general, header) {
-			c.t.Errorf("%s: an undocumented header %s", name, header)
+			d.t.Errorf("%s: an undocumented header %s", name, header)
 		}
 	}
-	_, errs := c.validator.ValidateHttpResponse(request, response)
-	c.report(name, errs)
+	_, errs := d.validator.ValidateHttpResponse(request, response)
+	d.report(name, errs)
 	if !slices.Contains(refusals, response.StatusCode) {
-		c.report(name, c.request(request))
+		d.report(name, d.request(request))
 	}
 }
 
 // request validates a request that was sent.
-func (c *Contract) request(sent *http.Request) []*errors.ValidationError {
+func (d *document) request(sent *http.Request) []*errors.ValidationError {
 	request := sent.Clone(sent.Context())
 	if sent.GetBody != nil {
 		request.Body, _ = sent.GetBody() // never fails for bodies in memory
 	}
-	_, errs := c.validator.ValidateHttpRequest(request)
+	_, errs := d.validator.ValidateHttpRequest(request)
 	return errs
 }
