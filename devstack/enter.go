@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 
 	"github.com/signup-saga/signup-saga/devstack/internal/postgres"
-	"github.com/signup-saga/signup-saga/devstack/internal/scratch"
+	"github.com/signup-saga/signup-saga/devstack/testenv/scratch"
 )
 
 // enter returns the absolute path of the folder to work in, a temporary one if dir is empty. It locks the

@@ -16,6 +16,7 @@ require (
 	github.com/nats-io/nats-server/v2 v2.15.2
 	github.com/signup-saga/signup-saga/client v0.0.0
 	github.com/signup-saga/signup-saga/contract v0.0.0
+	github.com/signup-saga/signup-saga/devstack/testenv v0.0.0
 	github.com/signup-saga/signup-saga/service v0.0.0
 	golang.org/x/sync v0.24.0
 	golang.org/x/sys v0.49.0

@@ -21,6 +21,7 @@ const usage = `devstack runs the whole stack on this machine.
   devstack wipe nats                lose everything NATS has stored
   devstack postgres                 run only a private PostgreSQL
   devstack nats                     run only a NATS server
+  devstack pgbouncer                run only a PgBouncer, in front of a database
   devstack smtp                     run only a mail server that shows its mails
 
 Each command explains its flags with -h. Settings by environment variable:
@@ -58,6 +59,8 @@ func commands() map[string]command {
 		"postgres": runPostgres,
 		"nats":     runNATS,
 		"smtp":     runSMTP,
+
+		"pgbouncer": runPgBouncer,
 	}
 }
 

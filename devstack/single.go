@@ -10,8 +10,9 @@ import (
 
 	"github.com/signup-saga/signup-saga/devstack/internal/mailbox"
 	"github.com/signup-saga/signup-saga/devstack/internal/natsserver"
-	"github.com/signup-saga/signup-saga/devstack/internal/port"
+	"github.com/signup-saga/signup-saga/devstack/internal/pgbouncer"
 	"github.com/signup-saga/signup-saga/devstack/internal/postgres"
+	"github.com/signup-saga/signup-saga/devstack/testenv/port"
 )
 
 // startLimit is how long the start of one component may take.
@@ -81,7 +82,7 @@ func openCluster(ctx context.Context, home, log string, account postgres.Account
 func runNATS(ctx context.Context, args []string, io stdio) error {
 	flags := newFlags("nats", "--dir DIR [--addr HOST:PORT]", io)
 	dir := flags.String("dir", "", "keep the messages in this `folder`")
-	addr := flags.String("addr", "127.0.0.1:4222", "listen on this `address`")
+	addr := flags.String("addr", "127.0.0.1:4222", "listen on this `address`; port 0 is any free one")
 	if _, err := parse(flags, args, 0); err != nil {
 		return err
 	}
@@ -92,6 +93,22 @@ func runNATS(ctx context.Context, args []string, io stdio) error {
 	ctx, cancel := untilEOF(ctx, io.in)
 	defer cancel()
 	return natsserver.Run(ctx, *addr, *dir, func(url string) { fmt.Fprintf(io.out, "NATS_URL=%s\n", url) })
+}
+
+func runPgBouncer(ctx context.Context, args []string, io stdio) (err error) {
+	flags := newFlags("pgbouncer", "--to URL", io)
+	to := flags.String("to", "", "the `URL` of the database")
+	if _, err := parse(flags, args, 0); err != nil {
+		return err
+	}
+	ctx, cancel := untilEOF(ctx, io.in)
+	defer cancel()
+	home, leave, err := enter("", postgres.CurrentAccount())
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, leave()) }()
+	return pgbouncer.Run(ctx, *to, home, io.err, func(url string) { fmt.Fprintf(io.out, "DATABASE_URL=%s\n", url) })
 }
 
 func runSMTP(ctx context.Context, args []string, io stdio) error {

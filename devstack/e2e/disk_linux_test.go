@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/signup-saga/signup-saga/devstack/testenv"
 )
 
 // Sizes of the disks: enough for what the attack writes.
@@ -20,21 +22,17 @@ const (
 )
 
 // smallDisks returns a command that gives NATS and Postgres their own disks, which only the stack's processes see.
-func smallDisks(dir string) []string {
-	unshare := []string{"unshare", "--mount"}
-	if os.Getuid() != 0 {
-		unshare = append(unshare, "--user", "--map-current-user", "--keep-caps")
-	}
+func smallDisks(t testing.TB, dir string) []string {
 	script := fmt.Sprintf(`cd "$1" && mkdir nats postgres &&
 mount -t tmpfs -o size=%s broker nats && mount -t tmpfs -o size=%s database postgres && shift && exec "$@"`,
 		brokerDisk, databaseDisk)
-	return append(unshare, "sh", "-euc", script, "sh", dir)
+	return append(testenv.OwnMounts(t), "sh", "-euc", script, "sh", dir)
 }
 
 // TestFullDisks fills the disk of the broker, then that of the database, while people sign up.
 func TestFullDisks(t *testing.T) {
 	w := newWorld(t, *seed)
-	w.within = smallDisks(w.dir)
+	w.within = smallDisks(t, w.dir)
 	w.start()
 	w.attack("the disk of the broker is full", true, w.leaveSometimes, w.fillBroker)
 	w.attack("the disk of the database is full", false, w.leaveSometimes, w.fillDatabase)

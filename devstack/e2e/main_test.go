@@ -8,7 +8,8 @@ import (
 	"runtime"
 	"sync"
 	"testing"
-	"time"
+
+	"github.com/signup-saga/signup-saga/devstack/testenv"
 )
 
 // What every test uses; TestMain sets these.
@@ -43,19 +44,7 @@ func runTests(m *testing.M) (code int, err error) {
 }
 
 // eventually polls cond until it is true. what completes the message "gave up waiting for …".
-func eventually(t testing.TB, within time.Duration, what string, cond func() bool) {
-	t.Helper()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	deadline := time.After(within)
-	for !cond() {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatalf("gave up waiting for %s after %s", what, within)
-		}
-	}
-}
+var eventually = testenv.Eventually
 
 // startLocked starts a process from a thread that lives as long as this program. Where the kernel ends children
 // with their parent, it ends them with the parent's thread.

@@ -5,17 +5,17 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/signup-saga/signup-saga/devstack/testenv/port"
 )
 
 const (
@@ -116,19 +116,11 @@ func (s *stack) choosePorts() {
 // freePort picks a free port below the system's ephemeral range.
 func freePort(t testing.TB) int {
 	t.Helper()
-	const low, high, tries = 10_000, 30_000, 100
-	var last error
-	for range tries {
-		port := low + rand.IntN(high-low)
-		l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port))
-		if err == nil {
-			_ = l.Close()
-			return port
-		}
-		last = err
+	free, err := port.Free()
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal(last)
-	return 0
+	return free
 }
 
 // showLogs prints the end of every component's log.

@@ -6,6 +6,9 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+
+	"github.com/signup-saga/signup-saga/devstack/testenv/child"
+	"github.com/signup-saga/signup-saga/devstack/testenv/scratch"
 )
 
 // SmallDisk runs the calling test again, in a new process that sees a disk of the given size, for example 128m,
@@ -25,20 +28,16 @@ func SmallDisk(t testing.TB, size string) (dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	home, lock, err := throwAway()
+	home, err := scratch.New("")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer lock.Close()
-	defer os.RemoveAll(home)
-	dir = filepath.Join(home, "disk")
-	if err := os.Chmod(home, 0o711); err != nil { // the server's account has to pass through
+	defer home.Remove()
+	dir = filepath.Join(home.Path, "disk")
+	if err := os.Mkdir(dir, 0o755); err != nil { // the account of a database server has to pass through
 		t.Fatal(err)
 	}
-	if err := os.Mkdir(dir, 0o755); err != nil { // as above
-		t.Fatal(err)
-	}
-	command := slices.Concat(ownMounts(t), []string{
+	command := slices.Concat(OwnMounts(t), []string{
 		"sh", "-euc", `mount -t tmpfs -o mode=755,size="$1" database "$2" && shift 2 && exec "$@"`, "sh", size, dir,
 		"env", "SMALL_DISK=" + dir, "DEVSTACK_BIN=" + program, self, "-test.v", "-test.run=^" + t.Name() + "$",
 	})
@@ -50,8 +49,8 @@ func SmallDisk(t testing.TB, size string) (dir string) {
 	return ""
 }
 
-// ownMounts returns a command that runs another command, with mounts that no other process sees.
-func ownMounts(t testing.TB) []string {
+// OwnMounts returns a command that runs another command, with mounts that no other process sees.
+func OwnMounts(t testing.TB) []string {
 	root := []string{"unshare", "--mount"}
 	if os.Getuid() == 0 {
 		return root
@@ -67,18 +66,18 @@ func ownMounts(t testing.TB) []string {
 // runs, and returns the URL (superuser) of its database "postgres". Each start uses another port.
 func ClusterIn(t testing.TB, dir string) (start func() (url string)) {
 	t.Helper()
-	var running *child
+	var running *child.Process
 	var printed string
 	t.Cleanup(func() {
 		if running != nil {
-			_ = running.close() // it may have ended: such tests break it
+			_ = running.Close() // it may have ended: such tests break it
 		}
 	})
 	return func() string {
 		t.Helper()
 		if running != nil {
 			select {
-			case <-running.done:
+			case <-running.Done:
 			default:
 				return printed
 			}

@@ -1,17 +1,16 @@
 package testenv
 
 import (
-	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/signup-saga/signup-saga/devstack/testenv/child"
+	"github.com/signup-saga/signup-saga/devstack/testenv/scratch"
 )
 
 // NATSServer is a NATS server with JetStream in its own process, which a test may kill, pause or wipe. It keeps its
@@ -24,23 +23,18 @@ type NATSServer struct {
 
 	t     testing.TB
 	addr  string
-	home  string   // holds Dir
-	lock  *os.File // marks home as in use
-	child *child   // nil while the server is down
+	home  *scratch.Dir   // holds Dir. Not t.TempDir, which fails the test if the server still writes
+	child *child.Process // nil while the server is down
 }
 
 // NATS starts a NATS server that ends with the test.
 func NATS(t testing.TB) *NATSServer {
 	t.Helper()
-	addr, err := freeAddress()
-	if err != nil {
-		t.Fatalf("find a port for NATS: %v", err)
-	}
-	home, lock, err := throwAway()
+	home, err := scratch.New("")
 	if err != nil {
 		t.Fatalf("make a folder for NATS: %v", err)
 	}
-	s := &NATSServer{URL: "nats://" + addr, Dir: filepath.Join(home, "nats"), t: t, addr: addr, home: home, lock: lock}
+	s := &NATSServer{Dir: filepath.Join(home.Path, "nats"), t: t, addr: "127.0.0.1:0", home: home}
 	t.Cleanup(s.close)
 	s.Start()
 	return s
@@ -52,11 +46,11 @@ func (s *NATSServer) Start() {
 	if s.child != nil {
 		return
 	}
-	started, _, err := launch("NATS_URL", "nats", "--dir", s.Dir, "--addr", s.addr)
+	started, url, err := launch("NATS_URL", "nats", "--dir", s.Dir, "--addr", s.addr)
 	if err != nil {
 		s.t.Fatalf("start NATS: %v", err)
 	}
-	s.child = started
+	s.child, s.URL, s.addr = started, url, strings.TrimPrefix(url, "nats://")
 }
 
 // Stop shuts the server down cleanly, if it runs.
@@ -65,7 +59,7 @@ func (s *NATSServer) Stop() {
 	if s.child == nil {
 		return
 	}
-	if err := s.child.close(); err != nil {
+	if err := s.child.Close(); err != nil {
 		s.t.Errorf("stop NATS: %v", err)
 	}
 	s.child = nil
@@ -74,7 +68,7 @@ func (s *NATSServer) Stop() {
 // Kill kills the server with SIGKILL, if it runs.
 func (s *NATSServer) Kill() {
 	if s.child != nil {
-		s.child.kill()
+		s.child.Kill()
 		s.child = nil
 	}
 }
@@ -83,7 +77,7 @@ func (s *NATSServer) Kill() {
 func (s *NATSServer) Wipe() {
 	s.t.Helper()
 	s.Kill()
-	if err := empty(s.Dir); err != nil {
+	if err := os.RemoveAll(s.Dir); err != nil {
 		s.t.Fatalf("wipe NATS: %v", err)
 	}
 	s.Start()
@@ -94,7 +88,7 @@ func (s *NATSServer) Pause() {
 	s.t.Helper()
 	s.signal(syscall.SIGSTOP)
 	// The signal takes a moment to stop all threads. Without /proc, nothing shows when they have stopped.
-	stat := fmt.Sprintf("/proc/%d/stat", s.child.cmd.Process.Pid)
+	stat := fmt.Sprintf("/proc/%d/stat", s.child.PID())
 	Eventually(s.t, 5*time.Second, "NATS to stand still", func() bool {
 		state, err := os.ReadFile(stat)
 		return err != nil || strings.Contains(string(state), ") T ")
@@ -109,58 +103,14 @@ func (s *NATSServer) signal(sig syscall.Signal) {
 	if s.child == nil {
 		s.t.Fatal("NATS does not run")
 	}
-	if err := s.child.cmd.Process.Signal(sig); err != nil {
+	if err := s.child.Signal(sig); err != nil {
 		s.t.Fatalf("signal NATS: %v", err)
 	}
 }
 
 func (s *NATSServer) close() {
 	s.Kill()
-	if err := errors.Join(os.RemoveAll(s.home), s.lock.Close()); err != nil {
+	if err := s.home.Remove(); err != nil {
 		s.t.Errorf("remove the folder of NATS: %v", err)
 	}
-}
-
-// throwAway makes a temporary folder and locks it. If this process is killed, the lock is released and the next
-// devstack removes the folder. t.TempDir is unsuitable: the test checks it for leftovers while the server may
-// still write.
-func throwAway() (dir string, lock *os.File, err error) {
-	if dir, err = os.MkdirTemp("", "signup-saga-run-"); err != nil {
-		return "", nil, err
-	}
-	if lock, err = os.OpenFile(filepath.Join(dir, ".lock"), os.O_CREATE|os.O_RDWR, 0o600); err != nil {
-		return "", nil, err
-	}
-	if err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return "", nil, errors.Join(err, lock.Close())
-	}
-	return dir, lock, os.Mkdir(filepath.Join(dir, "nats"), 0o700)
-}
-
-func empty(dir string) error {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, e := range entries {
-		errs = append(errs, os.RemoveAll(filepath.Join(dir, e.Name())))
-	}
-	return errors.Join(errs...)
-}
-
-// freeAddress picks a port below the system's ephemeral range: an outgoing connection could take a port of that
-// range while the server is down.
-func freeAddress() (string, error) {
-	const low, high, attempts = 10000, 30000, 100
-	var last error
-	for range attempts {
-		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(low+rand.IntN(high-low)))
-		l, err := net.Listen("tcp4", addr)
-		if err == nil {
-			return addr, l.Close()
-		}
-		last = err
-	}
-	return "", fmt.Errorf("no free port: %w", last)
 }

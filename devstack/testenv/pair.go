@@ -15,6 +15,9 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/signup-saga/signup-saga/devstack/testenv/child"
+	"github.com/signup-saga/signup-saga/devstack/testenv/scratch"
 )
 
 // Pair is a PostgreSQL server and a synchronous standby of it, each reached through a proxy. Its methods fail
@@ -28,30 +31,29 @@ type Pair struct {
 
 	t        testing.TB
 	home     string
-	children [2]*child
+	children [2]*child.Process
 }
 
 // NewPair starts two servers that end with the test. It starts them on this machine even if TEST_DATABASE_URL is set.
 func NewPair(t testing.TB) *Pair {
 	t.Helper()
-	home, lock, err := throwAway()
+	home, err := scratch.New("")
 	if err != nil {
 		t.Fatalf("make a folder for PostgreSQL: %v", err)
 	}
-	p := &Pair{t: t, home: home}
+	p := &Pair{t: t, home: home.Path}
 	t.Cleanup(func() {
 		for _, c := range p.children {
 			if c != nil {
-				err = errors.Join(err, c.close())
+				err = errors.Join(err, c.Close())
 			}
 		}
-		if err := errors.Join(err, os.RemoveAll(home), lock.Close()); err != nil {
+		if err := errors.Join(err, home.Remove()); err != nil {
 			t.Errorf("remove two servers: %v", err)
 		}
 	})
-	p.must(os.Chmod(home, 0o711)) // the server's account has to pass through
 	p.start(0)
-	p.must(p.children[0].close(), os.Mkdir(p.dir(1), 0o755)) // as above
+	p.must(p.children[0].Close(), os.Mkdir(p.dir(1), 0o755)) // the server's account has to pass through
 	p.run("cp", "-a", filepath.Join(p.dir(0), "postgres"), p.dir(1))
 	p.start(0)
 	p.follow(1, 0)
@@ -75,8 +77,8 @@ func (p *Pair) Kill(i int) {
 	pid, err := strconv.Atoi(strings.SplitN(string(content), "\n", 2)[0])
 	p.must(err)
 	p.must(syscall.Kill(pid, syscall.SIGKILL))
-	<-p.children[i].done // devstack ends when its server does
-	p.children[i].kill()
+	<-p.children[i].Done // devstack ends when its server does
+	p.children[i].Kill()
 	p.children[i] = nil
 }
 

@@ -13,15 +13,21 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/signup-saga/signup-saga/devstack/testenv/child"
 )
 
-const databaseLimit = time.Minute
+const (
+	databaseLimit = time.Minute
+	// prepareLimit covers the first start of the server and the migration of a template.
+	prepareLimit = 5 * time.Minute
+)
 
 // cluster is the PostgreSQL server that the tests of this process share.
 type cluster struct {
 	mu        sync.Mutex
-	url       string // superuser, any database
-	child     *child // nil if TEST_DATABASE_URL is used
+	url       string         // superuser, any database
+	child     *child.Process // nil if TEST_DATABASE_URL is used
 	templates map[string]*template
 }
 
@@ -39,7 +45,7 @@ var shared = &cluster{templates: map[string]*template{}}
 // milliseconds. migrate may be nil.
 func Database(t testing.TB, name string, migrate func(ctx context.Context, url string) error) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), startLimit)
+	ctx, cancel := context.WithTimeout(context.Background(), prepareLimit)
 	defer cancel()
 	if err := shared.start(); err != nil {
 		t.Fatalf("start PostgreSQL: %v", err)
@@ -67,16 +73,29 @@ func Database(t testing.TB, name string, migrate func(ctx context.Context, url s
 // It takes a second or two to start.
 func Cluster(t testing.TB) string {
 	t.Helper()
-	started, printed, err := launch("DATABASE_URL", "postgres")
+	return database(t, "postgres")
+}
+
+// PgBouncer starts a PgBouncer in front of the database with this URL and returns the URL that leads through it.
+// It runs in transaction mode, without passwords and with three sessions. It ends with the test.
+func PgBouncer(t testing.TB, databaseURL string) string {
+	t.Helper()
+	return database(t, "pgbouncer", "--to", databaseURL)
+}
+
+// database runs a devstack command that gives a database, until the test ends.
+func database(t testing.TB, args ...string) (url string) {
+	t.Helper()
+	started, url, err := launch("DATABASE_URL", args...)
 	if err != nil {
-		t.Fatalf("start PostgreSQL: %v", err)
+		t.Fatalf("start: %v", err)
 	}
 	t.Cleanup(func() {
-		if err := started.close(); err != nil {
-			t.Errorf("stop PostgreSQL: %v", err)
+		if err := started.Close(); err != nil {
+			t.Errorf("stop: %v", err)
 		}
 	})
-	return printed
+	return url
 }
 
 func (c *cluster) start() error {
@@ -147,11 +166,13 @@ func (c *cluster) in(database string) string {
 }
 
 // close stops the server that was started, or drops the templates of a given server, which keeps running.
-func (c *cluster) close(ctx context.Context) error {
+func (c *cluster) close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), databaseLimit)
+	defer cancel()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.child != nil {
-		return c.child.close()
+		return c.child.Close()
 	}
 	var errs []error
 	for _, t := range c.templates {

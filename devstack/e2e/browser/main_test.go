@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/chromedp/chromedp"
+
+	"github.com/signup-saga/signup-saga/devstack/testenv"
 )
 
 // waitLimit is how long a page may take to show what it should, on a busy machine.
@@ -67,14 +69,5 @@ func needChromium(t testing.TB) context.Context {
 // eventually polls cond until it is true. what completes the message "gave up waiting for …".
 func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	deadline := time.After(waitLimit)
-	for !cond() {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatalf("gave up waiting for %s after %s", what, waitLimit)
-		}
-	}
+	testenv.Eventually(t, waitLimit, what, cond)
 }

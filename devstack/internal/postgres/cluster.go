@@ -19,7 +19,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/signup-saga/signup-saga/devstack/internal/process"
-	"github.com/signup-saga/signup-saga/devstack/internal/scratch"
+	"github.com/signup-saga/signup-saga/devstack/testenv/scratch"
 )
 
 const (

@@ -14,7 +14,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/signup-saga/signup-saga/devstack/internal/scratch"
+	"github.com/signup-saga/signup-saga/devstack/testenv/scratch"
 )
 
 // socketPathLimit is the lowest limit of any system for the path of a unix socket, in bytes.

@@ -11,7 +11,7 @@ import (
 	"path/filepath"
 	"sync"
 
-	"github.com/signup-saga/signup-saga/devstack/internal/port"
+	"github.com/signup-saga/signup-saga/devstack/testenv/port"
 )
 
 // settings are what a stack keeps across restarts: its ports and its secrets. Only release is safe for

@@ -2,8 +2,6 @@ package testenv
 
 import (
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -30,7 +28,7 @@ func NATS(t testing.TB) *NATSServer {
 	if err != nil {
 		t.Fatalf("make a folder for NATS: %v", err)
 	}
-	s := &NATSServer{URL: "nats://" + freeAddress(t), Dir: filepath.Join(dir, "store"), t: t}
+	s := &NATSServer{URL: "nats://127.0.0.1:0", Dir: filepath.Join(dir, "store"), t: t}
 	t.Cleanup(func() {
 		s.Kill()
 		if err := os.RemoveAll(dir); err != nil {
@@ -47,11 +45,11 @@ func (s *NATSServer) Start() {
 	if s.server != nil {
 		return
 	}
-	started, _, err := launch("NATS_URL", "nats", "--dir", s.Dir, "--addr", strings.TrimPrefix(s.URL, "nats://"))
+	started, url, err := launch("NATS_URL", "nats", "--dir", s.Dir, "--addr", strings.TrimPrefix(s.URL, "nats://"))
 	if err != nil {
 		s.t.Fatalf("start NATS: %v", err)
 	}
-	s.server = started
+	s.server, s.URL = started, url
 }
 
 // Stop shuts the server down cleanly.
@@ -100,18 +98,4 @@ func (s *NATSServer) signal(sig syscall.Signal) {
 	if err := s.server.cmd.Process.Signal(sig); err != nil {
 		s.t.Fatalf("signal NATS: %v", err)
 	}
-}
-
-// freeAddress picks a port below the system's ephemeral range: an outgoing connection could take a port of that
-// range while the server is down.
-func freeAddress(t testing.TB) string {
-	for range 100 {
-		l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000)))
-		if err == nil {
-			_ = l.Close()
-			return l.Addr().String()
-		}
-	}
-	t.Fatalf("find a port for NATS: none of 100 is free")
-	return ""
 }

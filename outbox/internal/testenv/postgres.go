@@ -69,13 +69,26 @@ func Database(t testing.TB, name string, migrate func(ctx context.Context, url s
 // it. It takes a second or two to start.
 func Cluster(t testing.TB) string {
 	t.Helper()
-	started, url, err := launch("DATABASE_URL", "postgres")
+	return database(t, "postgres")
+}
+
+// PgBouncer returns the URL that leads to a database through a PgBouncer, which runs in transaction mode, without
+// passwords and with three sessions. It ends with the test.
+func PgBouncer(t testing.TB, databaseURL string) string {
+	t.Helper()
+	return database(t, "pgbouncer", "--to", databaseURL)
+}
+
+// database runs a devstack command that gives a database, until the test ends.
+func database(t testing.TB, args ...string) (url string) {
+	t.Helper()
+	started, url, err := launch("DATABASE_URL", args...)
 	if err != nil {
-		t.Fatalf("start PostgreSQL: %v", err)
+		t.Fatalf("start: %v", err)
 	}
 	t.Cleanup(func() {
 		if err := started.close(); err != nil {
-			t.Errorf("stop PostgreSQL: %v", err)
+			t.Errorf("stop: %v", err)
 		}
 	})
 	return url
