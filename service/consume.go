@@ -242,7 +242,7 @@ func (s *consumerSession) acknowledge(ctx context.Context, batch []jetstream.Msg
 			return fmt.Errorf("look up consumer after reconnect: %w", err)
 		}
 		if !info.Created.Equal(created) {
-			return errors.New("the consumer is another one since the reconnect")
+			return errors.New("the consumer was replaced during the disconnect")
 		}
 		s.reconnects = now
 	}

@@ -88,7 +88,7 @@ func toProblem(err error, mapErr func(error) *wire.Problem) *wire.Problem {
 		}
 	}
 	if errors.Is(err, context.Canceled) {
-		return NewProblem(499, "client_closed_request", "the client went away")
+		return NewProblem(499, "client_closed_request", "the client closed the request")
 	}
 	return nil
 }
@@ -183,11 +183,11 @@ func jsonError(err error) wire.FieldError {
 	var syntactic *jsontext.SyntacticError
 	switch {
 	case errors.As(err, &syntactic) && errors.Is(err, jsontext.ErrDuplicateName):
-		return wire.FieldError{Pointer: string(syntactic.JSONPointer), Detail: "duplicate member"}
+		return wire.FieldError{Pointer: string(syntactic.JSONPointer), Detail: "duplicate field"}
 	case errors.As(err, &syntactic):
 		return wire.FieldError{Pointer: string(syntactic.JSONPointer), Detail: "malformed JSON"}
 	case errors.As(err, &semantic) && errors.Is(err, json.ErrUnknownName):
-		return wire.FieldError{Pointer: string(semantic.JSONPointer), Detail: "unknown member"}
+		return wire.FieldError{Pointer: string(semantic.JSONPointer), Detail: "unknown field"}
 	case errors.As(err, &semantic):
 		return wire.FieldError{Pointer: string(semantic.JSONPointer), Detail: "wrong type or out of range"}
 	default:

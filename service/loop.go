@@ -125,7 +125,7 @@ func explainName(err error) error {
 		return err
 	}
 	return fmt.Errorf("the host name %s does not resolve: "+
-		"correct the setting that names it, or mend the name server: %w", dns.Name, err)
+		"correct the setting that names it, or fix DNS: %w", dns.Name, err)
 }
 
 // Recovered resets the counts. Call it when the work has succeeded; it logs the recovery if the work had failed

@@ -106,7 +106,7 @@ type MigrationSet struct {
 const refusalPatience = 30 * time.Second
 
 var (
-	errRefused = errors.New("the server does not let this role in: create roles and databases with " +
+	errRefused = errors.New("the server refuses this role: create roles and databases with " +
 		"deploy/postgres-init.sql, or correct user, password, database and sslmode in the database url")
 	errTLS = errors.New("the server and the database url do not agree on TLS: " +
 		"correct sslmode and sslrootcert in the database url, or the server's certificate")

@@ -57,7 +57,7 @@ func parseNetwork(entry string) (netip.Prefix, error) {
 		widest = widestIPv4
 	}
 	if network.Bits() < widest {
-		return network, fmt.Errorf("is wider than /%d, its clients could pretend any address: name only proxies",
+		return network, fmt.Errorf("is wider than /%d, its clients could forge any address: list only proxies",
 			widest)
 	}
 	return network.Masked(), nil

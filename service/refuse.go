@@ -29,17 +29,18 @@ func refusal(w http.ResponseWriter, r *http.Request) *wire.Problem {
 		return NewProblem(http.StatusRequestURITooLong, "uri_too_long", "the request target is too long")
 	}
 	if !slices.Contains(methods, r.Method) {
-		return NewProblem(http.StatusNotImplemented, "not_implemented", "no resource knows this method")
+		return NewProblem(http.StatusNotImplemented, "not_implemented", "no resource supports this method")
 	}
 	for _, name := range singletons {
 		if len(r.Header[name]) > 1 {
-			return NewProblem(http.StatusBadRequest, "duplicate_header", name+" must be sent once")
+			return NewProblem(http.StatusBadRequest, "duplicate_header", name+" must be sent only once")
 		}
 	}
 	for _, coding := range strings.Split(strings.Join(r.Header["Content-Encoding"], ","), ",") {
 		if coding = strings.TrimSpace(coding); coding != "" && !strings.EqualFold(coding, "identity") {
 			w.Header().Set("Accept-Encoding", "identity")
-			return NewProblem(http.StatusUnsupportedMediaType, "unsupported_encoding", "send the body as it is")
+			return NewProblem(http.StatusUnsupportedMediaType, "unsupported_encoding",
+				"send the body without Content-Encoding")
 		}
 	}
 	return nil
@@ -64,6 +65,7 @@ func UnknownMethod(match func(method, path string) bool) Handler {
 			w.WriteHeader(http.StatusNoContent)
 			return nil
 		}
-		return NewProblem(http.StatusMethodNotAllowed, "method_not_allowed", "the resource does not know this method")
+		return NewProblem(http.StatusMethodNotAllowed, "method_not_allowed",
+			"the resource does not support this method")
 	}
 }

@@ -181,7 +181,7 @@ func CloseAll(closers []func(context.Context) error) {
 	}
 }
 
-var errEndedEarly = errors.New("ended before it was told to")
+var errEndedEarly = errors.New("ended before the stop began")
 
 func (p *Process) beginDrain() {
 	if p.Health != nil {

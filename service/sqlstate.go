@@ -84,7 +84,7 @@ func stalePlan(err *pgconn.PgError) bool {
 
 // ErrConflict ends a transaction whose rows were changed after it read them. Nothing was written, and another
 // try may succeed.
-var ErrConflict = errors.New("somebody else changed the same rows at the same time")
+var ErrConflict = errors.New("another transaction changed the same rows at the same time")
 
 // Unavailable reports whether err means that the database could not be reached, or could not do the work at
 // this time, rather than that it refused the work. The outcome of a commit that failed in this way is unknown.

@@ -55,7 +55,7 @@ func (f TLSFiles) client() (client *http.Client, scheme string) {
 	own, err := f.load()
 	pin := func(c tls.ConnectionState) error {
 		if err == nil && !bytes.Equal(c.PeerCertificates[0].Raw, own.Certificate[0]) {
-			return errors.New("the listener has another certificate than TLS_CERT_FILE")
+			return errors.New("the listener presents another certificate than the one in TLS_CERT_FILE")
 		}
 		return nil
 	}

@@ -57,7 +57,7 @@ func parseToken(line string) (t token, err error) {
 	}
 	t = token{name: parts[0], role: parts[1], hash: [sha256.Size]byte(hash)}
 	if trivial(t.hash) {
-		return t, errors.New("is the hash of at most two characters: make a token with the subcommand admin-token")
+		return t, errors.New("is the hash of two characters or fewer: make a token with the subcommand admin-token")
 	}
 	if len(parts) == 4 {
 		t.expires, err = parseExpiry(parts[3])
@@ -71,7 +71,7 @@ func parseExpiry(text string) (time.Time, error) {
 			return at, nil
 		}
 	}
-	return time.Time{}, errors.New("has an expiry that is neither a date, 2027-01-31, nor a time by RFC 3339")
+	return time.Time{}, errors.New("has an expiry that is neither a date such as 2027-01-31 nor an RFC 3339 time")
 }
 
 // besides checks a line against those before it. The audit identifies people by the names of their tokens, so a
@@ -144,7 +144,7 @@ var (
 // NewToken returns a new token and the line that accepts it; expires may be zero.
 func NewToken(name, role string, expires time.Time) (secret, line string, err error) {
 	if !tokenName.MatchString(name) {
-		return "", "", errors.New("the name must be 1 to 64 letters, digits or signs of ._@-")
+		return "", "", errors.New("the name must be 1 to 64 letters, digits or characters of ._@-")
 	}
 	if role != RoleViewer && role != RoleOperator {
 		return "", "", errors.New("the role must be viewer or operator")

@@ -69,7 +69,7 @@ func OperatorTokens(name, secrets string) (*Tokens, error) {
 	var list []token
 	for secret := range strings.FieldsSeq(secrets) {
 		if weak(secret) {
-			return nil, errors.New("must have 22 random characters or 32 random hexadecimal digits at least: " +
+			return nil, errors.New("must have at least 22 random characters or 32 random hexadecimal digits: " +
 				"make a token with openssl rand -hex 32")
 		}
 		list = append(list, token{name: name, role: RoleOperator, hash: sha256.Sum256([]byte(secret))})

@@ -217,7 +217,7 @@ func reason(w http.ResponseWriter, r *http.Request) (string, error) {
 
 func checkReason(why string) error {
 	if strings.TrimSpace(why) == "" || len(why) > 1000 || strings.ContainsRune(why, 0) {
-		return service.Invalid("/reason", "must say why, in up to 1000 bytes")
+		return service.Invalid("/reason", "must say why, in at most 1000 bytes")
 	}
 	return nil
 }

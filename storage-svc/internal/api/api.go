@@ -73,7 +73,7 @@ func problem(err error) *wire.Problem {
 		return notFound("no such resource")
 	case errors.Is(err, provision.ErrStillPoison):
 		return service.NewProblem(http.StatusConflict, "still_poison",
-			"the message still cannot be applied; the dead letter stays")
+			"the message still cannot be applied; the dead letter is kept")
 	case service.Unavailable(err):
 		p := service.NewProblem(http.StatusServiceUnavailable, "unavailable", "the database does not answer")
 		p.RetryAfter = time.Second
