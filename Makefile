@@ -10,8 +10,8 @@ WORKSPACE := contract client outbox outbox/outboxotel outbox/outboxprom service 
 MODULES   := $(WORKSPACE) devstack/e2e bench
 
 DEVSTACK     := $(CURDIR)/bin/devstack
-# The one set of flags with which programs are built, so that nothing is compiled twice. The version stamp of Go needs a git
-# checkout that it trusts, which a copied tree is not.
+# The one set of flags with which programs are built, so that nothing is compiled twice. Go's version stamp needs a trusted git
+# checkout, which a copied tree is not.
 GO_BUILD     := CGO_ENABLED=0 go build -trimpath -buildvcs=false
 COMPILER     := $(shell command -v $(firstword $(shell go env CC)) 2>/dev/null)
 RACE         := $(if $(COMPILER),-race)
@@ -25,14 +25,14 @@ GATEWAY_ENV  := VERSITYGW_BIN=$(CURDIR)/bin/versitygw
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: devstack ## the whole story on this machine; ONCE=1 ends after it
+demo: devstack ## the whole story on this machine; with ONCE=1 it ends afterwards
 	@$(DEVSTACK) demo
 
 test: devstack ## all tests but the slow ones, with the race detector
 	@$(if $(COMPILER),,echo "No C compiler found: the tests run without the race detector.")
 	@$(TEST_ENV) go run $(GOTESTSUM) -- -count=1 $(RACE) work
 
-verify: devstack modules build versitygw ## slower checks: modules, images, compose, fault tests (wants npm, Chromium, and PgBouncer, nginx and HAProxy, or apt-get)
+verify: devstack modules build versitygw ## slower checks: modules, images, compose, fault tests (needs npm, Chromium, and PgBouncer, nginx and HAProxy, or apt-get)
 	@cd devstack/e2e && GOWORK=off $(TEST_ENV) $(GATEWAY_ENV) go run $(GOTESTSUM) -- -count=1 -timeout=55m -p=1 ./...
 	@cd devstack && $(TEST_ENV) go run $(GOTESTSUM) -- -count=1 -timeout=55m -tags=verify -parallel=6 -run=EveryGuard ./internal/guards
 	@cd bench && GOWORK=off $(TEST_ENV) go run $(GOTESTSUM) -- -count=1 ./...
@@ -40,10 +40,10 @@ verify: devstack modules build versitygw ## slower checks: modules, images, comp
 	@cd member-svc && GOWORK=off $(TEST_ENV) go run $(GOTESTSUM) -- -count=1 -tags=verify -run='PgBouncer|FullDisk' .
 	@cd storage-svc && GOWORK=off $(TEST_ENV) $(GATEWAY_ENV) go run $(GOTESTSUM) -- -count=1 $(RACE) -tags=verify -run='Versity|RealMounts' ./internal/provider
 
-vulncheck: ## known vulnerabilities in what is called; asks vuln.go.dev
+vulncheck: ## known vulnerabilities in called code; asks vuln.go.dev
 	@for m in $(MODULES); do echo "vulncheck $$m"; (cd $$m && GOWORK=off go run $(GOVULNCHECK) ./...) || exit 1; done
 
-sbom: ## bin/*.cdx.json: the modules that are in each service, with licences (CycloneDX)
+sbom: ## bin/*.cdx.json: the modules in each service, with licences (CycloneDX)
 	@mkdir -p bin
 	@for m in member-svc storage-svc; do \
 		(cd $$m && GOWORK=off CGO_ENABLED=0 go run $(CYCLONEDX) app -json -licenses -std -output ../bin/$$m.cdx.json .) || exit 1; \
@@ -52,16 +52,16 @@ sbom: ## bin/*.cdx.json: the modules that are in each service, with licences (Cy
 bench: build ## measure outbox and sagas against the limits of this machine (40 min); FLAGS=-rows=R,L for some rows
 	@cd bench && GOWORK=off go run . -devstack $(DEVSTACK) -bin $(CURDIR)/bin -results RESULTS.md $(FLAGS)
 
-bench-peers: build ## the same with River and Watermill beside them (60 min)
+bench-peers: build ## the same, compared with River and Watermill (60 min)
 	@cd bench && GOWORK=off go run . -devstack $(DEVSTACK) -bin $(CURDIR)/bin -results RESULTS.md -peers $(FLAGS)
 
 chaos: devstack ## the fault matrix for as long as FLAGS say, e.g. FLAGS='-seed 7 -kills 1000 -signups 100000 -races 50000'
 	@cd devstack/e2e && GOWORK=off DEVSTACK_BIN=$(DEVSTACK) go test -tags=chaos -v -count=1 -timeout=0 -run '^Test(FaultMatrix|FullDisks|RecoveryKeepsToTheRate|WipedWhileStorageIsDown)$$' . $(FLAGS)
 
-screenshots: devstack ## docs/img: the pages with something going on (wants Chromium)
+screenshots: devstack ## retake docs/img (needs Chromium)
 	@cd devstack/e2e && GOWORK=off DEVSTACK_BIN=$(DEVSTACK) go test -tags=screenshots -count=1 -run '^TestScreenshots$$' ./browser
 
-modules: # each module builds by itself and has a tidy go.mod
+modules: # each module builds on its own and has a tidy go.mod
 	@for m in $(MODULES); do \
 		echo "module $$m"; \
 		(cd $$m && GOWORK=off go build ./... && GOWORK=off go mod tidy -diff) || exit 1; \
@@ -78,7 +78,7 @@ lint: ## gofmt, go vet and golangci-lint on every module
 
 build: services devstack ## bin/member-svc, bin/storage-svc, bin/devstack
 
-services: # what is up to date stays as it is; devstack calls this
+services: # rebuilds only what changed; devstack calls this
 	@for m in member-svc storage-svc; do (cd $$m && $(GO_BUILD) -o ../bin/$$m .) || exit 1; done
 
 devstack:

@@ -1,6 +1,6 @@
--- Makes what the services need in Postgres, or brings it up to date: two databases, and for each a role that owns the schema (the
--- migrate jobs) and one that may only use it (the services). Run it with psql as a superuser as often as you like: after a run that
--- was cut short, and with other passwords to replace them.
+-- Creates or updates what the services need in Postgres: two databases, and for each a role that owns the schema (the migrate
+-- jobs) and one that may only use it (the services). Run it with psql as a superuser. It can be repeated: after an interrupted
+-- run, or with new passwords to replace the old ones.
 
 \set ON_ERROR_STOP on
 \getenv member_migrator_password MEMBER_MIGRATOR_PASSWORD
@@ -8,7 +8,7 @@
 \getenv storage_migrator_password STORAGE_MIGRATOR_PASSWORD
 \getenv storage_app_password STORAGE_APP_PASSWORD
 
--- The server's log shows a statement that fails, and some of these hold passwords.
+-- The server logs statements that fail, and some of these contain passwords.
 SET log_min_error_statement = panic;
 
 SELECT format('CREATE ROLE %I', role) FROM unnest(ARRAY['member_migrator', 'member_app', 'storage_migrator', 'storage_app']) AS role

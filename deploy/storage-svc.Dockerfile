@@ -10,7 +10,7 @@ COPY storage-svc storage-svc
 WORKDIR /src/storage-svc
 RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build \
     go build -trimpath -ldflags=-s -o /out/storage-svc .
-# A named volume takes owner and mode from the folder that it covers.
+# A named volume takes owner and mode from the folder in the image.
 RUN mkdir -p /out/provider
 
 FROM gcr.io/distroless/static-debian12:nonroot

@@ -11,7 +11,7 @@ import (
 // MigrateConfig is the configuration of the migrate subcommand.
 type MigrateConfig struct {
 	service.Common
-	DatabaseURL service.Secret `env:"MEMBER_DATABASE_URL,required" help:"Member database; migrate wants the owner's role"`
+	DatabaseURL service.Secret `env:"MEMBER_DATABASE_URL,required" help:"Member database; migrate needs the role that owns the schema"`
 }
 
 // Validate implements [service.Validator].
@@ -40,7 +40,7 @@ type Config struct {
 	IdempotencySecret service.Secret `env:"IDEMPOTENCY_SECRET,required" help:"32 characters or more, docs/secrets.md"`
 	SessionLifetime   time.Duration  `env:"SESSION_LIFETIME" envDefault:"168h" help:"until a member has to sign in again"`
 	PlansAllowed      []string       `env:"PLANS_ALLOWED" envDefault:"free" help:"plans that anyone may choose; the first is the default"`
-	ConsoleDemoURL    service.Secret `env:"CONSOLE_DEMO_URL" help:"page on which the faults of a demo are played; the console links to it"`
+	ConsoleDemoURL    service.Secret `env:"CONSOLE_DEMO_URL" help:"URL of the fault screen of a demo; the console links to it"`
 	RedrivePerSecond  int            `env:"REDRIVE_PER_SECOND" envDefault:"200" help:"repeated commands per second, of all replicas together"`
 }
 

@@ -17,14 +17,14 @@ type ReservedConfig struct {
 // CredentialsConfig configures usernames, passwords and their hashing.
 type CredentialsConfig struct {
 	ReservedConfig
-	Usernames       string         `env:"USERNAMES" envDefault:"ascii" help:"ascii, or unicode: letters of all scripts; names that look alike are not told apart"`
+	Usernames       string         `env:"USERNAMES" envDefault:"ascii" help:"ascii, or unicode: letters of all scripts; look-alike names are not detected"`
 	PasswordMin     int            `env:"PASSWORD_MIN" envDefault:"15" help:"shortest password, in characters"`
 	Peppers         service.Secret `env:"PASSWORD_PEPPERS" help:"keys of hashes, see docs/passwords.md"`
 	HashMemoryKiB   uint32         `env:"HASH_MEMORY_KIB" envDefault:"7168" help:"argon2id memory per hash"`
 	HashTime        uint32         `env:"HASH_TIME" envDefault:"5" help:"argon2id passes"`
 	HashConcurrency int            `env:"HASH_CONCURRENCY" envDefault:"0" help:"hashes at a time; 0 means one per core, if the budget allows it"`
 	HashBudgetMiB   uint32         `env:"HASH_MEMORY_BUDGET_MIB" envDefault:"64" help:"memory of all hashes at a time"`
-	HashQueueWait   time.Duration  `env:"HASH_QUEUE_WAIT" envDefault:"2s" help:"for a turn to hash, before 503 busy"`
+	HashQueueWait   time.Duration  `env:"HASH_QUEUE_WAIT" envDefault:"2s" help:"longest wait for a password hash, before 503 busy"`
 }
 
 // Validate implements [service.Validator].

@@ -102,8 +102,8 @@ SELECT gen_random_uuid(), 'bob', 'x', '{}', 1, 1, 1, 1, now() + interval '1 h' F
 		t.Errorf("a repeated call is answered %v", again.Body)
 	}
 	var other string
-	if err := g.pool.QueryRow(t.Context(), "SELECT id::text FROM group_retry WHERE actor = 'bob' LIMIT 1").Scan(
-		&other); err != nil {
+	err := g.pool.QueryRow(t.Context(), "SELECT id::text FROM group_retry WHERE actor = 'bob' LIMIT 1").Scan(&other)
+	if err != nil {
 		t.Fatal(err)
 	}
 	g.c.Call(202, "POST", retries+"/"+other+"/cancel", "", operator...)

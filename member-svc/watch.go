@@ -18,9 +18,9 @@ const (
 
 // StuckConfig configures the notices of stuck signups.
 type StuckConfig struct {
-	StuckAfter    time.Duration  `env:"STUCK_AFTER" envDefault:"15m" help:"after which an unanswered signup is told of with signup.stuck"`
+	StuckAfter    time.Duration  `env:"STUCK_AFTER" envDefault:"15m" help:"after which an unanswered signup is reported with signup.stuck"`
 	WebhookURL    service.Secret `env:"STUCK_WEBHOOK_URL" help:"receives each signup.stuck; without it nothing is sent"`
-	WebhookSecret service.Secret `env:"STUCK_WEBHOOK_SECRET" help:"signs them as standardwebhooks.com says: whsec_ and 24 to 64 bytes in base64"`
+	WebhookSecret service.Secret `env:"STUCK_WEBHOOK_SECRET" help:"key that signs them (standardwebhooks.com): whsec_ and 24 to 64 bytes in base64"`
 }
 
 // Validate implements [service.Validator].

@@ -31,8 +31,8 @@ func TestEventsOfOneKeyStayInOrder(t *testing.T) {
 			for range 60 {
 				err := InTx(t.Context(), b.pool, r.Wake, func(tx pgx.Tx) error {
 					k, n := rng.IntN(4), 0
-					if err := tx.QueryRow(t.Context(), "UPDATE account SET n = n + 1 WHERE k = $1 RETURNING n", k).Scan(
-						&n); err != nil {
+					const raise = "UPDATE account SET n = n + 1 WHERE k = $1 RETURNING n"
+					if err := tx.QueryRow(t.Context(), raise, k).Scan(&n); err != nil {
 						return err
 					}
 					if err := Append(t.Context(), tx, event(fmt.Sprint(k), n)); err != nil {

@@ -16,14 +16,14 @@ import (
 
 // Common is the configuration that every service has; services embed it.
 type Common struct {
-	NATSURL         Secret        `env:"NATS_URL" envDefault:"nats://127.0.0.1:4222" help:"NATS server, tls:// for TLS; an absent one is waited for"`
+	NATSURL         Secret        `env:"NATS_URL" envDefault:"nats://127.0.0.1:4222" help:"NATS server, tls:// for TLS; the services wait until it is available"`
 	NATSCAFile      string        `env:"NATS_CA_FILE" help:"certificate authorities of NATS, PEM; by default those of the system"`
 	NATSCertFile    string        `env:"NATS_CERT_FILE" help:"client certificate for NATS, PEM"`
 	NATSKeyFile     string        `env:"NATS_KEY_FILE" help:"private key of NATS_CERT_FILE, PEM"`
 	NATSReplicas    int           `env:"NATS_REPLICAS" envDefault:"1" help:"replicas of each stream"`
-	NATSMaxBytes    int64         `env:"NATS_STREAM_MAX_BYTES" envDefault:"2147483648" help:"most bytes of each stream"`
+	NATSMaxBytes    int64         `env:"NATS_STREAM_MAX_BYTES" envDefault:"2147483648" help:"maximum size of each stream, in bytes"`
 	NATSSetup       string        `env:"NATS_SETUP" envDefault:"serve" help:"who creates streams: serve, or migrate"`
-	DrainDelay      time.Duration `env:"DRAIN_DELAY" envDefault:"5s" help:"from readiness off to the listener closing"`
+	DrainDelay      time.Duration `env:"DRAIN_DELAY" envDefault:"5s" help:"from not ready to the listener closing"`
 	DrainTimeout    time.Duration `env:"DRAIN_TIMEOUT" envDefault:"20s" help:"for everything after DRAIN_DELAY at shutdown"`
 	DatabaseTimeout time.Duration `env:"DATABASE_TIMEOUT" envDefault:"2500ms" help:"for the database work of one request"`
 	LogFormat       string        `env:"LOG_FORMAT" envDefault:"text" help:"text or json"`

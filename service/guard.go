@@ -59,7 +59,7 @@ func (t *Tokens) Watch(kind string, reg prometheus.Registerer, log *slog.Logger)
 	}
 	expiry := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: kind + "_token_expiry_timestamp_seconds",
-		Help: "When the first of the " + kind + " tokens expires that has not been replaced; 0 if none does.",
+		Help: "Unix time at which the next " + kind + " token expires that was not replaced; 0 if none does.",
 	}, t.firstExpiry)
 	return errors.Join(reg.Register(t.guard.refused), reg.Register(expiry))
 }

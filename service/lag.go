@@ -157,9 +157,9 @@ func (l *Lag) Consumers() []wire.Consumer {
 var (
 	lagLabels   = []string{"stream", "consumer"}
 	lagMessages = prometheus.NewDesc("consumer_messages",
-		"Messages that wait to be delivered or acknowledged.", lagLabels, nil)
+		"Messages that are waiting to be delivered or acknowledged.", lagLabels, nil)
 	lagStalled = prometheus.NewDesc("consumer_stalled_seconds",
-		"Time for which messages have waited without one being acknowledged.", lagLabels, nil)
+		"How long messages have waited without one being acknowledged.", lagLabels, nil)
 	lagPaused = prometheus.NewDesc("consumer_paused",
 		"1 while the consumer is paused, else 0.", lagLabels, nil)
 	lagIsMissing = prometheus.NewDesc("consumer_missing",

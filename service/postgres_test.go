@@ -53,8 +53,8 @@ func TestMigrateConcurrentlyAndWait(t *testing.T) {
 	}
 	short, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
-	if err := service.WaitMigrated(short, pool, discard(), migrations("1", "2")); !errors.Is(err,
-		context.DeadlineExceeded) {
+	err = service.WaitMigrated(short, pool, discard(), migrations("1", "2"))
+	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatalf("did not wait for version 2: %v", err)
 	}
 	var wg sync.WaitGroup
@@ -198,8 +198,8 @@ func TestTransactorGivesUpLocksOfTheSuspended(t *testing.T) {
 	if err := pool.QueryRow(t.Context(), "SELECT id FROM x").Scan(&id); err != nil || id != 11 {
 		t.Errorf("id %d, %v", id, err)
 	}
-	if err := pool.QueryRow(t.Context(), "SELECT current_setting('idle_in_transaction_session_timeout')::int").Scan(
-		&id); err != nil || id != 0 {
+	const setting = "SELECT current_setting('idle_in_transaction_session_timeout')::int"
+	if err := pool.QueryRow(t.Context(), setting).Scan(&id); err != nil || id != 0 {
 		t.Errorf("left behind: %d, %v", id, err)
 	}
 }

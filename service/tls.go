@@ -13,7 +13,7 @@ import (
 // programs that listen embed it.
 type TLSFiles struct {
 	CertFile string `env:"TLS_CERT_FILE" help:"certificate chain of all listeners, PEM; without it they speak plain HTTP"`
-	KeyFile  string `env:"TLS_KEY_FILE" help:"private key of TLS_CERT_FILE, PEM; both are read anew when they change"`
+	KeyFile  string `env:"TLS_KEY_FILE" help:"private key of TLS_CERT_FILE, PEM; both are reloaded when they change"`
 }
 
 // Validate implements [Validator].

@@ -135,8 +135,8 @@ func TestCertificateFilesAreChecked(t *testing.T) {
 	if check.Err() == nil {
 		t.Error("a certificate without a key is accepted")
 	}
-	if _, err := (service.TLSFiles{CertFile: "/nonexistent", KeyFile: "/nonexistent"}).ServerTLS(
-		discard()); err == nil {
+	missing := service.TLSFiles{CertFile: "/nonexistent", KeyFile: "/nonexistent"}
+	if _, err := missing.ServerTLS(discard()); err == nil {
 		t.Error("files that are not there are accepted")
 	}
 	if config, err := (service.TLSFiles{}).ServerTLS(discard()); config != nil || err != nil {

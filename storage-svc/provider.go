@@ -21,7 +21,7 @@ const storeTimeout = 3 * time.Second
 type ProviderConfig struct {
 	Provider    string         `env:"PROVIDER" envDefault:"fs" help:"fs: a directory, s3: a bucket of an object store"`
 	ProviderDir string         `env:"PROVIDER_DIR" help:"directory of the storages, made by migrate; required with PROVIDER=fs"`
-	S3Endpoint  string         `env:"S3_ENDPOINT" help:"URL of the object store; wanted by PROVIDER=s3, as are bucket and keys"`
+	S3Endpoint  string         `env:"S3_ENDPOINT" help:"URL of the object store; required with PROVIDER=s3, as are bucket and keys"`
 	S3Bucket    string         `env:"S3_BUCKET" help:"bucket of the storages; migrate creates it if it is missing"`
 	S3Region    string         `env:"S3_REGION" envDefault:"us-east-1" help:"region of the bucket"`
 	S3AccessKey service.Secret `env:"S3_ACCESS_KEY" help:"access key of the object store"`

@@ -43,5 +43,5 @@ func reconciliationTask(
 		prometheus.GaugeOpts{Name: "stranded_storages",
 			Help: "Storages that are ready but not at the provider, by the last reconciliation."},
 		prometheus.GaugeOpts{Name: "orphan_resources",
-			Help: "What the provider has of storages that are removed or unknown, by the last reconciliation."})
+			Help: "Resources at the provider of storages that are removed or unknown, by the last reconciliation."})
 }

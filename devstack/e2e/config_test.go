@@ -23,7 +23,7 @@ func configuration(t testing.TB) map[string]map[string]configVariable {
 	t.Helper()
 	all := map[string]map[string]configVariable{"member-svc": {}, "storage-svc": {}}
 	for name, variables := range all {
-		for _, folder := range []string{"service", name} {
+		for _, folder := range []string{"service", "service/reconcile", name} {
 			files, err := filepath.Glob(filepath.Join(repository, folder, "*.go"))
 			if err != nil || len(files) == 0 {
 				t.Fatalf("no source in %s: %v", folder, err)

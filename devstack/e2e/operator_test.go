@@ -45,8 +45,8 @@ func TestRejectedThenRetried(t *testing.T) {
 			t.Errorf("retry %s: %d %v, want %d", name, a.Status, a.Body, c.want)
 		}
 	}
-	if now := s.call(http.MethodGet, saga, s.env["VIEWER_TOKEN"], ""); now.Header.Get("ETag") != refused.Header.Get(
-		"ETag") {
+	now := s.call(http.MethodGet, saga, s.env["VIEWER_TOKEN"], "")
+	if now.Header.Get("ETag") != refused.Header.Get("ETag") {
 		t.Errorf("a refused retry changed the saga: %v", now.Body)
 	}
 

@@ -44,8 +44,8 @@ func TestClusterIsNotTheSharedOne(t *testing.T) {
 	system := map[int64]bool{}
 	for _, url := range []string{testenv.Database(t, "any", nil), testenv.Cluster(t)} {
 		var id int64
-		if err := connect(t, url).QueryRow(t.Context(), "SELECT system_identifier FROM pg_control_system()").Scan(
-			&id); err != nil {
+		const identity = "SELECT system_identifier FROM pg_control_system()"
+		if err := connect(t, url).QueryRow(t.Context(), identity).Scan(&id); err != nil {
 			t.Fatal(err)
 		}
 		system[id] = true

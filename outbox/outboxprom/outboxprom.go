@@ -211,7 +211,7 @@ func newStatus(lane string, q outbox.Querier) *status {
 		lag:    desc("outbox_lag_events", "Upper bound of the number of events not yet published."),
 		lagAge: desc("outbox_lag_seconds", "Age of the oldest event not yet published; 0 if there is none."),
 		gaps:   desc("outbox_open_gaps", "Ranges of ids that may belong to open transactions."),
-		dead:   desc("outbox_dead_events", "Events that cannot be published for a defect of their own."),
+		dead:   desc("outbox_dead_events", "Events that NATS refuses for a defect of their own."),
 		read:   desc("outbox_status_up", "1 if the lane's status could be read from the database, else 0."),
 	}
 }

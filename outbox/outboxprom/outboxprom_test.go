@@ -56,8 +56,8 @@ func values(t *testing.T, g prometheus.Gatherer) map[string]float64 {
 	out := map[string]float64{}
 	for _, f := range families {
 		m := f.GetMetric()[0]
-		out[strings.TrimPrefix(f.GetName(), "outbox_")] = m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(
-			m.GetHistogram().GetSampleCount())
+		out[strings.TrimPrefix(f.GetName(), "outbox_")] = m.GetCounter().GetValue() + m.GetGauge().GetValue() +
+			float64(m.GetHistogram().GetSampleCount())
 	}
 	return out
 }

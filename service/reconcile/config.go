@@ -11,7 +11,7 @@ const maxRepairs = 1000
 // Config says when and how much a service reconciles. Services that reconcile embed it.
 type Config struct {
 	Interval time.Duration `env:"RECONCILE_INTERVAL" envDefault:"1h" help:"from one reconciliation to the next"`
-	MinAge   time.Duration `env:"RECONCILE_MIN_AGE" envDefault:"10m" help:"what settled, or was commanded, less than that ago is left alone"`
+	MinAge   time.Duration `env:"RECONCILE_MIN_AGE" envDefault:"10m" help:"what changed less than that ago is not compared"`
 	// MaxRepairs is how many differences a run acts on, at most; 0 means 1000.
 	MaxRepairs int
 }

@@ -20,10 +20,10 @@ const (
 )
 
 // ErrBusy means that another run is in progress, or that the last one was too recent.
-var ErrBusy = errors.New("another reconciliation is under way")
+var ErrBusy = errors.New("another reconciliation is running")
 
 // ErrFound means that a run found something.
-var ErrFound = errors.New("the books do not balance")
+var ErrFound = errors.New("the reconciliation found differences")
 
 // Kind is what is wrong with an entry.
 type Kind string
@@ -129,10 +129,10 @@ func (r *Reconciler[L, R]) Run(ctx context.Context, every time.Duration) (Report
 	err := r.Pool.QueryRow(ctx, `-- name: beginReconciliation
 UPDATE reconciliation SET holder = gen_random_uuid(), lease_until = now() + make_interval(secs => $1),
     started_at = now()
-WHERE (lease_until <= now() OR holder IS NULL AND $2 = 0.0) AND coalesce(finished_at,
-    '-infinity') <= now() - make_interval(secs => $2)
-RETURNING holder::text, coalesce(resume_after,
-    '')`, lease.Seconds(), every.Seconds()).Scan(&current.holder, &current.from)
+WHERE (lease_until <= now() OR holder IS NULL AND $2 = 0.0)
+    AND coalesce(finished_at, '-infinity') <= now() - make_interval(secs => $2)
+RETURNING holder::text, coalesce(resume_after, '')`,
+		lease.Seconds(), every.Seconds()).Scan(&current.holder, &current.from)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return Report{}, ErrBusy
 	}
@@ -275,8 +275,8 @@ func (r *run[L, R]) release(ctx context.Context, done bool) error {
 	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
 	defer cancel()
 	_, err := r.Pool.Exec(ctx, `-- name: releaseReconciliation
-UPDATE reconciliation SET holder = NULL, lease_until = CASE WHEN $2 THEN now() ELSE lease_until
-    END WHERE holder = $1::text::uuid`, r.holder, done)
+UPDATE reconciliation SET holder = NULL, lease_until = CASE WHEN $2 THEN now() ELSE lease_until END
+WHERE holder = $1::text::uuid`, r.holder, done)
 	if err != nil {
 		return fmt.Errorf("release reconciliation: %w", err)
 	}

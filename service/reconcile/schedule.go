@@ -44,7 +44,7 @@ func ReadStatus(ctx context.Context, q Querier) (s Status, err error) {
 func (r *Reconciler[L, R]) Task(reg prometheus.Registerer, found ...prometheus.GaugeOpts) (service.Task, error) {
 	finished := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "reconciliation_finished_timestamp_seconds",
-		Help: "When the last reconciliation ended; 0 if there was none.",
+		Help: "Unix time at which the last reconciliation ended; 0 if there was none.",
 	})
 	errs := []error{reg.Register(finished)}
 	var gauges []prometheus.Gauge

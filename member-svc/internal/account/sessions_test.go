@@ -37,8 +37,8 @@ func TestPasswordIsChanged(t *testing.T) {
 			t.Errorf("%q: %v", easy, err)
 		}
 	}
-	if err := f.ChangePassword(t.Context(), mine, "another password", changed); !errors.Is(err,
-		account.ErrCredentials) {
+	err := f.ChangePassword(t.Context(), mine, "another password", changed)
+	if !errors.Is(err, account.ErrCredentials) {
 		t.Errorf("with a wrong password: %v", err)
 	}
 	if err := f.ChangePassword(t.Context(), mine, phrase, changed); err != nil {

@@ -54,7 +54,7 @@ func NewMetrics(registry *prometheus.Registry, waiting func() int64) (*Metrics, 
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "member_signup_seconds",
 			Help: "Duration of created signups.", Buckets: prometheus.ExponentialBuckets(0.002, 2, 12)}),
 		replies: counters("member_replies_total",
-			"Replies of the Storage service by what became of them: noted, unknown_saga, malformed, or the "+
+			"Replies of the Storage service by outcome: noted, unknown_saga, malformed, or the "+
 				"saga's outcome.", "outcome",
 			string(saga.Advanced), string(saga.Recorded), string(saga.Unchanged), "noted", "unknown_saga", "malformed"),
 		mails: counters("member_mails_total", "Welcome mails by result: sent, dropped, delayed.", "result",
@@ -67,10 +67,10 @@ func NewMetrics(registry *prometheus.Registry, waiting func() int64) (*Metrics, 
 		redrives: prometheus.NewCounter(
 			prometheus.CounterOpts{Name: "member_redrives_total", Help: "Sagas moved by timers."}),
 		sagas: gauges("member_unsettled_sagas",
-			"Sagas that are not at an end, by state; of the open states 100,000 each are counted at most, 200,000 "+
+			"Sagas that are not ready or withdrawn, by state. Counts stop at 100,000 per open state, and at 200,000 "+
 				"that need attention.", "state"),
 		oldest: prometheus.NewGauge(prometheus.GaugeOpts{Name: "member_oldest_pending_seconds",
-			Help: "Age of the oldest signup that is still provisioning, 0 if there is none."}),
+			Help: "Age of the oldest signup that is still provisioning; 0 if there is none."}),
 	}
 	m.challenges = counters("member_challenges_total",
 		"Challenges that were issued, and solutions that were accepted or refused.",
@@ -81,7 +81,7 @@ func NewMetrics(registry *prometheus.Registry, waiting func() int64) (*Metrics, 
 		}
 	}
 	queue := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "member_hash_waiting",
-		Help: "Requests that wait for their turn to hash a password."},
+		Help: "Requests in the queue for a password hash."},
 		func() float64 { return float64(waiting()) })
 	var errs []error
 	for _, c := range []prometheus.Collector{

@@ -59,9 +59,9 @@ func TestOperatorRetriesAGroup(t *testing.T) {
 	}
 	s.step(t)
 	var first string
-	if err := s.pool.QueryRow(t.Context(),
-		"-- name: testReleased\nSELECT id::text FROM signup_saga WHERE state = 'provisioning'").Scan(
-		&first); err != nil {
+	err := s.pool.QueryRow(t.Context(),
+		"-- name: testReleased\nSELECT id::text FROM signup_saga WHERE state = 'provisioning'").Scan(&first)
+	if err != nil {
 		t.Fatal(err)
 	}
 	s.apply(t, first, reply("provisioned", 2, ""))

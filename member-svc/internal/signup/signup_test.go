@@ -98,13 +98,13 @@ func TestTwinsOfOneKeyMakeOneMember(t *testing.T) {
 	if n := storetest.Count(t, pool, "SELECT count(*) FROM member"); n != 1 {
 		t.Errorf("%d members", n)
 	}
-	if _, err := s.SignUp(t.Context(), wire.NewMember{Username: "other", Password: good}, "the-key"); !errors.Is(err,
-		signup.ErrKeyReused) {
+	_, err := s.SignUp(t.Context(), wire.NewMember{Username: "other", Password: good}, "the-key")
+	if !errors.Is(err, signup.ErrKeyReused) {
 		t.Errorf("other body: %v", err)
 	}
 	storetest.Exec(t, pool, "UPDATE idempotency_key SET expires_at = now()")
-	if _, err := s.SignUp(t.Context(), wire.NewMember{Username: "mina", Password: good}, "the-key"); !errors.Is(err,
-		signup.ErrTaken) {
+	_, err = s.SignUp(t.Context(), wire.NewMember{Username: "mina", Password: good}, "the-key")
+	if !errors.Is(err, signup.ErrTaken) {
 		t.Errorf("after the key's time: %v", err)
 	}
 }

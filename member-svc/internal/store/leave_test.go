@@ -149,8 +149,8 @@ func TestSessions(t *testing.T) {
 	f := open(t)
 	r := f.canary(t, "mina")
 	hash := "$argon2id$mina"
-	if _, err := f.OpenSession(t.Context(), r.MemberID, "another hash", token("x"), time.Hour); !errors.Is(err,
-		store.ErrNotFound) {
+	_, err := f.OpenSession(t.Context(), r.MemberID, "another hash", token("x"), time.Hour)
+	if !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("another hash: %v", err)
 	}
 	for i := range 25 {
@@ -377,9 +377,9 @@ WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '
 	if err := errors.Join(slow.Rollback(t.Context()), <-built); err != nil {
 		t.Error(err)
 	}
-	if n := storetest.Count(t, f.pool, `SELECT count(*) FROM pg_index JOIN pg_class c ON c.oid = indexrelid
-WHERE indisvalid AND c.relname IN ('signup_saga_failed', 'signup_saga_withdrawn',
-    'admin_audit_actor_action')`); n != 3 {
+	n := storetest.Count(t, f.pool, `SELECT count(*) FROM pg_index JOIN pg_class c ON c.oid = indexrelid
+WHERE indisvalid AND c.relname IN ('signup_saga_failed', 'signup_saga_withdrawn', 'admin_audit_actor_action')`)
+	if n != 3 {
 		t.Errorf("%d of 3 indexes are there", n)
 	}
 }

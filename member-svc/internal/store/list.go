@@ -92,11 +92,9 @@ func (s *Store) List(ctx context.Context, f Filter) ([]Record, Cursor, error) {
 	var end Cursor // where the page ends if it does not fill up
 	err := s.pool.QueryRow(ctx, fmt.Sprintf(`-- name: findPageEnd
 SELECT %s, id FROM (%s) s ORDER BY created_at DESC, id DESC OFFSET %d LIMIT 1`, sane("created_at"),
-		union(
-			fmt.Sprintf(
-				"(SELECT created_at, id FROM signup_saga s WHERE %%s ORDER BY created_at DESC, id DESC LIMIT %d)",
-				look)), look-1), q.args...).
-		Scan(&end.At, &end.ID)
+		union(fmt.Sprintf(
+			"(SELECT created_at, id FROM signup_saga s WHERE %%s ORDER BY created_at DESC, id DESC LIMIT %d)", look)),
+		look-1), q.args...).Scan(&end.At, &end.ID)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return nil, Cursor{}, err
 	}

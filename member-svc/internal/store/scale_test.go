@@ -243,8 +243,9 @@ func filters() map[string]store.Filter {
 	vary(map[string]func(*store.Filter){"plan": func(f *store.Filter) { f.Plan = "pro" }})
 	vary(map[string]func(*store.Filter){"delayed": func(f *store.Filter) { f.Delayed = &yes },
 		"in time": func(f *store.Filter) { f.Delayed = &no }})
-	vary(map[string]func(
-		*store.Filter){"range": func(f *store.Filter) { f.CreatedAfter, f.CreatedBefore = day, day.Add(24*time.Hour) }})
+	vary(map[string]func(*store.Filter){
+		"range": func(f *store.Filter) { f.CreatedAfter, f.CreatedBefore = day, day.Add(24*time.Hour) },
+	})
 	return all
 }
 

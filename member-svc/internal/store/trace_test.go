@@ -19,9 +19,8 @@ import (
 // lastCommand returns the trace context of the newest command.
 func (f *fixture) lastCommand(t *testing.T) (traceParent string) {
 	t.Helper()
-	err := f.pool.QueryRow(t.Context(),
-		"SELECT coalesce(headers->>'traceparent', '') FROM outbox_event_essential ORDER BY id DESC LIMIT 1").Scan(
-		&traceParent)
+	err := f.pool.QueryRow(t.Context(), `SELECT coalesce(headers->>'traceparent', '')
+FROM outbox_event_essential ORDER BY id DESC LIMIT 1`).Scan(&traceParent)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -53,9 +53,10 @@ func (m *Metrics) Poisoned(n int) { m.poison.Add(float64(n)) }
 
 var (
 	pendingDesc = prometheus.NewDesc("storage_pending",
-		"Storages that are not yet as desired; counted up to 100,000.", nil, nil)
+		"Storages that are not yet in their desired state; counted up to 100,000.", nil, nil)
 	oldestDesc = prometheus.NewDesc("storage_pending_idle_seconds",
-		"Longest time since a pending storage was commanded or tried, of the 1,000 that are due first.", nil, nil)
+		"Longest time since the last command or attempt of a pending storage, among the 1,000 that are due first.",
+		nil, nil)
 	deadLettersDesc = prometheus.NewDesc("storage_dead_letters", "Different messages put aside; counted up to 100,000.",
 		nil, nil)
 	gateDesc = prometheus.NewDesc("storage_provider_gate", "1 for the state that the circuit breaker is in.",

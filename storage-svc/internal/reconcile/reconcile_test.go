@@ -120,8 +120,8 @@ func (f *fixture) exec(sql string, args ...any) {
 func (f *fixture) count(from string, args ...any) int {
 	f.t.Helper()
 	var n int
-	if err := f.pool.QueryRow(f.t.Context(), "-- name: testCount\nSELECT count(*) FROM "+from, args...).Scan(
-		&n); err != nil {
+	err := f.pool.QueryRow(f.t.Context(), "-- name: testCount\nSELECT count(*) FROM "+from, args...).Scan(&n)
+	if err != nil {
 		f.t.Fatal(err)
 	}
 	return n
@@ -220,10 +220,8 @@ func TestWhatWasUndoneIsDoneAgain(t *testing.T) {
 	}, "\n"); findings(report) != want || findings(dry) != want {
 		t.Errorf("found\n%s\ndry\n%s\nwant\n%s", findings(report), findings(dry), want)
 	}
-	if report.Repaired != 4 ||
-		f.count(
-			"storage WHERE status = 'pending' AND version = 3 AND generation = CASE desired WHEN 'absent' THEN 2 "+
-				"ELSE 1 END AND attempts = 0") != 4 {
+	if report.Repaired != 4 || f.count(`storage WHERE status = 'pending' AND version = 3 AND attempts = 0
+		AND generation = CASE desired WHEN 'absent' THEN 2 ELSE 1 END`) != 4 {
 		t.Errorf("%+v", report)
 	}
 	if f.count("quarantine WHERE member_id = ANY ($1::text[]::uuid[])", []string{id(9), id(20)}) != 2 ||
@@ -240,9 +238,9 @@ func TestWhatWasUndoneIsDoneAgain(t *testing.T) {
 		}
 	}
 	// The replies repeat what the Member service knows: the generation is the same.
-	if n := f.count(
-		"outbox_event_essential WHERE type = CASE headers->>'ce-generation' WHEN '1' THEN 'storage.provisioned' " +
-			"ELSE 'storage.deprovisioned' END"); n != 4 || f.count("outbox_event_essential") != 4 {
+	if n := f.count(`outbox_event_essential WHERE type = CASE headers->>'ce-generation'
+		WHEN '1' THEN 'storage.provisioned' ELSE 'storage.deprovisioned' END`); n != 4 ||
+		f.count("outbox_event_essential") != 4 {
 		t.Errorf("%d replies of the right kind, want 4", n)
 	}
 	f.settle()
@@ -260,9 +258,8 @@ func TestYoungAndPendingStoragesAreLeftAlone(t *testing.T) {
 	if report := f.run(); report.Err() != nil {
 		t.Errorf("young: %+v", report)
 	}
-	f.exec(
-		"UPDATE storage SET status = 'pending', next_attempt_at = now() + interval '1 hour', updated_at = now() - " +
-			"interval '1 hour'")
+	f.exec(`UPDATE storage SET status = 'pending', next_attempt_at = now() + interval '1 hour',
+		updated_at = now() - interval '1 hour'`)
 	if report := f.run(); report.Err() != nil {
 		t.Errorf("pending: %+v", report)
 	}

@@ -60,8 +60,8 @@ func TestReplicasShareProbeAndRate(t *testing.T) {
 	if most := p.most.Load(); first > 60 || most != 1 {
 		t.Errorf("%d calls before it opened, then %d at once", first, most)
 	}
-	if n := f.count("SELECT count(*) FROM storage WHERE attempts > 0") + f.count(
-		"SELECT count(*) FROM dead_letter"); n != 0 {
+	n := f.count("SELECT count(*) FROM storage WHERE attempts > 0") + f.count("SELECT count(*) FROM dead_letter")
+	if n != 0 {
 		t.Errorf("%d attempts or storages were lost to the outage", n)
 	}
 	away.Store(false)
