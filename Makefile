@@ -10,14 +10,19 @@ WORKSPACE := contract client outbox outbox/outboxotel outbox/outboxprom service 
 MODULES   := $(WORKSPACE) devstack/e2e bench
 
 DEVSTACK     := $(CURDIR)/bin/devstack
-# The one set of flags with which programs are built, so that nothing is compiled twice. Go's version stamp needs a trusted git
-# checkout, which a copied tree is not.
-GO_BUILD     := CGO_ENABLED=0 go build -trimpath -buildvcs=false
-COMPILER     := $(shell command -v $(firstword $(shell go env CC)) 2>/dev/null)
-RACE         := $(if $(COMPILER),-race)
+# One set of flags for programs, tools, linters and tests, so that nothing is compiled twice. Go's version stamp needs a
+# trusted git checkout, which a copied tree is not.
+export CGO_ENABLED := 0
+export GOFLAGS     := -trimpath -buildvcs=false
 # The race detector needs cgo, and cgo needs a C compiler.
-TEST_ENV     := DEVSTACK_BIN=$(DEVSTACK) CGO_ENABLED=$(if $(COMPILER),1,0)
-GATEWAY_ENV  := VERSITYGW_BIN=$(CURDIR)/bin/versitygw
+COMPILER     := $(shell command -v $(firstword $(shell go env CC)) 2>/dev/null)
+RACE_TEST    := $(if $(COMPILER),env CGO_ENABLED=1 go test -race,go test)
+
+export DEVSTACK_BIN  := $(DEVSTACK)
+export VERSITYGW_BIN := $(CURDIR)/bin/versitygw
+# The linter runs vet.
+TESTSUM      := go run $(GOTESTSUM) --raw-command --
+TEST_FLAGS   := -json -count=1 -vet=off
 
 .DEFAULT_GOAL := help
 .PHONY: vulncheck sbom help demo test verify chaos screenshots bench bench-peers modules lint build services devstack versitygw up down clean
@@ -30,15 +35,15 @@ demo: devstack ## the whole story on this machine; with ONCE=1 it ends afterward
 
 test: devstack ## all tests but the slow ones, with the race detector
 	@$(if $(COMPILER),,echo "No C compiler found: the tests run without the race detector.")
-	@$(TEST_ENV) go run $(GOTESTSUM) -- -count=1 $(RACE) work
+	@$(TESTSUM) $(RACE_TEST) $(TEST_FLAGS) work
 
 verify: devstack modules build versitygw ## slower checks: modules, images, compose, fault tests (needs npm, Chromium, and PgBouncer, nginx and HAProxy, or apt-get)
-	@cd devstack/e2e && GOWORK=off $(TEST_ENV) $(GATEWAY_ENV) go run $(GOTESTSUM) -- -count=1 -timeout=55m -p=1 ./...
-	@cd devstack && $(TEST_ENV) go run $(GOTESTSUM) -- -count=1 -timeout=55m -tags=verify -parallel=6 -run=EveryGuard ./internal/guards
-	@cd bench && GOWORK=off $(TEST_ENV) go run $(GOTESTSUM) -- -count=1 ./...
-	@cd outbox && GOWORK=off $(TEST_ENV) go run $(GOTESTSUM) -- -count=1 -tags=verify -run=PgBouncer .
-	@cd member-svc && GOWORK=off $(TEST_ENV) go run $(GOTESTSUM) -- -count=1 -tags=verify -run='PgBouncer|FullDisk' .
-	@cd storage-svc && GOWORK=off $(TEST_ENV) $(GATEWAY_ENV) go run $(GOTESTSUM) -- -count=1 $(RACE) -tags=verify -run='Versity|RealMounts' ./internal/provider
+	@cd devstack/e2e && GOWORK=off $(TESTSUM) go test $(TEST_FLAGS) -timeout=55m -p=1 ./...
+	@cd devstack && $(TESTSUM) go test $(TEST_FLAGS) -timeout=55m -tags=verify -parallel=6 -run=EveryGuard ./internal/guards
+	@cd bench && GOWORK=off $(TESTSUM) go test $(TEST_FLAGS) ./...
+	@cd outbox && $(TESTSUM) go test $(TEST_FLAGS) -tags=verify -run=PgBouncer .
+	@cd member-svc && $(TESTSUM) go test $(TEST_FLAGS) -tags=verify -run='PgBouncer|FullDisk' .
+	@cd storage-svc && $(TESTSUM) $(RACE_TEST) $(TEST_FLAGS) -tags=verify -run='Versity|RealMounts' ./internal/provider
 
 vulncheck: ## known vulnerabilities in called code; asks vuln.go.dev
 	@for m in $(MODULES); do echo "vulncheck $$m"; (cd $$m && GOWORK=off go run $(GOVULNCHECK) ./...) || exit 1; done
@@ -46,7 +51,7 @@ vulncheck: ## known vulnerabilities in called code; asks vuln.go.dev
 sbom: ## bin/*.cdx.json: the modules in each service, with licences (CycloneDX)
 	@mkdir -p bin
 	@for m in member-svc storage-svc; do \
-		(cd $$m && GOWORK=off CGO_ENABLED=0 go run $(CYCLONEDX) app -json -licenses -std -output ../bin/$$m.cdx.json .) || exit 1; \
+		(cd $$m && GOWORK=off go run $(CYCLONEDX) app -json -licenses -std -output ../bin/$$m.cdx.json .) || exit 1; \
 	done
 
 bench: build ## measure outbox and sagas against the limits of this machine (40 min); FLAGS=-rows=R,L for some rows
@@ -56,10 +61,10 @@ bench-peers: build ## the same, compared with River and Watermill (60 min)
 	@cd bench && GOWORK=off go run . -devstack $(DEVSTACK) -bin $(CURDIR)/bin -results RESULTS.md -peers $(FLAGS)
 
 chaos: devstack ## the fault matrix for as long as FLAGS say, e.g. FLAGS='-seed 7 -kills 1000 -signups 100000 -races 50000'
-	@cd devstack/e2e && GOWORK=off DEVSTACK_BIN=$(DEVSTACK) go test -tags=chaos -v -count=1 -timeout=0 -run '^Test(FaultMatrix|FullDisks|RecoveryKeepsToTheRate|WipedWhileStorageIsDown)$$' . $(FLAGS)
+	@cd devstack/e2e && GOWORK=off go test -tags=chaos -v -count=1 -timeout=0 -run '^Test(FaultMatrix|FullDisks|RecoveryKeepsToTheRate|WipedWhileStorageIsDown)$$' . $(FLAGS)
 
 screenshots: devstack ## retake docs/img (needs Chromium)
-	@cd devstack/e2e && GOWORK=off DEVSTACK_BIN=$(DEVSTACK) go test -tags=screenshots -count=1 -run '^TestScreenshots$$' ./browser
+	@cd devstack/e2e && GOWORK=off go test -tags=screenshots -count=1 -run '^TestScreenshots$$' ./browser
 
 modules: # each module builds on its own and has a tidy go.mod
 	@for m in $(MODULES); do \
@@ -67,25 +72,20 @@ modules: # each module builds on its own and has a tidy go.mod
 		(cd $$m && GOWORK=off go build ./... && GOWORK=off go mod tidy -diff) || exit 1; \
 	done
 
-lint: ## gofmt, go vet and golangci-lint on every module
-	@unformatted=$$(gofmt -l $(WORKSPACE) bench); test -z "$$unformatted" || { echo "not formatted by gofmt: $$unformatted"; exit 1; }
-	@go vet work
-	@for m in devstack/e2e bench; do (cd $$m && GOWORK=off go vet ./...) || exit 1; done
-	@for m in $(MODULES); do \
-		echo "lint $$m"; \
-		(cd $$m && GOWORK=off go run $(GOLANGCI_LINT) run ./...) || exit 1; \
-	done
+lint: ## golangci-lint, with gofmt and go vet, on every module
+	@go run $(GOLANGCI_LINT) run $(WORKSPACE:%=./%/...)
+	@for m in devstack/e2e bench; do (cd $$m && GOWORK=off go run $(GOLANGCI_LINT) run ./...) || exit 1; done
 
 build: services devstack ## bin/member-svc, bin/storage-svc, bin/devstack
 
 services: # rebuilds only what changed; devstack calls this
-	@for m in member-svc storage-svc; do (cd $$m && $(GO_BUILD) -o ../bin/$$m .) || exit 1; done
+	@for m in member-svc storage-svc; do (cd $$m && go build -o ../bin/$$m .) || exit 1; done
 
 devstack:
-	@cd devstack && $(GO_BUILD) -o $(DEVSTACK) .
+	@cd devstack && go build -o $(DEVSTACK) .
 
 versitygw: # the object store of the containers, for the tests
-	@GOBIN=$(CURDIR)/bin CGO_ENABLED=0 go install $(VERSITYGW)
+	@GOBIN=$(CURDIR)/bin go install $(VERSITYGW)
 
 up: ## the containers: docker compose up
 	docker compose up --build --detach --wait

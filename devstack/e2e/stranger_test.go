@@ -56,7 +56,9 @@ func strangersEnv(t *testing.T, modules ...string) (env []string) {
 	}
 	goproxy, downloaded, _ := strings.Cut(strings.TrimSpace(string(others)), "\n")
 	// The test has its own cache, because v0.1.0 differs in each run. This machine's downloads serve as a proxy.
-	return append(os.Environ(), "GOWORK=off", "GOFLAGS=-modcacherw", "GONOSUMDB=github.com/signup-saga",
+	// With these flags, Go finds other modules compiled although they are in another folder.
+	return append(os.Environ(), "GOWORK=off", "GOFLAGS=-modcacherw -trimpath", "CGO_ENABLED=0",
+		"GONOSUMDB=github.com/signup-saga",
 		"GOMODCACHE="+filepath.Join(dir, "cache"),
 		"GOPROXY=file://"+dir+",file://"+filepath.Join(downloaded, "cache", "download")+","+goproxy)
 }
