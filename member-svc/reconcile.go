@@ -50,20 +50,20 @@ func (c reconcileConfig) Validate(check *service.Checks) {
 	check.Require(c.StorageToken.Reveal() != "", "STORAGE_CLIENT_TOKEN: required by reconcile")
 }
 
-// reconcileOnce is the reconcile subcommand.
-func reconcileOnce(ctx context.Context, cfg reconcileConfig, stdout io.Writer, dry bool) error {
-	log := service.NewLogger(stdout, cfg.LogFormat, cfg.LogLevel)
-	return program.WithDatabase(ctx, cfg.DatabaseURL, cfg.Common, log, func(pool *pgxpool.Pool) error {
-		books, err := cfg.reconciler(pool, cfg.steps(), nil, log).Check(ctx, dry)
-		return reconcile.Print(stdout, books, err)
-	})
+// reconcileOnce returns the reconcile subcommand.
+func reconcileOnce(dry bool) func(context.Context, reconcileConfig, io.Writer) error {
+	return func(ctx context.Context, cfg reconcileConfig, stdout io.Writer) error {
+		log := cfg.Logger(stdout)
+		return program.WithDatabase(ctx, cfg.DatabaseURL, cfg.Common, log, func(pool *pgxpool.Pool) error {
+			books, err := cfg.reconciler(pool, cfg.steps(), nil, log).Check(ctx, dry)
+			return reconcile.Print(stdout, books, err)
+		})
+	}
 }
 
-// reconciliationTask compares members and storages at an interval.
-func reconciliationTask(
-	cfg Config, pool *pgxpool.Pool, wake func(), registry prometheus.Registerer, log *slog.Logger,
-) (service.Task, error) {
-	return cfg.reconciler(pool, cfg.steps(), wake, log).Task(registry,
+// addReconciliation compares members and storages at an interval.
+func addReconciliation(cfg Config, b *service.Base) {
+	cfg.reconciler(b.Pool, cfg.steps(), b.Wake, b.Log).AddTo(b,
 		prometheus.GaugeOpts{Name: "stranded_members",
 			Help: "Members who are ready but have no storage, by the last reconciliation."},
 		prometheus.GaugeOpts{Name: "orphan_storages",

@@ -3,14 +3,11 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/http"
 	"time"
-
-	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/signup-saga/signup-saga/contract"
 	"github.com/signup-saga/signup-saga/member-svc/internal/account"
@@ -63,31 +60,23 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout 
 	if len(args) > 0 && args[0] == "admin-token" {
 		return adminToken(args[1:], stdout)
 	}
-	return service.Dispatch(args, getenv, stdout, map[string]service.Command{
-		"serve": service.With(func(cfg Config, stdout io.Writer) error {
-			return serve(ctx, cfg, service.NewLogger(stdout, cfg.LogFormat, cfg.LogLevel))
+	return service.Dispatch(ctx, args, getenv, stdout, map[string]service.Command{
+		"serve": service.With(serve),
+		"migrate": service.With(func(ctx context.Context, cfg MigrateConfig, stdout io.Writer) error {
+			return program.Migrate(ctx, cfg.DatabaseURL, cfg.Common, cfg.Logger(stdout))
 		}),
-		"migrate": service.With(func(cfg MigrateConfig, stdout io.Writer) error {
-			return program.Migrate(ctx, cfg.DatabaseURL, cfg.Common,
-				service.NewLogger(stdout, cfg.LogFormat, cfg.LogLevel))
-		}),
-		"broker": service.With(func(cfg service.Common, stdout io.Writer) error {
-			return program.KeepBroker(ctx, cfg, service.NewLogger(stdout, cfg.LogFormat, cfg.LogLevel))
-		}),
-		"healthcheck": service.With(func(cfg ProbeConfig, _ io.Writer) error {
+		"broker": service.With(program.KeepBroker),
+		"healthcheck": service.With(func(ctx context.Context, cfg ProbeConfig, _ io.Writer) error {
 			return service.HealthcheckAddr(ctx, cfg.AdminAddr, cfg.TLSFiles)
 		}),
-		"reconcile": service.With(func(cfg reconcileConfig, stdout io.Writer) error {
-			return reconcileOnce(ctx, cfg, stdout, false)
-		}),
-		"reconcile --dry-run": service.With(func(cfg reconcileConfig, stdout io.Writer) error {
-			return reconcileOnce(ctx, cfg, stdout, true)
-		}),
+		"reconcile":           service.With(reconcileOnce(false)),
+		"reconcile --dry-run": service.With(reconcileOnce(true)),
 	})
 }
 
 // serve runs the service. To start, it needs Postgres with the current schema, and nothing else.
-func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
+func serve(ctx context.Context, cfg Config, stdout io.Writer) error {
+	log := cfg.Logger(stdout)
 	service.LogConfig(log, &cfg)
 	tokens, err := service.LoadTokens(cfg.AdminTokensFile, log)
 	if err != nil {
@@ -97,84 +86,45 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	pool, nc, tracer, err := program.Connect(ctx, cfg.DatabaseURL, cfg.Common, log)
-	if err != nil {
-		return err
-	}
-	closers := service.Closers(pool, nc, tracer)
-	p, err := assemble(cfg, pool, nc, tracer, tokens, certificate, log)
-	if err != nil {
-		service.CloseAll(closers)
-		return err
-	}
-	p.Closers = closers
-	return p.Run(ctx)
+	return program.Serve(ctx, cfg.DatabaseURL, cfg.Common, log, func(b *service.Base) error {
+		return build(cfg, b, tokens, certificate)
+	})
 }
 
-// assemble puts the parts together and binds the listeners.
-func assemble(cfg Config, pool *pgxpool.Pool, nc *service.NATS, tracer *service.Tracer,
-	tokens *service.Tokens, certificate *tls.Config, log *slog.Logger,
-) (p *service.Process, err error) {
-	p = &service.Process{
-		Log: log, DrainDelay: cfg.DrainDelay, DrainTimeout: cfg.DrainTimeout,
-		Health: service.NewHealth(map[string]func(context.Context) error{"postgres": service.Writable(pool)}),
-	}
-	var wake func()
-	registry := prometheus.NewRegistry()
-	if p.Relays, wake, err = program.Relays(pool, nc, cfg.Common, tracer, registry, log); err != nil {
-		return nil, err
-	}
-	st := store.New(pool, cfg.steps(), []byte(cfg.IdempotencySecret.Reveal()), wake)
-	st.Tracer, st.Log = tracer, log
+// build puts the parts together and binds the listeners.
+func build(cfg Config, b *service.Base, tokens *service.Tokens, certificate *tls.Config) error {
+	st := store.New(b.Pool, cfg.steps(), []byte(cfg.IdempotencySecret.Reveal()), b.Wake)
+	st.Tracer, st.Log = b.Tracer, b.Log
 	hasher, err := cfg.hasher()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	metrics, err := api.NewMetrics(registry, hasher.Waiting)
+	metrics := api.NewMetrics(b.Registry, hasher.Waiting)
+	metrics.Consumers = b.Lag
+	if err := addWorkers(cfg, b, st, metrics); err != nil {
+		return err
+	}
+	tokens.Watch("admin", b.Registry, b.Log)
+	public, admin, err := pages(cfg, b, newAPI(cfg, b, st, hasher, metrics), tokens)
 	if err != nil {
-		return nil, err
-	}
-	if metrics.Consumers, err = service.NewLag(nc.Conn, registry, log); err != nil {
-		return nil, err
-	}
-	if err := addWorkers(p, cfg, pool, nc, st, metrics, registry, wake); err != nil {
-		return nil, err
-	}
-	if err := tokens.Watch("admin", registry, log); err != nil {
-		return nil, err
-	}
-	public, admin, err := pages(p, cfg, newAPI(p, cfg, st, hasher, metrics), tokens)
-	if err != nil {
-		return nil, err
+		return err
 	}
 	proxies, err := service.ParseProxies(cfg.TrustedProxies)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	p.Servers = []*service.Server{
-		service.NewServer(service.ServerConfig{
-			Name: "public", Public: true, Addr: cfg.HTTPAddr, Handler: public,
-			TLS: certificate, Tracer: tracer, Log: log, MaxConnections: cfg.MaxConnections, Proxies: proxies,
-		}),
-		service.NewServer(service.ServerConfig{
-			Name: "admin", Addr: cfg.AdminAddr, Handler: admin,
-			TLS: certificate, Tracer: tracer, Log: log, MaxConnections: cfg.MaxConnections, Proxies: proxies,
-		}),
-	}
-	for _, s := range p.Servers {
-		if err := s.Listen(); err != nil {
-			return nil, err
-		}
-	}
-	return p, nil
+	listener := service.ServerConfig{TLS: certificate, MaxConnections: cfg.MaxConnections, Proxies: proxies}
+	outside, inside := listener, listener
+	outside.Name, outside.Public, outside.Addr, outside.Handler = "public", true, cfg.HTTPAddr, public
+	inside.Name, inside.Addr, inside.Handler = "admin", cfg.AdminAddr, admin
+	return errors.Join(b.Listen(outside), b.Listen(inside))
 }
 
-// newAPI returns the API, and adds the worker that feeds its signup streams to p.
-func newAPI(p *service.Process, cfg Config, st *store.Store, hasher *password.Hasher, metrics *api.Metrics) *api.API {
+// newAPI returns the API, and adds the worker that feeds its signup streams.
+func newAPI(cfg Config, b *service.Base, st *store.Store, hasher *password.Hasher, metrics *api.Metrics) *api.API {
 	steps := cfg.steps()
 	hub := stream.NewHub(st, steps, stream.DefaultPace)
-	p.Workers = append(p.Workers,
-		service.Task{Name: "signup streams", Run: func(ctx context.Context) error { return hub.Run(ctx, p.Log) }})
+	b.Add("signup streams", func(ctx context.Context) error { return hub.Run(ctx, b.Log) })
 	signups := signup.New(signup.Config{
 		Plans: cfg.PlansAllowed, Passwords: password.Policy{MinLength: cfg.PasswordMin},
 		Unicode:  cfg.Usernames == "unicode",
@@ -185,9 +135,9 @@ func newAPI(p *service.Process, cfg Config, st *store.Store, hasher *password.Ha
 		Signups: signups,
 		Accounts: account.New(account.Config{
 			SessionLifetime: cfg.SessionLifetime, DatabaseTimeout: cfg.DatabaseTimeout,
-			Passwords: password.Policy{MinLength: cfg.PasswordMin}, Log: p.Log,
+			Passwords: password.Policy{MinLength: cfg.PasswordMin}, Log: b.Log,
 		}, st, hasher, steps),
-		Live: hub, Store: st, Steps: steps, Metrics: metrics, DatabaseTimeout: cfg.DatabaseTimeout, Log: p.Log,
+		Live: hub, Store: st, Steps: steps, Metrics: metrics, DatabaseTimeout: cfg.DatabaseTimeout, Log: b.Log,
 		Challenges: api.Challenges{
 			Issuer: challenge.NewIssuer([]byte(cfg.IdempotencySecret.Reveal())), Pressure: hasher.Pressure,
 		},
@@ -196,19 +146,18 @@ func newAPI(p *service.Process, cfg Config, st *store.Store, hasher *password.Ha
 
 // pages returns the handlers of the listeners: their APIs, with the sign-up page and the console on top.
 func pages(
-	p *service.Process, cfg Config, handlers *api.API, tokens *service.Tokens,
+	cfg Config, b *service.Base, handlers *api.API, tokens *service.Tokens,
 ) (public, admin http.Handler, err error) {
 	page, err := signuppage.New(
-		signuppage.Config{Plans: cfg.PlansAllowed, PasswordMin: cfg.PasswordMin, Log: p.Log})
+		signuppage.Config{Plans: cfg.PlansAllowed, PasswordMin: cfg.PasswordMin, Log: b.Log})
 	if err != nil {
 		return nil, nil, err
 	}
 	public = handlers.Public(cfg.limits(), page.Mount)
 	pulse := console.NewPulse(handlers.Store.Pulse, time.Second)
-	p.Workers = append(p.Workers,
-		service.Task{Name: "console pulse", Run: func(ctx context.Context) error { return pulse.Run(ctx, p.Log) }})
+	b.Add("console pulse", func(ctx context.Context) error { return pulse.Run(ctx, b.Log) })
 	admin, err = console.New(console.Config{
-		API: handlers.Admin(tokens, p.Health), Pulse: pulse, DemoURL: cfg.ConsoleDemoURL.Reveal(), Log: p.Log,
+		API: handlers.Admin(tokens, b.Health), Pulse: pulse, DemoURL: cfg.ConsoleDemoURL.Reveal(), Log: b.Log,
 		Sessions: &service.Sessions{
 			Tokens: tokens, Secret: []byte(cfg.IdempotencySecret.Reveal()),
 			Lifetime: console.SessionLifetime, Ended: handlers.Store,
@@ -217,38 +166,29 @@ func pages(
 	return public, admin, err
 }
 
-// loopFunc adds a worker that repeats fn, see [service.Loop].
-type loopFunc func(name string, every time.Duration, fn func(context.Context) (bool, error))
-
 // handler handles the messages of a consumer, see [service.Consume].
 type handler func(ctx context.Context, batch []service.Message) error
 
 // addWorkers adds everything that runs besides the requests.
-func addWorkers(p *service.Process, cfg Config, pool *pgxpool.Pool, nc *service.NATS, st *store.Store,
-	metrics *api.Metrics,
-	registry prometheus.Registerer, wake func(),
-) error {
+func addWorkers(cfg Config, b *service.Base, st *store.Store, metrics *api.Metrics) error {
 	mailer, err := welcome.New(welcome.Config{
 		Server: cfg.server(), From: cfg.MailFrom, Secret: []byte(cfg.IdempotencySecret.Reveal()),
-		MaxAttempts: deliveryAttempts, MaxAge: cfg.MailMaxAge, Observe: metrics.Mail, Log: p.Log,
-	}, pool)
+		MaxAttempts: deliveryAttempts, MaxAge: cfg.MailMaxAge, Observe: metrics.Mail, Log: b.Log,
+	}, b.Pool)
 	if err != nil {
 		return err
 	}
-	loop := func(name string, every time.Duration, fn func(context.Context) (bool, error)) {
-		p.Workers = append(p.Workers, service.Periodic(name, every, p.Log, fn))
-	}
-	handlers := map[string]handler{sagaReplies: replies.Handler(st, p.Log, metrics.Reply), welcomes: mailer.Queue}
-	loop("redrive", time.Second, func(ctx context.Context) (bool, error) {
+	handlers := map[string]handler{sagaReplies: replies.Handler(st, b.Log, metrics.Reply), welcomes: mailer.Queue}
+	b.Every("redrive", time.Second, func(ctx context.Context) (bool, error) {
 		n, err := st.Redrive(ctx, cfg.RedrivePerSecond, redriveBatch)
 		metrics.Redriven(n)
 		return n == redriveBatch, err
 	})
-	loop("group retries", time.Second, st.StepRetry)
-	loop("welcome mail", time.Second, mailer.Work)
-	loop("forget mailed addresses", time.Minute, mailer.Forget)
+	b.Every("group retries", time.Second, st.StepRetry)
+	b.Every("welcome mail", time.Second, mailer.Work)
+	b.Every("forget mailed addresses", time.Minute, mailer.Forget)
 	forget := func(what string, some func(ctx context.Context, limit int) (int64, error)) {
-		loop("forget "+what, time.Minute, func(ctx context.Context) (bool, error) {
+		b.Every("forget "+what, time.Minute, func(ctx context.Context) (bool, error) {
 			n, err := some(ctx, forgetBatch)
 			return n == forgetBatch, err
 		})
@@ -256,42 +196,31 @@ func addWorkers(p *service.Process, cfg Config, pool *pgxpool.Pool, nc *service.
 	forget("keys", st.ForgetExpiredKeys)
 	forget("sessions", st.ForgetExpiredSessions)
 	forget("logouts", st.ForgetLogouts)
-	loop("gauges", 5*time.Second, func(ctx context.Context) (bool, error) { return false, metrics.Refresh(ctx, st) })
-	if handlers[webhooks], err = addWatchers(cfg, pool, registry, wake, p.Log, loop); err != nil {
+	b.Every("gauges", 5*time.Second, func(ctx context.Context) (bool, error) { return false, metrics.Refresh(ctx, st) })
+	if handlers[webhooks], err = addWatchers(cfg, b); err != nil {
 		return err
 	}
 	if cfg.StorageURL.Reveal() != "" {
-		reconciliation, err := reconciliationTask(cfg, pool, wake, registry, p.Log)
-		if err != nil {
-			return err
-		}
-		p.Workers = append(p.Workers, reconciliation)
+		addReconciliation(cfg, b)
 	}
-	return addConsumers(p, cfg, nc, st, metrics.Consumers, handlers)
+	return addConsumers(b, handlers)
 }
 
 // addConsumers starts every consumer of the program with its handler. It fails if a consumer has no entry in
 // handlers, so that none is created but never read. A consumer whose handler is nil is not used in this
 // configuration.
-func addConsumers(
-	p *service.Process, cfg Config, nc *service.NATS, st *store.Store, lag *service.Lag, handlers map[string]handler,
-) error {
+func addConsumers(b *service.Base, handlers map[string]handler) error {
 	for _, c := range program.Consumers {
 		handle, known := handlers[c.Durable]
 		if !known {
 			return fmt.Errorf("nothing handles the messages of consumer %s", c.Durable)
 		}
-		if handle == nil {
-			continue
+		if handle != nil {
+			b.Consume(c, handle)
 		}
-		c.External, c.Log, c.Tracer = cfg.External(), p.Log, st.Tracer
-		lag.Watch(c.Stream, c.Durable)
-		run := func(ctx context.Context) error { return service.Consume(ctx, nc.Conn, c, handle) }
-		p.Workers = append(p.Workers, service.Task{Name: "consume " + c.Stream, Run: run})
 	}
 	// storage-svc reads its commands from our stream: while it does not, our signups wait.
-	lag.Watch(contract.Stream(contract.Member, contract.Essential), "storage-svc")
-	p.Workers = append(p.Workers, service.Task{Name: "lag of consumers", Run: lag.Run})
+	b.Lag.Watch(contract.Stream(contract.Member, contract.Essential), "storage-svc")
 	return nil
 }
 

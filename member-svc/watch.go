@@ -1,10 +1,8 @@
 package main
 
 import (
-	"log/slog"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/signup-saga/signup-saga/member-svc/internal/stuck"
@@ -35,11 +33,9 @@ func (c StuckConfig) Validate(check *service.Checks) {
 
 // addWatchers adds the workers that look for signups that do not progress. It returns the handler of notices of
 // stuck signups, or nil if there is no webhook.
-func addWatchers(
-	cfg Config, pool *pgxpool.Pool, registry prometheus.Registerer, wake func(), log *slog.Logger, loop loopFunc,
-) (notices handler, err error) {
-	loop("notices of stuck signups", min(max(cfg.StuckAfter/10, time.Second), 10*time.Second),
-		stuck.Notices(pool, cfg.StuckAfter, wake))
+func addWatchers(cfg Config, b *service.Base) (notices handler, err error) {
+	b.Every("notices of stuck signups", min(max(cfg.StuckAfter/10, time.Second), 10*time.Second),
+		stuck.Notices(b.Pool, cfg.StuckAfter, b.Wake))
 	if cfg.WebhookURL.Reveal() != "" {
 		posts := prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "member_webhooks_total", Help: "Notices of stuck signups by result: sent, delayed, dropped, expired.",
@@ -48,18 +44,16 @@ func addWatchers(
 			posts.WithLabelValues(result)
 		}
 		webhook, err := stuck.NewWebhook(stuck.WebhookConfig{
-			URL: cfg.WebhookURL.Reveal(), Secret: cfg.WebhookSecret.Reveal(), Log: log,
+			URL: cfg.WebhookURL.Reveal(), Secret: cfg.WebhookSecret.Reveal(), Log: b.Log,
 			MaxAttempts: deliveryAttempts, MaxAge: webhookMaxAge,
 			Observe: func(result string, n int) { posts.WithLabelValues(result).Add(float64(n)) },
-		}, pool)
+		}, b.Pool)
 		if err != nil {
 			return nil, err
 		}
-		if err := registry.Register(posts); err != nil {
-			return nil, err
-		}
+		b.Registry.MustRegister(posts)
 		notices = webhook.Queue
-		loop("webhooks", time.Second, webhook.Work)
+		b.Every("webhooks", time.Second, webhook.Work)
 	}
 	return notices, nil
 }

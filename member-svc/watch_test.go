@@ -231,7 +231,7 @@ func TestReconciliation(t *testing.T) {
 func TestEveryConsumerIsRead(t *testing.T) {
 	handlers := map[string]handler{}
 	for range program.Consumers {
-		err := addConsumers(&service.Process{}, Config{}, nil, nil, nil, handlers)
+		err := addConsumers(&service.Base{}, handlers)
 		if err == nil || !strings.HasPrefix(err.Error(), "nothing handles the messages of consumer ") {
 			t.Fatal(err)
 		}

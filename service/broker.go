@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"time"
 
@@ -25,8 +26,8 @@ const (
 // KeepBroker is the broker subcommand. It keeps the program's streams and consumers as they are configured
 // until ctx ends. With NATS_SETUP=migrate only it and migrate may create them, so it recreates them after a
 // broker has lost its data.
-func (p Program) KeepBroker(ctx context.Context, c Common, log *slog.Logger) error {
-	return p.setUp(ctx, c, log, brokerPause)
+func (p Program) KeepBroker(ctx context.Context, c Common, stdout io.Writer) error {
+	return p.setUp(ctx, c, c.Logger(stdout), brokerPause)
 }
 
 // setUp applies the configuration of streams and consumers at the interval again, or only once if again is 0.

@@ -3,6 +3,7 @@ package service_test
 import (
 	"context"
 	"errors"
+	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -35,7 +36,7 @@ func TestKeepBroker(t *testing.T) {
 	p := service.Program{Name: "test", Producer: contract.Storage, Consumers: []service.ConsumerConfig{later, config}}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 3)
-	go func() { done <- p.KeepBroker(ctx, common, discard()) }()
+	go func() { done <- p.KeepBroker(ctx, common, io.Discard) }()
 	var in inbox
 	go func() { done <- service.Consume(ctx, b.nc.Conn, later, in.handle) }()
 	go func() { done <- service.Consume(ctx, b.nc.Conn, config, in.handle) }()
@@ -100,7 +101,7 @@ func TestAFullStreamHoldsBackItsOwnRelayOnly(t *testing.T) {
 		p := service.Program{Name: "test", Producer: producer}
 		kept, stop := context.WithCancel(ctx)
 		done := make(chan error, 1)
-		go func() { done <- p.KeepBroker(kept, common, discard()) }()
+		go func() { done <- p.KeepBroker(kept, common, io.Discard) }()
 		for _, lane := range contract.Lanes() {
 			if len(contract.Subjects(producer, lane)) > 0 {
 				b.eventually("the stream", func(ctx context.Context) error {

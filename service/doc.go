@@ -9,7 +9,6 @@
 //
 //	func main() { service.Main(run) }
 //
-// run selects the subcommand ([Dispatch]). The subcommand loads its configuration ([LoadConfig]), connects to
-// Postgres and NATS ([Program.Connect]) and passes its parts to a [Process], whose Run returns after an orderly
-// stop.
+// run selects the subcommand ([Dispatch]). The subcommand loads its configuration ([With]). serve connects to
+// Postgres and NATS ([Program.Serve]), adds its parts to a [Base], and returns after an orderly stop.
 package service

@@ -1,7 +1,6 @@
 package service
 
 import (
-	"errors"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -36,7 +35,7 @@ type guard struct {
 // Watch enables the limiting, logging and counting of wrong tokens, and registers the metrics. kind, a
 // lower-case word for the kind of token, is the prefix of the metrics' names. Call Watch before the tokens are
 // used.
-func (t *Tokens) Watch(kind string, reg prometheus.Registerer, log *slog.Logger) error {
+func (t *Tokens) Watch(kind string, reg prometheus.Registerer, log *slog.Logger) {
 	reasons := []string{reasonUnknown, reasonLimited}
 	if t.file {
 		reasons = []string{reasonUnknown, reasonShort, reasonTypo, reasonExpired, reasonLimited}
@@ -54,14 +53,14 @@ func (t *Tokens) Watch(kind string, reg prometheus.Registerer, log *slog.Logger)
 	for _, reason := range reasons {
 		t.guard.refused.WithLabelValues(reason) // starts at zero
 	}
+	reg.MustRegister(t.guard.refused)
 	if !t.file {
-		return reg.Register(t.guard.refused)
+		return
 	}
-	expiry := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: kind + "_token_expiry_timestamp_seconds",
 		Help: "Unix time at which the next " + kind + " token expires that was not replaced; 0 if none does.",
-	}, t.firstExpiry)
-	return errors.Join(reg.Register(t.guard.refused), reg.Register(expiry))
+	}, t.firstExpiry))
 }
 
 // check calls find, unless the address has sent too many wrong tokens. It counts and logs a wrong one.

@@ -54,9 +54,7 @@ func NewLag(nc *nats.Conn, reg prometheus.Registerer, log *slog.Logger) (*Lag, e
 		return nil, fmt.Errorf("lag of consumers: %w", err)
 	}
 	l := &Lag{js: js, log: log}
-	if err := reg.Register(l); err != nil {
-		return nil, fmt.Errorf("lag of consumers: %w", err)
-	}
+	reg.MustRegister(l)
 	return l, nil
 }
 

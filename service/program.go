@@ -14,12 +14,9 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/signup-saga/signup-saga/contract"
 	"github.com/signup-saga/signup-saga/outbox"
-	"github.com/signup-saga/signup-saga/outbox/outboxotel"
-	"github.com/signup-saga/signup-saga/outbox/outboxprom"
 )
 
 // ErrUsage is returned for a command line that is not one of the subcommands.
@@ -43,11 +40,13 @@ func MigrationSets(own embed.FS, table string) []MigrationSet {
 }
 
 // Command reads the configuration of a subcommand and runs it.
-type Command func(getenv func(string) string, stdout io.Writer) error
+type Command func(ctx context.Context, getenv func(string) string, stdout io.Writer) error
 
 // Dispatch runs the subcommand that args name. A key of commands is one word, or several joined by spaces. An
 // unknown subcommand is [ErrUsage]. Asked for help, it prints ErrUsage.
-func Dispatch(args []string, getenv func(string) string, stdout io.Writer, commands map[string]Command) error {
+func Dispatch(
+	ctx context.Context, args []string, getenv func(string) string, stdout io.Writer, commands map[string]Command,
+) error {
 	line := strings.Join(args, " ")
 	command := commands[line]
 	switch {
@@ -57,17 +56,17 @@ func Dispatch(args []string, getenv func(string) string, stdout io.Writer, comma
 	case command == nil:
 		return ErrUsage
 	}
-	return command(getenv, stdout)
+	return command(ctx, getenv, stdout)
 }
 
 // With returns a command that loads a configuration of type C for fn.
-func With[C any](fn func(cfg C, stdout io.Writer) error) Command {
-	return func(getenv func(string) string, stdout io.Writer) error {
+func With[C any](fn func(ctx context.Context, cfg C, stdout io.Writer) error) Command {
+	return func(ctx context.Context, getenv func(string) string, stdout io.Writer) error {
 		var cfg C
 		if err := LoadConfig(getenv, &cfg); err != nil {
 			return err
 		}
-		return fn(cfg, stdout)
+		return fn(ctx, cfg, stdout)
 	}
 }
 
@@ -80,27 +79,7 @@ func (p Program) Migrate(ctx context.Context, databaseURL Secret, c Common, log 
 	return p.setUp(ctx, c, log, 0)
 }
 
-// Connect waits until Postgres answers and has the program's schema, but not for NATS. The tracer is nil unless
-// tracing is on.
-func (p Program) Connect(
-	ctx context.Context, databaseURL Secret, c Common, log *slog.Logger,
-) (*pgxpool.Pool, *NATS, *Tracer, error) {
-	tracer, err := StartTracing(ctx, p.Name, log)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	pool, err := p.database(ctx, databaseURL, c, log)
-	if err != nil {
-		return nil, nil, nil, errors.Join(err, tracer.Close(ctx))
-	}
-	nc, err := ConnectNATS(c, p.Name, log)
-	if err != nil {
-		return nil, nil, nil, errors.Join(err, tracer.Close(ctx), ClosePool(ctx, pool))
-	}
-	return pool, nc, tracer, nil
-}
-
-// WithDatabase runs fn, part of a subcommand, with a pool that it closes afterwards. Like Connect, it waits for
+// WithDatabase runs fn, part of a subcommand, with a pool that it closes afterwards. Like Serve, it waits for
 // Postgres and the schema.
 func (p Program) WithDatabase(
 	ctx context.Context, url Secret, c Common, log *slog.Logger, fn func(*pgxpool.Pool) error,
@@ -124,41 +103,6 @@ func (p Program) database(ctx context.Context, url Secret, c Common, log *slog.L
 		return nil, err
 	}
 	return pool, nil
-}
-
-// Relays returns a relay for each lane of the program, and a function that wakes all of them. It registers
-// their metrics with reg. The tracer may be nil.
-func (p Program) Relays(
-	pool *pgxpool.Pool, nc *NATS, c Common, tracer *Tracer, reg prometheus.Registerer, log *slog.Logger,
-) (tasks []Task, wake func(), err error) {
-	var relays []*outbox.Relay
-	f := newFault(c, log)
-	for _, lane := range p.lanes() {
-		metrics, err := outboxprom.New(string(lane), pool, reg)
-		if err != nil {
-			return nil, nil, err
-		}
-		hooks := metrics.Hooks(outbox.Hooks{Fault: f.relay(string(lane))})
-		if tracer != nil {
-			hooks = outboxotel.Hooks(tracer.provider, hooks)
-		}
-		r, err := outbox.NewRelay(outbox.RelayConfig{
-			Lane: string(lane), Pool: pool, NATS: nc.Conn, Stream: p.stream(lane, c), ExternalStream: c.External(),
-			Source: contract.Source(p.Producer), SubjectPrefix: contract.SubjectPrefix(lane),
-			Spacing: spacing(lane), Log: log,
-			Hooks: hooks,
-		})
-		if err != nil {
-			return nil, nil, err
-		}
-		relays = append(relays, r)
-		tasks = append(tasks, Task{Name: "relay " + string(lane), Run: r.Run})
-	}
-	return tasks, func() {
-		for _, r := range relays {
-			r.Wake()
-		}
-	}, nil
 }
 
 // leisure is how long events that nobody waits for may gather before they are published or handled together.

@@ -12,8 +12,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // Main runs run as the whole program. The first SIGTERM or interrupt cancels its context; a second one exits at
@@ -80,7 +78,7 @@ type Process struct {
 	Servers []*Server // listening already
 	Relays  []Task
 	Workers []Task
-	Closers []func(ctx context.Context) error // run last, in order, see [Closers]
+	Closers []func(ctx context.Context) error // run last, in order
 
 	DrainDelay   time.Duration // lets load balancers see that readiness is off
 	DrainTimeout time.Duration // bounds everything after DrainDelay together, even if a part hangs
@@ -162,13 +160,6 @@ func within(ctx context.Context, what string, fn func(context.Context) error) er
 		return err
 	case <-time.After(lastWord):
 		return fmt.Errorf("%s: %w", what, ctx.Err())
-	}
-}
-
-// Closers returns functions that close what [Program.Connect] opened, in an order in which nothing is lost.
-func Closers(pool *pgxpool.Pool, nc *NATS, tracer *Tracer) []func(context.Context) error {
-	return []func(context.Context) error{
-		nc.Close, tracer.Close, func(ctx context.Context) error { return ClosePool(ctx, pool) },
 	}
 }
 

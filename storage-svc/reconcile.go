@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"io"
-	"log/slog"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
@@ -21,25 +20,24 @@ type reconcileConfig struct {
 	reconcile.Config
 }
 
-// reconcileOnce is the reconcile subcommand.
-func reconcileOnce(ctx context.Context, cfg reconcileConfig, stdout io.Writer, dry bool) error {
-	log := service.NewLogger(stdout, cfg.LogFormat, cfg.LogLevel)
-	return program.WithDatabase(ctx, cfg.DatabaseURL, cfg.Common, log, func(pool *pgxpool.Pool) error {
-		prov, err := cfg.open(store.New(pool, nil), nil)
-		if err != nil {
-			return err
-		}
-		report, err := storages.New(cfg.Config, pool, prov, log).Check(ctx, dry)
-		return reconcile.Print(stdout, report, err)
-	})
+// reconcileOnce returns the reconcile subcommand.
+func reconcileOnce(dry bool) func(context.Context, reconcileConfig, io.Writer) error {
+	return func(ctx context.Context, cfg reconcileConfig, stdout io.Writer) error {
+		log := cfg.Logger(stdout)
+		return program.WithDatabase(ctx, cfg.DatabaseURL, cfg.Common, log, func(pool *pgxpool.Pool) error {
+			prov, err := cfg.open(store.New(pool, nil), nil)
+			if err != nil {
+				return err
+			}
+			report, err := storages.New(cfg.Config, pool, prov, log).Check(ctx, dry)
+			return reconcile.Print(stdout, report, err)
+		})
+	}
 }
 
-// reconciliationTask compares storages and provider at an interval.
-func reconciliationTask(
-	cfg reconcile.Config, pool *pgxpool.Pool, prov provision.Provider, registry prometheus.Registerer,
-	log *slog.Logger,
-) (service.Task, error) {
-	return storages.New(cfg, pool, prov, log).Task(registry,
+// addReconciliation compares storages and provider at an interval.
+func addReconciliation(cfg reconcile.Config, b *service.Base, prov provision.Provider) {
+	storages.New(cfg, b.Pool, prov, b.Log).AddTo(b,
 		prometheus.GaugeOpts{Name: "stranded_storages",
 			Help: "Storages that are ready but not at the provider, by the last reconciliation."},
 		prometheus.GaugeOpts{Name: "orphan_resources",

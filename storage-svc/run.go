@@ -3,12 +3,7 @@ package main
 import (
 	"context"
 	"io"
-	"log/slog"
 	"time"
-
-	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/nats-io/nats.go"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/signup-saga/signup-saga/contract"
 	"github.com/signup-saga/signup-saga/service"
@@ -27,75 +22,51 @@ var program = service.Program{
 	Consumers: []service.ConsumerConfig{{
 		Stream: contract.Stream(contract.Member, contract.Essential), Durable: "storage-svc",
 		Subjects: contract.Commands(contract.Storage), Batch: commandBatch,
+		Linger: service.Linger(contract.Essential),
 	}},
 }
 
 // run is the whole program except for the process around it.
 func run(ctx context.Context, args []string, getenv func(string) string, stdout io.Writer) error {
-	return service.Dispatch(args, getenv, stdout, map[string]service.Command{
-		"serve": service.With(func(cfg config, stdout io.Writer) error {
-			return serve(ctx, cfg, service.NewLogger(stdout, cfg.LogFormat, cfg.LogLevel))
-		}),
-		"migrate": service.With(func(cfg MigrateConfig, stdout io.Writer) error {
-			return migrate(ctx, cfg, stdout, false)
-		}),
-		"migrate --adopt-provider": service.With(func(cfg MigrateConfig, stdout io.Writer) error {
-			return migrate(ctx, cfg, stdout, true)
-		}),
-		"broker": service.With(func(cfg service.Common, stdout io.Writer) error {
-			return program.KeepBroker(ctx, cfg, service.NewLogger(stdout, cfg.LogFormat, cfg.LogLevel))
-		}),
-		"healthcheck": service.With(func(cfg ProbeConfig, _ io.Writer) error {
+	return service.Dispatch(ctx, args, getenv, stdout, map[string]service.Command{
+		"serve":                    service.With(serve),
+		"migrate":                  service.With(migrate(false)),
+		"migrate --adopt-provider": service.With(migrate(true)),
+		"broker":                   service.With(program.KeepBroker),
+		"healthcheck": service.With(func(ctx context.Context, cfg ProbeConfig, _ io.Writer) error {
 			return service.HealthcheckAddr(ctx, cfg.Addr, cfg.TLSFiles)
 		}),
-		"reconcile": service.With(func(cfg reconcileConfig, stdout io.Writer) error {
-			return reconcileOnce(ctx, cfg, stdout, false)
-		}),
-		"reconcile --dry-run": service.With(func(cfg reconcileConfig, stdout io.Writer) error {
-			return reconcileOnce(ctx, cfg, stdout, true)
-		}),
+		"reconcile":           service.With(reconcileOnce(false)),
+		"reconcile --dry-run": service.With(reconcileOnce(true)),
 	})
 }
 
-func migrate(ctx context.Context, cfg MigrateConfig, stdout io.Writer, adopt bool) error {
-	log := service.NewLogger(stdout, cfg.LogFormat, cfg.LogLevel)
-	if err := program.Migrate(ctx, cfg.DatabaseURL, cfg.Common, log); err != nil {
-		return err
+func migrate(adopt bool) func(context.Context, MigrateConfig, io.Writer) error {
+	return func(ctx context.Context, cfg MigrateConfig, stdout io.Writer) error {
+		log := cfg.Logger(stdout)
+		if err := program.Migrate(ctx, cfg.DatabaseURL, cfg.Common, log); err != nil {
+			return err
+		}
+		return identify(ctx, cfg, adopt, log)
 	}
-	return identify(ctx, cfg, adopt, log)
 }
 
 // serve waits for what it needs, in whichever order it becomes available, then runs until ctx ends.
-func serve(ctx context.Context, cfg config, log *slog.Logger) error {
+func serve(ctx context.Context, cfg config, stdout io.Writer) error {
+	log := cfg.Logger(stdout)
 	service.LogConfig(log, &cfg)
-	pool, nc, tracer, err := program.Connect(ctx, cfg.DatabaseURL, cfg.Common, log)
-	if err != nil {
-		return err
-	}
-	closers := service.Closers(pool, nc, tracer)
-	p, err := assemble(ctx, cfg, pool, nc, tracer, log)
-	if err != nil {
-		service.CloseAll(closers)
-		return err
-	}
-	p.Closers = closers
-	return p.Run(ctx)
+	return program.Serve(ctx, cfg.DatabaseURL, cfg.Common, log, func(b *service.Base) error {
+		return build(ctx, cfg, b)
+	})
 }
 
-// assemble connects the parts: commands in, worker, replies out.
-func assemble(
-	ctx context.Context, cfg config, pool *pgxpool.Pool, nc *service.NATS, tracer *service.Tracer, log *slog.Logger,
-) (*service.Process, error) {
-	registry := prometheus.NewRegistry()
-	relays, wakeRelays, err := program.Relays(pool, nc, cfg.Common, tracer, registry, log)
+// build connects the parts: commands in, worker, replies out.
+func build(ctx context.Context, cfg config, b *service.Base) error {
+	st := store.New(b.Pool, b.Wake)
+	metrics := api.NewMetrics(b.Registry, st)
+	prov, err := newProvider(ctx, cfg, st, b.Log)
 	if err != nil {
-		return nil, err
-	}
-	st := store.New(pool, wakeRelays)
-	metrics := api.NewMetrics(registry, st)
-	prov, err := newProvider(ctx, cfg, st, log)
-	if err != nil {
-		return nil, err
+		return err
 	}
 	due := make(chan struct{}, 1)
 	worker := &provision.Worker{
@@ -103,60 +74,33 @@ func assemble(
 		Policy: provision.Policy{Base: backoffBase, Cap: cfg.BackoffCap, OutageCap: cfg.OutageBackoffCap,
 			Rate: cfg.ProviderRate},
 		Concurrency: cfg.Workers, Timeout: cfg.ProviderTimeout, Lease: cfg.lease(),
-		Wake: due, Log: log, Tracer: tracer, Attempted: metrics.Attempted,
+		Wake: due, Log: b.Log, Tracer: b.Tracer, Attempted: metrics.Attempted,
 	}
-	handler := &provision.Handler{Inbox: st, Wake: signal(due), Log: log, Poisoned: metrics.Poisoned}
-	health := service.NewHealth(map[string]func(context.Context) error{"postgres": service.Writable(pool)})
-	tokens, err := tokens(cfg, registry, log)
-	if err != nil {
-		return nil, err
-	}
-	server, err := listen(cfg, &api.API{
-		Store: st, Tokens: tokens, Health: health, Metrics: metrics,
-		Log: log, Timeout: cfg.DatabaseTimeout, Faults: cfg.FaultsAllowed == "on", Requeue: handler.Requeue,
-	}, tracer, log)
-	if err != nil {
-		return nil, err
-	}
-	commands, lag, err := commandsTasks(nc.Conn, cfg.Common, handler, tracer, registry, log)
-	if err != nil {
-		return nil, err
-	}
-	forget := service.Periodic("forget dead letters", time.Minute, log, func(ctx context.Context) (bool, error) {
+	b.Add("worker", worker.Run)
+	handler := &provision.Handler{Inbox: st, Wake: signal(due), Log: b.Log, Poisoned: metrics.Poisoned}
+	b.Consume(program.Consumers[0], handler.Handle)
+	b.Every("forget dead letters", time.Minute, func(ctx context.Context) (bool, error) {
 		n, err := st.ForgetDeadLetters(ctx, cfg.DeadLetterAge, deadLetters, forgetBatch)
 		if n > 0 {
-			log.Warn("dead letters forgotten", "count", n)
+			b.Log.Warn("dead letters forgotten", "count", n)
 		}
 		return n == forgetBatch, err
 	})
-	reconciliation, err := reconciliationTask(cfg.Config, pool, prov, registry, log)
+	addReconciliation(cfg.Config, b, prov)
+	tokens, err := service.OperatorTokens("service", cfg.Token.Reveal())
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return &service.Process{
-		Log: log, Health: health, Servers: []*service.Server{server},
-		Relays:     relays,
-		Workers:    []service.Task{commands, lag, {Name: "worker", Run: worker.Run}, forget, reconciliation},
-		DrainDelay: cfg.DrainDelay, DrainTimeout: cfg.DrainTimeout,
-	}, nil
-}
-
-// commandsTasks returns a task that handles commands, and one that watches how far behind it is.
-func commandsTasks(
-	nc *nats.Conn, c service.Common, handler *provision.Handler, tracer *service.Tracer, registry prometheus.Registerer,
-	log *slog.Logger,
-) (commands, watch service.Task, err error) {
-	cfg := program.Consumers[0]
-	cfg.External, cfg.Linger, cfg.Log, cfg.Tracer = c.External(), service.Linger(contract.Essential), log, tracer
-	lag, err := service.NewLag(nc, registry, log)
+	tokens.Watch("storage", b.Registry, b.Log)
+	certificate, err := cfg.ServerTLS(b.Log)
 	if err != nil {
-		return commands, watch, err
+		return err
 	}
-	lag.Watch(cfg.Stream, cfg.Durable)
-	commands = service.Task{Name: "commands", Run: func(ctx context.Context) error {
-		return service.Consume(ctx, nc, cfg, handler.Handle)
-	}}
-	return commands, service.Task{Name: "lag of consumers", Run: lag.Run}, nil
+	a := &api.API{
+		Store: st, Tokens: tokens, Health: b.Health, Metrics: metrics,
+		Log: b.Log, Timeout: cfg.DatabaseTimeout, Faults: cfg.FaultsAllowed == "on", Requeue: handler.Requeue,
+	}
+	return b.Listen(service.ServerConfig{Name: "internal", Addr: cfg.Addr, TLS: certificate, Handler: a.Handler()})
 }
 
 // signal returns a function that wakes the reader of ch without ever blocking.
@@ -167,23 +111,4 @@ func signal(ch chan<- struct{}) func() {
 		default: // it is awake already
 		}
 	}
-}
-
-// tokens returns the tokens of the internal listener.
-func tokens(cfg config, registry prometheus.Registerer, log *slog.Logger) (*service.Tokens, error) {
-	tokens, err := service.OperatorTokens("service", cfg.Token.Reveal())
-	if err != nil {
-		return nil, err
-	}
-	return tokens, tokens.Watch("storage", registry, log)
-}
-
-func listen(cfg config, a *api.API, tracer *service.Tracer, log *slog.Logger) (*service.Server, error) {
-	certificate, err := cfg.ServerTLS(log)
-	if err != nil {
-		return nil, err
-	}
-	s := service.NewServer(service.ServerConfig{Name: "internal", Addr: cfg.Addr, TLS: certificate,
-		Handler: a.Handler(), Log: log, Tracer: tracer})
-	return s, s.Listen()
 }

@@ -37,22 +37,23 @@ func ReadStatus(ctx context.Context, q Querier) (s Status, err error) {
 	return s, nil
 }
 
-// Task returns a task that begins a run when the last one, on any replica, finished at least [Config.Interval]
-// ago (see [Reconciler.Run]). It registers reconciliation_finished_timestamp_seconds and a gauge for each of
-// found: stranded, orphans and, if there is a third, doubles. They show the [Status], in every replica alike.
-// Task fails only if they are registered already.
-func (r *Reconciler[L, R]) Task(reg prometheus.Registerer, found ...prometheus.GaugeOpts) (service.Task, error) {
+// AddTo adds a worker to b that begins a run when the last one, on any replica, finished at least
+// [Config.Interval] ago (see [Reconciler.Run]). It also registers reconciliation_finished_timestamp_seconds and a
+// gauge for each of found: stranded, orphans and, if there is a third, doubles. They show the [Status], in every
+// replica alike.
+func (r *Reconciler[L, R]) AddTo(b *service.Base, found ...prometheus.GaugeOpts) {
 	finished := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "reconciliation_finished_timestamp_seconds",
 		Help: "Unix time at which the last reconciliation ended; 0 if there was none.",
 	})
-	errs := []error{reg.Register(finished)}
+	b.Registry.MustRegister(finished)
 	var gauges []prometheus.Gauge
 	for _, opts := range found {
 		gauge := prometheus.NewGauge(opts)
-		gauges, errs = append(gauges, gauge), append(errs, reg.Register(gauge))
+		b.Registry.MustRegister(gauge)
+		gauges = append(gauges, gauge)
 	}
-	run := func(ctx context.Context) (more bool, err error) {
+	b.Every("reconciliation", min(r.Interval, checkInterval), func(ctx context.Context) (more bool, err error) {
 		r.runDue(ctx)
 		s, err := ReadStatus(ctx, r.Pool)
 		if err != nil {
@@ -66,8 +67,7 @@ func (r *Reconciler[L, R]) Task(reg prometheus.Registerer, found ...prometheus.G
 			finished.Set(float64(s.FinishedAt.Unix()))
 		}
 		return false, nil
-	}
-	return service.Periodic("reconciliation", min(r.Interval, checkInterval), r.Log, run), errors.Join(errs...)
+	})
 }
 
 // runDue begins a run if one is due, and logs what it found.

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
@@ -33,8 +32,8 @@ type Metrics struct {
 }
 
 // NewMetrics registers the metrics with registry; [Metrics.Handler] serves all of registry. It calls waiting
-// for the length of the hash queue at each scrape. It fails only if two metrics clash.
-func NewMetrics(registry *prometheus.Registry, waiting func() int64) (*Metrics, error) {
+// for the length of the hash queue at each scrape.
+func NewMetrics(registry *prometheus.Registry, waiting func() int64) *Metrics {
 	// Counters start at zero: a counter that first appears at 1 shows no increase.
 	counters := func(name, help, label string, values ...string) *prometheus.CounterVec {
 		c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{label})
@@ -83,14 +82,9 @@ func NewMetrics(registry *prometheus.Registry, waiting func() int64) (*Metrics, 
 	queue := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "member_hash_waiting",
 		Help: "Requests in the queue for a password hash."},
 		func() float64 { return float64(waiting()) })
-	var errs []error
-	for _, c := range []prometheus.Collector{
-		m.signups, m.checks, m.duration, m.replies, m.mails, m.redrives, m.sagas, m.oldest, queue,
-		m.challenges,
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})} {
-		errs = append(errs, registry.Register(c))
-	}
-	return m, errors.Join(errs...)
+	registry.MustRegister(m.signups, m.checks, m.duration, m.replies, m.mails, m.redrives, m.sagas, m.oldest, queue,
+		m.challenges)
+	return m
 }
 
 // Handler serves the metrics.

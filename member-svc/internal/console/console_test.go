@@ -40,7 +40,7 @@ type site struct {
 	pool    *pgxpool.Pool
 	store   *store.Store
 	metrics *api.Metrics
-	watch   func(*testing.T) // makes wrong tokens be limited
+	watch   func() // makes wrong tokens be limited
 }
 
 func open(t *testing.T) *site {
@@ -55,20 +55,12 @@ func open(t *testing.T) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	metrics, err := api.NewMetrics(prometheus.NewRegistry(), func() int64 { return 0 })
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.metrics = metrics
+	s.metrics = api.NewMetrics(prometheus.NewRegistry(), func() int64 { return 0 })
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	s.store = store.New(s.pool, storetest.Steps, storetest.Secret, func() {})
-	handlers := &api.API{Store: s.store, Steps: storetest.Steps, Metrics: metrics, DatabaseTimeout: 10 * time.Second,
+	handlers := &api.API{Store: s.store, Steps: storetest.Steps, Metrics: s.metrics, DatabaseTimeout: 10 * time.Second,
 		Log: log}
-	s.watch = func(t *testing.T) {
-		if err := tokens.Watch("admin", prometheus.NewRegistry(), log); err != nil {
-			t.Fatal(err)
-		}
-	}
+	s.watch = func() { tokens.Watch("admin", prometheus.NewRegistry(), log) }
 	pulse := console.NewPulse(s.store.Pulse, 20*time.Millisecond)
 	handler, err := console.New(console.Config{
 		API: handlers.Admin(tokens, service.NewHealth(nil)), Pulse: pulse, DemoURL: "http://127.0.0.1:1/faults",
@@ -265,7 +257,7 @@ func TestLogin(t *testing.T) {
 
 func TestLoginsAreLimited(t *testing.T) {
 	s := open(t)
-	s.watch(t)
+	s.watch()
 	for range 10 {
 		s.visit(t).post("/console/login", "token", "a wrong token").wants(t, 401, "This is not an admin token")
 	}

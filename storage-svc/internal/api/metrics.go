@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
@@ -33,8 +32,7 @@ func NewMetrics(registry *prometheus.Registry, st *store.Store) *Metrics {
 		poison: prometheus.NewCounter(
 			prometheus.CounterOpts{Name: "storage_poison_total", Help: "Messages put aside as dead letters."}),
 	}
-	registry.MustRegister(m.attempts, m.poison, &waiting{store: st},
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry.MustRegister(m.attempts, m.poison, &waiting{store: st})
 	// Metrics that cannot be read are left out: the others are useful during an outage.
 	m.handler = promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})
 	return m

@@ -15,7 +15,6 @@ import (
 	"github.com/gofrs/uuid/v5"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/signup-saga/signup-saga/contract"
 	"github.com/signup-saga/signup-saga/outbox"
@@ -54,70 +53,35 @@ type config struct {
 func main() { service.Main(run) }
 
 func run(ctx context.Context, args []string, getenv func(string) string, stdout io.Writer) error {
-	return service.Dispatch(args, getenv, stdout, map[string]service.Command{
-		"serve": service.With(func(c config, stdout io.Writer) error {
-			return serve(ctx, c, service.NewLogger(stdout, c.LogFormat, c.LogLevel))
+	return service.Dispatch(ctx, args, getenv, stdout, map[string]service.Command{
+		"serve": service.With(serve),
+		"migrate": service.With(func(ctx context.Context, c MigrateConfig, stdout io.Writer) error {
+			return program.Migrate(ctx, c.DatabaseURL, c.Common, c.Logger(stdout))
 		}),
-		"migrate": service.With(func(c MigrateConfig, stdout io.Writer) error {
-			return program.Migrate(ctx, c.DatabaseURL, c.Common, service.NewLogger(stdout, c.LogFormat, c.LogLevel))
-		}),
-		"broker": service.With(func(c service.Common, stdout io.Writer) error {
-			return program.KeepBroker(ctx, c, service.NewLogger(stdout, c.LogFormat, c.LogLevel))
-		}),
-		"healthcheck": service.With(func(c ProbeConfig, _ io.Writer) error {
+		"broker": service.With(program.KeepBroker),
+		"healthcheck": service.With(func(ctx context.Context, c ProbeConfig, _ io.Writer) error {
 			return service.HealthcheckAddr(ctx, c.Addr, c.TLSFiles)
 		}),
 	})
 }
 
-func serve(ctx context.Context, c config, log *slog.Logger) error {
-	pool, nc, tracer, err := program.Connect(ctx, c.DatabaseURL, c.Common, log)
-	if err != nil {
-		return err
-	}
-	closers := service.Closers(pool, nc, tracer)
-	p, err := assemble(c, pool, nc, tracer, log)
-	if err != nil {
-		service.CloseAll(closers)
-		return err
-	}
-	p.Closers = closers
-	return p.Run(ctx)
-}
-
-// assemble connects the parts: commands in, replies out.
-func assemble(
-	c config, pool *pgxpool.Pool, nc *service.NATS, tracer *service.Tracer, log *slog.Logger,
-) (*service.Process, error) {
-	relays, wake, err := program.Relays(pool, nc, c.Common, tracer, prometheus.NewRegistry(), log)
-	if err != nil {
-		return nil, err
-	}
-	certificate, err := c.ServerTLS(log)
-	if err != nil {
-		return nil, err
-	}
-	mailboxes := &mailboxes{pool: pool, wake: wake, log: log}
-	tokens, err := service.OperatorTokens("service", c.Token.Reveal())
-	if err != nil {
-		return nil, fmt.Errorf("MAILBOX_TOKEN: %w", err)
-	}
-	health := service.NewHealth(map[string]func(context.Context) error{"postgres": service.Writable(pool)})
-	server := service.NewServer(service.ServerConfig{
-		Name: "internal", Addr: c.Addr, TLS: certificate, Handler: mailboxes.handler(tokens, health), Log: log,
+// serve connects the parts, commands in and replies out, and runs them.
+func serve(ctx context.Context, c config, stdout io.Writer) error {
+	return program.Serve(ctx, c.DatabaseURL, c.Common, c.Logger(stdout), func(b *service.Base) error {
+		tokens, err := service.OperatorTokens("service", c.Token.Reveal())
+		if err != nil {
+			return fmt.Errorf("MAILBOX_TOKEN: %w", err)
+		}
+		certificate, err := c.ServerTLS(b.Log)
+		if err != nil {
+			return err
+		}
+		mailboxes := &mailboxes{pool: b.Pool, wake: b.Wake, log: b.Log}
+		b.Consume(program.Consumers[0], mailboxes.handle)
+		return b.Listen(service.ServerConfig{
+			Name: "internal", Addr: c.Addr, TLS: certificate, Handler: mailboxes.handler(tokens, b.Health),
+		})
 	})
-	if err := server.Listen(); err != nil {
-		return nil, err
-	}
-	commands := program.Consumers[0]
-	commands.External, commands.Log, commands.Tracer = c.External(), log, tracer
-	return &service.Process{
-		Log: log, Health: health, Servers: []*service.Server{server}, Relays: relays,
-		Workers: []service.Task{{Name: "commands", Run: func(ctx context.Context) error {
-			return service.Consume(ctx, nc.Conn, commands, mailboxes.handle)
-		}}},
-		DrainDelay: c.DrainDelay, DrainTimeout: c.DrainTimeout,
-	}, nil
 }
 
 // suspended is how long a transaction may be idle before Postgres ends it.
