@@ -29,7 +29,7 @@ func adminToken(args []string, stdout io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("%w; %s", err, usage)
 	}
-	_, err = fmt.Fprintf(stdout, `The token, which is shown only now. Give it to its owner:
+	_, err = fmt.Fprintf(stdout, `The token, which is shown only once. Give it to its owner:
 %s
 The line for the file that ADMIN_TOKENS_FILE names:
 %s
@@ -37,7 +37,7 @@ The line for the file that ADMIN_TOKENS_FILE names:
 	return err
 }
 
-// parseDays parses a positive time to live: days as in 90d, or a Go duration.
+// parseDays parses a positive lifetime: days as in 90d, or a Go duration.
 func parseDays(text string) (d time.Duration, err error) {
 	if days, ok := strings.CutSuffix(text, "d"); ok {
 		var n int
@@ -50,7 +50,7 @@ func parseDays(text string) (d time.Duration, err error) {
 		d, err = time.ParseDuration(text)
 	}
 	if err != nil || d <= 0 {
-		return 0, fmt.Errorf("%q is not a time to live, as 90d or 12h", text)
+		return 0, fmt.Errorf("%q is not a lifetime such as 90d or 12h", text)
 	}
 	return d, nil
 }

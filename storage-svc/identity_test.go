@@ -74,7 +74,7 @@ func TestWrongProviderIsLogged(t *testing.T) {
 	must(t, os.RemoveAll(vars["PROVIDER_DIR"]))
 	var out bytes.Buffer
 	startLogging(t, vars, &out).stop()
-	const want = `"msg":"no storage is created or removed until the provider is well",` +
+	const want = `"msg":"no storage is created or removed until the provider is fixed",` +
 		`"error":"the provider directory does not exist`
 	if n := strings.Count(out.String(), want); n != 1 {
 		t.Errorf("logged %d times in\n%s", n, &out)

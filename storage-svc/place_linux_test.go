@@ -104,7 +104,7 @@ func TestLedgerVolumeIsNotMounted(t *testing.T) {
 	must(t, os.Rename(ledger+"-volume", ledger))
 	m.expect(contract.StorageDeprovisioned, 2)
 	p.stop()
-	const want = `"msg":"no storage is created or removed until the provider is well",` +
+	const want = `"msg":"no storage is created or removed until the provider is fixed",` +
 		`"error":"there are storages but their ledger is missing`
 	if n := strings.Count(out.String(), want); n != 1 {
 		t.Errorf("logged %d times in\n%s", n, &out)

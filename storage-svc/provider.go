@@ -87,7 +87,7 @@ func newProvider(ctx context.Context, cfg config, st *store.Store, log *slog.Log
 	case errors.Is(err, provider.ErrUnconditional):
 		return nil, err
 	case err != nil:
-		log.Error("no storage is created or removed until the provider is well", "error", err)
+		log.Error("no storage is created or removed until the provider is fixed", "error", err)
 	}
 	if cfg.FaultsAllowed == "on" {
 		return &provider.Faulty{Provider: p, Load: st.Fault}, nil
@@ -121,7 +121,7 @@ func identifyIn(ctx context.Context, known *store.Store, cfg ProviderConfig, ado
 			return false, err
 		}
 		if written {
-			log.Info("the provider has its identity; every call is made sure of it")
+			log.Info("the provider has its identity; every call checks it")
 		}
 		cancel()
 		return false, nil

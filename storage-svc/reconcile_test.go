@@ -37,7 +37,7 @@ func TestReconciliation(t *testing.T) {
 		t.Fatal(err)
 	}
 	if out, err := subcommand("reconcile", "--dry-run"); !errors.Is(err, reconcile.ErrFound) ||
-		!strings.Contains(out, "stranded "+member+": ready, the provider's is missing") {
+		!strings.Contains(out, "stranded "+member+": ready, at the provider missing") {
 		t.Errorf("%v\n%s", err, out)
 	}
 	if _, err := os.Stat(marker); !errors.Is(err, os.ErrNotExist) {

@@ -150,7 +150,7 @@ func (s *Service) session(ctx context.Context, token string) (store.Account, err
 			return nil, s.store.TouchSession(ctx, tokenHash(token))
 		})
 		if failed != nil { // the next request tries again
-			s.cfg.Log.WarnContext(ctx, "use of a session not noted", "member_id", a.MemberID, "error", failed)
+			s.cfg.Log.WarnContext(ctx, "last use of a session not recorded", "member_id", a.MemberID, "error", failed)
 		}
 	}
 	return a, noSession(err)

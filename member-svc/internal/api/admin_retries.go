@@ -97,7 +97,7 @@ func (a *API) listRetries(w http.ResponseWriter, r *http.Request) error {
 // cancelRetry accepts a reason but does not require one: an operator who sees damage being done should not have
 // to explain first.
 func (a *API) cancelRetry(w http.ResponseWriter, r *http.Request) error {
-	why := "not said"
+	why := "not given"
 	if r.ContentLength != 0 {
 		var err error
 		if why, err = reason(w, r); err != nil {

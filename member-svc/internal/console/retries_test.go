@@ -143,7 +143,7 @@ func TestMistakesAreShownOnTheForm(t *testing.T) {
 	storetest.Exec(t, s.pool, `INSERT INTO group_retry (id, actor, reason, filter, rate, stop_after, matched, remaining)
 SELECT gen_random_uuid(), 'bob', 'x', '{}', 1, 1, 0, 0 FROM generate_series(1, 10)`)
 	p := b.post("/console/retries?error=full", b.group("?error=full", kept)...)
-	p.wants(t, 409, "10 retries of groups are running", kept, "Retry 3 signups")
+	p.wants(t, 409, "10 group retries are running", kept, "Retry 3 signups")
 	if n := s.retries(t); n != 10 {
 		t.Errorf("%d retries, want the 10 of bob", n)
 	}
@@ -169,7 +169,7 @@ func TestOperatorCancelsARetry(t *testing.T) {
 	s := open(t)
 	b := s.logIn(t, "operator-token")
 	s.sagas(t, 3, "needs_attention", "full", "no room")
-	for reason, kept := range map[string]string{"": "not said", "the wrong group": "the wrong group"} {
+	for reason, kept := range map[string]string{"": "not given", "the wrong group": "the wrong group"} {
 		one := b.post("/console/retries?error=full", b.group("?error=full", "room made")...).path
 		p := b.post(one+"/cancel", "reason", reason)
 		p.wants(t, 200, "cancelled", "by an operator", "released 0 of 3", "3 left")

@@ -89,7 +89,7 @@ func (r *Reconciler) member(ctx context.Context, memberID string, step int) (*me
 }
 
 // errOvertaken means that the saga has changed since it was read, or that a command was just sent.
-var errOvertaken = errors.New("the saga went on")
+var errOvertaken = errors.New("the saga has changed meanwhile")
 
 // command sends the command of the saga's state again, with the same generation. In one transaction it stores
 // the event, the time of the newest command and a timeline row, if the saga still has the version that was read
@@ -127,7 +127,7 @@ SELECT $1::uuid, 'commanded_again', $2, $3, $4, $5 WHERE (SELECT count(*) FROM s
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("command again: %w", err)
+		return false, fmt.Errorf("send command again: %w", err)
 	}
 	return true, nil
 }

@@ -183,7 +183,7 @@ func TestEveryDisagreementIsFound(t *testing.T) {
 	var printed strings.Builder
 	if err := report.Write(&printed); err != nil ||
 		!strings.Contains(printed.String(), "stranded                   4\n") ||
-		!strings.Contains(printed.String(), stranger+": unknown here, storage wanted present, is ready") {
+		!strings.Contains(printed.String(), stranger+": unknown here, storage desired present, status ready") {
 		t.Errorf("%v\n%s", err, printed.String())
 	}
 }

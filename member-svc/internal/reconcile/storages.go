@@ -37,7 +37,7 @@ func (s *Storage) describe() string {
 	if s == nil {
 		return "missing"
 	}
-	return fmt.Sprintf("wanted %s, is %s", s.Desired, s.Status)
+	return fmt.Sprintf("desired %s, status %s", s.Desired, s.Status)
 }
 
 // Storages is a client of the Storage service, or of another participant whose internal listener has the same

@@ -84,7 +84,7 @@ func apply(ctx context.Context, st *store.Store, log *slog.Logger, observe func(
 			continue
 		}
 		if r.Outcome == saga.Advanced && r.ErrorClass != "" {
-			log.WarnContext(ctx, "a person is needed", "saga_id", r.ID, "state", r.State, "class", r.ErrorClass)
+			log.WarnContext(ctx, "a signup needs attention", "saga_id", r.ID, "state", r.State, "class", r.ErrorClass)
 		}
 		observe(string(r.Outcome))
 	}
@@ -95,7 +95,7 @@ func decode(e contract.Event) (*store.Change, error) {
 	step, what, _ := strings.Cut(string(e.Type), ".")
 	kind, ok := kinds[what]
 	if !ok {
-		return nil, fmt.Errorf("%s is no reply: %w", e.Type, contract.ErrMalformed)
+		return nil, fmt.Errorf("%s is not a reply: %w", e.Type, contract.ErrMalformed)
 	}
 	var reply contract.StorageReply
 	if err := e.DataTo(&reply); err != nil {

@@ -40,7 +40,7 @@ func handOver(s Saga, state State, now time.Time) (Saga, []contract.Type, Outcom
 	s, effects, outcome := settle(s, state, contract.StorageError{
 		Class: ClassUnknownStep, Fingerprint: ClassUnknownStep,
 		Message: fmt.Sprintf(
-			"this version does not know step %d: run one that does, or retry to go on without it", s.Step),
+			"this version does not know step %d: run one that does, or retry to continue without the step", s.Step),
 	}, now)
 	s.DueAt = &now
 	return s, effects, outcome

@@ -156,7 +156,7 @@ func (s *Store) applyEach(
 	for _, c := range changes {
 		one, err := try([]Change{c})
 		if service.Defective(err) {
-			s.logger().ErrorContext(ctx, "change refused by the database; the saga is left as it is",
+			s.logger().ErrorContext(ctx, "the database refuses the change; the saga stays as it is",
 				"saga_id", c.SagaID, "kind", c.Event.Kind, "error", err)
 			refused = append(refused, c.SagaID)
 			continue

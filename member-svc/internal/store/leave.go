@@ -56,7 +56,7 @@ func (s *Store) eraseAlone(ctx context.Context, c Change, cause error) ([]Result
 		return nil, err
 	}
 	s.logger().ErrorContext(ctx,
-		"member erased, but the database refuses to change the saga; mend its row, then cancel it",
+		"member erased, but the database refuses to change the saga; repair its row, then cancel it",
 		"saga_id", c.SagaID, "error", cause)
 	return []Result{result}, nil
 }

@@ -22,7 +22,7 @@ const (
 // Errors of group retries.
 var (
 	ErrTooMany    = fmt.Errorf("the filter selects more than %d sagas", MaxMatched)
-	ErrBusy       = fmt.Errorf("%d retries of groups are running", MaxRunning)
+	ErrBusy       = fmt.Errorf("%d group retries are running", MaxRunning)
 	ErrNotRunning = errors.New("the retry has ended")
 )
 

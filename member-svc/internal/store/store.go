@@ -32,7 +32,7 @@ var Migrations = service.MigrationSets(migrations, "member_version")
 var (
 	ErrNotFound = errors.New("no such signup")
 	ErrTaken    = errors.New("the username or the idempotency key exists already")
-	ErrStale    = errors.New("the saga has another version by now")
+	ErrStale    = errors.New("the saga has changed to another version")
 )
 
 // QuotaBytes is the size of each plan's storage.

@@ -181,7 +181,7 @@ WITH gone AS (
 )
 SELECT count(*) FROM gone WHERE state = 'queued'`, w.cfg.MaxAge.Seconds(), forgetBatch).Scan(&expired)
 	if err != nil {
-		return fmt.Errorf("forget webhooks: %w", err)
+		return fmt.Errorf("delete old webhooks: %w", err)
 	}
 	w.observe(Expired, expired)
 	return nil
@@ -214,7 +214,7 @@ var errGone = errors.New("answered 410")
 func (w *Webhook) post(ctx context.Context, n notice) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.cfg.URL, strings.NewReader(n.Body))
 	if err != nil {
-		return errors.New("no request can be made for the URL")
+		return errors.New("the URL cannot be requested")
 	}
 	at := strconv.FormatInt(time.Now().Unix(), 10)
 	req.Header.Set("Content-Type", contract.StructuredContentType)

@@ -166,7 +166,7 @@ func (s *session) deliver(from sender, to email.Address, id string) *failure {
 	}
 	text, err := from.letter(to, id)
 	if err != nil {
-		return &failure{stage: stageRcpt, code: 553, text: "5.1.3 the address cannot be written into a letter"}
+		return &failure{stage: stageRcpt, code: 553, text: "5.1.3 the address cannot be written into a mail"}
 	}
 	s.client.SkipSMTPUTF8(to.ASCII())
 	command := s.wait.command

@@ -44,7 +44,7 @@ func parseMarker(content []byte) (m marker, err error) {
 func (m marker) admits(wanted marker) error {
 	switch {
 	case m.MemberID != wanted.MemberID:
-		return rejected("the place belongs to another member")
+		return rejected("the marker belongs to another member")
 	case m.Tombstone:
 		return &provision.Failure{Class: provision.ClassRejected, Err: provision.ErrTombstoned}
 	}

@@ -30,7 +30,7 @@ var (
 	errAbsent = errors.New("there is no such object")
 	// errChanged means that the condition of a PUT did not hold.
 	errChanged = &provision.Failure{Class: provision.ClassTransient,
-		Err: errors.New("the marker was changed by another")}
+		Err: errors.New("another writer changed the marker")}
 )
 
 // unknown reports whether a failed PUT may have had its effect, or another process's PUT had, so that the

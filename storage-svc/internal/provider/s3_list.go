@@ -131,7 +131,7 @@ func (p *S3) removeData(ctx context.Context, id string) error {
 			return err
 		}
 		if page[0].Key == last.Key && page[0].VersionID == last.VersionID {
-			return &provision.Failure{Class: provision.ClassTransient, Err: errors.New("deleted data are still there")}
+			return &provision.Failure{Class: provision.ClassTransient, Err: errors.New("deleted data still exist")}
 		}
 		last = page[0]
 		if err := p.deleteAll(ctx, page); err != nil {

@@ -262,7 +262,7 @@ func (w *Worker) report(ctx context.Context, group []Result) {
 			g, err = w.Queue.Gate(ctx)
 		}
 		if err != nil {
-			w.Log.Warn("the gate was not told of calls", "count", len(group), "error", err)
+			w.Log.Warn("results of calls were not reported to the gate", "count", len(group), "error", err)
 			return
 		}
 	}

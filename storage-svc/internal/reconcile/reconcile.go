@@ -83,12 +83,12 @@ func verdict(r *row, have *resource) (reconcile.Kind, string) {
 	}
 	switch {
 	case r == nil && state != provision.ResourceTombstone:
-		return reconcile.Orphan, "unknown here, the provider's is " + string(state)
+		return reconcile.Orphan, "unknown here, at the provider " + string(state)
 	case r == nil || !r.Settled:
 	case r.Status == provision.Ready && state != provision.ResourceLive:
-		return reconcile.Stranded, "ready, the provider's is " + string(state)
+		return reconcile.Stranded, "ready, at the provider " + string(state)
 	case r.Status == provision.Removed && have != nil && state != provision.ResourceTombstone:
-		return reconcile.Orphan, "removed, the provider's is " + string(state)
+		return reconcile.Orphan, "removed, at the provider " + string(state)
 	}
 	return "", ""
 }

@@ -212,11 +212,11 @@ func TestWhatWasUndoneIsDoneAgain(t *testing.T) {
 	}
 	report := f.run()
 	if want := strings.Join([]string{
-		"02 stranded: ready, the provider's is orphaned", "03 stranded: ready, the provider's is missing",
-		"04 stranded: ready, the provider's is tombstone",
-		"07 orphan: removed, the provider's is live", "08 orphan: removed, the provider's is orphaned",
-		"09 orphan: removed, the provider's is damaged",
-		"14 orphan: unknown here, the provider's is live",
+		"02 stranded: ready, at the provider orphaned", "03 stranded: ready, at the provider missing",
+		"04 stranded: ready, at the provider tombstone",
+		"07 orphan: removed, at the provider live", "08 orphan: removed, at the provider orphaned",
+		"09 orphan: removed, at the provider damaged",
+		"14 orphan: unknown here, at the provider live",
 	}, "\n"); findings(report) != want || findings(dry) != want {
 		t.Errorf("found\n%s\ndry\n%s\nwant\n%s", findings(report), findings(dry), want)
 	}
@@ -234,7 +234,7 @@ func TestWhatWasUndoneIsDoneAgain(t *testing.T) {
 		9: "damaged", 20: "live", 21: "tombstone",
 	} {
 		if got := f.at(i); got != want {
-			t.Errorf("member %d: the provider's is %s, want %s", i, got, want)
+			t.Errorf("member %d: at the provider %s, want %s", i, got, want)
 		}
 	}
 	// The replies repeat what the Member service knows: the generation is the same.
@@ -295,7 +295,7 @@ func TestCommandWinsTheRace(t *testing.T) {
 	}
 	f.work()
 	if f.at(1) != provision.ResourceTombstone || f.count("storage WHERE status = 'absent' AND generation = 2") != 1 {
-		t.Errorf("the provider's is %s", f.at(1))
+		t.Errorf("at the provider %s", f.at(1))
 	}
 }
 
@@ -388,7 +388,7 @@ func TestCrashInTheMiddleOfARun(t *testing.T) {
 	f.work()
 	for i := 1; i <= 3; i++ {
 		if f.at(i) != provision.ResourceLive {
-			t.Errorf("member %d: the provider's is %s", i, f.at(i))
+			t.Errorf("member %d: at the provider %s", i, f.at(i))
 		}
 	}
 }

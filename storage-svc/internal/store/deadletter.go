@@ -104,7 +104,7 @@ DELETE FROM dead_letter WHERE fingerprint = ANY (ARRAY(
 	    ORDER BY first_seen DESC, fingerprint DESC OFFSET $2 LIMIT 1)
 	ORDER BY fingerprint LIMIT $3 FOR UPDATE SKIP LOCKED))`, retention, most, limit)
 	if err != nil {
-		return 0, fmt.Errorf("forget dead letters: %w", err)
+		return 0, fmt.Errorf("delete old dead letters: %w", err)
 	}
 	return tag.RowsAffected(), nil
 }

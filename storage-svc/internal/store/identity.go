@@ -33,7 +33,7 @@ func (s *Store) HasStorages(ctx context.Context) (has bool, err error) {
 	err = s.pool.QueryRow(ctx, `-- name: hasStorages
 SELECT EXISTS (SELECT FROM storage WHERE status = 'ready' OR desired = 'absent')`).Scan(&has)
 	if err != nil {
-		return false, fmt.Errorf("look for storages: %w", err)
+		return false, fmt.Errorf("check for storages: %w", err)
 	}
 	return has, nil
 }
