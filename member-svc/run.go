@@ -186,9 +186,9 @@ func addWorkers(cfg Config, b *service.Base, st *store.Store, metrics *api.Metri
 	})
 	b.Every("group retries", time.Second, st.StepRetry)
 	b.Every("welcome mail", time.Second, mailer.Work)
-	b.Every("forget mailed addresses", time.Minute, mailer.Forget)
+	b.Every("delete old mail addresses", time.Minute, mailer.Forget)
 	forget := func(what string, some func(ctx context.Context, limit int) (int64, error)) {
-		b.Every("forget "+what, time.Minute, func(ctx context.Context) (bool, error) {
+		b.Every("delete expired "+what, time.Minute, func(ctx context.Context) (bool, error) {
 			n, err := some(ctx, forgetBatch)
 			return n == forgetBatch, err
 		})
@@ -213,7 +213,7 @@ func addConsumers(b *service.Base, handlers map[string]handler) error {
 	for _, c := range program.Consumers {
 		handle, known := handlers[c.Durable]
 		if !known {
-			return fmt.Errorf("nothing handles the messages of consumer %s", c.Durable)
+			return fmt.Errorf("no handler for the messages of consumer %s", c.Durable)
 		}
 		if handle != nil {
 			b.Consume(c, handle)

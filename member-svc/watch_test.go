@@ -232,10 +232,10 @@ func TestEveryConsumerIsRead(t *testing.T) {
 	handlers := map[string]handler{}
 	for range program.Consumers {
 		err := addConsumers(&service.Base{}, handlers)
-		if err == nil || !strings.HasPrefix(err.Error(), "nothing handles the messages of consumer ") {
+		if err == nil || !strings.HasPrefix(err.Error(), "no handler for the messages of consumer ") {
 			t.Fatal(err)
 		}
-		durable := strings.TrimPrefix(err.Error(), "nothing handles the messages of consumer ")
+		durable := strings.TrimPrefix(err.Error(), "no handler for the messages of consumer ")
 		if handlers[durable] = nil; len(handlers) == 3 {
 			return
 		}

@@ -79,10 +79,10 @@ func build(ctx context.Context, cfg config, b *service.Base) error {
 	b.Add("worker", worker.Run)
 	handler := &provision.Handler{Inbox: st, Wake: signal(due), Log: b.Log, Poisoned: metrics.Poisoned}
 	b.Consume(program.Consumers[0], handler.Handle)
-	b.Every("forget dead letters", time.Minute, func(ctx context.Context) (bool, error) {
+	b.Every("delete old dead letters", time.Minute, func(ctx context.Context) (bool, error) {
 		n, err := st.ForgetDeadLetters(ctx, cfg.DeadLetterAge, deadLetters, forgetBatch)
 		if n > 0 {
-			b.Log.Warn("dead letters forgotten", "count", n)
+			b.Log.Warn("old dead letters deleted", "count", n)
 		}
 		return n == forgetBatch, err
 	})
