@@ -20,7 +20,7 @@ func TestMain(m *testing.M) {
 	testenv.Main(m)
 }
 
-func TestLedgerNoticesWhatIsWrong(t *testing.T) {
+func TestLedgerNoticesDefects(t *testing.T) {
 	for name, c := range map[string]struct {
 		arrived []string
 		want    string // part of the error, "" for none

@@ -104,7 +104,7 @@ func TestReasonOfAnOutageHasBounds(t *testing.T) {
 }
 
 // The attributes have bounds too, and a message must have come as messages of its type must.
-func TestEnvelopeHasBoundsAndAWay(t *testing.T) {
+func TestEnvelopeHasBoundsAndARoute(t *testing.T) {
 	const subject = "signup.essential.storage.provision"
 	headers := func(changes map[string][]string) map[string][]string {
 		h := map[string][]string{

@@ -8,7 +8,7 @@ import (
 )
 
 // A test may put a proxy between a service and what it uses, and tell one start of the service where to end itself.
-func TestServicesAreToldOfProxiesAndFaults(t *testing.T) {
+func TestServicesLearnOfProxiesAndFaults(t *testing.T) {
 	tmp := tempDir(t)
 	dir := filepath.Join(tmp, "stack")
 	_, env := upStack(t, tmp, dir, "--faults", "--via", "storage:postgres=127.0.0.1:1", "--via",

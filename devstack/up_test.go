@@ -85,7 +85,7 @@ func do(t *testing.T, dir, verb, component string, want string) stack.ComponentS
 	return got
 }
 
-func TestUpTellsHowToReachEverything(t *testing.T) {
+func TestUpPrintsHowToReachEverything(t *testing.T) {
 	tmp := tempDir(t)
 	dir := filepath.Join(tmp, "stack")
 	up, env := upStack(t, tmp, dir, "--members", "2", "--storages", "2")
@@ -147,7 +147,7 @@ func TestRolesHaveOnlyTheRightsTheyNeed(t *testing.T) {
 }
 
 // Every component is killed, stopped and paused as far as the commands allow, and comes back on its port.
-func TestComponentsAreBrokenAndMended(t *testing.T) {
+func TestComponentsAreBrokenAndRepaired(t *testing.T) {
 	tmp := tempDir(t)
 	dir := filepath.Join(tmp, "stack")
 	_, env := upStack(t, tmp, dir)
@@ -204,7 +204,7 @@ func TestADeathIsReportedAndNotHealed(t *testing.T) {
 	do(t, dir, "start", "storage", "running")
 }
 
-func TestCommandsThatMakeNoSense(t *testing.T) {
+func TestSenselessCommands(t *testing.T) {
 	tmp := tempDir(t)
 	dir := filepath.Join(tmp, "stack")
 	upStack(t, tmp, dir)

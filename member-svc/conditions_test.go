@@ -313,7 +313,7 @@ func TestReadOnlyRoleAndBack(t *testing.T) {
 
 // A saga that another writer changes each time between our read and our write: requests get 503, and replies
 // wait.
-func TestMissedSwapsAreNoDefect(t *testing.T) {
+func TestMissedSwapsAreNotDefects(t *testing.T) {
 	broker := testenv.NATS(t)
 	answer := make(chan struct{})
 	fakeStorage(t, broker.URL, func(contract.StorageCommand) (contract.Type, *contract.StorageError) {

@@ -74,7 +74,7 @@ func crowded(t *testing.T, url string) *svc {
 	return start(t, env)
 }
 
-func TestCrowdWantsOneUsername(t *testing.T) {
+func TestManySignupsForOneUsername(t *testing.T) {
 	url := storetest.URL(t)
 	s := crowded(t, url)
 	counts, _ := together(t, s, 1000, `{"username":"mina","password":"`+phrase+`"}`)
@@ -86,7 +86,7 @@ func TestCrowdWantsOneUsername(t *testing.T) {
 	}
 }
 
-func TestCrowdWithOneKey(t *testing.T) {
+func TestManySignupsWithOneKey(t *testing.T) {
 	url := storetest.URL(t)
 	s := crowded(t, url)
 	counts, bodies := together(t, s, 1000, `{"username":"mina","password":"`+phrase+`"}`, "Idempotency-Key",
@@ -111,7 +111,7 @@ func TestCrowdWithOneKey(t *testing.T) {
 //
 // The test fails if the two kinds differ beyond chance (5 standard deviations) and by more than a twentieth of
 // such a call. That is a thousandth of a call at the real cost.
-func TestUnknownNamesAreNotTold(t *testing.T) {
+func TestUnknownNamesAreNotRevealed(t *testing.T) {
 	const pairs, deviations, share = 1000, 5, 0.05
 	env := environment(t, storetest.URL(t), "nats://127.0.0.1:1")
 	maps.Copy(env, map[string]string{"HASH_MEMORY_KIB": "64", "SESSION_RATE_PER_MINUTE": "1000000"})

@@ -54,7 +54,7 @@ SELECT id::text FROM signup_saga WHERE member_id = $1`, d.member).Scan(&people[i
 
 // Whatever the damage of a saga's row: no request gets 500 or 503, a member who leaves is erased, operators can
 // act, other members are not affected, and the steps are taken back.
-func TestErasureNeedsNoSoundSaga(t *testing.T) {
+func TestErasureNeedsNoIntactSaga(t *testing.T) {
 	broker, url := testenv.NATS(t), storetest.URL(t)
 	pool := storetest.Connect(t, url)
 	fakeStorage(t, broker.URL, func(contract.StorageCommand) (contract.Type, *contract.StorageError) {

@@ -205,7 +205,7 @@ func TestLateOrUnknownSignupsOnThePage(t *testing.T) {
 
 // The form shows the API's refusals next to the fields, and keeps everything that was typed except the
 // password.
-func TestSignUpFormSaysWhatIsWrong(t *testing.T) {
+func TestSignUpFormNamesTheMistakes(t *testing.T) {
 	s := start(t, environment(t, storetest.URL(t), "nats://127.0.0.1:1"))
 	signUpByForm(t, s, "mina")
 	invalid := func(field, what string) []string {

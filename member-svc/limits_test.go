@@ -38,7 +38,7 @@ func guess(t *testing.T, s *svc, forwarded, name, phrase string) int {
 	return status
 }
 
-func TestClientsBehindProxiesAreToldApart(t *testing.T) {
+func TestClientsBehindProxiesAreDistinguished(t *testing.T) {
 	s := behindProxy(t, "SESSION_RATE_PER_MINUTE", "2")
 	for i, c := range []struct {
 		forwarded string

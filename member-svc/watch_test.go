@@ -115,7 +115,7 @@ func TestAuditSinkReceivesEveryEvent(t *testing.T) {
 	})
 }
 
-func TestStuckSignupCallsAPerson(t *testing.T) {
+func TestStuckSignupNotifiesAnOperator(t *testing.T) {
 	broker := testenv.NATS(t)
 	fakeStorage(t, broker.URL, func(contract.StorageCommand) (contract.Type, *contract.StorageError) {
 		return contract.StorageRejected,

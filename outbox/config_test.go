@@ -26,7 +26,7 @@ func good(t *testing.T) RelayConfig {
 	}
 }
 
-func TestNewRelayNamesWhatIsWrong(t *testing.T) {
+func TestNewRelayNamesTheMistakes(t *testing.T) {
 	for name, tt := range map[string]struct {
 		change func(*RelayConfig)
 		want   string // empty: it is valid

@@ -120,7 +120,7 @@ func TestDropLane(t *testing.T) {
 	}
 }
 
-func TestCreateLaneSaysWhatIsWrong(t *testing.T) {
+func TestCreateLaneNamesTheMistake(t *testing.T) {
 	b := newBench(t)
 	for sql, want := range map[string]string{
 		"SELECT outbox_create_lane('essential')": "outbox: lane 'essential' exists already",

@@ -112,7 +112,7 @@ func TestForgedMessagesHideNoEvent(t *testing.T) {
 }
 
 // An invalid event cannot be appended, alone or in a batch, and makes its transaction fail.
-func TestAppendRefusesWhatIsNoEvent(t *testing.T) {
+func TestAppendRefusesInvalidEvents(t *testing.T) {
 	b := newBench(t)
 	noID, noLane := event("k", 1), event("k", 2)
 	noID.ID, noLane.Lane = "not a uuid", `x"; DROP TABLE outbox_event_essential; --`

@@ -98,7 +98,7 @@ func TestContentIsKeptByItsTag(t *testing.T) {
 }
 
 // RFC 9110, 8.6 and 9.3.2: HEAD returns the same headers about the content as GET, or none.
-func TestHeadTellsOfWhatGetWouldSend(t *testing.T) {
+func TestHeadHasTheHeadersOfGet(t *testing.T) {
 	handler := service.Compress(etag.NewContent([]byte(strings.Repeat("body ", 500)), "text/css"))
 	s, _ := startServer(t, handler)
 	defer func() { _ = s.Shutdown(t.Context()) }()

@@ -84,7 +84,7 @@ type hidden struct {
 }
 
 // Fields of an unexported embedded struct would silently stay empty.
-func TestLoadConfigRefusesWhatItCannotFill(t *testing.T) {
+func TestLoadConfigRefusesUnsettableFields(t *testing.T) {
 	var cfg struct{ hidden }
 	if err := service.LoadConfig(environment(nil), &cfg); err == nil {
 		t.Error("accepted")

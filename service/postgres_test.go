@@ -125,7 +125,7 @@ SELECT (SELECT count(*) FROM outbox_version WHERE version_id > 0), (SELECT count
 	}
 }
 
-func TestOpenPoolWaitsUntilToldToStop(t *testing.T) {
+func TestOpenPoolWaitsUntilStopped(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -56,7 +56,7 @@ func askThrough(t *testing.T, trusted string, headers ...string) (learned string
 	return learned, logged
 }
 
-func TestProxiesTellWhoseRequestItIs(t *testing.T) {
+func TestProxiesNameTheClient(t *testing.T) {
 	const us, others = "127.0.0.0/8,10.0.0.0/8,fd00::/8", "192.0.2.0/24"
 	const unknown, silent, garble = "outside TRUSTED_PROXIES", "sent no X-Forwarded-For", "cannot be read"
 	for _, c := range []struct {

@@ -86,7 +86,7 @@ func TestTracingOffCostsNothing(t *testing.T) {
 	}
 }
 
-func TestTracingMistakesAreTold(t *testing.T) {
+func TestTracingMistakesAreReported(t *testing.T) {
 	for name, c := range map[string]struct{ variable, value, want string }{
 		"grpc": {"OTEL_EXPORTER_OTLP_PROTOCOL", "grpc",
 			"OTEL_EXPORTER_OTLP_PROTOCOL: must be http/protobuf"},

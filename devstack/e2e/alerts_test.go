@@ -291,8 +291,8 @@ var (
 	parameter = regexp.MustCompile(`\$\w+|\{\w+\}`)
 )
 
-// TestRunbookCallsWhatExists checks that every call in the runbook is in the OpenAPI documents.
-func TestRunbookCallsWhatExists(t *testing.T) {
+// TestRunbookUsesExistingCalls checks that every call in the runbook is in the OpenAPI documents.
+func TestRunbookUsesExistingCalls(t *testing.T) {
 	paths := map[string]bool{}
 	for _, document := range []string{"member-svc/internal/api/admin.yaml", "storage-svc/internal/api/openapi.yaml"} {
 		for _, found := range regexp.MustCompile(`(?m)^  (/.*):$`).FindAllStringSubmatch(

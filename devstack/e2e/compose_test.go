@@ -204,7 +204,7 @@ func TestComposeRunsTheTestedObjectStore(t *testing.T) {
 
 // Every variable that the file sets for a service is one that the service reads, and the service's drain fits
 // into its grace period.
-func TestComposeConfiguresWhatExists(t *testing.T) {
+func TestComposeSetsExistingVariables(t *testing.T) {
 	for name, service := range loadCompose(t).Services {
 		known := configuration(t)[strings.NewReplacer("-migrate", "-svc", "-broker", "-svc").Replace(name)]
 		if known == nil {

@@ -86,7 +86,7 @@ var (
 	testName = regexp.MustCompile(`\bTest[A-Z]\w+`)
 )
 
-func TestDocumentsPointToWhatExists(t *testing.T) {
+func TestDocumentsPointToExistingThings(t *testing.T) {
 	tests := testNames(t)
 	for file, text := range documents(t) {
 		for _, found := range link.FindAllStringSubmatch(fence.ReplaceAllString(text, ""), -1) {

@@ -92,7 +92,7 @@ func wantValues(t *testing.T, g prometheus.Gatherer, want map[string]float64) {
 
 // A relay on real servers: pending events, a lost acknowledgement, a dead event, an open transaction, a wiped
 // broker, the end of leadership, the end of the database.
-func TestMetricsTellWhatARelayDoes(t *testing.T) {
+func TestMetricsShowWhatARelayDoes(t *testing.T) {
 	ctx, pool, broker := relaytest.Servers(t)
 	reg := prometheus.NewRegistry()
 	m := newMetrics(t, reg, pool)

@@ -7,7 +7,7 @@ import (
 	"github.com/signup-saga/signup-saga/outbox/outboxtest"
 )
 
-func TestFaultFiresAsOftenAsItIsTold(t *testing.T) {
+func TestFaultFiresAsOftenAsConfigured(t *testing.T) {
 	for _, tt := range []struct {
 		fault *outboxtest.Fault
 		point string

@@ -30,7 +30,7 @@ func serve(t *testing.T, body, script string) string {
 }
 
 // The watch detects what is wrong with a page. The tests of the real pages rely on it.
-func TestTheWatchSeesWhatIsWrong(t *testing.T) {
+func TestTheWatchSeesDefects(t *testing.T) {
 	for name, c := range map[string]struct{ body, script, want string }{
 		"console error":    {"", `console.error("lost")`, `console.error: "lost"`},
 		"exception":        {"", `throw new Error("broken")`, "exception:"},
@@ -71,7 +71,7 @@ func TestTheWatchIsQuietOnAGoodPage(t *testing.T) {
 	}
 }
 
-func TestAxeSeesWhatIsWrong(t *testing.T) {
+func TestAxeSeesDefects(t *testing.T) {
 	p := open(t)
 	p.visit(serve(t, `<input type="text"><img src="data:,">`, ""))
 	p.expect("") // the policy blocks the image

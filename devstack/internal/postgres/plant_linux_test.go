@@ -112,7 +112,7 @@ func TestVersionIsProbedAsTheAccount(t *testing.T) {
 }
 
 // A folder for programs is refused if another user could put programs there.
-func TestCacheOfSomebodyElseIsRefused(t *testing.T) {
+func TestCacheOfAnotherUserIsRefused(t *testing.T) {
 	root := t.TempDir()
 	link, shared, fine := filepath.Join(root, "link"), filepath.Join(root, "shared"), filepath.Join(root, "fine")
 	if err := errors.Join(os.Symlink(root, link), os.Mkdir(shared, 0o700), os.Chmod(shared, 0o777)); err != nil {

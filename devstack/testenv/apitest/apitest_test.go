@@ -123,7 +123,7 @@ func run(t *testing.T, document, request string, replies ...reply) []string {
 	return r.reports
 }
 
-func TestWhatIsAsDocumentedPasses(t *testing.T) {
+func TestDocumentedBehaviourPasses(t *testing.T) {
 	if got := run(t, document, `{"name":"x"}`, yes, nothing, taken, other); got != nil {
 		t.Errorf("%q", got)
 	}

@@ -8,7 +8,7 @@ import (
 	"github.com/signup-saga/signup-saga/devstack/testenv/child"
 )
 
-func TestFailedStartShowsWhatTheProgramSaid(t *testing.T) {
+func TestFailedStartShowsTheProgramsOutput(t *testing.T) {
 	_, _, err := child.Start(t.Context(), exec.Command("sh", "-c", "echo no disk >&2; exit 3"), "READY=")
 	if err == nil || !strings.Contains(err.Error(), "no disk") {
 		t.Errorf("error %v", err)

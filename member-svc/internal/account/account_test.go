@@ -188,7 +188,7 @@ func TestSignInsRenewAtOnce(t *testing.T) {
 	}
 }
 
-func TestFailureToRenewIsNoFailure(t *testing.T) {
+func TestFailureToRenewIsTolerated(t *testing.T) {
 	proxy := storetest.NewProxy(t, storetest.URL(t))
 	old := open(t, storetest.Connect(t, proxy.URL), cheap)
 	old.signUp(t, "mina")

@@ -327,7 +327,7 @@ func TestTheAPIIsAsBefore(t *testing.T) {
 	}
 }
 
-func TestPagesAreToldOfChanges(t *testing.T) {
+func TestPagesReceiveChanges(t *testing.T) {
 	s := open(t)
 	b := s.logIn(t, "viewer-token")
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL+"/console/events", http.NoBody)

@@ -50,7 +50,7 @@ func TestOverviewOfNothing(t *testing.T) {
 }
 
 // Each trouble appears exactly when its alert would fire, with a link to act and its section of the runbook.
-func TestOverviewSaysWhatIsNotWell(t *testing.T) {
+func TestOverviewShowsTroubles(t *testing.T) {
 	s := open(t)
 	b := s.logIn(t, "viewer-token")
 	member := s.signUp(t, "mina")

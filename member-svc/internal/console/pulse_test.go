@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestPulseAsksOnceForAllWhoLook(t *testing.T) {
+func TestPulseAsksOnceForAllViewers(t *testing.T) {
 	asked, now, fails := 0, "a", error(nil)
 	p := NewPulse(func(context.Context) (string, error) { asked++; return now, fails }, 0)
 	beat := func() {

@@ -23,7 +23,7 @@ func (p page) inTurn(t *testing.T, texts ...string) {
 	}
 }
 
-func TestSagaTellsWhatHappened(t *testing.T) {
+func TestSagaShowsWhatHappened(t *testing.T) {
 	s := open(t)
 	r := s.signUp(t, "mina")
 	failed := reply(saga.AttemptFailed, 1, "disk is slow")

@@ -54,7 +54,7 @@ func TestSignupsAndLoginsShare(t *testing.T) {
 }
 
 // A full line of one use does not affect the other's line.
-func TestEachUseHasItsOwnLine(t *testing.T) {
+func TestEachUseHasItsOwnQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		queue := newHashQueue(HashConfig{Concurrency: 1, Wait: time.Minute})
 		refused := make(chan error, 1)
@@ -142,7 +142,7 @@ func (q *oneTurn) order() string {
 	return strings.Join(order, " ")
 }
 
-func TestTurnsAreFair(t *testing.T) {
+func TestHashQueueIsFair(t *testing.T) {
 	for name, c := range map[string]struct {
 		wait [][2]string // names and addresses, in the order of arrival
 		want string
@@ -179,7 +179,7 @@ func TestTurnsAreFair(t *testing.T) {
 
 // Ten turns of 200 ms fit into 2 s. With more than five waiters the newest comes first; with more than ten the
 // oldest is refused at once.
-func TestALongLineServesTheNewest(t *testing.T) {
+func TestLongQueueServesTheNewest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q, began := newOneTurn(t, 200*time.Millisecond), time.Now()
 		for i := range 12 {
@@ -195,7 +195,7 @@ func TestALongLineServesTheNewest(t *testing.T) {
 }
 
 // When a line is full, the caller who asks all the time is refused, and no one else.
-func TestAFullLineRefusesWhoAskedMost(t *testing.T) {
+func TestFullQueueRefusesTheHeaviestCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newOneTurn(t, 200*time.Millisecond)
 		q.wait("b", "198.51.100.1")
@@ -214,7 +214,7 @@ func TestAFullLineRefusesWhoAskedMost(t *testing.T) {
 	})
 }
 
-func TestTurnsKeepToTheBudgetOfMemory(t *testing.T) {
+func TestHashesKeepToTheMemoryBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		queue := newHashQueue(HashConfig{Concurrency: 4, BudgetKiB: 100, Wait: time.Second})
 		came := make(chan use, 100)
@@ -250,7 +250,7 @@ func TestTurnsKeepToTheBudgetOfMemory(t *testing.T) {
 }
 
 // A hash that needs more than the whole budget waits until no other is running.
-func TestDearHash(t *testing.T) {
+func TestExpensiveHash(t *testing.T) {
 	h := NewHasher(HashConfig{Cost: Cost{8, 1, 1}, Concurrency: 4, BudgetKiB: 32, Wait: time.Minute})
 	leave, err := h.enter(t.Context(), forLogin, Cost{1 << 20, 1, 1})
 	if err != nil || h.queue.kib != 0 || h.queue.free != 3 {

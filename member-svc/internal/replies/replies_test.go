@@ -76,7 +76,7 @@ func openOn(t *testing.T, pool *pgxpool.Pool) (*store.Store, func(...service.Mes
 }
 
 // Reports about the provider are stored alongside replies; a meaningless one is skipped.
-func TestProviderIsNoted(t *testing.T) {
+func TestProviderChangeIsRecorded(t *testing.T) {
 	raw, err := os.ReadFile("../../../contract/testdata/v1/storage.provider-changed.json")
 	if err != nil {
 		t.Fatal(err)
@@ -99,7 +99,7 @@ func TestProviderIsNoted(t *testing.T) {
 }
 
 // A reason is foreign text: it is cut to a readable length, or the message is malformed.
-func TestReasonOfAnOutageIsNoted(t *testing.T) {
+func TestReasonOfAnOutageIsRecorded(t *testing.T) {
 	st, handle := open(t)
 	change := func(version int, reason string) service.Message {
 		return message(contract.StorageProviderChanged, "odd", fmt.Sprintf(`{

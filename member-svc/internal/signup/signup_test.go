@@ -177,7 +177,7 @@ func TestAmbiguousCommit(t *testing.T) {
 	}
 }
 
-func TestPostgresAwayIsToldInTime(t *testing.T) {
+func TestPostgresOutageIsReportedInTime(t *testing.T) {
 	proxy := storetest.NewProxy(t, storetest.URL(t))
 	pool := storetest.Connect(t, proxy.URL)
 	s := newService(pool)

@@ -18,7 +18,7 @@ func failed(i int) string { return fmt.Sprintf("00000000-0000-7000-8000-%012x", 
 
 // An older version stored the numbers of a forged reply, at the maximum of their type. The saga can still be
 // retried, alone and in a group, and left; its commands stay within their bounds.
-func TestPoisonedSagaGoesOn(t *testing.T) {
+func TestPoisonedSagaContinues(t *testing.T) {
 	f := open(t)
 	f.failMany(t, 6)
 	storetest.Exec(t, f.pool, `UPDATE signup_saga SET generation = $1, observed_generation = $1, version = $1,

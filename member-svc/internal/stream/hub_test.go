@@ -306,7 +306,7 @@ func TestSlowStreamsSkipToTheNewest(t *testing.T) {
 }
 
 // A slow database is polled less often.
-func TestSlowLooksAreFewer(t *testing.T) {
+func TestSlowReadsAreFewer(t *testing.T) {
 	s := newStage(t, Pace{Interval: time.Nanosecond, Query: soon}, 1)
 	s.watch(s.view(t, 1))
 	for range 10 {

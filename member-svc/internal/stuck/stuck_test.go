@@ -43,7 +43,7 @@ VALUES ($1, $2, $6, $3, 1, 1, now() - make_interval(secs => $5), now(), now(), $
 	return saga
 }
 
-func TestEachStuckSagaIsToldOncePerGenerationAndReason(t *testing.T) {
+func TestEachStuckSagaIsReportedOncePerGenerationAndReason(t *testing.T) {
 	pool := storetest.Open(t)
 	late := signup(t, pool, "provisioning", "", time.Hour)
 	signup(t, pool, "provisioning", "", time.Second)
@@ -97,7 +97,7 @@ FROM outbox_event_nonessential WHERE type = 'signup.stuck') e`).Scan(&got); err 
 }
 
 // Another replica has written a notice but has not committed yet: we wait for it, and then write none.
-func TestReplicasDoNotTellTwice(t *testing.T) {
+func TestReplicasDoNotReportTwice(t *testing.T) {
 	pool := storetest.Open(t)
 	saga := signup(t, pool, "needs_attention", "rejected", 0)
 	other, err := pool.Begin(t.Context())

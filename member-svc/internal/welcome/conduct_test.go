@@ -219,7 +219,7 @@ func TestAnswers(t *testing.T) {
 }
 
 // A server that refuses MAIL because of SMTPUTF8 may still accept other letters.
-func TestLetterBeyondASCIIThatIsRefused(t *testing.T) {
+func TestRefusedMailBeyondASCII(t *testing.T) {
 	s := newServer(t, "127.0.0.1:0", func(command string) string {
 		if strings.HasSuffix(command, " SMTPUTF8") {
 			return "555 5.6.7 not here"
@@ -317,7 +317,7 @@ func TestConversationOfFewLetters(t *testing.T) {
 }
 
 // A letter at which the server breaks the conversation does not block the others.
-func TestPoisonLetterHoldsUpNobody(t *testing.T) {
+func TestPoisonMailHoldsUpNobody(t *testing.T) {
 	s := newServer(t, "127.0.0.1:0", to("RCPT TO:<poison", hangUp))
 	f := open(t, s.addr)
 	f.letter("poison", "poison@example.org")

@@ -380,7 +380,7 @@ VALUES ('01999e5c-0000-7000-8000-00000000000a', 'mina', 'mina', 'm@example.org',
 
 // While one replica sends a mail, another one leaves it alone, and for half an hour if the first one dies. The
 // copy that may have arrived counts.
-func TestMailInHandIsNobodyElses(t *testing.T) {
+func TestLeasedMailIsExclusive(t *testing.T) {
 	s := newServer(t, "127.0.0.1:0", nil)
 	f := open(t, s.addr)
 	other := f.another()

@@ -154,7 +154,7 @@ func TestIdentifyRefusesWhatIsMissing(t *testing.T) {
 }
 
 // A process may die after it wrote the database and before it wrote the place. The next run continues.
-func TestIdentifyGoesOn(t *testing.T) {
+func TestIdentifyResumes(t *testing.T) {
 	both(t, func(t *testing.T, at ground) {
 		ours, dies := new(identities), errors.New("killed")
 		ours.after = func() error { return dies }
@@ -177,7 +177,7 @@ func TestIdentifyGoesOn(t *testing.T) {
 }
 
 // A directory with storages and without an identity is from an older version.
-func TestIdentifyTakesAnOlderVersionsPlace(t *testing.T) {
+func TestIdentifyTakesThePlaceOfAnOlderVersion(t *testing.T) {
 	both(t, func(t *testing.T, at ground) {
 		before := new(identities)
 		says(t, "before", migrated(t, at.open(before), before, false), "written")

@@ -152,7 +152,7 @@ func TestAfterAnAttempt(t *testing.T) {
 }
 
 // A long outage is reported only a few times, keeps to its back-off and uses up no attempts.
-func TestOutageIsToldSparingly(t *testing.T) {
+func TestOutageIsReportedSparingly(t *testing.T) {
 	row := provision.Storage{MemberID: member, SagaID: saga, Generation: 1, Desired: provision.Present,
 		Status: provision.Pending}
 	told := 0

@@ -183,7 +183,7 @@ func findings(r engine.Report) string {
 	return strings.Join(all, "\n")
 }
 
-func TestWhatWasUndoneIsDoneAgain(t *testing.T) {
+func TestUndoneWorkIsDoneAgain(t *testing.T) {
 	f := open(t)
 	f.command(1, provision.Present, 1, 2, 3, 4, 5)
 	f.command(2, provision.Absent, 6, 7, 8, 9)

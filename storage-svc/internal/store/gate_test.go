@@ -52,7 +52,7 @@ func reason(text string) *contract.StorageError {
 
 // An outage is reported when it begins, when it gets a reason of another kind, and when it ends, however many
 // probes it takes. The event is written together with the change of the gate, or not at all.
-func TestOutageIsTold(t *testing.T) {
+func TestOutageIsReported(t *testing.T) {
 	f := open(t)
 	g, err := f.Gate(t.Context())
 	if err != nil {

@@ -110,7 +110,7 @@ func TestWorkerRetriesUntilItWorks(t *testing.T) {
 	f.expectEvents(contract.Essential, "storage.provisioned 1")
 }
 
-func TestWorkerWritesWhatIsInHandWhenToldToStop(t *testing.T) {
+func TestWorkerWritesResultsInHandWhenStopped(t *testing.T) {
 	f := open(t)
 	f.apply(command(1, 1, provision.Present), command(2, 1, provision.Present))
 	started, release := make(chan struct{}, 2), make(chan struct{})
