@@ -24,7 +24,7 @@ type reloaded[T any] struct {
 // newReloaded fails if load does.
 func newReloaded[T any](log *slog.Logger, load func() (T, error), paths ...string) (*reloaded[T], error) {
 	r := &reloaded[T]{paths: paths, load: load, log: log}
-	r.seen = r.look()
+	r.seen = r.stat()
 	var err error
 	r.value, err = load()
 	return r, err
@@ -33,7 +33,7 @@ func newReloaded[T any](log *slog.Logger, load func() (T, error), paths ...strin
 func (r *reloaded[T]) get() T {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	now := r.look()
+	now := r.stat()
 	if slices.EqualFunc(now, r.seen, sameFile) {
 		return r.value
 	}
@@ -48,7 +48,7 @@ func (r *reloaded[T]) get() T {
 	return r.value
 }
 
-func (r *reloaded[T]) look() []os.FileInfo {
+func (r *reloaded[T]) stat() []os.FileInfo {
 	infos := make([]os.FileInfo, len(r.paths))
 	for i, path := range r.paths {
 		infos[i], _ = os.Stat(path) // load reports the error

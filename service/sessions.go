@@ -53,7 +53,7 @@ func (s *Sessions) Begin(r *http.Request, secret string) (session, name string, 
 // token that the session began with, and [Actor] returns its holder. It reports false if the session is over or
 // invalid. An error means that this is not known.
 func (s *Sessions) Resume(ctx context.Context, session string) (context.Context, bool, error) {
-	who, _, ok := s.open(session)
+	who, _, ok := s.verify(session)
 	if !ok {
 		return ctx, false, nil
 	}
@@ -68,7 +68,7 @@ func (s *Sessions) Resume(ctx context.Context, session string) (context.Context,
 
 // End ends a session in every replica, and returns its holder's name; "" if the session is not valid.
 func (s *Sessions) End(ctx context.Context, session string) (name string, err error) {
-	who, expires, ok := s.open(session)
+	who, expires, ok := s.verify(session)
 	if !ok {
 		return "", nil
 	}
@@ -77,9 +77,9 @@ func (s *Sessions) End(ctx context.Context, session string) (name string, err er
 	return who.name, s.Ended.EndSession(ctx, sessionHash(session), expires)
 }
 
-// open returns the holder of a session and when it ends. ok is false if its signature is wrong, or if the
+// verify returns the holder of a session and when it ends. ok is false if its signature is wrong, or if the
 // session or its token has expired.
-func (s *Sessions) open(session string) (who token, expires time.Time, ok bool) {
+func (s *Sessions) verify(session string) (who token, expires time.Time, ok bool) {
 	claim, signature := session, ""
 	if dot := strings.LastIndexByte(session, '.'); dot >= 0 {
 		claim, signature = session[:dot], session[dot+1:]

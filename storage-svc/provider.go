@@ -66,7 +66,7 @@ type place interface {
 	Check(ctx context.Context) error
 }
 
-func (c ProviderConfig) open(known provider.Identities, ledger *provider.Ledger) (place, error) {
+func (c ProviderConfig) newPlace(known provider.Identities, ledger *provider.Ledger) (place, error) {
 	if c.Provider == "fs" {
 		return provider.NewFS(c.ProviderDir, known, ledger), nil
 	}
@@ -77,7 +77,7 @@ func (c ProviderConfig) open(known provider.Identities, ledger *provider.Ledger)
 // newProvider only logs that, and calls fail until it is fixed. A store that ignores conditions is an error.
 func newProvider(ctx context.Context, cfg config, st *store.Store, log *slog.Logger) (provision.Provider, error) {
 	ledger := cfg.ledger(st)
-	p, err := cfg.open(st, ledger)
+	p, err := cfg.newPlace(st, ledger)
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +104,7 @@ func identify(ctx context.Context, cfg MigrateConfig, adopt bool, log *slog.Logg
 }
 
 func identifyIn(ctx context.Context, known *store.Store, cfg ProviderConfig, adopt bool, log *slog.Logger) error {
-	p, err := cfg.open(known, nil)
+	p, err := cfg.newPlace(known, nil)
 	if err != nil {
 		return err
 	}

@@ -25,7 +25,7 @@ func reconcileOnce(dry bool) func(context.Context, reconcileConfig, io.Writer) e
 	return func(ctx context.Context, cfg reconcileConfig, stdout io.Writer) error {
 		log := cfg.Logger(stdout)
 		return program.WithDatabase(ctx, cfg.DatabaseURL, cfg.Common, log, func(pool *pgxpool.Pool) error {
-			prov, err := cfg.open(store.New(pool, nil), nil)
+			prov, err := cfg.newPlace(store.New(pool, nil), nil)
 			if err != nil {
 				return err
 			}

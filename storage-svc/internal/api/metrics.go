@@ -57,7 +57,7 @@ var (
 		nil, nil)
 	deadLettersDesc = prometheus.NewDesc("storage_dead_letters", "Different messages put aside; counted up to 100,000.",
 		nil, nil)
-	gateDesc = prometheus.NewDesc("storage_provider_gate", "1 for the state that the circuit breaker is in.",
+	breakerDesc = prometheus.NewDesc("storage_provider_gate", "1 for the state that the circuit breaker is in.",
 		[]string{"state"}, nil)
 )
 
@@ -68,7 +68,7 @@ type waiting struct {
 
 // Describe implements prometheus.Collector.
 func (c *waiting) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{pendingDesc, oldestDesc, deadLettersDesc, gateDesc} {
+	for _, d := range []*prometheus.Desc{pendingDesc, oldestDesc, deadLettersDesc, breakerDesc} {
 		ch <- d
 	}
 }
@@ -80,15 +80,17 @@ func (c *waiting) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
-	gate, err := c.store.Gate(ctx)
+	breaker, err := c.store.Breaker(ctx)
 	if err != nil {
-		ch <- prometheus.NewInvalidMetric(gateDesc, err)
+		ch <- prometheus.NewInvalidMetric(breakerDesc, err)
 		return
 	}
-	states := map[provision.GateState]float64{provision.GateClosed: 0, provision.GateOpen: 0, provision.GateHalfOpen: 0}
-	states[gate.State] = 1
+	states := map[provision.BreakerState]float64{
+		provision.BreakerClosed: 0, provision.BreakerOpen: 0, provision.BreakerHalfOpen: 0,
+	}
+	states[breaker.State] = 1
 	for state, v := range states {
-		gauge(gateDesc, v, string(state))
+		gauge(breakerDesc, v, string(state))
 	}
 	// Last, because it takes longest.
 	stats, err := c.store.Stats(ctx)

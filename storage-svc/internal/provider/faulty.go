@@ -17,7 +17,7 @@ type Mode string
 // The modes.
 const (
 	ModeNone   Mode = "none"
-	ModeOutage Mode = "outage" // unavailable for everybody
+	ModeOutage Mode = "outage" // unavailable for sharedErrors
 	ModeSlow   Mode = "slow"   // answers after LatencyMS
 	ModeFlaky  Mode = "flaky"  // fails, half of the time after doing the work
 	ModeReject Mode = "reject" // refuses for good

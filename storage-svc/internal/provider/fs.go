@@ -16,11 +16,11 @@ import (
 )
 
 const (
-	ownerFile  = "owner"
-	tmpDir     = ".tmp"
-	idFile     = ".identity"
-	staleAfter = time.Hour   // for temporary files of processes that died
-	lookFor    = time.Minute // maximum age of the names that a listing has read ahead
+	ownerFile   = "owner"
+	tmpDir      = ".tmp"
+	idFile      = ".identity"
+	staleAfter  = time.Hour   // for temporary files of processes that died
+	aheadMaxAge = time.Minute // maximum age of the names that a listing has read ahead
 )
 
 // FS keeps storages in a local directory, shared by any number of processes:
@@ -39,9 +39,9 @@ type FS struct {
 	window int // names that a listing reads ahead
 
 	mu     sync.Mutex
-	ahead  []string  // members that follow given, as read at looked
+	ahead  []string  // members that follow given, as read at readAt
 	given  string    // the last member that a listing returned
-	looked time.Time // when all names were read
+	readAt time.Time // when all names were read
 }
 
 // NewFS returns a provider in dir, which it does not touch yet. The ledger may be nil.
@@ -63,7 +63,7 @@ func (p *FS) identify(_ context.Context, id string, replace bool) error {
 
 func (p *FS) empty(ctx context.Context) (empty bool, err error) {
 	err = p.anywhere(func(v volume) error {
-		ids, err := p.look(ctx, v, "")
+		ids, err := p.readIDs(ctx, v, "")
 		empty = len(ids) == 0
 		return classified(err)
 	})
@@ -94,7 +94,7 @@ func (p *FS) anywhere(fn func(volume) error) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return &provision.Failure{Class: provision.ClassOutage, Err: errNoDirectory}
 	case err != nil:
-		return away("the provider directory", err)
+		return outage("the provider directory", err)
 	}
 	defer root.Close()
 	return fn(volume{root})
@@ -140,7 +140,7 @@ func (p *FS) Remove(ctx context.Context, s provision.Storage) error {
 	}
 	return p.locked(ctx, dir, func(v volume) error {
 		line := Line{Op: OpDelete, MemberID: s.MemberID, Generation: s.Generation, Key: dir}
-		removed, err := v.bury(dir, marker{MemberID: s.MemberID, Generation: s.Generation, Tombstone: true})
+		removed, err := v.writeTombstone(dir, marker{MemberID: s.MemberID, Generation: s.Generation, Tombstone: true})
 		if err != nil {
 			return err
 		}
@@ -211,9 +211,9 @@ func (p *FS) List(ctx context.Context, after string, limit int) (found []provisi
 func (p *FS) members(ctx context.Context, v volume, after string, limit int) (ids []string, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.ahead) == 0 || after != p.given || time.Since(p.looked) > lookFor {
-		p.looked = time.Now()
-		if p.ahead, err = p.look(ctx, v, after); err != nil {
+	if len(p.ahead) == 0 || after != p.given || time.Since(p.readAt) > aheadMaxAge {
+		p.readAt = time.Now()
+		if p.ahead, err = p.readIDs(ctx, v, after); err != nil {
 			p.ahead = nil
 			return nil, err
 		}
@@ -226,9 +226,9 @@ func (p *FS) members(ctx context.Context, v volume, after string, limit int) (id
 	return ids, nil
 }
 
-// look reads the names of all members and returns the first ones that follow after, in order: at most a window
+// readIDs reads the names of all members and returns the first ones that follow after, in order: at most a window
 // of them.
-func (p *FS) look(ctx context.Context, v volume, after string) (ids []string, err error) {
+func (p *FS) readIDs(ctx context.Context, v volume, after string) (ids []string, err error) {
 	shards, err := v.entries(".")
 	if err != nil {
 		return nil, err
@@ -261,8 +261,8 @@ func (p *FS) look(ctx context.Context, v volume, after string) (ids []string, er
 	return ids, nil
 }
 
-// everybody lists the errors that the file system returns to all members alike.
-var everybody = []error{
+// sharedErrors lists the errors that the file system returns to all members alike.
+var sharedErrors = []error{
 	fs.ErrPermission, fs.ErrNotExist, syscall.EROFS, syscall.EIO, syscall.ENOSPC, syscall.EDQUOT, // the disk
 	syscall.ESTALE, syscall.ENOTCONN, syscall.ENODEV, syscall.ENXIO, // its mount
 	syscall.EHOSTDOWN, syscall.EHOSTUNREACH, syscall.ETIMEDOUT, // its server
@@ -276,14 +276,14 @@ func classified(err error) error {
 		return failure
 	}
 	err = withoutPath(err)
-	if slices.ContainsFunc(everybody, func(e error) bool { return errors.Is(err, e) }) {
+	if slices.ContainsFunc(sharedErrors, func(e error) bool { return errors.Is(err, e) }) {
 		return &provision.Failure{Class: provision.ClassOutage, Err: err}
 	}
 	return err
 }
 
-// away classifies an error that concerns no member more than others: an outage, whatever the error.
-func away(doing string, err error) error {
+// outage classifies an error that concerns no member more than others: an outage, whatever the error.
+func outage(doing string, err error) error {
 	return &provision.Failure{Class: provision.ClassOutage, Err: fmt.Errorf("%s: %w", doing, withoutPath(err))}
 }
 

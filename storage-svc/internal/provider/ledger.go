@@ -136,7 +136,7 @@ func unrecorded(err error) error {
 	if err == nil {
 		return nil
 	}
-	return away("ledger", err)
+	return outage("ledger", err)
 }
 
 // AppendOnce writes the line unless there is one with the same Act, and syncs.

@@ -246,12 +246,12 @@ func (p *S3) create(ctx context.Context, s provision.Storage) error {
 	if !unknown(err) {
 		return err
 	}
-	have, _, lookErr := p.look(ctx, s.MemberID)
-	if errors.Is(lookErr, errAbsent) {
+	have, _, readErr := p.readMarker(ctx, s.MemberID)
+	if errors.Is(readErr, errAbsent) {
 		return err // it did not happen; the worker tries again
 	}
-	if lookErr != nil {
-		return lookErr
+	if readErr != nil {
+		return readErr
 	}
 	if err := have.admits(m); err != nil && !errors.Is(err, provision.ErrTombstoned) {
 		return err
@@ -266,7 +266,7 @@ func (p *S3) Remove(ctx context.Context, s provision.Storage) error {
 }
 
 func (p *S3) remove(ctx context.Context, s provision.Storage) error {
-	m, err := p.bury(ctx, s)
+	m, err := p.writeTombstone(ctx, s)
 	if err != nil {
 		return err
 	}
@@ -276,11 +276,11 @@ func (p *S3) remove(ctx context.Context, s provision.Storage) error {
 	return p.removeData(ctx, s.MemberID)
 }
 
-// bury makes sure that the marker is a tombstone, and returns it.
-func (p *S3) bury(ctx context.Context, s provision.Storage) (marker, error) {
+// writeTombstone makes sure that the marker is a tombstone, and returns it.
+func (p *S3) writeTombstone(ctx context.Context, s provision.Storage) (marker, error) {
 	var inDoubt error // error of the previous PUT
 	for range conditionRounds {
-		have, etag, err := p.look(ctx, s.MemberID)
+		have, etag, err := p.readMarker(ctx, s.MemberID)
 		switch {
 		case errors.Is(err, errAbsent):
 			if err := p.verify(ctx); err != nil { // rare: a storage that is removed was normally created before
@@ -365,8 +365,8 @@ func (p *S3) write(ctx context.Context, key string, content []byte, options mini
 	return failure(err)
 }
 
-// look reads a member's marker. It returns errAbsent if there is none.
-func (p *S3) look(ctx context.Context, memberID string) (m marker, etag string, err error) {
+// readMarker reads a member's marker. It returns errAbsent if there is none.
+func (p *S3) readMarker(ctx context.Context, memberID string) (m marker, etag string, err error) {
 	content, etag, err := p.read(ctx, ownerKey(memberID))
 	if err != nil {
 		return m, "", err

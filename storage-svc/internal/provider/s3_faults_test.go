@@ -311,7 +311,7 @@ func TestS3ChangesShareTheirConfirmation(t *testing.T) {
 	}
 }
 
-// A provider that cannot be reached is unavailable for everybody.
+// A provider that cannot be reached is unavailable for sharedErrors.
 func TestS3UnreachableIsAnOutage(t *testing.T) {
 	closed := httptest.NewServer(nil)
 	closed.Close()

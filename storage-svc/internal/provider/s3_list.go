@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	deletePage = 1000 // objects; the most that one request deletes
-	lookers    = 16   // markers that a listing reads at the same time
+	deletePage  = 1000 // objects; the most that one request deletes
+	listReaders = 16   // markers that a listing reads at the same time
 )
 
 // List returns the resources of the members that follow after, see [provision.Provider]. A page takes one
@@ -43,7 +43,7 @@ func (p *S3) list(ctx context.Context, after string, limit int) ([]provision.Res
 		}
 		found := make([]provision.Resource, len(ids))
 		group, ctx := errgroup.WithContext(ctx)
-		group.SetLimit(lookers)
+		group.SetLimit(listReaders)
 		for i, id := range ids {
 			group.Go(func() (err error) {
 				found[i], err = p.resource(ctx, id)

@@ -30,12 +30,12 @@ func (v volume) identity() (string, error) {
 		return "", errAnonymous
 	}
 	if err != nil {
-		return "", away(readsIdentity, err)
+		return "", outage(readsIdentity, err)
 	}
 	defer f.Close()
 	content, err := io.ReadAll(io.LimitReader(f, longestIdentity))
 	if err != nil {
-		return "", away(readsIdentity, err)
+		return "", outage(readsIdentity, err)
 	}
 	return parseIdentity(content)
 }
@@ -80,8 +80,8 @@ func (v volume) claim(owner string, m marker) error {
 	return v.Link(tmp, owner)
 }
 
-// bury replaces the marker by a tombstone, and reports whether there was a live one.
-func (v volume) bury(dir string, m marker) (removed bool, err error) {
+// writeTombstone replaces the marker by a tombstone, and reports whether there was a live one.
+func (v volume) writeTombstone(dir string, m marker) (removed bool, err error) {
 	owner := path.Join(dir, ownerFile)
 	have, err := v.marker(owner)
 	if err == nil && have.Tombstone {
@@ -209,7 +209,7 @@ func (v volume) writeTemp(content []byte) (name string, err error) {
 	}
 	if err != nil {
 		_ = v.dropTemp(name)
-		return "", away("temporary file in "+tmpDir, err)
+		return "", outage("temporary file in "+tmpDir, err)
 	}
 	return name, nil
 }

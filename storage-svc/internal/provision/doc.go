@@ -13,6 +13,6 @@
 // if the version and the lease are still those with which it started. Absent is final: nothing makes a removed
 // member's storage come back.
 //
-// Between all workers and the provider there is a [Gate]. While the provider is unavailable, one call at a time
+// Between all workers and the provider there is a [Breaker]. While the provider is unavailable, one call at a time
 // probes it. When it is available, calls never exceed a rate.
 package provision

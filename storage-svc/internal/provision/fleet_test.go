@@ -17,7 +17,7 @@ import (
 // outage take a moment.
 type fleet struct {
 	mu      sync.Mutex
-	gate    provision.Gate
+	breaker provision.Breaker
 	due     []provision.Storage
 	later   []provision.Result // failed; due again after their delay
 	settled []provision.Storage
@@ -29,7 +29,7 @@ type fleet struct {
 }
 
 func newFleet(storages int) *fleet {
-	f := &fleet{gate: provision.Gate{Version: 1, State: provision.GateClosed}}
+	f := &fleet{breaker: provision.Breaker{Version: 1, State: provision.BreakerClosed}}
 	for i := range storages {
 		f.due = append(f.due, provision.Storage{MemberID: fmt.Sprint(i), Generation: 1, Desired: provision.Present,
 			Status: provision.Pending, Version: 1})
@@ -37,29 +37,31 @@ func newFleet(storages int) *fleet {
 	return f
 }
 
-func (f *fleet) Gate(context.Context) (provision.Gate, error) {
+func (f *fleet) Breaker(context.Context) (provision.Breaker, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.gate.Now = time.Now()
-	return f.gate, nil
+	f.breaker.Now = time.Now()
+	return f.breaker, nil
 }
 
-func (f *fleet) SetGate(_ context.Context, was, next provision.Gate) (bool, error) {
+func (f *fleet) SetBreaker(_ context.Context, was, next provision.Breaker) (bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.gate.Version != was.Version || f.gate.Failures != was.Failures {
+	if f.breaker.Version != was.Version || f.breaker.Failures != was.Failures {
 		return false, nil
 	}
-	next.Permits, next.FilledAt, next.Taken = f.gate.Permits, f.gate.FilledAt, f.gate.Taken
-	f.gate = next
+	next.Permits, next.FilledAt, next.Taken = f.breaker.Permits, f.breaker.FilledAt, f.breaker.Taken
+	f.breaker = next
 	return true, nil
 }
 
-func (f *fleet) Claim(_ context.Context, c provision.Claim) (claimed []provision.Storage, g provision.Gate, err error) {
+func (f *fleet) Claim(
+	_ context.Context, c provision.Claim,
+) (claimed []provision.Storage, b provision.Breaker, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	now := time.Now()
-	f.gate.Now = now
+	f.breaker.Now = now
 	waiting := f.later[:0]
 	for _, r := range f.later {
 		if r.Next.NextAttemptAt.After(now) {
@@ -70,18 +72,18 @@ func (f *fleet) Claim(_ context.Context, c provision.Claim) (claimed []provision
 	}
 	f.later = waiting
 	n := min(c.N, len(f.due))
-	if n == 0 || f.gate.Version != c.Was.Version || (c.Next != nil && f.gate.Taken != c.Was.Taken) {
-		return nil, f.gate, nil
+	if n == 0 || f.breaker.Version != c.Was.Version || (c.Next != nil && f.breaker.Taken != c.Was.Taken) {
+		return nil, f.breaker, nil
 	}
 	if c.Next != nil {
-		f.gate = *c.Next
+		f.breaker = *c.Next
 	}
 	for _, s := range f.due[:n] {
 		s.LeaseToken = &c.Token
 		claimed = append(claimed, s)
 	}
 	f.due = f.due[n:]
-	return claimed, f.gate, nil
+	return claimed, f.breaker, nil
 }
 
 func (f *fleet) Finish(_ context.Context, results []provision.Result) (int, error) {
@@ -186,7 +188,7 @@ func TestLongOutage(t *testing.T) {
 		stop()
 		ramp := make([]int, 8) // calls in each second of the recovery
 		for _, at := range f.calls[recovery:] {
-			if second := int(at.Sub(f.gate.ClosedAt) / time.Second); second < len(ramp) {
+			if second := int(at.Sub(f.breaker.ClosedAt) / time.Second); second < len(ramp) {
 				ramp[second]++
 			}
 		}
@@ -282,8 +284,8 @@ func TestHangingProvider(t *testing.T) {
 		stop := f.start(t, 2, 0)
 		<-time.After(10 * time.Minute)
 		stop()
-		if f.gate.State != provision.GateClosed || len(f.calls) < 20 {
-			t.Errorf("gate %s after %d calls", f.gate.State, len(f.calls))
+		if f.breaker.State != provision.BreakerClosed || len(f.calls) < 20 {
+			t.Errorf("breaker %s after %d calls", f.breaker.State, len(f.calls))
 		}
 	})
 }
@@ -293,16 +295,19 @@ func TestLostProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(100)
 		lost, opened := "lost", time.Now()
-		f.gate = provision.Gate{Version: 1, State: provision.GateHalfOpen, ProbeToken: &lost, OpenedAt: &opened,
-			NotBefore: opened.Add(15 * time.Second)}
+		f.breaker = provision.Breaker{
+			Version: 1, State: provision.BreakerHalfOpen, ProbeToken: &lost, OpenedAt: &opened,
+			NotBefore: opened.Add(15 * time.Second),
+		}
 		f.set(works)
 		stop := f.start(t, 2, 0)
 		<-time.After(14 * time.Second)
 		early, _ := f.set(works)
 		<-time.After(time.Minute)
 		stop()
-		if early != 0 || len(f.settled) != 100 || f.gate.State != provision.GateClosed || f.gate.OpenedAt != nil {
-			t.Errorf("%d calls, then %d settled, gate %+v", early, len(f.settled), f.gate)
+		closed := f.breaker.State == provision.BreakerClosed && f.breaker.OpenedAt == nil
+		if early != 0 || len(f.settled) != 100 || !closed {
+			t.Errorf("%d calls, then %d settled, breaker %+v", early, len(f.settled), f.breaker)
 		}
 	})
 }

@@ -50,11 +50,11 @@ type Storage struct {
 
 // Error returns the last error in the form that others see, or nil.
 func (s Storage) Error() *contract.StorageError {
-	return told(s.LastErrorClass, s.LastError)
+	return storedError(s.LastErrorClass, s.LastError)
 }
 
-// told returns a stored error in the form that others see.
-func told(class, message *string) *contract.StorageError {
+// storedError returns a stored error in the form that others see.
+func storedError(class, message *string) *contract.StorageError {
 	if class == nil || message == nil {
 		return nil
 	}

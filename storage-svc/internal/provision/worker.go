@@ -26,15 +26,15 @@ type Provider interface {
 	List(ctx context.Context, after string, limit int) ([]Resource, error)
 }
 
-// Queue contains the storages that are due, and the gate before the provider.
+// Queue contains the storages that are due, and the breaker before the provider.
 type Queue interface {
-	// Gate reads the gate.
-	Gate(ctx context.Context) (Gate, error)
-	// SetGate replaces was by next, unless the stored gate is no longer was. It leaves the budget alone.
-	SetGate(ctx context.Context, was, next Gate) (written bool, err error)
-	// Claim leases due storages, so that nobody else gets them for that time, and returns the gate as it is
+	// Breaker reads the breaker.
+	Breaker(ctx context.Context) (Breaker, error)
+	// SetBreaker replaces was by next, unless the stored breaker is no longer was. It leaves the budget alone.
+	SetBreaker(ctx context.Context, was, next Breaker) (written bool, err error)
+	// Claim leases due storages, so that nobody else gets them for that time, and returns the breaker as it is
 	// afterwards.
-	Claim(ctx context.Context, c Claim) ([]Storage, Gate, error)
+	Claim(ctx context.Context, c Claim) ([]Storage, Breaker, error)
 	// Finish writes results and their replies in one transaction. It leaves out results whose storage or lease
 	// has changed meanwhile, and returns their number as stale.
 	Finish(ctx context.Context, results []Result) (stale int, err error)
@@ -45,8 +45,8 @@ type Claim struct {
 	N     int // most storages to claim
 	Token string
 	Lease time.Duration
-	Was   Gate  // nothing is claimed if the stored gate is another one
-	Next  *Gate // written if anything is claimed; nil: the gate stays as it is
+	Was   Breaker  // nothing is claimed if the stored breaker is another one
+	Next  *Breaker // written if anything is claimed; nil: the breaker stays as it is
 }
 
 const (
@@ -68,15 +68,15 @@ type Worker struct {
 	// Attempted, if not nil, is called at the end of each attempt with its class, or "ok".
 	Attempted func(desired Desired, class string, took time.Duration)
 
-	turnstile turnstile
-	failures  *service.Failures // of calls, since the provider was last found to be available
-	failed    time.Time         // when the last call failed
-	moved     chan struct{}     // receives when this worker has changed the gate
+	limiter  limiter
+	failures *service.Failures // of calls, since the provider was last found to be available
+	failed   time.Time         // when the last call failed
+	changed  chan struct{}     // receives when this worker has changed the breaker
 }
 
 // Run works until ctx ends. Then it waits for the calls in progress and writes their results. It returns nil.
 func (w *Worker) Run(ctx context.Context) error {
-	w.moved = make(chan struct{}, 1)
+	w.changed = make(chan struct{}, 1)
 	slots := make(chan struct{}, w.Concurrency)
 	results := make(chan claimed, w.Concurrency)
 	done := make(chan struct{})
@@ -103,10 +103,10 @@ func (w *Worker) Run(ctx context.Context) error {
 	return nil
 }
 
-// claim gets up to n due storages, as many as the gate admits, and reports whether more may be due. If none is
-// admitted, it waits and reads the gate again.
+// claim gets up to n due storages, as many as the breaker admits, and reports whether more may be due. If none is
+// admitted, it waits and reads the breaker again.
 func (w *Worker) claim(ctx context.Context, n int) (due []Storage, more bool, err error) {
-	c, wait, err := w.turnstile.admit(w.Policy, n, w.Lease)
+	c, wait, err := w.limiter.admit(w.Policy, n, w.Lease)
 	if err != nil {
 		return nil, false, err
 	}
@@ -114,7 +114,7 @@ func (w *Worker) claim(ctx context.Context, n int) (due []Storage, more bool, er
 		select {
 		case <-ctx.Done():
 			return nil, false, nil
-		case <-w.moved:
+		case <-w.changed:
 		case <-time.After(min(wait, pollInterval)):
 		}
 	}
@@ -123,17 +123,17 @@ func (w *Worker) claim(ctx context.Context, n int) (due []Storage, more bool, er
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), claimTimeout)
 	defer cancel()
 	if wait > 0 {
-		g, err := w.Queue.Gate(ctx)
+		b, err := w.Queue.Breaker(ctx)
 		if err == nil {
-			w.turnstile.saw(g)
+			w.limiter.update(b)
 		}
 		return nil, true, err
 	}
-	due, g, err := w.Queue.Claim(ctx, c)
+	due, b, err := w.Queue.Claim(ctx, c)
 	if err != nil {
 		return nil, false, err
 	}
-	return due, w.turnstile.claimed(c, len(due), g), nil
+	return due, w.limiter.claimed(c, len(due), b), nil
 }
 
 // acquire waits for a free slot and takes all that are free, so that one query
@@ -236,33 +236,33 @@ func (w *Worker) finish(ctx context.Context, results <-chan claimed, slots <-cha
 	}
 }
 
-// report updates the gate after a group of calls. While all is well, there is nothing to update. If the update
+// report updates the breaker after a group of calls. While all is well, there is nothing to update. If the update
 // fails, it is dropped: more calls will fail in the same way, and a probe without a result is given up when its
 // lease ends.
 func (w *Worker) report(ctx context.Context, group []Result) {
 	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
 	defer cancel()
-	g := w.turnstile.now()
+	b := w.limiter.now()
 	for {
-		next, changed := w.Policy.judge(g, group)
+		next, changed := w.Policy.record(b, group)
 		if !changed {
 			return
 		}
-		written, err := w.Queue.SetGate(ctx, g, next)
+		written, err := w.Queue.SetBreaker(ctx, b, next)
 		if err == nil && written {
-			w.turnstile.saw(next)
+			w.limiter.update(next)
 			select {
-			case w.moved <- struct{}{}:
+			case w.changed <- struct{}{}:
 			default:
 			}
-			w.logGate(g, next)
+			w.logBreaker(b, next)
 			return
 		}
-		if err == nil { // another replica changed the gate first
-			g, err = w.Queue.Gate(ctx)
+		if err == nil { // another replica changed the breaker first
+			b, err = w.Queue.Breaker(ctx)
 		}
 		if err != nil {
-			w.Log.Warn("results of calls were not reported to the gate", "count", len(group), "error", err)
+			w.Log.Warn("results of calls were not reported to the breaker", "count", len(group), "error", err)
 			return
 		}
 	}
@@ -287,14 +287,14 @@ func (w *Worker) explain(ctx context.Context, group []Result) {
 	}
 }
 
-// logGate logs that the provider became unavailable and why, or that it is available again. It does not log
+// logBreaker logs that the provider became unavailable and why, or that it is available again. It does not log
 // another failed probe.
-func (w *Worker) logGate(was, next Gate) {
+func (w *Worker) logBreaker(was, next Breaker) {
 	switch {
-	case was.State == GateClosed && next.State != GateClosed:
+	case was.State == BreakerClosed && next.State != BreakerClosed:
 		reason := next.Reason()
 		w.Log.Warn("the provider is away", "class", reason.Class, "error", reason.Message)
-	case was.State != GateClosed && next.State == GateClosed && was.OpenedAt != nil:
+	case was.State != BreakerClosed && next.State == BreakerClosed && was.OpenedAt != nil:
 		w.Log.Info("the provider is back", "after", next.Now.Sub(*was.OpenedAt), "probes", was.Failures+1)
 		w.failures = nil
 	}

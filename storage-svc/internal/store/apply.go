@@ -18,7 +18,7 @@ func (s *Store) Apply(ctx context.Context, commands []provision.Command, dead []
 		if err != nil {
 			return err
 		}
-		if err := bury(ctx, tx, dead); err != nil {
+		if err := insertDeadLetters(ctx, tx, dead); err != nil {
 			return err
 		}
 		for _, d := range dead {

@@ -124,13 +124,13 @@ func message(ctx context.Context, tx pgx.Tx, id string) (m service.Message, err 
 	return m, json.Unmarshal(headers, &m.Headers)
 }
 
-// bury stores dead letters in the order of their fingerprints, so that replicas that get the same messages
+// insertDeadLetters stores dead letters in the order of their fingerprints, so that replicas that get the same messages
 // cannot deadlock.
-func bury(ctx context.Context, tx pgx.Tx, dead []provision.DeadLetter) error {
+func insertDeadLetters(ctx context.Context, tx pgx.Tx, dead []provision.DeadLetter) error {
 	b := new(pgx.Batch)
 	for _, d := range slices.SortedFunc(slices.Values(dead),
 		func(a, b provision.DeadLetter) int { return cmp.Compare(a.Fingerprint, b.Fingerprint) }) {
-		b.Queue(`-- name: buryDeadLetter
+		b.Queue(`-- name: insertDeadLetter
 INSERT INTO dead_letter (fingerprint, subject, saga_id, generation, reason, headers, body)
 VALUES ($1, $2, NULLIF($3, '')::uuid, $4, $5, $6, $7)
 ON CONFLICT (fingerprint) DO UPDATE SET seen = dead_letter.seen + 1, last_seen = now()`,

@@ -156,7 +156,7 @@ type firstClaim struct {
 	done chan struct{}
 }
 
-func (q *firstClaim) Claim(ctx context.Context, c provision.Claim) ([]provision.Storage, provision.Gate, error) {
+func (q *firstClaim) Claim(ctx context.Context, c provision.Claim) ([]provision.Storage, provision.Breaker, error) {
 	defer q.once.Do(func() { close(q.done) })
 	return q.Queue.Claim(ctx, c)
 }

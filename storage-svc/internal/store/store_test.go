@@ -57,7 +57,7 @@ func (f *fixture) apply(commands ...provision.Command) {
 
 func (f *fixture) claim(n int, lease time.Duration) []provision.Storage {
 	f.t.Helper()
-	g, err := f.Gate(f.t.Context())
+	g, err := f.Breaker(f.t.Context())
 	if err != nil {
 		f.t.Error(err)
 	}

@@ -93,7 +93,7 @@ type watched struct {
 	stale   chan int
 }
 
-func (q *watched) Claim(ctx context.Context, c provision.Claim) ([]provision.Storage, provision.Gate, error) {
+func (q *watched) Claim(ctx context.Context, c provision.Claim) ([]provision.Storage, provision.Breaker, error) {
 	if q.claimed.Load() {
 		return nil, c.Was, nil
 	}
@@ -218,31 +218,31 @@ func (q *unreliable) fails(method string) bool {
 	return method == q.method && q.left.Add(-1) >= 0
 }
 
-func (q *unreliable) Gate(ctx context.Context) (provision.Gate, error) {
-	if q.fails("Gate") {
-		return provision.Gate{}, errLost
+func (q *unreliable) Breaker(ctx context.Context) (provision.Breaker, error) {
+	if q.fails("Breaker") {
+		return provision.Breaker{}, errLost
 	}
-	return q.Queue.Gate(ctx)
+	return q.Queue.Breaker(ctx)
 }
 
-func (q *unreliable) SetGate(ctx context.Context, was, next provision.Gate) (bool, error) {
-	if !q.fails("SetGate") {
-		return q.Queue.SetGate(ctx, was, next)
+func (q *unreliable) SetBreaker(ctx context.Context, was, next provision.Breaker) (bool, error) {
+	if !q.fails("SetBreaker") {
+		return q.Queue.SetBreaker(ctx, was, next)
 	}
 	if q.done {
-		_, _ = q.Queue.SetGate(ctx, was, next)
+		_, _ = q.Queue.SetBreaker(ctx, was, next)
 	}
 	return false, errLost
 }
 
-func (q *unreliable) Claim(ctx context.Context, c provision.Claim) ([]provision.Storage, provision.Gate, error) {
+func (q *unreliable) Claim(ctx context.Context, c provision.Claim) ([]provision.Storage, provision.Breaker, error) {
 	if !q.fails("Claim") {
 		return q.Queue.Claim(ctx, c)
 	}
 	if q.done {
 		_, _, _ = q.Queue.Claim(ctx, c)
 	}
-	return nil, provision.Gate{}, errLost
+	return nil, provision.Breaker{}, errLost
 }
 
 func (q *unreliable) Finish(ctx context.Context, results []provision.Result) (int, error) {
@@ -259,7 +259,7 @@ func (q *unreliable) Finish(ctx context.Context, results []provision.Result) (in
 // end each storage is ready, with one reply.
 func TestEveryWriteOfTheWorkerFails(t *testing.T) {
 	const storages = 30
-	for _, method := range []string{"Gate", "SetGate", "Claim", "Finish"} {
+	for _, method := range []string{"Breaker", "SetBreaker", "Claim", "Finish"} {
 		for _, done := range []bool{false, true} {
 			t.Run(method+map[bool]string{false: " before", true: " after"}[done], func(t *testing.T) {
 				f := open(t)
@@ -293,27 +293,27 @@ func TestEveryWriteOfTheWorkerFails(t *testing.T) {
 					t.Errorf("%d storages with another number of attempts", n)
 				}
 				if n := f.count("SELECT count(*) FROM provider_gate WHERE state = 'closed'"); n != 1 {
-					t.Error("the gate stayed open")
+					t.Error("the breaker stayed open")
 				}
 			})
 		}
 	}
 }
 
-// Of several claims that were prepared on the same gate, one succeeds. None succeeds on a gate whose state has
+// Of several claims that were prepared on the same breaker, one succeeds. None succeeds on a breaker whose state has
 // changed, with or without permits in hand.
-func TestClaimsAgreeOnTheGate(t *testing.T) {
+func TestClaimsAgreeOnTheBreaker(t *testing.T) {
 	f := open(t)
 	var commands []provision.Command
 	for i := range 50 {
 		commands = append(commands, command(i, 1, provision.Present))
 	}
 	f.apply(commands...)
-	was, err := f.Gate(t.Context())
+	was, err := f.Breaker(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	claim := func(next *provision.Gate) int {
+	claim := func(next *provision.Breaker) int {
 		due, now, err := f.Claim(t.Context(),
 			provision.Claim{N: 5, Token: newToken(), Lease: time.Minute, Was: was, Next: next})
 		if err != nil || now.Version == 0 {
@@ -336,14 +336,14 @@ func TestClaimsAgreeOnTheGate(t *testing.T) {
 		t.Errorf("%d claimed with permits in hand", n)
 	}
 	opened, at := was, was.Now
-	opened.Version, opened.State, opened.OpenedAt = was.Version+1, provision.GateOpen, &at
+	opened.Version, opened.State, opened.OpenedAt = was.Version+1, provision.BreakerOpen, &at
 	for _, want := range []bool{true, false} {
-		if written, err := f.SetGate(t.Context(), was, opened); err != nil || written != want {
+		if written, err := f.SetBreaker(t.Context(), was, opened); err != nil || written != want {
 			t.Errorf("opened: %v, %v, want %v", written, err, want)
 		}
 	}
 	was.Taken += 5
 	if n := claim(nil) + claim(&next); n != 0 {
-		t.Errorf("%d claimed through an open gate", n)
+		t.Errorf("%d claimed through an open breaker", n)
 	}
 }

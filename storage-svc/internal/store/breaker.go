@@ -13,7 +13,7 @@ import (
 	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
 )
 
-const readGate = `-- name: readGate
+const readBreaker = `-- name: readBreaker
 SELECT version, state, failures, opened_at, closed_at, not_before, probe_token::text, permits, filled_at, taken,
 	error_class, error, now() FROM provider_gate`
 
@@ -22,25 +22,25 @@ type execer interface {
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
 }
 
-// Gate implements provision.Queue.
-func (s *Store) Gate(ctx context.Context) (provision.Gate, error) {
-	rows, _ := s.pool.Query(ctx, readGate)
-	g, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[provision.Gate])
+// Breaker implements provision.Queue.
+func (s *Store) Breaker(ctx context.Context) (provision.Breaker, error) {
+	rows, _ := s.pool.Query(ctx, readBreaker)
+	b, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[provision.Breaker])
 	if err != nil {
-		return g, fmt.Errorf("read gate: %w", err)
+		return b, fmt.Errorf("read breaker: %w", err)
 	}
-	return g, nil
+	return b, nil
 }
 
-// SetGate implements provision.Queue. It appends an event if the provider became unavailable or available
+// SetBreaker implements provision.Queue. It appends an event if the provider became unavailable or available
 // again, or if the reason for its unavailability changed. A probe causes no event.
-func (s *Store) SetGate(ctx context.Context, was, next provision.Gate) (written bool, err error) {
-	known := (was.State == provision.GateClosed) == (next.State == provision.GateClosed)
+func (s *Store) SetBreaker(ctx context.Context, was, next provision.Breaker) (written bool, err error) {
+	known := (was.State == provision.BreakerClosed) == (next.State == provision.BreakerClosed)
 	if known && alike(was.Reason(), next.Reason()) {
-		return setGate(ctx, s.pool, was, next)
+		return setBreaker(ctx, s.pool, was, next)
 	}
 	err = s.tx.Do(ctx, s.wake, func(tx pgx.Tx) error {
-		if written, err = setGate(ctx, tx, was, next); err != nil || !written {
+		if written, err = setBreaker(ctx, tx, was, next); err != nil || !written {
 			return err
 		}
 		return appendChange(ctx, tx, next)
@@ -56,12 +56,12 @@ func alike(a, b *contract.StorageError) bool {
 	return a.Fingerprint == b.Fingerprint
 }
 
-func appendChange(ctx context.Context, tx pgx.Tx, g provision.Gate) error {
+func appendChange(ctx context.Context, tx pgx.Tx, b provision.Breaker) error {
 	change := contract.ProviderChange{
-		State: string(g.State), Version: g.Version, ChangedAt: g.ClosedAt.UTC(), Error: g.Reason(),
+		State: string(b.State), Version: b.Version, ChangedAt: b.ClosedAt.UTC(), Error: b.Reason(),
 	}
-	if g.OpenedAt != nil {
-		change.ChangedAt = g.OpenedAt.UTC()
+	if b.OpenedAt != nil {
+		change.ChangedAt = b.OpenedAt.UTC()
 	}
 	event, err := service.NewEvent(contract.Event{Type: contract.StorageProviderChanged, Subject: "provider"}, change)
 	if err != nil {
@@ -70,8 +70,8 @@ func appendChange(ctx context.Context, tx pgx.Tx, g provision.Gate) error {
 	return outbox.Append(ctx, tx, event)
 }
 
-func setGate(ctx context.Context, db execer, was, next provision.Gate) (written bool, err error) {
-	tag, err := db.Exec(ctx, `-- name: setGate
+func setBreaker(ctx context.Context, db execer, was, next provision.Breaker) (written bool, err error) {
+	tag, err := db.Exec(ctx, `-- name: setBreaker
 UPDATE provider_gate SET version = $3, state = $4, failures = $5, opened_at = $6, closed_at = $7, not_before = $8,
 	probe_token = $9, error_class = $10, error = $11
 WHERE version = $1 AND failures = $2`,
@@ -79,7 +79,7 @@ WHERE version = $1 AND failures = $2`,
 		next.NotBefore,
 		next.ProbeToken, next.ErrorClass, next.LastError)
 	if err != nil {
-		return false, fmt.Errorf("set gate: %w", err)
+		return false, fmt.Errorf("set breaker: %w", err)
 	}
 	return tag.RowsAffected() == 1, nil
 }
@@ -87,7 +87,9 @@ WHERE version = $1 AND failures = $2`,
 // Claim implements provision.Queue, in one round trip and by the database's clock. It skips storages that are
 // leased, or locked at this moment. The commit does not wait for the disk: if a crash of the server loses a
 // lease, that is like a lease that ran out early, which version and token make harmless.
-func (s *Store) Claim(ctx context.Context, c provision.Claim) (due []provision.Storage, now provision.Gate, err error) {
+func (s *Store) Claim(
+	ctx context.Context, c provision.Claim,
+) (due []provision.Storage, now provision.Breaker, err error) {
 	err = service.Repeat(ctx, func() error {
 		due, now, err = s.claim(ctx, c)
 		return err
@@ -95,7 +97,9 @@ func (s *Store) Claim(ctx context.Context, c provision.Claim) (due []provision.S
 	return due, now, err
 }
 
-func (s *Store) claim(ctx context.Context, c provision.Claim) (due []provision.Storage, now provision.Gate, err error) {
+func (s *Store) claim(
+	ctx context.Context, c provision.Claim,
+) (due []provision.Storage, now provision.Breaker, err error) {
 	next := c.Was
 	if c.Next != nil {
 		next = *c.Next
@@ -122,8 +126,8 @@ RETURNING `+columns,
 			due, err = pgx.CollectRows(rows, pgx.RowToStructByName[provision.Storage])
 			return err
 		})
-	b.Queue(readGate).Query(func(rows pgx.Rows) (err error) {
-		now, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[provision.Gate])
+	b.Queue(readBreaker).Query(func(rows pgx.Rows) (err error) {
+		now, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[provision.Breaker])
 		return err
 	})
 	if err := s.pool.SendBatch(ctx, b).Close(); err != nil {

@@ -51,45 +51,46 @@ func reason(text string) *contract.StorageError {
 }
 
 // An outage is reported when it begins, when it gets a reason of another kind, and when it ends, however many
-// probes it takes. The event is written together with the change of the gate, or not at all.
+// probes it takes. The event is written together with the change of the breaker, or not at all.
 func TestOutageIsReported(t *testing.T) {
 	f := open(t)
-	g, err := f.Gate(t.Context())
+	g, err := f.Breaker(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	at, token := g.Now, newToken()
-	become := func(state provision.GateState) provision.Gate {
+	become := func(state provision.BreakerState) provision.Breaker {
 		next := g
 		next.Version, next.State, next.OpenedAt, next.ProbeToken = g.Version+1, state, &at, nil
 		switch state {
-		case provision.GateHalfOpen:
+		case provision.BreakerHalfOpen:
 			next.ProbeToken = &token
-		case provision.GateClosed:
+		case provision.BreakerClosed:
 			next.OpenedAt, next.ClosedAt = nil, at
 		}
 		return next
 	}
 	first := g
 	for _, step := range []struct {
-		state provision.GateState
+		state provision.BreakerState
 		why   *string
 	}{
-		{provision.GateOpen, &refused}, {provision.GateHalfOpen, &refused}, {provision.GateOpen, &refusedAgain},
-		{provision.GateHalfOpen, &refusedAgain}, {provision.GateOpen, &unmounted}, {provision.GateHalfOpen, &unmounted},
-		{provision.GateClosed, nil},
+		{provision.BreakerOpen, &refused}, {provision.BreakerHalfOpen, &refused},
+		{provision.BreakerOpen, &refusedAgain}, {provision.BreakerHalfOpen, &refusedAgain},
+		{provision.BreakerOpen, &unmounted}, {provision.BreakerHalfOpen, &unmounted},
+		{provision.BreakerClosed, nil},
 	} {
 		state, next := step.state, become(step.state)
 		if next.LastError = step.why; step.why != nil {
 			next.ErrorClass = &outage
 		}
-		if written, err := f.SetGate(t.Context(), g, next); err != nil || !written {
+		if written, err := f.SetBreaker(t.Context(), g, next); err != nil || !written {
 			t.Fatalf("%s: %v %v", state, written, err)
 		}
 		g = next
 	}
-	if written, err := f.SetGate(t.Context(), first, become(provision.GateOpen)); err != nil || written {
-		t.Errorf("of a gate that has moved on: %v %v", written, err)
+	if written, err := f.SetBreaker(t.Context(), first, become(provision.BreakerOpen)); err != nil || written {
+		t.Errorf("of a breaker that has moved on: %v %v", written, err)
 	}
 	want := []contract.ProviderChange{
 		{State: "open", Version: first.Version + 1, ChangedAt: at.UTC(), Error: reason(refused)},
@@ -103,11 +104,11 @@ func TestOutageIsReported(t *testing.T) {
 		"ALTER TABLE outbox_event_nonessential ADD CONSTRAINT broken CHECK (false) NOT VALID"); err != nil {
 		t.Fatal(err)
 	}
-	if written, err := f.SetGate(t.Context(), g, become(provision.GateOpen)); err == nil || written {
-		t.Errorf("without its event the gate was set: %v %v", written, err)
+	if written, err := f.SetBreaker(t.Context(), g, become(provision.BreakerOpen)); err == nil || written {
+		t.Errorf("without its event the breaker was set: %v %v", written, err)
 	}
-	if now, err := f.Gate(t.Context()); err != nil || now.State != provision.GateClosed {
-		t.Errorf("gate %+v %v", now, err)
+	if now, err := f.Breaker(t.Context()); err != nil || now.State != provision.BreakerClosed {
+		t.Errorf("breaker %+v %v", now, err)
 	}
 }
 
@@ -144,8 +145,8 @@ func TestOutageSaysWhy(t *testing.T) {
 	probed(100)
 	why.Store(nil)
 	f.eventuallyReady(50)
-	testenv.Eventually(t, 5*time.Second, "the gate to be closed", func() bool {
-		g, err := f.Gate(t.Context())
+	testenv.Eventually(t, 5*time.Second, "the breaker to be closed", func() bool {
+		g, err := f.Breaker(t.Context())
 		return err == nil && g.Reason() == nil && g.ErrorClass == nil
 	})
 	stop()
