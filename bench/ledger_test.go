@@ -115,7 +115,7 @@ func TestFailedRowFailsTheRun(t *testing.T) {
 		t.Error("no error")
 	}
 	if text := b.document("", ""); !strings.Contains(text, "**Failed:** ") {
-		t.Errorf("the result does not tell:\n%s", text)
+		t.Errorf("the result lacks it:\n%s", text)
 	}
 }
 

@@ -80,7 +80,7 @@ func TestClientSolvesTheChallenge(t *testing.T) {
 func TestSolvingIsBounded(t *testing.T) {
 	unsolvable := task(20, 10)
 	if _, err := Solve(t.Context(), unsolvable); err == nil {
-		t.Error("a solution of what has none")
+		t.Error("a solution of an unsolvable challenge")
 	}
 	if _, err := Solve(t.Context(), task(1, maxWork+1)); err == nil {
 		t.Error("no bound of the work")

@@ -23,11 +23,11 @@ func TestServicesLearnOfProxiesAndFaults(t *testing.T) {
 	}
 	for _, want := range []string{"NATS_URL=nats://127.0.0.1:2\n", "@127.0.0.1:1/storage", "FAULTS=on\n"} {
 		if !strings.Contains(log(), want) {
-			t.Errorf("storage was not told %s:\n%s", want, log())
+			t.Errorf("storage did not get %s:\n%s", want, log())
 		}
 	}
 	if strings.Contains(env["STORAGE_DATABASE_URL"], "127.0.0.1:1/") {
-		t.Error("the others were told of the proxy as well")
+		t.Error("the other services got the proxy as well")
 	}
 	if strings.Contains(log(), "FAULT=") {
 		t.Error("a fault that nobody asked for")
@@ -39,7 +39,7 @@ func TestServicesLearnOfProxiesAndFaults(t *testing.T) {
 	do(t, dir, "kill", "storage", "killed")
 	do(t, dir, "start", "storage", "running")
 	if n := strings.Count(log(), "FAULT=after.claimDue:3\n"); n != 1 {
-		t.Errorf("%d of 3 starts were told to end, want the one that was asked for", n)
+		t.Errorf("%d of 3 processes were stopped, want 1", n)
 	}
 	if out, err := devstackCmd(t, "up", "--via", "storage:smtp=127.0.0.1:1"); err == nil ||
 		!strings.Contains(out, "nats or postgres") {

@@ -53,7 +53,7 @@ func TestFaultScreenOperatesTheStack(t *testing.T) {
 	})
 	if log, err := os.ReadFile(filepath.Join(dir, "log", "member.log")); err != nil ||
 		!strings.Contains(string(log), "CONSOLE_DEMO_URL="+base+"/\n") {
-		t.Errorf("the console is not told: %v\n%s", err, log)
+		t.Errorf("the console does not show it: %v\n%s", err, log)
 	}
 	shown := page(t, base)
 	for name := range status(t, dir) {

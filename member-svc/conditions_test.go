@@ -159,7 +159,7 @@ END $$`)
 			storetest.Exec(t, admin, c.end)
 			reconnect(t, admin, role)
 			t.Logf("%s: %v", c.name, during.counts)
-			testenv.Eventually(t, 30*time.Second, "everybody to be in", func() bool {
+			testenv.Eventually(t, 30*time.Second, "every signup to be accepted", func() bool {
 				after := &statuses{t: t}
 				crowd(t, s, after, prefix, people)
 				return after.of(http.StatusCreated) == people

@@ -152,7 +152,7 @@ func TestUnknownNamesAreNotRevealed(t *testing.T) {
 	t.Logf("the name that exists was slower in %d of %d pairs (%.1f standard deviations), by %.1f %% of %s", slower,
 		pairs, z, 100*difference, time.Duration(median(known)))
 	if math.Abs(z) > deviations && math.Abs(difference) > share {
-		t.Errorf("it can be told whether a name exists: %d of %d pairs, %.1f standard deviations, %.1f %%", slower,
+		t.Errorf("the time reveals whether a name exists: %d of %d pairs, %.1f standard deviations, %.1f %%", slower,
 			pairs, z, 100*difference)
 	}
 }

@@ -179,7 +179,7 @@ func TestSignUpByThePage(t *testing.T) {
 		"!data-events", "!refresh")
 	if log := s.log.String(); strings.Contains(log, "sgn_") || strings.Contains(log, "mina") ||
 		strings.Contains(log, "nora") {
-		t.Errorf("the log tells a capability or a name:\n%s", log)
+		t.Errorf("the log contains a capability or a name:\n%s", log)
 	}
 }
 
@@ -199,7 +199,7 @@ func TestLateOrUnknownSignupsOnThePage(t *testing.T) {
 	away := browse(t, address, nil)
 	away.expect(t, "database away", 503, "It is safe")
 	if away.header.Get("Refresh") == "" || away.header.Get("Retry-After") == "" {
-		t.Errorf("nobody looks again: %v", away.header)
+		t.Errorf("the page does not reload: %v", away.header)
 	}
 }
 

@@ -81,7 +81,7 @@ func TestGuessersDoNotLockTheMemberOut(t *testing.T) {
 		}
 	}
 	if !slices.Equal(seen[0], seen[1]) {
-		t.Errorf("the answers tell which name exists:\n%v\n%v", seen[0], seen[1])
+		t.Errorf("the answers reveal which name exists:\n%v\n%v", seen[0], seen[1])
 	}
 	passed := func(from, to int) (n int) {
 		for _, status := range seen[0][from:to] {

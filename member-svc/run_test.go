@@ -244,7 +244,7 @@ func TestSignupToReady(t *testing.T) {
 		t.Errorf("times: %v then %v", body, got)
 	}
 	if log := s.log.String(); strings.Contains(log, body["signup_id"].(string)) || strings.Contains(log, "mina") {
-		t.Errorf("the log tells a capability or a name:\n%s", log)
+		t.Errorf("the log contains a capability or a name:\n%s", log)
 	}
 	// Restart: nothing was kept in memory only.
 	if err := s.stop(); err != nil {

@@ -141,10 +141,10 @@ func TestStuckSignupNotifiesAnOperator(t *testing.T) {
 			}
 		}
 		if strings.Contains(got, "mina") || strings.Contains(got, "example.org") {
-			t.Errorf("the call tells who it is: %s", got)
+			t.Errorf("the notice names the member: %s", got)
 		}
 	case <-time.After(60 * time.Second):
-		t.Fatal("nobody was called")
+		t.Fatal("no notice arrived")
 	}
 	testenv.Eventually(t, 10*time.Second, "the call to be counted", func() bool {
 		_, _, _, metrics := call(t, "GET", s.admin+"/metrics", "")

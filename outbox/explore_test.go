@@ -161,7 +161,7 @@ func (m *model) settle(s *state, i int) string {
 	steps := 0
 	for m.step(s, i) {
 		if steps++; steps > enough {
-			return "the relay does not come to rest"
+			return "the relay never becomes idle"
 		}
 	}
 	r := s.relays[i]
@@ -319,7 +319,7 @@ func (m *model) relaying(s *state, i int, to func(s *state, what string, who int
 	if r.does != reading || r.ahead.some || r.behind.some {
 		return
 	}
-	change("looks again", func(n *state, r *relay) bool {
+	change("reads the stream again", func(n *state, r *relay) bool {
 		next := n.compared(r.p)
 		r.does = looking
 		return !next.streamID.Equal(r.p.streamID) || next.streamSeq != r.p.streamSeq
@@ -358,6 +358,6 @@ func (m *model) sending(s *state, r relay, change func(what string, f func(n *st
 	}
 }
 
-var doing = [...]string{loading: "loads", takingOver: "takes over", looking: "looks at the stream",
+var doing = [...]string{loading: "loads", takingOver: "takes over", looking: "reads the end of the stream",
 	correcting: "corrects",
 	reading:    "reads", asking: "asks for xmin", publishing: "publishes", writing: "goes on"}

@@ -107,7 +107,7 @@ func TestOpenGapsOutliveTheRelay(t *testing.T) {
 	before := b.position().gaps
 	b.end(commits.Commit)
 	b.start(Hooks{})
-	b.eventually("what is left of the gap, with its stamp", func() bool {
+	b.eventually("the rest of the gap, with its stamp", func() bool {
 		return slices.Equal(b.position().gaps, []gap{{2, 2, before[0].stamp}})
 	})
 	b.end(rollsBack.Rollback)

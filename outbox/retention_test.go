@@ -52,5 +52,5 @@ func TestRetentionDeletesOnlyWhatNobodyNeeds(t *testing.T) {
 	}
 	b.wantExactly(append(want, fresh...))
 	b.nats.Wipe()
-	b.eventually("the replay of what is left", func() bool { return len(b.stored()) == 3 })
+	b.eventually("the replay of the rest", func() bool { return len(b.stored()) == 3 })
 }

@@ -59,13 +59,13 @@ func TestKeepBroker(t *testing.T) {
 		}
 		return nil
 	}
-	b.eventually("what is configured", upToDate)
+	b.eventually("the configured streams", upToDate)
 	for _, name := range []string{stream, "STORAGE_NONESSENTIAL"} {
 		if err := b.js.DeleteStream(t.Context(), name); err != nil {
 			t.Fatal(err)
 		}
 	}
-	b.eventually("what was lost", upToDate)
+	b.eventually("the lost streams", upToDate)
 	if _, err := b.js.Publish(t.Context(), subjects[1], []byte("a")); err != nil {
 		t.Fatal(err)
 	}

@@ -14,11 +14,11 @@ func TestGatherLingersWhileMessagesComeThick(t *testing.T) {
 		last, ready, later, want int
 		takes                    time.Duration
 	}{
-		"a lone message is handled at once":       {last: 1, later: 2, want: 1},
-		"what has arrived is taken":               {last: 1, ready: 2, later: 2, want: 3},
-		"after several, others are waited for":    {last: 2, later: 2, want: 3, takes: 10 * time.Millisecond},
-		"a full batch is not kept waiting":        {last: 2, ready: 1, later: 3, want: 4, takes: 2 * time.Millisecond},
-		"what comes too late is for the next one": {last: 2, later: 0, want: 1, takes: 10 * time.Millisecond},
+		"a lone message is handled at once":    {last: 1, later: 2, want: 1},
+		"what has arrived is taken":            {last: 1, ready: 2, later: 2, want: 3},
+		"after several, others are waited for": {last: 2, later: 2, want: 3, takes: 10 * time.Millisecond},
+		"a full batch is not kept waiting":     {last: 2, ready: 1, later: 3, want: 4, takes: 2 * time.Millisecond},
+		"a late message is for the next batch": {last: 2, later: 0, want: 1, takes: 10 * time.Millisecond},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -73,7 +73,7 @@ func TestJSONIsUTF8HoweverItIsWritten(t *testing.T) {
 		if err := service.DecodeJSON(w, r, &body); (err == nil) != ok {
 			t.Errorf("%q: %v", contentType, err)
 		} else if !ok && w.Header().Get("Accept") != "application/json" {
-			t.Errorf("%q: it is not told what would be accepted", contentType)
+			t.Errorf("%q: the answer does not say what would be accepted", contentType)
 		}
 	}
 }

@@ -76,7 +76,7 @@ func TestPlaces(t *testing.T) {
 			{"2001:db8:0:100::1", true, ok, ""}, {"2001:db8:0:200::1", true, networkFull, ""},
 			{"2001:db8:1::1", true, ok, ""},
 		}},
-		"whoever has all of the share makes room by the longest idle of their own": {8, []step{
+		"a client with the whole share frees its own longest idle connection": {8, []step{
 			{"198.51.100.1", false, ok, ""}, {"192.0.2.1", false, ok, ""}, {"192.0.2.1", false, ok, ""},
 			{"192.0.2.1", false, ok, "1"}, {"192.0.2.2", false, ok, ""}, {"192.0.2.3", false, ok, ""},
 			{"192.0.2.4", false, ok, "2"}, // of the address with most places

@@ -99,12 +99,12 @@ func TestSessionStandsForItsToken(t *testing.T) {
 		"in every replica":         {replica, ann, service.RoleOperator, 200, "ann"},
 		"a viewer views":           {sessions, bob, service.RoleViewer, 200, "bob"},
 		"a viewer operates":        {sessions, bob, service.RoleOperator, 403, ""},
-		"signed by somebody else":  {sessions, begin(t, stranger, annsToken), service.RoleViewer, 401, ""},
+		"signed by another party":  {sessions, begin(t, stranger, annsToken), service.RoleViewer, 401, ""},
 		"made longer":              {sessions, "9" + ann, service.RoleViewer, 401, ""},
 		"without a signature":      {sessions, claim + ".", service.RoleViewer, 401, ""},
 		"without a nonce":          {sessions, until + "." + signature, service.RoleViewer, 401, ""},
 		"nothing":                  {sessions, "", service.RoleViewer, 401, ""},
-		"over before it has begun": {sessions, over, service.RoleViewer, 401, ""},
+		"expired before its start": {sessions, over, service.RoleViewer, 401, ""},
 	} {
 		if status, who := as(c.sessions, c.session, c.role); status != c.status || who != c.who {
 			t.Errorf("%s: %d as %q, want %d as %q", name, status, who, c.status, c.who)

@@ -124,7 +124,7 @@ func TestCertificateIsReplacedWhileItServes(t *testing.T) {
 	cert, key := ca.Issue(dir, "fourth")
 	if err := service.HealthcheckAddr(t.Context(), s.Addr(),
 		service.TLSFiles{CertFile: cert, KeyFile: key}); err == nil {
-		t.Error("somebody else's certificate passes the health check")
+		t.Error("another server's certificate passes the health check")
 	}
 }
 

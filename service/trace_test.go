@@ -97,8 +97,8 @@ func TestTracingMistakesAreReported(t *testing.T) {
 			"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: must be http://host:port"},
 		"no URL": {"OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:secret@ x",
 			"OTEL_EXPORTER_OTLP_ENDPOINT: must be http://host:port"},
-		"attributes":           {"OTEL_RESOURCE_ATTRIBUTES", "nonsense", ""},
-		"what is also allowed": {"OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", ""},
+		"attributes":   {"OTEL_RESOURCE_ATTRIBUTES", "nonsense", ""},
+		"also allowed": {"OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")

@@ -66,7 +66,7 @@ func TestProviderDirectoryGoesWrong(t *testing.T) {
 	p.stop()
 	for i, f := range faults {
 		if n := strings.Count(out.String(), `"error":"outage: `+f.text); n < 1 || n > 3 {
-			t.Errorf("%d, %s: told %d times in\n%s", i, f.name, n, &out)
+			t.Errorf("%d, %s: logged %d times in\n%s", i, f.name, n, &out)
 		}
 	}
 }
@@ -99,7 +99,7 @@ func TestLedgerVolumeIsNotMounted(t *testing.T) {
 		return strings.Contains(answer, `"attempts":0`) && strings.Contains(answer, "ledger is missing")
 	})
 	if _, err := os.Stat(ledger); err == nil {
-		t.Error("the ledger was begun anew")
+		t.Error("a new ledger was created")
 	}
 	must(t, os.Rename(ledger+"-volume", ledger))
 	m.expect(contract.StorageDeprovisioned, 2)

@@ -96,7 +96,7 @@ func TestHonestUnderAttack(t *testing.T) {
 			t.Logf("%d/s for %s: %s", attack.rate, attackTime, &attackers)
 			t.Logf("others who solve challenges: %s; who do not: %s", &solving, &plain)
 			if attackers.codes["busy"] == 0 {
-				t.Error("there was no attack: nobody was told to come again")
+				t.Error("there was no attack: no client was told to retry")
 			}
 			if solving.served() < 0.95 {
 				t.Error("fewer than 95 % of those who solve challenges were served")

@@ -173,7 +173,7 @@ func (f *fortress) doEverything(r *recorder, auditor *nats.Conn) []*child {
 	select {
 	case <-told:
 	case <-time.After(time.Minute):
-		f.t.Fatal("nobody was told of a stuck signup")
+		f.t.Fatal("no notice of a stuck signup arrived")
 	}
 	eventually(f.t, time.Minute, "the outage to be told", func() bool {
 		return len(r.missing([]string{"signup.nonessential.storage.attempt-failed",

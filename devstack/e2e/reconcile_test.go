@@ -56,7 +56,7 @@ func TestLedgerAfterDisasters(t *testing.T) {
 	}
 	out := s.expectBooks("member-svc", "--dry-run", "stranded                   0", "orphans                    1")
 	if !strings.Contains(out, "orphan "+stranger) {
-		t.Errorf("nobody is told who has no owner:\n%s", out)
+		t.Errorf("storages without an owner are not reported:\n%s", out)
 	}
 	if states := s.states(people); states["ready"] != 12 {
 		t.Errorf("states %v: a member has noticed", states)

@@ -245,7 +245,7 @@ func TestAddingAStep(t *testing.T) {
 		}
 	}
 
-	t.Log("what somebody removed behind the system's back is given again")
+	t.Log("storages removed by hand are created again")
 	for database, table := range map[string]string{"mailbox": "mailbox", "storage": "storage"} {
 		s.exec(database, "-- name: remove\nDELETE FROM "+table+" WHERE desired = 'present'")
 	}

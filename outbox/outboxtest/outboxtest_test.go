@@ -29,7 +29,7 @@ func TestFaultFiresAsOftenAsConfigured(t *testing.T) {
 			}
 		}
 		if failed != 2 || tt.fault.Fired() != 2 {
-			t.Errorf("%s failed %d times and tells of %d, want 2", tt.point, failed, tt.fault.Fired())
+			t.Errorf("%s failed %d times and reports %d, want 2", tt.point, failed, tt.fault.Fired())
 		}
 	}
 }

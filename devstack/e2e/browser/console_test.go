@@ -283,11 +283,11 @@ func TestListIsLive(t *testing.T) {
 	p.click("button", "1 new – show")
 	p.node("link", name)
 	if p.has("button", "1 new – show") {
-		t.Error("what is shown is still said to be new")
+		t.Error("the rows shown are still announced as new")
 	}
 
 	if paused.has("button", "1 new – show") {
-		t.Error("news were announced to somebody who has paused them")
+		t.Error("news were announced although updates are paused")
 	}
 	paused.click("button", "Resume live updates")
 	paused.node("button", "1 new – show")

@@ -17,7 +17,7 @@ func TestFaultScreenIsPlayed(t *testing.T) {
 	loaded := p.loaded()
 	p.until(`Number(document.querySelector("#figures .figure").textContent) > 12`)
 	if p.loaded() != loaded {
-		t.Error("the page was loaded again to show who has signed up")
+		t.Error("the page was reloaded to show the signup")
 	}
 	p.click("button", "Stop the stream")
 	p.sees("Start a stream")

@@ -196,13 +196,15 @@ func (c *kase) noZombies(v *Verdict) {
 		}
 	}
 	for _, m := range c.Members {
-		v.require(!leaving[m.ID] || m.State == "withdrawn", "%s was told that he is leaving, but is %s", m.ID, m.State)
+		v.require(!leaving[m.ID] || m.State == "withdrawn",
+			"the withdrawal of %s was accepted, but its state is %s", m.ID, m.State)
 		if m.State != "withdrawn" {
 			continue
 		}
 		held, ok := c.Markers[m.ID]
 		v.require(!ok || held.Tombstone && !held.Canary, "%s is withdrawn, the provider holds %+v", m.ID, held)
-		v.require(c.storages[m.ID].Status == "absent", "%s is withdrawn, his storage is %+v", m.ID, c.storages[m.ID])
+		v.require(c.storages[m.ID].Status == "absent",
+			"%s is withdrawn, but the storage is %+v", m.ID, c.storages[m.ID])
 	}
 }
 

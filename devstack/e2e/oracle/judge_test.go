@@ -80,7 +80,7 @@ func TestEveryInvariantHasTeeth(t *testing.T) {
 		"a withdrawn member's data": {"I5",
 			func(e *Evidence) { e.Markers["b"] = Marker{Tombstone: true, Canary: true} }},
 		"a storage row that is still there": {"I5", func(e *Evidence) { e.Storages[1].Status = "ready" }},
-		"he was told that he leaves":        {"I5", func(e *Evidence) { e.Members[1].State = "ready" }},
+		"a leaving member became ready":     {"I5", func(e *Evidence) { e.Members[1].State = "ready" }},
 		"a storage of nobody":               {"I6", func(e *Evidence) { e.Markers["z"] = Marker{} }},
 		"a create for nobody": {"I6",
 			func(e *Evidence) { e.Ledger = append(e.Ledger, effect("create", "z")) }},

@@ -154,7 +154,7 @@ func TestPidFileIsNotTrusted(t *testing.T) {
 	removeUnusedSegment(id, uint32(os.Getuid())+1)
 	var desc unix.SysvShmDesc
 	if _, err := unix.SysvShmCtl(id, unix.IPC_STAT, &desc); err != nil {
-		t.Errorf("the segment of somebody else: %v", err)
+		t.Errorf("the segment of another user: %v", err)
 	}
 	removeUnusedSegment(id, uint32(os.Getuid()))
 	if _, err := unix.SysvShmCtl(id, unix.IPC_STAT, &desc); err == nil {

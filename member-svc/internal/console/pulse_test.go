@@ -24,27 +24,27 @@ func TestPulseAsksOnceForAllViewers(t *testing.T) {
 		}
 	}
 	if beat(); asked != 0 {
-		t.Error("it asks though nobody looks")
+		t.Error("it queries although nobody watches")
 	}
 	one, two := p.join(), p.join()
 	if beat(); asked != 1 || !told(one) || !told(two) {
-		t.Errorf("asked %d times for two; or one was not told", asked)
+		t.Errorf("%d queries for two viewers, or one saw no change", asked)
 	}
 	if beat(); told(one) || told(two) {
-		t.Error("told of no change")
+		t.Error("reported a change where there was none")
 	}
 	now = "b"
 	beat()
 	now = "c"
 	beat() // b has not been read: that must not block
 	if !told(one) || told(one) {
-		t.Error("a slow one is not told once")
+		t.Error("a slow stream does not get exactly one event")
 	}
 	fails = errors.New("away")
 	beat()
 	fails, now = nil, "d"
 	if beat(); !told(one) {
-		t.Error("a change after a failure is not told")
+		t.Error("a change after a failure is not reported")
 	}
 	p.leave(one)
 	for range maxStreams - 1 {
@@ -53,10 +53,10 @@ func TestPulseAsksOnceForAllViewers(t *testing.T) {
 		}
 	}
 	if p.join() != nil {
-		t.Errorf("%d pages are told", maxStreams+1)
+		t.Errorf("%d pages are notified", maxStreams+1)
 	}
 	p.leave(two)
 	if p.join() == nil {
-		t.Error("a place that was left is not given again")
+		t.Error("a freed place is not given out again")
 	}
 }

@@ -95,6 +95,6 @@ func TestEveryStepIsCompared(t *testing.T) {
 	mailboxes.before = func(string) int { return http.StatusServiceUnavailable }
 	mailboxes.mu.Unlock()
 	if _, err := f.Check(t.Context(), false); err == nil {
-		t.Error("what a participant that is away has was taken for missing")
+		t.Error("storages of an unavailable participant were taken for missing")
 	}
 }

@@ -263,7 +263,7 @@ func TestCountersOutOfBoundsComeBack(t *testing.T) {
 		}
 		if state == Ready || state == Provisioning {
 			if s, _, _ := one.Decide(poisoned, Event{Kind: Withdraw}, epoch); s.State != Withdrawing {
-				t.Errorf("whoever is %s cannot leave: %s", state, s.State)
+				t.Errorf("a member in state %s cannot leave: %s", state, s.State)
 			}
 		}
 	}

@@ -92,7 +92,7 @@ func TestWithdrawalErasesTheMember(t *testing.T) {
 		t.Errorf("%+v %v", got, err)
 	}
 	if c, err := f.Credentials(t.Context(), "canary"); err != nil || c != (store.Credentials{}) {
-		t.Errorf("he can still sign in: %v", err)
+		t.Errorf("the member can still sign in: %v", err)
 	}
 	if _, err := f.AccountBySession(t.Context(), token("other")); err != nil {
 		t.Errorf("somebody else's session: %v", err)
@@ -219,7 +219,7 @@ func TestRenewHash(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM member WHERE password_hash = ''"); n != 1 {
-		t.Error("who left has a password again")
+		t.Error("a member who left has a password again")
 	}
 }
 
@@ -461,7 +461,7 @@ func TestErasureOutlivesARefusedSaga(t *testing.T) {
 			t.Errorf("still there: %v", left)
 		}
 		if n := storetest.Count(t, f.pool, "SELECT count(*) FROM saga_event WHERE kind = 'erased'"); n != i+1 {
-			t.Errorf("the timeline tells of it %d times", n)
+			t.Errorf("the timeline has it %d times", n)
 		}
 	}
 	stale := store.Change{SagaID: r.ID, IfVersions: []int64{99}, Event: saga.Event{Kind: saga.Withdraw}}

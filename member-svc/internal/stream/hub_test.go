@@ -235,7 +235,7 @@ func TestThousandStreamsAreOneQuery(t *testing.T) {
 		t.Errorf("%d bytes are left", grown)
 	}
 	if before := s.looks.Load(); s.look(t.Context()) != nil || s.looks.Load() != before || len(s.watched) != 0 {
-		t.Error("there are queries when everybody has gone")
+		t.Error("there are queries after everybody left")
 	}
 }
 

@@ -120,7 +120,7 @@ INSERT INTO saga_event (saga_id, kind, state, version, generation, message_id)
 		t.Fatal(err)
 	}
 	if err := <-done; err != nil || storetest.Count(t, pool, "SELECT count(*) FROM outbox_event_nonessential") != 0 {
-		t.Errorf("told again, or failed: %v", err)
+		t.Errorf("reported again, or failed: %v", err)
 	}
 }
 

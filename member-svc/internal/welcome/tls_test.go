@@ -150,7 +150,7 @@ func TestAuthentication(t *testing.T) {
 				t.Errorf("said %q", got)
 			}
 			if strings.Contains(f.log.String()+r.Error, secret) {
-				t.Error("the password is told")
+				t.Error("the password was sent")
 			}
 		})
 	}

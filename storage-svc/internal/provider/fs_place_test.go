@@ -191,7 +191,7 @@ func TestLedgerGoesAwayWhileItIsUsed(t *testing.T) {
 	must(t, p.Create(t.Context(), storage(1)), os.Rename(at.ledger, at.ledger+"-gone"))
 	outage(t, "no ledger", p.Create(t.Context(), storage(2)))
 	if _, err := os.Stat(at.ledger); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the ledger was begun anew: %v", err)
+		t.Errorf("a new ledger was created: %v", err)
 	}
 	must(t, os.Rename(at.ledger+"-gone", at.ledger), p.Create(t.Context(), storage(2)))
 	expect(t, at.ledger, storage(1), "create ")

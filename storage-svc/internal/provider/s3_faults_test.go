@@ -307,7 +307,7 @@ func TestS3ChangesShareTheirConfirmation(t *testing.T) {
 	}
 	wg.Wait()
 	if n := looks.Load(); n < 2 || n > many/2 {
-		t.Errorf("%d looks at the identity for %d creations at the same time", n, many)
+		t.Errorf("%d reads of the identity for %d concurrent creations", n, many)
 	}
 }
 

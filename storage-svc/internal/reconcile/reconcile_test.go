@@ -245,7 +245,7 @@ func TestUndoneWorkIsDoneAgain(t *testing.T) {
 	}
 	f.settle()
 	if again := f.run(); again.Stranded != 1 || again.Orphans != 2 || again.Repaired != 0 {
-		t.Errorf("what a person has to look at: %+v", again)
+		t.Errorf("what an operator has to check: %+v", again)
 	}
 }
 
@@ -408,7 +408,7 @@ func TestAnotherPlaceIsNotJudged(t *testing.T) {
 	for name, place := range map[string]string{
 		"another deployment's": theirs.dir, "an empty one": t.TempDir(), "none": f.dir + "-none",
 	} {
-		for _, when := range []string{"from the start", "for the second look"} {
+		for _, when := range []string{"from the start", "for the second read"} {
 			second := false
 			if when == "from the start" {
 				must(t, mount(place))

@@ -98,7 +98,7 @@ func TestOutageIsReported(t *testing.T) {
 		{State: "closed", Version: first.Version + 7, ChangedAt: at.UTC()},
 	}
 	if told := f.changes(); !reflect.DeepEqual(told, want) {
-		t.Errorf("told %+v, want %+v", told, want)
+		t.Errorf("reported %+v, want %+v", told, want)
 	}
 	if _, err := f.pool.Exec(t.Context(),
 		"ALTER TABLE outbox_event_nonessential ADD CONSTRAINT broken CHECK (false) NOT VALID"); err != nil {
@@ -169,6 +169,6 @@ func TestOutageSaysWhy(t *testing.T) {
 	}
 	want := []*contract.StorageError{reason(refused), reason(unmounted), nil}
 	if !reflect.DeepEqual(reasons, want) || told[2].State != "closed" {
-		t.Errorf("told %+v", told)
+		t.Errorf("reported %+v", told)
 	}
 }

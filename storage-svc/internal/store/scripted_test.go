@@ -105,7 +105,7 @@ func TestWorkerRetriesUntilItWorks(t *testing.T) {
 		t.Errorf("row %+v", s)
 	}
 	if n := strings.Count(f.events(contract.NonEssential), "storage.attempt-failed"); n != 2 {
-		t.Errorf("%d failures told, want those of attempts 1 and 2", n)
+		t.Errorf("%d failures reported, want those of attempts 1 and 2", n)
 	}
 	f.expectEvents(contract.Essential, "storage.provisioned 1")
 }

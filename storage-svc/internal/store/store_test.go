@@ -206,7 +206,7 @@ func TestOutageBurnsNoAttempts(t *testing.T) {
 	if n := f.count(`SELECT count(*) FROM outbox_event_nonessential
 		WHERE (convert_from(payload, 'utf8')::json->>'next_attempt_at')::timestamptz
 		    = (SELECT next_attempt_at FROM storage)`); n != 1 {
-		t.Error("the event does not tell the time of the next attempt")
+		t.Error("the event lacks the time of the next attempt")
 	}
 	if f.count("SELECT count(*) FROM dead_letter") != 0 {
 		t.Error("dead letters")
