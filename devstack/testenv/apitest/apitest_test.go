@@ -6,6 +6,8 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -22,7 +24,8 @@ paths:
   /things/{id}:
     put:
       parameters:
-        - {name: id, in: path, required: true, schema: {type: string, minLength: 1}}
+        - {name: id, in: path, required: true, schema: {type: string, pattern: '^1$'}}
+        - {name: n, in: query, schema: {type: integer, maximum: 9}}
       requestBody:
         required: true
         content:
@@ -70,6 +73,11 @@ func (r *recorder) Errorf(format string, args ...any) {
 	r.reports = append(r.reports, fmt.Sprintf(format, args...))
 }
 
+func (r *recorder) Fatalf(format string, args ...any) {
+	r.Errorf(format, args...)
+	runtime.Goexit()
+}
+
 // reply is one answer of the service under test.
 type reply struct {
 	status  int
@@ -90,8 +98,17 @@ var (
 	other   = taken.with(func(a *reply) { a.body = `{"code":"other"}` })
 )
 
+// put sends a body once for each reply.
+func put(body string, replies []reply) func(c *apitest.Contract, url string) {
+	return func(c *apitest.Contract, url string) {
+		for _, reply := range replies {
+			c.Call(reply.status, http.MethodPut, url+"/1", body)
+		}
+	}
+}
+
 // run starts a service that serves the document and gives the replies, and returns what the contract reports.
-func run(t *testing.T, document, request string, replies ...reply) []string {
+func run(t *testing.T, document string, calls func(c *apitest.Contract, url string), replies ...reply) []string {
 	t.Helper()
 	next := replies
 	mux := http.NewServeMux()
@@ -113,10 +130,11 @@ func run(t *testing.T, document, request string, replies ...reply) []string {
 	server := httptest.NewServer(mux)
 	defer server.Close()
 	r := &recorder{TB: t}
-	contract := apitest.New(r, server.URL)
-	for _, reply := range replies {
-		contract.Call(reply.status, http.MethodPut, server.URL+"/things/1", request)
-	}
+	var test sync.WaitGroup
+	test.Go(func() {
+		calls(apitest.New(r, server.URL), server.URL+"/things")
+	})
+	test.Wait()
 	for _, fn := range r.cleanups {
 		fn()
 	}
@@ -124,8 +142,39 @@ func run(t *testing.T, document, request string, replies ...reply) []string {
 }
 
 func TestDocumentedBehaviourPasses(t *testing.T) {
-	if got := run(t, document, `{"name":"x"}`, yes, nothing, taken, other); got != nil {
+	replies := []reply{yes, nothing, taken, other}
+	if got := run(t, document, put(`{"name":"x"}`, replies), replies...); got != nil {
 		t.Errorf("%q", got)
+	}
+}
+
+// A request that is accepted has to be as documented, too.
+func TestRequestsAreChecked(t *testing.T) {
+	secured := strings.Replace(document, "    put:\n", "    put:\n      security: [{token: []}]\n", 1)
+	for _, tc := range []struct {
+		name, document, path string
+		headers              []string
+		want                 string
+	}{
+		{"documented", secured, "/1?n=9", []string{"Authorization", "Bearer x"}, ""},
+		{"path", document, "/2", nil, "'id'"},
+		{"query", document, "/1?n=10", nil, "'n'"},
+		{"query that is no number", document, "/1?n=x", nil, "'n'"},
+		{"two values", document, "/1?n=1&n=2", nil, "'n' has 2 values"},
+		{"undocumented query", document, "/1?m=1", nil, "'m'"},
+		{"undocumented header", document, "/1", []string{"X-New", "1"}, "'X-New'"},
+		{"content type", document, "/1", []string{"Content-Type", "text/plain"}, "text/plain"},
+		{"credentials", secured, "/1", nil, "no credentials"},
+	} {
+		got := run(t, tc.document, func(c *apitest.Contract, url string) {
+			c.Call(http.StatusOK, http.MethodPut, url+tc.path, `{"name":"x"}`, tc.headers...)
+		}, yes)
+		requests := slices.DeleteFunc(got, func(report string) bool {
+			return !strings.Contains(report, "the request:")
+		})
+		if text := strings.Join(requests, "\n"); text != "" && tc.want == "" || !strings.Contains(text, tc.want) {
+			t.Errorf("%s: %q does not name %q", tc.name, got, tc.want)
+		}
 	}
 }
 
@@ -142,13 +191,15 @@ func TestDeviationsAreNamed(t *testing.T) {
 		{"code", document, good, []reply{yes, nothing, taken, other,
 			taken.with(func(a *reply) { a.body = `{"code":"new"}` })}, "not documented: PUT /things/{id} 409 new"},
 		{"header", document, good,
-			[]reply{yes.with(func(a *reply) { a.headers["X-New"] = "1" }), nothing, taken, other}, "header 'X-New'"},
+			[]reply{yes.with(func(a *reply) { a.headers["X-New"] = "1" }), nothing, taken, other},
+			"an undocumented header 'X-New'"},
 		{"header where none is documented", document, good, []reply{yes, nothing.with(
-			func(a *reply) { a.headers = map[string]string{"X-New": "1"} }), taken, other}, "header X-New"},
+			func(a *reply) { a.headers = map[string]string{"X-New": "1"} }), taken, other},
+			"an undocumented header 'X-New'"},
 		{"missing header", document, good, []reply{yes.with(func(a *reply) { delete(a.headers, "ETag") }), nothing,
-			taken, other}, "'ETag' was not found"},
+			taken, other}, "'ETag' is missing"},
 		{"wrong header", document, good,
-			[]reply{yes.with(func(a *reply) { a.headers["ETag"] = "1" }), nothing, taken, other}, "header 'etag'"},
+			[]reply{yes.with(func(a *reply) { a.headers["ETag"] = "1" }), nothing, taken, other}, "'ETag': "},
 		{"content type", document, good, []reply{yes.with(func(a *reply) { a.headers["Content-Type"] = "text/plain" }),
 			nothing, taken, other}, "text/plain"},
 		{"member", document, good,
@@ -161,13 +212,17 @@ func TestDeviationsAreNamed(t *testing.T) {
 		{"accepted request", document, `{}`, []reply{yes, nothing, taken, other}, "name"},
 		{"member of a request", document, `{"name":"x","new":1}`, []reply{yes, nothing, taken, other}, "new"},
 		{"example of a request", strings.Replace(document, "{name: a thing}", "{name: 1}", 1), good,
-			[]reply{yes, nothing, taken, other}, "example  of the request"},
+			[]reply{yes, nothing, taken, other}, "requestBody/content/application~1json: example "},
 		{"example of an answer", strings.Replace(document, "example: {name: a thing}\n        '204'",
-			"example: {nam: a thing}\n        '204'", 1), good, []reply{yes, nothing, taken, other}, "200: example"},
+			"example: {nam: a thing}\n        '204'", 1), good, []reply{yes, nothing, taken, other},
+			"200/content/application~1json: example "},
+		{"a keyword of a schema", strings.Replace(document, "type: string, format", "type: text, format", 1), good,
+			[]reply{yes, nothing, taken, other}, "the document"},
 		{"the document", strings.Replace(document, "description: Nothing.", "nothing: 1", 1), good,
 			[]reply{yes, nothing, taken, other}, "the document"},
 	} {
-		if got := run(t, tc.document, tc.request, tc.replies...); !strings.Contains(strings.Join(got, "\n"), tc.want) {
+		got := run(t, tc.document, put(tc.request, tc.replies), tc.replies...)
+		if !strings.Contains(strings.Join(got, "\n"), tc.want) {
 			t.Errorf("%s: %q does not name %q", tc.name, got, tc.want)
 		}
 	}
