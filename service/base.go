@@ -47,7 +47,7 @@ func (p Program) Serve(
 		err = build(b)
 	}
 	if err != nil {
-		CloseAll(b.Closers)
+		closeAll(b.Closers)
 		return err
 	}
 	return b.Run(ctx)
@@ -113,7 +113,7 @@ func (b *Base) Add(name string, run func(ctx context.Context) error) {
 
 // Every adds a worker that calls fn at an interval, as [Loop] does.
 func (b *Base) Every(name string, interval time.Duration, fn func(ctx context.Context) (more bool, err error)) {
-	b.Workers = append(b.Workers, Periodic(name, interval, b.Log, fn))
+	b.Workers = append(b.Workers, periodic(name, interval, b.Log, fn))
 }
 
 // Consume adds a worker that handles the messages of a consumer, see [Consume], and watches how far the consumer

@@ -36,7 +36,7 @@ func (p Program) setUp(ctx context.Context, c Common, log *slog.Logger, again ti
 	if err != nil {
 		return err
 	}
-	defer CloseAll([]func(context.Context) error{nc.Close})
+	defer closeAll([]func(context.Context) error{nc.Close})
 	js, err := jetstream.New(nc.Conn)
 	if err != nil {
 		return fmt.Errorf("set up streams: %w", err)

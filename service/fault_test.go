@@ -60,7 +60,7 @@ func TestFaultPoints(t *testing.T) {
 // work writes one row by a batch, two by statements and one by a transaction.
 func work(ctx context.Context, url, point string) error {
 	log := slog.New(slog.DiscardHandler)
-	pool, err := openPool(ctx, NewSecret(url), log, newFault(Common{Fault: point}, log))
+	pool, err := OpenPool(ctx, NewSecret(url), Common{Fault: point}, log)
 	if err != nil {
 		return err
 	}

@@ -90,9 +90,9 @@ func (g *guard) check(r *http.Request, find func() (token, string)) (token, *wir
 
 // wait returns how long an address has to wait before it may try a token.
 func (g *guard) wait(address netip.Addr) time.Duration {
-	wait := g.byAddress.WaitFrom(address, "")
+	wait := g.byAddress.waitFrom(address, "")
 	if g.overall.Wait("") > 0 {
-		wait = max(wait, g.reserve.WaitFrom(address, ""))
+		wait = max(wait, g.reserve.waitFrom(address, ""))
 	}
 	return wait
 }

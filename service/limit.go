@@ -56,8 +56,8 @@ func (l *Limiter) AllowFrom(a netip.Addr, key string) time.Duration {
 	return l.allow(Networks(a), key, true)
 }
 
-// WaitFrom returns what [Limiter.AllowFrom] would, and counts nothing.
-func (l *Limiter) WaitFrom(a netip.Addr, key string) time.Duration {
+// waitFrom returns what [Limiter.AllowFrom] would, and counts nothing.
+func (l *Limiter) waitFrom(a netip.Addr, key string) time.Duration {
 	return l.allow(Networks(a), key, false)
 }
 

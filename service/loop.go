@@ -67,8 +67,8 @@ func Loop(
 	}
 }
 
-// Periodic returns a task that calls fn at an interval, as [Loop] does.
-func Periodic(
+// periodic returns a task that calls fn at an interval, as [Loop] does.
+func periodic(
 	name string, interval time.Duration, log *slog.Logger, fn func(ctx context.Context) (more bool, err error),
 ) Task {
 	return Task{Name: name, Run: func(ctx context.Context) error {

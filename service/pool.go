@@ -45,18 +45,14 @@ var (
 // is prepared in the session, unless the url sets default_query_exec_mode.
 //
 // A statement ends after 10 s at the latest, and then releases what it holds.
-func OpenPool(ctx context.Context, url string, log *slog.Logger) (*pgxpool.Pool, error) {
-	return openPool(ctx, NewSecret(url), log, nil)
-}
-
-func openPool(ctx context.Context, url Secret, log *slog.Logger, f *fault) (*pgxpool.Pool, error) {
-	c := connector{url: url, log: log}
-	cfg, err := c.config()
+func OpenPool(ctx context.Context, url Secret, c Common, log *slog.Logger) (*pgxpool.Pool, error) {
+	conns := connector{url: url, log: log}
+	cfg, err := conns.config()
 	if err != nil {
 		return nil, err
 	}
 	observers := observed{querySpans{}, patience(statementTimeout)}
-	if f != nil {
+	if f := newFault(c, log); f != nil {
 		observers = append(observers, f)
 	}
 	cfg.ConnConfig.Tracer = observers
@@ -64,7 +60,7 @@ func openPool(ctx context.Context, url Secret, log *slog.Logger, f *fault) (*pgx
 	if err != nil {
 		return nil, fmt.Errorf("database pool: %w", err)
 	}
-	c.pool.Store(pool)
+	conns.pool.Store(pool)
 	ping := func(ctx context.Context) error {
 		err := pool.Ping(ctx)
 		if errors.Is(err, errPooler) { // the pooler is known now

@@ -45,7 +45,7 @@ func roleDatabase(t *testing.T, role string) (roleURL string, admin func(sql str
 
 func open(t *testing.T, url string) *pgxpool.Pool {
 	t.Helper()
-	pool, err := service.OpenPool(t.Context(), url, discard())
+	pool, err := openPool(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,7 +146,7 @@ func TestOfSeveralHostsTheWritableIsUsed(t *testing.T) {
 // Neither a server that hangs nor a task that keeps a connection blocks the closing of the pool.
 func TestClosePoolIsBounded(t *testing.T) {
 	proxy := testenv.NewProxy(t, testenv.Database(t, "empty", nil))
-	pool, err := service.OpenPool(t.Context(), proxy.URL, discard())
+	pool, err := openPool(t.Context(), proxy.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,7 +194,7 @@ func TestStatementsAreBounded(t *testing.T) {
 			return pool.SendBatch(ctx, b).Close()
 		},
 		func(sql string) error {
-			return service.Transactor{Pool: pool, Idle: time.Minute}.Do(ctx, nil, func(tx pgx.Tx) error {
+			return service.Transactor{Pool: pool}.Do(ctx, nil, func(tx pgx.Tx) error {
 				_, err := tx.Exec(ctx, sql)
 				return err
 			})

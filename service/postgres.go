@@ -1,6 +1,7 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -76,12 +77,14 @@ func waitFor(ctx context.Context, what string, log *slog.Logger, ready func(cont
 	}
 }
 
-// Transactor begins transactions that Postgres rolls back when they have been idle for Idle. A process that is
+// Transactor begins transactions that Postgres rolls back when they have been idle for too long. A process that is
 // suspended in the middle of one would otherwise keep its locks, and block everybody who needs the same rows.
 type Transactor struct {
 	Pool *pgxpool.Pool
-	Idle time.Duration
+	Idle time.Duration // 0 means 5 s, far longer than a transaction is idle
 }
+
+const defaultIdle = 5 * time.Second
 
 // Begin costs one round trip and leaves no state in the session, so it works through a connection pooler in
 // transaction mode. We force generic plans: these statements look up a varying number of rows by key, and
@@ -90,7 +93,8 @@ type Transactor struct {
 func (t Transactor) Begin(ctx context.Context) (pgx.Tx, error) {
 	return t.Pool.BeginTx(ctx, pgx.TxOptions{
 		BeginQuery: fmt.Sprintf("BEGIN; SET LOCAL idle_in_transaction_session_timeout = %d; "+
-			"SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL random_page_cost = 0.1", t.Idle.Milliseconds()),
+			"SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL random_page_cost = 0.1",
+			cmp.Or(t.Idle, defaultIdle).Milliseconds()),
 	})
 }
 
@@ -201,9 +205,9 @@ func migrate(ctx context.Context, url string, log *slog.Logger, patience time.Du
 	return nil
 }
 
-// WaitMigrated waits until the database has at least the newest version of each set. A newer database is
+// waitMigrated waits until the database has at least the newest version of each set. A newer database is
 // accepted: during a rollout the old program runs on it.
-func WaitMigrated(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger, sets ...MigrationSet) error {
+func waitMigrated(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger, sets ...MigrationSet) error {
 	for _, s := range sets {
 		want, err := newest(s.FS)
 		if err != nil {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/signup-saga/signup-saga/devstack/testenv"
 	"github.com/signup-saga/signup-saga/outbox"
@@ -33,7 +34,7 @@ func migrations(versions ...string) service.MigrationSet {
 
 func TestMigrateConcurrentlyAndWait(t *testing.T) {
 	url := testenv.Database(t, "empty", nil)
-	pool, err := service.OpenPool(t.Context(), url, discard())
+	pool, err := openPool(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,18 +135,18 @@ func TestOpenPoolWaitsUntilStopped(t *testing.T) {
 	l.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
-	_, err = service.OpenPool(ctx, "postgres://x@"+addr+"/x", discard())
+	_, err = openPool(ctx, "postgres://x@"+addr+"/x")
 	if !errors.Is(err, context.DeadlineExceeded) || !service.Unavailable(err) {
 		t.Errorf("err = %v", err)
 	}
-	if _, err := service.OpenPool(t.Context(), "://", discard()); err == nil {
+	if _, err := openPool(t.Context(), "://"); err == nil {
 		t.Error("a malformed url was accepted")
 	}
 }
 
 func TestUnavailable(t *testing.T) {
 	url := testenv.Database(t, "empty", nil)
-	pool, err := service.OpenPool(t.Context(), url, discard())
+	pool, err := openPool(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,7 +172,7 @@ func TestUnavailable(t *testing.T) {
 }
 
 func TestTransactorGivesUpLocksOfTheSuspended(t *testing.T) {
-	pool, err := service.OpenPool(t.Context(), testenv.Database(t, "empty", nil), discard())
+	pool, err := openPool(t.Context(), testenv.Database(t, "empty", nil))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -206,7 +207,7 @@ func TestTransactorGivesUpLocksOfTheSuspended(t *testing.T) {
 
 // A plan that was made while a table was small must still be good when the table has grown.
 func TestTransactorPlansByKeyAndOnce(t *testing.T) {
-	pool, err := service.OpenPool(t.Context(), testenv.Database(t, "empty", nil), discard())
+	pool, err := openPool(t.Context(), testenv.Database(t, "empty", nil))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -216,7 +217,7 @@ func TestTransactorPlansByKeyAndOnce(t *testing.T) {
 			"text, h text)"); err != nil {
 		t.Fatal(err)
 	}
-	tx, err := service.Transactor{Pool: pool, Idle: time.Minute}.Begin(t.Context())
+	tx, err := service.Transactor{Pool: pool}.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -309,7 +310,7 @@ func TestTimesAreInUTC(t *testing.T) {
 	local := time.Local
 	time.Local = time.FixedZone("elsewhere", 3600)
 	t.Cleanup(func() { time.Local = local })
-	pool, err := service.OpenPool(t.Context(), testenv.Database(t, "empty", nil), discard())
+	pool, err := openPool(t.Context(), testenv.Database(t, "empty", nil))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -318,6 +319,11 @@ func TestTimesAreInUTC(t *testing.T) {
 	if err := pool.QueryRow(t.Context(), "SELECT now()").Scan(&at); err != nil || at.Location() != time.UTC {
 		t.Errorf("%s is in %s: %v", at, at.Location(), err)
 	}
+}
+
+// openPool opens a pool as a service does.
+func openPool(ctx context.Context, url string) (*pgxpool.Pool, error) {
+	return service.OpenPool(ctx, service.NewSecret(url), service.Common{}, discard())
 }
 
 func TestDatabaseURLIsChecked(t *testing.T) {

@@ -94,11 +94,11 @@ func (p Program) WithDatabase(
 
 // database opens a pool and waits until Postgres answers and has the program's schema.
 func (p Program) database(ctx context.Context, url Secret, c Common, log *slog.Logger) (*pgxpool.Pool, error) {
-	pool, err := openPool(ctx, url, log, newFault(c, log))
+	pool, err := OpenPool(ctx, url, c, log)
 	if err != nil {
 		return nil, err
 	}
-	if err := WaitMigrated(ctx, pool, log, p.Migrations...); err != nil {
+	if err := waitMigrated(ctx, pool, log, p.Migrations...); err != nil {
 		_ = ClosePool(context.WithoutCancel(ctx), pool)
 		return nil, err
 	}

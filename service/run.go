@@ -163,8 +163,8 @@ func within(ctx context.Context, what string, fn func(context.Context) error) er
 	}
 }
 
-// CloseAll runs closers where there is no [Process], for at most a second each.
-func CloseAll(closers []func(context.Context) error) {
+// closeAll runs closers where there is no [Process], for at most a second each.
+func closeAll(closers []func(context.Context) error) {
 	for _, c := range closers {
 		ctx, cancel := context.WithTimeout(context.Background(), closeLimit)
 		_ = within(ctx, "close", c)

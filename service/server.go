@@ -41,7 +41,7 @@ type ServerConfig struct {
 	Handler http.Handler
 	Log     *slog.Logger
 	TLS     *tls.Config // nil for plain HTTP
-	// MaxConnections is how many connections may be open at a time, shared out as by [Places]; 0 means 8192.
+	// MaxConnections is how many connections may be open at a time, shared out as by [ConnLimiter]; 0 means 8192.
 	MaxConnections int
 	// Proxies are trusted to say for whom they forward. Since they have many clients, each proxy may use all of
 	// the connections.
@@ -64,9 +64,9 @@ type ServerConfig struct {
 // response, and Shutdown, send GOAWAY, which names the last request that is served, and clients repeat later
 // ones elsewhere.
 //
-// When all [ServerConfig.MaxConnections] are open, a newcomer takes the place of a connection that has no
+// When all [ServerConfig.MaxConnections] are open, a newcomer takes the slot of a connection that has no
 // request with a handler: kept alive, still sending its header, or silent since it connected. If all are busy,
-// see [Places]. A connection for which there is no place is reset at once. In the accept queue it would look
+// see [ConnLimiter]. A connection for which there is no slot is reset at once. In the accept queue it would look
 // open to load balancers, time out, and evade the limits of its network. Each server counts separately:
 // whatever happens to the public listener, probes reach the other one.
 type Server struct {
@@ -96,7 +96,7 @@ func NewServer(cfg ServerConfig) *Server {
 		MaxHeaderBytes:    16 << 10,
 		ConnState:         s.track,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, placeKey{}, placeOf(c))
+			return context.WithValue(ctx, slotKey{}, slotOf(c))
 		},
 		BaseContext: func(net.Listener) context.Context {
 			ctx := context.WithValue(context.Background(), drainKey{}, (<-chan struct{})(s.draining))
@@ -112,8 +112,8 @@ func NewServer(cfg ServerConfig) *Server {
 }
 
 func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
-	if place, ok := r.Context().Value(placeKey{}).(*Place); ok && place != nil {
-		place.SetBusy(true) // until track sees that the response is written
+	if slot, ok := r.Context().Value(slotKey{}).(*Slot); ok && slot != nil {
+		slot.SetBusy(true) // until track sees that the response is written
 	}
 	select {
 	case <-s.draining:
@@ -144,7 +144,7 @@ func (s *Server) Listen() error {
 	}
 	s.listener = &drainListener{
 		TCPListener: l.(*net.TCPListener), proxies: s.cfg.Proxies,
-		places: NewPlaces(cmp.Or(s.cfg.MaxConnections, maxConnections)),
+		slots: NewConnLimiter(cmp.Or(s.cfg.MaxConnections, maxConnections)),
 	}
 	s.cfg.Log.Info("listening", "name", s.cfg.Name, "addr", s.Addr())
 	return nil
@@ -199,8 +199,8 @@ func (s *Server) Shutdown(ctx context.Context) error {
 }
 
 func (s *Server) track(c net.Conn, state http.ConnState) {
-	if place := placeOf(c); place != nil && state == http.StateIdle {
-		place.SetBusy(false)
+	if slot := slotOf(c); slot != nil && state == http.StateIdle {
+		slot.SetBusy(false)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -233,11 +233,11 @@ func (s *Server) busy(countNew bool) bool {
 }
 
 // drainListener accepts as usual until drain is called, and then until nobody has arrived for acceptQuiet. It
-// resets connections for which there is no place.
+// resets connections for which there is no slot.
 type drainListener struct {
 	*net.TCPListener
 	drainUntil atomic.Pointer[time.Time]
-	places     *Places
+	slots      *ConnLimiter
 	proxies    Proxies
 }
 
@@ -255,8 +255,8 @@ func (l *drainListener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if place, grant := l.places.Take(l.client(conn), func() { _ = conn.Close() }); grant == Granted {
-			return &placedConn{TCPConn: conn, place: place}, nil
+		if slot, grant := l.slots.Acquire(l.client(conn), func() { _ = conn.Close() }); grant == Granted {
+			return &slotConn{TCPConn: conn, slot: slot}, nil
 		}
 		_ = conn.SetLinger(0) // reset the connection: the kernel keeps nothing of it
 		_ = conn.Close()
@@ -290,28 +290,28 @@ func (l *drainListener) client(conn *net.TCPConn) netip.Addr {
 	return peer
 }
 
-type placeKey struct{}
+type slotKey struct{}
 
-// placeOf returns the place of a connection that the listener accepted, TLS or not.
-func placeOf(c net.Conn) *Place {
+// slotOf returns the slot of a connection that the listener accepted, TLS or not.
+func slotOf(c net.Conn) *Slot {
 	if t, ok := c.(*tls.Conn); ok {
 		c = t.NetConn()
 	}
-	placed, ok := c.(*placedConn)
+	with, ok := c.(*slotConn)
 	if !ok {
 		return nil
 	}
-	return placed.place
+	return with.slot
 }
 
-// placedConn gives back its place when it is closed.
-type placedConn struct {
+// slotConn gives back its slot when it is closed.
+type slotConn struct {
 	*net.TCPConn
-	place *Place
+	slot *Slot
 }
 
 // Close implements net.Conn.
-func (c *placedConn) Close() error {
-	defer c.place.Free()
+func (c *slotConn) Close() error {
+	defer c.slot.Release()
 	return c.TCPConn.Close()
 }

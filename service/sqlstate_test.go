@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -94,7 +93,7 @@ func TestRepeatIsBounded(t *testing.T) {
 // Transactions that Postgres undid are repeated. The conditions are real: a lock that is not free in time, a
 // statement that takes too long, a serialization failure and a deadlock.
 func TestTransactionsAreRepeated(t *testing.T) {
-	pool, err := service.OpenPool(t.Context(), testenv.Database(t, "empty", nil), discard())
+	pool, err := openPool(t.Context(), testenv.Database(t, "empty", nil))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +146,7 @@ func TestTransactionsAreRepeated(t *testing.T) {
 			defer func() { _ = other.Rollback(context.WithoutCancel(t.Context())) }()
 			var failed *pgconn.PgError
 			tries := 0
-			err = service.Transactor{Pool: pool, Idle: time.Minute}.Do(t.Context(), nil, func(tx pgx.Tx) error {
+			err = service.Transactor{Pool: pool}.Do(t.Context(), nil, func(tx pgx.Tx) error {
 				if tries++; tries > 1 {
 					<-waits
 					_ = other.Rollback(t.Context())

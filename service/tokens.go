@@ -36,9 +36,12 @@ type token struct {
 
 func (t token) expired() bool { return !t.expires.IsZero() && !time.Now().Before(t.expires) }
 
-// LoadTokens reads a token file, as [ParseTokens] does. A changed file takes effect with the next request. A
-// file that cannot be read or has a mistake in it changes nothing, and is logged. Each load logs the tokens
-// that expire soon.
+// LoadTokens reads a token file. Its lines have the form name:role:sha256-hex[:expiry]; empty lines and lines that
+// begin with # are skipped. The expiry is a date (the token is valid until that day begins in UTC) or an RFC 3339
+// time. At least one token is required. Errors give the line's number, never its content.
+//
+// A changed file takes effect with the next request. A file that cannot be read or has a mistake in it changes
+// nothing, and is logged. Each load logs the tokens that expire soon.
 func LoadTokens(path string, log *slog.Logger) (*Tokens, error) {
 	file, err := newReloaded(log, func() ([]token, error) {
 		b, err := os.ReadFile(path)
@@ -53,14 +56,6 @@ func LoadTokens(path string, log *slog.Logger) (*Tokens, error) {
 		return nil, err
 	}
 	return &Tokens{list: file.get, file: true}, nil
-}
-
-// ParseTokens parses lines of the form name:role:sha256-hex[:expiry]; empty lines and lines that begin with #
-// are skipped. The expiry is a date (the token is valid until that day begins in UTC) or an RFC 3339 time.
-// Errors give the line's number, never its content. At least one token is required.
-func ParseTokens(text string) (*Tokens, error) {
-	list, err := parseTokens(text)
-	return &Tokens{list: func() []token { return list }, file: true}, err
 }
 
 // OperatorTokens accepts any of several secrets, separated by white space, with the operator's role. There is

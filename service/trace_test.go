@@ -249,7 +249,7 @@ func TestSpansOfRequests(t *testing.T) {
 // Spans of queries have the query's name and, after a failure, its code. There are none outside a span.
 func TestSpansOfQueries(t *testing.T) {
 	url := testenv.Database(t, "none", func(context.Context, string) error { return nil })
-	pool, err := OpenPool(t.Context(), url, slog.New(slog.DiscardHandler))
+	pool, err := OpenPool(t.Context(), NewSecret(url), Common{}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

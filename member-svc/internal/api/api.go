@@ -37,7 +37,7 @@ type API struct {
 
 	// Limits of the public listener.
 	signupAttempts, passwordAttempts *attempts
-	streams                          *service.Places
+	streams                          *service.ConnLimiter
 }
 
 // Problems that do not stem from an error of another package.

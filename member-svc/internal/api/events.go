@@ -11,7 +11,7 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// streamRetry is when a client may retry if there was no place for its stream.
+// streamRetry is when a client may retry if there was no slot for its stream.
 const streamRetry = 5 * time.Second
 
 // streamSignup streams a signup until it is settled.
@@ -19,7 +19,7 @@ func (a *API) streamSignup(w http.ResponseWriter, r *http.Request) error {
 	ctx, end := context.WithCancel(r.Context())
 	defer end()
 	r = r.WithContext(ctx)
-	place, grant := a.streams.Take(service.ClientAddress(r), end)
+	slot, grant := a.streams.Acquire(service.ClientAddress(r), end)
 	switch grant {
 	case service.Full:
 		return later(service.NewProblem(http.StatusServiceUnavailable, "busy", "too many streams are open"),
@@ -28,8 +28,8 @@ func (a *API) streamSignup(w http.ResponseWriter, r *http.Request) error {
 		return limited(streamRetry)
 	case service.Granted:
 	}
-	place.SetBusy(true) // taken back only if its network holds more than others
-	defer place.Free()
+	slot.SetBusy(true) // taken back only if its network holds more than others
+	defer slot.Release()
 	view, err := a.Signups.Find(r.Context(), chi.URLParam(r, "signup_id"))
 	if err != nil {
 		return err

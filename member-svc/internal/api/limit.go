@@ -12,7 +12,7 @@ import (
 type Limits struct {
 	Signups   int // attempts of one address per minute, see attempts
 	Passwords int // the same
-	Streams   int // open at a time, see service.Places
+	Streams   int // open at a time, see service.ConnLimiter
 }
 
 // attempts limits attempts by addresses and for usernames, whether or not the username exists: the limits apply

@@ -19,7 +19,7 @@ import (
 // API in this process. Call Public once.
 func (a *API) Public(limits Limits, pages func(routes chi.Router, api http.Handler)) http.Handler {
 	a.signupAttempts, a.passwordAttempts = newAttempts(limits.Signups), newAttempts(limits.Passwords)
-	a.streams = service.NewPlaces(limits.Streams)
+	a.streams = service.NewConnLimiter(limits.Streams)
 	r := a.router()
 	r.Use(private)
 	handler := alone(r)

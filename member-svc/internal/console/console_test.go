@@ -13,6 +13,8 @@ import (
 	"net/http/cookiejar"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -50,8 +52,12 @@ func open(t *testing.T) *site {
 		sum := sha256.Sum256([]byte(secret))
 		return hex.EncodeToString(sum[:])
 	}
-	tokens, err := service.ParseTokens("ann:operator:" + hash("operator-token") + "\nvic:viewer:" +
-		hash("viewer-token"))
+	file := filepath.Join(t.TempDir(), "tokens")
+	lines := "ann:operator:" + hash("operator-token") + "\nvic:viewer:" + hash("viewer-token")
+	if err := os.WriteFile(file, []byte(lines), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tokens, err := service.LoadTokens(file, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -15,10 +14,7 @@ import (
 	"github.com/signup-saga/signup-saga/service/reconcile"
 )
 
-const (
-	pageSize  = 1000
-	suspended = 5 * time.Second // an idle transaction is ended after this
-)
+const pageSize = 1000
 
 // Reconciler compares members with what the participants have. It is safe for concurrent use.
 type Reconciler struct {
@@ -38,7 +34,7 @@ func New(
 	participants ...*Storages,
 ) *Reconciler {
 	r := &Reconciler{
-		wake: wake, tx: service.Transactor{Pool: pool, Idle: suspended}, steps: steps, participants: participants,
+		wake: wake, tx: service.Transactor{Pool: pool}, steps: steps, participants: participants,
 	}
 	r.Reconciler = reconcile.Reconciler[member, Storage]{
 		Config: cfg, Pool: pool, Log: log,

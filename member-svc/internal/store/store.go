@@ -38,9 +38,6 @@ var (
 // QuotaBytes is the size of each plan's storage.
 var QuotaBytes = map[string]int64{"free": 5 << 30, "plus": 100 << 30, "pro": 1 << 40}
 
-// suspended is how long a transaction may be idle before Postgres ends it.
-const suspended = 5 * time.Second
-
 // Store reads and writes the Member database.
 type Store struct {
 	pool   *pgxpool.Pool
@@ -63,7 +60,7 @@ type Store struct {
 // after members leave. The store calls wake after each commit that may have appended outbox events; wake must
 // not block.
 func New(pool *pgxpool.Pool, steps saga.Steps, secret []byte, wake func()) *Store {
-	return &Store{pool: pool, tx: service.Transactor{Pool: pool, Idle: suspended}, steps: steps, secret: secret,
+	return &Store{pool: pool, tx: service.Transactor{Pool: pool}, steps: steps, secret: secret,
 		wake: wake, maxMatched: MaxMatched}
 }
 

@@ -24,14 +24,13 @@ import (
 )
 
 const (
-	noticeBatch = 1000            // notices per pass; a long outage is reported at this pace
-	suspended   = 5 * time.Second // an idle transaction is ended after this
+	noticeBatch = 1000 // notices per pass; a long outage is reported at this pace
 )
 
 // Notices returns a step for a loop that writes notices of stuck sagas: those that need attention, and those
 // unanswered for longer than after. It calls wake after a commit. Many replicas may run it.
 func Notices(pool *pgxpool.Pool, after time.Duration, wake func()) func(context.Context) (more bool, err error) {
-	tx := service.Transactor{Pool: pool, Idle: suspended}
+	tx := service.Transactor{Pool: pool}
 	return func(ctx context.Context) (bool, error) {
 		// It never asks for more at once: the pace of the loop bounds the cost of notices.
 		return false, tx.Do(ctx, wake, func(tx pgx.Tx) error {

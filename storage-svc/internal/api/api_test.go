@@ -50,7 +50,7 @@ func open(t *testing.T, faults bool) *fixture {
 	url := testenv.Database(t, "storage", func(ctx context.Context, url string) error {
 		return service.Migrate(ctx, url, log, store.Migrations...)
 	})
-	pool, err := service.OpenPool(t.Context(), url, log)
+	pool, err := service.OpenPool(t.Context(), service.NewSecret(url), service.Common{}, log)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -35,11 +35,8 @@ type Store struct {
 // New returns a Store. wake, which may be nil, is called after commits with
 // events; it must not block.
 func New(pool *pgxpool.Pool, wake func()) *Store {
-	return &Store{pool: pool, tx: service.Transactor{Pool: pool, Idle: suspended}, wake: wake}
+	return &Store{pool: pool, tx: service.Transactor{Pool: pool}, wake: wake}
 }
-
-// suspended is how long a transaction may be idle: far longer than one lasts.
-const suspended = 5 * time.Second
 
 // ErrNotFound means that there is no such storage or dead letter.
 var ErrNotFound = errors.New("not found")

@@ -40,7 +40,7 @@ func open(t testing.TB) *fixture {
 	url := testenv.Database(t, "storage", func(ctx context.Context, url string) error {
 		return service.Migrate(ctx, url, slog.New(slog.DiscardHandler), store.Migrations...)
 	})
-	pool, err := service.OpenPool(t.Context(), url, slog.New(slog.DiscardHandler))
+	pool, err := service.OpenPool(t.Context(), service.NewSecret(url), service.Common{}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

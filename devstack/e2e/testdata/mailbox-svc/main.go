@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"time"
 
 	"github.com/gofrs/uuid/v5"
 	"github.com/jackc/pgx/v5"
@@ -84,9 +83,6 @@ func serve(ctx context.Context, c config, stdout io.Writer) error {
 	})
 }
 
-// suspended is how long a transaction may be idle before Postgres ends it.
-const suspended = 5 * time.Second
-
 type mailboxes struct {
 	pool *pgxpool.Pool
 	wake func()
@@ -103,7 +99,7 @@ type mailbox struct {
 // handle carries out a batch of commands and replies to each, in one transaction. A crash before the commit
 // leaves nothing behind. After a crash that follows the commit, the commands are delivered and replied to again.
 func (m *mailboxes) handle(ctx context.Context, batch []service.Message) error {
-	return outbox.InTx(ctx, service.Transactor{Pool: m.pool, Idle: suspended}, m.wake, func(tx pgx.Tx) error {
+	return outbox.InTx(ctx, service.Transactor{Pool: m.pool}, m.wake, func(tx pgx.Tx) error {
 		for _, message := range batch {
 			e, wanted, err := parse(message)
 			if err != nil { // no reply: the saga's timer re-drives the step

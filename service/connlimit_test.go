@@ -29,11 +29,11 @@ func TestNetworks(t *testing.T) {
 	}
 }
 
-// crowd takes places under names, and records the names of those that are taken back.
+// crowd takes slots under names, and records the names of those that are taken back.
 type crowd struct {
-	t      *testing.T
-	places *service.Places
-	gone   []string
+	t     *testing.T
+	slots *service.ConnLimiter
+	gone  []string
 }
 
 func (c *crowd) take(name, address string, busy bool) service.Grant {
@@ -42,15 +42,15 @@ func (c *crowd) take(name, address string, busy bool) service.Grant {
 	if address != "" {
 		a = netip.MustParseAddr(address)
 	}
-	place, grant := c.places.Take(a, func() { c.gone = append(c.gone, name) })
+	slot, grant := c.slots.Acquire(a, func() { c.gone = append(c.gone, name) })
 	if grant == service.Granted && busy {
-		place.SetBusy(true)
+		slot.SetBusy(true)
 	}
 	return grant
 }
 
-// Each step takes a place; gone is the one that is taken back for it.
-func TestPlaces(t *testing.T) {
+// Each step takes a slot; gone is the one that is taken back for it.
+func TestConnLimiter(t *testing.T) {
 	type step struct {
 		address string // "" has no share
 		busy    bool
@@ -79,14 +79,14 @@ func TestPlaces(t *testing.T) {
 		"a client with the whole share frees its own longest idle connection": {8, []step{
 			{"198.51.100.1", false, ok, ""}, {"192.0.2.1", false, ok, ""}, {"192.0.2.1", false, ok, ""},
 			{"192.0.2.1", false, ok, "1"}, {"192.0.2.2", false, ok, ""}, {"192.0.2.3", false, ok, ""},
-			{"192.0.2.4", false, ok, "2"}, // of the address with most places
+			{"192.0.2.4", false, ok, "2"}, // of the address with most slots
 		}},
 		"the network with most idle ones makes room, of its addresses the one that holds most": {6, []step{
 			{"198.51.100.1", false, ok, ""}, {"192.0.2.1", true, ok, ""},
 			{"192.0.2.2", false, ok, ""}, {"192.0.2.1", false, ok, ""},
 			{"203.0.113.1", false, ok, ""}, {"203.0.114.1", false, ok, ""}, {"203.0.115.1", false, ok, "3"},
 		}},
-		"of equal networks the longest idle place": {4, []step{
+		"of equal networks the longest idle slot": {4, []step{
 			{"192.0.2.1", false, ok, ""}, {"198.51.100.1", false, ok, ""},
 			{"203.0.113.1", false, ok, ""}, {"203.0.114.1", false, ok, ""},
 			{"203.0.115.1", false, ok, "0"}, {"203.0.116.1", false, ok, "1"}, {"203.0.116.2", false, ok, "2"},
@@ -104,11 +104,11 @@ func TestPlaces(t *testing.T) {
 		"without a share": {3, []step{
 			{"192.0.2.1", false, ok, ""}, {"", false, ok, ""}, {"", false, ok, ""},
 			{"", false, ok, "0"}, {"", true, ok, "1"},
-			{"192.0.2.1", false, full, ""}, // places without a share are not taken back for others
+			{"192.0.2.1", false, full, ""}, // slots without a share are not taken back for others
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			crowd := &crowd{t: t, places: service.NewPlaces(c.total)}
+			crowd := &crowd{t: t, slots: service.NewConnLimiter(c.total)}
 			for i, s := range c.steps {
 				crowd.gone = nil
 				if got := crowd.take(fmt.Sprint(i), s.address, s.busy); got != s.want {
@@ -122,29 +122,29 @@ func TestPlaces(t *testing.T) {
 	}
 }
 
-// However places are taken, used and freed, the counts are right and no share is exceeded.
-func TestPlacesCount(t *testing.T) {
+// However slots are taken, used and freed, the counts are right and no share is exceeded.
+func TestSlotsCount(t *testing.T) {
 	const total = 40
-	places, random := service.NewPlaces(total), rand.New(rand.NewPCG(7, 11))
+	slots, random := service.NewConnLimiter(total), rand.New(rand.NewPCG(7, 11))
 	type taken struct {
-		place   *service.Place
+		slot    *service.Slot
 		address netip.Addr
 	}
 	var held []*taken
 	drop := func(one *taken) { held = slices.DeleteFunc(held, func(h *taken) bool { return h == one }) }
 	for range 20_000 {
 		if i := random.IntN(len(held) + 1); i < len(held) && random.IntN(3) == 0 {
-			held[i].place.Free()
+			held[i].slot.Release()
 			drop(held[i])
 			continue
 		} else if i < len(held) && random.IntN(2) == 0 {
-			held[i].place.SetBusy(random.IntN(2) == 0)
+			held[i].slot.SetBusy(random.IntN(2) == 0)
 			continue
 		}
 		one := &taken{address: netip.AddrFrom4([4]byte{192, 0, byte(random.IntN(3)), byte(random.IntN(5))})}
-		place, grant := places.Take(one.address, func() { drop(one) })
+		slot, grant := slots.Acquire(one.address, func() { drop(one) })
 		if grant == service.Granted {
-			one.place = place
+			one.slot = slot
 			held = append(held, one)
 		}
 		byNetwork := map[netip.Prefix]int{}
@@ -159,20 +159,20 @@ func TestPlacesCount(t *testing.T) {
 			}
 		}
 		if len(held) > total {
-			t.Fatalf("%d places are taken", len(held))
+			t.Fatalf("%d slots are taken", len(held))
 		}
 	}
 	for len(held) > 0 {
-		held[0].place.Free()
-		held[0].place.Free() // does nothing
+		held[0].slot.Release()
+		held[0].slot.Release() // does nothing
 		held = held[1:]
 	}
 	for i := range total {
 		a := netip.AddrFrom4([4]byte{10, byte(i), 0, 1})
-		place, grant := places.Take(a, func() { t.Error("a place is missing") })
+		slot, grant := slots.Acquire(a, func() { t.Error("a slot is missing") })
 		if grant != service.Granted {
-			t.Fatalf("place %d: %d", i, grant)
+			t.Fatalf("slot %d: %d", i, grant)
 		}
-		place.SetBusy(true)
+		slot.SetBusy(true)
 	}
 }
