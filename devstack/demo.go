@@ -42,7 +42,7 @@ func runDemo(ctx context.Context, args []string, io stdio) error {
 	}
 	screen.Fail()
 	if ctx.Err() != nil {
-		screen.Print("\n  The demo has ended, and with it everything that it started.")
+		screen.Print("\n  The demo has ended. Everything that it started is stopped.")
 	}
 	return err
 }

@@ -18,7 +18,7 @@ const usage = `devstack runs the whole stack on this machine.
   devstack up                       run the stack until Ctrl-C
   devstack status                   what runs, and where
   devstack kill|stop|start|pause|resume COMPONENT
-  devstack wipe nats                lose everything NATS has stored
+  devstack wipe nats                delete everything that NATS has stored
   devstack postgres                 run only a private PostgreSQL
   devstack nats                     run only a NATS server
   devstack pgbouncer                run only a PgBouncer, in front of a database

@@ -87,7 +87,7 @@ func runNATS(ctx context.Context, args []string, io stdio) error {
 		return err
 	}
 	if *dir == "" {
-		fmt.Fprintln(io.err, "devstack nats: --dir is needed")
+		fmt.Fprintln(io.err, "devstack nats: --dir is required")
 		return errUsage
 	}
 	ctx, cancel := untilEOF(ctx, io.in)

@@ -20,9 +20,9 @@ func bindStack(flags *flag.FlagSet, o *stack.Options) {
 	flags.StringVar(&o.Dir, "dir", "", "keep everything in this `folder` (default: a throw-away folder)")
 	flags.IntVar(&o.Members, "members", 1, "run this `number` of member services")
 	flags.IntVar(&o.Storages, "storages", 1, "run this `number` of storage services")
-	flags.BoolVar(&o.Faults, "faults", false, "let the storage service play a broken provider")
+	flags.BoolVar(&o.Faults, "faults", false, "allow faults of the storage provider")
 	flags.Func("via",
-		"let a service reach what it uses through `service:target=host:port`, e.g. storage:nats=127.0.0.1:4000; may "+
+		"let a service reach a dependency through `service:target=host:port`, e.g. storage:nats=127.0.0.1:4000; may "+
 			"be repeated", o.AddVia)
 	flags.StringVar(&o.Bin, "bin", "", "use the services built in this `folder` (default: build them)")
 }
@@ -36,7 +36,7 @@ func runUp(ctx context.Context, args []string, io stdio) error {
 		return err
 	}
 	if (*hash != "real" && *hash != "test") || options.Members < 1 || options.Storages < 1 {
-		fmt.Fprintln(io.err, "devstack up: --hash-cost is real or test, --members and --storages are at least 1")
+		fmt.Fprintln(io.err, "devstack up: --hash-cost must be real or test, --members and --storages at least 1")
 		return errUsage
 	}
 	options.CheapHash = *hash == "test"
@@ -116,7 +116,7 @@ func client(flags *flag.FlagSet, dir string, io stdio) (*stack.Client, error) {
 		dir = io.getenv("DEVSTACK_DIR")
 	}
 	if dir == "" {
-		fmt.Fprintf(io.err, "devstack %s: --dir is needed: the folder that devstack up has printed\n", flags.Name())
+		fmt.Fprintf(io.err, "devstack %s: --dir is required: the folder that devstack up printed\n", flags.Name())
 		return nil, errUsage
 	}
 	return stack.NewClient(dir)
@@ -132,7 +132,7 @@ func operate(verb string) command {
 		var fault string
 		if verb == "start" {
 			flags.StringVar(&fault, "fault", "",
-				"let a service end itself at this `point[:nth]`; for a stack with --faults")
+				"let a service kill itself at this `point[:nth]`; needs a stack with --faults")
 		}
 		operands, err := parse(flags, args, 1)
 		if err != nil {

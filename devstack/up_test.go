@@ -197,7 +197,7 @@ func TestADeathIsReportedAndNotHealed(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the report",
-		func() bool { return strings.Contains(up.printed(t), "storage ended by itself: signal: killed") })
+		func() bool { return strings.Contains(up.printed(t), "storage ended unexpectedly: signal: killed") })
 	if got := status(t, dir)["storage"]; got.State != "died" || got.Exit != "signal: killed" {
 		t.Errorf("status %+v", got)
 	}

@@ -115,7 +115,7 @@ func findProxy(t *testing.T, name string) (program, libraries string) {
 		`apt-get download `+packages[name]+`; for package in *.deb; do dpkg-deb --extract "$package" .; done`)
 	fetch.Dir = stackDir(t)
 	if out, err := fetch.CombinedOutput(); err != nil {
-		t.Fatalf("%s is not installed (apt install %[1]s), and fetching it did not work: %v\n%s", name, err, out)
+		t.Fatalf("%s is not installed (apt install %[1]s), and fetching it failed: %v\n%s", name, err, out)
 	}
 	found, err := filepath.Glob(filepath.Join(fetch.Dir, "usr", "lib", "*-linux-gnu"))
 	if err != nil {

@@ -89,7 +89,7 @@ func (s *NATSServer) Pause() {
 	s.signal(syscall.SIGSTOP)
 	// The signal takes a moment to stop all threads. Without /proc, nothing shows when they have stopped.
 	stat := fmt.Sprintf("/proc/%d/stat", s.child.PID())
-	Eventually(s.t, 5*time.Second, "NATS to stand still", func() bool {
+	Eventually(s.t, 5*time.Second, "NATS to be paused", func() bool {
 		state, err := os.ReadFile(stat)
 		return err != nil || strings.Contains(string(state), ") T ")
 	})

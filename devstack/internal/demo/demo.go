@@ -86,12 +86,12 @@ func (t *story) thingsGoDown(ctx context.Context) error {
 			return err
 		}
 	}
-	t.screen.Done("all three are gone")
+	t.screen.Done("all three are down")
 	return nil
 }
 
 func (t *story) morePeopleSignUp(ctx context.Context) error {
-	t.screen.Begin(fmt.Sprintf("%d more people sign up all the same", people))
+	t.screen.Begin(fmt.Sprintf("%d more people sign up meanwhile", people))
 	times, err := t.crowd(ctx)
 	if err != nil {
 		return err
@@ -122,7 +122,7 @@ func (t *story) thingsComeBack(ctx context.Context) error {
 	if err := t.allReady(ctx); err != nil {
 		return err
 	}
-	t.screen.Done("%d of %d ready after %.1f s, without anyone's help", len(t.promises), len(t.promises),
+	t.screen.Done("%d of %d ready after %.1f s, without an operator", len(t.promises), len(t.promises),
 		t.screen.Elapsed().Seconds())
 	return nil
 }
@@ -217,7 +217,7 @@ func (t *story) mailsUntil(ctx context.Context, want int) (int, error) {
 	return received, err
 }
 
-var errTooLong = errors.New("that took too long")
+var errTooLong = errors.New("it took too long")
 
 // until polls done until it returns true or an error, or until limit has passed.
 func (t *story) until(ctx context.Context, what string, limit time.Duration, done func() (bool, error)) error {

@@ -93,7 +93,7 @@ func (s *Screen) Done(format string, args ...any) {
 func (s *Screen) Fail() { s.end(s.red("✗"), "") }
 
 // Cancel ends the current step, if any, without marking it as failed: the user has ended the demo.
-func (s *Screen) Cancel() { s.end(s.dim("–"), "ended before it was done") }
+func (s *Screen) Cancel() { s.end(s.dim("–"), "interrupted") }
 
 // Elapsed returns the time since the step began.
 func (s *Screen) Elapsed() time.Duration {

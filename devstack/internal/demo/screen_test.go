@@ -48,7 +48,7 @@ func TestCancelledStepDoesNotLookFailed(t *testing.T) {
 	s.Begin(longTitle)
 	s.Cancel()
 	s.Fail()
-	if text := out.String(); strings.Contains(text, "✗") || !strings.Contains(text, "ended before it was done") {
+	if text := out.String(); strings.Contains(text, "✗") || !strings.Contains(text, "interrupted") {
 		t.Errorf("printed %q", text)
 	}
 }

@@ -111,19 +111,19 @@ func (s *screen) setProvider(r *http.Request) (string, error) {
 	ctx, cancel := context.WithTimeout(r.Context(), answerLimit)
 	defer cancel()
 	if err := s.storage.SetFault(ctx, f); err != nil {
-		return "", fmt.Errorf("tell the provider how to behave: %w", err)
+		return "", fmt.Errorf("set the fault of the provider: %w", err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.changed = time.Now()
-	return "the provider goes by it", nil
+	return "the provider uses the setting", nil
 }
 
 func (s *screen) signUpTen(r *http.Request) (string, error) {
 	began := time.Now()
 	for n := range shown {
 		if time.Since(began) > answerLimit {
-			return "", fmt.Errorf("that takes too long: only %d of %d people have tried", n, shown)
+			return "", fmt.Errorf("it took too long: only %d of %d people have tried", n, shown)
 		}
 		s.crowd.one(r.Context())
 	}

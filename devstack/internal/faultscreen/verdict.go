@@ -14,11 +14,11 @@ import (
 type kind struct{ Label, Loss string }
 
 var kinds = map[string]kind{
-	"postgres": {"PostgreSQL", "Nobody can sign up: promises are kept there."},
+	"postgres": {"PostgreSQL", "Nobody can sign up: it holds all signups."},
 	"nats":     {"NATS", "Signups wait for their storage."},
 	"smtp":     {"the mail server", "Welcome mails wait."},
 	"storage":  {"the Storage service", "Signups wait for their storage."},
-	"member":   {"the Member service", "Nobody can sign up: it makes the promises."},
+	"member":   {"the Member service", "Nobody can sign up: it accepts the signups."},
 }
 
 // kindOf returns the kind of a component. The first part of the component's name is the kind's key.
@@ -31,13 +31,13 @@ func kindOf(component string) kind {
 type mode struct{ Name, Title, Means string }
 
 var modes = []mode{
-	{"none", "works", "Does what it is asked to do."},
-	{"outage", "is away", "For everybody. Signups wait, and use up no attempts."},
+	{"none", "works", "Works normally."},
+	{"outage", "is away", "Every call fails. Signups wait and use up no attempts."},
 	{"slow", "is slow", "Answers after the latency."},
-	{"flaky", "is flaky", "Fails, every other time after having done the work."},
-	{"reject", "refuses", "For good: an operator sees why, and retries it in the console."},
-	{"hang", "hangs", "Never answers. Calls are given up after a while."},
-	{"throttle", "throttles", "Asks everybody to come back after the latency."},
+	{"flaky", "is flaky", "Some calls fail, half of them after the work was done."},
+	{"reject", "refuses", "Refuses for good: an operator sees why and retries in the console."},
+	{"hang", "hangs", "Never answers. Calls time out."},
+	{"throttle", "throttles", "Asks every caller to retry after the latency."},
 }
 
 // verdict is a sentence about the state of signups.

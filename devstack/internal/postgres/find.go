@@ -25,7 +25,7 @@ type Binaries struct {
 }
 
 // errNone means that a folder holds no server; the search continues.
-var errNone = errors.New("no PostgreSQL server here")
+var errNone = errors.New("no PostgreSQL server found")
 
 // Finder looks for a PostgreSQL server on this machine.
 type Finder struct {
@@ -78,7 +78,7 @@ func (f Finder) Find(ctx context.Context) (Binaries, error) {
 	}
 	found, err := f.cached(ctx)
 	if err != nil {
-		return Binaries{}, fmt.Errorf(`no PostgreSQL server was found, and fetching one did not work: %w
+		return Binaries{}, fmt.Errorf(`no PostgreSQL server was found, and fetching one failed: %w
 Any one of these helps:
   - install PostgreSQL %d or newer (apt install postgresql, brew install postgresql)
   - set PG_BIN to the folder that holds its initdb and postgres

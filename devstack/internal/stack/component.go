@@ -75,7 +75,7 @@ func (s *Stack) watch(c *component) *component {
 		default:
 			return // Start returns it as an error
 		}
-		s.options.Note(fmt.Sprintf("%s ended by itself: %s (log: %s)", c.Name, exit, s.logPath(c.Name)))
+		s.options.Note(fmt.Sprintf("%s ended unexpectedly: %s (log: %s)", c.Name, exit, s.logPath(c.Name)))
 	}
 	return c
 }
@@ -165,7 +165,7 @@ func greetsWithJetStream(addr string) func(context.Context) error {
 			return err
 		}
 		if !info.JetStream {
-			return errors.New("JetStream is not on yet")
+			return errors.New("JetStream is not ready yet")
 		}
 		return nil
 	}

@@ -37,7 +37,7 @@ func (s *Stack) Do(ctx context.Context, verb, name, fault string) (string, error
 	case "pause":
 		return name + " is paused", c.Pause()
 	case "resume":
-		return name + " goes on", c.Resume()
+		return name + " is resumed", c.Resume()
 	case "wipe":
 		return s.wipe(ctx, c)
 	default:
@@ -73,7 +73,7 @@ func (s *Stack) wipe(ctx context.Context, c *component) (string, error) {
 		}
 	}
 	_, err = s.restart(ctx, c)
-	return "nats has lost everything and runs again", err
+	return "nats has lost all its data and runs again", err
 }
 
 // Status is a snapshot of a stack.
@@ -114,7 +114,7 @@ func (s *Stack) Deaths() error {
 	var errs []error
 	for _, c := range s.components {
 		if status := c.Status(); status.State == process.Died {
-			errs = append(errs, s.explain(c.Name, fmt.Errorf("%s ended by itself: %s", c.Name, status.Exit)))
+			errs = append(errs, s.explain(c.Name, fmt.Errorf("%s ended unexpectedly: %s", c.Name, status.Exit)))
 		}
 	}
 	return errors.Join(errs...)

@@ -60,7 +60,7 @@ func (o *Options) AddVia(text string) error {
 	service, target, _ := strings.Cut(link, ":")
 	if _, _, err := net.SplitHostPort(addr); !ok || err != nil ||
 		(service != "member" && service != "storage") || (target != natsName && target != postgresName) {
-		return errors.New("want member or storage, a colon, nats or postgres, and =host:port")
+		return errors.New("must be member or storage, a colon, nats or postgres, and =host:port")
 	}
 	if o.Via == nil {
 		o.Via = map[string]string{}

@@ -92,7 +92,7 @@ func readLine(ctx context.Context, from *os.File, prefix string) (string, error)
 			return value, nil
 		}
 	}
-	return "", errors.Join(errors.New("it ended, or did not say in time that it is ready"), lines.Err(), from.Close())
+	return "", errors.Join(errors.New("it ended, or did not become ready in time"), lines.Err(), from.Close())
 }
 
 // PID returns the process id.

@@ -84,7 +84,7 @@ func (s *NATSServer) Pause() {
 	s.t.Helper()
 	s.signal(syscall.SIGSTOP)
 	stat := fmt.Sprintf("/proc/%d/stat", s.server.cmd.Process.Pid)
-	Eventually(s.t, 5*time.Second, "NATS to stand still", func() bool {
+	Eventually(s.t, 5*time.Second, "NATS to be paused", func() bool {
 		state, err := os.ReadFile(stat) // without /proc, nothing shows when it has stopped
 		return err != nil || strings.Contains(string(state), ") T ")
 	})
