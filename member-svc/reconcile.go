@@ -8,9 +8,10 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/signup-saga/signup-saga/member-svc/internal/outbound/webhook"
 	members "github.com/signup-saga/signup-saga/member-svc/internal/reconcile"
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
-	"github.com/signup-saga/signup-saga/member-svc/internal/stuck"
+	"github.com/signup-saga/signup-saga/member-svc/internal/store"
 	"github.com/signup-saga/signup-saga/service"
 	"github.com/signup-saga/signup-saga/service/reconcile"
 )
@@ -25,15 +26,15 @@ type ReconcileConfig struct {
 // Validate implements [service.Validator].
 func (c ReconcileConfig) Validate(check *service.Checks) {
 	if u := c.StorageURL.Reveal(); u != "" {
-		check.NoError("STORAGE_URL", stuck.CheckURL(u))
+		check.NoError("STORAGE_URL", webhook.CheckURL(u))
 	}
 }
 
 // reconciler returns the reconciler of members with the participants, which are in the order of their steps.
 func (c ReconcileConfig) reconciler(
-	pool *pgxpool.Pool, steps saga.Steps, wake func(), log *slog.Logger,
+	pool *pgxpool.Pool, st *store.Store, steps saga.Steps, log *slog.Logger,
 ) *members.Reconciler {
-	return members.New(c.Config, pool, steps, wake, log,
+	return members.New(c.Config, pool, st, steps, log,
 		members.NewStorages(c.StorageURL.Reveal(), c.StorageToken.Reveal()))
 }
 
@@ -55,15 +56,16 @@ func reconcileOnce(dry bool) func(context.Context, reconcileConfig, io.Writer) e
 	return func(ctx context.Context, cfg reconcileConfig, stdout io.Writer) error {
 		log := cfg.Logger(stdout)
 		return program.WithDatabase(ctx, cfg.DatabaseURL, cfg.Common, log, func(pool *pgxpool.Pool) error {
-			books, err := cfg.reconciler(pool, cfg.steps(), nil, log).Check(ctx, dry)
+			st := store.New(pool, cfg.steps(), nil, nil)
+			books, err := cfg.reconciler(pool, st, cfg.steps(), log).Check(ctx, dry)
 			return reconcile.Print(stdout, books, err)
 		})
 	}
 }
 
 // addReconciliation compares members and storages at an interval.
-func addReconciliation(cfg Config, b *service.Base) {
-	cfg.reconciler(b.Pool, cfg.steps(), b.Wake, b.Log).AddTo(b,
+func addReconciliation(cfg Config, b *service.Base, st *store.Store) {
+	cfg.reconciler(b.Pool, st, cfg.steps(), b.Log).AddTo(b,
 		prometheus.GaugeOpts{Name: "stranded_members",
 			Help: "Members who are ready but have no storage, by the last reconciliation."},
 		prometheus.GaugeOpts{Name: "orphan_storages",

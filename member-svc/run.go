@@ -9,18 +9,21 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/signup-saga/signup-saga/contract"
 	"github.com/signup-saga/signup-saga/member-svc/internal/account"
 	"github.com/signup-saga/signup-saga/member-svc/internal/api"
 	"github.com/signup-saga/signup-saga/member-svc/internal/challenge"
 	"github.com/signup-saga/signup-saga/member-svc/internal/console"
+	"github.com/signup-saga/signup-saga/member-svc/internal/outbound/mail"
+	"github.com/signup-saga/signup-saga/member-svc/internal/outbound/webhook"
 	"github.com/signup-saga/signup-saga/member-svc/internal/password"
 	"github.com/signup-saga/signup-saga/member-svc/internal/replies"
 	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
 	"github.com/signup-saga/signup-saga/member-svc/internal/signuppage"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
 	"github.com/signup-saga/signup-saga/member-svc/internal/stream"
-	"github.com/signup-saga/signup-saga/member-svc/internal/welcome"
 	"github.com/signup-saga/signup-saga/service"
 )
 
@@ -105,7 +108,10 @@ func build(cfg Config, b *service.Base, tokens *service.Tokens, certificate *tls
 		return err
 	}
 	tokens.Watch("admin", b.Registry, b.Log)
-	public, admin, err := pages(cfg, b, newAPI(cfg, b, st, hasher, metrics), tokens)
+	hub, pulse := stream.NewHub(st, cfg.steps(), stream.DefaultPace), console.NewPulse(st.Pulse, time.Second)
+	b.Add("signup streams", func(ctx context.Context) error { return hub.Run(ctx, b.Log) })
+	b.Add("console pulse", func(ctx context.Context) error { return pulse.Run(ctx, b.Log) })
+	public, admin, err := pages(cfg, newAPI(cfg, st, hasher, hub, metrics), pulse, tokens, b.Health)
 	if err != nil {
 		return err
 	}
@@ -120,44 +126,37 @@ func build(cfg Config, b *service.Base, tokens *service.Tokens, certificate *tls
 	return errors.Join(b.Listen(outside), b.Listen(inside))
 }
 
-// newAPI returns the API, and adds the worker that feeds its signup streams.
-func newAPI(cfg Config, b *service.Base, st *store.Store, hasher *password.Hasher, metrics *api.Metrics) *api.API {
-	steps := cfg.steps()
-	hub := stream.NewHub(st, steps, stream.DefaultPace)
-	b.Add("signup streams", func(ctx context.Context) error { return hub.Run(ctx, b.Log) })
-	signups := signup.New(signup.Config{
-		Plans: cfg.PlansAllowed, Passwords: password.Policy{MinLength: cfg.PasswordMin},
-		Unicode:  cfg.Usernames == "unicode",
-		Reserved: signup.ParseReserved(cfg.Names),
-		Secret:   []byte(cfg.IdempotencySecret.Reveal()), DatabaseTimeout: cfg.DatabaseTimeout,
-	}, st, hasher, steps)
+// newAPI returns the API.
+func newAPI(
+	cfg Config, st *store.Store, hasher *password.Hasher, hub *stream.Hub, metrics *api.Metrics,
+) *api.API {
+	steps, secret := cfg.steps(), []byte(cfg.IdempotencySecret.Reveal())
+	passwords := password.Policy{MinLength: cfg.PasswordMin}
 	return &api.API{
-		Signups: signups,
-		Accounts: account.New(account.Config{
-			SessionLifetime: cfg.SessionLifetime, DatabaseTimeout: cfg.DatabaseTimeout,
-			Passwords: password.Policy{MinLength: cfg.PasswordMin}, Log: b.Log,
+		Signups: signup.New(signup.Config{
+			Plans: cfg.PlansAllowed, Passwords: passwords, Unicode: cfg.Usernames == "unicode",
+			Reserved: signup.ParseReserved(cfg.Names), Secret: secret, DatabaseTimeout: cfg.DatabaseTimeout,
 		}, st, hasher, steps),
-		Live: hub, Store: st, Steps: steps, Metrics: metrics, DatabaseTimeout: cfg.DatabaseTimeout, Log: b.Log,
-		Challenges: api.Challenges{
-			Issuer: challenge.NewIssuer([]byte(cfg.IdempotencySecret.Reveal())), Pressure: hasher.Pressure,
-		},
+		Accounts: account.New(account.Config{
+			SessionLifetime: cfg.SessionLifetime, DatabaseTimeout: cfg.DatabaseTimeout, Passwords: passwords, Log: st.Log,
+		}, st, hasher, steps),
+		Live: hub, Store: st, Steps: steps, Metrics: metrics, DatabaseTimeout: cfg.DatabaseTimeout, Log: st.Log,
+		Challenges: api.Challenges{Issuer: challenge.NewIssuer(secret), Pressure: hasher.Pressure},
 	}
 }
 
-// pages returns the handlers of the listeners: their APIs, with the sign-up page and the console on top.
+// pages returns the handlers of the listeners: their APIs, with the sign-up page and the console beside them.
 func pages(
-	cfg Config, b *service.Base, handlers *api.API, tokens *service.Tokens,
+	cfg Config, handlers *api.API, pulse *console.Pulse, tokens *service.Tokens, health *service.Health,
 ) (public, admin http.Handler, err error) {
 	page, err := signuppage.New(
-		signuppage.Config{Plans: cfg.PlansAllowed, PasswordMin: cfg.PasswordMin, Log: b.Log})
+		signuppage.Config{Plans: cfg.PlansAllowed, PasswordMin: cfg.PasswordMin, Log: handlers.Log})
 	if err != nil {
 		return nil, nil, err
 	}
 	public = handlers.Public(cfg.limits(), page.Mount)
-	pulse := console.NewPulse(handlers.Store.Pulse, time.Second)
-	b.Add("console pulse", func(ctx context.Context) error { return pulse.Run(ctx, b.Log) })
 	admin, err = console.New(console.Config{
-		API: handlers.Admin(tokens, b.Health), Pulse: pulse, DemoURL: cfg.ConsoleDemoURL.Reveal(), Log: b.Log,
+		API: handlers.Admin(tokens, health), Pulse: pulse, DemoURL: cfg.ConsoleDemoURL.Reveal(), Log: handlers.Log,
 		Sessions: &service.Sessions{
 			Tokens: tokens, Secret: []byte(cfg.IdempotencySecret.Reveal()),
 			Lifetime: console.SessionLifetime, Ended: handlers.Store,
@@ -171,10 +170,10 @@ type handler func(ctx context.Context, batch []service.Message) error
 
 // addWorkers adds everything that runs besides the requests.
 func addWorkers(cfg Config, b *service.Base, st *store.Store, metrics *api.Metrics) error {
-	mailer, err := welcome.New(welcome.Config{
+	mailer, err := mail.New(mail.Config{
 		Server: cfg.server(), From: cfg.MailFrom, Secret: []byte(cfg.IdempotencySecret.Reveal()),
 		MaxAttempts: deliveryAttempts, MaxAge: cfg.MailMaxAge, Observe: metrics.Mail, Log: b.Log,
-	}, b.Pool)
+	}, st)
 	if err != nil {
 		return err
 	}
@@ -186,24 +185,50 @@ func addWorkers(cfg Config, b *service.Base, st *store.Store, metrics *api.Metri
 	})
 	b.Every("group retries", time.Second, st.StepRetry)
 	b.Every("welcome mail", time.Second, mailer.Work)
-	b.Every("delete old mail addresses", time.Minute, mailer.Forget)
+	b.Every("notices of stuck signups", min(max(cfg.StuckAfter/10, time.Second), 10*time.Second),
+		func(ctx context.Context) (bool, error) { return false, st.NotifyStuck(ctx, cfg.StuckAfter) })
 	forget := func(what string, some func(ctx context.Context, limit int) (int64, error)) {
-		b.Every("delete expired "+what, time.Minute, func(ctx context.Context) (bool, error) {
+		b.Every("delete "+what, time.Minute, func(ctx context.Context) (bool, error) {
 			n, err := some(ctx, forgetBatch)
 			return n == forgetBatch, err
 		})
 	}
-	forget("keys", st.ForgetExpiredKeys)
-	forget("sessions", st.ForgetExpiredSessions)
-	forget("logouts", st.ForgetLogouts)
+	forget("old mail addresses", st.ForgetMailedAddresses)
+	forget("expired keys", st.ForgetExpiredKeys)
+	forget("expired sessions", st.ForgetExpiredSessions)
+	forget("expired logouts", st.ForgetLogouts)
 	b.Every("gauges", 5*time.Second, func(ctx context.Context) (bool, error) { return false, metrics.Refresh(ctx, st) })
-	if handlers[webhooks], err = addWatchers(cfg, b); err != nil {
+	if handlers[webhooks], err = addWebhook(cfg, b, st); err != nil {
 		return err
 	}
 	if cfg.StorageURL.Reveal() != "" {
-		addReconciliation(cfg, b)
+		addReconciliation(cfg, b, st)
 	}
 	return addConsumers(b, handlers)
+}
+
+// addWebhook adds the webhook of stuck signups, if there is one, and returns the handler of its notices.
+func addWebhook(cfg Config, b *service.Base, st *store.Store) (notices handler, err error) {
+	if cfg.WebhookURL.Reveal() == "" {
+		return nil, nil
+	}
+	posts := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "member_webhooks_total", Help: "Notices of stuck signups by result: sent, delayed, dropped, expired.",
+	}, []string{"result"})
+	for _, result := range []string{webhook.Sent, webhook.Delayed, webhook.Dropped, webhook.Expired} {
+		posts.WithLabelValues(result)
+	}
+	hook, err := webhook.New(webhook.Config{
+		URL: cfg.WebhookURL.Reveal(), Secret: cfg.WebhookSecret.Reveal(), Log: b.Log,
+		MaxAttempts: deliveryAttempts, MaxAge: webhookMaxAge,
+		Observe: func(result string, n int) { posts.WithLabelValues(result).Add(float64(n)) },
+	}, st)
+	if err != nil {
+		return nil, err
+	}
+	b.Registry.MustRegister(posts)
+	b.Every("webhooks", time.Second, hook.Work)
+	return hook.Queue, nil
 }
 
 // addConsumers starts every consumer of the program with its handler. It fails if a consumer has no entry in
@@ -224,8 +249,11 @@ func addConsumers(b *service.Base, handlers map[string]handler) error {
 	return nil
 }
 
-// Batches are small, to keep transactions short.
 const (
+	// Batches are small, to keep transactions short.
 	redriveBatch = 100
 	forgetBatch  = 1000
+
+	deliveryAttempts = 20             // of one mail, and of one notice
+	webhookMaxAge    = 24 * time.Hour // after which an unsent notice is dropped
 )

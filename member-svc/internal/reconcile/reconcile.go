@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
-	"github.com/signup-saga/signup-saga/service"
+	"github.com/signup-saga/signup-saga/member-svc/internal/store"
 	"github.com/signup-saga/signup-saga/service/reconcile"
 )
 
@@ -19,23 +19,19 @@ const pageSize = 1000
 // Reconciler compares members with what the participants have. It is safe for concurrent use.
 type Reconciler struct {
 	reconcile.Reconciler[member, Storage]
-	wake         func()
-	tx           service.Transactor
+	store        *store.Store
 	steps        saga.Steps
 	participants []*Storages // by step
 }
 
 // New returns a reconciler. The participants are in the order of their steps; a nil participant is not
 // compared. A run ends at the first participant that does not answer. Sagas that changed, and commands that were
-// sent, more recently than the minimum age are left alone. wake is called after a commit with events; it may be
-// nil.
+// sent, more recently than the minimum age are left alone.
 func New(
-	cfg reconcile.Config, pool *pgxpool.Pool, steps saga.Steps, wake func(), log *slog.Logger,
+	cfg reconcile.Config, pool *pgxpool.Pool, st *store.Store, steps saga.Steps, log *slog.Logger,
 	participants ...*Storages,
 ) *Reconciler {
-	r := &Reconciler{
-		wake: wake, tx: service.Transactor{Pool: pool}, steps: steps, participants: participants,
-	}
+	r := &Reconciler{store: st, steps: steps, participants: participants}
 	r.Reconciler = reconcile.Reconciler[member, Storage]{
 		Config: cfg, Pool: pool, Log: log,
 		Lists: reconcile.Lists[member, Storage]{
@@ -68,9 +64,9 @@ func (r *Reconciler) verdict(m *member, s *Storage) (reconcile.Kind, string) {
 	switch {
 	case s.left() && s.SagaID != m.SagaID:
 		return reconcile.Double, string(m.State) + ", " + what + "of saga " + s.SagaID + " " + s.describe()
-	case m.Settled && m.State == saga.Ready && m.Newest >= m.step && !s.given():
+	case m.AtRest && m.State == saga.Ready && m.Step >= m.step && !s.given():
 		return reconcile.Stranded, "ready, " + what + s.describe()
-	case m.Settled && m.State == saga.Withdrawn && s.left():
+	case m.AtRest && m.State == saga.Withdrawn && s.left():
 		return reconcile.Orphan, "withdrawn, " + what + s.describe()
 	}
 	return "", ""
@@ -81,24 +77,24 @@ func (r *Reconciler) repair(
 ) (bool, error) {
 	switch {
 	case m == nil:
-		return false, r.quarantine(ctx, *s)
+		return false, r.store.Quarantine(ctx, s.MemberStorage)
 	case kind == reconcile.Double:
 		return false, nil
 	default:
-		return r.command(ctx, *m, detail)
+		return r.store.CommandAgain(ctx, m.Progress, r.steps[m.step].Asks(m.State), r.MinAge, detail)
 	}
 }
 
 // Books is the operators' ledger: how many signups were accepted, what became of them, and whether the Storage
 // service agrees.
 type Books struct {
-	Ledger
+	store.Ledger
 	reconcile.Report
 }
 
 // Check counts the members and compares them with the storages. Unless dry is set, it also repairs differences.
 func (r *Reconciler) Check(ctx context.Context, dry bool) (b Books, err error) {
-	if b.Ledger, err = r.ledger(ctx); err != nil {
+	if b.Ledger, err = r.store.Ledger(ctx); err != nil {
 		return b, err
 	}
 	b.Report, err = r.Reconciler.Check(ctx, dry)

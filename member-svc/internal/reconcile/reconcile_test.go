@@ -43,7 +43,7 @@ func open(t *testing.T, maxRepairs int) *fixture {
 // replica returns another reconciler on the same databases.
 func (f *fixture) replica(maxRepairs int) *reconcile.Reconciler {
 	return reconcile.New(
-		engine.Config{MinAge: time.Minute, MaxRepairs: maxRepairs}, f.pool, storetest.Steps, nil,
+		engine.Config{MinAge: time.Minute, MaxRepairs: maxRepairs}, f.pool, f.store, storetest.Steps,
 		slog.New(slog.DiscardHandler), reconcile.NewStorages(f.storages.URL+"/", token))
 }
 
@@ -146,7 +146,7 @@ func TestEveryDisagreementIsFound(t *testing.T) {
 		t.Errorf("a dry run did something: %s", f.sent())
 	}
 	report := f.run()
-	if want := (reconcile.Ledger{Accepted: 17, Ready: 7, InProgress: 2, NeedsAttention: 1,
+	if want := (store.Ledger{Accepted: 17, Ready: 7, InProgress: 2, NeedsAttention: 1,
 		Withdrawn: 7}); report.Ledger != want || !report.Balances() {
 		t.Errorf("ledger %+v, want %+v", report.Ledger, want)
 	}

@@ -25,7 +25,7 @@ func twoSteps(t *testing.T) (f *fixture, mailboxes *storages) {
 	mailboxes = newStorages(t)
 	f.store = store.New(f.pool, steps, storetest.Secret, func() {})
 	cfg := engine.Config{MinAge: time.Minute, MaxRepairs: 100}
-	f.Reconciler = reconcile.New(cfg, f.pool, steps, nil, slog.New(slog.DiscardHandler),
+	f.Reconciler = reconcile.New(cfg, f.pool, f.store, steps, slog.New(slog.DiscardHandler),
 		reconcile.NewStorages(f.storages.URL, token), reconcile.NewStorages(mailboxes.URL, token))
 	return f, mailboxes
 }

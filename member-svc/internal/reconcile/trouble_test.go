@@ -101,7 +101,7 @@ func TestStrangeAnswersEndTheRun(t *testing.T) {
 			fmt.Fprint(w, answer)
 		}))
 		cfg := engine.Config{MinAge: time.Minute, MaxRepairs: 1}
-		r := reconcile.New(cfg, f.pool, storetest.Steps, nil, slog.New(slog.DiscardHandler),
+		r := reconcile.New(cfg, f.pool, f.store, storetest.Steps, slog.New(slog.DiscardHandler),
 			reconcile.NewStorages(strange.URL, token))
 		if _, err := r.Run(t.Context(), 0); err == nil {
 			t.Errorf("%s: no error", name)
@@ -109,7 +109,7 @@ func TestStrangeAnswersEndTheRun(t *testing.T) {
 		strange.Close()
 	}
 	wrong := reconcile.New(engine.Config{MinAge: time.Minute, MaxRepairs: 1}, f.pool,
-		storetest.Steps, nil, nil, reconcile.NewStorages(f.storages.URL, "wrong"))
+		f.store, storetest.Steps, nil, reconcile.NewStorages(f.storages.URL, "wrong"))
 	if _, err := wrong.Check(t.Context(), true); err == nil || !strings.Contains(err.Error(), "401") {
 		t.Errorf("wrong token: %v", err)
 	}

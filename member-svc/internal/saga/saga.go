@@ -75,6 +75,9 @@ const (
 	Withdraw      Kind = "withdraw"       // the member leaves, or an operator cancels
 	AttemptFailed Kind = "attempt_failed" // one attempt failed, more will follow; for the timeline only
 	Erased        Kind = "erased"         // member erased, but the saga could not be stored; for the timeline only
+
+	// CommandedAgain means that reconciliation sent the command again; for the timeline only.
+	CommandedAgain Kind = "commanded_again"
 )
 
 // Event is one thing that happened. Fields that its kind does not use are zero.

@@ -1,5 +1,6 @@
-// Package store keeps members and their sagas in Postgres. One transaction writes everything that belongs
-// together: the rows, the timeline, the operator's audit row and the outbox events.
+// Package store keeps members, their sagas, mails and notices in Postgres. It owns the Member database: no other
+// package runs SQL on its tables. One transaction writes everything that belongs together: the rows, the timeline,
+// the operator's audit row and the outbox events.
 //
 // Times come from the database's clock; order comes from versions. A Store is safe for concurrent use. Its
 // errors are Postgres errors unless documented otherwise.

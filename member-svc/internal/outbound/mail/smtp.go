@@ -1,4 +1,4 @@
-package welcome
+package mail
 
 import (
 	"context"
@@ -13,7 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/wneessen/go-mail"
+	gomail "github.com/wneessen/go-mail"
 	"github.com/wneessen/go-mail/smtp"
 
 	"github.com/signup-saga/signup-saga/member-svc/internal/email"
@@ -240,13 +240,13 @@ func parseSender(from string) (sender, error) {
 }
 
 // letter returns the welcome mail. The only part of it that strangers can choose is the recipient's address.
-func (f sender) letter(to email.Address, id string) (*mail.Msg, error) {
-	msg := mail.NewMsg(mail.WithNoDefaultUserAgent())
+func (f sender) letter(to email.Address, id string) (*gomail.Msg, error) {
+	msg := gomail.NewMsg(gomail.WithNoDefaultUserAgent())
 	msg.SetMessageIDWithValue(id + "@" + f.address.Domain) // the same for every copy
 	msg.SetDate()
 	msg.SetGenHeader("Auto-Submitted", "auto-generated") // RFC 3834: no replies from people on holiday
 	msg.Subject("Welcome")
-	msg.SetBodyString(mail.TypeTextPlain, `Welcome!
+	msg.SetBodyString(gomail.TypeTextPlain, `Welcome!
 
 Your storage is being set up; it will be there when you sign in.
 

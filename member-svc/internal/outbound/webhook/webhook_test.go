@@ -1,4 +1,4 @@
-package stuck_test
+package webhook_test
 
 import (
 	"crypto/hmac"
@@ -20,148 +20,13 @@ import (
 
 	"github.com/signup-saga/signup-saga/contract"
 	"github.com/signup-saga/signup-saga/devstack/testenv"
+	"github.com/signup-saga/signup-saga/member-svc/internal/outbound/webhook"
+	"github.com/signup-saga/signup-saga/member-svc/internal/store"
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
-	"github.com/signup-saga/signup-saga/member-svc/internal/stuck"
 	"github.com/signup-saga/signup-saga/service"
 )
 
 func TestMain(m *testing.M) { testenv.Main(m) }
-
-// signup adds a member whose saga is in the given state, with a generation that was opened some time ago. It
-// returns the saga's id.
-func signup(t *testing.T, pool *pgxpool.Pool, state, errorClass string, age time.Duration) string {
-	t.Helper()
-	member, saga := uuid.Must(uuid.NewV7()).String(), uuid.Must(uuid.NewV7()).String()
-	storetest.Exec(t, pool,
-		"INSERT INTO member (id, username, username_key, plan, password_hash, created_at) VALUES ($1, $2, $2, "+
-			"'free', 'x', now())", member, "m"+saga[24:])
-	storetest.Exec(t, pool,
-		`INSERT INTO signup_saga (id, member_id, signup_id, state, generation, version, opened_at, commanded_at,
-		    due_at, error_class, created_at, updated_at)
-VALUES ($1, $2, $6, $3, 1, 1, now() - make_interval(secs => $5), now(), now(), $4, now(),
-    now())`, saga, member, state, errorClass, age.Seconds(), "sgn_"+member)
-	return saga
-}
-
-func TestEachStuckSagaIsReportedOncePerGenerationAndReason(t *testing.T) {
-	pool := storetest.Open(t)
-	late := signup(t, pool, "provisioning", "", time.Hour)
-	signup(t, pool, "provisioning", "", time.Second)
-	signup(t, pool, "needs_attention", "rejected", 0)
-	signup(t, pool, "withdrawing", "", time.Hour)
-	signup(t, pool, "withdraw_needs_attention", "gave_up", time.Hour)
-	signup(t, pool, "ready", "", time.Hour)
-	signup(t, pool, "withdrawn", "", time.Hour)
-	wakes := 0
-	var wg sync.WaitGroup
-	notices := stuck.Notices(pool, 15*time.Minute, func() {})
-	for range 4 { // replicas
-		wg.Go(func() {
-			if _, err := notices(t.Context()); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	wg.Wait()
-	told := func(want string) {
-		t.Helper()
-		var got string
-		if err := pool.QueryRow(t.Context(), `-- name: told
-SELECT string_agg(x, ' ' ORDER BY x) FROM (SELECT convert_from(payload,
-    'UTF8')::json->>'state' || ':' || (convert_from(payload,
-        'UTF8')::json->>'reason') || ':' || (headers->>'ce-generation') AS x
-FROM outbox_event_nonessential WHERE type = 'signup.stuck') e`).Scan(&got); err != nil || got != want {
-			t.Errorf("told %q, %v; want %q", got, err, want)
-		}
-		if n := storetest.Count(t, pool, "SELECT count(*) FROM outbox_event_nonessential") - storetest.Count(t, pool,
-			"SELECT count(*) FROM saga_event WHERE kind = 'stuck'"); n != 0 {
-			t.Errorf("%d more events than rows in timelines", n)
-		}
-	}
-	first := "needs_attention:rejected:1 provisioning:delayed:1 withdraw_needs_attention:gave_up:1 " +
-		"withdrawing:delayed:1"
-	told(first)
-	storetest.Exec(t, pool, "UPDATE signup_saga SET generation = 2 WHERE id = $1", late)
-	if more, err := stuck.Notices(pool, 15*time.Minute, func() { wakes++ })(t.Context()); more || err != nil ||
-		wakes != 1 {
-		t.Errorf("more %v, %v, %d wake-ups", more, err, wakes)
-	}
-	storetest.Exec(t, pool, "UPDATE signup_saga SET state = 'needs_attention', error_class = 'gave_up' WHERE id = $1",
-		late)
-	if _, err := notices(t.Context()); err != nil {
-		t.Error(err)
-	}
-	told(
-		"needs_attention:gave_up:2 needs_attention:rejected:1 provisioning:delayed:1 provisioning:delayed:2 " +
-			"withdraw_needs_attention:gave_up:1 withdrawing:delayed:1")
-}
-
-// Another replica has written a notice but has not committed yet: we wait for it, and then write none.
-func TestReplicasDoNotReportTwice(t *testing.T) {
-	pool := storetest.Open(t)
-	saga := signup(t, pool, "needs_attention", "rejected", 0)
-	other, err := pool.Begin(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := other.Exec(t.Context(), `-- name: otherReplica
-INSERT INTO saga_event (saga_id, kind, state, version, generation, message_id)
-    VALUES ($1, 'stuck', 'needs_attention', 1, 1, 'stuck:1:rejected')`, saga); err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() { _, err := stuck.Notices(pool, time.Minute, nil)(t.Context()); done <- err }()
-	testenv.Eventually(t, 10*time.Second, "our replica to wait for the other", func() bool {
-		return storetest.Count(t, pool,
-			"SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND "+
-				"wait_event_type = 'Lock'") == 1
-	})
-	if err := other.Commit(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-done; err != nil || storetest.Count(t, pool, "SELECT count(*) FROM outbox_event_nonessential") != 0 {
-		t.Errorf("reported again, or failed: %v", err)
-	}
-}
-
-// A saga whose row does not fit into a message does not block the notices of others.
-func TestDamagedSagaHoldsUpNoNotice(t *testing.T) {
-	pool := storetest.Open(t)
-	signup(t, pool, "needs_attention", "no\nclass", 0)
-	signup(t, pool, "needs_attention", "rejected", 0)
-	if _, err := stuck.Notices(pool, time.Minute, nil)(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	const sent = "SELECT count(*) FROM outbox_event_nonessential " +
-		"WHERE convert_from(payload, 'UTF8')::json->>'reason' = 'rejected'"
-	if n := storetest.Count(t, pool, sent); n != 1 {
-		t.Errorf("%d notices of the sound saga, want 1", n)
-	}
-}
-
-// A crash, or an outbox that cannot be written, leaves no timeline row that would suppress the notice later.
-func TestNoticeIsOneTransaction(t *testing.T) {
-	pool := storetest.Open(t)
-	signup(t, pool, "needs_attention", "rejected", 0)
-	storetest.Exec(t, pool,
-		`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''injected''; END'`)
-	storetest.Exec(t, pool,
-		"CREATE TRIGGER broken BEFORE INSERT ON outbox_event_nonessential FOR EACH ROW EXECUTE FUNCTION refuse()")
-	notices := stuck.Notices(pool, time.Minute, nil)
-	if _, err := notices(t.Context()); err == nil {
-		t.Fatal("the outbox is broken, but nothing failed")
-	}
-	if n := storetest.Count(t, pool, "SELECT count(*) FROM saga_event"); n != 0 {
-		t.Fatalf("%d rows in the timeline, want 0", n)
-	}
-	storetest.Exec(t, pool, "DROP TRIGGER broken ON outbox_event_nonessential")
-	if _, err := notices(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if n := storetest.Count(t, pool, "SELECT count(*) FROM outbox_event_nonessential"); n != 1 {
-		t.Errorf("%d notices, want 1", n)
-	}
-}
 
 var key = []byte("a key of at least 24 bytes")
 
@@ -207,7 +72,7 @@ func (r *receiver) serve(w http.ResponseWriter, req *http.Request) {
 }
 
 type fixture struct {
-	*stuck.Webhook
+	*webhook.Webhook
 	pool    *pgxpool.Pool
 	mu      sync.Mutex
 	counted map[string]int
@@ -217,11 +82,11 @@ func open(t *testing.T, url string) *fixture {
 	t.Helper()
 	f := &fixture{pool: storetest.Open(t), counted: map[string]int{}}
 	var err error
-	f.Webhook, err = stuck.NewWebhook(stuck.WebhookConfig{
+	f.Webhook, err = webhook.New(webhook.Config{
 		URL: url, Secret: "whsec_" + base64.StdEncoding.EncodeToString(key), MaxAttempts: 3, MaxAge: time.Hour,
 		Log:     slog.New(slog.DiscardHandler),
 		Observe: func(result string, n int) { f.mu.Lock(); defer f.mu.Unlock(); f.counted[result] += n },
-	}, f.pool)
+	}, store.New(f.pool, storetest.Steps, storetest.Secret, nil))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -287,7 +152,7 @@ func TestWebhookIsSignedAndSentOnce(t *testing.T) {
 	if err != nil || e.ID != id || data.Reason != "rejected" || data.MemberID != theMember {
 		t.Errorf("%+v %+v %v", e, data, err)
 	}
-	f.expect(t, map[string]int{stuck.Sent: 1})
+	f.expect(t, map[string]int{webhook.Sent: 1})
 }
 
 func TestWebhookGivesUpAfterItsAttempts(t *testing.T) {
@@ -310,7 +175,7 @@ func TestWebhookGivesUpAfterItsAttempts(t *testing.T) {
 	if len(r.ids) != 7 {
 		t.Errorf("%d posts, want one more: the receiver is gone for good", len(r.ids))
 	}
-	f.expect(t, map[string]int{stuck.Delayed: 4, stuck.Dropped: 3})
+	f.expect(t, map[string]int{webhook.Delayed: 4, webhook.Dropped: 3})
 }
 
 func TestAbsentReceiverIsTriedAgainSoon(t *testing.T) {
@@ -321,7 +186,7 @@ func TestAbsentReceiverIsTriedAgainSoon(t *testing.T) {
 AND next_attempt_at BETWEEN now() - interval '1 minute' AND now() + interval '1 second'`); n != 1 {
 		t.Error("the first wait is not below a second")
 	}
-	f.expect(t, map[string]int{stuck.Delayed: 1})
+	f.expect(t, map[string]int{webhook.Delayed: 1})
 }
 
 // The row and the log give the reason, but not the URL, which may hold a secret.
@@ -374,7 +239,7 @@ func TestOldNoticesExpire(t *testing.T) {
 	if len(r.ids) != 1 {
 		t.Errorf("%d posts, want 1", len(r.ids))
 	}
-	f.expect(t, map[string]int{stuck.Sent: 1, stuck.Expired: 2})
+	f.expect(t, map[string]int{webhook.Sent: 1, webhook.Expired: 2})
 }
 
 // If a sender dies between the receiver's answer and its record, the notice is sent again.
@@ -399,7 +264,7 @@ func TestWebhookIsSentAgainAfterACrash(t *testing.T) {
 	if len(r.ids) != 2 || r.ids[0] != r.ids[1] {
 		t.Errorf("posts %v, want %s twice", r.ids, id)
 	}
-	f.expect(t, map[string]int{stuck.Sent: 1})
+	f.expect(t, map[string]int{webhook.Sent: 1})
 }
 
 func TestHangingReceiverHoldsUpNobody(t *testing.T) {
@@ -432,7 +297,7 @@ func TestHangingReceiverHoldsUpNobody(t *testing.T) {
 }
 
 func TestGoldenNotice(t *testing.T) {
-	raw, err := os.ReadFile("../../../contract/testdata/v1/signup.stuck.json")
+	raw, err := os.ReadFile("../../../../contract/testdata/v1/signup.stuck.json")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -442,14 +307,14 @@ func TestGoldenNotice(t *testing.T) {
 		Headers: map[string][]string{"content-type": {contract.StructuredContentType}}, Body: raw,
 	}
 	f.queue(t, m)
-	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM webhook") + f.counted[stuck.Expired]; n != 1 {
+	if n := storetest.Count(t, f.pool, "SELECT count(*) FROM webhook") + f.counted[webhook.Expired]; n != 1 {
 		t.Errorf("%d notices queued or expired, want 1", n)
 	}
 }
 
 func TestBadWebhookConfiguration(t *testing.T) {
 	good := "whsec_" + base64.StdEncoding.EncodeToString(key)
-	for name, cfg := range map[string]stuck.WebhookConfig{
+	for name, cfg := range map[string]webhook.Config{
 		"no prefix":  {URL: "https://example.org", Secret: base64.StdEncoding.EncodeToString(key)},
 		"too short":  {URL: "https://example.org", Secret: "whsec_c2hvcnQ="},
 		"no base64":  {URL: "https://example.org", Secret: "whsec_!"},
@@ -458,7 +323,7 @@ func TestBadWebhookConfiguration(t *testing.T) {
 		"no host":    {URL: "https://", Secret: good},
 		"not an URL": {URL: "http://[", Secret: good},
 	} {
-		if _, err := stuck.NewWebhook(cfg, nil); err == nil {
+		if _, err := webhook.New(cfg, nil); err == nil {
 			t.Errorf("%s was accepted", name)
 		}
 	}

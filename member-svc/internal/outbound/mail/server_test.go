@@ -1,4 +1,4 @@
-package welcome_test
+package mail_test
 
 import (
 	"bufio"

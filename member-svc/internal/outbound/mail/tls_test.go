@@ -1,4 +1,4 @@
-package welcome_test
+package mail_test
 
 import (
 	"bytes"
@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/signup-saga/signup-saga/devstack/testenv"
-	"github.com/signup-saga/signup-saga/member-svc/internal/welcome"
+	"github.com/signup-saga/signup-saga/member-svc/internal/outbound/mail"
 )
 
 // secured returns a mail server with a certificate of a private authority for 127.0.0.1.
@@ -43,23 +43,23 @@ func TestTLS(t *testing.T) {
 		starttls int
 		reason   string // why the server cannot be used; "" if it can
 	}{
-		"offered":          {policy: welcome.TLSOpportunistic, starttls: 1},
-		"not offered":      {policy: welcome.TLSOpportunistic, change: func(s *server) { s.tls = nil }},
-		"offered, but off": {policy: welcome.TLSOff},
-		"required":         {policy: welcome.TLSRequired, starttls: 1},
-		"required and not offered": {policy: welcome.TLSRequired, change: func(s *server) { s.tls = nil },
+		"offered":          {policy: mail.TLSOpportunistic, starttls: 1},
+		"not offered":      {policy: mail.TLSOpportunistic, change: func(s *server) { s.tls = nil }},
+		"offered, but off": {policy: mail.TLSOff},
+		"required":         {policy: mail.TLSRequired, starttls: 1},
+		"required and not offered": {policy: mail.TLSRequired, change: func(s *server) { s.tls = nil },
 			reason: "does not offer it"},
-		"implicit": {policy: welcome.TLSImplicit, change: func(s *server) { s.implicit = true }},
-		"implicit with a stranger": {policy: welcome.TLSImplicit, change: func(s *server) { s.implicit = true },
+		"implicit": {policy: mail.TLSImplicit, change: func(s *server) { s.implicit = true }},
+		"implicit with a stranger": {policy: mail.TLSImplicit, change: func(s *server) { s.implicit = true },
 			ca: none, reason: "unknown authority"},
-		"unknown authority": {policy: welcome.TLSOpportunistic, ca: "-", starttls: 1, reason: "unknown authority"},
-		"another authority": {policy: welcome.TLSRequired, ca: none, starttls: 1, reason: "unknown authority"},
-		"another name":      {policy: welcome.TLSRequired, addr: "127.0.0.2:0", starttls: 1, reason: "not 127.0.0.2"},
-		"no such file":      {policy: welcome.TLSRequired, ca: "/nowhere", reason: "SMTP_CA_FILE"},
-		"no certificate":    {policy: welcome.TLSRequired, ca: broken, reason: "SMTP_CA_FILE holds no certificate"},
-		"refused for now": {policy: welcome.TLSOpportunistic, starttls: 1, reason: "454 4.7.0 not now",
+		"unknown authority": {policy: mail.TLSOpportunistic, ca: "-", starttls: 1, reason: "unknown authority"},
+		"another authority": {policy: mail.TLSRequired, ca: none, starttls: 1, reason: "unknown authority"},
+		"another name":      {policy: mail.TLSRequired, addr: "127.0.0.2:0", starttls: 1, reason: "not 127.0.0.2"},
+		"no such file":      {policy: mail.TLSRequired, ca: "/nowhere", reason: "SMTP_CA_FILE"},
+		"no certificate":    {policy: mail.TLSRequired, ca: broken, reason: "SMTP_CA_FILE holds no certificate"},
+		"refused for now": {policy: mail.TLSOpportunistic, starttls: 1, reason: "454 4.7.0 not now",
 			change: func(s *server) { s.script = to("STARTTLS", "454 4.7.0 not now") }},
-		"client unknown": {policy: welcome.TLSRequired, starttls: 1, reason: "certificate required",
+		"client unknown": {policy: mail.TLSRequired, starttls: 1, reason: "certificate required",
 			change: func(s *server) { s.tls.ClientAuth = tls.RequireAnyClientCert }},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -75,7 +75,7 @@ func TestTLS(t *testing.T) {
 			if len(tc.ca) > 1 {
 				file = tc.ca
 			}
-			f := configured(t, welcome.Server{Addr: s.addr, TLS: tc.policy, CAFile: file})
+			f := configured(t, mail.Server{Addr: s.addr, TLS: tc.policy, CAFile: file})
 			f.letter("mina", "mina@example.org")
 			err := f.work()
 			r := f.row()
@@ -96,8 +96,8 @@ func TestTLS(t *testing.T) {
 func TestClientCertificate(t *testing.T) {
 	s, ca := secured(t, "127.0.0.1:0", func(s *server) { s.tls.ClientAuth = tls.RequireAnyClientCert })
 	certFile, keyFile := ca.Issue(t.TempDir(), "member-svc")
-	f := configured(t, welcome.Server{
-		Addr: s.addr, TLS: welcome.TLSRequired, CAFile: ca.File, CertFile: certFile, KeyFile: keyFile,
+	f := configured(t, mail.Server{
+		Addr: s.addr, TLS: mail.TLSRequired, CAFile: ca.File, CertFile: certFile, KeyFile: keyFile,
 	})
 	f.letter("mina", "mina@example.org")
 	if err := f.work(); err != nil || f.row().State != "sent" {
@@ -132,8 +132,8 @@ func TestAuthentication(t *testing.T) {
 			s, ca := secured(t, "127.0.0.1:0", func(s *server) {
 				s.extensions, s.script = []string{tc.offered}, tc.script
 			})
-			f := configured(t, welcome.Server{
-				Addr: s.addr, TLS: welcome.TLSRequired, CAFile: ca.File, Username: user, Password: password,
+			f := configured(t, mail.Server{
+				Addr: s.addr, TLS: mail.TLSRequired, CAFile: ca.File, Username: user, Password: password,
 			})
 			f.letter("mina", "mina@example.org")
 			err := f.work()
@@ -160,7 +160,7 @@ func TestAuthentication(t *testing.T) {
 func TestPasswordIsNotSentInTheClear(t *testing.T) {
 	s := newServer(t, "127.0.0.1:0", to("AUTH", "235 welcome"))
 	s.extensions = []string{"AUTH PLAIN"}
-	f := configured(t, welcome.Server{Addr: s.addr, TLS: welcome.TLSOpportunistic, Username: user, Password: password})
+	f := configured(t, mail.Server{Addr: s.addr, TLS: mail.TLSOpportunistic, Username: user, Password: password})
 	f.letter("mina", "mina@example.org")
 	f.mailer.Pretend("192.0.2.1")
 	err := f.work()
@@ -192,7 +192,7 @@ func TestHello(t *testing.T) {
 			"set MAIL_HELO to a name that the mail server accepts",
 	} {
 		s := newServer(t, "127.0.0.1:0", strict)
-		f := configured(t, welcome.Server{Addr: s.addr, TLS: welcome.TLSOpportunistic, Hello: name})
+		f := configured(t, mail.Server{Addr: s.addr, TLS: mail.TLSOpportunistic, Hello: name})
 		f.letter("mina", "mina@example.org")
 		err := f.work()
 		r, said := f.row(), strings.Join(s.said("EHLO"), ";")
@@ -210,7 +210,7 @@ func TestHello(t *testing.T) {
 		"a_b.example": false,
 		"-a.example":  false, "a..b": false, "a.example.": false, "[]": false, "a\r\nMAIL": false, "": false,
 	} {
-		if err := welcome.CheckHello(name); (err == nil) != good {
+		if err := mail.CheckHello(name); (err == nil) != good {
 			t.Errorf("%q: %v", name, err)
 		}
 	}

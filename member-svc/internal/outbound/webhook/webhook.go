@@ -1,4 +1,11 @@
-package stuck
+// Package webhook posts the notices of stuck signups, signup.stuck events, to one URL.
+//
+//	saga needs attention ──► Store.NotifyStuck ──► outbox ──► stream ──► Queue ──► webhook ──► Work ──► POST
+//	      (state)                (one tx)                  (durable consumer) (table)  (own loop)
+//
+// Nothing here can delay a signup: notices read committed rows, and a receiver that hangs only holds up the
+// loop of Work. A notice is delivered at least once within its attempts and its age, always with the same id.
+package webhook
 
 import (
 	"bytes"
@@ -20,10 +27,9 @@ import (
 	"time"
 
 	"github.com/gofrs/uuid/v5"
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/signup-saga/signup-saga/contract"
+	"github.com/signup-saga/signup-saga/member-svc/internal/store"
 	"github.com/signup-saga/signup-saga/service"
 )
 
@@ -37,7 +43,7 @@ const (
 	answerLimit = 4 << 10 // bytes read of an answer's body, which is ignored
 )
 
-// Results of posts, for [WebhookConfig.Observe].
+// Results of posts, for [Config.Observe].
 const (
 	Sent    = "sent"
 	Delayed = "delayed" // it will be tried again
@@ -45,8 +51,8 @@ const (
 	Expired = "expired" // too old to be of use
 )
 
-// WebhookConfig configures [NewWebhook].
-type WebhookConfig struct {
+// Config configures [New].
+type Config struct {
 	URL         string // http or https
 	Secret      string // see [ParseSecret]
 	MaxAttempts int
@@ -60,16 +66,16 @@ type WebhookConfig struct {
 // CloudEvents JSON. Only an answer 2xx counts as delivered; 410 means that the receiver wants no more. A
 // Webhook is safe for concurrent use, in many replicas.
 type Webhook struct {
-	cfg    WebhookConfig
+	cfg    Config
 	key    []byte
-	pool   *pgxpool.Pool
+	store  *store.Store
 	client *http.Client
 
 	failures service.Failures
 }
 
-// NewWebhook returns a webhook. It fails if the secret or the URL is malformed. It does not connect yet.
-func NewWebhook(cfg WebhookConfig, pool *pgxpool.Pool) (*Webhook, error) {
+// New returns a webhook. It fails if the secret or the URL is malformed. It does not connect yet.
+func New(cfg Config, st *store.Store) (*Webhook, error) {
 	key, err := ParseSecret(cfg.Secret)
 	if err != nil {
 		return nil, err
@@ -89,7 +95,7 @@ func NewWebhook(cfg WebhookConfig, pool *pgxpool.Pool) (*Webhook, error) {
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	return &Webhook{
-		cfg: cfg, key: key, pool: pool, client: client, failures: service.Failures{Task: "post webhooks", Log: cfg.Log},
+		cfg: cfg, key: key, store: st, client: client, failures: service.Failures{Task: "post webhooks", Log: cfg.Log},
 	}, nil
 }
 
@@ -112,8 +118,7 @@ func CheckURL(u string) error {
 	return nil
 }
 
-// Queue handles a batch of signup.stuck events: it inserts one row for each event that is not too old. A
-// finished row is kept as long as its event could be delivered again.
+// Queue handles a batch of signup.stuck events: it inserts one row for each event that is not too old.
 func (w *Webhook) Queue(ctx context.Context, batch []service.Message) error {
 	var ids, bodies []string
 	var times []time.Time
@@ -130,29 +135,19 @@ func (w *Webhook) Queue(ctx context.Context, batch []service.Message) error {
 		}
 		ids, bodies, times = append(ids, id.String()), append(bodies, string(body)), append(times, e.Time)
 	}
-	var expired int
-	err := w.pool.QueryRow(ctx, `-- name: queueWebhooks
-WITH event AS MATERIALIZED (
-    SELECT *, at < now() - make_interval(secs => $4) AS expired
-        FROM unnest($1::text[]::uuid[], $2::text[], $3::timestamptz[]) AS e (id, body, at)
-), queued AS (
-    INSERT INTO webhook (event_id, body, created_at) SELECT DISTINCT ON (id) id, body, at FROM event WHERE NOT expired
-    ON CONFLICT DO NOTHING
-)
-SELECT count(*) FILTER (WHERE expired) FROM event`, ids, bodies, times, w.cfg.MaxAge.Seconds()).Scan(&expired)
-	if err != nil {
-		return fmt.Errorf("queue webhooks: %w", err)
-	}
+	expired, err := w.store.QueueNotices(ctx, ids, bodies, times, w.cfg.MaxAge)
 	w.observe(Expired, expired)
-	return nil
+	return err
 }
 
 // Work posts a few of the notices that are due. It is a step for a loop.
 func (w *Webhook) Work(ctx context.Context) (more bool, err error) {
-	if err := w.forget(ctx); err != nil {
+	expired, err := w.store.ForgetNotices(ctx, w.cfg.MaxAge, forgetBatch)
+	if err != nil {
 		return false, err
 	}
-	due, err := w.claim(ctx)
+	w.observe(Expired, expired)
+	due, err := w.store.ClaimNotices(ctx, lease, atOnce)
 	if err != nil || len(due) == 0 {
 		return false, err
 	}
@@ -169,49 +164,11 @@ func (w *Webhook) Work(ctx context.Context) (more bool, err error) {
 	return len(due) == atOnce, errors.Join(errs...)
 }
 
-// forget deletes rows whose event is too old to be queued again.
-func (w *Webhook) forget(ctx context.Context) error {
-	var expired int
-	err := w.pool.QueryRow(ctx, `-- name: forgetWebhooks
-WITH gone AS (
-    DELETE FROM webhook WHERE event_id IN (
-        SELECT event_id FROM webhook WHERE created_at < now() - make_interval(secs => $1) LIMIT $2
-            FOR UPDATE SKIP LOCKED)
-    RETURNING state
-)
-SELECT count(*) FROM gone WHERE state = 'queued'`, w.cfg.MaxAge.Seconds(), forgetBatch).Scan(&expired)
-	if err != nil {
-		return fmt.Errorf("delete old webhooks: %w", err)
-	}
-	w.observe(Expired, expired)
-	return nil
-}
-
-// notice is a claimed row of webhook. Attempts includes this claim.
-type notice struct {
-	EventID  string
-	Body     string
-	Attempts int
-}
-
-// claim counts the attempt before it is made, so that a notice that crashes its sender is not tried for ever.
-func (w *Webhook) claim(ctx context.Context) ([]notice, error) {
-	rows, err := w.pool.Query(ctx, `-- name: claimWebhooks
-UPDATE webhook SET next_attempt_at = now() + make_interval(secs => $1), attempts = attempts + 1
-WHERE event_id IN (SELECT event_id FROM webhook WHERE state = 'queued' AND next_attempt_at <= now()
-                   ORDER BY next_attempt_at LIMIT $2 FOR UPDATE SKIP LOCKED)
-RETURNING event_id::text, body, attempts`, lease.Seconds(), atOnce)
-	if err != nil {
-		return nil, fmt.Errorf("claim webhooks: %w", err)
-	}
-	return pgx.CollectRows(rows, pgx.RowToStructByName[notice])
-}
-
 // errGone means that the receiver wants no more notices.
 var errGone = errors.New("answered 410")
 
 // post returns nil if the receiver accepted the notice. Its errors do not contain the URL.
-func (w *Webhook) post(ctx context.Context, n notice) error {
+func (w *Webhook) post(ctx context.Context, n store.Notice) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.cfg.URL, strings.NewReader(n.Body))
 	if err != nil {
 		return errors.New("the URL cannot be requested")
@@ -251,14 +208,14 @@ func withoutURL(err error) error {
 	return err
 }
 
-func (w *Webhook) sign(n notice, at string) []byte {
+func (w *Webhook) sign(n store.Notice, at string) []byte {
 	mac := hmac.New(sha256.New, w.key)
 	mac.Write(bytes.Join([][]byte{[]byte(n.EventID), []byte(at), []byte(n.Body)}, []byte(".")))
 	return mac.Sum(nil)
 }
 
 // finish stores the result of a post.
-func (w *Webhook) finish(ctx context.Context, n notice, failure error) error {
+func (w *Webhook) finish(ctx context.Context, n store.Notice, failure error) error {
 	result, state, reason := Sent, Sent, ""
 	if failure != nil {
 		result, state, reason = Delayed, "queued", failure.Error()
@@ -270,12 +227,9 @@ func (w *Webhook) finish(ctx context.Context, n notice, failure error) error {
 		result, state = Dropped, Dropped
 		w.cfg.Log.Warn("webhook dropped", "event_id", n.EventID, "attempts", n.Attempts, "error", reason)
 	}
-	_, err := w.pool.Exec(ctx, `-- name: finishWebhook
-UPDATE webhook SET state = $2, next_attempt_at = now() + make_interval(secs => $3), error = $4 WHERE event_id = $1
-    AND state = 'queued'`,
-		n.EventID, state, service.Backoff(n.Attempts, backoffBase, backoffCap).Seconds(), reason)
-	if err != nil {
-		return fmt.Errorf("finish webhook: %w", err)
+	wait := service.Backoff(n.Attempts, backoffBase, backoffCap)
+	if err := w.store.FinishNotice(ctx, n.EventID, state, wait, reason); err != nil {
+		return err
 	}
 	w.observe(result, 1)
 	return nil

@@ -1,4 +1,4 @@
-package welcome_test
+package mail_test
 
 import (
 	"bytes"
@@ -19,8 +19,9 @@ import (
 
 	"github.com/signup-saga/signup-saga/contract"
 	"github.com/signup-saga/signup-saga/devstack/testenv"
+	"github.com/signup-saga/signup-saga/member-svc/internal/outbound/mail"
+	"github.com/signup-saga/signup-saga/member-svc/internal/store"
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
-	"github.com/signup-saga/signup-saga/member-svc/internal/welcome"
 	"github.com/signup-saga/signup-saga/service"
 )
 
@@ -29,33 +30,35 @@ func TestMain(m *testing.M) { testenv.Main(m) }
 type fixture struct {
 	t       *testing.T
 	pool    *pgxpool.Pool
-	cfg     welcome.Config
-	mailer  *welcome.Mailer
+	store   *store.Store
+	cfg     mail.Config
+	mailer  *mail.Mailer
 	log     *bytes.Buffer
 	counted map[string]int
 }
 
 func open(t *testing.T, addr string) *fixture {
 	t.Helper()
-	return configured(t, welcome.Server{Addr: addr, TLS: welcome.TLSOpportunistic})
+	return configured(t, mail.Server{Addr: addr, TLS: mail.TLSOpportunistic})
 }
 
-func configured(t *testing.T, server welcome.Server) *fixture {
+func configured(t *testing.T, server mail.Server) *fixture {
 	t.Helper()
 	f := &fixture{t: t, pool: storetest.Open(t), log: new(bytes.Buffer), counted: map[string]int{}}
-	f.cfg = welcome.Config{
+	f.cfg = mail.Config{
 		Server: server, From: "welcome@sender.example", Secret: storetest.Secret,
 		MaxAttempts: 20, MaxAge: 24 * time.Hour,
 		Log: slog.New(slog.NewTextHandler(f.log, nil)), Observe: func(result string, n int) { f.counted[result] += n },
 	}
+	f.store = store.New(f.pool, storetest.Steps, storetest.Secret, nil)
 	f.mailer = f.another()
 	return f
 }
 
 // another returns the mailer of another replica.
-func (f *fixture) another() *welcome.Mailer {
+func (f *fixture) another() *mail.Mailer {
 	f.t.Helper()
-	m, err := welcome.New(f.cfg, f.pool)
+	m, err := mail.New(f.cfg, f.store)
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -281,14 +284,14 @@ func TestOneMailPerAddressAndDay(t *testing.T) {
 	storetest.Exec(t, f.pool, erase)
 	again("after the others left", 1)
 	f.elapse(23 * time.Hour)
-	if _, err := f.mailer.Forget(t.Context()); err != nil {
+	if _, err := f.store.ForgetMailedAddresses(t.Context(), 10); err != nil {
 		t.Fatal(err)
 	}
 	again("the same day", 1)
 	f.elapse(2 * time.Hour)
 	again("the next day", 2)
 	f.elapse(25 * time.Hour)
-	if _, err := f.mailer.Forget(t.Context()); err != nil || addresses() != 0 {
+	if _, err := f.store.ForgetMailedAddresses(t.Context(), 10); err != nil || addresses() != 0 {
 		t.Errorf("%d addresses are kept for more than a day: %v", addresses(), err)
 	}
 }
@@ -362,7 +365,7 @@ func TestLease(t *testing.T) {
 }
 
 func TestGoldenMessage(t *testing.T) {
-	raw, err := os.ReadFile("../../../contract/testdata/v1/member.signed-up.json")
+	raw, err := os.ReadFile("../../../../contract/testdata/v1/member.signed-up.json")
 	if err != nil {
 		t.Fatal(err)
 	}

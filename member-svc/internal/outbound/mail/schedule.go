@@ -1,4 +1,4 @@
-package welcome
+package mail
 
 import (
 	"math/rand/v2"

@@ -1,4 +1,4 @@
-package welcome_test
+package mail_test
 
 import (
 	"context"
@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/signup-saga/signup-saga/member-svc/internal/welcome"
+	"github.com/signup-saga/signup-saga/member-svc/internal/outbound/mail"
 	"github.com/signup-saga/signup-saga/service"
 )
 
@@ -405,7 +405,7 @@ func TestSenders(t *testing.T) {
 		"welcome@exa mple.org": false, "welcome@-example.org": false, "grüße@example.org": false,
 		"a@b.de\r\nBcc: c@d.de": false,
 	} {
-		if err := welcome.CheckSender(from); (err == nil) != good {
+		if err := mail.CheckSender(from); (err == nil) != good {
 			t.Errorf("%q: %v", from, err)
 		}
 	}
