@@ -108,9 +108,9 @@ func build(cfg Config, b *service.Base, tokens *service.Tokens, certificate *tls
 		return err
 	}
 	tokens.Watch("admin", b.Registry, b.Log)
-	hub, pulse := stream.NewHub(st, cfg.steps(), stream.DefaultPace), console.NewPulse(st.Pulse, time.Second)
-	b.Add("signup streams", func(ctx context.Context) error { return hub.Run(ctx, b.Log) })
-	b.Add("console pulse", func(ctx context.Context) error { return pulse.Run(ctx, b.Log) })
+	hub, pulse := stream.NewHub(st, cfg.steps(), stream.DefaultPace), console.NewPulse(st.Pulse)
+	b.Every("signup streams", stream.DefaultPace.Interval, hub.Poll)
+	b.Every("console pulse", time.Second, pulse.Poll)
 	public, admin, err := pages(cfg, newAPI(cfg, st, hasher, hub, metrics), pulse, tokens, b.Health)
 	if err != nil {
 		return err
@@ -138,9 +138,10 @@ func newAPI(
 			Reserved: signup.ParseReserved(cfg.Names), Secret: secret, DatabaseTimeout: cfg.DatabaseTimeout,
 		}, st, hasher, steps),
 		Accounts: account.New(account.Config{
-			SessionLifetime: cfg.SessionLifetime, DatabaseTimeout: cfg.DatabaseTimeout, Passwords: passwords, Log: st.Log,
+			SessionLifetime: cfg.SessionLifetime, DatabaseTimeout: cfg.DatabaseTimeout, Passwords: passwords,
+			Log: st.Log,
 		}, st, hasher, steps),
-		Live: hub, Store: st, Steps: steps, Metrics: metrics, DatabaseTimeout: cfg.DatabaseTimeout, Log: st.Log,
+		Hub: hub, Store: st, Steps: steps, Metrics: metrics, DatabaseTimeout: cfg.DatabaseTimeout, Log: st.Log,
 		Challenges: api.Challenges{Issuer: challenge.NewIssuer(secret), Pressure: hasher.Pressure},
 	}
 }

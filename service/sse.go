@@ -13,6 +13,9 @@ type EventPace struct {
 	Lifetime  time.Duration // time after which the stream ends and the client reconnects
 }
 
+// DefaultEventPace suits streams of a service.
+var DefaultEventPace = EventPace{Heartbeat: 15 * time.Second, Write: 10 * time.Second, Lifetime: 10 * time.Minute}
+
 // Event is text for a client of Server-Sent Events: the fields of one or more events, each ended by an empty
 // line.
 type Event struct {

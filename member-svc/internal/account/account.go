@@ -175,10 +175,10 @@ func (s *Service) verify(ctx context.Context, memberID, hash, password string) (
 }
 
 // timed bounds one database call.
-func timed[T any](ctx context.Context, s *Service, look func(context.Context) (T, error)) (T, error) {
+func timed[T any](ctx context.Context, s *Service, call func(context.Context) (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.DatabaseTimeout)
 	defer cancel()
-	return look(ctx)
+	return call(ctx)
 }
 
 func tokenHash(token string) []byte {

@@ -151,7 +151,7 @@ func (a *API) showSaga(w http.ResponseWriter, r *http.Request) error {
 // retry can be refused.
 func (a *API) act(kind saga.Kind) service.Handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		change, err := wish(w, r, kind)
+		change, err := readChange(w, r, kind)
 		if err != nil {
 			return err
 		}
@@ -170,7 +170,8 @@ func (a *API) act(kind saga.Kind) service.Handler {
 	}
 }
 
-func wish(w http.ResponseWriter, r *http.Request, kind saga.Kind) (store.Change, error) {
+// readChange reads what an operator orders for one saga.
+func readChange(w http.ResponseWriter, r *http.Request, kind saga.Kind) (store.Change, error) {
 	why, err := reason(w, r)
 	if err != nil {
 		return store.Change{}, err

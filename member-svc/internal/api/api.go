@@ -27,7 +27,7 @@ import (
 type API struct {
 	Signups         *signup.Service
 	Accounts        *account.Service
-	Live            *stream.Hub
+	Hub             *stream.Hub
 	Store           *store.Store
 	Steps           saga.Steps
 	Metrics         *Metrics

@@ -38,6 +38,6 @@ func (a *API) streamSignup(w http.ResponseWriter, r *http.Request) error {
 		w.WriteHeader(http.StatusNoContent) // tells the client not to reconnect
 		return nil
 	}
-	a.Live.Serve(w, r, view)
+	a.Hub.Serve(w, r, view)
 	return nil
 }

@@ -67,7 +67,7 @@ func open(t *testing.T) *site {
 	handlers := &api.API{Store: s.store, Steps: storetest.Steps, Metrics: s.metrics, DatabaseTimeout: 10 * time.Second,
 		Log: log}
 	s.watch = func() { tokens.Watch("admin", prometheus.NewRegistry(), log) }
-	pulse := console.NewPulse(s.store.Pulse, 20*time.Millisecond)
+	pulse := console.NewPulse(s.store.Pulse)
 	handler, err := console.New(console.Config{
 		API: handlers.Admin(tokens, service.NewHealth(nil)), Pulse: pulse, DemoURL: "http://127.0.0.1:1/faults",
 		Log:      log,
@@ -78,7 +78,7 @@ func open(t *testing.T) *site {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var done sync.WaitGroup
-	done.Go(func() { _ = pulse.Run(ctx, log) })
+	done.Go(func() { service.Loop(ctx, "console pulse", 20*time.Millisecond, nil, log, pulse.Poll) })
 	t.Cleanup(func() { cancel(); done.Wait() })
 	s.Server = httptest.NewTLSServer(handler) // cookies are for TLS only
 	t.Cleanup(s.Close)

@@ -2,7 +2,6 @@ package console
 
 import (
 	"context"
-	"log/slog"
 	"net/http"
 	"sync"
 	"time"
@@ -10,44 +9,37 @@ import (
 	"github.com/signup-saga/signup-saga/service"
 )
 
-// Pulse tells open pages that something has changed. However many pages are open, it asks once per interval,
+// Pulse tells open pages that something has changed. However many pages are open, it polls once per interval,
 // and not at all while none is open. It is safe for concurrent use.
 type Pulse struct {
-	ask   func(context.Context) (string, error)
-	every time.Duration
+	read func(context.Context) (string, error)
 
 	mu      sync.Mutex
 	last    string
 	streams map[chan struct{}]struct{}
 }
 
-// NewPulse returns a pulse. The caller must run [Pulse.Run]. ask returns a fingerprint that changes whenever
-// anything changes.
-func NewPulse(ask func(context.Context) (string, error), every time.Duration) *Pulse {
-	return &Pulse{ask: ask, every: every, streams: make(map[chan struct{}]struct{})}
+// NewPulse returns a pulse. The caller must call [Pulse.Poll] at an interval. read returns a fingerprint that changes
+// whenever anything changes.
+func NewPulse(read func(context.Context) (string, error)) *Pulse {
+	return &Pulse{read: read, streams: make(map[chan struct{}]struct{})}
 }
 
-// Run asks until ctx ends.
-func (p *Pulse) Run(ctx context.Context, log *slog.Logger) error {
-	service.Loop(ctx, "console pulse", p.every, nil, log,
-		func(ctx context.Context) (bool, error) { return false, p.beat(ctx) })
-	return nil
-}
-
-func (p *Pulse) beat(ctx context.Context) error {
+// Poll reads the fingerprint, if any page is open. It is a step for a loop.
+func (p *Pulse) Poll(ctx context.Context) (more bool, err error) {
 	if p.watched() == 0 {
-		return nil
+		return false, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, pulseTimeout)
 	defer cancel()
-	now, err := p.ask(ctx)
+	now, err := p.read(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if now == p.last {
-		return nil
+		return false, nil
 	}
 	p.last = now
 	for s := range p.streams {
@@ -56,7 +48,7 @@ func (p *Pulse) beat(ctx context.Context) error {
 		default: // the page has not read the previous change: one is enough
 		}
 	}
-	return nil
+	return false, nil
 }
 
 func (p *Pulse) watched() int {
@@ -65,8 +57,8 @@ func (p *Pulse) watched() int {
 	return len(p.streams)
 }
 
-// join returns a channel that receives changes, or nil if too many pages are open.
-func (p *Pulse) join() chan struct{} {
+// subscribe returns a channel that receives changes, or nil if too many pages are open.
+func (p *Pulse) subscribe() chan struct{} {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.streams) >= maxStreams {
@@ -77,7 +69,7 @@ func (p *Pulse) join() chan struct{} {
 	return s
 }
 
-func (p *Pulse) leave(s chan struct{}) {
+func (p *Pulse) unsubscribe(s chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.streams, s)
@@ -88,19 +80,17 @@ const (
 	pulseTimeout = 2 * time.Second
 )
 
-// streamPace ends a stream after its lifetime, so that the session is checked again.
-var streamPace = service.EventPace{Heartbeat: 15 * time.Second, Write: 10 * time.Second, Lifetime: 10 * time.Minute}
-
-// streamChanges sends an event whenever something has changed, without saying what.
+// streamChanges sends an event whenever something has changed, without saying what. A stream ends after its lifetime,
+// so that the session is checked again.
 func (c *Console) streamChanges(w http.ResponseWriter, r *http.Request) {
-	changes := c.cfg.Pulse.join()
+	changes := c.cfg.Pulse.subscribe()
 	if changes == nil {
 		w.Header().Set("Retry-After", "5")
 		http.Error(w, "too many pages are open", http.StatusServiceUnavailable)
 		return
 	}
-	defer c.cfg.Pulse.leave(changes)
-	service.StreamEvents(w, r, streamPace, service.Event{Text: "retry: 2000\n\n"}, changes,
+	defer c.cfg.Pulse.unsubscribe(changes)
+	service.StreamEvents(w, r, service.DefaultEventPace, service.Event{Text: "retry: 2000\n\n"}, changes,
 		func(struct{}) service.Event {
 			return service.Event{Text: "event: changed\ndata: {}\n\n"}
 		})

@@ -8,10 +8,10 @@ import (
 
 func TestPulseAsksOnceForAllViewers(t *testing.T) {
 	asked, now, fails := 0, "a", error(nil)
-	p := NewPulse(func(context.Context) (string, error) { asked++; return now, fails }, 0)
-	beat := func() {
+	p := NewPulse(func(context.Context) (string, error) { asked++; return now, fails })
+	poll := func() {
 		t.Helper()
-		if err := p.beat(t.Context()); !errors.Is(err, fails) {
+		if _, err := p.Poll(t.Context()); !errors.Is(err, fails) {
 			t.Fatal(err)
 		}
 	}
@@ -23,40 +23,40 @@ func TestPulseAsksOnceForAllViewers(t *testing.T) {
 			return false
 		}
 	}
-	if beat(); asked != 0 {
+	if poll(); asked != 0 {
 		t.Error("it queries although nobody watches")
 	}
-	one, two := p.join(), p.join()
-	if beat(); asked != 1 || !told(one) || !told(two) {
+	one, two := p.subscribe(), p.subscribe()
+	if poll(); asked != 1 || !told(one) || !told(two) {
 		t.Errorf("%d queries for two viewers, or one saw no change", asked)
 	}
-	if beat(); told(one) || told(two) {
+	if poll(); told(one) || told(two) {
 		t.Error("reported a change where there was none")
 	}
 	now = "b"
-	beat()
+	poll()
 	now = "c"
-	beat() // b has not been read: that must not block
+	poll() // b has not been read: that must not block
 	if !told(one) || told(one) {
 		t.Error("a slow stream does not get exactly one event")
 	}
 	fails = errors.New("away")
-	beat()
+	poll()
 	fails, now = nil, "d"
-	if beat(); !told(one) {
+	if poll(); !told(one) {
 		t.Error("a change after a failure is not reported")
 	}
-	p.leave(one)
+	p.unsubscribe(one)
 	for range maxStreams - 1 {
-		if p.join() == nil {
+		if p.subscribe() == nil {
 			t.Fatal("refused too early")
 		}
 	}
-	if p.join() != nil {
+	if p.subscribe() != nil {
 		t.Errorf("%d pages are notified", maxStreams+1)
 	}
-	p.leave(two)
-	if p.join() == nil {
+	p.unsubscribe(two)
+	if p.subscribe() == nil {
 		t.Error("a freed place is not given out again")
 	}
 }

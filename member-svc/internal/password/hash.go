@@ -81,7 +81,7 @@ func (h *Hasher) Verify(ctx context.Context, hash, password string) (ok bool, re
 	if err != nil {
 		return false, "", err
 	}
-	leave, err := h.enter(ctx, forLogin, stored.Cost)
+	leave, err := h.enter(ctx, forSignIn, stored.Cost)
 	if err != nil {
 		return false, "", err
 	}

@@ -18,7 +18,7 @@ type use int
 
 const (
 	forSignup use = iota
-	forLogin
+	forSignIn
 	uses
 )
 
@@ -95,7 +95,7 @@ func newHashQueue(cfg HashConfig) *hashQueue {
 func (q *hashQueue) waiting() int64 {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return int64(len(q.lines[forSignup]) + len(q.lines[forLogin]))
+	return int64(len(q.lines[forSignup]) + len(q.lines[forSignIn]))
 }
 
 // enter waits for a turn with kib of memory. The error is [ErrBusy] if the turn does not come in time. After

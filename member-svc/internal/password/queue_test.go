@@ -32,7 +32,7 @@ func TestSignupsAndLoginsShare(t *testing.T) {
 		queue := newHashQueue(HashConfig{Concurrency: 1, Wait: time.Minute})
 		came := make(chan use, 100)
 		line(t, queue, forSignup, 0, 21, came) // the first caller gets a turn at once
-		line(t, queue, forLogin, 0, 5, came)
+		line(t, queue, forSignIn, 0, 5, came)
 		if n := queue.waiting(); n != 25 {
 			t.Fatalf("%d wait", n)
 		}
@@ -44,7 +44,7 @@ func TestSignupsAndLoginsShare(t *testing.T) {
 		}
 		want := []use{forSignup}
 		for range 5 {
-			want = append(want, forLogin, forSignup)
+			want = append(want, forSignIn, forSignup)
 		}
 		want = append(want, slices.Repeat([]use{forSignup}, 15)...)
 		if !slices.Equal(order, want) {
@@ -72,12 +72,12 @@ func TestEachUseHasItsOwnQueue(t *testing.T) {
 		if err := <-refused; !errors.Is(err, ErrBusy) {
 			t.Errorf("%v", err)
 		}
-		waits(forLogin)
+		waits(forSignIn)
 		for range 2 {
 			queue.leave(0)
 			synctest.Wait()
 		}
-		if n := len(queue.lines[forLogin]); n != 0 {
+		if n := len(queue.lines[forSignIn]); n != 0 {
 			t.Error("the login still waits")
 		}
 		for range waitersPerTurn {
@@ -100,7 +100,7 @@ func newOneTurn(t *testing.T, took time.Duration) *oneTurn {
 	if took > 0 {
 		q.queue.measured(took)
 	}
-	if err := q.queue.enter(t.Context(), forLogin, 0); err != nil { // someone has the turn
+	if err := q.queue.enter(t.Context(), forSignIn, 0); err != nil { // someone has the turn
 		t.Fatal(err)
 	}
 	return q
@@ -114,7 +114,7 @@ func (q *oneTurn) waitAs(name string, caller Caller) {
 	ctx := WithCaller(q.t.Context(), caller)
 	go func() {
 		came := q.came
-		if q.queue.enter(ctx, forLogin, 0) != nil {
+		if q.queue.enter(ctx, forSignIn, 0) != nil {
 			came = q.refused
 		}
 		came <- name
@@ -218,8 +218,8 @@ func TestHashesKeepToTheMemoryBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		queue := newHashQueue(HashConfig{Concurrency: 4, BudgetKiB: 100, Wait: time.Second})
 		came := make(chan use, 100)
-		line(t, queue, forLogin, 60, 2, came)
-		line(t, queue, forLogin, 10, 1, came)
+		line(t, queue, forSignIn, 60, 2, came)
+		line(t, queue, forSignIn, 10, 1, came)
 		if n := len(came); n != 1 || queue.kib != 40 {
 			t.Fatalf("%d have queue, %d KiB are free; the second one needs more, and the third one may not overtake it",
 				n, queue.kib)
@@ -252,12 +252,12 @@ func TestHashesKeepToTheMemoryBudget(t *testing.T) {
 // A hash that needs more than the whole budget waits until no other is running.
 func TestExpensiveHash(t *testing.T) {
 	h := NewHasher(HashConfig{Cost: Cost{8, 1, 1}, Concurrency: 4, BudgetKiB: 32, Wait: time.Minute})
-	leave, err := h.enter(t.Context(), forLogin, Cost{1 << 20, 1, 1})
+	leave, err := h.enter(t.Context(), forSignIn, Cost{1 << 20, 1, 1})
 	if err != nil || h.queue.kib != 0 || h.queue.free != 3 {
 		t.Fatalf("%d KiB and %d turns are free, %v", h.queue.kib, h.queue.free, err)
 	}
 	leave()
-	leave, err = h.enter(t.Context(), forLogin, Cost{4, 1, 1}) // the turn may also make a new hash of 8 KiB
+	leave, err = h.enter(t.Context(), forSignIn, Cost{4, 1, 1}) // the turn may also make a new hash of 8 KiB
 	if err != nil || h.queue.kib != 24 {
 		t.Errorf("%d KiB are free, %v", h.queue.kib, err)
 	}
@@ -268,7 +268,7 @@ func TestExpensiveHash(t *testing.T) {
 func TestSolvedChallengesComeFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newOneTurn(t, 125*time.Millisecond) // 16 turns fit into the wait
-		q.queue.given[forLogin] = 1
+		q.queue.given[forSignIn] = 1
 		for i := range 10 {
 			q.wait("u", fmt.Sprintf("192.0.%d.1", i))
 		}

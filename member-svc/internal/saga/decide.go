@@ -25,7 +25,7 @@ func (ss Steps) Decide(s Saga, e Event, now time.Time) (Saga, []contract.Type, O
 			return s, nil, Unchanged
 		}
 		s.CreatedAt = now
-		next, effects, outcome := ss.open(s, Provisioning, now)
+		next, effects, outcome := ss.begin(s, Provisioning, now)
 		return next, append(effects, contract.MemberSignedUp), outcome
 	case Provisioned, Rejected, Deprovisioned:
 		return ss.reply(s, e, now)
@@ -140,10 +140,10 @@ func (ss Steps) retry(s Saga, now time.Time) (Saga, []contract.Type, Outcome) {
 		return s, nil, Unchanged
 	case s.State == NeedsAttention:
 		s.RetryOpen, s.Retried = true, true
-		return ss.open(s, Provisioning, now)
+		return ss.begin(s, Provisioning, now)
 	case s.State == WithdrawNeedsAttention:
 		s.RetryOpen, s.Retried = true, true
-		return ss.open(s, Withdrawing, now)
+		return ss.begin(s, Withdrawing, now)
 	default:
 		return s, nil, Refused
 	}
@@ -154,12 +154,12 @@ func (ss Steps) withdraw(s Saga, now time.Time) (Saga, []contract.Type, Outcome)
 		return s, nil, Unchanged
 	}
 	s.RetryOpen, s.Retried = false, false
-	return ss.open(s, Withdrawing, now)
+	return ss.begin(s, Withdrawing, now)
 }
 
-// open starts the next generation. At its maximum the generation is reused: participants accept a removal of
+// begin starts the next generation. At its maximum the generation is reused: participants accept a removal of
 // any generation, so the member can still leave.
-func (ss Steps) open(s Saga, state State, now time.Time) (Saga, []contract.Type, Outcome) {
+func (ss Steps) begin(s Saga, state State, now time.Time) (Saga, []contract.Type, Outcome) {
 	s.Generation = min(s.Generation+1, contract.MaxGeneration)
 	return ss.ask(s, state, now)
 }

@@ -70,7 +70,7 @@ func (s *Service) SignUp(ctx context.Context, req wire.NewMember, usernameKey, k
 	if err != nil {
 		return Answer{}, err
 	}
-	if answer, err := s.settled(ctx, a, known); err != nil || answer.Body != nil {
+	if answer, err := s.answerKnown(ctx, a, known); err != nil || answer.Body != nil {
 		return answer, err
 	}
 	if a.member.PasswordHash, err = s.hasher.Hash(ctx, req.Password); err != nil {
@@ -121,14 +121,14 @@ func (s *Service) commit(ctx context.Context, a attempt, now time.Time) (Answer,
 	case known.Exists:
 		return Answer{SignupID: a.signupID, Body: body}, nil
 	}
-	if answer, err := s.settled(ctx, a, known); err != nil || answer.Body != nil {
+	if answer, err := s.answerKnown(ctx, a, known); err != nil || answer.Body != nil {
 		return answer, err
 	}
 	return Answer{}, failure
 }
 
-// settled answers from what is known already. If it returns neither a Body nor an error, the signup goes on.
-func (s *Service) settled(ctx context.Context, a attempt, known store.Known) (Answer, error) {
+// answerKnown answers from what is known already. If it returns neither a Body nor an error, the signup goes on.
+func (s *Service) answerKnown(ctx context.Context, a attempt, known store.Known) (Answer, error) {
 	switch {
 	case known.Response != nil:
 		same, err := s.sameRequest(ctx, a.request, known)

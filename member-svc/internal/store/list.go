@@ -73,11 +73,11 @@ type placed struct {
 
 var selectPlaced = "SELECT " + recordColumns + ", s.created_at AS place" + recordTables
 
-// look is the maximum number of sagas that one page reads.
-const look = 5000
+// maxRead is the maximum number of sagas that one page reads.
+const maxRead = 5000
 
 // List returns a page of sagas, newest first, and the cursor of the next page; the zero Cursor at the end. It
-// uses the index that fits the filter best and reads at most look sagas from it, so that no filter reads the
+// uses the index that fits the filter best and reads at most maxRead sagas from it, so that no filter reads the
 // whole table. A page may therefore have fewer sagas than f.Limit, even none, and still have a next page.
 func (s *Store) List(ctx context.Context, f Filter) ([]Record, Cursor, error) {
 	var q query
@@ -93,8 +93,9 @@ func (s *Store) List(ctx context.Context, f Filter) ([]Record, Cursor, error) {
 	err := s.pool.QueryRow(ctx, fmt.Sprintf(`-- name: findPageEnd
 SELECT %s, id FROM (%s) s ORDER BY created_at DESC, id DESC OFFSET %d LIMIT 1`, sane("created_at"),
 		union(fmt.Sprintf(
-			"(SELECT created_at, id FROM signup_saga s WHERE %%s ORDER BY created_at DESC, id DESC LIMIT %d)", look)),
-		look-1), q.args...).Scan(&end.At, &end.ID)
+			"(SELECT created_at, id FROM signup_saga s WHERE %%s ORDER BY created_at DESC, id DESC LIMIT %d)",
+			maxRead)),
+		maxRead-1), q.args...).Scan(&end.At, &end.ID)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return nil, Cursor{}, err
 	}

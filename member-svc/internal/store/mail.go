@@ -72,7 +72,8 @@ WITH letter AS (
     RETURNING member_id
 )
 SELECT EXISTS (SELECT FROM letter), EXISTS (SELECT FROM address), EXISTS (SELECT FROM opened)`,
-		m.MemberID, *m.Email, addressMAC, addressRest.Seconds(), lease.Seconds(), m.Until).Scan(&stays, &first, &started)
+		m.MemberID, *m.Email, addressMAC, addressRest.Seconds(), lease.Seconds(), m.Until).
+		Scan(&stays, &first, &started)
 	switch {
 	case err != nil:
 	case !stays:
@@ -111,7 +112,8 @@ func (s *Store) ReleaseMails(ctx context.Context, mails []Mail, reason string) e
 UPDATE mail SET next_attempt_at = now(), error = CASE WHEN $3 = '' THEN error ELSE $3 END
 FROM unnest($1::text[]::uuid[], $2::timestamptz[]) AS claim (member, until)
 WHERE member_id = member AND kind = 'welcome' AND state = 'queued' AND next_attempt_at = until`,
-		column(mails, func(m Mail) string { return m.MemberID }), column(mails, func(m Mail) time.Time { return m.Until }),
+		column(mails, func(m Mail) string { return m.MemberID }),
+		column(mails, func(m Mail) time.Time { return m.Until }),
 		reason)
 	return err
 }

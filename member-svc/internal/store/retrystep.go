@@ -42,7 +42,7 @@ func (s *Store) StepRetry(ctx context.Context) (found bool, err error) {
 			return err
 		}
 		found, released, id = true, r.Released, r.ID
-		if err := r.settle(ctx, tx); err != nil {
+		if err := r.countOutcomes(ctx, tx); err != nil {
 			return err
 		}
 		if n := r.next(); n > 0 {
@@ -96,9 +96,9 @@ func (r *groupRetry) next() int {
 	return min(r.Rate, 1<<min(r.Steps-1, 30), r.Remaining)
 }
 
-// settle counts the released sagas that have an outcome and deletes their items. LIMIT makes every plan find
+// countOutcomes counts the released sagas that have an outcome and deletes their items. LIMIT makes every plan find
 // sagas by their key.
-func (r *groupRetry) settle(ctx context.Context, tx pgx.Tx) error {
+func (r *groupRetry) countOutcomes(ctx context.Context, tx pgx.Tx) error {
 	var succeeded, failed, skipped int
 	err := tx.QueryRow(ctx, `-- name: settleRetry
 WITH seen AS MATERIALIZED (

@@ -8,7 +8,6 @@ package stream
 
 import (
 	"context"
-	"log/slog"
 	"sync"
 	"time"
 
@@ -28,7 +27,7 @@ type Pace struct {
 // DefaultPace suits a service.
 var DefaultPace = Pace{
 	Interval: 200 * time.Millisecond, Query: 2 * time.Second,
-	EventPace: service.EventPace{Heartbeat: 15 * time.Second, Write: 10 * time.Second, Lifetime: 10 * time.Minute},
+	EventPace: service.DefaultEventPace,
 }
 
 const (
@@ -58,23 +57,16 @@ type watched struct {
 // stream is one client's view of a signup. It has room for one view, the newest.
 type stream struct{ news chan signup.View }
 
-// NewHub returns a hub. The caller must run [Hub.Run].
+// NewHub returns a hub. The caller must call [Hub.Poll] at the interval of the pace.
 func NewHub(st *store.Store, steps saga.Steps, pace Pace) *Hub {
 	return &Hub{store: st, steps: steps, pace: pace, watched: make(map[string]*watched)}
 }
 
-// Run polls for changes until ctx ends.
-func (h *Hub) Run(ctx context.Context, log *slog.Logger) error {
-	service.Loop(ctx, "signup streams", h.pace.Interval, nil, log,
-		func(ctx context.Context) (bool, error) { return false, h.look(ctx) })
-	return nil
-}
-
-// look polls for changes, with one query for all streams.
-func (h *Hub) look(ctx context.Context) error {
+// Poll asks for changes, with one query for all streams.
+func (h *Hub) Poll(ctx context.Context) (more bool, err error) {
 	seen := h.due()
 	if len(seen) == 0 {
-		return nil
+		return false, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, h.pace.Query)
 	defer cancel()
@@ -87,7 +79,7 @@ func (h *Hub) look(ctx context.Context) error {
 	for _, r := range records {
 		h.publish(signup.NewView(r, h.steps))
 	}
-	return err
+	return false, err
 }
 
 // due returns what to poll now. After a slow answer it returns nothing for some polls.

@@ -111,8 +111,15 @@ func (s *stage) run(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var done sync.WaitGroup
-	done.Go(func() { _ = s.Run(ctx, slog.New(slog.DiscardHandler)) })
+	done.Go(func() {
+		service.Loop(ctx, "signup streams", s.pace.Interval, nil, slog.New(slog.DiscardHandler), s.Poll)
+	})
 	t.Cleanup(func() { cancel(); done.Wait() })
+}
+
+func (s *stage) poll(ctx context.Context) error {
+	_, err := s.Poll(ctx)
+	return err
 }
 
 // client reads one stream.
@@ -219,7 +226,7 @@ func TestThousandStreamsAreOneQuery(t *testing.T) {
 		EventPace: service.EventPace{Heartbeat: time.Hour, Write: soon, Lifetime: time.Hour}}, n/2)
 	server := httptest.NewServer(s)
 	defer server.Close()
-	if err := s.look(t.Context()); err != nil || s.looks.Load() != 0 {
+	if err := s.poll(t.Context()); err != nil || s.looks.Load() != 0 {
 		t.Errorf("%d queries while nobody looks, %v", s.looks.Load(), err)
 	}
 	goroutines := runtime.NumGoroutine()
@@ -234,7 +241,7 @@ func TestThousandStreamsAreOneQuery(t *testing.T) {
 	if grown := heap[1] - heap[0]; grown > 1<<20 {
 		t.Errorf("%d bytes are left", grown)
 	}
-	if before := s.looks.Load(); s.look(t.Context()) != nil || s.looks.Load() != before || len(s.watched) != 0 {
+	if before := s.looks.Load(); s.poll(t.Context()) != nil || s.looks.Load() != before || len(s.watched) != 0 {
 		t.Error("there are queries after everybody left")
 	}
 }
@@ -265,7 +272,7 @@ func (s *stage) serveMany(t *testing.T, url string, n int) {
 func (s *stage) lookOnce(t *testing.T) {
 	t.Helper()
 	before, began := s.looks.Load(), time.Now()
-	if err := s.look(t.Context()); err != nil {
+	if err := s.poll(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("a look took %s", time.Since(began))
@@ -289,7 +296,7 @@ func TestSlowStreamsSkipToTheNewest(t *testing.T) {
 	a, b := s.watch(v), s.watch(v)
 	for version := 2; version <= 9; version++ {
 		s.set(t, fmt.Sprint("version = ", version))
-		if err := s.look(t.Context()); err != nil {
+		if err := s.poll(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if got := (<-a.news).Version; got != int64(version) {
@@ -310,7 +317,7 @@ func TestSlowReadsAreFewer(t *testing.T) {
 	s := newStage(t, Pace{Interval: time.Nanosecond, Query: soon}, 1)
 	s.watch(s.view(t, 1))
 	for range 10 {
-		if err := s.look(t.Context()); err != nil {
+		if err := s.poll(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
