@@ -82,13 +82,13 @@ var rows = []row{
 	{"H", "signing up with real password hashes", (*bench).rowH, config.takesH},
 	{"R", "draining a backlog", (*bench).rowR, config.takesR},
 	{"L", "from the commit to a consumer", (*bench).rowL, config.takesL},
-	{"D", "R and L when the broker acknowledges before the disk has it", (*bench).rowD, config.takesD},
+	{"D", "R and L while the broker acknowledges before it syncs to disk", (*bench).rowD, config.takesD},
 	{"N", "waking the relay", (*bench).rowN, config.takesN},
 	{"Q", "draining while signups arrive", (*bench).rowQ, config.takesQ},
 	{"B", "beside a long transaction", (*bench).rowB, config.takesB},
 	{"E", "whole sagas", (*bench).rowE, config.takesE},
 	{"P", "essential work beside stuck mails", (*bench).rowP, config.takesP},
-	{"A", "what operators look at, with a million sagas", (*bench).rowA, config.takesA},
+	{"A", "operators' pages and calls, with a million sagas", (*bench).rowA, config.takesA},
 }
 
 // section returns the section of the current row.

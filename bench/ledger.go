@@ -67,7 +67,7 @@ func (l *ledger) check(n int) error {
 	}
 	unknown := l.strangers + l.distinct - (n - lost)
 	if lost+l.doubled+unknown > 0 {
-		return fmt.Errorf("of %d events %d are lost and %d came twice; %d are not of this run", n, lost, l.doubled,
+		return fmt.Errorf("of %d events %d are lost and %d arrived twice; %d belong to another run", n, lost, l.doubled,
 			unknown)
 	}
 	return nil

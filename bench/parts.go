@@ -52,7 +52,7 @@ func (all journeys) note(ctx context.Context, s *stack) (string, error) {
 	mean := func(d time.Duration) string { return number(milliseconds(d) / float64(len(all))) }
 	var out strings.Builder
 	fmt.Fprintf(&out,
-		"Where the time goes at 100/s, mean of %s sagas; the answer 201 comes after %s ms:\n\n| from the one before "+
+		"Time of each part at 100/s, mean of %s sagas; the answer 201 comes after %s ms:\n\n| since the one before "+
 			"until | ms |\n|---|--:|\n",
 		number(float64(len(all))), mean(answered))
 	var total time.Duration
@@ -155,7 +155,7 @@ func costs(after, before usage, rate float64, what string) string {
 	cores := float64(runtime.NumCPU())
 	var out strings.Builder
 	fmt.Fprintf(&out,
-		"Where the processor goes at full speed, %s %ss/s on %.0f cores:\n\n| process | core-µs per %[2]s "+
+		"Processor time at full speed, %s %ss/s on %.0f cores:\n\n| process | core-µs per %[2]s "+
 			"|\n|---|--:|\n", number(rate), what, cores)
 	rest := cores
 	for i, p := range after.parties {
@@ -167,7 +167,7 @@ func costs(after, before usage, rate float64, what string) string {
 		}
 		fmt.Fprintf(&out, "| %s | %s |\n", name, number(busy/rate*1e6))
 	}
-	fmt.Fprintf(&out, "| idle, the kernel and everybody else | %s |\n| sum | %s |", number(rest/rate*1e6),
+	fmt.Fprintf(&out, "| idle, the kernel and other processes | %s |\n| sum | %s |", number(rest/rate*1e6),
 		number(cores/rate*1e6))
 	return out.String()
 }

@@ -26,7 +26,7 @@ type section struct {
 
 const (
 	preamble = "# Measured\n\nWritten by `make bench`, with peers by `make bench-peers`; `FLAGS=-rows=R,L` measures " +
-		"those rows anew and leaves the others.\n\n"
+		"only those rows and keeps the others.\n\n"
 	reading = "\nFigures are medians with (smallest–largest). A ratio is taken within a repetition, between runs " +
 		"next to each other. A limit is\n" +
 		"what the machine can do at most; where it says so, it is a peer. Every run ended with an audit: nothing " +

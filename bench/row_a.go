@@ -89,7 +89,7 @@ func (b *bench) rowA(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	b.note("   the same beside 100 signups/s")
+	b.note("   the same during 100 signups/s")
 	var beside []answers
 	load, cancel := context.WithCancelCause(ctx)
 	asked := make(chan error, 1)
@@ -193,7 +193,7 @@ func (b *bench) retryMany(ctx context.Context, o *operator) (id string, err erro
 		begun, id = append(begun, milliseconds(time.Since(began))), retry.ID
 	}
 	b.report(line{what: "dry run of a retry of 30,000", unit: "ms", value: counted})
-	b.report(line{what: "beginning it, which freezes the set", unit: "ms", value: begun})
+	b.report(line{what: "starting it, which selects the sagas", unit: "ms", value: begun})
 	return id, nil
 }
 
@@ -224,14 +224,14 @@ func (o *operator) questions(ctx context.Context, retry string) ([]question, err
 		{shown: "sagas, far down", path: "sagas?cursor=" + url.QueryEscape(string(middle.NextCursor))},
 		{shown: "sagas, a common error", path: "sagas?error=" + common.Fingerprint},
 		{shown: "sagas, a rare error", path: "sagas?error=" + rare.Fingerprint},
-		{shown: "sagas, an error and a state that few have", path: "sagas?error=" + rare.Fingerprint +
+		{shown: "sagas, an error and a rare state", path: "sagas?error=" + rare.Fingerprint +
 			"&state=withdraw_needs_attention"},
 		{shown: "sagas, a range of time", path: "sagas?created_after=" + since + "&created_before=" + until},
 		{shown: "sagas, a range, state, plan and delayed", path: "sagas?created_after=" + since + "&created_before=" +
 			until + "&state=provisioning&plan=pro&delayed=true"},
 		{shown: "a saga", path: "sagas/" + saga},
 		{shown: "retries", path: "retries"},
-		{shown: "the retry that runs", path: "retries/" + retry},
+		{shown: "the running retry", path: "retries/" + retry},
 		{shown: "dead events", path: "dead"},
 		{shown: "audit", path: "audit"},
 		{shown: "audit, far down", path: "audit?cursor=1000"},
@@ -308,7 +308,7 @@ func (b *bench) reportAnswers(alone, beside []answers) {
 	const bound = 100
 	var table strings.Builder
 	table.WriteString(
-		"In milliseconds, alone and beside 100 signups/s:\n\n| | p50 | p99 | max | beside: p50 | p99 | max " +
+		"In milliseconds, alone and during 100 signups/s:\n\n| | p50 | p99 | max | beside: p50 | p99 | max " +
 			"|\n|---|--:|--:|--:|--:|--:|--:|\n")
 	for _, part := range []struct {
 		load string

@@ -189,7 +189,7 @@ func (s *site) stored(ctx context.Context) (int, error) {
 }
 
 // errStalled ends a wait for something that makes no more progress.
-var errStalled = errors.New("nothing has happened for 20 s")
+var errStalled = errors.New("no progress for 20 s")
 
 // drained waits until the stream has stored n messages.
 func (s *site) drained(ctx context.Context, n int) error {

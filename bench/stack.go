@@ -137,7 +137,7 @@ func (s *stack) signUp(ctx context.Context, get bool) (j journey, err error) {
 	if err = s.ready.wait(ctx, j.signup); err == nil && get {
 		signup, err = s.members.Signup(ctx, j.signup)
 		if err == nil && signup.State != wire.Ready {
-			err = fmt.Errorf("the client is told %q after the commit of ready", signup.State)
+			err = fmt.Errorf("the client sees %q after the commit of ready", signup.State)
 		}
 	}
 	j.seen = time.Now()
