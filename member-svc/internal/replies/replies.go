@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
-	"unicode"
 
 	"github.com/signup-saga/signup-saga/contract"
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
@@ -102,7 +101,8 @@ func decode(e contract.Event) (*store.Change, error) {
 		return nil, err
 	}
 	event := saga.Event{
-		Kind: kind, Step: step, MessageID: clean(e.ID), Generation: reply.Generation, Attempt: reply.Attempt,
+		Kind: kind, Step: step, MessageID: service.CleanText(e.ID),
+		Generation: reply.Generation, Attempt: reply.Attempt,
 	}
 	if reply.Error != nil {
 		event.Error = cleaned(*reply.Error)
@@ -126,24 +126,8 @@ func note(ctx context.Context, st *store.Store, e contract.Event) error {
 }
 
 func cleaned(e contract.StorageError) contract.StorageError {
-	return contract.StorageError{Class: clean(e.Class), Message: clean(e.Message), Fingerprint: clean(e.Fingerprint)}
-}
-
-// clean makes a foreign text safe for a Postgres column and for an operator's screen. It removes control
-// characters, and the direction and zero-width characters that make a text read as something else.
-func clean(s string) string {
-	s = strings.Map(func(r rune) rune {
-		switch {
-		case unicode.IsPrint(r):
-			return r
-		case unicode.IsSpace(r):
-			return ' '
-		default:
-			return -1
-		}
-	}, strings.ToValidUTF8(s, ""))
-	if len(s) > 500 {
-		s = strings.ToValidUTF8(s[:500], "")
+	return contract.StorageError{
+		Class: service.CleanText(e.Class), Message: service.CleanText(e.Message),
+		Fingerprint: service.CleanText(e.Fingerprint),
 	}
-	return s
 }

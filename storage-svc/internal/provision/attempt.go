@@ -43,7 +43,7 @@ func (p Policy) After(s Storage, err error) Result {
 	}
 	f := classify(err)
 	r.Failure = f
-	class, message := string(f.Class), printable(f.Error())
+	class, message := string(f.Class), service.CleanText(f.Error())
 	r.Next.LastErrorClass, r.Next.LastError = &class, &message
 	count, limit := &r.Next.Attempts, p.Cap
 	// An outage uses up no attempts.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/signup-saga/signup-saga/contract"
+	"github.com/signup-saga/signup-saga/service"
 )
 
 // BreakerState is the state of the circuit breaker.
@@ -57,7 +58,7 @@ func (b Breaker) Reason() *contract.StorageError {
 
 // withReason returns the breaker with the reason why it is not closed.
 func (b Breaker) withReason(f *Failure) Breaker {
-	class, message := string(f.Class), printable(f.Error())
+	class, message := string(f.Class), service.CleanText(f.Error())
 	b.ErrorClass, b.LastError = &class, &message
 	return b
 }

@@ -76,18 +76,3 @@ func fingerprint(c Class, message string) string {
 	}
 	return string(c) + ":" + strings.Join(kept, "-")
 }
-
-// printable returns s as text that Postgres can store and people can read in a list.
-func printable(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(s, "�"))
-	const longest = 500
-	if runes := []rune(s); len(runes) > longest {
-		return string(runes[:longest]) + "…"
-	}
-	return s
-}

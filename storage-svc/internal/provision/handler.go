@@ -150,7 +150,8 @@ func canonical(id string) (string, bool) {
 func deadLetter(m service.Message, e contract.Event, reason error) DeadLetter {
 	sum := sha256.Sum256(append([]byte(m.Subject+"\x00"+e.SagaID+"\x00"), m.Body...))
 	d := DeadLetter{
-		Fingerprint: hex.EncodeToString(sum[:]), Subject: printable(m.Subject), Reason: printable(reason.Error()),
+		Fingerprint: hex.EncodeToString(sum[:]), Subject: service.CleanText(m.Subject),
+		Reason: service.CleanText(reason.Error()),
 	}
 	d.Headers, d.Body = kept(m)
 	saga, sagaKnown := canonical(e.SagaID)

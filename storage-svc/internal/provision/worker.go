@@ -283,7 +283,7 @@ func (w *Worker) explain(ctx context.Context, group []Result) {
 			w.failures = &service.Failures{Task: "provider", Log: w.Log}
 		}
 		w.failed = time.Now()
-		_ = w.failures.Add(ctx, fmt.Errorf("%s: %s", f.Class, printable(f.Error())))
+		_ = w.failures.Add(ctx, fmt.Errorf("%s: %s", f.Class, service.CleanText(f.Error())))
 	}
 }
 
