@@ -1,5 +1,5 @@
 -- The outbox keeps three append-only tables per lane. A service creates a lane
--- with one call in a migration of its own:
+-- with one call in its own migration:
 --
 --     SELECT outbox_create_lane('essential');
 

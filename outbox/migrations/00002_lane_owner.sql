@@ -1,4 +1,4 @@
--- A lane remembers whose it is. Its first relay writes the row; a relay with
+-- A lane records its owner. Its first relay writes the row; a relay with
 -- another stream or source refuses to publish. To move a lane on purpose:
 --
 --     UPDATE outbox_lane SET stream = 'ORDERS', source = '/shop' WHERE lane = 'essential';

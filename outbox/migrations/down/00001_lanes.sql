@@ -1,2 +1,2 @@
--- Takes 00001_lanes.sql back. Lanes stay.
+-- Reverts 00001_lanes.sql. Lanes stay.
 DROP FUNCTION outbox_create_lane(text);

@@ -250,8 +250,8 @@ func (f sender) letter(to email.Address, id string) (*gomail.Msg, error) {
 
 Your storage is being set up; it will be there when you sign in.
 
-If you have not signed up, somebody has typed your address by mistake.
-There is nothing to do.
+If you did not sign up, somebody typed your address by mistake.
+You do not have to do anything.
 `)
 	return msg, errors.Join(msg.FromFormat(f.name, f.address.String()), msg.To(to.String()))
 }

@@ -13,7 +13,7 @@ CREATE TABLE member (
     CONSTRAINT member_username_taken UNIQUE (username_key)
 );
 
--- due_at: when the timer looks again. commanded_at: transaction time of the
+-- due_at: when the timer is due next. commanded_at: transaction time of the
 -- newest command, equal to created_at of its outbox event.
 CREATE TABLE signup_saga (
     id                  uuid        PRIMARY KEY,
@@ -80,7 +80,7 @@ CREATE TABLE admin_audit (
 );
 CREATE INDEX admin_audit_saga ON admin_audit (saga_id);
 
--- next_attempt_at is also the end of the lease of whoever is sending.
+-- next_attempt_at is also the end of the sender's lease.
 CREATE TABLE mail (
     member_id       uuid        NOT NULL REFERENCES member,
     kind            text        NOT NULL CHECK (kind IN ('welcome')),

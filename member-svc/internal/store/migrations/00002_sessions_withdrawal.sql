@@ -1,12 +1,12 @@
 -- +goose Up
 
--- Which essential step a saga is at, from 0: the one that is asked, or was asked last.
+-- The essential step that a saga is at, from 0: the one whose command is open, or was sent last.
 ALTER TABLE signup_saga ADD COLUMN step smallint NOT NULL DEFAULT 0 CHECK (step >= 0);
 
 -- A member who left has neither name nor address nor password. name_mac, a keyed
 -- HMAC of username_key, keeps the name taken; members of older versions of this
--- program get theirs when they leave. NOT VALID spares the check of rows that
--- hold a name by the constraint which ends here.
+-- program get theirs when they leave. NOT VALID skips the check of existing rows,
+-- which the old constraint already covers.
 ALTER TABLE member
     ALTER COLUMN username DROP NOT NULL,
     ALTER COLUMN username_key DROP NOT NULL,

@@ -14,8 +14,8 @@ CREATE TABLE webhook (
 CREATE INDEX webhook_due ON webhook (next_attempt_at) WHERE state = 'queued';
 CREATE INDEX webhook_age ON webhook (created_at);
 
--- Who compares members with storages, until when, and what the last whole run found.
--- resume_after: a run looks into so many suspicions only; the next one goes on there.
+-- Which replica compares members with storages, until when, and what the last complete run found.
+-- resume_after: a run checks a bounded number of suspicions; the next run continues there.
 CREATE TABLE reconciliation (
     only_row     boolean     PRIMARY KEY DEFAULT true CHECK (only_row),
     holder       uuid,
@@ -29,8 +29,8 @@ CREATE TABLE reconciliation (
 );
 INSERT INTO reconciliation DEFAULT VALUES;
 
--- Storages that nobody here owns. They are told, never deleted: this database may be
--- the one that was restored. No foreign keys: what they name does not exist.
+-- Storages without a known owner. They are reported, never deleted: this database may be
+-- the one that was restored. No foreign keys: the ids in it do not exist here.
 CREATE TABLE quarantine (
     member_id  uuid        PRIMARY KEY,
     saga_id    uuid        NOT NULL,

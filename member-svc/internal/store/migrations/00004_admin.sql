@@ -1,10 +1,10 @@
 -- +goose Up
 
--- retried: an operator has asked once more for what is wanted now.
+-- retried: an operator has retried the current step.
 ALTER TABLE signup_saga ADD COLUMN retried boolean NOT NULL DEFAULT false;
 UPDATE signup_saga SET error_fingerprint = error_class WHERE error_class <> '' AND error_fingerprint = '';
 
--- subject: what an act was about beside, or instead of, a saga.
+-- subject: the object of an action, besides or instead of a saga.
 ALTER TABLE admin_audit
     ALTER COLUMN saga_id DROP NOT NULL,
     ADD COLUMN subject text NOT NULL DEFAULT '',
@@ -12,7 +12,7 @@ ALTER TABLE admin_audit
 CREATE INDEX admin_audit_actor ON admin_audit (actor, id);
 CREATE INDEX admin_audit_action ON admin_audit (action, id);
 
--- Retries of groups. due_at: when the next step may be taken; NULL: nothing is left to do.
+-- Group retries. due_at: when the next step may be taken; NULL: nothing is left to do.
 CREATE TABLE group_retry (
     id              uuid        PRIMARY KEY,
     actor           text        NOT NULL,
@@ -39,9 +39,9 @@ CREATE TABLE group_retry (
 );
 CREATE INDEX group_retry_due ON group_retry (due_at) WHERE due_at IS NOT NULL;
 
--- The frozen sets: whom a retry may still release, and whom it has released without
--- knowing the outcome yet; what is counted goes. generation: when frozen, and once
--- released, that of the release. No foreign keys: a set is written in one statement.
+-- The frozen sets: sagas that a retry may still release, and released ones whose outcome is
+-- unknown; counted ones are deleted. generation: at the freeze, and once released, that of
+-- the release. No foreign keys: a set is written in one statement.
 CREATE TABLE group_retry_item (
     retry_id   uuid    NOT NULL,
     released   boolean NOT NULL DEFAULT false,
@@ -50,7 +50,7 @@ CREATE TABLE group_retry_item (
     PRIMARY KEY (retry_id, released, saga_id)
 );
 
--- What the Storage service last said of its provider.
+-- What the Storage service last reported about its provider.
 CREATE TABLE provider_report (
     only_row    boolean     PRIMARY KEY DEFAULT true CHECK (only_row),
     state       text        NOT NULL DEFAULT 'closed' CHECK (state IN ('closed', 'open')),

@@ -1,9 +1,8 @@
 -- +goose NO TRANSACTION
 -- +goose Up
 
--- What operators look for. Signups that go well pay for none of these, and go on while
--- they are built. A build that was cut short leaves an index that nobody may use, and
--- is begun again.
+-- Indexes for operators' queries. Successful signups do not pay for them, and continue while
+-- they are built. An interrupted build leaves an invalid index and is started again.
 DROP INDEX CONCURRENTLY IF EXISTS signup_saga_failed;
 DROP INDEX CONCURRENTLY IF EXISTS signup_saga_failed_at;
 DROP INDEX CONCURRENTLY IF EXISTS signup_saga_withdrawn;

@@ -1,9 +1,9 @@
 -- +goose Up
 
--- The trace, as W3C's traceparent, of what the newest command follows from; '' for none.
+-- The trace (W3C traceparent) that caused the newest command; '' for none.
 ALTER TABLE signup_saga ADD COLUMN IF NOT EXISTS traceparent text NOT NULL DEFAULT '';
 
--- That of the request which began a retry of a group.
+-- The trace of the request that started the group retry.
 ALTER TABLE group_retry ADD COLUMN IF NOT EXISTS traceparent text NOT NULL DEFAULT '';
 
 -- +goose Down

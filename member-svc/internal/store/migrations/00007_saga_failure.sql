@@ -1,8 +1,8 @@
 -- +goose NO TRANSACTION
 -- +goose Up
 
--- The sagas that need attention once more, in rows so narrow and so close together that
--- all of them are counted in a few milliseconds, vacuumed or not. Triggers keep them also
+-- A copy of the sagas that need attention, in rows so narrow and so close together that
+-- all of them are counted in a few milliseconds, vacuumed or not. Triggers maintain it, also
 -- for replicas of older versions; sagas without errors pay for two comparisons.
 CREATE TABLE IF NOT EXISTS saga_failure (
     id                uuid        PRIMARY KEY REFERENCES signup_saga ON DELETE CASCADE,
@@ -36,15 +36,15 @@ CREATE OR REPLACE TRIGGER saga_failed AFTER INSERT ON signup_saga
 CREATE OR REPLACE TRIGGER saga_failure_changed AFTER UPDATE ON signup_saga
     FOR EACH ROW WHEN (OLD.error_class <> '' OR NEW.error_class <> '') EXECUTE FUNCTION note_saga_failure();
 
--- Those that failed before. Their locks, taken in the order that everybody takes them in,
--- keep one that is mended meanwhile from being noted.
+-- Sagas that failed before. The locks, taken in the usual order, keep a saga that recovers
+-- meanwhile from being recorded.
 INSERT INTO saga_failure (id, member_id, state, generation, error_class, error_fingerprint, retried, created_at, updated_at)
 SELECT id, member_id, state, generation, error_class, error_fingerprint, retried, created_at, updated_at
 FROM signup_saga WHERE error_class <> '' ORDER BY id FOR NO KEY UPDATE
 ON CONFLICT (id) DO NOTHING;
 DROP INDEX CONCURRENTLY IF EXISTS signup_saga_failed_at;
 
--- What one operator did of one kind. A build that was cut short is begun again.
+-- The actions of one operator of one kind. An interrupted build is started again.
 DROP INDEX CONCURRENTLY IF EXISTS admin_audit_actor_action;
 CREATE INDEX CONCURRENTLY admin_audit_actor_action ON admin_audit (actor, action, id);
 

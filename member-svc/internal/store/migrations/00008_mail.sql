@@ -1,10 +1,10 @@
 -- +goose Up
 
 -- copies: how often the text was handed to the mail server without an answer. It counts before the text is sent, so
--- that a death in between counts too.
+-- that a crash in between counts, too.
 ALTER TABLE mail ADD COLUMN IF NOT EXISTS copies smallint NOT NULL DEFAULT 0;
 
--- Which addresses had a welcome mail within a day, as keyed HMACs, and for which member. No foreign key: a row
+-- The addresses that had a welcome mail within a day, as keyed HMACs, and the member. No foreign key: a row
 -- outlives the member, else an address could be flooded by signing up and leaving again.
 CREATE TABLE IF NOT EXISTS mailed_address (
     mac       bytea       PRIMARY KEY CHECK (length(mac) = 32),

@@ -1,6 +1,6 @@
 -- +goose Up
 
--- Members who left before their keys went with them.
+-- Members who left before idempotency keys were erased with them.
 DELETE FROM idempotency_key k USING member m WHERE m.id = k.member_id AND m.username IS NULL;
 
 -- When the session was last used, to the hour; NULL: not since used_at exists.
@@ -13,8 +13,8 @@ CREATE TABLE IF NOT EXISTS console_logout (
 );
 CREATE INDEX IF NOT EXISTS console_logout_expiry ON console_logout (expires_at);
 
--- The audit is only ever added to. Only the table's owner, who is not the service's role, can
--- take the trigger away.
+-- The audit is append-only. Only the table's owner, which is not the service's role, can
+-- drop the trigger.
 -- +goose StatementBegin
 CREATE OR REPLACE FUNCTION refuse_audit_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

@@ -1,6 +1,6 @@
 -- +goose Up
 
--- How many steps of a retry have failed in a row: the next one waits for longer each time.
+-- How many steps of a retry have failed in a row: each time the next one waits longer.
 ALTER TABLE group_retry ADD COLUMN IF NOT EXISTS failures integer NOT NULL DEFAULT 0;
 
 -- +goose Down

@@ -1,6 +1,6 @@
 -- +goose Up
 
--- Why the Storage service's provider is away; '' while it is not, or if nothing was said.
+-- Why the Storage service's provider is away; '' while it is not, or if no reason was reported.
 ALTER TABLE provider_report
     ADD COLUMN IF NOT EXISTS error_class       text NOT NULL DEFAULT '',
     ADD COLUMN IF NOT EXISTS error_message     text NOT NULL DEFAULT '',

@@ -28,7 +28,7 @@ CREATE TABLE storage (
 
 CREATE INDEX storage_due ON storage (next_attempt_at) WHERE status = 'pending';
 
--- Messages that can never be applied. No foreign key: what they name may not exist.
+-- Messages that can never be applied. No foreign key: the ids in them may not exist.
 CREATE TABLE dead_letter (
     fingerprint text        PRIMARY KEY,
     subject     text        NOT NULL,
@@ -42,7 +42,7 @@ CREATE TABLE dead_letter (
     last_seen   timestamptz NOT NULL DEFAULT now()
 );
 
--- How the provider shall misbehave, for demonstrations: one row, all replicas.
+-- The fault of the provider, for demonstrations: one row for all replicas.
 CREATE TABLE provider_fault (
     one         boolean          PRIMARY KEY DEFAULT true CHECK (one),
     mode        text             NOT NULL CHECK (mode IN ('none', 'outage', 'slow', 'flaky', 'reject', 'hang')),

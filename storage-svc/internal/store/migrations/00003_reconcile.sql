@@ -1,7 +1,7 @@
 -- +goose Up
 
--- Who compares storages with the provider, until when, and what the last whole run
--- found. resume_after: a run looks into so many suspicions only; the next one goes on there.
+-- Which replica compares storages with the provider, until when, and what the last complete
+-- run found. resume_after: a run checks a bounded number of suspicions; the next run continues there.
 CREATE TABLE reconciliation (
     only_row     boolean     PRIMARY KEY DEFAULT true CHECK (only_row),
     holder       uuid,
@@ -15,7 +15,7 @@ CREATE TABLE reconciliation (
 );
 INSERT INTO reconciliation DEFAULT VALUES;
 
--- What the provider has and nobody here knows, or can read. It is told, never deleted:
+-- Resources at the provider that are unknown here or unreadable. They are reported, never deleted:
 -- this database may be the one that was restored.
 CREATE TABLE quarantine (
     member_id  uuid        PRIMARY KEY,

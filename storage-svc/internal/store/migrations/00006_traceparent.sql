@@ -1,6 +1,6 @@
 -- +goose Up
 
--- The trace, as W3C's traceparent, of the command that is followed; '' for none.
+-- The trace (W3C traceparent) of the current command; '' for none.
 ALTER TABLE storage ADD COLUMN traceparent text NOT NULL DEFAULT '';
 
 -- +goose Down

@@ -1,7 +1,7 @@
 -- +goose Up
 
--- Which directory or bucket holds the storages: the id that migrate wrote into it.
--- written: the place is known to have it. '' before the first migrate of this version.
+-- The directory or bucket that holds the storages: the id that migrate wrote into it.
+-- written: the id is known to be in the place. '' before the first migrate of this version.
 CREATE TABLE provider_identity (
     only_row boolean NOT NULL PRIMARY KEY DEFAULT true CHECK (only_row),
     id       text    NOT NULL DEFAULT '',
@@ -10,7 +10,7 @@ CREATE TABLE provider_identity (
 );
 INSERT INTO provider_identity DEFAULT VALUES;
 
--- Why the gate is not closed, as the last call or probe told; null: not known, or it is closed.
+-- Why the circuit breaker is not closed, by the last call or probe; null: unknown, or it is closed.
 ALTER TABLE provider_gate ADD COLUMN error_class text, ADD COLUMN error text;
 
 -- +goose Down
