@@ -35,10 +35,10 @@ demo: devstack ## the whole story on this machine; with ONCE=1 it ends afterward
 
 test: devstack ## all tests but the slow ones, with the race detector
 	@$(if $(COMPILER),,echo "No C compiler found: the tests run without the race detector.")
-	@$(TESTSUM) $(RACE_TEST) $(TEST_FLAGS) work
+	@$(TESTSUM) $(RACE_TEST) $(TEST_FLAGS) -p=4 work
 
 verify: devstack modules build versitygw ## slower checks: modules, images, compose, fault tests (needs npm, Chromium, and PgBouncer, nginx and HAProxy, or apt-get)
-	@cd devstack/e2e && GOWORK=off $(TESTSUM) go test $(TEST_FLAGS) -timeout=55m -p=1 ./...
+	@cd devstack/e2e && GOWORK=off $(TESTSUM) go test $(TEST_FLAGS) -timeout=55m -p=1 -parallel=3 ./...
 	@cd devstack && $(TESTSUM) go test $(TEST_FLAGS) -timeout=55m -tags=verify -parallel=6 -run=EveryGuard ./internal/guards
 	@cd bench && GOWORK=off $(TESTSUM) go test $(TEST_FLAGS) ./...
 	@cd outbox && $(TESTSUM) go test $(TEST_FLAGS) -tags=verify -run=PgBouncer .

@@ -12,6 +12,7 @@ import (
 // The program of docs/adding-a-consumer.md works with just the users that its diff adds. It sees a signup that
 // was made before it started.
 func TestAddingAConsumer(t *testing.T) {
+	t.Parallel()
 	blocks := map[string]string{}
 	guide := mustRead(t, filepath.Join(repository, "docs", "adding-a-consumer.md"))
 	for _, b := range regexp.MustCompile("(?ms)^```(go|diff)\n(.*?)^```").FindAllStringSubmatch(guide, -1) {

@@ -167,7 +167,10 @@ func natsOptions(t *testing.T, tree string, services ...string) *server.Options 
 	t.Helper()
 	for _, service := range services {
 		for _, role := range []string{"APP", "MIGRATOR"} {
-			t.Setenv("NATS_"+strings.ToUpper(service)+"_"+role+"_PASSWORD", "canaryNATS")
+			// Not t.Setenv: tests with the same passwords run beside each other.
+			if err := os.Setenv("NATS_"+strings.ToUpper(service)+"_"+role+"_PASSWORD", "canaryNATS"); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	options, err := server.ProcessConfigFile(filepath.Join(tree, "deploy", "nats-server.conf"))

@@ -34,6 +34,7 @@ var (
 // TestFaultMatrix attacks a system of two replicas of each service, from all sides, while people sign up and
 // leave. Then it judges the result.
 func TestFaultMatrix(t *testing.T) {
+	t.Parallel()
 	w := startWorld(t, *seed)
 	w.progress("the system is up; seed %d", *seed)
 	w.attack("services die", false, w.leaveSoon, w.killServices)

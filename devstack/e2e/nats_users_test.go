@@ -96,6 +96,7 @@ func TestNATSUsersMayPublishTheirEvents(t *testing.T) {
 // TestNATSUsersMayDoWhatTheyNeedAndNoMore makes the services do everything that they ever do with NATS. Nothing
 // is refused, and every permission is used.
 func TestNATSUsersMayDoWhatTheyNeedAndNoMore(t *testing.T) {
+	t.Parallel()
 	f := startFortress(t)
 	known := users(t)
 	migrating, _ := record(t, f)

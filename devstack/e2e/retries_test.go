@@ -10,6 +10,7 @@ import (
 // signups are rejected again. Once the cause is removed it finishes, although member-svc is killed in between.
 // Each time, it asks once for each signup.
 func TestGroupRetryFinishesWhatItBegan(t *testing.T) {
+	t.Parallel()
 	const n = 1000
 	s := startStack(t, noTimers)
 	s.provider("reject")

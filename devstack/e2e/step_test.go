@@ -195,6 +195,7 @@ func (s *twoSteps) leave(username string) {
 // docs/adding-a-step.md is followed exactly in a copy of the tree. The result runs with the containers' users
 // and roles, in its own processes, and keeps the promises of one step for two.
 func TestAddingAStep(t *testing.T) {
+	t.Parallel()
 	tree := copyTree(t)
 	follow(t, tree, mustRead(t, filepath.Join(repository, "docs", "adding-a-step.md")))
 	in(t, tree, "make", "--no-print-directory", "services")

@@ -75,6 +75,7 @@ func sh(t *testing.T, dir string, env []string, script string) {
 
 // A module that requires only the outbox can be tidied and built, and the quick start of its README works as printed.
 func TestStrangerUsesTheOutbox(t *testing.T) {
+	t.Parallel()
 	readme := mustRead(t, filepath.Join(repository, "outbox", "README.md"))
 	block := func(language string) string {
 		_, rest, _ := strings.Cut(readme, "```"+language+"\n")
@@ -133,6 +134,7 @@ func TestStrangerUsesTheOutbox(t *testing.T) {
 
 // The adapters need no replace directive either.
 func TestStrangerUsesTheAdapters(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "main.go"), []byte(`package main
 

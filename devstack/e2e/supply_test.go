@@ -27,6 +27,7 @@ func TestActionsArePinned(t *testing.T) {
 
 // The published passwords that member-svc refuses are those of the npm package that its source names.
 func TestPublishedPasswordsAreThoseOfTheList(t *testing.T) {
+	t.Parallel()
 	folder, dir := filepath.Join(repository, "member-svc/internal/password"), t.TempDir()
 	source := mustRead(t, filepath.Join(folder, "published.go"))
 	from := regexp.MustCompile(`npm pack --silent (\S+)\n//go:generate go run ./gen (\S+) `).FindStringSubmatch(source)
