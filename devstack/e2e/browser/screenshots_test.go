@@ -26,7 +26,7 @@ const pictures = "../../../docs/img"
 func TestScreenshots(t *testing.T) {
 	s := needSystem(t)
 	for i := range 150 {
-		s.signUp(t, resident(i))
+		s.awaitState(t, s.signUp(t, resident(i)), "ready")
 	}
 	s.setProvider(t, "reject")
 	var last string // fails once more after a retry
