@@ -20,7 +20,7 @@ const connections = 64
 // config says what to measure and for how long.
 type config struct {
 	rows        string
-	bin         string // folder of the services; "" to build them
+	bin         string // folder of the services
 	peers       bool
 	reps        int
 	slice       time.Duration // of each variant in W, W2, H and N
@@ -59,9 +59,11 @@ type bench struct {
 	config
 	servers *servers
 	admin   *pgxpool.Pool
-	out     io.Writer // progress
-	noting  sync.Mutex
-	began   time.Time
+	// template is the database that sites are copies of.
+	template string
+	out      io.Writer // progress
+	noting   sync.Mutex
+	began    time.Time
 
 	sections []*section // one per row that was measured, in order
 	signups  float64    // per second, as measured by row W

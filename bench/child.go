@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
-	"strconv"
 	"time"
 
 	natsserver "github.com/nats-io/nats-server/v2/server"
@@ -17,11 +15,11 @@ import (
 // A child is another run of this program, in its own process.
 const (
 	childReplica = "replica" // a relay that leads: database, broker, name of the site
-	childNATS    = "nats"    // a NATS server at its default sync interval: folder, address
+	childNATS    = "nats"    // a NATS server at its default sync interval: folder
 )
 
-// child returns the command of a child.
-func child(role string, args ...string) (*exec.Cmd, error) {
+// asChild returns the command of a child.
+func asChild(role string, args ...string) (*exec.Cmd, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -42,8 +40,8 @@ func runChild(ctx context.Context, args []string, stdin io.Reader, stdout io.Wri
 	switch {
 	case args[0] == childReplica && len(args) == 4:
 		return leadUntilDone(ctx, &site{url: args[1], broker: args[2], name: args[3]}, stdout)
-	case args[0] == childNATS && len(args) == 3:
-		return serveNATS(ctx, args[1], args[2], stdout)
+	case args[0] == childNATS && len(args) == 2:
+		return serveNATS(ctx, args[1], stdout)
 	}
 	return fmt.Errorf("%q is no command", args)
 }
@@ -59,17 +57,9 @@ func leadUntilDone(ctx context.Context, s *site, stdout io.Writer) error {
 
 // serveNATS differs from devstack's server in one respect: it may acknowledge a message up to two minutes before
 // the message is on disk.
-func serveNATS(ctx context.Context, dir, addr string, stdout io.Writer) error {
-	host, portText, err := net.SplitHostPort(addr)
-	if err != nil {
-		return err
-	}
-	port, err := strconv.Atoi(portText)
-	if err != nil {
-		return err
-	}
-	s, err := natsserver.NewServer(&natsserver.Options{ServerName: "bench", Host: host, Port: port, JetStream: true,
-		StoreDir: dir, NoSigs: true, NoLog: true})
+func serveNATS(ctx context.Context, dir string, stdout io.Writer) error {
+	s, err := natsserver.NewServer(&natsserver.Options{ServerName: "bench", Host: "127.0.0.1",
+		Port: natsserver.RANDOM_PORT, JetStream: true, StoreDir: dir, NoSigs: true, NoLog: true})
 	if err != nil {
 		return err
 	}
@@ -78,7 +68,7 @@ func serveNATS(ctx context.Context, dir, addr string, stdout io.Writer) error {
 	if !s.ReadyForConnections(30*time.Second) || !s.JetStreamEnabled() {
 		return errors.New("the NATS server did not start")
 	}
-	_, err = fmt.Fprintln(stdout, "NATS_URL=nats://"+addr)
+	_, err = fmt.Fprintln(stdout, "NATS_URL="+s.ClientURL())
 	<-ctx.Done()
 	return err
 }

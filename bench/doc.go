@@ -10,6 +10,7 @@
 //	main.go      flags, servers, output files
 //	bench.go     the rows in order, and what all of them share
 //	row_*.go     one row of the result each; D is in row_r.go
+//	limits.sql   the tables of the limits
 //	operators.sql  the data that row A reads
 //	estimate.go  how long the rows take
 //	site.go      a fresh database and a fresh stream for one run

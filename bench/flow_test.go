@@ -102,9 +102,10 @@ func TestWholeSagaOfTheLimitIsAudited(t *testing.T) {
 	b := testBench(t)
 	b.steps, b.gentle = 100*time.Millisecond, 100*time.Millisecond
 	for want, forget := range map[string]string{
-		"":             "SELECT 1",
-		"are ready":    "UPDATE signup_saga SET state = 'provisioning' WHERE id = (SELECT id FROM signup_saga LIMIT 1)",
-		"have a stora": "DELETE FROM storage WHERE member_id = (SELECT member_id FROM storage LIMIT 1)",
+		"": "SELECT 1",
+		"are ready": `UPDATE signup_saga SET state = 'provisioning', due_at = now()
+			WHERE id = (SELECT id FROM signup_saga LIMIT 1)`,
+		"have a stora": "DELETE FROM storage.storage WHERE member_id = (SELECT member_id FROM storage.storage LIMIT 1)",
 	} {
 		m := sagaMaker{"forgetful", func(_ context.Context, s *site, p *provider) (sagas, error) {
 			return &forgetful{singleProcess{s, p}, forget}, nil

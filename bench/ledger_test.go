@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"io"
+	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -61,7 +63,12 @@ func testBench(t *testing.T) *bench {
 		t.Fatal(err)
 	}
 	t.Cleanup(admin.Close)
-	b.admin = admin
+	b.admin, b.bin = admin, filepath.Join("..", "bin")
+	at, err := url.Parse(testenv.Database(t, "sites", b.migrate))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.template = strings.TrimPrefix(at.Path, "/")
 	return b
 }
 
@@ -121,6 +128,7 @@ func TestFailedRowFailsTheRun(t *testing.T) {
 
 func TestRawAndOutboxPassTheAudit(t *testing.T) {
 	b := testBench(t)
+	b.backlog = 10_000 // the limit must not be done before it is first counted
 	if err := b.run(t.Context(), func(row string) bool { return row == "R" }); err != nil {
 		t.Fatal(err)
 	}

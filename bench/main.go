@@ -37,7 +37,7 @@ func parse(args []string, usage io.Writer) (o options, err error) {
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.SetOutput(usage)
 	f.StringVar(&o.devstack, "devstack", "../bin/devstack", "`program` that runs the servers")
-	f.StringVar(&o.bin, "bin", "", "`folder` with the services of W2, H, E, P and A (default: build them)")
+	f.StringVar(&o.bin, "bin", "../bin", "`folder` with the services, as make build leaves them")
 	f.StringVar(&o.results, "results", "", "write the result to this `file` and the plot beside it")
 	f.StringVar(&o.rows, "rows", strings.Join(all, ","), "`list` of rows to measure; the file's other rows stay")
 	f.BoolVar(&o.peers, "peers", false, "measure peers too")
@@ -94,6 +94,9 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return err
 	}
 	defer b.admin.Close()
+	if err := b.makeTemplate(ctx); err != nil {
+		return err
+	}
 	machine, err := b.machine(ctx)
 	if err != nil {
 		return err

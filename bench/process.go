@@ -55,14 +55,14 @@ func (p *singleProcess) signUp(ctx context.Context) error {
 
 func queueStorage(b *pgx.Batch, m member) {
 	b.Queue(`-- name: insertStorage
-INSERT INTO storage (member_id, saga_id, generation, desired, status, quota_bytes, next_attempt_at)
+INSERT INTO storage.storage (member_id, saga_id, generation, desired, status, quota_bytes, next_attempt_at)
     VALUES ($1, $2, 1, 'present', 'pending', 5368709120, now())`,
 		m.id, m.saga)
 }
 
 func queueProvisioned(b *pgx.Batch, memberID string) {
 	b.Queue(`-- name: finishStorage
-UPDATE storage SET status = 'ready', attempts = 1, next_attempt_at = NULL, version = version + 1, updated_at = now()
+UPDATE storage.storage SET status = 'ready', attempts = 1, next_attempt_at = NULL, version = version + 1, updated_at = now()
     WHERE member_id = $1 AND version = 1`, memberID)
 }
 
@@ -71,8 +71,8 @@ func queueReady(b *pgx.Batch, sagaID string) {
 UPDATE signup_saga SET state = 'ready', version = 2, due_at = NULL, updated_at = now() WHERE id = $1
     AND version = 1`, sagaID)
 	b.Queue(
-		"-- name: insertTimeline\nINSERT INTO saga_event (saga_id, kind, state, version, message_id) VALUES ($1, "+
-			"'provisioned', 'ready', 2, $2)", sagaID, sagaID)
+		"-- name: insertTimeline\nINSERT INTO saga_event (saga_id, kind, state, version, generation, message_id) VALUES "+
+			"($1, 'provisioned', 'ready', 2, 1, $2)", sagaID, sagaID)
 }
 
 // provider makes the same system calls as the fs provider of the Storage service: it creates the marker in one

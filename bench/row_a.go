@@ -242,7 +242,7 @@ func (o *operator) questions(ctx context.Context, retry string) ([]question, err
 		"plan=plus", "plan=pro", "delayed=true", "delayed=false", "username=user500000", "member_id=" + saga} {
 		lists = append(lists, question{shown: "sagas, " + filter, path: "sagas?" + filter})
 	}
-	for _, filter := range []string{"actor=operator5", "action=cancel", "actor=operator5&action=retried"} {
+	for _, filter := range []string{"actor=operator5", "action=withdraw", "actor=operator5&action=retried"} {
 		lists = append(lists, question{shown: "audit, " + filter, path: "audit?" + filter})
 	}
 	all := []question{{shown: "GET /livez", path: "/livez"}}

@@ -118,11 +118,10 @@ func (b *bench) reportSagas(ours speeds, others []speeds, makers []sagaMaker) {
 
 // sustained makes all clients sign up for a long time and records what each process used meanwhile.
 func (b *bench) sustained(ctx context.Context, s *stack) (series, error) {
-	parties, err := s.parties(ctx)
+	parties, err := b.stackParties(ctx, s)
 	if err != nil {
 		return nil, err
 	}
-	parties = append(b.parties()[:2], parties...)
 	before, began, accepted := b.usage(parties), time.Now(), s.accepted.Load()
 	stop := b.watch(func() string {
 		return fmt.Sprintf("%d sagas, %s/s", s.accepted.Load()-accepted,
@@ -189,7 +188,7 @@ func (s *site) settled(ctx context.Context, created int) error {
 	var members, sagas, storages int
 	err := s.clients.QueryRow(ctx, `-- name: countSettled
 SELECT (SELECT count(*) FROM member), (SELECT count(*) FROM signup_saga WHERE state = 'ready'), (SELECT count(*)
-    FROM storage WHERE status = 'ready')`).
+    FROM storage.storage WHERE status = 'ready')`).
 		Scan(&members, &sagas, &storages)
 	if err == nil && (sagas != members || storages != members || created != members) {
 		err = fmt.Errorf("of %d members %d are ready, %d have a storage, %d were created", members, sagas, storages,

@@ -49,11 +49,10 @@ func (b *bench) rowH(ctx context.Context) error {
 		if _, err := closedLoop(ctx, b.slice/2, post); err != nil { // connections, statements
 			return err
 		}
-		parties, err := s.parties(ctx)
+		parties, err := b.stackParties(ctx, s)
 		if err != nil {
 			return err
 		}
-		parties = append(b.parties()[:2], parties...)
 		if used, err = s.usedCost(ctx); err != nil {
 			return err
 		}
@@ -142,11 +141,11 @@ func (s *stack) usedCost(ctx context.Context) (int, error) {
 
 // peakMemory returns the peak resident memory of a process of the stack.
 func (s *stack) peakMemory(ctx context.Context, name string) (string, error) {
-	parties, err := s.parties(ctx)
+	components, err := s.components(ctx)
 	if err != nil {
 		return "", err
 	}
-	for _, p := range parties {
+	for _, p := range components {
 		if p.name == name {
 			return procValue(fmt.Sprintf("/proc/%d/status", p.pid), "VmHWM"), nil
 		}

@@ -84,8 +84,8 @@ func (b *bench) startApart(ctx context.Context, name string) (*stack, func() err
 
 // stick stops the mail server and queues a welcome mail for many members.
 func (b *bench) stick(ctx context.Context, s *stack) error {
-	if out, err := exec.CommandContext(ctx, s.devstack, "stop", "smtp", "--dir", s.dir).CombinedOutput(); err != nil {
-		return fmt.Errorf("devstack stop smtp: %w: %s", err, out)
+	if err := s.stop(ctx, "smtp"); err != nil {
+		return err
 	}
 	began := time.Now()
 	for first := 0; first < b.mails; first += 10_000 {

@@ -22,7 +22,7 @@ func (b *bench) rowQ(ctx context.Context) error {
 	for rep := range b.reps {
 		err := b.at(ctx, outboxMaker, func(s *site, sys system) error {
 			// warm up: statements, tables that are not empty
-			if _, err := b.writeRate(ctx, s, sys, false, false, false); err != nil {
+			if _, err := b.writeRate(ctx, s, sys, box); err != nil {
 				return err
 			}
 			if err := b.drainAndAudit(ctx, s, sys); err != nil {

@@ -114,11 +114,7 @@ func (b *bench) needDrain(ctx context.Context) (err error) {
 // rowD repeats R and L with the broker's default sync interval. If the machine loses power, such a broker may
 // lose what it has acknowledged in the last two minutes.
 func (b *bench) rowD(ctx context.Context) error {
-	addr, err := freeAddress()
-	if err != nil {
-		return err
-	}
-	cmd, err := child(childNATS, filepath.Join(b.servers.dir, "relaxed"), addr)
+	cmd, err := asChild(childNATS, filepath.Join(b.servers.dir, "relaxed"))
 	if err != nil {
 		return err
 	}

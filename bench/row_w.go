@@ -6,18 +6,29 @@ import (
 	"fmt"
 )
 
+// variant is a way to write.
+type variant int
+
+// The variants of row W: a bare row, a signup with plain inserts, one through the outbox, and one through the outbox
+// while the relay publishes.
+const (
+	bare variant = iota
+	plain
+	box
+	relayed
+)
+
 // rowW measures what the outbox adds to the cost of a signup.
 func (b *bench) rowW(ctx context.Context) error {
-	const bare, plain, box, relayed = 0, 1, 2, 3
 	b.section().method = fmt.Sprintf(
 		"%d repetitions of %s each after a fifth of it to warm up, %d connections, one round trip per signup", b.reps+2,
 		b.slice, connections)
 	rates := make([]series, 4)
 	for rep := range b.reps + 2 { // short runs need more repetitions
 		err := b.at(ctx, outboxMaker, func(s *site, sys system) error {
-			err := rotated(rep, len(rates), func(variant int) error {
-				rate, err := b.writeRate(ctx, s, sys, variant == bare, variant == plain, variant == relayed)
-				rates[variant] = append(rates[variant], rate)
+			err := rotated(rep, len(rates), func(i int) error {
+				rate, err := b.writeRate(ctx, s, sys, variant(i))
+				rates[i] = append(rates[i], rate)
 				return err
 			})
 			return errors.Join(err, b.drainAndAudit(ctx, s, sys))
@@ -38,11 +49,9 @@ func (b *bench) rowW(ctx context.Context) error {
 }
 
 // writeRate runs one variant for a slice of time.
-func (b *bench) writeRate(
-	ctx context.Context, s *site, sys system, bare, plain, relayed bool,
-) (rate float64, err error) {
+func (b *bench) writeRate(ctx context.Context, s *site, sys system, as variant) (rate float64, err error) {
 	write := func(ctx context.Context) error { return signUp(ctx, s, s.take(2), throughOutbox) }
-	switch {
+	switch as {
 	case bare:
 		write = func(ctx context.Context) error {
 			_, err := s.clients.Exec(ctx, "-- name: insertBare\nINSERT INTO bare (text) VALUES ('x')")
@@ -86,7 +95,7 @@ func (b *bench) needSignups(ctx context.Context) error {
 		return nil
 	}
 	return b.at(ctx, outboxMaker, func(s *site, sys system) (err error) {
-		b.signups, err = b.writeRate(ctx, s, sys, false, false, false)
+		b.signups, err = b.writeRate(ctx, s, sys, box)
 		return err
 	})
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os/exec"
 )
 
 // rowW2 measures what HTTP, the checks, the look-up and the relay add to row W.
@@ -18,17 +17,16 @@ func (b *bench) rowW2(ctx context.Context) error {
 	var limit, ours series
 	var note string
 	err := b.withMembers(ctx, "http", func(s *stack) error {
-		parties, err := s.parties(ctx)
+		parties, err := b.stackParties(ctx, s)
 		if err != nil {
 			return err
 		}
-		parties = append(b.parties()[:2], parties...)
 		for rep := range b.reps + 2 {
 			err := rotated(rep, 2, func(variant int) (err error) {
 				var rate float64
 				if variant == 0 {
 					err = b.at(ctx, outboxMaker, func(at *site, sys system) (err error) {
-						rate, err = b.writeRate(ctx, at, sys, false, false, false)
+						rate, err = b.writeRate(ctx, at, sys, box)
 						return err
 					})
 					limit = append(limit, rate)
@@ -66,10 +64,7 @@ func (b *bench) withMembers(ctx context.Context, name string, f func(s *stack) e
 	if err != nil {
 		return err
 	}
-	out, err := exec.CommandContext(ctx, s.devstack, "stop", "storage", "--dir", s.dir).CombinedOutput()
-	if err != nil {
-		err = fmt.Errorf("devstack stop: %w: %s", err, out)
-	} else {
+	if err = s.stop(ctx, "storage"); err == nil {
 		err = f(s)
 	}
 	return errors.Join(err, s.close(), b.dropStack())

@@ -1,25 +1,19 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
-	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
-	"syscall"
-	"time"
+
+	"github.com/signup-saga/signup-saga/devstack/testenv/child"
 )
 
-// server is another process that this one needs. It ends on SIGTERM, or when its standard input is closed, so at
-// the latest with this process.
+// server is another process that this one needs.
 type server struct {
-	cmd  *exec.Cmd
-	life *os.File
-	url  string // printed when it was ready
+	*child.Process        // nil if this process did not start it
+	url            string // printed when it was ready
 }
 
 // servers are the Postgres and the NATS server of all rows.
@@ -38,12 +32,8 @@ func startServers(ctx context.Context, devstack string) (*servers, error) {
 	if s.postgres, err = launch(ctx, "DATABASE_URL=", exec.Command(devstack, "postgres")); err != nil {
 		return nil, errors.Join(err, s.close())
 	}
-	addr, err := freeAddress()
-	if err != nil {
-		return nil, errors.Join(err, s.close())
-	}
 	s.nats, err = launch(ctx, "NATS_URL=",
-		exec.Command(devstack, "nats", "--dir", filepath.Join(dir, "nats"), "--addr", addr))
+		exec.Command(devstack, "nats", "--dir", filepath.Join(dir, "nats"), "--addr", "127.0.0.1:0"))
 	if err != nil {
 		return nil, errors.Join(err, s.close())
 	}
@@ -54,71 +44,26 @@ func (s *servers) close() error {
 	return errors.Join(s.nats.close(), s.postgres.close(), os.RemoveAll(s.dir))
 }
 
-// launch starts a command and waits for the line that begins with ready. The rest of that line is the server's
-// URL. The command does not inherit DATABASE_URL, unless it has its own environment.
+// launch starts a command and waits for the line that begins with ready. The rest of that line is the server's URL.
 func launch(ctx context.Context, ready string, cmd *exec.Cmd) (*server, error) {
-	stdin, life, err := os.Pipe()
+	p, url, err := child.Start(ctx, cmd, ready)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = stdin.Close() }()
-	s := &server{cmd: cmd, life: life}
-	cmd.Stdin = stdin                                     // NATS logs to standard error; that is not shown
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C reaches only this process, which stops its servers
-	if cmd.Env == nil {
-		cmd.Env = append(os.Environ(), "DATABASE_URL=")
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, errors.Join(err, life.Close())
-	}
-	found := make(chan string, 1)
-	go func() {
-		defer close(found)
-		for lines := bufio.NewScanner(out); lines.Scan(); {
-			if url, ok := strings.CutPrefix(lines.Text(), ready); ok {
-				found <- url
-				return
-			}
-		}
-	}()
-	select {
-	case s.url = <-found:
-	case <-ctx.Done():
-	case <-time.After(5 * time.Minute): // a first start may download PostgreSQL
-	}
-	if s.url == "" {
-		return nil, errors.Join(fmt.Errorf("%s did not start", strings.Join(cmd.Args, " ")), s.close())
-	}
-	return s, nil
+	return &server{p, url}, nil
 }
 
 // pid returns the server's process id, or 0 if this process did not start it.
 func (s *server) pid() int {
-	if s.cmd == nil {
+	if s.Process == nil {
 		return 0
 	}
-	return s.cmd.Process.Pid
+	return s.PID()
 }
 
 func (s *server) close() error {
 	if s == nil {
 		return nil
 	}
-	err := s.life.Close()
-	_ = s.cmd.Process.Signal(syscall.SIGTERM) // it may have ended already
-	kill := time.AfterFunc(30*time.Second, func() { _ = s.cmd.Process.Kill() })
-	defer kill.Stop()
-	return errors.Join(err, s.cmd.Wait())
-}
-
-func freeAddress() (string, error) {
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	return l.Addr().String(), l.Close()
+	return errors.Join(s.Close(), s.Err)
 }

@@ -5,8 +5,10 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,7 +22,7 @@ import (
 )
 
 const (
-	lane        = "bench"
+	lane        = "essential"
 	eventType   = "storage.provision"
 	source      = "/bench"
 	payloadSize = 300
@@ -29,10 +31,10 @@ const (
 // checkpointSQL writes everything to disk, so that no run pays for the run before it.
 const checkpointSQL = "-- name: checkpoint\nCHECKPOINT"
 
-// schema holds the business tables of a signup.
+// limitsSQL makes the tables of the limits, which the product does not have.
 //
-//go:embed schema.sql
-var schema string
+//go:embed limits.sql
+var limitsSQL string
 
 // site is a new database and a new stream for one run.
 type site struct {
@@ -50,7 +52,7 @@ type site struct {
 
 var sites atomic.Int64
 
-// newSite makes a database with the tables of a signup and one outbox lane, and a stream.
+// newSite makes a database with the tables of the product, and a stream.
 func (b *bench) newSite(ctx context.Context) (s *site, err error) {
 	s = &site{broker: b.servers.nats.url, admin: b.admin, name: fmt.Sprintf("bench_%d", sites.Add(1))}
 	defer func() {
@@ -59,15 +61,12 @@ func (b *bench) newSite(ctx context.Context) (s *site, err error) {
 		}
 	}()
 	if _, err := b.admin.Exec(ctx, "-- name: createDatabase\nCREATE DATABASE "+s.name+
-		" TEMPLATE template0"); err != nil {
+		" TEMPLATE "+b.template); err != nil {
 		return s, err
 	}
-	u, err := url.Parse(b.servers.postgres.url)
-	if err != nil {
+	if s.url, err = b.databaseURL(s.name); err != nil {
 		return s, err
 	}
-	u.Path = "/" + s.name
-	s.url = u.String()
 	if s.clients, err = newPool(ctx, s.url, connections); err != nil {
 		return s, err
 	}
@@ -77,7 +76,7 @@ func (b *bench) newSite(ctx context.Context) (s *site, err error) {
 	if s.backend, err = newPool(ctx, s.url, 32); err != nil {
 		return s, err
 	}
-	if err := s.migrate(ctx); err != nil {
+	if _, err := b.admin.Exec(ctx, checkpointSQL); err != nil {
 		return s, err
 	}
 	if s.nc, s.js, err = connect(s.broker); err != nil {
@@ -87,27 +86,54 @@ func (b *bench) newSite(ctx context.Context) (s *site, err error) {
 	return s, err
 }
 
-// migrate creates the tables.
-func (s *site) migrate(ctx context.Context) error {
-	paths, err := fs.Glob(outbox.Migrations, "migrations/*.sql") // in order
+// makeTemplate makes the database that sites are copies of.
+func (b *bench) makeTemplate(ctx context.Context) error {
+	b.template = fmt.Sprintf("bench_template_%d", sites.Add(1))
+	if _, err := b.admin.Exec(ctx, "-- name: createDatabase\nCREATE DATABASE "+b.template+
+		" TEMPLATE template0"); err != nil {
+		return err
+	}
+	at, err := b.databaseURL(b.template)
 	if err != nil {
 		return err
 	}
-	var statements []string
-	for _, path := range paths {
-		text, err := fs.ReadFile(outbox.Migrations, path)
-		if err != nil {
-			return err
-		}
-		statements = append(statements, string(text))
+	return b.migrate(ctx, at)
+}
+
+// migrate makes the tables of both services with their own migrate, those of the Storage service in a schema of that
+// name, and the tables of the limits.
+func (b *bench) migrate(ctx context.Context, at string) error {
+	conn, err := pgx.Connect(ctx, at)
+	if err != nil {
+		return err
 	}
-	statements = append(statements, "-- name: createLane\nSELECT outbox_create_lane('"+lane+"')", schema, checkpointSQL)
-	for _, sql := range statements {
-		if _, err := s.clients.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol); err != nil {
-			return err
+	_, err = conn.Exec(ctx, limitsSQL, pgx.QueryExecModeSimpleProtocol)
+	if err := errors.Join(err, conn.Close(ctx)); err != nil {
+		return err
+	}
+	provider := filepath.Join(b.servers.dir, "unused")
+	for name, variables := range map[string][]string{
+		"member-svc": {"MEMBER_DATABASE_URL=" + at},
+		"storage-svc": {"STORAGE_DATABASE_URL=" + at + "&search_path=storage", "PROVIDER_DIR=" + provider,
+			"PROVIDER_LEDGER=" + provider + ".ledger"},
+	} {
+		cmd := exec.CommandContext(ctx, filepath.Join(b.bin, name), "migrate")
+		cmd.Env = append(append(os.Environ(), "NATS_URL="+b.servers.nats.url), variables...)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("%s migrate: %w\n%s", name, err, out)
 		}
 	}
 	return nil
+}
+
+// databaseURL returns the URL of a database on the server of all rows.
+func (b *bench) databaseURL(name string) (string, error) {
+	u, err := url.Parse(b.servers.postgres.url)
+	if err != nil {
+		return "", err
+	}
+	u.Path = "/" + name
+	return u.String(), nil
 }
 
 func newPool(ctx context.Context, url string, size int32) (*pgxpool.Pool, error) {

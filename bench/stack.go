@@ -100,8 +100,14 @@ func (s *stack) close() error {
 	return errors.Join(append(errs, s.server.close())...)
 }
 
-// parties returns the processes of the stack, by devstack's component names.
-func (s *stack) parties(ctx context.Context) ([]party, error) {
+// stackParties returns this process, Postgres, and the processes of the stack by devstack's component names.
+func (b *bench) stackParties(ctx context.Context, s *stack) ([]party, error) {
+	components, err := s.components(ctx)
+	return append(b.parties()[:2], components...), err
+}
+
+// components returns the processes of the stack, by devstack's names.
+func (s *stack) components(ctx context.Context) ([]party, error) {
 	out, err := exec.CommandContext(ctx, s.devstack, "status", "--json", "--dir", s.dir).Output()
 	if err != nil {
 		return nil, fmt.Errorf("devstack status: %w", err)
@@ -142,6 +148,15 @@ func (s *stack) signUp(ctx context.Context, get bool) (j journey, err error) {
 	}
 	j.seen = time.Now()
 	return j, err
+}
+
+// stop stops a component.
+func (s *stack) stop(ctx context.Context, component string) error {
+	out, err := exec.CommandContext(ctx, s.devstack, "stop", component, "--dir", s.dir).CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("devstack stop %s: %w: %s", component, err, out)
+	}
+	return err
 }
 
 // somebody returns a new member.

@@ -82,7 +82,7 @@ func (o *ours) wake() { o.relay.Wake() }
 func (o *ours) start(ctx context.Context) (func() error, error) {
 	var leader *server
 	if o.leader {
-		cmd, err := child(childReplica, o.url, o.broker, o.name)
+		cmd, err := asChild(childReplica, o.url, o.broker, o.name)
 		if err != nil {
 			return nil, err
 		}
