@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -20,6 +19,7 @@ import (
 
 	"github.com/signup-saga/signup-saga/client"
 	"github.com/signup-saga/signup-saga/contract/wire"
+	ledgerfile "github.com/signup-saga/signup-saga/devstack/testenv/ledger"
 )
 
 // stack is the whole product: both services, one replica each, as processes of devstack, with devstack's fs
@@ -192,27 +192,11 @@ func (s *stack) audit(ctx context.Context) error {
 
 // readCreations returns how many members of a provider's ledger have one creation, and how many have more.
 func readCreations(path string) (members, doubled int, err error) {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return 0, 0, err
-	}
-	seen := map[string]int{}
-	for line := range bytes.Lines(text) {
-		var entry struct {
-			Op       string
-			MemberID string `json:"member_id"`
-		}
-		if err := json.Unmarshal(line, &entry); err != nil {
-			return 0, 0, fmt.Errorf("the provider's ledger: %w", err)
-		}
-		if entry.Op == "create" {
-			seen[entry.MemberID]++
-		}
-	}
-	for _, n := range seen {
+	created, err := ledgerfile.Creations(path)
+	for _, n := range created {
 		if n > 1 {
 			doubled++
 		}
 	}
-	return len(seen), doubled, nil
+	return len(created), doubled, err
 }

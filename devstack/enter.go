@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -43,14 +42,4 @@ func unlessEnded(ctx context.Context, err error) error {
 		return nil
 	}
 	return err
-}
-
-// withTail adds the end of a log to an error.
-func withTail(err error, log string) error {
-	const size = 2000
-	content, readErr := os.ReadFile(log)
-	if readErr != nil || len(content) == 0 {
-		return err
-	}
-	return fmt.Errorf("%w\n%s ends with:\n%s", err, log, bytes.TrimSpace(content[max(0, len(content)-size):]))
 }

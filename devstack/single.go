@@ -12,6 +12,7 @@ import (
 	"github.com/signup-saga/signup-saga/devstack/internal/natsserver"
 	"github.com/signup-saga/signup-saga/devstack/internal/pgbouncer"
 	"github.com/signup-saga/signup-saga/devstack/internal/postgres"
+	"github.com/signup-saga/signup-saga/devstack/internal/process"
 	"github.com/signup-saga/signup-saga/devstack/testenv/port"
 )
 
@@ -49,12 +50,12 @@ func runPostgres(ctx context.Context, args []string, io stdio) (err error) {
 	limited, done := context.WithTimeout(ctx, startLimit)
 	defer done()
 	if err := cluster.Start(limited); err != nil {
-		return unlessEnded(ctx, withTail(err, log))
+		return unlessEnded(ctx, process.WithLog(err, log))
 	}
 	fmt.Fprintf(io.out, "DATABASE_URL=%s\n", cluster.URL("postgres"))
 	select {
 	case exit := <-died:
-		return withTail(fmt.Errorf("postgres ended: %s", exit), log)
+		return process.WithLog(fmt.Errorf("postgres ended: %s", exit), log)
 	case <-ctx.Done():
 		return nil
 	}

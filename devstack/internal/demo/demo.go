@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/signup-saga/signup-saga/devstack/internal/stack"
+	"github.com/signup-saga/signup-saga/devstack/testenv/ledger"
 )
 
 const (
@@ -37,7 +38,7 @@ type story struct {
 // Run runs the demo on a fresh stack that was started with faults on. It returns an error if a promise was
 // broken or something took too long.
 func Run(ctx context.Context, s *stack.Stack, screen *Screen) error {
-	before, err := createdBy(s.Variables().Get("PROVIDER_LEDGER"))
+	before, err := ledger.Creations(s.Variables().Get("PROVIDER_LEDGER"))
 	if err != nil {
 		return err
 	}
@@ -254,7 +255,7 @@ func (t *story) balanceTheBooks(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	created, err := createdBy(t.to.Get("PROVIDER_LEDGER"))
+	created, err := ledger.Creations(t.to.Get("PROVIDER_LEDGER"))
 	if err != nil {
 		return err
 	}

@@ -1,77 +1,44 @@
 package demo
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"io/fs"
-	"os"
 
 	"github.com/jackc/pgx/v5"
 )
 
-// ledger compares what was promised with what happened. It uses independent records: the client's list of
+// books compares what was promised with what happened. It uses independent records: the client's list of
 // accepted signups, the Member database, and the provider's own file of creates and deletes.
-type ledger struct {
+type books struct {
 	accepted int
 	ready    int // ready for the member, and created by the provider
 	lost     int // accepted, but unknown to the Member database, or ready without a storage
 	doubles  int // storages created twice, or for an unknown member
 }
 
-func (l ledger) balances() bool { return l.ready == l.accepted && l.lost == 0 && l.doubles == 0 }
+func (b books) balances() bool { return b.ready == b.accepted && b.lost == 0 && b.doubles == 0 }
 
 // balance compares the records. states holds the states in the Member database by member id. created holds how
 // many storages the provider created for each member since the story began.
-func balance(promises []accepted, states map[string]string, created map[string]int) ledger {
-	l := ledger{accepted: len(promises)}
+func balance(promises []accepted, states map[string]string, created map[string]int) books {
+	b := books{accepted: len(promises)}
 	promised := map[string]bool{}
 	for _, p := range promises {
 		promised[p.MemberID] = true
 		state, known := states[p.MemberID]
 		switch {
 		case !known, state == "ready" && created[p.MemberID] == 0:
-			l.lost++
+			b.lost++
 		case state == "ready":
-			l.ready++
+			b.ready++
 		}
 	}
 	for member, times := range created {
 		if promised[member] {
 			times--
 		}
-		l.doubles += times
+		b.doubles += times
 	}
-	return l
-}
-
-// createdBy counts the storages that the provider has created for each member, from the provider's ledger file.
-func createdBy(path string) (map[string]int, error) {
-	created := map[string]int{}
-	file, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return created, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	lines := bufio.NewScanner(file)
-	for lines.Scan() {
-		var entry struct {
-			Op       string `json:"op"`
-			MemberID string `json:"member_id"`
-		}
-		if err := json.Unmarshal(lines.Bytes(), &entry); err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
-		}
-		if entry.Op == "create" {
-			created[entry.MemberID]++
-		}
-	}
-	return created, lines.Err()
+	return b
 }
 
 // memberStates reads the state of every saga from the Member database.

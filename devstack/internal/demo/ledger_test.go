@@ -1,8 +1,6 @@
 package demo
 
 import (
-	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/signup-saga/signup-saga/client"
@@ -16,19 +14,19 @@ func TestBalance(t *testing.T) {
 	for name, c := range map[string]struct {
 		states  map[string]string
 		created map[string]int
-		want    ledger
+		want    books
 	}{
-		"all well": {ready, map[string]int{"a": 1, "b": 1}, ledger{2, 2, 0, 0}},
+		"all well": {ready, map[string]int{"a": 1, "b": 1}, books{2, 2, 0, 0}},
 		"one is still on its way": {map[string]string{"a": "ready", "b": "provisioning"}, map[string]int{"a": 1},
-			ledger{2, 1, 0, 0}},
+			books{2, 1, 0, 0}},
 		"the database forgot one": {map[string]string{"a": "ready"}, map[string]int{"a": 1, "b": 1},
-			ledger{2, 1, 1, 0}},
-		"ready, but without a storage":  {ready, map[string]int{"a": 1}, ledger{2, 1, 1, 0}},
-		"a storage was created twice":   {ready, map[string]int{"a": 2, "b": 1}, ledger{2, 2, 0, 1}},
-		"a storage was made for nobody": {ready, map[string]int{"a": 1, "b": 1, "c": 1}, ledger{2, 2, 0, 1}},
+			books{2, 1, 1, 0}},
+		"ready, but without a storage":  {ready, map[string]int{"a": 1}, books{2, 1, 1, 0}},
+		"a storage was created twice":   {ready, map[string]int{"a": 2, "b": 1}, books{2, 2, 0, 1}},
+		"a storage was made for nobody": {ready, map[string]int{"a": 1, "b": 1, "c": 1}, books{2, 2, 0, 1}},
 		"others were there already": {map[string]string{"a": "ready", "b": "ready", "z": "ready"},
-			map[string]int{"a": 1, "b": 1}, ledger{2, 2, 0, 0}},
-		"nothing that was promised came": {nil, nil, ledger{2, 0, 2, 0}},
+			map[string]int{"a": 1, "b": 1}, books{2, 2, 0, 0}},
+		"nothing that was promised came": {nil, nil, books{2, 0, 2, 0}},
 	} {
 		got := balance(promises, c.states, c.created)
 		if got != c.want {
@@ -37,21 +35,5 @@ func TestBalance(t *testing.T) {
 		if well := name == "all well" || name == "others were there already"; got.balances() != well {
 			t.Errorf("%s: balances is %v", name, got.balances())
 		}
-	}
-}
-
-func TestCreatedByCountsOnlyCreates(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "ledger")
-	if got, err := createdBy(path); err != nil || len(got) != 0 {
-		t.Fatalf("no file: %v, %v", got, err)
-	}
-	lines := `{"op":"create","member_id":"a"}` + "\n" + `{"op":"delete","member_id":"a"}` + "\n" +
-		`{"op":"create","member_id":"a"}` + "\n"
-	if err := os.WriteFile(path, []byte(lines), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	got, err := createdBy(path)
-	if err != nil || got["a"] != 2 || len(got) != 1 {
-		t.Errorf("%v, %v", got, err)
 	}
 }

@@ -95,14 +95,9 @@ func (c *Cluster) Close(ctx context.Context) error {
 
 // URL returns the superuser's URL of a database. It contains the password.
 func (c *Cluster) URL(database string) string {
-	return c.UserURL(superuser, c.password, database)
-}
-
-// UserURL returns the URL of a database for a role.
-func (c *Cluster) UserURL(role, password, database string) string {
 	u := url.URL{
 		Scheme:   "postgres",
-		User:     url.UserPassword(role, password),
+		User:     url.UserPassword(superuser, c.password),
 		Host:     "127.0.0.1:" + strconv.Itoa(c.config.Port),
 		Path:     "/" + database,
 		RawQuery: "sslmode=disable",

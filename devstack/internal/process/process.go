@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -328,4 +329,16 @@ func Run(ctx context.Context, cmd *exec.Cmd) ([]byte, error) {
 		return printed.Bytes(), context.Cause(ctx)
 	}
 	return printed.Bytes(), err
+}
+
+// WithLog adds the end of a process's log to an error.
+func WithLog(err error, path string) error {
+	const lines = 12
+	content, readErr := os.ReadFile(path)
+	if err == nil || readErr != nil || len(content) == 0 {
+		return err
+	}
+	last := strings.Split(strings.TrimSpace(string(content)), "\n")
+	last = last[max(0, len(last)-lines):]
+	return fmt.Errorf("%w\n%s ends with:\n  %s", err, path, strings.Join(last, "\n  "))
 }

@@ -92,18 +92,6 @@ func (s *Stack) openLog(name string) (*os.File, error) {
 	return os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 }
 
-// explain adds the end of the component's log to an error.
-func (s *Stack) explain(name string, err error) error {
-	const lines = 12
-	content, readErr := os.ReadFile(s.logPath(name))
-	if err == nil || readErr != nil || len(content) == 0 {
-		return err
-	}
-	last := strings.Split(strings.TrimSpace(string(content)), "\n")
-	last = last[max(0, len(last)-lines):]
-	return fmt.Errorf("%w\n%s ends with:\n  %s", err, s.logPath(name), strings.Join(last, "\n  "))
-}
-
 // component finds a component by its name.
 func (s *Stack) component(name string) (*component, error) {
 	i := slices.IndexFunc(s.components, func(c *component) bool { return c.Name == name })

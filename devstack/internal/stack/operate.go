@@ -10,9 +10,6 @@ import (
 	"github.com/signup-saga/signup-saga/devstack/internal/process"
 )
 
-// ErrUnknownVerb is returned by Do for a verb that it does not know.
-var ErrUnknownVerb = errors.New("unknown verb")
-
 // Do carries out a verb on a component and returns what it did: kill, stop, start, pause or resume on any
 // component, wipe on nats only. A verb that changes nothing is not an error. A service that is started with a
 // fault (point[:nth]) ends itself at that point.
@@ -41,7 +38,7 @@ func (s *Stack) Do(ctx context.Context, verb, name, fault string) (string, error
 	case "wipe":
 		return s.wipe(ctx, c)
 	default:
-		return "", fmt.Errorf("%w %q", ErrUnknownVerb, verb)
+		return "", fmt.Errorf("unknown verb %q", verb)
 	}
 }
 
@@ -114,7 +111,7 @@ func (s *Stack) Deaths() error {
 	var errs []error
 	for _, c := range s.components {
 		if status := c.Status(); status.State == process.Died {
-			errs = append(errs, s.explain(c.Name, fmt.Errorf("%s ended unexpectedly: %s", c.Name, status.Exit)))
+			errs = append(errs, process.WithLog(fmt.Errorf("%s ended unexpectedly: %s", c.Name, status.Exit), s.logPath(c.Name)))
 		}
 	}
 	return errors.Join(errs...)

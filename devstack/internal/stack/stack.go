@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/signup-saga/signup-saga/devstack/internal/postgres"
+	"github.com/signup-saga/signup-saga/devstack/internal/process"
 )
 
 const (
@@ -250,7 +251,7 @@ func (s *Stack) startComponent(ctx context.Context, name string, limit time.Dura
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	return s.explain(name, c.Start(ctx))
+	return process.WithLog(c.Start(ctx), s.logPath(name))
 }
 
 // FaultScreen returns the listener that is reserved for the fault screen, or nil without faults. It closes when
