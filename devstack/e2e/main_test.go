@@ -5,8 +5,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
-	"sync"
 	"testing"
 
 	"github.com/signup-saga/signup-saga/devstack/testenv"
@@ -45,22 +43,3 @@ func runTests(m *testing.M) (code int, err error) {
 
 // eventually polls cond until it is true. what completes the message "gave up waiting for …".
 var eventually = testenv.Eventually
-
-// startLocked starts a process from a thread that lives as long as this program. Where the kernel ends children
-// with their parent, it ends them with the parent's thread.
-func startLocked(cmd *exec.Cmd) error {
-	result := make(chan error, 1)
-	starter() <- func() { result <- cmd.Start() }
-	return <-result
-}
-
-var starter = sync.OnceValue(func() chan<- func() {
-	work := make(chan func())
-	go func() {
-		runtime.LockOSThread()
-		for start := range work {
-			start()
-		}
-	}()
-	return work
-})

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	processes "github.com/signup-saga/signup-saga/devstack/testenv/child"
 )
 
 // stopLimit is longer than the services take to drain.
@@ -61,8 +63,7 @@ func start(t testing.TB, name string, env []string, path string, args ...string)
 	if err != nil {
 		t.Fatalf("start %s: %v", name, err)
 	}
-	dieWithTests(cmd)
-	if err := startLocked(cmd); err != nil {
+	if err := processes.StartBound(cmd, syscall.SIGTERM); err != nil {
 		t.Fatalf("start %s: %v", name, err)
 	}
 	go func() {

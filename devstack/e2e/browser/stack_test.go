@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/signup-saga/signup-saga/devstack/testenv/child"
 )
 
 const (
@@ -55,10 +57,9 @@ var running = sync.OnceValues(func() (*system, error) {
 		}
 	}
 	s.up = exec.Command(devstack, "up", "--dir", s.dir, "--faults", "--hash-cost", "test")
-	dieWithTests(s.up)
 	s.up.Env = append(os.Environ(), variables...)
 	s.up.Stdout, s.up.Stderr = &s.output, &s.output
-	if err := s.up.Start(); err != nil {
+	if err := child.StartBound(s.up, syscall.SIGTERM); err != nil {
 		return nil, err
 	}
 	atExit = append(atExit, s.stop)

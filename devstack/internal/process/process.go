@@ -9,11 +9,12 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"runtime"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/signup-saga/signup-saga/devstack/testenv/child"
 )
 
 // State says what a Daemon is doing.
@@ -287,33 +288,16 @@ func (d *Daemon) alive() bool {
 }
 
 // Start starts cmd in its own process group and has the kernel send it signal when this process dies; zero means
-// SIGKILL. The kernel does so when the thread that started the child ends. Every child is therefore started from
-// one thread that lives as long as the process.
+// SIGKILL.
 func Start(cmd *exec.Cmd, signal syscall.Signal) error {
 	if signal == 0 {
 		signal = syscall.SIGKILL
 	}
-	if cmd.SysProcAttr == nil {
-		cmd.SysProcAttr = &syscall.SysProcAttr{}
-	}
-	cmd.SysProcAttr.Setpgid = true
-	dieWithParent(cmd.SysProcAttr, signal)
-	result := make(chan error, 1)
-	starter() <- func() { result <- cmd.Start() }
-	return <-result
+	adopt()
+	return child.StartBound(cmd, signal)
 }
 
-var starter = sync.OnceValue(func() chan<- func() {
-	work := make(chan func())
-	adoptOrphans()
-	go func() {
-		runtime.LockOSThread()
-		for start := range work {
-			start()
-		}
-	}()
-	return work
-})
+var adopt = sync.OnceFunc(adoptOrphans)
 
 // Run runs cmd to its end and returns what it printed. It kills cmd and all its children when ctx is done.
 func Run(ctx context.Context, cmd *exec.Cmd) ([]byte, error) {

@@ -13,8 +13,6 @@ import (
 // reapLimit is how long reap waits for killed processes to end.
 const reapLimit = 2 * time.Second
 
-func dieWithParent(attr *syscall.SysProcAttr, signal syscall.Signal) { attr.Pdeathsig = signal }
-
 // children lists the processes whose parent is pid, except those that end meanwhile.
 func children(pid int) []int {
 	entries, err := os.ReadDir("/proc")

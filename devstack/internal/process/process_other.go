@@ -6,11 +6,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
-	"syscall"
 )
-
-// dieWithParent does nothing: only Linux can end a child with its parent.
-func dieWithParent(*syscall.SysProcAttr, syscall.Signal) {}
 
 // children lists the processes whose parent is pid.
 func children(pid int) []int {
