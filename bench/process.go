@@ -62,7 +62,8 @@ INSERT INTO storage.storage (member_id, saga_id, generation, desired, status, qu
 
 func queueProvisioned(b *pgx.Batch, memberID string) {
 	b.Queue(`-- name: finishStorage
-UPDATE storage.storage SET status = 'ready', attempts = 1, next_attempt_at = NULL, version = version + 1, updated_at = now()
+UPDATE storage.storage
+    SET status = 'ready', attempts = 1, next_attempt_at = NULL, version = version + 1, updated_at = now()
     WHERE member_id = $1 AND version = 1`, memberID)
 }
 
@@ -70,9 +71,9 @@ func queueReady(b *pgx.Batch, sagaID string) {
 	b.Queue(`-- name: finishSaga
 UPDATE signup_saga SET state = 'ready', version = 2, due_at = NULL, updated_at = now() WHERE id = $1
     AND version = 1`, sagaID)
-	b.Queue(
-		"-- name: insertTimeline\nINSERT INTO saga_event (saga_id, kind, state, version, generation, message_id) VALUES "+
-			"($1, 'provisioned', 'ready', 2, 1, $2)", sagaID, sagaID)
+	b.Queue(`-- name: insertTimeline
+INSERT INTO saga_event (saga_id, kind, state, version, generation, message_id)
+    VALUES ($1, 'provisioned', 'ready', 2, 1, $2)`, sagaID, sagaID)
 }
 
 // provider makes the same system calls as the fs provider of the Storage service: it creates the marker in one

@@ -70,5 +70,6 @@ INSERT INTO signup_saga (id, member_id, signup_id, state, generation, version, o
 VALUES ($1, $2, $3, 'provisioning', 1, 1, $4, now(), $5, $4, $4)`,
 		m.saga, m.id, "sgn_"+m.saga, now, now.Add(30*time.Second))
 	b.Queue(`-- name: insertTimeline
-INSERT INTO saga_event (saga_id, kind, state, version, generation) VALUES ($1, 'signed_up', 'provisioning', 1, 1)`, m.saga)
+INSERT INTO saga_event (saga_id, kind, state, version, generation)
+    VALUES ($1, 'signed_up', 'provisioning', 1, 1)`, m.saga)
 }

@@ -32,7 +32,11 @@ func SmallDisk(t testing.TB, size string) (dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer home.Remove()
+	defer func() {
+		if err := home.Remove(); err != nil {
+			t.Error(err)
+		}
+	}()
 	dir = filepath.Join(home.Path, "disk")
 	if err := os.Mkdir(dir, 0o755); err != nil { // the account of a database server has to pass through
 		t.Fatal(err)

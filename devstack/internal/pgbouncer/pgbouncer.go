@@ -36,18 +36,8 @@ func Run(ctx context.Context, databaseURL, dir string, log io.Writer, ready func
 	if err != nil {
 		return err
 	}
-	quoted := strings.NewReplacer("'", "''").Replace
 	settings := filepath.Join(dir, "pgbouncer.ini")
-	if err := os.WriteFile(settings, fmt.Appendf(nil, `[databases]
-* = host='%s' port=%d user='%s' password='%s'
-[pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = %d
-unix_socket_dir =
-auth_type = any
-pool_mode = transaction
-default_pool_size = 3
-`, quoted(server.Host), server.Port, quoted(server.User), quoted(server.Password), free), 0o600); err != nil {
+	if err := os.WriteFile(settings, configuration(server, free), 0o600); err != nil {
 		return err
 	}
 	program, libraries, err := find(ctx, dir)
@@ -93,6 +83,20 @@ default_pool_size = 3
 	case <-ctx.Done():
 		return daemon.Kill()
 	}
+}
+
+func configuration(server *pgx.ConnConfig, port int) []byte {
+	quoted := strings.NewReplacer("'", "''").Replace
+	return fmt.Appendf(nil, `[databases]
+* = host='%s' port=%d user='%s' password='%s'
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = %d
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+default_pool_size = 3
+`, quoted(server.Host), server.Port, quoted(server.User), quoted(server.Password), port)
 }
 
 // find returns the installed program. If there is none, it fetches one from Debian's or Ubuntu's archive to dir, and

@@ -111,7 +111,8 @@ func (s *Stack) Deaths() error {
 	var errs []error
 	for _, c := range s.components {
 		if status := c.Status(); status.State == process.Died {
-			errs = append(errs, process.WithLog(fmt.Errorf("%s ended unexpectedly: %s", c.Name, status.Exit), s.logPath(c.Name)))
+			err := fmt.Errorf("%s ended unexpectedly: %s", c.Name, status.Exit)
+			errs = append(errs, process.WithLog(err, s.logPath(c.Name)))
 		}
 	}
 	return errors.Join(errs...)
