@@ -72,10 +72,7 @@ func load(ctx context.Context, tx pgx.Tx, changes []Change) (map[string]Record, 
 			ids = append(ids, id.String())
 		}
 	}
-	rows, err := tx.Query(ctx, "-- name: loadSagas\n"+selectRecord+" WHERE s.id = ANY ($1::text[]::uuid[])", ids)
-	if err != nil {
-		return nil, err
-	}
+	rows, _ := tx.Query(ctx, "-- name: loadSagas\n"+selectRecord+" WHERE s.id = ANY ($1::text[]::uuid[])", ids)
 	found, err := pgx.CollectRows(rows, pgx.RowToStructByName[Record])
 	return byID(found), err
 }
@@ -324,16 +321,13 @@ SELECT floor(least($1::float8, tokens + $1::float8 * extract(epoch FROM clock_ti
 FROM redrive_budget FOR UPDATE`, perSecond).Scan(&allowed); err != nil || allowed < 1 {
 			return err
 		}
-		rows, err := tx.Query(ctx, "-- name: claimDue\n"+selectRecord+`
+		rows, _ := tx.Query(ctx, "-- name: claimDue\n"+selectRecord+`
 WHERE s.due_at <= now() AND s.step < cardinality($2::float8[])
       AND (s.commanded_at < coalesce($1::timestamptz, 'infinity') OR s.commanded_at > now() -- a damaged row
       OR s.state IN ('provisioning', 'withdrawing')
           AND s.opened_at <= now() - make_interval(secs => ($2::float8[])[s.step + 1]))
 ORDER BY s.due_at LIMIT $3 FOR NO KEY UPDATE OF s SKIP LOCKED`, published,
 			s.seconds(func(st saga.Step) time.Duration { return st.GiveUpAge }), min(limit, allowed))
-		if err != nil {
-			return err
-		}
 		if due, err = pgx.CollectRows(rows, pgx.RowToStructByName[Record]); err != nil || len(due) == 0 {
 			return err
 		}

@@ -62,14 +62,11 @@ func (s *Store) Audit(ctx context.Context, f AuditFilter) ([]wire.AuditRow, int6
 		}
 	}
 	row := func(columns []string, id string) string { return "(" + strings.Join(append(columns, id), ", ") + ")" }
-	rows, err := s.pool.Query(ctx, fmt.Sprintf(`-- name: listAudit
+	rows, _ := s.pool.Query(ctx, fmt.Sprintf(`-- name: listAudit
 SELECT id, at, actor, action, saga_id::text, subject, reason, before, after FROM admin_audit WHERE %s
     AND %[2]s >= %[3]s AND %[2]s < %[4]s ORDER BY %[5]s LIMIT %[6]d`,
 		where, row(columns, "id"), row(values, "0"), row(values, q.arg(f.Before)),
 		strings.Join(append(order, "id DESC"), ", "), f.Limit+1), q.args...)
-	if err != nil {
-		return nil, 0, err
-	}
 	page, err := pgx.CollectRows(rows, pgx.RowToStructByName[wire.AuditRow])
 	if err != nil || len(page) <= f.Limit {
 		return page, 0, err

@@ -15,15 +15,11 @@ type Seen struct {
 
 // Changed returns the signups that have changed since the client saw them.
 func (s *Store) Changed(ctx context.Context, seen []Seen) ([]Record, error) {
-	ids, versions, redrives := make([]string, len(seen)), make([]int64, len(seen)), make([]int, len(seen))
-	for i, one := range seen {
-		ids[i], versions[i], redrives[i] = one.SignupID, one.Version, one.Redrives
-	}
-	rows, err := s.pool.Query(ctx, "-- name: changedSignups\n"+selectRecord+`
+	rows, _ := s.pool.Query(ctx, "-- name: changedSignups\n"+selectRecord+`
 JOIN unnest($1::text[], $2::bigint[], $3::int[]) AS seen (signup_id, version, redrives) ON seen.signup_id = s.signup_id
-WHERE (s.version, s.redrives) <> (seen.version, seen.redrives)`, ids, versions, redrives)
-	if err != nil {
-		return nil, err
-	}
+WHERE (s.version, s.redrives) <> (seen.version, seen.redrives)`,
+		column(seen, func(one Seen) string { return one.SignupID }),
+		column(seen, func(one Seen) int64 { return one.Version }),
+		column(seen, func(one Seen) int { return one.Redrives }))
 	return pgx.CollectRows(rows, pgx.RowToStructByName[Record])
 }

@@ -65,12 +65,9 @@ func (s *Store) Dead(ctx context.Context, after DeadID, limit int) ([]wire.DeadE
 			parts = append(parts, deadEvents(lane, "true", limit+1))
 		}
 	}
-	rows, err := s.pool.Query(ctx,
+	rows, _ := s.pool.Query(ctx,
 		fmt.Sprintf("-- name: listDead\nSELECT * FROM (%s) d ORDER BY lane, row DESC LIMIT %d",
 			strings.Join(parts, " UNION ALL "), limit+1), q.args...)
-	if err != nil {
-		return nil, nil, err
-	}
 	found, err := pgx.CollectRows(rows, pgx.RowToStructByNameLax[deadRow])
 	page := make([]wire.DeadEvent, min(limit, len(found)))
 	for i := range page {
@@ -86,10 +83,7 @@ func (s *Store) Dead(ctx context.Context, after DeadID, limit int) ([]wire.DeadE
 // is not dead, or no longer.
 func (s *Store) Requeue(ctx context.Context, id DeadID, actor, reason string) (e wire.DeadEvent, err error) {
 	err = s.tx.Do(ctx, s.wake, func(tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, "-- name: getDead\n"+deadEvents(contract.Lane(id.Lane), "d.id = $1", 1), id.Row)
-		if err != nil {
-			return err
-		}
+		rows, _ := tx.Query(ctx, "-- name: getDead\n"+deadEvents(contract.Lane(id.Lane), "d.id = $1", 1), id.Row)
 		found, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByNameLax[deadRow])
 		if err != nil {
 			return notFound(err)

@@ -19,7 +19,7 @@ type failureRow struct {
 // Failures returns the limit most frequent kinds of failures. It counts all failures in the narrow table that a
 // trigger maintains, and reads one saga of each kind.
 func (s *Store) Failures(ctx context.Context, limit int) (wire.Failures, error) {
-	rows, err := s.pool.Query(ctx, `-- name: groupFailures
+	rows, _ := s.pool.Query(ctx, `-- name: groupFailures
 WITH kind AS MATERIALIZED (
     SELECT error_fingerprint AS fingerprint, count(*) AS count,
            `+sane("min(updated_at)")+" AS first_seen, "+sane("max(updated_at)")+` AS last_seen,
@@ -31,9 +31,6 @@ SELECT kind.*, s.id::text AS saga_id, s.error_class AS class, s.error_message AS
 FROM kind CROSS JOIN LATERAL (SELECT * FROM signup_saga WHERE error_class <> '' AND error_fingerprint = fingerprint
                               ORDER BY created_at DESC, id DESC LIMIT 1) s
 ORDER BY count DESC, fingerprint`, limit)
-	if err != nil {
-		return wire.Failures{}, err
-	}
 	found, err := pgx.CollectRows(rows, pgx.RowToStructByNameLax[failureRow])
 	all := wire.Failures{Items: make([]wire.FailureGroup, len(found))}
 	for i, f := range found {

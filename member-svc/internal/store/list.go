@@ -107,11 +107,8 @@ SELECT %s, id FROM (%s) s ORDER BY created_at DESC, id DESC OFFSET %d LIMIT 1`, 
 	order := fmt.Sprintf("ORDER BY place DESC, id DESC LIMIT %d", f.Limit+1)
 	part := fmt.Sprintf("(%s WHERE %%s%s AND %s %s)",
 		selectPlaced, from, strings.Join(s.conditions(&q, f), " AND "), order)
-	rows, err := s.pool.Query(ctx, fmt.Sprintf("-- name: listSagas\nSELECT * FROM (%s) s %s", union(part), order),
+	rows, _ := s.pool.Query(ctx, fmt.Sprintf("-- name: listSagas\nSELECT * FROM (%s) s %s", union(part), order),
 		q.args...)
-	if err != nil {
-		return nil, Cursor{}, err
-	}
 	page, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Record, error) {
 		p, err := pgx.RowToStructByName[placed](row)
 		return p.Record, err

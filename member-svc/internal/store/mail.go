@@ -33,7 +33,7 @@ ON CONFLICT DO NOTHING`, members)
 
 // ClaimMails claims up to limit mails that are due, for the time of the lease. Those older than maxAge are marked.
 func (s *Store) ClaimMails(ctx context.Context, lease, maxAge time.Duration, limit int) ([]Mail, error) {
-	rows, err := s.pool.Query(ctx, `-- name: claimMails
+	rows, _ := s.pool.Query(ctx, `-- name: claimMails
 WITH due AS MATERIALIZED (
     SELECT member_id, kind FROM mail WHERE state = 'queued' AND next_attempt_at <= now()
     ORDER BY next_attempt_at LIMIT $2 FOR UPDATE SKIP LOCKED
@@ -42,9 +42,6 @@ UPDATE mail l SET next_attempt_at = now() + make_interval(secs => $1)
 FROM due JOIN member m ON m.id = due.member_id WHERE l.member_id = due.member_id AND l.kind = due.kind
 RETURNING l.member_id, l.attempts, l.copies, l.next_attempt_at AS until, m.email,
           l.created_at < now() - make_interval(secs => $3) AS expired`, lease.Seconds(), limit, maxAge.Seconds())
-	if err != nil {
-		return nil, err
-	}
 	return pgx.CollectRows(rows, pgx.RowToStructByName[Mail])
 }
 

@@ -67,7 +67,7 @@ SELECT now(), (`+oldestPending+")").
 // minutes counts the signups and failures of the last hour, at most 10,000 rows of each. If that limit is
 // reached, the oldest minute counted is incomplete: it and all earlier ones are left out.
 func (s *Store) minutes(ctx context.Context) ([]wire.Minute, error) {
-	rows, err := s.pool.Query(ctx, `-- name: countMinutes
+	rows, _ := s.pool.Query(ctx, `-- name: countMinutes
 WITH began AS MATERIALIZED (
     SELECT date_trunc('minute', now()) - interval '59 minutes' AS began
 ), signup AS MATERIALIZED (
@@ -85,9 +85,6 @@ FROM began CROSS JOIN generate_series(began, now(), '1 minute') AS at LEFT JOIN 
 WHERE at > coalesce(greatest((SELECT min(at) FROM signup HAVING sum(n) = 10000), (SELECT min(at)
     FROM failure HAVING sum(n) = 10000)), '-infinity')
 ORDER BY at`)
-	if err != nil {
-		return nil, err
-	}
 	return pgx.CollectRows(rows, pgx.RowToStructByName[wire.Minute])
 }
 
@@ -101,12 +98,9 @@ SELECT (SELECT reltuples FROM pg_class WHERE oid = 'signup_saga'::regclass)::int
 		return err
 	}
 	if all < 2*countable {
-		rows, err := s.pool.Query(ctx, fmt.Sprintf(`-- name: countSagas
+		rows, _ := s.pool.Query(ctx, fmt.Sprintf(`-- name: countSagas
 SELECT state, count(*) FROM (SELECT state FROM signup_saga ORDER BY created_at DESC, id DESC LIMIT %d) s
     GROUP BY state`, countable+1))
-		if err != nil {
-			return err
-		}
 		total := 0
 		if o.Counts, total, err = collectCounts(rows); err != nil || total <= countable {
 			return err
@@ -135,15 +129,12 @@ func (s *Store) CountUnsettled(ctx context.Context) (map[saga.State]int, error) 
 }
 
 func (s *Store) countUnsettled(ctx context.Context, open int) (map[saga.State]int, error) {
-	rows, err := s.pool.Query(ctx, fmt.Sprintf(`-- name: countUnsettled
+	rows, _ := s.pool.Query(ctx, fmt.Sprintf(`-- name: countUnsettled
 SELECT 'provisioning', count(*) FROM (SELECT FROM signup_saga WHERE state NOT IN ('ready', 'withdrawn')
     AND state = 'provisioning' LIMIT %[1]d) s UNION ALL
 SELECT 'withdrawing', count(*) FROM (SELECT FROM signup_saga WHERE state NOT IN ('ready', 'withdrawn')
     AND state = 'withdrawing' LIMIT %[1]d) s UNION ALL
 SELECT state, count(*) FROM (SELECT state FROM saga_failure LIMIT %[2]d) s GROUP BY state`, open, failuresMost))
-	if err != nil {
-		return nil, err
-	}
 	counts, _, err := collectCounts(rows)
 	return counts, err
 }

@@ -136,10 +136,7 @@ func (s *Store) Retry(ctx context.Context, id string) (wire.GroupRetry, error) {
 	if _, err := uuid.FromString(id); err != nil {
 		return wire.GroupRetry{}, ErrNotFound
 	}
-	rows, err := s.pool.Query(ctx, "-- name: getRetry\n"+selectRetry+" WHERE id = $1", id)
-	if err != nil {
-		return wire.GroupRetry{}, err
-	}
+	rows, _ := s.pool.Query(ctx, "-- name: getRetry\n"+selectRetry+" WHERE id = $1", id)
 	r, err := one[groupRetry](rows)
 	return r.GroupRetry, err
 }
@@ -147,11 +144,8 @@ func (s *Store) Retry(ctx context.Context, id string) (wire.GroupRetry, error) {
 // Retries returns a page of group retries with ids smaller than before, newest first, and the last one's id if
 // there are more.
 func (s *Store) Retries(ctx context.Context, before string, limit int) ([]wire.GroupRetry, string, error) {
-	rows, err := s.pool.Query(ctx, fmt.Sprintf(
+	rows, _ := s.pool.Query(ctx, fmt.Sprintf(
 		"-- name: listRetries\n%s WHERE id < $1 ORDER BY group_retry.id DESC LIMIT %d", selectRetry, limit+1), before)
-	if err != nil {
-		return nil, "", err
-	}
 	found, err := pgx.CollectRows(rows, pgx.RowToStructByName[groupRetry])
 	page := make([]wire.GroupRetry, min(limit, len(found)))
 	for i := range page {
@@ -170,11 +164,8 @@ func (s *Store) CancelRetry(ctx context.Context, id, actor, reason string) (wire
 	if _, err := uuid.FromString(id); err != nil {
 		return r.GroupRetry, ErrNotFound
 	}
-	err := s.tx.Do(ctx, nil, func(tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, "-- name: lockRetry\n"+selectRetry+" WHERE id = $1 FOR UPDATE", id)
-		if err != nil {
-			return err
-		}
+	err := s.tx.Do(ctx, nil, func(tx pgx.Tx) (err error) {
+		rows, _ := tx.Query(ctx, "-- name: lockRetry\n"+selectRetry+" WHERE id = $1 FOR UPDATE", id)
 		if r, err = one[groupRetry](rows); err != nil || r.State == "cancelled" {
 			return err
 		}

@@ -29,11 +29,8 @@ func (s *Store) StepRetry(ctx context.Context) (found bool, err error) {
 	released, id := 0, ""
 	err = s.tx.Do(ctx, nil, func(tx pgx.Tx) error {
 		found, released = false, 0
-		rows, err := tx.Query(ctx, "-- name: claimRetry\n"+selectRetry+
+		rows, _ := tx.Query(ctx, "-- name: claimRetry\n"+selectRetry+
 			" WHERE due_at <= now() ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED")
-		if err != nil {
-			return err
-		}
 		r, err := one[groupRetry](rows)
 		if errors.Is(err, ErrNotFound) {
 			return nil
@@ -123,12 +120,9 @@ SELECT count(*) FILTER (WHERE outcome = 'succeeded'), count(*) FILTER (WHERE out
 // release retries the next n sagas, if their generation is still the frozen one. The others, and those that the
 // database rejects, count as skipped.
 func (s *Store) release(ctx context.Context, tx pgx.Tx, r *groupRetry, n int) error {
-	rows, err := tx.Query(ctx,
+	rows, _ := tx.Query(ctx,
 		"-- name: nextRetries\nSELECT saga_id::text, generation FROM group_retry_item WHERE retry_id = $1 AND NOT "+
 			"released ORDER BY saga_id LIMIT $2", r.ID, n)
-	if err != nil {
-		return err
-	}
 	type item struct {
 		SagaID     string
 		Generation int64
@@ -137,15 +131,9 @@ func (s *Store) release(ctx context.Context, tx pgx.Tx, r *groupRetry, n int) er
 	if err != nil {
 		return err
 	}
-	ids := make([]string, len(items))
-	for i, it := range items {
-		ids[i] = it.SagaID
-	}
-	rows, err = tx.Query(ctx, "-- name: lockSagas\n"+selectRecord+
+	ids := column(items, func(it item) string { return it.SagaID })
+	rows, _ = tx.Query(ctx, "-- name: lockSagas\n"+selectRecord+
 		" WHERE s.id = ANY ($1::text[]::uuid[]) ORDER BY s.id FOR NO KEY UPDATE OF s", ids)
-	if err != nil {
-		return err
-	}
 	found, err := pgx.CollectRows(rows, pgx.RowToStructByName[Record])
 	if err != nil {
 		return err

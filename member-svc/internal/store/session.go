@@ -31,13 +31,10 @@ type Credentials struct{ MemberID, PasswordHash string }
 // query reads one index entry and one row in either case, the member's or that of the preceding username, so
 // that its duration does not reveal which.
 func (s *Store) Credentials(ctx context.Context, usernameKey string) (Credentials, error) {
-	rows, err := s.pool.Query(ctx, `-- name: findCredentials
+	rows, _ := s.pool.Query(ctx, `-- name: findCredentials
 SELECT CASE WHEN username_key = $1 THEN id::text ELSE '' END AS member_id,
        CASE WHEN username_key = $1 THEN password_hash ELSE '' END AS password_hash
 FROM member WHERE username_key <= $1 ORDER BY username_key DESC LIMIT 1`, usernameKey)
-	if err != nil {
-		return Credentials{}, err
-	}
 	c, err := one[Credentials](rows)
 	if errors.Is(err, ErrNotFound) { // no username precedes it
 		return Credentials{}, nil
@@ -57,12 +54,9 @@ func (s *Store) RenewHash(ctx context.Context, memberID, old, renewed string) er
 // AccountBySession returns the member to whom the session belongs, or [ErrNotFound] if it is unknown or
 // expired.
 func (s *Store) AccountBySession(ctx context.Context, tokenHash []byte) (Account, error) {
-	rows, err := s.pool.Query(ctx, "-- name: findSession\n"+selectAccount+
+	rows, _ := s.pool.Query(ctx, "-- name: findSession\n"+selectAccount+
 		" JOIN session ON session.member_id = m.id WHERE session.token_hash = $1 AND session.expires_at > now()",
 		tokenHash)
-	if err != nil {
-		return Account{}, err
-	}
 	return one[Account](rows)
 }
 

@@ -17,12 +17,9 @@ type Session struct {
 
 // Sessions returns a member's sessions, the newest first.
 func (s *Store) Sessions(ctx context.Context, memberID string) ([]Session, error) {
-	rows, err := s.pool.Query(ctx, `-- name: listSessions
+	rows, _ := s.pool.Query(ctx, `-- name: listSessions
 SELECT token_hash, created_at, used_at, expires_at FROM session
 WHERE member_id = $1 AND expires_at > now() ORDER BY created_at DESC, token_hash`, memberID)
-	if err != nil {
-		return nil, err
-	}
 	return pgx.CollectRows(rows, pgx.RowToStructByName[Session])
 }
 

@@ -57,16 +57,13 @@ func (s *Store) LookUp(ctx context.Context, usernameKey, key, signupID string) (
 }
 
 func (s *Store) lookUp(ctx context.Context, usernameKey, key, signupID string) (Known, error) {
-	rows, err := s.pool.Query(ctx, `-- name: lookUpSignup
+	rows, _ := s.pool.Query(ctx, `-- name: lookUpSignup
 SELECT now() AS now, k.body_hmac AS fingerprint, k.response, coalesce(m.password_hash, '') AS password_hash,
        EXISTS (SELECT FROM member WHERE username_key = $1) OR EXISTS (SELECT FROM member WHERE name_mac = $4) AS taken,
        EXISTS (SELECT FROM signup_saga WHERE signup_id = $3) AS exists
 FROM (VALUES (1)) AS always
 LEFT JOIN idempotency_key k ON k.key = $2 AND k.expires_at > now()
 LEFT JOIN member m ON m.id = k.member_id`, usernameKey, key, signupID, s.nameMAC(usernameKey))
-	if err != nil {
-		return Known{}, err
-	}
 	return one[Known](rows)
 }
 

@@ -99,10 +99,7 @@ func sane(column string) string {
 
 // Find returns the signup with this signup id, or [ErrNotFound].
 func (s *Store) Find(ctx context.Context, signupID string) (Record, error) {
-	rows, err := s.pool.Query(ctx, "-- name: findSignup\n"+selectRecord+" WHERE s.signup_id = $1", signupID)
-	if err != nil {
-		return Record{}, err
-	}
+	rows, _ := s.pool.Query(ctx, "-- name: findSignup\n"+selectRecord+" WHERE s.signup_id = $1", signupID)
 	return one[Record](rows)
 }
 

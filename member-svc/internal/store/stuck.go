@@ -42,7 +42,7 @@ func (s *Store) NotifyStuck(ctx context.Context, after time.Duration) error {
 // recordStuck adds a row to the timeline of each stuck saga that has none for its generation and reason, and returns
 // these sagas. The row prevents a second notice, here and in other replicas.
 func recordStuck(ctx context.Context, tx pgx.Tx, after time.Duration) ([]contract.Stuck, error) {
-	rows, err := tx.Query(ctx, `-- name: recordStuck
+	rows, _ := tx.Query(ctx, `-- name: recordStuck
 WITH stuck AS MATERIALIZED (
     SELECT s.id, s.member_id, s.state, s.version, s.generation, r.reason,
            -- As the contract has it, also of damaged rows.
@@ -65,9 +65,6 @@ WITH stuck AS MATERIALIZED (
 )
 SELECT member_id::text, id::text AS saga_id, generation, state, reason, since FROM stuck JOIN recorded ON saga_id = id`,
 		after.Seconds(), noticeBatch)
-	if err != nil {
-		return nil, err
-	}
 	return pgx.CollectRows(rows, pgx.RowToStructByName[contract.Stuck])
 }
 
