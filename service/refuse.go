@@ -46,9 +46,9 @@ func refusal(w http.ResponseWriter, r *http.Request) *wire.Problem {
 	return nil
 }
 
-// UnknownMethod answers requests with a method that their resource does not support: 405, or 204 to OPTIONS.
+// unknownMethod answers requests with a method that their resource does not support: 405, or 204 to OPTIONS.
 // The Allow header lists the methods that the resource supports. match asks the router whether it supports one.
-func UnknownMethod(match func(method, path string) bool) Handler {
+func unknownMethod(match func(method, path string) bool) Handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		path := cmp.Or(r.URL.RawPath, r.URL.Path) // as routers match it
 		var allow []string

@@ -97,7 +97,7 @@ func build(ctx context.Context, cfg config, b *service.Base) error {
 		return err
 	}
 	a := &api.API{
-		Store: st, Tokens: tokens, Health: b.Health, Metrics: metrics,
+		Store: st, Tokens: tokens, Health: b.Health, Metrics: b.Registry,
 		Log: b.Log, Timeout: cfg.DatabaseTimeout, Faults: cfg.FaultsAllowed == "on", Requeue: handler.Requeue,
 	}
 	return b.Listen(service.ServerConfig{Name: "internal", Addr: cfg.Addr, TLS: certificate, Handler: a.Handler()})

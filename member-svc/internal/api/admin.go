@@ -24,13 +24,10 @@ const defaultLimit, maxLimit = 50, 200
 
 // Admin returns the handler of the admin listener.
 func (a *API) Admin(tokens *service.Tokens, health *service.Health) http.Handler {
-	r := a.router()
-	r.With(service.Compress).Get("/openapi.json", a.handle(service.OpenAPI(adminDocument)))
-	r.Get("/livez", health.LiveHandler)
-	r.Get("/readyz", health.ReadyHandler)
-	r.Method(http.MethodGet, "/metrics", a.Metrics.Handler())
+	r := service.NewRouter(a.Log)
+	service.AddOperations(r, a.Log, health, a.Metrics.registry, adminDocument)
 	r.Route("/admin/v1", func(r chi.Router) {
-		r.Use(private, deadline(a.DatabaseTimeout), tokens.Require(service.RoleViewer))
+		r.Use(private, service.Deadline(a.DatabaseTimeout), tokens.Require(service.RoleViewer))
 		operator, list := r.With(tokens.Require(service.RoleOperator)), r.With(service.Compress)
 		list.Get("/sagas", a.handle(a.listSagas))
 		r.Get("/sagas/{saga_id}", a.handle(a.showSaga))

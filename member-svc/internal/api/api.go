@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
-	"github.com/go-chi/chi/v5/middleware"
 
 	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/member-svc/internal/account"
@@ -42,7 +41,6 @@ type API struct {
 
 // Problems that do not stem from an error of another package.
 var (
-	errNoRoute      = service.NewProblem(http.StatusNotFound, "not_found", "no such resource")
 	errNotRetryable = service.NewProblem(http.StatusConflict, "not_retryable",
 		"only a saga that needs attention can be retried")
 )
@@ -66,7 +64,7 @@ func problem(err error) *wire.Problem {
 	case errors.Is(err, password.ErrBusy):
 		return later(service.NewProblem(http.StatusServiceUnavailable, "busy", password.ErrBusy.Error()), time.Second)
 	case errors.Is(err, store.ErrNotFound):
-		return errNoRoute
+		return service.ErrNoResource
 	case errors.Is(err, store.ErrStale):
 		return service.NewProblem(http.StatusPreconditionFailed, "version_mismatch", store.ErrStale.Error())
 	case errors.Is(err, store.ErrTooMany):
@@ -91,37 +89,12 @@ func later(p *wire.Problem, after time.Duration) *wire.Problem {
 
 func (a *API) handle(h service.Handler) http.HandlerFunc { return service.Adapt(a.Log, problem, h) }
 
-func (a *API) fail(err error) http.HandlerFunc {
-	return a.handle(func(http.ResponseWriter, *http.Request) error { return err })
-}
-
-func (a *API) router() chi.Router {
-	r := chi.NewRouter()
-	r.Use(middleware.GetHead)
-	r.NotFound(a.fail(errNoRoute))
-	r.MethodNotAllowed(a.handle(service.UnknownMethod(func(method, path string) bool {
-		return r.Match(chi.NewRouteContext(), method, path)
-	})))
-	return r
-}
-
 // alone resets chi's routing state: a page that calls the API in this process has its own route in the context,
 // and chi would continue from there.
 func alone(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), chi.RouteCtxKey, nil)))
 	})
-}
-
-// deadline bounds the database work of a request.
-func deadline(d time.Duration) func(http.Handler) http.Handler {
-	return func(next http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			ctx, cancel := context.WithTimeout(r.Context(), d)
-			defer cancel()
-			next.ServeHTTP(w, r.WithContext(ctx))
-		})
-	}
 }
 
 // version returns the ETag of a version.

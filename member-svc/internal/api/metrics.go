@@ -3,11 +3,9 @@ package api
 import (
 	"context"
 	"errors"
-	"net/http"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
@@ -31,7 +29,7 @@ type Metrics struct {
 	challenges *prometheus.CounterVec
 }
 
-// NewMetrics registers the metrics with registry; [Metrics.Handler] serves all of registry. It calls waiting
+// NewMetrics registers the metrics with registry, all of which the admin listener serves. It calls waiting
 // for the length of the hash queue at each scrape.
 func NewMetrics(registry *prometheus.Registry, waiting func() int64) *Metrics {
 	// Counters start at zero: a counter that first appears at 1 shows no increase.
@@ -85,11 +83,6 @@ func NewMetrics(registry *prometheus.Registry, waiting func() int64) *Metrics {
 	registry.MustRegister(m.signups, m.checks, m.duration, m.replies, m.mails, m.redrives, m.sagas, m.oldest, queue,
 		m.challenges)
 	return m
-}
-
-// Handler serves the metrics.
-func (m *Metrics) Handler() http.Handler {
-	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
 }
 
 // Purposes of a password check.

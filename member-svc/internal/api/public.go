@@ -20,7 +20,7 @@ import (
 func (a *API) Public(limits Limits, pages func(routes chi.Router, api http.Handler)) http.Handler {
 	a.signupAttempts, a.passwordAttempts = newAttempts(limits.Signups), newAttempts(limits.Passwords)
 	a.streams = service.NewConnLimiter(limits.Streams)
-	r := a.router()
+	r := service.NewRouter(a.Log)
 	r.Use(private)
 	handler := alone(r)
 	pages(r, handler)

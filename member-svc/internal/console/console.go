@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
-	"github.com/go-chi/chi/v5/middleware"
 
 	"github.com/signup-saga/signup-saga/client"
 	"github.com/signup-saga/signup-saga/contract/wire"
@@ -52,12 +51,8 @@ func New(cfg Config) (http.Handler, error) {
 	}
 	api := &http.Client{Transport: web.Transport{Handler: cfg.API}}
 	c := &Console{cfg: cfg, pages: pages, api: client.NewAdmin("http://console", "", api)}
-	r := chi.NewRouter()
-	r.Use(middleware.GetHead)
+	r := service.NewRouter(cfg.Log)
 	r.NotFound(cfg.API.ServeHTTP)
-	r.MethodNotAllowed(service.Adapt(cfg.Log, nil, service.UnknownMethod(func(method, path string) bool {
-		return r.Match(chi.NewRouteContext(), method, path)
-	})))
 	r.Get("/console", func(w http.ResponseWriter, r *http.Request) { web.Redirect(w, r, home) })
 	r.With(service.Compress).Get(home+"assets/*", web.Asset)
 	r.Group(func(r chi.Router) {

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
-	"github.com/go-chi/chi/v5/middleware"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/service"
@@ -23,7 +23,7 @@ type API struct {
 	Store   *store.Store
 	Tokens  *service.Tokens
 	Health  *service.Health
-	Metrics http.Handler
+	Metrics prometheus.Gatherer
 	Log     *slog.Logger
 	Timeout time.Duration // of the database work of one request
 	Faults  bool          // serve /v1/faults
@@ -33,18 +33,10 @@ type API struct {
 
 // Handler returns the routes. All but the probes, the metrics and the OpenAPI document need a token.
 func (a *API) Handler() http.Handler {
-	r := chi.NewRouter()
-	r.Use(middleware.GetHead)
-	r.NotFound(a.adapt(func(http.ResponseWriter, *http.Request) error { return notFound("no such resource") }))
-	r.MethodNotAllowed(a.adapt(service.UnknownMethod(func(method, path string) bool {
-		return r.Match(chi.NewRouteContext(), method, path)
-	})))
-	r.With(service.Compress).Get("/openapi.json", a.adapt(service.OpenAPI(document)))
-	r.Get("/livez", a.Health.LiveHandler)
-	r.Get("/readyz", a.Health.ReadyHandler)
-	r.Method(http.MethodGet, "/metrics", a.Metrics)
+	r := service.NewRouter(a.Log)
+	service.AddOperations(r, a.Log, a.Health, a.Metrics, document)
 	r.Group(func(r chi.Router) {
-		r.Use(a.Tokens.Require(service.RoleOperator))
+		r.Use(a.Tokens.Require(service.RoleOperator), service.Deadline(a.Timeout))
 		r.With(service.Compress).Get("/v1/storages", a.adapt(a.listStorages))
 		r.Get("/v1/storages/{member_id}", a.adapt(a.getStorage))
 		r.With(service.Compress).Get("/v1/dead-letters", a.adapt(a.listDeadLetters))
@@ -57,20 +49,13 @@ func (a *API) Handler() http.Handler {
 	return r
 }
 
-// adapt bounds the database work of each request.
-func (a *API) adapt(h service.Handler) http.HandlerFunc {
-	return service.Adapt(a.Log, problem, func(w http.ResponseWriter, r *http.Request) error {
-		ctx, cancel := context.WithTimeout(r.Context(), a.Timeout)
-		defer cancel()
-		return h(w, r.WithContext(ctx))
-	})
-}
+func (a *API) adapt(h service.Handler) http.HandlerFunc { return service.Adapt(a.Log, problem, h) }
 
 // problem maps the errors of this service to problems.
 func problem(err error) *wire.Problem {
 	switch {
 	case errors.Is(err, store.ErrNotFound):
-		return notFound("no such resource")
+		return service.ErrNoResource
 	case errors.Is(err, provision.ErrStillPoison):
 		return service.NewProblem(http.StatusConflict, "still_poison",
 			"the message still cannot be applied; the dead letter is kept")
@@ -80,10 +65,6 @@ func problem(err error) *wire.Problem {
 		return p
 	}
 	return nil
-}
-
-func notFound(detail string) *wire.Problem {
-	return service.NewProblem(http.StatusNotFound, "not_found", detail)
 }
 
 func (a *API) getFaults(w http.ResponseWriter, r *http.Request) error {

@@ -57,8 +57,10 @@ func open(t *testing.T, faults bool) *fixture {
 	t.Cleanup(pool.Close)
 	st := store.New(pool, nil)
 	h := &provision.Handler{Inbox: st, Wake: func() {}, Log: log}
+	registry := prometheus.NewRegistry()
+	api.NewMetrics(registry, st)
 	a := &api.API{
-		Store: st, Tokens: tokens, Metrics: api.NewMetrics(prometheus.NewRegistry(), st), Log: log,
+		Store: st, Tokens: tokens, Metrics: registry, Log: log,
 		Health:  service.NewHealth(map[string]func(context.Context) error{"postgres": pool.Ping}),
 		Timeout: 10 * time.Second, Faults: faults, Requeue: h.Requeue,
 	}

@@ -2,11 +2,9 @@ package api
 
 import (
 	"context"
-	"net/http"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/signup-saga/signup-saga/storage-svc/internal/provision"
 	"github.com/signup-saga/signup-saga/storage-svc/internal/store"
@@ -17,11 +15,9 @@ import (
 type Metrics struct {
 	attempts *prometheus.HistogramVec
 	poison   prometheus.Counter
-	handler  http.Handler
 }
 
-// NewMetrics returns metrics that read through st, for at most a second, and adds them to the registry. It
-// serves the whole registry.
+// NewMetrics returns metrics that read through st, for at most a second, and adds them to the registry.
 func NewMetrics(registry *prometheus.Registry, st *store.Store) *Metrics {
 	m := &Metrics{
 		attempts: prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -33,13 +29,8 @@ func NewMetrics(registry *prometheus.Registry, st *store.Store) *Metrics {
 			prometheus.CounterOpts{Name: "storage_poison_total", Help: "Messages put aside as dead letters."}),
 	}
 	registry.MustRegister(m.attempts, m.poison, &waiting{store: st})
-	// Metrics that cannot be read are left out: the others are useful during an outage.
-	m.handler = promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})
 	return m
 }
-
-// ServeHTTP answers a scrape.
-func (m *Metrics) ServeHTTP(w http.ResponseWriter, r *http.Request) { m.handler.ServeHTTP(w, r) }
 
 // Attempted counts a provider call.
 func (m *Metrics) Attempted(desired provision.Desired, result string, took time.Duration) {
