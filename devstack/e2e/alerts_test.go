@@ -286,31 +286,6 @@ func TestAlertsLeadToTheRunbook(t *testing.T) {
 	}
 }
 
-var (
-	called    = regexp.MustCompile(`\$(?:ADMIN|STORAGE)_URL(/[^\s?"` + "`" + `;]*)`)
-	parameter = regexp.MustCompile(`\$\w+|\{\w+\}`)
-)
-
-// TestRunbookUsesExistingCalls checks that every call in the runbook is in the OpenAPI documents.
-func TestRunbookUsesExistingCalls(t *testing.T) {
-	paths := map[string]bool{}
-	for _, document := range []string{"member-svc/internal/api/admin.yaml", "storage-svc/internal/api/openapi.yaml"} {
-		for _, found := range regexp.MustCompile(`(?m)^  (/.*):$`).FindAllStringSubmatch(
-			mustRead(t, filepath.Join(repository, document)), -1) {
-			paths[parameter.ReplaceAllString(found[1], "*")] = true
-		}
-	}
-	calls := called.FindAllStringSubmatch(mustRead(t, filepath.Join(repository, "docs", "runbook.md")), -1)
-	if len(calls) == 0 {
-		t.Error("the runbook calls nothing")
-	}
-	for _, found := range calls {
-		if !paths[parameter.ReplaceAllString(found[1], "*")] {
-			t.Errorf("the runbook calls %s, which no document has", found[1])
-		}
-	}
-}
-
 // TestQueriesNameDocumentedMetrics checks the queries of the alerts and the dashboard.
 func TestQueriesNameDocumentedMetrics(t *testing.T) {
 	queries := panels(t)

@@ -123,21 +123,3 @@ func parts(text string) (lines []string, value any) {
 	}
 	return lines, value
 }
-
-// The page explains every problem code of the OpenAPI documents.
-func TestAPIPageExplainsAllProblems(t *testing.T) {
-	page := mustRead(t, filepath.Join(repository, "docs", "api.md"))
-	for _, document := range []string{"member-svc/internal/api/public.yaml", "member-svc/internal/api/admin.yaml",
-		"storage-svc/internal/api/openapi.yaml"} {
-		codes := regexp.MustCompile(`urn:signup-saga:problem:([a-z_]+)`).FindAllStringSubmatch(
-			mustRead(t, filepath.Join(repository, document)), -1)
-		if len(codes) < 5 {
-			t.Errorf("%s has %d problems", document, len(codes))
-		}
-		for _, code := range codes {
-			if !strings.Contains(page, "`"+code[1]+"`") {
-				t.Errorf("docs/api.md does not explain %s of %s", code[1], document)
-			}
-		}
-	}
-}

@@ -5,25 +5,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"strings"
 	"testing"
 )
-
-// Actions are pinned by commit, because a tag can be moved. People and Dependabot read the version in the comment.
-func TestActionsArePinned(t *testing.T) {
-	files, err := filepath.Glob(filepath.Join(repository, ".github/workflows/*.yml"))
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no workflows: %v", err)
-	}
-	pinned := regexp.MustCompile(`uses: [\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$`)
-	for _, file := range files {
-		for line := range strings.Lines(mustRead(t, file)) {
-			if line = strings.TrimSpace(line); strings.Contains(line, "uses:") && !pinned.MatchString(line) {
-				t.Errorf("%s: %s", filepath.Base(file), line)
-			}
-		}
-	}
-}
 
 // The published passwords that member-svc refuses are those of the npm package that its source names.
 func TestPublishedPasswordsAreThoseOfTheList(t *testing.T) {

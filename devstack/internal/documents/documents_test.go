@@ -1,4 +1,4 @@
-package e2e
+package documents
 
 import (
 	"cmp"
@@ -12,14 +12,26 @@ import (
 	"testing"
 
 	"github.com/signup-saga/signup-saga/contract"
+	"github.com/signup-saga/signup-saga/devstack/testenv/variables"
 )
+
+const root = "../../.." // of the repository
+
+func mustRead(t testing.TB, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
 
 // documents returns the pages whose links and names are checked.
 func documents(t testing.TB) map[string]string {
 	t.Helper()
 	pages := map[string]string{}
 	for _, pattern := range []string{"*.md", "*/*.md", "docs/adr/*.md"} {
-		files, err := filepath.Glob(filepath.Join(repository, pattern))
+		files, err := filepath.Glob(filepath.Join(root, pattern))
 		if err != nil || len(files) == 0 {
 			t.Fatalf("no pages %s: %v", pattern, err)
 		}
@@ -34,7 +46,7 @@ func documents(t testing.TB) map[string]string {
 func rows(t testing.TB, page string) map[string]string {
 	t.Helper()
 	found := map[string]string{}
-	for line := range strings.Lines(mustRead(t, filepath.Join(repository, "docs", page))) {
+	for line := range strings.Lines(mustRead(t, filepath.Join(root, "docs", page))) {
 		line = strings.TrimSpace(line)
 		if cell, ok := strings.CutPrefix(line, "| `"); ok {
 			name, _, _ := strings.Cut(cell, "`")
@@ -57,17 +69,21 @@ func TestDocumentsShowTheLanes(t *testing.T) {
 func TestDocumentsShowTheConfiguration(t *testing.T) {
 	shown := rows(t, "configuration.md")
 	known := map[string]bool{}
-	for _, variables := range configuration(t) {
-		for name, v := range variables {
+	for _, service := range []string{"member-svc", "storage-svc"} {
+		declared, err := variables.Read(root, service)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, v := range declared {
 			known[name] = true
-			def := "`" + v.def + "`"
-			if v.def == "" {
+			def := "`" + v.Default + "`"
+			if v.Default == "" {
 				def = "–"
 			}
-			if v.required {
+			if v.Required {
 				def = "required"
 			}
-			want := fmt.Sprintf("| `%s` | %s | %s |", name, def, v.help)
+			want := fmt.Sprintf("| `%s` | %s | %s |", name, def, v.Help)
 			if shown[name] != want {
 				t.Errorf("configuration.md should have\n%s\nbut has\n%s", want, cmp.Or(shown[name], "nothing"))
 			}
@@ -124,7 +140,7 @@ func testNames(t testing.TB) map[string]bool {
 	t.Helper()
 	declaration := regexp.MustCompile(`(?m)^func (Test\w+)\(t \*testing\.T\)`)
 	names := map[string]bool{}
-	err := filepath.WalkDir(repository, func(file string, entry fs.DirEntry, err error) error {
+	err := filepath.WalkDir(root, func(file string, entry fs.DirEntry, err error) error {
 		if err != nil || !strings.HasSuffix(file, "_test.go") {
 			return err
 		}
@@ -143,8 +159,67 @@ func testNames(t testing.TB) map[string]bool {
 func TestDemoTokensAreDocumented(t *testing.T) {
 	for _, page := range []string{"docs/compose.md", "deploy/demo-tokens"} {
 		for _, token := range []string{"demo-viewer-token", "demo-operator-token"} {
-			if !strings.Contains(mustRead(t, filepath.Join(repository, page)), token) {
+			if !strings.Contains(mustRead(t, filepath.Join(root, page)), token) {
 				t.Errorf("%s does not name %s", page, token)
+			}
+		}
+	}
+}
+
+// The page explains every problem code of the OpenAPI documents.
+func TestAPIPageExplainsAllProblems(t *testing.T) {
+	page := mustRead(t, filepath.Join(root, "docs", "api.md"))
+	for _, document := range []string{"member-svc/internal/api/public.yaml", "member-svc/internal/api/admin.yaml",
+		"storage-svc/internal/api/openapi.yaml"} {
+		codes := regexp.MustCompile(`urn:signup-saga:problem:([a-z_]+)`).FindAllStringSubmatch(
+			mustRead(t, filepath.Join(root, document)), -1)
+		if len(codes) < 5 {
+			t.Errorf("%s has %d problems", document, len(codes))
+		}
+		for _, code := range codes {
+			if !strings.Contains(page, "`"+code[1]+"`") {
+				t.Errorf("docs/api.md does not explain %s of %s", code[1], document)
+			}
+		}
+	}
+}
+
+var (
+	called    = regexp.MustCompile(`\$(?:ADMIN|STORAGE)_URL(/[^\s?"` + "`" + `;]*)`)
+	parameter = regexp.MustCompile(`\$\w+|\{\w+\}`)
+)
+
+// TestRunbookUsesExistingCalls checks that every call in the runbook is in the OpenAPI documents.
+func TestRunbookUsesExistingCalls(t *testing.T) {
+	paths := map[string]bool{}
+	for _, document := range []string{"member-svc/internal/api/admin.yaml", "storage-svc/internal/api/openapi.yaml"} {
+		for _, found := range regexp.MustCompile(`(?m)^  (/.*):$`).FindAllStringSubmatch(
+			mustRead(t, filepath.Join(root, document)), -1) {
+			paths[parameter.ReplaceAllString(found[1], "*")] = true
+		}
+	}
+	calls := called.FindAllStringSubmatch(mustRead(t, filepath.Join(root, "docs", "runbook.md")), -1)
+	if len(calls) == 0 {
+		t.Error("the runbook calls nothing")
+	}
+	for _, found := range calls {
+		if !paths[parameter.ReplaceAllString(found[1], "*")] {
+			t.Errorf("the runbook calls %s, which no document has", found[1])
+		}
+	}
+}
+
+// Actions are pinned by commit, because a tag can be moved. People and Dependabot read the version in the comment.
+func TestActionsArePinned(t *testing.T) {
+	files, err := filepath.Glob(filepath.Join(root, ".github/workflows/*.yml"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no workflows: %v", err)
+	}
+	pinned := regexp.MustCompile(`uses: [\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$`)
+	for _, file := range files {
+		for line := range strings.Lines(mustRead(t, file)) {
+			if line = strings.TrimSpace(line); strings.Contains(line, "uses:") && !pinned.MatchString(line) {
+				t.Errorf("%s: %s", filepath.Base(file), line)
 			}
 		}
 	}
