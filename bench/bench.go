@@ -36,7 +36,7 @@ type config struct {
 	steps       time.Duration // of the limit and the peers in E at full speed
 	gentle      time.Duration // of each run at 100 signups/s in E and P
 	mails       int           // waiting mails in P
-	looks       int           // times that A requests each page
+	visits      int           // times that A requests each page
 	profile     string        // folder for CPU profiles; "" for none
 }
 
@@ -45,7 +45,7 @@ func (c *config) quick() {
 	c.reps, c.slice, c.flow, c.calm, c.pin, c.peerPin = 1, time.Second, 2*time.Second, 2*time.Second, 5*time.Second,
 		5*time.Second
 	c.backlog, c.bigBacklog, c.peerBacklog, c.peerDrain = 50_000, 100_000, 5_000, 3*time.Second
-	c.sustain, c.steps, c.gentle, c.mails, c.looks = 9*time.Second, 3*time.Second, 5*time.Second, 20_000, 5
+	c.sustain, c.steps, c.gentle, c.mails, c.visits = 9*time.Second, 3*time.Second, 5*time.Second, 20_000, 5
 }
 
 // short returns the configuration of row D, which repeats other rows.

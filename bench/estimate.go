@@ -10,7 +10,7 @@ const (
 	perMail    = 150 * time.Microsecond
 	stackStart = 10 * time.Second
 	generating = 60 * time.Second // of A's database
-	perLook    = time.Second      // one request for each page, alone and during signups
+	perVisit   = time.Second      // one request for each page, alone and during signups
 )
 
 func times(n int, d time.Duration) time.Duration { return time.Duration(n) * d }
@@ -74,4 +74,4 @@ func (c config) takesP() time.Duration {
 	return 2*stackStart + times(c.mails, perMail) + times(2*c.reps, c.gentle)
 }
 
-func (c config) takesA() time.Duration { return stackStart + generating + times(c.looks, perLook) }
+func (c config) takesA() time.Duration { return stackStart + generating + times(c.visits, perVisit) }

@@ -57,7 +57,7 @@ func parse(args []string, usage io.Writer) (o options, err error) {
 	f.DurationVar(&o.steps, "steps", 15*time.Second, "`duration` of E's limit and peers at full speed")
 	f.DurationVar(&o.gentle, "gentle", 15*time.Second, "`duration` of each run of E and P at 100 signups/s")
 	f.IntVar(&o.mails, "mails", 1_000_000, "stuck `mails` of P")
-	f.IntVar(&o.looks, "looks", 200, "`times` that A loads each page")
+	f.IntVar(&o.visits, "visits", 200, "`times` that A loads each page")
 	quick := f.Bool("quick", false, "short runs for a first look; other flags still count")
 	if err := f.Parse(args); err != nil {
 		return o, err

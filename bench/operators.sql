@@ -20,7 +20,7 @@ SELECT id, name, name, CASE WHEN left_us THEN sha256(i::text::bytea) END, CASE W
        CASE WHEN left_us THEN '' ELSE '$argon2id$v=19$m=7168,t=5,p=1$c29tZXNhbHRzb21lc2FsdA$RdescudvJCsgt3ub+b4dWRWJTmaaJObGwRdescudvJC' END, at
 FROM (SELECT *, state LIKE 'withdr%' AS left_us, CASE WHEN state NOT LIKE 'withdr%' THEN 'user' || i END AS name FROM generated) g;
 
--- Open ones are due in an hour: nothing of this moves while it is looked at.
+-- Open ones are due in an hour: none of them changes while they are read.
 INSERT INTO signup_saga (id, member_id, signup_id, state, generation, observed_generation, version, opened_at, commanded_at, due_at,
                          error_class, error_message, error_fingerprint, retried, created_at, updated_at)
 SELECT id, id, 'sgn_' || md5(i::text), state, 1, 1, CASE state WHEN 'provisioning' THEN 1 ELSE 2 END, at, at, CASE WHEN state IN ('provisioning', 'withdrawing') THEN now() + interval '1 hour' END,

@@ -64,7 +64,7 @@ func (b *bench) rowA(ctx context.Context) (err error) {
 			"3,000,000 rows of timeline, 100,000 of audit, 200 retries of groups, one of them running over the "+
 			"30,000, 500 dead events; after a vacuum one saga in 20 was changed, one on each page. "+
 			"One client asks each question %d times in a row, on the same machine, beginning with the first time it "+
-			"is asked; then again while 100 members a second sign up. The limit is GET /livez, asked alike", b.looks)
+			"is asked; then again while 100 members a second sign up. The limit is GET /livez, asked alike", b.visits)
 	s, err := b.startStack(ctx, "operators", b.servers.postgres.url)
 	if err != nil {
 		return err
@@ -125,7 +125,7 @@ func (b *bench) generate(ctx context.Context, s *stack) error {
 	if err := errors.Join(err, conn.Close(ctx)); err != nil {
 		return err
 	}
-	if err := s.settle(ctx); err != nil {
+	if err := s.vacuum(ctx); err != nil {
 		return err
 	}
 	_, err = s.member.Exec(ctx, disturbSQL)
@@ -262,11 +262,11 @@ func (o *operator) questions(ctx context.Context, retry string) ([]question, err
 		common.Fingerprint, page: true}), nil
 }
 
-// ask asks each question b.looks times.
+// ask asks each question b.visits times.
 func (b *bench) ask(ctx context.Context, o *operator, questions []question) (all []answers, err error) {
 	for _, q := range questions {
 		a := answers{question: q}
-		for range b.looks {
+		for range b.visits {
 			took, err := o.get(ctx, q)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", q.path, err)

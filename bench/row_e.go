@@ -48,7 +48,7 @@ func (b *bench) rowE(ctx context.Context) (err error) {
 		"%d clients for %s without a pause, then %d × %s at 100/s; signups over HTTP without an e-mail address, "+
 			"real processes of both services with one replica each, "+
 			"password hashes that cost nothing, the fs provider with its ledger (four fsyncs per storage), broker "+
-			"at `always`. A client sees `ready` when one watcher of the database, which looks every %s "+
+			"at `always`. A client sees `ready` when one watcher of the database, which polls every %s "+
 			"on behalf of all clients (every %s when more than %d wait), finds the commit, and then by GET: each at "+
 			"100/s, one in %d at full speed. Limit and peers (%s at full speed) write the same rows and sync the "+
 			"same files in one "+
@@ -176,15 +176,15 @@ func (b *bench) sagasOf(ctx context.Context, m sagaMaker, to *speeds) error {
 			to.add(took)
 			b.note("   %s: %s sagas/s; at 100/s p50 %s, p99 %s ms", m.name, number(rate), number(to.p50[len(to.p50)-1]),
 				number(to.p99[len(to.p99)-1]))
-			return s.settled(ctx, int(p.created.Load()))
+			return s.auditSagas(ctx, int(p.created.Load()))
 		}()
 		return errors.Join(err, stop(), p.close())
 	})
 }
 
-// settled fails unless all members of a site are ready and so are their storages, and the provider has created
+// auditSagas fails unless all members of a site are ready and so are their storages, and the provider has created
 // exactly as many.
-func (s *site) settled(ctx context.Context, created int) error {
+func (s *site) auditSagas(ctx context.Context, created int) error {
 	var members, sagas, storages int
 	err := s.clients.QueryRow(ctx, `-- name: countSettled
 SELECT (SELECT count(*) FROM member), (SELECT count(*) FROM signup_saga WHERE state = 'ready'), (SELECT count(*)

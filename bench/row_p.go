@@ -32,7 +32,7 @@ func (b *bench) rowP(ctx context.Context) (err error) {
 		return fmt.Errorf("stuck mails: %w", err)
 	}
 	for _, s := range stacks {
-		if err := s.settle(ctx); err != nil {
+		if err := s.vacuum(ctx); err != nil {
 			return err
 		}
 	}
@@ -115,8 +115,8 @@ SELECT gen_random_uuid(), id::text, 'member.signed-up', '{}', convert_to(json_bu
 	return nil
 }
 
-// settle runs the vacuum and the checkpoint that the server would run at some time after many writes.
-func (s *stack) settle(ctx context.Context) error {
+// vacuum does the vacuum and the checkpoint that the server would run at some time after many writes.
+func (s *stack) vacuum(ctx context.Context) error {
 	conn, err := pgx.Connect(ctx, s.database)
 	if err != nil {
 		return err

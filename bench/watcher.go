@@ -35,7 +35,7 @@ const sagaPatience = time.Minute
 var errLostSaga = fmt.Errorf("a saga is not ready after %s", sagaPatience)
 
 // newWatchPool connects as the administrator, so that the watcher's cost to the server can be told apart from
-// that of the services. It looks signups up by index even while the server estimates the table to be small.
+// that of the services. It finds signups by index even while the server estimates the table to be small.
 func newWatchPool(ctx context.Context, url string) (*pgxpool.Pool, error) {
 	c, err := pgxpool.ParseConfig(url)
 	if err != nil {

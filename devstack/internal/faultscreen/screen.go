@@ -18,8 +18,8 @@ import (
 	"github.com/signup-saga/signup-saga/service/web"
 )
 
-// lookLimit is how long a page waits for services that may be broken.
-const lookLimit = 2 * time.Second
+// readLimit is how long a page waits for services that may be broken.
+const readLimit = 2 * time.Second
 
 //go:embed faults.html
 var templates embed.FS
@@ -146,8 +146,8 @@ type view struct {
 	Members map[string]int // by state; nil if unknown
 }
 
-func (s *screen) look(ctx context.Context) view {
-	ctx, cancel := context.WithTimeout(ctx, lookLimit)
+func (s *screen) read(ctx context.Context) view {
+	ctx, cancel := context.WithTimeout(ctx, readLimit)
 	defer cancel()
 	v := view{Stack: s.stack.Status(), Modes: modes}
 	s.mu.Lock()
@@ -188,7 +188,7 @@ func (s *screen) show(w http.ResponseWriter, r *http.Request) {
 	to := s.stack.Variables()
 	err := s.pages.Write(w, r, http.StatusOK, "faults", web.Page{
 		Title: "Fault screen", Product: "Signup Saga", Home: "/", Assets: "/assets", Every: 1000, Reload: 5,
-		Data: s.look(r.Context()),
+		Data: s.read(r.Context()),
 		Nav: []web.Link{
 			{Path: "/", Text: "Fault screen", Current: true}, {Path: to.Get("MEMBER_URL") + "/", Text: "Sign-up page"},
 			{Path: to.Get("ADMIN_URL") + "/console/", Text: "Console"},
