@@ -19,13 +19,13 @@ func NewAdmin(base, token string, h *http.Client) *Admin { return &Admin{newCall
 
 // SagaFilter selects signups; zero values select all.
 type SagaFilter struct {
-	State                       string
-	Delayed                     *bool
-	Plan                        string
-	Error                       string // fingerprint of the error for which they need attention
-	Username                    string
-	MemberID                    string
-	CreatedAfter, CreatedBefore time.Time
+	State                       string    // as in wire.Saga
+	Delayed                     *bool     // nil selects both
+	Plan                        string    // free, plus or pro
+	Error                       string    // fingerprint of the error for which they need attention
+	Username                    string    // in any spelling that counts as the same
+	MemberID                    string    // UUID
+	CreatedAfter, CreatedBefore time.Time // exclusive
 }
 
 // Sagas lists signups, newest first. A page may have fewer items than its limit and still have a next one.

@@ -71,7 +71,9 @@ func (a *Admin) RequeueEvent(ctx context.Context, id, reason string) (e wire.Dea
 }
 
 // AuditFilter selects rows of the audit; zero values select all.
-type AuditFilter struct{ Actor, Action, SagaID string }
+type AuditFilter struct {
+	Actor, Action, SagaID string // as in wire.AuditRow
+}
 
 // Audit lists what operators did, newest first.
 func (a *Admin) Audit(ctx context.Context, f AuditFilter, part PageOf) (page wire.Page[wire.AuditRow], err error) {

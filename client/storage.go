@@ -21,8 +21,8 @@ func NewStorage(base, token string, h *http.Client) *Storage {
 // PageOf selects a page of a list: the first Limit items after Cursor. Zero values are the beginning and the
 // service's default.
 type PageOf struct {
-	Cursor wire.Cursor
-	Limit  int
+	Cursor wire.Cursor // of the previous page
+	Limit  int         // items
 }
 
 func (p PageOf) values() url.Values {

@@ -5,8 +5,8 @@ import "time"
 // StorageCommand is the data of [StorageProvision] and [StorageDeprovision]:
 // the desired state of one member's storage.
 type StorageCommand struct {
-	MemberID string `json:"member_id"`
-	SagaID   string `json:"saga_id"`
+	MemberID string `json:"member_id"` // UUID
+	SagaID   string `json:"saga_id"`   // UUID
 	// Generation is raised by the Member service only, when an operator retries
 	// or the member leaves; a higher one supersedes every lower one.
 	Generation int64 `json:"generation"`
@@ -45,10 +45,10 @@ func (c *checks) about(memberID, sagaID string, generation int64) {
 
 // StorageReply is the data of every event about one storage that the Storage service sends.
 type StorageReply struct {
-	MemberID   string `json:"member_id"`
-	SagaID     string `json:"saga_id"`
-	Generation int64  `json:"generation"`
-	QuotaBytes int64  `json:"quota_bytes,omitempty"`
+	MemberID   string `json:"member_id"`             // UUID
+	SagaID     string `json:"saga_id"`               // UUID
+	Generation int64  `json:"generation"`            // of the command that it answers
+	QuotaBytes int64  `json:"quota_bytes,omitempty"` // in provisioned
 	// Attempt counts the attempts of this generation, from 1; attempts that failed in an outage are not
 	// counted.
 	Attempt int `json:"attempt,omitempty"`
@@ -86,7 +86,7 @@ func (c *checks) cause(e *StorageError) {
 type StorageError struct {
 	// Class is one of transient, outage, throttled, rejected, poison.
 	Class   string `json:"class"`
-	Message string `json:"message"`
+	Message string `json:"message"` // for people
 	// Fingerprint is equal for errors of the same kind, so that they can be grouped.
 	Fingerprint string `json:"fingerprint"`
 }
@@ -118,8 +118,8 @@ func (p ProviderChange) Validate() error {
 // SignedUp is the data of [MemberSignedUp]. It holds ids only: the address is
 // read from the Member database when the mail is sent.
 type SignedUp struct {
-	MemberID string `json:"member_id"`
-	SagaID   string `json:"saga_id"`
+	MemberID string `json:"member_id"` // UUID
+	SagaID   string `json:"saga_id"`   // UUID
 }
 
 // Validate reports fields that are missing or out of bounds.
@@ -132,9 +132,9 @@ func (s SignedUp) Validate() error {
 
 // Stuck is the data of [SignupStuck]. It holds ids only.
 type Stuck struct {
-	MemberID   string `json:"member_id"`
-	SagaID     string `json:"saga_id"`
-	Generation int64  `json:"generation"`
+	MemberID   string `json:"member_id"`  // UUID
+	SagaID     string `json:"saga_id"`    // UUID
+	Generation int64  `json:"generation"` // of the newest command
 	// State is the state of the saga, for example needs_attention.
 	State string `json:"state"`
 	// Reason is "delayed" if the signup has been unanswered for too long, otherwise the class of the error that

@@ -41,17 +41,17 @@ var ErrForeign = errors.New("foreign event")
 // generation. They are attributes rather than data so that a message whose data
 // cannot be decoded can still be answered.
 type Event struct {
-	SpecVersion string    `json:"specversion"`
-	ID          string    `json:"id"`
-	Source      string    `json:"source"`
-	Type        Type      `json:"type"`
-	Subject     string    `json:"subject"` // the ordering key: the member id, if it is about a member
-	Time        time.Time `json:"time"`
-	SagaID      string    `json:"sagaid,omitempty"`
-	Generation  int64     `json:"generation,omitempty"`
+	SpecVersion string    `json:"specversion"`           // 1.0
+	ID          string    `json:"id"`                    // UUID, new for each event
+	Source      string    `json:"source"`                // see [Source]
+	Type        Type      `json:"type"`                  // one of [Table], or of a later version
+	Subject     string    `json:"subject"`               // the ordering key: the member id, if it is about a member
+	Time        time.Time `json:"time"`                  // when it was appended to the outbox
+	SagaID      string    `json:"sagaid,omitempty"`      // UUID; "" for none
+	Generation  int64     `json:"generation,omitempty"`  // from 1; 0 for none
 	TraceParent string    `json:"traceparent,omitempty"` // W3C trace context
 
-	Data json.RawMessage `json:"data"`
+	Data json.RawMessage `json:"data"` // JSON, see the type
 }
 
 // Receive parses a message as [Parse] does, and checks that it came as messages of its type must: on the

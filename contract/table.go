@@ -58,9 +58,9 @@ const (
 
 // Route is one row of [Table]: where an event type travels and why.
 type Route struct {
-	Type     Type
-	Lane     Lane
-	Producer Service
+	Type     Type    // each type has one row
+	Lane     Lane    // see [Lane]
+	Producer Service // the service that writes it
 	// For is the participant that carries out a command; empty for events, which any service may read.
 	For Service
 	// Why says why the type is in its lane.

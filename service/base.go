@@ -19,12 +19,12 @@ import (
 // The process already has the relays of its lanes and a readiness check of its database.
 type Base struct {
 	*Process
-	Pool     *pgxpool.Pool
-	NATS     *NATS
-	Tracer   *Tracer // nil unless tracing is on
-	Registry *prometheus.Registry
-	Lag      *Lag   // of the consumers that were added
-	Wake     func() // wakes the relays; called after a commit with events
+	Pool     *pgxpool.Pool        // of its database
+	NATS     *NATS                // never nil, connected or not
+	Tracer   *Tracer              // nil unless tracing is on
+	Registry *prometheus.Registry // what /metrics serves
+	Lag      *Lag                 // of the consumers that were added
+	Wake     func()               // wakes the relays; called after a commit with events
 
 	external bool
 }

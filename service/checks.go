@@ -12,7 +12,10 @@ import (
 
 // Validator is a configuration, or a part of one, that checks its values. It need not call the structs that it
 // embeds: [LoadConfig] does.
-type Validator interface{ Validate(check *Checks) }
+type Validator interface {
+	// Validate reports what is wrong to check.
+	Validate(check *Checks)
+}
 
 // Checks collects what is wrong with a configuration.
 type Checks struct{ errs []error }

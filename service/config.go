@@ -190,9 +190,9 @@ func shapeOf(t reflect.Type) string {
 
 // ConfigVar describes one variable for documentation.
 type ConfigVar struct {
-	Name     string
-	Default  string
-	Required bool
+	Name     string // of the environment variable
+	Default  string // "" for none
+	Required bool   // it has no default
 	Help     string // from the field's `help` tag
 }
 

@@ -22,15 +22,15 @@ const (
 // Message is one message of a stream. It has no stream sequence: sequences restart when a broker loses its
 // data, so nothing may depend on them.
 type Message struct {
-	Subject string
+	Subject string              // on which it was published
 	Headers map[string][]string // names in exact case
-	Body    []byte
+	Body    []byte              // at most as large as the server allows
 }
 
 // ConsumerConfig names a durable consumer.
 type ConsumerConfig struct {
-	Stream   string
-	Durable  string
+	Stream   string   // name
+	Durable  string   // name; it keeps its position under this name
 	Subjects []string // filter; empty takes all
 	Batch    int      // most messages per call of handle
 	// Linger is how long a batch waits for more messages when they arrive quickly, that is, when the previous
@@ -38,7 +38,7 @@ type ConsumerConfig struct {
 	Linger time.Duration
 	// External means that another program creates the consumer; Consume waits for it.
 	External bool
-	Log      *slog.Logger
+	Log      *slog.Logger // required
 	// Tracer begins a span for each message that carries a trace, and puts that span into the message's header.
 	// Nil disables tracing.
 	Tracer *Tracer

@@ -81,9 +81,9 @@ func periodic(
 // kind. Two errors are of one kind if their texts differ only in numbers and ids. An outage logs a few lines,
 // not one per attempt, and an old cause never hides a new one. Safe for concurrent use.
 type Failures struct {
-	Task    string
-	Message string // default: "failed, will retry"
-	Log     *slog.Logger
+	Task    string       // for logs
+	Message string       // default: "failed, will retry"
+	Log     *slog.Logger // required
 
 	mu    sync.Mutex
 	total int

@@ -80,7 +80,7 @@ func waitFor(ctx context.Context, what string, log *slog.Logger, ready func(cont
 // Transactor begins transactions that Postgres rolls back when they have been idle for too long. A process that is
 // suspended in the middle of one would otherwise keep its locks, and block everybody who needs the same rows.
 type Transactor struct {
-	Pool *pgxpool.Pool
+	Pool *pgxpool.Pool // required
 	Idle time.Duration // 0 means 5 s, far longer than a transaction is idle
 }
 
@@ -101,8 +101,8 @@ func (t Transactor) Begin(ctx context.Context) (pgx.Tx, error) {
 // MigrationSet is a directory of goose migrations and the table that holds its version. A library and the
 // service that uses it each have their own, so that they evolve independently.
 type MigrationSet struct {
-	FS    fs.FS // with the .sql files in its root
-	Table string
+	FS    fs.FS  // with the .sql files in its root
+	Table string // name
 }
 
 // refusalPatience is how long migrate keeps asking a server that refuses its role: roles and databases may be

@@ -27,7 +27,7 @@ var ErrUsage = errors.New("usage: serve | migrate | broker | healthcheck | recon
 type Program struct {
 	Name       string           // of the program, its durable consumers and its NATS connection
 	Producer   contract.Service // whose streams it writes
-	Migrations []MigrationSet
+	Migrations []MigrationSet   // of its database, in order
 	Consumers  []ConsumerConfig // the consumers that it reads
 }
 

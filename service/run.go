@@ -61,8 +61,8 @@ func ended(ctx context.Context, args []string, err error) error {
 // Task is a part of a service that runs until its context ends. Returning
 // earlier, with an error or without, stops the whole process.
 type Task struct {
-	Name string
-	Run  func(ctx context.Context) error
+	Name string                          // for logs and errors
+	Run  func(ctx context.Context) error // see above
 }
 
 // Process is a running service. Its fields are its parts. [Process.Run] starts all of them, and stops them in
@@ -73,11 +73,11 @@ type Task struct {
 // Requests end before the relays, so that the relays still publish what the last request committed. Workers end
 // before the connections that they use.
 type Process struct {
-	Log     *slog.Logger
-	Health  *Health
-	Servers []*Server // listening already
-	Relays  []Task
-	Workers []Task
+	Log     *slog.Logger                      // required
+	Health  *Health                           // may be nil
+	Servers []*Server                         // listening already
+	Relays  []Task                            // stopped after the last request
+	Workers []Task                            // stopped after the relays
 	Closers []func(ctx context.Context) error // run last, in order
 
 	DrainDelay   time.Duration // lets load balancers see that readiness is off

@@ -36,11 +36,11 @@ var errDrained = errors.New("listener drained")
 
 // ServerConfig configures a [Server].
 type ServerConfig struct {
-	Name    string // for logs: "public", "admin"
-	Addr    string // "127.0.0.1:8080"; port 0 takes a free one
-	Handler http.Handler
-	Log     *slog.Logger
-	TLS     *tls.Config // nil for plain HTTP
+	Name    string       // for logs: "public", "admin"
+	Addr    string       // "127.0.0.1:8080"; port 0 takes a free one
+	Handler http.Handler // required
+	Log     *slog.Logger // required
+	TLS     *tls.Config  // nil for plain HTTP
 	// MaxConnections is how many connections may be open at a time, shared out as by [ConnLimiter]; 0 means 8192.
 	MaxConnections int
 	// Proxies are trusted to say for whom they forward. Since they have many clients, each proxy may use all of

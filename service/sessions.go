@@ -18,16 +18,17 @@ import (
 // and is signed with a key derived from Secret and the token's hash: it is valid in every replica, and ends
 // with its token. Only sessions that were ended before their expiry are stored. Safe for concurrent use.
 type Sessions struct {
-	Tokens   *Tokens
-	Secret   []byte
-	Lifetime time.Duration
-	Ended    EndedSessions
+	Tokens   *Tokens       // with which a session begins
+	Secret   []byte        // the same in all replicas
+	Lifetime time.Duration // of a session, at most
+	Ended    EndedSessions // shared by all replicas
 }
 
 // EndedSessions stores the hashes of sessions that were ended before their expiry.
 type EndedSessions interface {
 	// EndSession is called for valid sessions only. It may forget them once they have expired.
 	EndSession(ctx context.Context, hash []byte, expires time.Time) error
+	// SessionEnded reports whether EndSession was called with the hash.
 	SessionEnded(ctx context.Context, hash []byte) (bool, error)
 }
 

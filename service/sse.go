@@ -19,8 +19,8 @@ var DefaultEventPace = EventPace{Heartbeat: 15 * time.Second, Write: 10 * time.S
 // Event is text for a client of Server-Sent Events: the fields of one or more events, each ended by an empty
 // line.
 type Event struct {
-	Text string
-	Last bool // nothing follows
+	Text string // as it is sent
+	Last bool   // nothing follows
 }
 
 // StreamEvents sends first, and then event(n) for each n from news, up to an Event that is Last. It ends

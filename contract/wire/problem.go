@@ -13,13 +13,13 @@ import (
 
 // Problem is the body of an error response (RFC 9457).
 type Problem struct {
-	Type   string `json:"type"`
-	Title  string `json:"title"`
+	Type   string `json:"type"`             // a URN that ends with the code
+	Title  string `json:"title"`            // of the HTTP status
 	Status int    `json:"status"`           // HTTP status
 	Detail string `json:"detail,omitempty"` // for people
 	// stable, for programs; "" if the answer does not come from the service
 	Code   string       `json:"code"`
-	Errors []FieldError `json:"errors,omitempty"`
+	Errors []FieldError `json:"errors,omitempty"` // the fields that are wrong; nil for none
 	// Challenge, if it is set, is what a caller may solve to be served before others.
 	Challenge *Challenge `json:"challenge,omitempty"`
 	// RetryAfter is the Retry-After header: how long to wait before the next call; 0 if there is none.
@@ -29,7 +29,7 @@ type Problem struct {
 // FieldError says what is wrong with one field of a request. It never holds the value.
 type FieldError struct {
 	Pointer string `json:"pointer"` // JSON Pointer, or "/name" of a query parameter
-	Detail  string `json:"detail"`
+	Detail  string `json:"detail"`  // for people
 }
 
 // Error implements error.
@@ -51,24 +51,24 @@ func (p *Problem) Temporary() bool {
 type Challenge struct {
 	Algorithm string `json:"algorithm"` // "SHA-256"
 	Challenge string `json:"challenge"` // hex
-	MaxNumber int64  `json:"maxnumber"`
-	Salt      string `json:"salt"`
+	MaxNumber int64  `json:"maxnumber"` // the number is not greater
+	Salt      string `json:"salt"`      // hex, with its expiry as a parameter
 	Signature string `json:"signature"` // hex
 }
 
 // Solution answers a [Challenge]. It travels as base64 of its JSON.
 type Solution struct {
-	Algorithm string `json:"algorithm"`
-	Challenge string `json:"challenge"`
-	Number    int64  `json:"number"`
-	Salt      string `json:"salt"`
-	Signature string `json:"signature"`
+	Algorithm string `json:"algorithm"` // as in the challenge
+	Challenge string `json:"challenge"` // as in the challenge
+	Number    int64  `json:"number"`    // the answer
+	Salt      string `json:"salt"`      // as in the challenge
+	Signature string `json:"signature"` // as in the challenge
 }
 
 // Page is one page of a list.
 type Page[T any] struct {
-	Items      []T    `json:"items"`
-	NextCursor Cursor `json:"next_cursor"`
+	Items      []T    `json:"items"`       // never nil
+	NextCursor Cursor `json:"next_cursor"` // "" on the last page
 }
 
 // Cursor says where the next page of a list begins. After the last page it is "", and null in JSON.

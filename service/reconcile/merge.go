@@ -6,7 +6,10 @@ import (
 )
 
 // Keyed is an entry of a list that is ordered by key.
-type Keyed interface{ Key() string }
+type Keyed interface {
+	// Key is unique in its list. Lists are in the order of their keys, byte by byte.
+	Key() string
+}
 
 // Pages reads a list in key order, page by page: it returns the entries after the given key, which is "" at
 // first. An empty page is the end.

@@ -37,7 +37,7 @@ const (
 
 // Lists defines what is compared. One run never calls the functions concurrently.
 type Lists[L, R Keyed] struct {
-	Left  Pages[L]
+	Left  Pages[L]        // what should be
 	Right func() Pages[R] // a new list for each run
 	// Verdict compares the entries that both lists have for a key, one of which may be nil, and returns what is
 	// wrong. An empty kind means that nothing is.
@@ -53,21 +53,21 @@ type Lists[L, R Keyed] struct {
 type Reconciler[L, R Keyed] struct {
 	Lists[L, R]
 	Config
-	Pool *pgxpool.Pool
-	Log  *slog.Logger
+	Pool *pgxpool.Pool // of the database with the two tables
+	Log  *slog.Logger  // required
 }
 
 // Finding is one difference.
 type Finding struct {
-	Kind   Kind
-	Key    string
-	Detail string
+	Kind   Kind   // what is wrong
+	Key    string // of the entry
+	Detail string // for operators
 }
 
 // Report is what a run found and did.
 type Report struct {
-	Stranded, Orphans, Doubles int
-	Repaired                   int
+	Stranded, Orphans, Doubles int       // findings of each kind
+	Repaired                   int       // entries that were changed
 	Findings                   []Finding // the first few
 }
 

@@ -18,7 +18,7 @@ const checkInterval = 5 * time.Second
 // Status is the result of the last run that finished, on whichever replica.
 type Status struct {
 	FinishedAt                 *time.Time // nil: none has finished
-	Stranded, Orphans, Doubles int
+	Stranded, Orphans, Doubles int        // findings of each kind, repaired or not
 }
 
 // Querier runs one query; pools, connections and transactions do.

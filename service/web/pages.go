@@ -34,24 +34,24 @@ func Headers(next http.Handler) http.Handler {
 
 // Page is what the layout shows around a template's "main".
 type Page struct {
-	Title   string
+	Title   string // of the browser's tab
 	Product string // shown on top; links to Home
-	Home    string
+	Home    string // path
 	Assets  string // path below which [Asset] is served, "/console/assets"
-	Nav     []Link
+	Nav     []Link // in order
 	Events  string // event stream: each event refreshes the page; "" for none
 	Every   int    // milliseconds between two refreshes of the page; 0 for never
 	Reload  int    // seconds after which a browser without script reloads the page; 0 for never
 	Who     string // who is signed in, "" for nobody
-	Role    string
+	Role    string // of who is signed in
 	Leave   string // where a POST signs out
 	Data    any    // the template's own
 }
 
 // Link is an entry of the navigation.
 type Link struct {
-	Path, Text string
-	Current    bool
+	Path, Text string // where it leads, and what it says
+	Current    bool   // it is this page
 }
 
 // Pages are templates. Safe for concurrent use.
