@@ -69,7 +69,7 @@ func LoadConfig(getenv func(string) string, cfg any) error {
 		return fmt.Errorf("describe configuration: %w", err)
 	}
 	if len(params) < len(ConfigDoc(cfg)) {
-		return errors.New("describe configuration: an embedded struct is not exported, its fields cannot be set")
+		return errors.New("describe configuration: an embedded struct is not exported, so its fields cannot be set")
 	}
 	var errs []error
 	vars := make(map[string]string)

@@ -31,7 +31,7 @@ const (
 
 // Errors about the server behind a connection.
 var (
-	errPooler   = errors.New("a connection pooler is in between: connect again without prepared statements")
+	errPooler   = errors.New("a connection pooler is in front of the database: reconnect without prepared statements")
 	errReadOnly = errors.New("the database is read-only")
 )
 

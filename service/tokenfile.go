@@ -83,7 +83,7 @@ func besides(list []token, t token) error {
 			return errors.New("has the token of an earlier line")
 		case t.name == other.name && (t.role != other.role || t.expires.IsZero() && other.expires.IsZero()):
 			return errors.New("has the name of an earlier line: " +
-				"give it another name or, while a token is replaced, the same role, and the old one an expiry")
+				"choose another name or, to replace a token, use the same role and give the old line an expiry")
 		}
 	}
 	return nil

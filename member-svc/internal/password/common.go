@@ -36,7 +36,7 @@ const (
 	remainder = 5 // different characters that a password needs besides the guessable ones
 )
 
-// leet maps signs and digits to the letters that they stand for.
+// leet maps symbols and digits to the letters that they stand for.
 var leet = strings.NewReplacer(
 	"@", "a", "4", "a", "3", "e", "1", "i", "!", "i", "|", "i", "0", "o", "$", "s", "5", "s", "7", "t", "+", "t",
 )
@@ -60,7 +60,7 @@ type spelling struct {
 }
 
 // spellings returns the forms of a text: in lower case, without width and style, and with repeated characters
-// collapsed; with and without leet signs replaced by letters; with and without separators. The word list is
+// collapsed; with and without leet symbols replaced by letters; with and without separators. The word list is
 // spelt in the same way.
 func spellings(text string) (forms []spelling) {
 	lower := plain(text)

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// Guessable passwords are refused in every spelling: styled, full-width, reversed, repeated, with signs for
+// Guessable passwords are refused in every spelling: styled, full-width, reversed, repeated, with symbols for
 // letters, or made of what is known about the member.
 func TestPasswordsAreFolded(t *testing.T) {
 	for _, password := range []string{

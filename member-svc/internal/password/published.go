@@ -42,7 +42,7 @@ func PackPublished(passwords []string) []byte {
 // folded is a text without the variations that people use to make a password look different.
 type folded struct {
 	text string // in lower case, without width and style, repeated characters collapsed
-	// key is text with leet signs replaced by letters, without separators, and with repeated characters
+	// key is text with leet symbols replaced by letters, without separators, and with repeated characters
 	// collapsed again. Byte i of key comes from text[from[i]:to[i]].
 	key      string
 	from, to []int
@@ -69,7 +69,7 @@ func newFolded(text string) folded {
 }
 
 // isPublished reports whether a password is a published one, once or repeated, forwards or backwards. Around it
-// there may be only runs, digits and signs, with no more different digits and signs than the published password
+// there may be only runs, digits and symbols, with no more different digits and symbols than the published password
 // has characters. With other letters around it, it counts as another password: a phrase may begin with a
 // published one.
 func isPublished(password string) bool {

@@ -8,7 +8,7 @@ import (
 )
 
 // Published passwords are refused: as they are, repeated, with a date or a sign, reversed, in capitals or with
-// signs for letters.
+// symbols for letters.
 func TestPublishedPasswords(t *testing.T) {
 	passwords := strings.Fields(`mailcreated5240 polniypizdec0211 123456789987654321 1qaz2wsx3edc4rfv momsanaladventure
 		hd764nw5d7e1vb1 qazwsxedcrfvtgb 23176djivanfros 123456789qwerty 12345678900987654321 qwerty123456789
@@ -35,7 +35,7 @@ func TestPublishedPasswords(t *testing.T) {
 }
 
 // A phrase may consist of published passwords, or of one and more: other letters beside it make it another
-// password, as do many different digits and signs.
+// password, as do many different digits and symbols.
 func TestPhrasesOfPublishedPasswordsPass(t *testing.T) {
 	for _, password := range []string{
 		"yellow michelle chocolate", "orange mother summer winter", "charlie met jennifer", "killer-whale-4-breakfast",

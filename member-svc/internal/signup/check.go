@@ -29,7 +29,8 @@ func (s *Service) check(req *wire.NewMember, usernameKey string) (store.Member, 
 	var wrong []wire.FieldError
 	switch n := utf8.RuneCountInString(usernameKey); {
 	case n < 3 || n > 30:
-		wrong = append(wrong, wire.FieldError{Pointer: "/username", Detail: "must be 3 to 30 letters, digits or signs"})
+		const detail = "must be 3 to 30 letters, digits or symbols"
+		wrong = append(wrong, wire.FieldError{Pointer: "/username", Detail: detail})
 	case !s.cfg.Unicode && strings.ContainsFunc(req.Username, func(r rune) bool { return r > '~' }):
 		wrong = append(wrong, wire.FieldError{Pointer: "/username", Detail: "must be ASCII"})
 	case s.cfg.Reserved.Has(usernameKey):

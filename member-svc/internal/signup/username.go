@@ -44,7 +44,7 @@ func ParseReserved(list string) Reserved {
 // Has reports whether the username with this key, see [UsernameKey], is reserved.
 func (r Reserved) Has(usernameKey string) bool { return r[fold(usernameKey)] }
 
-// lookalikes maps small letters of the Cyrillic, Greek and Armenian scripts, and digits and signs, to the Latin
+// lookalikes maps small letters of the Cyrillic, Greek and Armenian scripts, and digits and symbols, to the Latin
 // letters that they look like.
 var lookalikes = strings.NewReplacer(
 	"а", "a", "α", "a", "в", "b", "с", "c", "ϲ", "c", "ԁ", "d", "е", "e", "ε", "e", "һ", "h", "н", "h",
@@ -56,7 +56,7 @@ var lookalikes = strings.NewReplacer(
 	"0", "o", "1", "i", "l", "i", "|", "i", "3", "e", "4", "a", "@", "a", "5", "s", "$", "s", "7", "t",
 )
 
-// fold returns the same text for names that look alike: without signs and accents, with lookalikes as Latin
+// fold returns the same text for names that look alike: without symbols and accents, with lookalikes as Latin
 // letters. Most readers take a small l for an i.
 func fold(usernameKey string) string {
 	return strings.Map(func(r rune) rune {
