@@ -12,6 +12,7 @@ import (
 	"github.com/signup-saga/signup-saga/contract"
 	"github.com/signup-saga/signup-saga/devstack/testenv"
 	"github.com/signup-saga/signup-saga/devstack/testenv/apitest"
+	"github.com/signup-saga/signup-saga/devstack/testenv/pgproxy"
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
 )
 
@@ -32,7 +33,7 @@ func also(t *testing.T, env map[string]string, changes ...string) *svc {
 // The test sees every documented answer of the public listener, and no other.
 func TestPublicContract(t *testing.T) {
 	database := storetest.URL(t)
-	proxy := storetest.NewProxy(t, database)
+	proxy := pgproxy.New(t, database)
 	env := environment(t, proxy.URL, "nats://127.0.0.1:1")
 	env["SESSION_RATE_PER_MINUTE"] = "100000"
 	s := start(t, env)
@@ -87,7 +88,7 @@ func TestPublicContract(t *testing.T) {
 	c.Call(404, "GET", s.public+signup+"0/events", "")
 
 	proxy.Refuse.Store(true)
-	proxy.BreakAll(true)
+	proxy.BreakAll()
 	c.Call(503, "POST", s.public+members, newMember("nora"))
 	c.Call(503, "GET", s.public+signup, "")
 	c.Call(503, "GET", s.public+signup+"/events", "")
@@ -195,7 +196,7 @@ func TestAdminContract(t *testing.T) {
 			&contract.StorageError{Class: "rejected", Message: "no room", Fingerprint: "rejected:no-room"}
 	})
 	database := storetest.URL(t)
-	proxy := storetest.NewProxy(t, database)
+	proxy := pgproxy.New(t, database)
 	env := environment(t, proxy.URL, broker.URL)
 	s := start(t, env)
 	c := apitest.New(t, s.admin)
@@ -235,7 +236,7 @@ func TestAdminContract(t *testing.T) {
 	tooManyWrongTokens(c, also(t, env))
 
 	proxy.Refuse.Store(true)
-	proxy.BreakAll(true)
+	proxy.BreakAll()
 	c.Call(503, "GET", s.admin+"/readyz", "")
 	c.Call(503, "GET", sagas, "", viewer...)
 	g.withoutDatabase()

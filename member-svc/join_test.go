@@ -13,6 +13,7 @@ import (
 
 	"github.com/signup-saga/signup-saga/contract"
 	"github.com/signup-saga/signup-saga/devstack/testenv"
+	"github.com/signup-saga/signup-saga/devstack/testenv/pgproxy"
 	"github.com/signup-saga/signup-saga/devstack/testenv/webtest"
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
 )
@@ -184,7 +185,7 @@ func TestSignUpByThePage(t *testing.T) {
 }
 
 func TestLateOrUnknownSignupsOnThePage(t *testing.T) {
-	proxy := storetest.NewProxy(t, storetest.URL(t))
+	proxy := pgproxy.New(t, storetest.URL(t))
 	env := environment(t, proxy.URL, "nats://127.0.0.1:1")
 	env["PROVISION_PROMISE"] = "1ms"
 	s := start(t, env)
@@ -195,7 +196,7 @@ func TestLateOrUnknownSignupsOnThePage(t *testing.T) {
 		`href="/"`)
 	browse(t, s.public+"/signup/%3Cb%3E", nil).expect(t, "no id", 404, "<h1>No such signup</h1>", "!<b>")
 	proxy.Refuse.Store(true)
-	proxy.BreakAll(true)
+	proxy.BreakAll()
 	away := browse(t, address, nil)
 	away.expect(t, "database away", 503, "It is safe")
 	if away.header.Get("Refresh") == "" || away.header.Get("Retry-After") == "" {
@@ -247,18 +248,17 @@ func TestSignUpFormNamesTheMistakes(t *testing.T) {
 // However often a form is sent, there is one member.
 func TestOneFormMakesOneMember(t *testing.T) {
 	database := storetest.URL(t)
-	proxy := storetest.NewProxy(t, database)
+	proxy := pgproxy.New(t, database)
 	s := start(t, environment(t, proxy.URL, "nats://127.0.0.1:1"))
 	form := entries("mina", browse(t, s.public+"/", nil).key(t))
 	proxy.Refuse.Store(true)
-	proxy.BreakAll(true)
+	proxy.BreakAll()
 	shown := browse(t, s.public+"/", form)
 	shown.expect(t, "database away", 503, "try again in 2 s", "There will be one account", `value="mina"`)
 	if shown.key(t) != form.Get("key") || shown.header.Get("Retry-After") != "2" {
 		t.Errorf("another key, or no Retry-After: %v", shown.header)
 	}
 	proxy.Refuse.Store(false)
-	proxy.BreakAll(false)
 
 	var twice [2]page
 	var clicks sync.WaitGroup

@@ -16,6 +16,7 @@ import (
 
 	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/devstack/testenv"
+	"github.com/signup-saga/signup-saga/devstack/testenv/pgproxy"
 	"github.com/signup-saga/signup-saga/member-svc/internal/account"
 	"github.com/signup-saga/signup-saga/member-svc/internal/password"
 	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
@@ -189,7 +190,7 @@ func TestSignInsRenewAtOnce(t *testing.T) {
 }
 
 func TestFailureToRenewIsTolerated(t *testing.T) {
-	proxy := storetest.NewProxy(t, storetest.URL(t))
+	proxy := pgproxy.New(t, storetest.URL(t))
 	old := open(t, storetest.Connect(t, proxy.URL), cheap)
 	old.signUp(t, "mina")
 	dearer := cheap
@@ -223,7 +224,7 @@ func TestPasswordsWaitInTheQueue(t *testing.T) {
 
 // The connection breaks after the withdrawal reached Postgres and before the answer arrived, or before both.
 func TestAmbiguousWithdrawal(t *testing.T) {
-	proxy := storetest.NewProxy(t, storetest.URL(t))
+	proxy := pgproxy.New(t, storetest.URL(t))
 	f := open(t, storetest.Connect(t, proxy.URL), cheap)
 	f.signUp(t, "mina")
 	session, err := f.SignIn(t.Context(), "mina", phrase)

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/signup-saga/signup-saga/devstack/testenv/pgproxy"
 	"github.com/signup-saga/signup-saga/member-svc/internal/account"
 	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
@@ -87,7 +88,7 @@ func TestSignInsRaceThePasswordChange(t *testing.T) {
 
 // The connection breaks after the change reached Postgres and before the answer arrived.
 func TestAmbiguousPasswordChange(t *testing.T) {
-	proxy := storetest.NewProxy(t, storetest.URL(t))
+	proxy := pgproxy.New(t, storetest.URL(t))
 	f := open(t, storetest.Connect(t, proxy.URL), cheap)
 	f.signUp(t, "mina")
 	mine, other := f.signIn(t, "mina", phrase), f.signIn(t, "mina", phrase)

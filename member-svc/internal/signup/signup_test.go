@@ -13,6 +13,7 @@ import (
 
 	"github.com/signup-saga/signup-saga/contract/wire"
 	"github.com/signup-saga/signup-saga/devstack/testenv"
+	"github.com/signup-saga/signup-saga/devstack/testenv/pgproxy"
 	"github.com/signup-saga/signup-saga/member-svc/internal/password"
 	"github.com/signup-saga/signup-saga/member-svc/internal/signup"
 	"github.com/signup-saga/signup-saga/member-svc/internal/store"
@@ -47,7 +48,7 @@ func configured(pool *pgxpool.Pool, unicode bool) members {
 }
 
 func TestSignUpIsOneRoundTripBesideTheLookUp(t *testing.T) {
-	proxy := storetest.NewProxy(t, storetest.URL(t))
+	proxy := pgproxy.New(t, storetest.URL(t))
 	pool := storetest.Connect(t, proxy.URL)
 	s := newService(pool)
 	request := func(name string) {
@@ -148,7 +149,7 @@ func TestUsernamesOfAllScripts(t *testing.T) {
 
 // The connection breaks after the commit reached Postgres and before the answer arrived.
 func TestAmbiguousCommit(t *testing.T) {
-	proxy := storetest.NewProxy(t, storetest.URL(t))
+	proxy := pgproxy.New(t, storetest.URL(t))
 	pool := storetest.Connect(t, proxy.URL)
 	s := newService(pool)
 	req := wire.NewMember{Username: "mina", Password: good}
@@ -178,7 +179,7 @@ func TestAmbiguousCommit(t *testing.T) {
 }
 
 func TestPostgresOutageIsReportedInTime(t *testing.T) {
-	proxy := storetest.NewProxy(t, storetest.URL(t))
+	proxy := pgproxy.New(t, storetest.URL(t))
 	pool := storetest.Connect(t, proxy.URL)
 	s := newService(pool)
 	req := wire.NewMember{Username: "mina", Password: good}
@@ -187,14 +188,18 @@ func TestPostgresOutageIsReportedInTime(t *testing.T) {
 			t.Fatal(err)
 		}
 		set(true)
-		proxy.BreakAll(name == "stopped")
+		if name == "stopped" {
+			proxy.BreakAll()
+		}
 		began := time.Now()
 		_, err := s.SignUp(t.Context(), req, "")
 		if took := time.Since(began); !service.Unavailable(err) || took > 3*time.Second {
 			t.Errorf("%s: %v after %s", name, err, took)
 		}
 		set(false)
-		proxy.BreakAll(name == "paused")
+		if name == "paused" {
+			proxy.BreakAll()
+		}
 		testenv.Eventually(t, 5*time.Second, "a signup after Postgres is back", func() bool {
 			_, err := s.SignUp(t.Context(), wire.NewMember{Username: "after-" + name, Password: good}, "")
 			return err == nil

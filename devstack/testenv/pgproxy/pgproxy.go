@@ -1,4 +1,5 @@
-package storetest
+// Package pgproxy puts a proxy that knows the protocol of Postgres between a service and its database.
+package pgproxy
 
 import (
 	"bytes"
@@ -30,15 +31,15 @@ type Proxy struct {
 	conns    map[net.Conn]bool
 }
 
-// NewProxy returns a proxy in front of a database. It is closed when the test ends.
-func NewProxy(t testing.TB, databaseURL string) *Proxy {
+// New returns a proxy in front of a database. It is closed when the test ends.
+func New(t testing.TB, databaseURL string) *Proxy {
 	t.Helper()
 	cfg, err := pgx.ParseConfig(databaseURL)
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := &Proxy{conns: map[net.Conn]bool{}}
-	p.target[0], p.target[1] = pgNetwork(cfg.Host, cfg.Port)
+	p.target[0], p.target[1] = pgconn.NetworkAddress(cfg.Host, cfg.Port)
 	p.LoseAnswer.Store("")
 	if p.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		t.Fatal(err)
@@ -62,7 +63,7 @@ func NewProxy(t testing.TB, databaseURL string) *Proxy {
 	})
 	t.Cleanup(func() {
 		_ = p.listener.Close()
-		p.BreakAll(true)
+		p.BreakAll()
 		wg.Wait()
 	})
 	return p
@@ -143,14 +144,12 @@ func (p *Proxy) requests(client, server net.Conn, losing *atomic.Bool) {
 	}
 }
 
-// BreakAll breaks every connection if really is set.
-func (p *Proxy) BreakAll(really bool) {
+// BreakAll breaks every connection.
+func (p *Proxy) BreakAll() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for c := range p.conns {
-		if really {
-			_ = c.Close()
-		}
+		_ = c.Close()
 	}
 }
 
@@ -171,8 +170,4 @@ func readMessage(r io.Reader, startup bool) (raw []byte, kind byte, body []byte,
 		kind = head[0]
 	}
 	return append(head, body...), kind, body, nil
-}
-
-func pgNetwork(host string, port uint16) (string, string) {
-	return pgconn.NetworkAddress(host, port)
 }
