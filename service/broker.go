@@ -15,9 +15,9 @@ import (
 )
 
 const (
-	// natsPatience is how long migrate waits for NATS. If that is not enough, serve or broker does the work
+	// natsWait is how long migrate waits for NATS. If that is not enough, serve or broker does the work
 	// later.
-	natsPatience = 3 * time.Second
+	natsWait = 3 * time.Second
 	// brokerPause is the interval at which the broker subcommand applies the configuration. A broker that has
 	// lost its data gets its streams back within about this time.
 	brokerPause = 5 * time.Second
@@ -43,9 +43,9 @@ func (p Program) setUp(ctx context.Context, c Common, log *slog.Logger, again ti
 	}
 	pause, whole := again, ctx
 	if again == 0 {
-		limited, cancel := context.WithTimeout(ctx, natsPatience)
+		limited, cancel := context.WithTimeout(ctx, natsWait)
 		defer cancel()
-		ctx, pause = limited, natsPatience
+		ctx, pause = limited, natsWait
 	}
 	ctx, done := context.WithCancel(ctx)
 	defer done()

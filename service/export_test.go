@@ -1,7 +1,7 @@
 package service
 
-// MigrateWithPatience is [Migrate], with another limit on how long it asks a server that refuses it.
-var MigrateWithPatience = migrate
+// MigrateWithLimit is [Migrate], with another limit on how long it asks a server that refuses it.
+var MigrateWithLimit = migrate
 
 // WaitMigrated exports waitMigrated.
 var WaitMigrated = waitMigrated

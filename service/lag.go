@@ -19,8 +19,8 @@ import (
 
 const (
 	lagInterval = 15 * time.Second
-	lagSoon     = time.Second // poll interval while a consumer is missing: most appear soon
-	lagBelieved = time.Minute // how long an answer of the broker is reported
+	lagRetry    = time.Second // poll interval while a consumer is missing: most appear soon
+	lagMaxAge   = time.Minute // how long an answer of the broker is reported
 )
 
 // States of a durable consumer.
@@ -68,11 +68,11 @@ func (l *Lag) Watch(stream, consumer string) {
 // Run polls until ctx ends. It returns nil.
 func (l *Lag) Run(ctx context.Context) error {
 	var due time.Time
-	Loop(ctx, "lag of consumers", lagSoon, nil, l.log, func(ctx context.Context) (bool, error) {
+	Loop(ctx, "lag of consumers", lagRetry, nil, l.log, func(ctx context.Context) (bool, error) {
 		if time.Now().Before(due) {
 			return false, ErrIdle
 		}
-		err := l.askAll(ctx)
+		err := l.pollAll(ctx)
 		if err == nil && !slices.ContainsFunc(l.Consumers(), func(c wire.Consumer) bool { return c.State == Missing }) {
 			due = time.Now().Add(lagInterval)
 		}
@@ -81,7 +81,7 @@ func (l *Lag) Run(ctx context.Context) error {
 	return nil
 }
 
-func (l *Lag) askAll(ctx context.Context) error {
+func (l *Lag) pollAll(ctx context.Context) error {
 	if !l.js.Conn().IsConnected() {
 		return outbox.Explain(nats.ErrDisconnected) // one error, not one per consumer
 	}
@@ -90,13 +90,13 @@ func (l *Lag) askAll(ctx context.Context) error {
 	l.mu.Unlock()
 	var errs []error
 	for _, c := range consumers {
-		errs = append(errs, l.ask(ctx, c))
+		errs = append(errs, l.poll(ctx, c))
 	}
 	return errors.Join(errs...)
 }
 
-// ask stores what the broker says about a consumer. If the broker does not answer, the previous answer ages.
-func (l *Lag) ask(ctx context.Context, c *lagging) error {
+// poll stores what the broker says about a consumer. If the broker does not answer, the previous answer ages.
+func (l *Lag) poll(ctx context.Context, c *lagging) error {
 	ctx, cancel := context.WithTimeout(ctx, consumerRequest)
 	defer cancel()
 	var info *jetstream.ConsumerInfo
@@ -111,12 +111,12 @@ func (l *Lag) ask(ctx context.Context, c *lagging) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	c.heard(info, time.Now())
+	c.record(info, time.Now())
 	return nil
 }
 
-// heard stores an answer. A nil info means that there is no such consumer.
-func (c *lagging) heard(info *jetstream.ConsumerInfo, now time.Time) {
+// record stores an answer. A nil info means that there is no such consumer.
+func (c *lagging) record(info *jetstream.ConsumerInfo, now time.Time) {
 	first := c.asked.IsZero()
 	c.asked, c.State, c.Messages, c.PausedUntil = now, Missing, 0, nil
 	if info != nil {
@@ -145,7 +145,7 @@ func (l *Lag) Consumers() []wire.Consumer {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, c := range l.consumers {
-		if !c.asked.IsZero() && time.Since(c.asked) < lagBelieved {
+		if !c.asked.IsZero() && time.Since(c.asked) < lagMaxAge {
 			known = append(known, c.Consumer)
 		}
 	}

@@ -35,7 +35,7 @@ func TestLagOfAConsumer(t *testing.T) {
 	lag.Watch("LAGGING", "worker")
 	look := func(when string, want func(wire.Consumer) bool) {
 		t.Helper()
-		if err := lag.askAll(t.Context()); err != nil {
+		if err := lag.pollAll(t.Context()); err != nil {
 			t.Fatalf("%s: %v", when, err)
 		}
 		if got := lag.Consumers(); len(got) != 1 || !want(got[0]) {
@@ -107,7 +107,7 @@ func TestLagOfAConsumer(t *testing.T) {
 	away := nc.StatusChanged(nats.RECONNECTING, nats.DISCONNECTED)
 	server.Kill()
 	<-away
-	err = lag.askAll(t.Context())
+	err = lag.pollAll(t.Context())
 	text := fmt.Sprint(err)
 	if !strings.HasPrefix(text, "NATS is not connected: check") || strings.Contains(text, "\n") {
 		t.Errorf("one line should say what is wrong: %v", err)
@@ -115,7 +115,7 @@ func TestLagOfAConsumer(t *testing.T) {
 	if len(lag.Consumers()) != 1 {
 		t.Errorf("without a broker the last answer is shown for a while: %v, %v", err, lag.Consumers())
 	}
-	lag.consumers[0].asked = time.Now().Add(-lagBelieved)
+	lag.consumers[0].asked = time.Now().Add(-lagMaxAge)
 	if got := lag.Consumers(); len(got) != 0 || metric("consumer_messages") != -1 {
 		t.Errorf("an old answer is shown: %v", got)
 	}

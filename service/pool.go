@@ -51,7 +51,7 @@ func OpenPool(ctx context.Context, url Secret, c Common, log *slog.Logger) (*pgx
 	if err != nil {
 		return nil, err
 	}
-	observers := observed{querySpans{}, patience(statementTimeout)}
+	observers := observed{querySpans{}, statementLimit(statementTimeout)}
 	if f := newFault(c, log); f != nil {
 		observers = append(observers, f)
 	}
@@ -109,7 +109,7 @@ func (c *connector) config() (*pgxpool.Config, error) {
 		return lookup(ctx, host)
 	}
 	cfg.PingTimeout = pingTimeout
-	cfg.BeforeConnect, cfg.AfterConnect, cfg.BeforeClose = c.beforeConnect, c.afterConnect, hangUp
+	cfg.BeforeConnect, cfg.AfterConnect, cfg.BeforeClose = c.beforeConnect, c.afterConnect, closeSocket
 	fatal := cfg.ConnConfig.OnPgError
 	cfg.ConnConfig.OnPgError = func(conn *pgconn.PgConn, err *pgconn.PgError) bool {
 		return fatal(conn, err) && !c.left(conn, err)
@@ -117,9 +117,9 @@ func (c *connector) config() (*pgxpool.Config, error) {
 	return cfg, nil
 }
 
-// boundGoodbye bounds how long a connection of this configuration takes to close. Until then it keeps its place
+// limitClose bounds how long a connection of this configuration takes to close. Until then it keeps its place
 // in the pool, and pgx would wait 15 s for a server that is gone.
-func boundGoodbye(cfg *pgx.ConnConfig) {
+func limitClose(cfg *pgx.ConnConfig) {
 	dial, made := cfg.DialFunc, new(atomic.Bool)
 	cfg.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		conn, err := dial(ctx, network, addr)
@@ -134,23 +134,23 @@ func boundGoodbye(cfg *pgx.ConnConfig) {
 	}
 }
 
-// hangUp closes the socket of a connection that has not closed properly after closeLimit.
-func hangUp(conn *pgx.Conn) {
+// closeSocket closes the socket of a connection that has not closed properly after closeLimit.
+func closeSocket(conn *pgx.Conn) {
 	time.AfterFunc(closeLimit, func() { _ = conn.PgConn().Conn().Close() })
 }
 
-// patience is the timeout of each statement.
-type patience time.Duration
+// statementLimit is the timeout of each statement.
+type statementLimit time.Duration
 
-type patienceKey struct{}
+type statementLimitKey struct{}
 
-func (p patience) started(ctx context.Context, _ *pgx.Conn, _ string) context.Context {
+func (p statementLimit) started(ctx context.Context, _ *pgx.Conn, _ string) context.Context {
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(p))
-	return context.WithValue(ctx, patienceKey{}, cancel)
+	return context.WithValue(ctx, statementLimitKey{}, cancel)
 }
 
-func (patience) ended(ctx context.Context, _ error) {
-	if cancel, ok := ctx.Value(patienceKey{}).(context.CancelFunc); ok {
+func (statementLimit) ended(ctx context.Context, _ error) {
+	if cancel, ok := ctx.Value(statementLimitKey{}).(context.CancelFunc); ok {
 		cancel()
 	}
 }
@@ -158,7 +158,7 @@ func (patience) ended(ctx context.Context, _ error) {
 // beforeConnect re-reads the url's file: user and password may change while the pool is open. Hosts stay the
 // same until a restart: connections to two databases at a time would be worse than none.
 func (c *connector) beforeConnect(_ context.Context, cfg *pgx.ConnConfig) error {
-	boundGoodbye(cfg)
+	limitClose(cfg)
 	if c.pooler.Load() {
 		cfg.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 	}

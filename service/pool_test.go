@@ -276,7 +276,7 @@ END $$; SELECT pg_reload_conf()`)
 				t.Fatal(err)
 			}
 			c.wrong(u)
-			err = service.MigrateWithPatience(t.Context(), u.String(), discard(), 100*time.Millisecond, migrations("1"))
+			err = service.MigrateWithLimit(t.Context(), u.String(), discard(), 100*time.Millisecond, migrations("1"))
 			if err == nil || !strings.Contains(err.Error(), c.advice) {
 				t.Error(err)
 			}

@@ -105,9 +105,9 @@ type MigrationSet struct {
 	Table string // name
 }
 
-// refusalPatience is how long migrate keeps asking a server that refuses its role: roles and databases may be
+// refusalLimit is how long migrate keeps asking a server that refuses its role: roles and databases may be
 // created at the same time.
-const refusalPatience = 30 * time.Second
+const refusalLimit = 30 * time.Second
 
 var (
 	errRefused = errors.New("the server refuses this role: create roles and databases with " +
@@ -143,10 +143,10 @@ func explain(err error) error {
 // call it at once: a lock lets only one work. If the server refuses the role or TLS for half a minute, Migrate
 // gives up.
 func Migrate(ctx context.Context, url string, log *slog.Logger, sets ...MigrationSet) error {
-	return migrate(ctx, url, log, refusalPatience, sets...)
+	return migrate(ctx, url, log, refusalLimit, sets...)
 }
 
-func migrate(ctx context.Context, url string, log *slog.Logger, patience time.Duration, sets ...MigrationSet) error {
+func migrate(ctx context.Context, url string, log *slog.Logger, limit time.Duration, sets ...MigrationSet) error {
 	c := connector{url: NewSecret(url), log: log}
 	cfg, err := c.config()
 	if err != nil {
@@ -175,8 +175,8 @@ func migrate(ctx context.Context, url string, log *slog.Logger, patience time.Du
 			refused = time.Time{}
 		case refused.IsZero():
 			refused = time.Now()
-		case time.Since(refused) > patience:
-			err = fmt.Errorf("%w after %s: %w", errGivenUp, patience, err)
+		case time.Since(refused) > limit:
+			err = fmt.Errorf("%w after %s: %w", errGivenUp, limit, err)
 		}
 		return err
 	})

@@ -105,15 +105,15 @@ func (p Program) database(ctx context.Context, url Secret, c Common, log *slog.L
 	return pool, nil
 }
 
-// leisure is how long events that nobody waits for may gather before they are published or handled together.
-// One by one they would cost as much as the essential ones.
-const leisure = 50 * time.Millisecond
+// nonEssentialDelay is how long events that nobody waits for may gather before they are published or handled
+// together. One by one they would cost as much as the essential ones.
+const nonEssentialDelay = 50 * time.Millisecond
 
 func spacing(lane contract.Lane) time.Duration {
 	if lane == contract.Essential {
 		return 0
 	}
-	return leisure
+	return nonEssentialDelay
 }
 
 // Linger returns the [ConsumerConfig.Linger] that suits the messages of a lane.
@@ -121,7 +121,7 @@ func Linger(lane contract.Lane) time.Duration {
 	if lane == contract.Essential {
 		return 2 * time.Millisecond // one transaction costs as much as handling several messages in it
 	}
-	return leisure
+	return nonEssentialDelay
 }
 
 // lanes returns the lanes in which the program has events. The others need no stream and no relay.

@@ -68,19 +68,19 @@ func (p Proxies) Contains(a netip.Addr) bool {
 	return slices.ContainsFunc(p, func(n netip.Prefix) bool { return n.Contains(a) })
 }
 
-// seen is what the connection and the proxies say about a request.
-type seen struct {
+// forwarded is what the connection and the proxies say about a request.
+type forwarded struct {
 	client netip.Addr
 	https  bool   // the client used TLS to the outermost proxy, or to this listener
 	prefix string // what a proxy has removed from the path: "/signup-saga"
 }
 
-type seenKey struct{}
+type forwardedKey struct{}
 
 // ClientAddress returns the address that a request comes from: the peer's, or the client's that trusted proxies
 // report. It is unmapped and has no zone.
 func ClientAddress(r *http.Request) netip.Addr {
-	if s, ok := r.Context().Value(seenKey{}).(seen); ok {
+	if s, ok := r.Context().Value(forwardedKey{}).(forwarded); ok {
 		return s.client
 	}
 	return peerAddress(r)
@@ -89,13 +89,13 @@ func ClientAddress(r *http.Request) netip.Addr {
 // PathPrefix returns what a trusted proxy has removed from the beginning of the path, such as "/signup-saga",
 // or "".
 func PathPrefix(r *http.Request) string {
-	s, _ := r.Context().Value(seenKey{}).(seen)
+	s, _ := r.Context().Value(forwardedKey{}).(forwarded)
 	return s.prefix
 }
 
 // overHTTPS reports whether the client sent the request over TLS.
 func overHTTPS(r *http.Request) bool {
-	s, _ := r.Context().Value(seenKey{}).(seen)
+	s, _ := r.Context().Value(forwardedKey{}).(forwarded)
 	return s.https
 }
 
@@ -125,7 +125,7 @@ func (p Proxies) handler(log *slog.Logger, next http.Handler) http.Handler {
 				log.Warn(trouble)
 			}
 		}
-		r = r.WithContext(context.WithValue(r.Context(), seenKey{}, s))
+		r = r.WithContext(context.WithValue(r.Context(), forwardedKey{}, s))
 		r.Host = host
 		next.ServeHTTP(w, r)
 	})
@@ -133,9 +133,9 @@ func (p Proxies) handler(log *slog.Logger, next http.Handler) http.Handler {
 
 // read returns what is known about a request, the host that the client asked for, and what is wrong with the
 // headers.
-func (p Proxies) read(r *http.Request) (s seen, host, trouble string) {
+func (p Proxies) read(r *http.Request) (s forwarded, host, trouble string) {
 	peer, addresses := peerAddress(r), r.Header["X-Forwarded-For"]
-	s, host = seen{client: peer, https: r.TLS != nil}, r.Host
+	s, host = forwarded{client: peer, https: r.TLS != nil}, r.Host
 	if !p.Contains(peer) {
 		if len(addresses) > 0 {
 			trouble = proxyUnknown

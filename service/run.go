@@ -142,8 +142,8 @@ func (p *Process) start(ctx context.Context, tasks []Task, failed chan<- error) 
 	}
 }
 
-// lastWord is how long a step that was cut off may take to return its own error.
-const lastWord = 50 * time.Millisecond
+// errorGrace is how long a step that was cut off may take to return its own error.
+const errorGrace = 50 * time.Millisecond
 
 // within returns what fn returns, or ctx's error soon after ctx has ended. fn may ignore ctx, for example while
 // it waits for a lock or a server; then it is left running.
@@ -158,7 +158,7 @@ func within(ctx context.Context, what string, fn func(context.Context) error) er
 	select {
 	case err := <-done:
 		return err
-	case <-time.After(lastWord):
+	case <-time.After(errorGrace):
 		return fmt.Errorf("%s: %w", what, ctx.Err())
 	}
 }

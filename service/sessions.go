@@ -32,8 +32,8 @@ type EndedSessions interface {
 	SessionEnded(ctx context.Context, hash []byte) (bool, error)
 }
 
-// sessionPatience bounds each call of [EndedSessions].
-const sessionPatience = 2 * time.Second
+// sessionTimeout bounds each call of [EndedSessions].
+const sessionTimeout = 2 * time.Second
 
 // Begin returns a session for the holder of a secret token, the holder's name, and when the session ends.
 // Refusals are those of [Tokens.Require].
@@ -58,7 +58,7 @@ func (s *Sessions) Resume(ctx context.Context, session string) (context.Context,
 	if !ok {
 		return ctx, false, nil
 	}
-	bounded, cancel := context.WithTimeout(ctx, sessionPatience)
+	bounded, cancel := context.WithTimeout(ctx, sessionTimeout)
 	defer cancel()
 	ended, err := s.Ended.SessionEnded(bounded, sessionHash(session))
 	if err != nil || ended {
@@ -73,7 +73,7 @@ func (s *Sessions) End(ctx context.Context, session string) (name string, err er
 	if !ok {
 		return "", nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, sessionPatience)
+	ctx, cancel := context.WithTimeout(ctx, sessionTimeout)
 	defer cancel()
 	return who.name, s.Ended.EndSession(ctx, sessionHash(session), expires)
 }

@@ -33,7 +33,7 @@ func parseTokens(text string) (list []token, err error) {
 		}
 		t, err := parseToken(line)
 		if err == nil {
-			err = besides(list, t)
+			err = conflict(list, t)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("tokens: line %d %w", n, err)
@@ -74,9 +74,9 @@ func parseExpiry(text string) (time.Time, error) {
 	return time.Time{}, errors.New("has an expiry that is neither a date such as 2027-01-31 nor an RFC 3339 time")
 }
 
-// besides checks a line against those before it. The audit identifies people by the names of their tokens, so a
+// conflict checks a line against those before it. The audit identifies people by the names of their tokens, so a
 // name has one token, or several during a replacement; then all but one must expire.
-func besides(list []token, t token) error {
+func conflict(list []token, t token) error {
 	for _, other := range list {
 		switch {
 		case t.hash == other.hash:

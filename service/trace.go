@@ -33,8 +33,8 @@ const (
 	scope = "github.com/signup-saga/signup-saga/service"
 	// flushLimit is how long a stopping process waits for the collector.
 	flushLimit = 2 * time.Second
-	// complaintPause is the shortest time between two log lines about the collector.
-	complaintPause = time.Minute
+	// exportErrorPause is the shortest time between two log lines about the collector.
+	exportErrorPause = time.Minute
 )
 
 // Tracer makes spans. A nil Tracer makes none, at no cost. People outside may read spans, so a span contains
@@ -61,7 +61,7 @@ func StartTracing(ctx context.Context, name string, log *slog.Logger) (*Tracer, 
 		return nil, check.Err()
 	}
 	otel.SetLogger(logr.Discard()) // it would print values that it cannot parse, such as secret headers
-	otel.SetErrorHandler(complaints(log))
+	otel.SetErrorHandler(exportErrors(log))
 	exporter, err := otlptracehttp.New(ctx)
 	if err != nil {
 		return nil, err
@@ -105,8 +105,8 @@ func tracingWanted(check *Checks) bool {
 	return endpoint != "" && known && spoken && valid
 }
 
-// complaints logs what the SDK reports, at most one line per minute.
-func complaints(log *slog.Logger) otel.ErrorHandlerFunc {
+// exportErrors logs what the SDK reports, at most one line per minute.
+func exportErrors(log *slog.Logger) otel.ErrorHandlerFunc {
 	var mu sync.Mutex
 	var unsaid int
 	var next time.Time
@@ -117,7 +117,7 @@ func complaints(log *slog.Logger) otel.ErrorHandlerFunc {
 			unsaid++
 		} else {
 			log.Warn("tracing", "error", err, "unsaid", unsaid)
-			unsaid, next = 0, now.Add(complaintPause)
+			unsaid, next = 0, now.Add(exportErrorPause)
 		}
 	}
 }

@@ -337,7 +337,7 @@ func TestLogNamesTheSpan(t *testing.T) {
 func TestComplaintsAreFew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var lines atomic.Int64
-		complain := complaints(slog.New(slog.NewTextHandler(writer(func(string) { lines.Add(1) }), nil)))
+		complain := exportErrors(slog.New(slog.NewTextHandler(writer(func(string) { lines.Add(1) }), nil)))
 		for i := range 10 {
 			for range 100 {
 				complain(errors.New("away"))
@@ -345,7 +345,7 @@ func TestComplaintsAreFew(t *testing.T) {
 			if n := lines.Load(); n != int64(i+1) {
 				t.Fatalf("%d lines after %d minutes", n, i)
 			}
-			<-time.After(complaintPause)
+			<-time.After(exportErrorPause)
 		}
 	})
 }
