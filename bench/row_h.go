@@ -124,8 +124,8 @@ func rawHashes(d time.Duration, c cost) float64 {
 // usedCost returns the index of the cost that the service uses, read from a member's hash.
 func (s *stack) usedCost(ctx context.Context) (int, error) {
 	var phc string
-	if err := s.member.QueryRow(ctx, "-- name: anyHash\nSELECT password_hash FROM member LIMIT 1").Scan(
-		&phc); err != nil {
+	err := s.member.QueryRow(ctx, "-- name: anyHash\nSELECT password_hash FROM member LIMIT 1").Scan(&phc)
+	if err != nil {
 		return 0, err
 	}
 	var c cost

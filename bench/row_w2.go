@@ -83,8 +83,8 @@ func (s *stack) post(ctx context.Context) error {
 func (s *stack) counted(ctx context.Context) error {
 	var members, sagas int64
 	err := s.member.QueryRow(ctx,
-		"-- name: countMembers\nSELECT (SELECT count(*) FROM member), (SELECT count(*) FROM signup_saga)").Scan(
-		&members, &sagas)
+		"-- name: countMembers\nSELECT (SELECT count(*) FROM member), (SELECT count(*) FROM signup_saga)").
+		Scan(&members, &sagas)
 	if n := s.accepted.Load(); err == nil && (members != n || sagas != n) {
 		err = fmt.Errorf("of %d accepted signups there are %d members and %d sagas", n, members, sagas)
 	}
