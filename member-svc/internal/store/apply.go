@@ -220,7 +220,7 @@ WHERE s.id = n.id AND s.id = ANY ($1) AND s.version = n.was`,
 		})
 }
 
-// column returns one column of rows, for unnest.
+// column returns one value of each row, such as a column for unnest.
 func column[R, T any](rows []R, value func(R) T) []T {
 	values := make([]T, len(rows))
 	for i, r := range rows {

@@ -69,10 +69,7 @@ func (s *Store) Dead(ctx context.Context, after DeadID, limit int) ([]wire.DeadE
 		fmt.Sprintf("-- name: listDead\nSELECT * FROM (%s) d ORDER BY lane, row DESC LIMIT %d",
 			strings.Join(parts, " UNION ALL "), limit+1), q.args...)
 	found, err := pgx.CollectRows(rows, pgx.RowToStructByNameLax[deadRow])
-	page := make([]wire.DeadEvent, min(limit, len(found)))
-	for i := range page {
-		page[i] = found[i].event()
-	}
+	page := column(found[:min(limit, len(found))], deadRow.event)
 	if err != nil || len(found) <= limit {
 		return page, nil, err
 	}

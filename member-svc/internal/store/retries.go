@@ -147,10 +147,7 @@ func (s *Store) Retries(ctx context.Context, before string, limit int) ([]wire.G
 	rows, _ := s.pool.Query(ctx, fmt.Sprintf(
 		"-- name: listRetries\n%s WHERE id < $1 ORDER BY group_retry.id DESC LIMIT %d", selectRetry, limit+1), before)
 	found, err := pgx.CollectRows(rows, pgx.RowToStructByName[groupRetry])
-	page := make([]wire.GroupRetry, min(limit, len(found)))
-	for i := range page {
-		page[i] = found[i].GroupRetry
-	}
+	page := column(found[:min(limit, len(found))], func(r groupRetry) wire.GroupRetry { return r.GroupRetry })
 	if err != nil || len(found) <= limit {
 		return page, "", err
 	}

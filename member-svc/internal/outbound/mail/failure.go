@@ -51,13 +51,13 @@ func (f *failure) hint() string {
 	}
 }
 
-// outcome is the consequence of a failure for the letter.
+// outcome is the consequence of a failure for the mail.
 type outcome int
 
 const (
-	serverAway     outcome = iota // the server or the network is at fault: the letter was not tried
-	putOff                        // the server asks to try the letter later
-	refusedForGood                // the server will never accept the letter
+	serverAway     outcome = iota // the server or the network is at fault: the mail was not tried
+	putOff                        // the server asks to try the mail later
+	refusedForGood                // the server will never accept the mail
 	inDoubt                       // the server has the text, and has not said whether it accepts it
 )
 
@@ -66,7 +66,7 @@ type failure struct {
 	stage stage
 	code  int    // of the server's answer; 0: no answer
 	text  string // one line, with the enhanced code if there was one
-	ours  bool   // the command is the same for all letters
+	ours  bool   // the command is the same for all mails
 }
 
 // Error implements error.
@@ -97,7 +97,7 @@ func (f *failure) outcome() outcome {
 	case f.stage != stageEnd && slices.Contains([]int{500, 502, 503}, f.code):
 		return serverAway // the server does not know the command, or expects another one first, often AUTH
 	case f.ours && f.code >= 500:
-		return serverAway // the server refuses the sender, and so every letter
+		return serverAway // the server refuses the sender, and so every mail
 	case f.code < 500 || f.code == codeFull && f.stage == stageRcpt:
 		return putOff
 	default:
@@ -108,7 +108,7 @@ func (f *failure) outcome() outcome {
 // ends reports whether the conversation is over.
 func (f *failure) ends() bool { return f.outcome() == serverAway || f.outcome() == inDoubt }
 
-// setup reports whether the failure came before the first letter.
+// setup reports whether the failure came before the first mail.
 func (f *failure) setup() bool {
 	switch f.stage {
 	case stageMail, stageRcpt, stageData, stageEnd:

@@ -25,8 +25,8 @@ import (
 const (
 	batchSize    = 20
 	claimLease   = 5 * time.Minute  // of a claimed batch that waits for its turn
-	letterLease  = 30 * time.Minute // longer than all timeouts of one letter, so that no replica sends it twice
-	maxCopies    = 3                // of a letter whose arrival is in doubt
+	mailLease    = 30 * time.Minute // longer than all timeouts of one mail, so that no replica sends it twice
+	maxCopies    = 3                // of a mail whose arrival is in doubt
 	dialTimeout  = 30 * time.Second
 	writeTimeout = 5 * time.Second // to store the mail server's answer
 )
@@ -50,7 +50,7 @@ type Mailer struct {
 
 	dial     func(ctx context.Context, network, address string) (net.Conn, error)
 	patience timeouts
-	letters  service.Failures // why letters were refused
+	refused  service.Failures // why mails were refused
 	quiet    time.Time        // no conversation with the server before this
 	refusals int              // consecutive refusals of the server to talk to us
 }
@@ -64,7 +64,7 @@ func New(cfg Config, st *store.Store) (*Mailer, error) {
 	return &Mailer{
 		cfg: cfg, from: from, store: st,
 		dial: (&net.Dialer{Timeout: dialTimeout}).DialContext, patience: patience,
-		letters: service.Failures{Task: "deliver a welcome mail", Message: "not delivered", Log: cfg.Log},
+		refused: service.Failures{Task: "deliver a welcome mail", Message: "not delivered", Log: cfg.Log},
 	}, nil
 }
 
@@ -90,7 +90,7 @@ func (m *Mailer) Queue(ctx context.Context, batch []service.Message) error {
 
 // Work sends one batch of the mails that are due. It is a step for a loop that runs it once at a time. An error
 // means that the mail server cannot be used: it is unreachable, or refuses to talk to this service. Such errors
-// do not count as attempts of a letter.
+// do not count as attempts of a mail.
 func (m *Mailer) Work(ctx context.Context) (more bool, err error) {
 	if time.Now().Before(m.quiet) {
 		return false, service.ErrIdle
@@ -128,16 +128,16 @@ func (m *Mailer) Work(ctx context.Context) (more bool, err error) {
 			return false, err
 		case answer == nil || !answer.ends():
 			m.refusals = 0
-		case i > 0 && answer.outcome() == serverAway: // many servers end a conversation after some letters
+		case i > 0 && answer.outcome() == serverAway: // many servers end a conversation after some mails
 			return true, m.release(ctx, due[i+1:], answer.Error())
-		default: // this letter may be the cause: it waits, the others do not
+		default: // this mail may be the cause: it waits, the others do not
 			return false, m.away(ctx, due[i+1:], answer)
 		}
 	}
 	return len(claimed) == batchSize, nil
 }
 
-// send sends one letter and stores the result. The answer is nil if the letter was sent, or must not be sent.
+// send sends one mail and stores the result. The answer is nil if the mail was sent, or must not be sent.
 func (m *Mailer) send(ctx context.Context, s *session, l store.Mail) (*failure, error) {
 	var to email.Address
 	err := email.ErrInvalid
@@ -147,18 +147,18 @@ func (m *Mailer) send(ctx context.Context, s *session, l store.Mail) (*failure, 
 	if err != nil { // the member has left, or an older version accepted the address
 		return nil, m.finish(ctx, l, store.MailResult{State: "dropped", Reason: "the address cannot be used"})
 	}
-	started, reason, err := m.store.StartMail(ctx, l, m.addressMAC(to), letterLease)
+	started, reason, err := m.store.StartMail(ctx, l, m.addressMAC(to), mailLease)
 	switch {
 	case err != nil:
 		return nil, err
 	case reason != "":
 		return nil, m.finish(ctx, l, store.MailResult{State: "dropped", Reason: reason})
 	case !started:
-		return nil, nil // the claim has expired, and another replica has the letter
+		return nil, nil // the claim has expired, and another replica has the mail
 	}
 	answer := s.deliver(m.from, to, l.MemberID)
 	if answer != nil && answer.outcome() != serverAway {
-		m.letters.Add(ctx, answer)
+		m.refused.Add(ctx, answer)
 	}
 	return answer, m.finish(ctx, l, m.judge(l, answer))
 }
@@ -170,7 +170,7 @@ func (m *Mailer) addressMAC(to email.Address) []byte {
 	return mac.Sum(nil)
 }
 
-// judge decides about a letter by the server's answer.
+// judge decides about a mail by the server's answer.
 func (m *Mailer) judge(l store.Mail, answer *failure) store.MailResult {
 	if answer == nil {
 		return store.MailResult{State: "sent"}
@@ -192,7 +192,7 @@ func (m *Mailer) judge(l store.Mail, answer *failure) store.MailResult {
 	return next
 }
 
-// finish stores what happens to a letter next, even while this process is being stopped.
+// finish stores what happens to a mail next, even while this process is being stopped.
 func (m *Mailer) finish(ctx context.Context, l store.Mail, next store.MailResult) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
 	defer cancel()
@@ -205,16 +205,16 @@ func (m *Mailer) finish(ctx context.Context, l store.Mail, next store.MailResult
 	return err
 }
 
-// away releases letters because the server cannot be used, and returns the reason.
-func (m *Mailer) away(ctx context.Context, letters []store.Mail, why *failure) error {
+// away releases mails because the server cannot be used, and returns the reason.
+func (m *Mailer) away(ctx context.Context, mails []store.Mail, why *failure) error {
 	m.keepQuiet(why)
-	m.cfg.Observe("delayed", len(letters))
-	return errors.Join(fmt.Errorf("mail server %s: %w", m.cfg.Server.Addr, why), m.release(ctx, letters, why.Error()))
+	m.cfg.Observe("delayed", len(mails))
+	return errors.Join(fmt.Errorf("mail server %s: %w", m.cfg.Server.Addr, why), m.release(ctx, mails, why.Error()))
 }
 
-// release ends the claims of letters that were not started, even while this process is being stopped.
-func (m *Mailer) release(ctx context.Context, letters []store.Mail, reason string) error {
+// release ends the claims of mails that were not started, even while this process is being stopped.
+func (m *Mailer) release(ctx context.Context, mails []store.Mail, reason string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
 	defer cancel()
-	return m.store.ReleaseMails(ctx, letters, reason)
+	return m.store.ReleaseMails(ctx, mails, reason)
 }

@@ -6,15 +6,15 @@ import (
 )
 
 const (
-	brokenWait = time.Minute      // after a conversation that the letter itself may have broken
-	doubtWait  = 15 * time.Minute // at least this long before another copy of a letter that may have arrived
+	brokenWait = time.Minute      // after a conversation that the mail itself may have broken
+	doubtWait  = 15 * time.Minute // at least this long before another copy of a mail that may have arrived
 	firstRetry = time.Minute      // at least; servers that greylist expect minutes
 	quietFirst = 5 * time.Second  // first pause after a server refused to talk to us; doubles
 	quietShort = time.Minute      // longest pause if the refusal may pass
 	quietLong  = 5 * time.Minute  // longest pause if someone has to change a setting
 )
 
-// retryAfter returns how long a letter waits after its nth attempt. Waits start at a minute and double, as RFC
+// retryAfter returns how long a mail waits after its nth attempt. Waits start at a minute and double, as RFC
 // 5321, section 4.5.4.1, advises; they stay below an eighth of MaxAge, give or take a quarter. If few attempts
 // are allowed, the first wait is longer, so that they are not used up at once.
 func (m *Mailer) retryAfter(n int) time.Duration {
@@ -25,7 +25,7 @@ func (m *Mailer) retryAfter(n int) time.Duration {
 	return spread(min(wait, m.cfg.MaxAge/8))
 }
 
-// spread returns d, give or take a quarter, so that letters that failed together are not retried together.
+// spread returns d, give or take a quarter, so that mails that failed together are not retried together.
 func spread(d time.Duration) time.Duration {
 	if d < 4 {
 		return d

@@ -41,7 +41,7 @@ type Server struct {
 	Password          func() string // called if there is a Username
 }
 
-// Timeouts of RFC 5321, section 4.5.3.2. Their sum for one letter is less than letterLease.
+// Timeouts of RFC 5321, section 4.5.3.2. Their sum for one mail is less than mailLease.
 type timeouts struct{ command, end, stop, quit time.Duration }
 
 var patience = timeouts{
@@ -58,7 +58,7 @@ type session struct {
 	stop   func()
 }
 
-// connect starts a conversation: everything before the first letter.
+// connect starts a conversation: everything before the first mail.
 func (m *Mailer) connect(ctx context.Context) (*session, *failure) {
 	c, wait := m.cfg.Server, m.patience
 	fail := func(at stage, err error) (*session, *failure) { return nil, newFailure(at, err, email.Address{}) }
@@ -157,14 +157,14 @@ func (s *session) authenticate(c Server, conn net.Conn) error {
 	return fmt.Errorf("the server offers %q, none of which this service speaks", offered)
 }
 
-// deliver offers one letter to the server.
+// deliver offers one mail to the server.
 func (s *session) deliver(from sender, to email.Address, id string) *failure {
 	fail := func(at stage, err error) *failure { return newFailure(at, err, to) }
 	if offered, _ := s.client.Extension("SMTPUTF8"); !offered && !to.ASCII() {
 		const refused = "the address needs SMTPUTF8, which the mail server does not offer"
 		return &failure{stage: stageRcpt, code: 553, text: "5.6.7 " + refused}
 	}
-	text, err := from.letter(to, id)
+	text, err := from.compose(to, id)
 	if err != nil {
 		return &failure{stage: stageRcpt, code: 553, text: "5.1.3 the address cannot be written into a mail"}
 	}
@@ -196,7 +196,7 @@ func (s *session) deliver(from sender, to email.Address, id string) *failure {
 	return nil
 }
 
-// after makes the conversation ready for the next letter, if the server still talks to us.
+// after makes the conversation ready for the next mail, if the server still talks to us.
 func (s *session) after(f *failure) *failure {
 	if !f.ends() {
 		_ = s.step(s.wait.command, s.client.Reset) // if Reset fails, so does the next MAIL
@@ -209,7 +209,7 @@ func (s *session) close() {
 	s.stop()
 }
 
-// sender is the sender of the letters.
+// sender is the sender of the mails.
 type sender struct {
 	name    string
 	address email.Address
@@ -239,8 +239,8 @@ func parseSender(from string) (sender, error) {
 	return sender{a.Name, email.Address{Local: local, Domain: domain}}, nil
 }
 
-// letter returns the welcome mail. The only part of it that strangers can choose is the recipient's address.
-func (f sender) letter(to email.Address, id string) (*gomail.Msg, error) {
+// compose returns the welcome mail. The only part of it that strangers can choose is the recipient's address.
+func (f sender) compose(to email.Address, id string) (*gomail.Msg, error) {
 	msg := gomail.NewMsg(gomail.WithNoDefaultUserAgent())
 	msg.SetMessageIDWithValue(id + "@" + f.address.Domain) // the same for every copy
 	msg.SetDate()
