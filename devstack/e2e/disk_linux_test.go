@@ -33,7 +33,7 @@ mount -t tmpfs -o size=%s broker nats && mount -t tmpfs -o size=%s database post
 func TestFullDisks(t *testing.T) {
 	w := newWorld(t, *seed)
 	w.within = smallDisks(t, w.dir)
-	w.start()
+	w.start("NATS_STREAM_MAX_BYTES=33554432") // JetStream reserves that for each of four streams
 	w.attack("the disk of the broker is full", true, w.leaveSometimes, w.fillBroker)
 	w.attack("the disk of the database is full", false, w.leaveSometimes, w.fillDatabase)
 	w.judge()
