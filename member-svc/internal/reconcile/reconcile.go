@@ -64,6 +64,8 @@ func (r *Reconciler) verdict(m *member, s *Storage) (reconcile.Kind, string) {
 	switch {
 	case s.left() && s.SagaID != m.SagaID:
 		return reconcile.Double, string(m.State) + ", " + what + "of saga " + s.SagaID + " " + s.describe()
+	case m.AtRest && m.Erased && !m.State.Left():
+		return reconcile.Orphan, "left, " + string(m.State) + ", " + what + s.describe()
 	case m.AtRest && m.State == saga.Ready && m.Step >= m.step && !s.given():
 		return reconcile.Stranded, "ready, " + what + s.describe()
 	case m.AtRest && m.State == saga.Withdrawn && s.left():
@@ -80,6 +82,8 @@ func (r *Reconciler) repair(
 		return false, r.store.Quarantine(ctx, s.MemberStorage)
 	case kind == reconcile.Double:
 		return false, nil
+	case m.Erased && !m.State.Left():
+		return r.store.FinishLeaving(ctx, m.Progress, detail)
 	default:
 		return r.store.CommandAgain(ctx, m.Progress, r.steps[m.step].Asks(m.State), r.MinAge, detail)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/signup-saga/signup-saga/member-svc/internal/reconcile"
 	"github.com/signup-saga/signup-saga/member-svc/internal/saga"
+	"github.com/signup-saga/signup-saga/member-svc/internal/store"
 	"github.com/signup-saga/signup-saga/member-svc/internal/storetest"
 	engine "github.com/signup-saga/signup-saga/service/reconcile"
 )
@@ -137,5 +138,30 @@ func TestDamagedSagasHoldUpNoRun(t *testing.T) {
 	f.run()
 	if got := f.sent(); !strings.Contains(got, "good storage.provision 1 ") {
 		t.Errorf("%s of %v was not commanded: %s", good.ID, damaged, got)
+	}
+}
+
+// A member leaves while the database refuses to change the saga, so the storage stays. The first run after the
+// repair of the database takes it back.
+func TestErasedMemberIsWithdrawn(t *testing.T) {
+	f := open(t, 100)
+	r := f.member("left", saga.Ready)
+	f.storages.put(r.MemberID, r.ID, 1, "present", "ready")
+	storetest.Exec(t, f.pool, "ALTER TABLE signup_saga ADD CONSTRAINT damaged CHECK (state = 'ready')")
+	withdraw := store.Change{SagaID: r.ID, Event: saga.Event{Kind: saga.Withdraw}}
+	if _, err := f.store.Apply(t.Context(), withdraw); err != nil {
+		t.Fatal(err)
+	}
+	f.settle()
+	const found = "orphan: left, ready, storage desired present, status ready"
+	if got := f.run(); findings(got) != found || got.Repaired != 0 || f.sent() != "" {
+		t.Errorf("while the database refuses: %q, %d repaired, sent %q", findings(got), got.Repaired, f.sent())
+	}
+	storetest.Exec(t, f.pool, "ALTER TABLE signup_saga DROP CONSTRAINT damaged")
+	if got := f.run(); findings(got) != found || got.Repaired != 1 || f.sent() != "left storage.deprovision 2" {
+		t.Errorf("after the repair: %q, %d repaired, sent %q", findings(got), got.Repaired, f.sent())
+	}
+	if got := f.run(); findings(got) != "" {
+		t.Errorf("once more: %q", findings(got))
 	}
 }

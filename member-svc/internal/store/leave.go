@@ -31,7 +31,7 @@ UPDATE member SET username = NULL, username_key = NULL, name_mac = $2, email = N
 }
 
 // eraseAlone erases the member's personal data although the database rejects the saga's next row, with the
-// error cause. The storage stays until an operator repairs the row and cancels the saga.
+// error cause. The storage stays until the row is repaired; then reconciliation withdraws the saga.
 func (s *Store) eraseAlone(ctx context.Context, c Change, cause error) ([]Result, error) {
 	result := Result{Change: c}
 	err := s.tx.Do(ctx, nil, func(tx pgx.Tx) error {
@@ -56,7 +56,7 @@ func (s *Store) eraseAlone(ctx context.Context, c Change, cause error) ([]Result
 		return nil, err
 	}
 	s.logger().ErrorContext(ctx,
-		"member erased, but the database refuses to change the saga; repair its row, then cancel it",
+		"member erased, but the database refuses to change the saga; repair its row",
 		"saga_id", c.SagaID, "error", cause)
 	return []Result{result}, nil
 }

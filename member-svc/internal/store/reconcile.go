@@ -21,10 +21,12 @@ type Progress struct {
 	Step     int
 	Version  int64
 	AtRest   bool // unchanged for the minimum age
+	Erased   bool // the member has left
 }
 
 const selectProgress = `SELECT member_id::text, id::text AS saga_id, state, step, version,
-       updated_at <= now() - make_interval(secs => $1) AS at_rest
+       updated_at <= now() - make_interval(secs => $1) AS at_rest,
+       EXISTS (SELECT FROM member WHERE member.id = member_id AND username_key IS NULL) AS erased
 FROM signup_saga `
 
 // ListProgress returns up to limit sagas in the order of their members' ids, those after the given id.
@@ -77,6 +79,21 @@ RETURNING s.generation, m.plan, coalesce(s.traceparent, '')`, p.SagaID, p.Versio
 		return false, fmt.Errorf("send command again: %w", err)
 	}
 	return true, nil
+}
+
+// FinishLeaving withdraws the saga of a member who was erased although the database refused to change the saga, if
+// the saga still has the version that was read. It reports whether the database accepts the change now.
+func (s *Store) FinishLeaving(ctx context.Context, p Progress, why string) (bool, error) {
+	results, err := s.Apply(ctx, Change{
+		SagaID: p.SagaID, IfVersions: []int64{p.Version}, Event: saga.Event{Kind: saga.Withdraw, Reason: why},
+	})
+	if errors.Is(err, ErrStale) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("finish leaving: %w", err)
+	}
+	return results[0].Outcome != saga.Recorded, nil
 }
 
 // Quarantine records a storage without a known owner.
