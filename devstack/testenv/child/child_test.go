@@ -16,7 +16,7 @@ func TestFailedStartShowsTheProgramsOutput(t *testing.T) {
 }
 
 func TestProcessEndsWithItsInput(t *testing.T) {
-	p, value, err := child.Start(t.Context(), exec.Command("sh", "-c", "echo READY=yes; trap '' TERM; cat"), "READY=")
+	p, value, err := child.Start(t.Context(), exec.Command("sh", "-c", "trap '' TERM; echo READY=yes; cat"), "READY=")
 	if err != nil || value != "yes" {
 		t.Fatalf("%q, %v", value, err)
 	}

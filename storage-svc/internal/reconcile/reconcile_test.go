@@ -87,7 +87,7 @@ func (f *fixture) work() {
 	w := &provision.Worker{
 		Queue: f.store, Provider: f.provider,
 		Policy:      provision.Policy{Base: time.Millisecond, Cap: time.Millisecond, OutageCap: time.Millisecond},
-		Concurrency: 4, Timeout: time.Second, Lease: 5 * time.Second, Log: slog.New(slog.DiscardHandler),
+		Concurrency: 4, Timeout: 10 * time.Second, Lease: 30 * time.Second, Log: slog.New(slog.DiscardHandler),
 	}
 	wg.Go(func() { _ = w.Run(ctx) })
 	testenv.Eventually(f.t, 20*time.Second, "nothing to be pending",
