@@ -35,7 +35,7 @@ demo: devstack ## the whole story on this machine; with ONCE=1 it ends afterward
 
 test: devstack ## all tests but the slow ones, with the race detector
 	@$(if $(COMPILER),,echo "No C compiler found: the tests run without the race detector.")
-	@$(TESTSUM) $(RACE_TEST) $(TEST_FLAGS) -p=4 work
+	@$(TESTSUM) $(RACE_TEST) $(TEST_FLAGS) -p=3 work
 
 verify: devstack modules build versitygw ## slower checks: modules, images, compose, fault tests (needs npm, Chromium, and PgBouncer, nginx and HAProxy, or apt-get)
 	@cd devstack/e2e && GOWORK=off $(TESTSUM) go test $(TEST_FLAGS) -timeout=55m -p=1 -parallel=3 ./...

@@ -66,7 +66,7 @@ func TestHonestUnderAttack(t *testing.T) {
 		rate           int // per second
 		attack, honest func(i int) attempt
 	}{
-		{"sign-ins", 100, func(i int) attempt {
+		{"sign-ins", 200, func(i int) attempt {
 			return attempt{false, fmt.Sprint("nobody", i%1000), passphrase, fmt.Sprintf("100.64.%d.1", i%200)}
 		}, func(i int) attempt {
 			return attempt{false, fmt.Sprint("honest", 1+i%(members-1)), passphrase, fmt.Sprintf("10.1.%d.1", i)}
@@ -77,7 +77,7 @@ func TestHonestUnderAttack(t *testing.T) {
 		}, func(i int) attempt {
 			return attempt{false, "honest0", passphrase, fmt.Sprintf("10.2.%d.1", i)}
 		}},
-		{"signups", 100, func(i int) attempt {
+		{"signups", 200, func(i int) attempt {
 			return attempt{true, fmt.Sprint("crowd", i), passphrase, fmt.Sprintf("100.80.%d.1", i%200)}
 		}, func(i int) attempt {
 			return attempt{true, fmt.Sprint("newcomer", i), passphrase, fmt.Sprintf("10.3.%d.1", i)}
