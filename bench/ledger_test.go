@@ -28,14 +28,15 @@ func TestLedgerNoticesDefects(t *testing.T) {
 		want    string // part of the error, "" for none
 	}{
 		"all once":          {[]string{eventID(1), eventID(0), eventID(2)}, ""},
-		"one lost":          {[]string{eventID(0), eventID(2)}, "1 are lost and 0 came twice"},
-		"the last one lost": {[]string{eventID(0), eventID(1)}, "1 are lost and 0 came twice"},
-		"one doubled":       {[]string{eventID(0), eventID(1), eventID(2), eventID(1)}, "0 are lost and 1 came twice"},
-		"lost and doubled":  {[]string{eventID(0), eventID(1), eventID(1)}, "1 are lost and 1 came twice"},
-		"one too many":      {[]string{eventID(0), eventID(1), eventID(2), eventID(3)}, "1 are not of this run"},
+		"one lost":          {[]string{eventID(0), eventID(2)}, "1 are lost and 0 arrived twice"},
+		"the last one lost": {[]string{eventID(0), eventID(1)}, "1 are lost and 0 arrived twice"},
+		"one doubled": {[]string{eventID(0), eventID(1), eventID(2), eventID(1)},
+			"0 are lost and 1 arrived twice"},
+		"lost and doubled": {[]string{eventID(0), eventID(1), eventID(1)}, "1 are lost and 1 arrived twice"},
+		"one too many":     {[]string{eventID(0), eventID(1), eventID(2), eventID(3)}, "1 belong to another run"},
 		"a stranger": {[]string{eventID(0), eventID(1), eventID(2), "a6f6b27e-1f3c-4b0e-9a53-0d6f3f9f6a11"},
-			"1 are not of this run"},
-		"without an id": {[]string{eventID(0), eventID(1), eventID(2), ""}, "1 are not of this run"},
+			"1 belong to another run"},
+		"without an id": {[]string{eventID(0), eventID(1), eventID(2), ""}, "1 belong to another run"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := new(ledger)
@@ -98,11 +99,11 @@ func (w *wrongSystem) start(context.Context) (func() error, error) {
 func TestLostOrDoubledEventFailsTheRow(t *testing.T) {
 	b := testBench(t)
 	for want, w := range map[string]wrongSystem{
-		"":                          {from: 0, to: 10},
-		"1 are lost and 1 came tw":  {from: 1, to: 10, again: 1}, // as many messages as events
-		"0 are lost and 2 came tw":  {from: 0, to: 10, again: 2},
-		"; 1 are not of this run":   {from: 0, to: 11},
-		"1 are lost and 0 came twi": {from: 1, to: 11},
+		"":                               {from: 0, to: 10},
+		"1 are lost and 1 arrived tw":    {from: 1, to: 10, again: 1}, // as many messages as events
+		"0 are lost and 2 arrived tw":    {from: 0, to: 10, again: 2},
+		"; 1 belong to another run":      {from: 0, to: 11},
+		"1 are lost and 0 arrived twice": {from: 1, to: 11},
 	} {
 		m := maker{"wrong", func(_ context.Context, s *site) (system, error) {
 			w.site = s
