@@ -84,7 +84,8 @@ func (c *Console) beginRetry(r *http.Request) (string, error) {
 	}
 	begun, err := c.api.RetryGroup(r.Context(), wire.NewGroupRetry{
 		ID: v.ID, Filter: selection(r), Reason: v.Fields.value("reason"),
-		Rate: typed(v.Fields.value("rate_per_second")), StopAfter: typed(v.Fields.value("stop_after_failures")),
+		Rate:      parseField(v.Fields.value("rate_per_second")),
+		StopAfter: parseField(v.Fields.value("stop_after_failures")),
 	})
 	if err == nil {
 		return home + "retries/" + begun.ID, nil
@@ -103,9 +104,9 @@ func (c *Console) beginRetry(r *http.Request) (string, error) {
 	return "", mistake{refused, form}
 }
 
-// typed parses a number. Invalid input becomes -1, which the API refuses. So does 0, which the client would
+// parseField parses a number. Invalid input becomes -1, which the API refuses. So does 0, which the client would
 // replace by the default.
-func typed(text string) int {
+func parseField(text string) int {
 	n, err := strconv.Atoi(strings.TrimSpace(text))
 	if err != nil || n == 0 {
 		return -1

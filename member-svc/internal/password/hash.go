@@ -90,7 +90,7 @@ func (h *Hasher) Verify(ctx context.Context, hash, password string) (ok bool, re
 	ok = subtle.ConstantTimeCompare(got, stored.sum) == 1 && hash != ""
 	switch {
 	case !ok:
-		h.catchUp(stored.Cost)
+		h.padCost(stored.Cost)
 	case stored.Cost != h.cfg.Cost || stored.keyID != h.cfg.Peppers.newest:
 		renewed, err = h.hash(password)
 	}
@@ -103,8 +103,8 @@ func (h *Hasher) hash(password string) (string, error) {
 	return phc{h.cfg.Cost, h.cfg.Peppers.newest, salt, h.cfg.derive(seasoned, salt, 32)}.String(), err
 }
 
-// catchUp burns the difference between the cost of a new hash and the cost that is done.
-func (h *Hasher) catchUp(done Cost) {
+// padCost burns the difference between the cost of a new hash and the cost that is done.
+func (h *Hasher) padCost(done Cost) {
 	if missing := h.cfg.work() - done.work(); missing > 0 {
 		rest := h.cfg.Cost
 		rest.MemoryKiB = uint32(missing / int64(rest.Time)) // less than the memory of a new hash

@@ -147,7 +147,7 @@ func (l *Ledger) AppendOnce(line Line) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return unrecorded(l.exclusively(0, func(f *os.File) error {
-		if err := l.catchUp(f); err != nil || l.acts[line.Act] {
+		if err := l.readAdded(f); err != nil || l.acts[line.Act] {
 			return err
 		}
 		return line.writeTo(f)
@@ -188,12 +188,12 @@ func (l *Ledger) last(memberID string) (Op, error) {
 		return "", err
 	}
 	defer f.Close()
-	err = l.catchUp(f)
+	err = l.readAdded(f)
 	return l.seen[memberID], err
 }
 
-// catchUp reads the lines that were added; the caller holds mu.
-func (l *Ledger) catchUp(f *os.File) error {
+// readAdded reads the lines that were added; the caller holds mu.
+func (l *Ledger) readAdded(f *os.File) error {
 	b, err := io.ReadAll(io.NewSectionReader(f, l.read, 1<<62))
 	if err != nil {
 		return err
