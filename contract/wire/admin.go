@@ -131,7 +131,7 @@ type GroupRetry struct {
 	Filter         map[string]string `json:"filter"`              // as requested
 	Rate           int               `json:"rate_per_second"`     // signups released per second
 	StopAfter      int               `json:"stop_after_failures"` // failures after which it stops
-	State          string            `json:"state"`               // running, finished, stopped (by itself), cancelled
+	State          string            `json:"state"`               // running, finished, stopped or cancelled
 	StoppedBecause string            `json:"stopped_because"`     // failures, unsettled or ""
 	Matched        int               `json:"matched"`             // signups, when it began
 	Released       int               `json:"released"`            // so far

@@ -57,7 +57,7 @@ type OpenSession struct {
 	ID         string    `json:"id"`           // to end it by; not its token
 	CreatedAt  time.Time `json:"created_at"`   // when the member signed in
 	LastUsedAt time.Time `json:"last_used_at"` // to the hour
-	ExpiresAt  time.Time `json:"expires_at"`   // when it ends by itself
+	ExpiresAt  time.Time `json:"expires_at"`   // when it expires
 	Current    bool      `json:"current"`      // it is the session of this request
 }
 

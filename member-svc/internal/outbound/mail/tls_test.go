@@ -77,15 +77,7 @@ func TestTLS(t *testing.T) {
 			}
 			f := configured(t, mail.Server{Addr: s.addr, TLS: tc.policy, CAFile: file})
 			f.letter("mina", "mina@example.org")
-			err := f.work()
-			r := f.row()
-			if tc.reason == "" && (err != nil || r.State != "sent") {
-				t.Errorf("%v, %+v", err, r)
-			}
-			waits := r.State == "queued" && r.Attempts == 0
-			if tc.reason != "" && (err == nil || !strings.Contains(r.Error, tc.reason) || !waits) {
-				t.Errorf("%v, %+v; want %q", err, r, tc.reason)
-			}
+			f.sends(tc.reason)
 			if n := len(s.said("STARTTLS")); n != tc.starttls || tc.reason != "" && len(s.copies()) > 0 {
 				t.Errorf("STARTTLS was said %d times", n)
 			}
@@ -136,20 +128,12 @@ func TestAuthentication(t *testing.T) {
 				Addr: s.addr, TLS: mail.TLSRequired, CAFile: ca.File, Username: user, Password: password,
 			})
 			f.letter("mina", "mina@example.org")
-			err := f.work()
-			r := f.row()
-			if tc.reason == "" && (err != nil || r.State != "sent") {
-				t.Errorf("%v, %+v", err, r)
-			}
-			waits := r.State == "queued" && r.Attempts == 0
-			if tc.reason != "" && (err == nil || !strings.Contains(r.Error, tc.reason) || !waits) {
-				t.Errorf("%v, %+v; want %q", err, r, tc.reason)
-			}
+			f.sends(tc.reason)
 			if got := strings.Join(s.said("AUTH"), ";"); !strings.HasPrefix(got, tc.said) || tc.said == "" &&
 				got != "" {
 				t.Errorf("said %q", got)
 			}
-			if strings.Contains(f.log.String()+r.Error, secret) {
+			if strings.Contains(f.log.String()+f.row().Error, secret) {
 				t.Error("the password was sent")
 			}
 		})
@@ -296,5 +280,20 @@ func TestSlowEndIsWaitedFor(t *testing.T) {
 	time.AfterFunc(500*time.Millisecond, func() { close(release) })
 	if err := f.work(); err != nil || f.row().State != "sent" || len(s.copies()) != 1 {
 		t.Errorf("%v, %+v", err, f.row())
+	}
+}
+
+// sends lets the mailer work, and checks that the mail is sent or, if a reason is given, waits for that reason
+// without an attempt.
+func (f *fixture) sends(reason string) {
+	f.t.Helper()
+	err := f.work()
+	r := f.row()
+	if reason == "" && (err != nil || r.State != "sent") {
+		f.t.Errorf("%v, %+v", err, r)
+	}
+	waits := r.State == "queued" && r.Attempts == 0
+	if reason != "" && (err == nil || !strings.Contains(r.Error, reason) || !waits) {
+		f.t.Errorf("%v, %+v; want %q", err, r, reason)
 	}
 }
